@@ -1,0 +1,44 @@
+//! The ABI between the kernel programs (`mesh-ebpf`) and the node (`mesh-node`): what the maps hold, what they
+//! are called, how large they are. Both sides compile this one source; [`ABI`] names the pin directory, so two
+//! versions never share a map.
+//!
+//! Invariants: every type is plain old data without hidden padding (the asserts below), ports are in host byte
+//! order and addresses are 16 bytes with IPv4 in its IPv4-mapped form, so that one map serves every socket
+//! family and `bpftool map dump` prints what a person expects.
+#![no_std]
+
+mod flow;
+pub mod maps;
+mod pod;
+mod stats;
+
+pub use flow::{Address, Endpoint, Flow, ListenerKey, LocalSocket, OriginalDestination, RealPeer, Seen};
+pub use pod::{NodeConfig, Pod};
+pub use stats::Stat;
+
+/// Version of everything in this crate. Changes whenever a map's key, value or meaning changes.
+pub const ABI: &str = "v1";
+
+/// Port of the outbound listener in each enrolled pod, where nothing else in the pod holds it.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Port of the listener for plaintext arriving at an enrolled pod.
+pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
+/// Port of the tunnel (HBONE), the only port that carries traffic between nodes.
+pub const TUNNEL_PORT: u16 = 15008;
+
+/// Log level of the kernel programs: nothing.
+pub const LOG_OFF: u32 = 0;
+/// Log level of the kernel programs: refusals and drops.
+pub const LOG_INFO: u32 = 1;
+/// Log level of the kernel programs: every decision.
+pub const LOG_DEBUG: u32 = 2;
+
+const _: () = {
+    assert!(size_of::<Endpoint>() == 20);
+    assert!(size_of::<LocalSocket>() == 32);
+    assert!(size_of::<Flow>() == 36);
+    assert!(size_of::<ListenerKey>() == 20);
+    assert!(size_of::<Seen>() == 8);
+    assert!(size_of::<Pod>() == 24);
+    assert!(size_of::<NodeConfig>() == 24);
+};

@@ -1,0 +1,40 @@
+//! What the kernel programs know of a pod and of the node.
+
+/// An enrolled pod; the key is the cookie of its network namespace, which no pod can choose.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Pod {
+    /// The pod's IPv6 address, or zeros.
+    pub ip6: [u8; 16],
+    /// The pod's IPv4 address, or zeros.
+    pub ip4: [u8; 4],
+    /// Port of the outbound listener on 127.0.0.1 and ::1 in the pod, host byte order.
+    pub outbound_port: u16,
+    /// Always zero.
+    pub reserved: u16,
+}
+
+/// What holds for the whole node; entry 0 of its array.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct NodeConfig {
+    /// Id of the cgroup that the node's own process, and nothing else, lives in: how its sockets are known.
+    pub agent_cgroup: u64,
+    /// Cookie of the network namespace that the kubelet and other node processes use.
+    pub host_netns: u64,
+    /// `LOG_OFF`, `LOG_INFO` or `LOG_DEBUG`; changes at runtime.
+    pub log_level: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+#[cfg(feature = "user")]
+#[expect(unsafe_code, reason = "a promise about the layout of plain data")]
+mod user {
+    use super::{NodeConfig, Pod};
+
+    // SAFETY: `repr(C)` integers and arrays of them, no padding (asserted by size), every bit pattern valid.
+    unsafe impl aya::Pod for Pod {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NodeConfig {}
+}

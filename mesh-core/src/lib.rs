@@ -1,0 +1,12 @@
+//! Pure decisions of the mesh: what users write becomes typed resources, resources compile to an immutable
+//! [`model::Snapshot`], and the snapshot answers "where to", "as whom" and "may it".
+//!
+//! Invariant: no I/O, no clock, no randomness, no runtime. Whatever changes between two calls is an argument.
+#![forbid(unsafe_code)]
+
+pub mod balance;
+pub mod id;
+pub mod model;
+pub mod net;
+pub mod policy;
+pub mod resource;

@@ -1,0 +1,66 @@
+//! A set of networks with a membership test that does not grow with their number.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// A set of networks. A cluster has one per node, nearly always of one or two lengths, so a look-up per length beats
+/// any tree.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CidrSet {
+    networks: HashSet<IpNet>,
+    /// The prefix lengths in use, as (is IPv6, length).
+    lengths: BTreeSet<(bool, u8)>,
+}
+
+impl CidrSet {
+    pub(super) fn insert(&mut self, network: IpNet) {
+        let network = network.trunc();
+        self.lengths.insert((network.addr().is_ipv6(), network.prefix_len()));
+        self.networks.insert(network);
+    }
+
+    pub(super) fn contains(&self, ip: IpAddr) -> bool {
+        let of_family = self.lengths.iter().filter(|(v6, _)| *v6 == ip.is_ipv6());
+        of_family
+            .filter_map(|(_, length)| IpNet::new(ip, *length).ok())
+            .any(|network| self.networks.contains(&network.trunc()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contains_what_its_networks_contain() {
+        let mut set = CidrSet::default();
+        for network in ["10.244.1.0/24", "10.244.2.7/24", "fd00:1::/64", "192.168.1.1/32"] {
+            set.insert(network.parse().unwrap());
+        }
+        let cases = [
+            ("10.244.1.0", true),
+            ("10.244.1.255", true),
+            ("10.244.2.1", true),
+            ("10.244.3.1", false),
+            ("192.168.1.1", true),
+            ("192.168.1.2", false),
+            ("fd00:1::42", true),
+            ("fd00:2::42", false),
+            ("::a0f4:100", false),
+        ];
+        for (ip, expected) in cases {
+            assert_eq!(set.contains(ip.parse().unwrap()), expected, "{ip}");
+        }
+    }
+
+    #[test]
+    fn the_empty_set_and_the_full_set() {
+        let mut set = CidrSet::default();
+        assert!(!set.contains("10.0.0.1".parse().unwrap()));
+        set.insert("0.0.0.0/0".parse().unwrap());
+        assert!(set.contains("10.0.0.1".parse().unwrap()));
+        assert!(!set.contains("::1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,117 @@
+//! Services and their endpoints, as data.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::Workload;
+use crate::balance::mix;
+use crate::net::{canonical, canonical_ip};
+
+/// A Kubernetes Service with the endpoints that may be chosen on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// `<name>.<namespace>.svc.cluster.local`.
+    pub hostname: Arc<str>,
+    /// Cluster addresses, and load balancer addresses that behave like one. Empty for headless services. Sorted.
+    pub vips: Vec<IpAddr>,
+    /// Its TCP ports, in the order of the resource.
+    pub ports: Vec<ServicePort>,
+    /// `ClientIP` affinity and how long it lasts after the last connection; Kubernetes' default is 3 hours.
+    pub session_affinity: Option<Duration>,
+    /// `internalTrafficPolicy: Local`: only endpoints on the client's node are chosen, even if there is none.
+    pub local_only: bool,
+    /// Has no address of its own: clients learn the endpoints' addresses from DNS.
+    pub headless: bool,
+    /// `publishNotReadyAddresses`: endpoints are chosen before they are ready.
+    pub publish_not_ready: bool,
+}
+
+/// A TCP port of a [`Service`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServicePort {
+    /// The port that clients use with the service's address.
+    pub number: u16,
+    /// Its name; only services with a single port may leave it out.
+    pub name: Option<Arc<str>>,
+    /// `appProtocol` as written.
+    pub app_protocol: Option<Arc<str>>,
+    /// The endpoints that may be chosen: ready (or published anyway), and on this node if the service is
+    /// [`Service::local_only`]. Sorted by address.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One address that serves a [`ServicePort`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Endpoint {
+    /// Stable for the address and port, over any number of compilations.
+    pub id: EndpointId,
+    /// Where it listens; never an IPv4-mapped address.
+    pub addr: SocketAddr,
+    /// The workload that owns the address, if it is a pod that is known.
+    #[serde(rename = "workload_uid", serialize_with = "serialize_uid")]
+    pub workload: Option<Arc<Workload>>,
+}
+
+/// Names an endpoint in load counters and lists of tried endpoints. Equal for equal (ip, port), IPv4-mapped or not,
+/// and in no other case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId {
+    ip: u128,
+    port: u16,
+}
+
+impl Endpoint {
+    /// An endpoint at `addr`, which is brought into canonical form.
+    pub fn new(addr: SocketAddr, workload: Option<Arc<Workload>>) -> Self {
+        let addr = canonical(addr);
+        Self { id: EndpointId::of(addr), addr, workload }
+    }
+}
+
+impl EndpointId {
+    /// The id of whatever listens at `addr`.
+    pub fn of(addr: SocketAddr) -> Self {
+        let ip = match canonical_ip(addr.ip()) {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Self { ip: ip.to_bits(), port: addr.port() }
+    }
+
+    /// The address it stands for.
+    pub fn addr(self) -> SocketAddr {
+        canonical(SocketAddr::new(IpAddr::V6(self.ip.into()), self.port))
+    }
+
+    /// 64 well-mixed bits, equal on every node and in every run.
+    pub(crate) fn hash64(self) -> u64 {
+        let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).expect("masked to 64 bits");
+        mix(mix(half(self.ip >> 64)) ^ mix(half(self.ip)) ^ u64::from(self.port))
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.addr())
+    }
+}
+
+impl Serialize for EndpointId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A dump lists every workload once; endpoints refer to it.
+#[expect(clippy::ref_option, reason = "serde calls it with a reference to the field")]
+fn serialize_uid<S: Serializer>(workload: &Option<Arc<Workload>>, serializer: S) -> Result<S::Ok, S::Error> {
+    workload.as_ref().map(|workload| &workload.uid).serialize(serializer)
+}

@@ -1,0 +1,88 @@
+//! A workload, as data.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::id::SpiffeId;
+
+/// A pod that the mesh knows, enrolled or not. Pods that have ended are not workloads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Workload {
+    /// `<cluster>//Pod/<namespace>/<name>`, the form that Istio's discovery uses.
+    pub uid: Arc<str>,
+    /// The pod's `metadata.uid`, by which a node finds its processes; absent in hand-written manifests.
+    pub pod_uid: Option<Arc<str>>,
+    /// The pod's name.
+    pub name: Arc<str>,
+    /// The pod's namespace.
+    pub namespace: Arc<str>,
+    /// The node it was scheduled to.
+    pub node: Option<Arc<str>>,
+    /// Its addresses, IPv4 and IPv6, the primary one first. Empty until it has one.
+    pub ips: Vec<IpAddr>,
+    /// Who it is: its service account in its namespace.
+    pub identity: SpiffeId,
+    /// Whether its traffic is captured.
+    pub enrolled: bool,
+    /// The pod's labels.
+    pub labels: BTreeMap<String, String>,
+    /// What owns the pod: the Deployment, `StatefulSet`, `DaemonSet` or Job, else the pod itself.
+    pub workload_name: Arc<str>,
+    /// What kind of thing [`Self::workload_name`] names.
+    pub workload_type: WorkloadType,
+    /// Label `app`, else `app.kubernetes.io/name`, else the canonical name.
+    pub app: Arc<str>,
+    /// Label `version`, else `app.kubernetes.io/version`, else the canonical revision.
+    pub version: Arc<str>,
+    /// Labels `service.istio.io/canonical-name`, `app.kubernetes.io/name`, `app`, else the workload's name.
+    pub canonical_name: Arc<str>,
+    /// Labels `service.istio.io/canonical-revision`, `app.kubernetes.io/version`, `version`, else `latest`.
+    pub canonical_revision: Arc<str>,
+    /// The name of its service account.
+    pub service_account: Arc<str>,
+    /// The cluster's name.
+    pub cluster: Arc<str>,
+    /// `topology.kubernetes.io/region` of its node; empty if unknown.
+    pub region: Arc<str>,
+    /// `topology.kubernetes.io/zone` of its node; empty if unknown.
+    pub zone: Arc<str>,
+    /// TCP ports that the kubelet probes, sorted. Probes have no identity and must reach these even under STRICT.
+    pub probe_ports: Vec<u16>,
+    /// Shares its node's network, hence its node's addresses, which therefore do not identify it.
+    pub host_network: bool,
+    /// The services it is an endpoint of, ready or not, as (namespace, name), sorted.
+    pub services: Vec<(Arc<str>, Arc<str>)>,
+    /// Annotation `ambient.istio.io/bypass-inbound-capture`: connections to it arrive as they are.
+    pub inbound_bypass: bool,
+}
+
+/// What kind of object runs a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkloadType {
+    /// Through a `ReplicaSet` of it.
+    Deployment,
+    /// `apps/v1`.
+    StatefulSet,
+    /// `apps/v1`.
+    DaemonSet,
+    /// `batch/v1`.
+    Job,
+    /// Nothing, or something that is none of the above.
+    Pod,
+}
+
+impl Workload {
+    /// Whether connections to it go through a tunnel; if not, they are plain even from enrolled workloads.
+    pub fn accepts_tunnel(&self) -> bool {
+        self.enrolled && !self.inbound_bypass
+    }
+
+    /// Whether `ip` is one of its addresses.
+    pub fn has_ip(&self, ip: IpAddr) -> bool {
+        self.ips.contains(&crate::net::canonical_ip(ip))
+    }
+}

@@ -1,0 +1,56 @@
+//! Decides about plain connections out of an enrolled pod.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::{Denied, DeniedBy, Permit};
+use crate::model::{Snapshot, Target, Workload};
+use crate::net::canonical;
+
+impl Snapshot {
+    /// Decides whether `source` may be connected to `destination` without a tunnel, because nobody there could end
+    /// one: something outside of the mesh, or a pod that is not enrolled.
+    ///
+    /// `target` is what [`Snapshot::resolve`] made of the address that the pod asked for, and `destination` is where
+    /// the proxy is about to dial: the same address, or the endpoint chosen for a service. What the destination is
+    /// gets looked up again here, so a wrong target cannot smuggle plaintext to an enrolled pod.
+    pub fn permit_egress(
+        &self,
+        source: &Workload,
+        destination: SocketAddr,
+        target: &Target,
+    ) -> Result<Permit, Denied> {
+        if !self.is_loaded() {
+            return Err(DeniedBy::NotLoaded.into());
+        }
+        if self.workload_by_uid(&source.uid).is_none() {
+            return Err(DeniedBy::UnknownWorkload.into());
+        }
+        let destination = canonical(destination);
+        self.check_owner(destination)?;
+        let leads_there = match target {
+            Target::Service { service, port } => service
+                .ports
+                .get(*port)
+                .is_some_and(|port| port.endpoints.iter().any(|endpoint| endpoint.addr == destination)),
+            Target::Workload { addr, .. } => canonical(*addr) == destination,
+            Target::External => true,
+            Target::UnknownInPodNetwork => return Err(DeniedBy::UnknownInPodNetwork.into()),
+            Target::ServiceWithoutPort(_) => false,
+        };
+        if leads_there { Ok(Permit::mint(destination, None)) } else { Err(DeniedBy::WrongDestination.into()) }
+    }
+
+    /// Refuses every destination that may not be dialled without a tunnel.
+    fn check_owner(&self, destination: SocketAddr) -> Result<(), DeniedBy> {
+        match self.resolve(destination) {
+            // A service's address is a promise, not a place.
+            Target::Service { .. } | Target::ServiceWithoutPort(_) => Err(DeniedBy::WrongDestination),
+            Target::Workload { workload, .. } if workload.accepts_tunnel() => {
+                Err(DeniedBy::NeedsTunnel { workload: Arc::clone(&workload.uid) })
+            }
+            Target::UnknownInPodNetwork => Err(DeniedBy::UnknownInPodNetwork),
+            Target::Workload { .. } | Target::External => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Typed Kubernetes and Istio objects as users write them: text goes in, [`Object`]s and [`Finding`]s come out.
+//!
+//! There is no API server in front of a file, so this module does what one would do: unknown fields, wrong types and
+//! values outside their range are errors that name the file, the document, the field and, where there is one, the
+//! likely intention. Invariant: a document with an error is rejected alone, and parsing never fails as a whole.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+pub use self::security::{AuthorizationPolicySpec, PeerAuthenticationSpec};
+
+mod decode;
+mod document;
+mod kind;
+pub mod security;
+mod strict;
+mod tree;
+mod validate;
+
+/// A file as it was read: what [`parse`] takes.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceFile<'a> {
+    /// The name that findings show, normally the base name. A name that ends in `.json` is read as JSON.
+    pub name: &'a str,
+    /// The whole content.
+    pub text: &'a str,
+}
+
+/// What a file contained.
+#[derive(Debug, Clone, Default)]
+pub struct Parsed {
+    /// The objects of all documents without an error, in file order; `List` kinds are unpacked.
+    pub objects: Vec<Object>,
+    /// Everything there is to say about the file, in file order.
+    pub findings: Vec<Finding>,
+    /// The objects that were there but were refused, so that a caller can keep the last good version of them.
+    pub rejected: Vec<Rejected>,
+    /// How many documents there are, empty ones included.
+    pub documents: usize,
+}
+
+/// A document (or an item of a `List`) that has an [`Level::Error`] finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Where it stands.
+    pub origin: Origin,
+    /// Which object it would have been; `None` if it could not be read that far.
+    pub key: Option<ObjectKey>,
+}
+
+/// What makes an object unique in a cluster. Of a kind, only one group is ever used by the mesh, so the group is
+/// not part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// For example `Pod`.
+    pub kind: &'static str,
+    /// Empty for kinds that have no namespace.
+    pub namespace: Arc<str>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+}
+
+/// One valid object.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// Where the user wrote it.
+    pub origin: Origin,
+    /// The part of `metadata` that the mesh reads, with defaults applied.
+    pub meta: Meta,
+    /// The object itself.
+    pub spec: Spec,
+}
+
+/// A document of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin {
+    /// The name given in [`SourceFile`].
+    pub file: Arc<str>,
+    /// Counted from 1; 0 stands for the file as a whole.
+    pub document: usize,
+}
+
+/// Metadata with Kubernetes' defaults applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// For example `Pod`.
+    pub kind: &'static str,
+    /// `default` if the user gave none; empty for kinds that have no namespace.
+    pub namespace: Arc<str>,
+    /// `metadata.name`, checked against the rule for its kind.
+    pub name: Arc<str>,
+    /// `metadata.labels`, checked.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// `metadata.uid`; objects that never saw an API server have none.
+    pub uid: Option<Arc<str>>,
+    /// `metadata.creationTimestamp` in seconds since the Unix epoch, which decides conflicts: the oldest wins.
+    pub creation_timestamp: Option<i64>,
+}
+
+/// The kinds that the mesh uses. The Kubernetes types keep their own `metadata` (owner references are read from it).
+#[derive(Debug, Clone)]
+pub enum Spec {
+    /// `v1`.
+    Namespace(Namespace),
+    /// `v1`.
+    Node(Box<Node>),
+    /// `v1`.
+    Pod(Box<Pod>),
+    /// `v1`.
+    Service(Box<Service>),
+    /// `v1`.
+    ServiceAccount(ServiceAccount),
+    /// `discovery.k8s.io/v1`.
+    EndpointSlice(EndpointSlice),
+    /// `apps/v1`.
+    Deployment(Box<Deployment>),
+    /// `v1`.
+    ConfigMap(ConfigMap),
+    /// `security.istio.io/v1` and `v1beta1`.
+    PeerAuthentication(PeerAuthenticationSpec),
+    /// `security.istio.io/v1` and `v1beta1`.
+    AuthorizationPolicy(AuthorizationPolicySpec),
+}
+
+/// Something a user should know about a document. `Display` is the line that tools print:
+/// `FILE:DOC LEVEL field.path: reason (hint)`, without the field where the whole document is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The document it is about.
+    pub origin: Origin,
+    /// How bad it is.
+    pub level: Level,
+    /// The path of the field, for example `spec.ports[0].port`; empty for the whole document.
+    pub field: String,
+    /// What is wrong, in one line.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// How bad a [`Finding`] is. Ordered: `Info < Warning < Error`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Nothing is wrong; the mesh just does not use it.
+    Info,
+    /// It applies, but probably not as intended.
+    Warning,
+    /// The document is rejected.
+    Error,
+}
+
+/// Parses every document of `file`. Never fails as a whole: what is wrong with one document is a finding of that
+/// document. Takes time and memory in proportion to the text, whatever the text is.
+pub fn parse(file: &SourceFile<'_>) -> Parsed {
+    document::parse(file)
+}
+
+impl Object {
+    /// What makes this object unique.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey {
+            kind: self.meta.kind,
+            namespace: Arc::clone(&self.meta.namespace),
+            name: Arc::clone(&self.meta.name),
+        }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.document)
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Info => "Info",
+            Self::Warning => "Warning",
+            Self::Error => "Error",
+        })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ", self.origin, self.level)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", one_line(&self.field))?;
+        }
+        f.write_str(&one_line(&self.reason))?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({})", one_line(hint)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Users' keys and values end up in these texts; a line break in one must not forge a second finding.
+fn one_line(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        Cow::Owned(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! One object: from a tree to a checked [`Object`].
+
+use k8s_openapi::Metadata;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::kind::Kind;
+use super::strict::{self, Decoded};
+use super::tree::{MAX_PROBLEMS, Problem, Tree};
+use super::validate::{self, Report};
+use super::{Level, Object, Origin, Spec};
+
+/// What came of a tree.
+pub(super) struct Outcome {
+    /// `None` if one of the problems is an error.
+    pub(super) object: Option<Object>,
+    /// All that was found.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Reads and checks `tree` as an object of `kind`; fields in problems begin with `prefix`.
+pub(super) fn object(kind: Kind, tree: &Tree, prefix: &str, origin: Origin) -> Outcome {
+    let mut report = Report::new(prefix);
+    let read = match kind {
+        Kind::Namespace => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Namespace(it))),
+        Kind::Node => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Node(Box::new(it)))),
+        Kind::Pod => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Pod(Box::new(it)))),
+        Kind::Service => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Service(Box::new(it)))),
+        Kind::ServiceAccount => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::ServiceAccount(it))),
+        Kind::EndpointSlice => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::EndpointSlice(it))),
+        Kind::Deployment => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Deployment(Box::new(it)))),
+        Kind::ConfigMap => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::ConfigMap(it))),
+        Kind::PeerAuthentication => {
+            custom(tree, &mut report).map(|(meta, it)| (meta, Spec::PeerAuthentication(it)))
+        }
+        Kind::AuthorizationPolicy => {
+            custom(tree, &mut report).map(|(meta, it)| (meta, Spec::AuthorizationPolicy(it)))
+        }
+    };
+    let object = read.map(|(metadata, spec)| {
+        let meta = validate::metadata(kind, &metadata, &mut report);
+        validate::spec(&spec, &meta, &mut report);
+        if kind.is_istio() {
+            validate::empty_lists(tree, &mut report);
+        }
+        Object { origin, meta, spec }
+    });
+    let problems = report.into_problems();
+    let failed = problems.iter().any(|problem| problem.level == Level::Error);
+    Outcome { object: object.filter(|_| !failed), problems }
+}
+
+/// Checks what every object has, of a kind that is not read further. `strict`: no fields beside `spec` and `status`.
+pub(super) fn envelope(tree: &Tree, prefix: &str, strict: bool) -> Vec<Problem> {
+    let mut problems = if strict {
+        strict::decode::<Custom<IgnoredAny>>(tree, prefix).problems
+    } else {
+        strict::decode::<Loose>(tree, prefix).problems
+    };
+    if !strict {
+        // Fields beside `metadata` are those of a kind we know nothing of.
+        let metadata = if prefix.is_empty() { "metadata".to_owned() } else { format!("{prefix}.metadata") };
+        problems.retain(|problem| {
+            problem
+                .field
+                .strip_prefix(&metadata)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        });
+    }
+    problems
+}
+
+/// An object of a custom kind.
+#[derive(Deserialize)]
+struct Custom<S> {
+    #[serde(rename = "apiVersion")]
+    _api_version: Option<IgnoredAny>,
+    #[serde(rename = "kind")]
+    _kind: Option<IgnoredAny>,
+    metadata: Option<ObjectMeta>,
+    spec: Option<S>,
+    #[serde(rename = "status")]
+    _status: Option<IgnoredAny>,
+}
+
+/// Any object.
+#[derive(Deserialize)]
+struct Loose {
+    #[serde(rename = "metadata")]
+    _metadata: Option<ObjectMeta>,
+}
+
+/// A Kubernetes object, and a copy of its metadata.
+fn whole<T>(tree: &Tree, report: &mut Report) -> Option<(ObjectMeta, T)>
+where
+    T: for<'de> Deserialize<'de> + Metadata<Ty = ObjectMeta>,
+{
+    let decoded = strict::decode::<T>(tree, report.prefix());
+    report.extend(decoded.problems);
+    decoded.value.map(|object| (object.metadata().clone(), object))
+}
+
+/// An Istio object's metadata and spec.
+fn custom<S>(tree: &Tree, report: &mut Report) -> Option<(ObjectMeta, S)>
+where
+    S: for<'de> Deserialize<'de> + Default,
+{
+    let Decoded { value, problems, null_fields, null_strings } =
+        strict::decode::<Custom<S>>(tree, report.prefix());
+    report.extend(problems);
+    // Custom resources' schemas know no null: `from:` with nothing below it must not mean "from anywhere".
+    let spec = report.full("spec");
+    let nulls = null_fields.into_iter().chain(null_strings).filter(|field| field.starts_with(&spec));
+    let hint = "give it a value or remove it";
+    let nulls: Vec<_> = nulls
+        .take(MAX_PROBLEMS)
+        .map(|field| Problem::error(field, "null is not a value").hint(hint))
+        .collect();
+    report.extend(nulls);
+    let object = value?;
+    if object.spec.is_none() && tree.get("spec").is_none() {
+        report.warning("spec", "absent, which means the same as {}");
+    }
+    Some((object.metadata.unwrap_or_default(), object.spec.unwrap_or_default()))
+}

@@ -1,0 +1,85 @@
+//! Kernel programs of the mesh: entry points only; each hook has a file of its own.
+//!
+//! Invariant: whatever is missing or in doubt ends closed. A captured connect that cannot be remembered is
+//! refused, an inbound connection without the node's listener is dropped, a packet that goes around the node is
+//! dropped.
+#![no_std]
+#![no_main]
+#![expect(unsafe_code, reason = "kernel contexts and helpers are raw pointers")]
+#![expect(missing_docs, reason = "the program macros do not carry the entry points' documentation over")]
+
+mod connect;
+mod guard;
+mod lookup;
+mod maps;
+mod packet;
+mod peername;
+mod sockops;
+
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier, sk_lookup, sock_ops},
+    programs::{SkLookupContext, SockAddrContext, SockOpsContext, TcContext},
+};
+
+/// Outbound capture, IPv4 sockets.
+#[cgroup_sock_addr(connect4)]
+pub fn mesh_connect4(ctx: SockAddrContext) -> i32 {
+    connect::v4(&ctx)
+}
+
+/// Outbound capture, IPv6 sockets, which also connect to IPv4 addresses in mapped form.
+#[cgroup_sock_addr(connect6)]
+pub fn mesh_connect6(ctx: SockAddrContext) -> i32 {
+    connect::v6(&ctx)
+}
+
+/// Shows applications the real other end, IPv4.
+#[cgroup_sock_addr(getpeername4)]
+pub fn mesh_peername4(ctx: SockAddrContext) -> i32 {
+    peername::v4(&ctx)
+}
+
+/// Shows applications the real other end, IPv6.
+#[cgroup_sock_addr(getpeername6)]
+pub fn mesh_peername6(ctx: SockAddrContext) -> i32 {
+    peername::v6(&ctx)
+}
+
+/// Publishes destinations before the SYN leaves; records probes; forgets what closed.
+#[sock_ops]
+pub fn mesh_sockops(ctx: SockOpsContext) -> u32 {
+    sockops::event(&ctx)
+}
+
+/// Inbound steering in a pod's network namespace, on the first packet only.
+#[sk_lookup]
+pub fn mesh_lookup(ctx: SkLookupContext) -> u32 {
+    lookup::steer(&ctx)
+}
+
+/// The guard on what leaves a pod.
+#[classifier]
+pub fn mesh_guard_out(ctx: TcContext) -> i32 {
+    guard::egress(&ctx)
+}
+
+/// The guard on what reaches a pod.
+#[classifier]
+pub fn mesh_guard_in(ctx: TcContext) -> i32 {
+    guard::ingress(&ctx)
+}
+
+/// Inbound steering by TC instead of `mesh_lookup`, with the guard's check in the same pass.
+#[classifier]
+pub fn mesh_steer_in(ctx: TcContext) -> i32 {
+    guard::steer(&ctx)
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

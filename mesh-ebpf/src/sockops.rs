@@ -1,0 +1,142 @@
+//! sockops: at `TCP_CONNECT_CB` the local port is known and the SYN has not left yet, so whatever is published
+//! here is there when the other side accepts. Entries whose staleness would matter go when the socket closes.
+
+use aya_ebpf::{
+    bindings::{
+        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops,
+    },
+    helpers::generated as helpers,
+    programs::SockOpsContext,
+};
+use aya_log_ebpf::debug;
+use mesh_common::{Address, Endpoint, Flow, LOG_DEBUG, LocalSocket, Seen};
+
+use crate::{
+    maps::{
+        ACTING_FOR, NODE_FLOWS, ORIGINAL_DST, PODS, PROBE_PORTS, REAL_PEERS, WANTED_DST, logs, node, stored,
+    },
+    packet::{from_words, ipv4_mapped},
+};
+
+/// One socket event.
+#[inline(always)]
+pub fn event(ctx: &SockOpsContext) -> u32 {
+    let op = ctx.op();
+    if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
+        connecting(ctx);
+    } else if op == BPF_SOCK_OPS_STATE_CB && ctx.arg(1) == TCP_CLOSE {
+        closed(ctx.ops);
+    }
+    0
+}
+
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext) {
+    let ops = ctx.ops;
+    // SAFETY: the context is valid for the run of the program.
+    let cookie = unsafe { helpers::bpf_get_netns_cookie(ops.cast()) };
+    if node().is_some_and(|n| n.host_netns == cookie) {
+        record_probe(ctx);
+        return;
+    }
+    // SAFETY: the value is not kept.
+    if unsafe { PODS.get(&cookie) }.is_none() {
+        return;
+    }
+    // SAFETY: as above.
+    let socket = unsafe { (*ops).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return;
+    }
+    let local = LocalSocket::new(cookie, local_ip(ops), local_port(ops));
+    // SAFETY: the socket comes from this context; values are copied at once.
+    unsafe {
+        let wanted = stored(&WANTED_DST, socket.cast());
+        if !wanted.is_null() {
+            let _ = ORIGINAL_DST.insert(&local, &*wanted, 0);
+            return;
+        }
+        let client = stored(&ACTING_FOR, socket.cast());
+        if !client.is_null() {
+            let _ = REAL_PEERS.insert(&local, &*client, 0);
+            let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+        }
+    }
+}
+
+/// A process of the node connects: to a declared probe port it may pass the mesh by. Only a connect on this very
+/// machine gets here; traffic that was source-translated to the node's address does not.
+#[inline(always)]
+fn record_probe(ctx: &SockOpsContext) {
+    let flow = flow(ctx.ops);
+    let target = Endpoint::new(flow.destination, flow.destination_port);
+    // SAFETY: the value is not kept.
+    if unsafe { PROBE_PORTS.get(&target) }.is_none() {
+        return;
+    }
+    // SAFETY: no arguments.
+    let seen = Seen { at_ns: unsafe { helpers::bpf_ktime_get_ns() } };
+    if NODE_FLOWS.insert(&flow, &seen, 0).is_ok() {
+        let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+        if logs(LOG_DEBUG) {
+            debug!(ctx, "node process probes {:i}:{}", flow.destination, flow.destination_port);
+        }
+    }
+}
+
+#[inline(always)]
+fn closed(ops: *mut bpf_sock_ops) {
+    // SAFETY: the context is valid for the run of the program.
+    let cookie = unsafe { helpers::bpf_get_netns_cookie(ops.cast()) };
+    if node().is_some_and(|n| n.host_netns == cookie) {
+        let _ = NODE_FLOWS.remove(&flow(ops));
+    } else {
+        let _ = REAL_PEERS.remove(&LocalSocket::new(cookie, local_ip(ops), local_port(ops)));
+    }
+}
+
+#[inline(always)]
+fn flow(ops: *mut bpf_sock_ops) -> Flow {
+    // SAFETY: the context is valid for the run of the program.
+    let remote = unsafe { u32::from_be((*ops).remote_port) } as u16;
+    Flow {
+        source: local_ip(ops),
+        destination: remote_ip(ops),
+        source_port: local_port(ops),
+        destination_port: remote,
+    }
+}
+
+#[inline(always)]
+fn local_port(ops: *mut bpf_sock_ops) -> u16 {
+    // SAFETY: the context is valid for the run of the program.
+    unsafe { (*ops).local_port as u16 }
+}
+
+// The verifier wants context fields read whole, one word at a time, and by constant offset.
+macro_rules! address {
+    ($ops:expr, $v4:ident, $v6:ident) => {{
+        // SAFETY: the context is valid for the run of the program.
+        unsafe {
+            if (*$ops).family == AF_INET {
+                ipv4_mapped((*$ops).$v4)
+            } else {
+                let word = |i: usize| core::ptr::read_volatile((&raw const (*$ops).$v6).cast::<u32>().add(i));
+                from_words([word(0), word(1), word(2), word(3)])
+            }
+        }
+    }};
+}
+
+#[inline(always)]
+fn local_ip(ops: *mut bpf_sock_ops) -> Address {
+    address!(ops, local_ip4, local_ip6)
+}
+
+#[inline(always)]
+fn remote_ip(ops: *mut bpf_sock_ops) -> Address {
+    address!(ops, remote_ip4, remote_ip6)
+}
+
+const AF_INET: u32 = 2;
+const TCP_CLOSE: u32 = 7;

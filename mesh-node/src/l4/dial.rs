@@ -1,0 +1,71 @@
+//! Connecting from inside a pod. Every function here that reaches a workload takes the permit for it.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpStream as StdStream},
+    time::Duration,
+};
+
+use mesh_core::policy::Permit;
+use tokio::net::TcpStream;
+
+use crate::{
+    redirect::LocalPod,
+    run::worker::Worker,
+    sys::sockopt,
+};
+
+/// Connects to an application of `pod`, from inside it. The application sees `client` as its peer.
+pub(super) async fn application(
+    worker: &Worker,
+    pod: &LocalPod,
+    permit: Permit,
+    client: SocketAddr,
+) -> io::Result<TcpStream> {
+    let to = permit.into_destination();
+    let socket = pod.netns.run(|| sockopt::tcp_socket(to.is_ipv6()))??;
+    if client.is_ipv4() == to.is_ipv4() {
+        worker.act_for(&socket, client)?;
+    }
+    sockopt::start_connect(&socket, to)?;
+    connected(StdStream::from(socket)).await
+}
+
+/// Connects out of the mesh from inside the pod `source`, as the pod itself would.
+pub(super) async fn outside(worker: &Worker, source: &LocalPod, permit: Permit) -> io::Result<TcpStream> {
+    plain(worker, source, permit.into_destination()).await
+}
+
+/// Connects to the tunnel listener of another pod from inside the pod `source`. No permit: what leaves is
+/// encrypted, and the other node decides.
+pub(super) async fn tunnel(worker: &Worker, source: &LocalPod, to: SocketAddr) -> io::Result<TcpStream> {
+    plain(worker, source, to).await
+}
+
+async fn plain(worker: &Worker, source: &LocalPod, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = source.netns.run(|| sockopt::tcp_socket(to.is_ipv6()))??;
+    worker.own(&socket)?;
+    let own = source.ips.iter().find(|ip| ip.is_ipv4() == to.is_ipv4());
+    if let Some(own) = own {
+        sockopt::bind_address_only(&socket, *own)?;
+    }
+    sockopt::start_connect(&socket, to)?;
+    connected(StdStream::from(socket)).await
+}
+
+/// Waits for a connect that is under way.
+async fn connected(stream: StdStream) -> io::Result<TcpStream> {
+    let stream = TcpStream::from_std(stream)?;
+    sockopt::set_nodelay(&stream)?;
+    match tokio::time::timeout(CONNECT_TIMEOUT, stream.writable()).await {
+        Ok(ready) => ready?,
+        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer within 10 s")),
+    }
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok(stream),
+    }
+}
+
+/// As Istio's default `connectTimeout`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

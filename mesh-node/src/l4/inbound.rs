@@ -1,0 +1,184 @@
+//! What reaches an enrolled pod: plaintext from outside the mesh, and streams of tunnels.
+
+use std::{net::SocketAddr, rc::Rc, sync::Arc};
+
+use http::{StatusCode, header::FORWARDED};
+use mesh_common::{INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
+use mesh_core::{model::Workload, policy::Permit};
+use tokio::net::TcpStream;
+
+use super::{
+    dial, forwarded,
+    relay::{self, Far},
+    revoke::{Facts, revoked},
+};
+use crate::{
+    hbone::Incoming,
+    redirect::LocalPod,
+    report::{ConnInfo, ConnReport, Direction, Event, Party, Stage},
+    run::worker::Worker,
+    sys::sockopt,
+};
+
+/// Serves one plaintext connection; its local address is what the client asked for.
+pub async fn plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, client: SocketAddr) {
+    let Ok(wanted) = tcp.local_addr() else { return };
+    let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+    let destination = SocketAddr::new(wanted.ip().to_canonical(), wanted.port());
+    let facts = Facts { uid: pod.workload.clone(), peer: None, source_ip: client.ip(), destination };
+    let (report, workload) = begin(&worker, &facts, client);
+    // Until both sides agree that the connection is over, closing it means it was cut.
+    let _ = sockopt::set_linger_zero(&tcp, true);
+    let _ = sockopt::set_nodelay(&tcp);
+    let Some(permit) = authorize(&worker, &facts, workload.as_ref(), &report) else { return };
+    match dial::application(&worker, &pod, permit, client).await {
+        Ok(application) => {
+            report.opened();
+            carry(&worker, Far::Tcp(tcp), application, &facts, &report).await;
+        }
+        Err(error) => report.fail(Stage::Dial, error),
+    }
+}
+
+/// Serves one stream of a tunnel, whose peer has proven its identity.
+pub async fn tunnelled(
+    worker: Rc<Worker>,
+    pod: Arc<LocalPod>,
+    mut incoming: Incoming,
+    tunnel_peer: SocketAddr,
+) {
+    let client = client_of(&incoming, tunnel_peer);
+    let facts = Facts {
+        uid: pod.workload.clone(),
+        peer: Some(incoming.peer.id.clone()),
+        source_ip: tunnel_peer.ip().to_canonical(),
+        destination: incoming.authority,
+    };
+    let (report, workload) = begin(&worker, &facts, client);
+    if !is_target(&pod, facts.destination) {
+        worker.reporter.count(Event::GarbageTarget);
+        report.fail(Stage::Connect, "the CONNECT target is not this pod, or is a port of the mesh itself");
+        incoming.reject(StatusCode::BAD_REQUEST);
+        return;
+    }
+    let Some(permit) = authorize(&worker, &facts, workload.as_ref(), &report) else {
+        incoming.reject(StatusCode::UNAUTHORIZED);
+        return;
+    };
+    let dialled = tokio::select! {
+        dialled = dial::application(&worker, &pod, permit, client) => dialled,
+        () = incoming.gone() => return report.fail(Stage::Connect, "the peer gave up before the application answered"),
+    };
+    match dialled {
+        Ok(application) => match incoming.accept() {
+            Ok(stream) => {
+                report.opened();
+                carry(&worker, Far::Tunnel(stream), application, &facts, &report).await;
+            }
+            Err(error) => report.fail(Stage::Connect, error),
+        },
+        Err(error) => {
+            report.fail(Stage::Dial, error);
+            incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
+        }
+    }
+}
+
+/// Serves a connection of another pod of this node: the kernel has attested its source, so no tunnel is needed. The
+/// client's own connection stays with the caller; this opens the application's side.
+pub(super) async fn local(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    facts: &Facts,
+    client: SocketAddr,
+) -> Result<(TcpStream, ConnReport), (Stage, String)> {
+    let (report, workload) = begin(worker, facts, client);
+    let Some(permit) = authorize(worker, facts, workload.as_ref(), &report) else {
+        return Err((Stage::Policy, "refused by policy at the destination".to_owned()));
+    };
+    match dial::application(worker, pod, permit, client).await {
+        Ok(application) => {
+            report.opened();
+            Ok((application, report))
+        }
+        Err(error) => {
+            report.fail(Stage::Dial, &error);
+            Err((Stage::Dial, error.to_string()))
+        }
+    }
+}
+
+fn begin(worker: &Worker, facts: &Facts, client: SocketAddr) -> (ConnReport, Option<Arc<Workload>>) {
+    let snapshot = worker.snapshot();
+    let workload = snapshot.workload_by_uid(&facts.uid).cloned();
+    let source = snapshot.workload_by_ip(facts.source_ip).cloned();
+    // The address alone proves nothing: a name for it is shown only where it agrees with the identity.
+    let source = source.filter(|w| facts.peer.as_ref().is_none_or(|peer| *peer == w.identity));
+    let report = worker.reporter.begin(ConnInfo {
+        direction: Direction::Inbound,
+        source: Party { addr: client, workload: source, identity: facts.peer.clone() },
+        destination: Party {
+            addr: facts.destination,
+            identity: workload.as_ref().map(|w| w.identity.clone()),
+            workload: workload.clone(),
+        },
+        hbone_addr: None,
+        service: None,
+        pseudo_service: None,
+        encrypted: facts.peer.is_some(),
+    });
+    (report, workload)
+}
+
+fn authorize(
+    worker: &Worker,
+    facts: &Facts,
+    workload: Option<&Arc<Workload>>,
+    report: &ConnReport,
+) -> Option<Permit> {
+    let Some(workload) = workload else {
+        report.fail(Stage::Policy, "the pod is not in the configuration");
+        return None;
+    };
+    match worker.snapshot().policies().authorize(workload, &facts.connection()) {
+        Ok(permit) => {
+            if let Some(policy) = permit.dry_run_denied() {
+                tracing::info!(%policy, client = ?facts.peer, to = %facts.destination, "A dry-run policy would deny.");
+            }
+            Some(permit)
+        }
+        Err(denied) => {
+            worker.reporter.count(Event::denied(&denied.by));
+            report.fail(Stage::Policy, denied);
+            None
+        }
+    }
+}
+
+async fn carry(worker: &Worker, far: Far, application: TcpStream, facts: &Facts, report: &ConnReport) {
+    let _ = sockopt::set_linger_zero(&application, true);
+    let counters = report.counters();
+    let reports = [report];
+    let cut = async {
+        tokio::select! {
+            () = revoked(worker, facts, &reports) => {}
+            () = worker.drain.forced() => report.fail(Stage::Drain, "the node is stopping"),
+        }
+    };
+    if let Err(error) = relay::relay(application, far, counters.relayed(), cut).await {
+        report.fail(Stage::Relay, error);
+    }
+}
+
+/// The client's address: the tunnel's own, with the port that the peer's node reports. A port decides nothing.
+fn client_of(incoming: &Incoming, tunnel_peer: SocketAddr) -> SocketAddr {
+    let ip = tunnel_peer.ip().to_canonical();
+    let claimed = incoming.headers.get(FORWARDED).and_then(|value| forwarded::parse(value.to_str().ok()?));
+    let port = claimed.filter(|at| at.ip() == ip).map_or(tunnel_peer.port(), |at| at.port());
+    SocketAddr::new(ip, port)
+}
+
+fn is_target(pod: &LocalPod, wanted: SocketAddr) -> bool {
+    let own_port = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, TUNNEL_PORT].contains(&wanted.port());
+    !own_port && pod.ips.contains(&wanted.ip())
+}

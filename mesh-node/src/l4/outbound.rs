@@ -1,0 +1,345 @@
+//! What an enrolled pod opens: found out where to, chosen whom, carried there.
+
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use mesh_common::TUNNEL_PORT;
+use mesh_core::{
+    balance,
+    model::{Endpoint, Service, Snapshot, Target, Workload},
+};
+use tokio::net::TcpStream;
+
+use super::{
+    dial, forwarded, inbound,
+    relay::{self, Far},
+    revoke::{Facts, revoked},
+};
+use crate::{
+    hbone::{self, ConnectRequest, OpenError, TunnelKey},
+    redirect::LocalPod,
+    report::{ConnInfo, ConnReport, Counters, Direction, Event, Flag, Party, PseudoService, Stage},
+    run::worker::Worker,
+    sys::sockopt,
+    tls,
+};
+
+/// Serves one captured connection.
+pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, client: SocketAddr) {
+    let _ = sockopt::set_linger_zero(&tcp, true);
+    let _ = sockopt::set_nodelay(&tcp);
+    let Some(wanted) = worker.original_destination(&pod, client) else {
+        worker.reporter.count(Event::LostDestination);
+        tracing::warn!(pod = %pod.uid, %client, "Refused a connection that capture knows nothing of.");
+        return;
+    };
+    let own = pod.ips.iter().find(|ip| ip.is_ipv4() == wanted.is_ipv4()).copied().unwrap_or(client.ip());
+    let client = SocketAddr::new(own, client.port());
+    let story = Story::begin(worker, pod, client, wanted);
+    let Some(source) = story.source() else {
+        return story.report.fail(Stage::Capture, "the pod is not in the configuration");
+    };
+    match story.reach(&source, wanted).await {
+        Ok(reached) => story.carry(tcp, reached).await,
+        Err(failure) => story.report.fail_as(failure.stage, failure.flag, failure.reason),
+    }
+}
+
+/// One outbound connection from accept to end.
+struct Story {
+    worker: Rc<Worker>,
+    pod: Arc<LocalPod>,
+    client: SocketAddr,
+    report: ConnReport,
+}
+
+/// The other side of a connection that could be opened.
+struct Reached {
+    far: Far,
+    /// For a pod of this node: its own report, and what its policy was asked.
+    local: Option<(ConnReport, Facts)>,
+    /// Keeps the endpoint's load up to date for as long as it lives.
+    _load: Option<crate::run::worker::LoadGuard>,
+}
+
+/// Why one attempt failed, and whether another endpoint may do better.
+struct Failure {
+    stage: Stage,
+    flag: Flag,
+    reason: String,
+    retry: bool,
+}
+
+impl Failure {
+    fn of(stage: Stage, reason: impl fmt::Display) -> Self {
+        let retry = matches!(stage, Stage::Dial | Stage::Tls | Stage::H2 | Stage::Connect);
+        Self { stage, flag: stage.flag(), reason: reason.to_string(), retry }
+    }
+
+    fn of_tunnel(error: &OpenError) -> Self {
+        let stage = match error.stage() {
+            hbone::Stage::Dial => Stage::Dial,
+            hbone::Stage::Tls => Stage::Tls,
+            hbone::Stage::H2Handshake => Stage::H2,
+            hbone::Stage::Connect => Stage::Connect,
+        };
+        Self { stage, flag: flag_of(error.flag()), reason: error.to_string(), retry: error.retry() }
+    }
+
+    fn last(stage: Stage, reason: impl fmt::Display) -> Self {
+        Self { retry: false, ..Self::of(stage, reason) }
+    }
+}
+
+impl Story {
+    fn begin(worker: Rc<Worker>, pod: Arc<LocalPod>, client: SocketAddr, wanted: SocketAddr) -> Self {
+        let source = worker.snapshot().workload_by_uid(&pod.workload).cloned();
+        let report = worker.reporter.begin(ConnInfo {
+            direction: Direction::Outbound,
+            source: Party {
+                addr: client,
+                identity: source.as_ref().map(|w| w.identity.clone()),
+                workload: source,
+            },
+            destination: Party::unknown(wanted),
+            hbone_addr: None,
+            service: None,
+            pseudo_service: None,
+            encrypted: false,
+        });
+        Self { worker, pod, client, report }
+    }
+
+    fn source(&self) -> Option<Arc<Workload>> {
+        self.worker.snapshot().workload_by_uid(&self.pod.workload).cloned()
+    }
+
+    /// Opens the far side of the connection.
+    async fn reach(&self, source: &Arc<Workload>, wanted: SocketAddr) -> Result<Reached, Failure> {
+        let (snapshot, target) = self.resolve(wanted).await;
+        match target {
+            Target::Service { ref service, port } => {
+                self.report.set_service(service.clone());
+                self.reach_service(&snapshot, source, service, port).await
+            }
+            Target::Workload { ref workload, addr } => {
+                let endpoint = Endpoint::new(addr, Some(workload.clone()));
+                self.reach_endpoint(&snapshot, source, &endpoint).await
+            }
+            Target::External => {
+                self.report.set_pseudo_service(PseudoService::Passthrough);
+                self.pass_through(&snapshot, source, wanted, &target).await
+            }
+            Target::ServiceWithoutPort(ref service) => {
+                self.report.set_service(service.clone());
+                Err(Failure::last(Stage::Resolve, format_args!("the service has no port {}", wanted.port())))
+            }
+            Target::UnknownInPodNetwork => {
+                Err(Failure::last(Stage::Resolve, "an address of the pod network that no known pod has"))
+            }
+        }
+    }
+
+    /// Finds the target; a pod that is too new to be known gets a moment to appear.
+    async fn resolve(&self, wanted: SocketAddr) -> (Arc<Snapshot>, Target) {
+        let mut snapshots = self.worker.snapshots();
+        let deadline = tokio::time::Instant::now() + NEW_POD_PATIENCE;
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            let target = snapshot.resolve(wanted);
+            let settled = !matches!(target, Target::UnknownInPodNetwork);
+            if settled || tokio::time::timeout_at(deadline, snapshots.changed()).await.is_err() {
+                return (snapshot, target);
+            }
+        }
+    }
+
+    /// Tries endpoints until one answers, each at most once.
+    async fn reach_service(
+        &self,
+        snapshot: &Snapshot,
+        source: &Arc<Workload>,
+        service: &Arc<Service>,
+        port: usize,
+    ) -> Result<Reached, Failure> {
+        let Some(port) = service.ports.get(port) else {
+            return Err(Failure::last(Stage::Resolve, "the service has lost its port"));
+        };
+        let affinity = service.session_affinity.map(|_| client_hash(self.client.ip()));
+        let mut tried = Vec::new();
+        let mut last = Failure::last(Stage::Resolve, "the service has no ready endpoint");
+        while tried.len() < MAX_ATTEMPTS {
+            let seed = self.worker.random();
+            let load = &*self.worker.load;
+            let Some(endpoint) = balance::choose(&port.endpoints, load, seed, &tried, affinity) else { break };
+            if tried.contains(&endpoint.id) {
+                break;
+            }
+            tried.push(endpoint.id);
+            match self.reach_endpoint(snapshot, source, endpoint).await {
+                Ok(reached) => {
+                    let load = self.worker.load.add(endpoint.id);
+                    return Ok(Reached { _load: Some(load), ..reached });
+                }
+                Err(failure) if failure.retry => last = failure,
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(last)
+    }
+
+    async fn reach_endpoint(
+        &self,
+        snapshot: &Snapshot,
+        source: &Arc<Workload>,
+        endpoint: &Endpoint,
+    ) -> Result<Reached, Failure> {
+        let workload = endpoint.workload.clone();
+        self.report.set_destination(Party {
+            addr: endpoint.addr,
+            identity: workload.as_ref().filter(|w| w.accepts_tunnel()).map(|w| w.identity.clone()),
+            workload: workload.clone(),
+        });
+        match workload {
+            Some(workload) if workload.accepts_tunnel() => match self.worker.local_pod(&workload.uid) {
+                Some(pod) => self.reach_local(source, &pod, endpoint.addr).await,
+                None => self.reach_tunnel(source, &workload, endpoint.addr).await,
+            },
+            Some(workload) => {
+                let target = Target::Workload { workload, addr: endpoint.addr };
+                self.pass_through(snapshot, source, endpoint.addr, &target).await
+            }
+            None => self.pass_through(snapshot, source, endpoint.addr, &Target::External).await,
+        }
+    }
+
+    /// Same node: the kernel attests the source, this process asks the destination's policy, no byte leaves the node.
+    async fn reach_local(
+        &self,
+        source: &Arc<Workload>,
+        pod: &Arc<LocalPod>,
+        to: SocketAddr,
+    ) -> Result<Reached, Failure> {
+        let facts = Facts {
+            uid: pod.workload.clone(),
+            peer: Some(source.identity.clone()),
+            source_ip: self.client.ip(),
+            destination: to,
+        };
+        self.report.set_encrypted(true);
+        match inbound::local(&self.worker, pod, &facts, self.client).await {
+            Ok((application, report)) => {
+                let _ = sockopt::set_linger_zero(&application, true);
+                Ok(Reached { far: Far::Tcp(application), local: Some((report, facts)), _load: None })
+            }
+            Err((Stage::Policy, reason)) => Err(Failure::last(Stage::Policy, reason)),
+            Err((stage, reason)) => Err(Failure::of(stage, reason)),
+        }
+    }
+
+    /// Another node: a stream of a tunnel from this pod to that one.
+    async fn reach_tunnel(
+        &self,
+        source: &Arc<Workload>,
+        workload: &Arc<Workload>,
+        to: SocketAddr,
+    ) -> Result<Reached, Failure> {
+        let svid = self
+            .worker
+            .svid(&source.identity)
+            .await
+            .map_err(|reason| Failure { flag: Flag::IdentityError, ..Failure::last(Stage::Tls, reason) })?;
+        let address = SocketAddr::new(to.ip(), TUNNEL_PORT);
+        self.report.set_hbone_addr(address);
+        self.report.set_encrypted(true);
+        let key = TunnelKey {
+            source_pod: self.pod.workload.clone(),
+            source: source.identity.clone(),
+            destination: workload.identity.clone(),
+            address,
+        };
+        let request =
+            ConnectRequest { forwarded: forwarded::value(self.client), ..ConnectRequest::new(to) };
+        let dial = async || dial::tunnel(&self.worker, &self.pod, address).await;
+        match self.worker.pool.open(&key, dial, svid, &request).await {
+            Ok(stream) => Ok(Reached { far: Far::Tunnel(stream), local: None, _load: None }),
+            Err(error) => Err(Failure::of_tunnel(&error)),
+        }
+    }
+
+    /// Out of the mesh, as the pod itself would have gone.
+    async fn pass_through(
+        &self,
+        snapshot: &Snapshot,
+        source: &Workload,
+        to: SocketAddr,
+        target: &Target,
+    ) -> Result<Reached, Failure> {
+        let permit = snapshot
+            .permit_egress(source, to, target)
+            .map_err(|denied| Failure::last(Stage::Policy, denied))?;
+        let stream = dial::outside(&self.worker, &self.pod, permit).await.map_err(|error| Failure::of(Stage::Dial, error))?;
+        let _ = sockopt::set_linger_zero(&stream, true);
+        Ok(Reached { far: Far::Tcp(stream), local: None, _load: None })
+    }
+
+    async fn carry(self, tcp: TcpStream, reached: Reached) {
+        let Self { worker, report, .. } = &self;
+        report.opened();
+        let counters = report.counters();
+        let local = reached.local.as_ref();
+        let cut = async {
+            tokio::select! {
+                () = async {
+                    match local {
+                        Some((inbound, facts)) => revoked(worker, facts, &[report, inbound]).await,
+                        None => std::future::pending().await,
+                    }
+                } => {}
+                () = worker.drain.forced() => report.fail(Stage::Drain, "the node is stopping"),
+            }
+        };
+        let result = relay::relay(tcp, reached.far, counters.relayed(), cut).await;
+        if let Some((inbound, _)) = local {
+            mirror(&counters, &inbound.counters());
+        }
+        if let Err(error) = result {
+            report.fail(Stage::Relay, error);
+        }
+    }
+}
+
+fn flag_of(flag: tls::Flag) -> Flag {
+    match flag {
+        tls::Flag::None => Flag::None,
+        tls::Flag::Connect => Flag::Connect,
+        tls::Flag::TlsFailure => Flag::TlsFailure,
+        tls::Flag::Http2Handshake => Flag::H2Failure,
+        tls::Flag::Deny => Flag::Deny,
+        tls::Flag::Identity => Flag::IdentityError,
+    }
+}
+
+/// Clients are told apart by address, as kube-proxy does for `sessionAffinity: ClientIP`.
+fn client_hash(ip: IpAddr) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    ip.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What the one pod sent the other received.
+fn mirror(from: &Counters, to: &Counters) {
+    to.sent.fetch_add(from.received.load(Ordering::Relaxed), Ordering::Relaxed);
+    to.received.fetch_add(from.sent.load(Ordering::Relaxed), Ordering::Relaxed);
+}
+
+/// Endpoints tried for one connection, the first included.
+const MAX_ATTEMPTS: usize = 3;
+/// How long a connection waits for the configuration to tell of a pod that is new.
+const NEW_POD_PATIENCE: Duration = Duration::from_secs(2);

@@ -1,0 +1,322 @@
+//! Carries one connection between an application's socket and its far side, byte by byte and end by end.
+//!
+//! Each direction ends by itself: a FIN on one side becomes a FIN on the other once all bytes before it were passed
+//! on, and the other direction goes on. Whatever is not a FIN (a reset, the death of a tunnel, a cut) becomes a reset
+//! on the other side.
+//!
+//! Invariant: no side ever sees a clean end that the other side did not send. Sockets are in the state "close means
+//! reset" from the first moment until the real FIN was passed on, so that this holds even if the task, or the
+//! process, dies.
+//!
+//! Both directions run in the one task that awaits [`relay`]. Memory per direction: one read of up to
+//! [`MAX_READ`] bytes for TCP; up to [`MAX_BATCH`] bytes taken from a tunnel, besides its window.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::net::TcpStream;
+
+use crate::hbone;
+use crate::sys::sockopt::set_linger_zero;
+
+mod end;
+mod tcp;
+mod tunnel;
+
+pub use end::Broken;
+use end::{End, Queue};
+use tcp::TcpEnd;
+use tunnel::TunnelEnd;
+
+/// The side away from the application.
+#[derive(Debug)]
+pub enum Far {
+    /// A plain connection.
+    Tcp(TcpStream),
+    /// A stream of a tunnel, already answered.
+    Tunnel(hbone::Stream),
+}
+
+/// Where the bytes are counted, while they flow.
+#[derive(Debug, Clone, Copy)]
+pub struct Counters<'a> {
+    /// From the application to the far side.
+    pub from_app: &'a AtomicU64,
+    /// From the far side to the application.
+    pub to_app: &'a AtomicU64,
+}
+
+/// One of the two ends of a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The application's socket.
+    App,
+    /// The far side.
+    Far,
+}
+
+/// Why a relay ended other than by both FINs. Both sides have been reset.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The application's connection broke.
+    #[error("the application's connection broke: {0}")]
+    App(Broken),
+    /// The far side's connection broke.
+    #[error("the far side's connection broke: {0}")]
+    Far(Broken),
+    /// The caller cut it.
+    #[error("the connection was cut")]
+    Cut,
+}
+
+impl RelayError {
+    /// Stable token for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::App(_) => "app_reset",
+            Self::Far(Broken::Socket(_)) => "far_reset",
+            Self::Far(Broken::Reset(_)) => "stream_reset",
+            Self::Far(Broken::Lost(_)) => "tunnel_lost",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+/// Relays until both directions have ended, something breaks, or `cut` completes.
+///
+/// Takes over both sides: they are closed or reset when it returns, and reset if the future is dropped.
+pub async fn relay(
+    mut app: TcpStream,
+    far: Far,
+    counters: Counters<'_>,
+    cut: impl Future<Output = ()>,
+) -> Result<(), RelayError> {
+    // A socket that refuses the option is broken, and about to say so itself.
+    let _ = set_linger_zero(&app, true);
+    let (app_read, app_write) = app.split();
+    let app_broken = pin!(tcp::broken(&app_read));
+    let app_end = TcpEnd::new(&app_read, app_write, app_broken);
+    match far {
+        Far::Tcp(mut far) => {
+            let _ = set_linger_zero(&far, true);
+            let (far_read, far_write) = far.split();
+            let far_broken = pin!(tcp::broken(&far_read));
+            let far_end = TcpEnd::new(&far_read, far_write, far_broken);
+            run(app_end, far_end, counters, cut).await
+        }
+        Far::Tunnel(stream) => run(app_end, TunnelEnd::new(stream), counters, cut).await,
+    }
+}
+
+async fn run(
+    app: impl End,
+    far: impl End,
+    counters: Counters<'_>,
+    cut: impl Future<Output = ()>,
+) -> Result<(), RelayError> {
+    let mut pair = Pair { app, far, up: Flow::new(counters.from_app), down: Flow::new(counters.to_app), failed: None };
+    let mut cut = pin!(cut);
+    let result = poll_fn(|cx| {
+        if cut.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(RelayError::Cut));
+        }
+        pair.poll(cx)
+    })
+    .await;
+    if result.is_ok() {
+        pair.app.complete();
+        pair.far.complete();
+    }
+    // An end that is not complete is reset by its destructor.
+    result
+}
+
+/// Both ends and both directions.
+struct Pair<'c, A: End, F: End> {
+    app: A,
+    far: F,
+    /// Application to far side.
+    up: Flow<'c>,
+    /// Far side to application.
+    down: Flow<'c>,
+    /// A side that broke after its FIN, while bytes before that FIN are still to be delivered.
+    failed: Option<(Side, Broken)>,
+}
+
+impl<A: End, F: End> Pair<'_, A, F> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        for _ in 0..MAX_ROUNDS {
+            match self.round(cx) {
+                Ok(Round::Progress) => {}
+                Ok(Round::Blocked) => return Poll::Pending,
+                Ok(Round::Finished) => return Poll::Ready(self.outcome()),
+                Err((side, broken)) => {
+                    if let Some(error) = self.fail(side, broken) {
+                        return Poll::Ready(Err(error));
+                    }
+                }
+            }
+        }
+        // Others on this thread have waited long enough.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// One step of each direction that is still of use.
+    fn round(&mut self, cx: &mut Context<'_>) -> Result<Round, (Side, Broken)> {
+        let failed = self.failed.as_ref().map(|(side, _)| *side);
+        let mut progress = false;
+        if failed != Some(Side::Far) {
+            progress |= self.up.step(cx, &mut self.app, &mut self.far).map_err(|e| e.at(Side::App, Side::Far))?;
+        }
+        if failed != Some(Side::App) {
+            progress |= self.down.step(cx, &mut self.far, &mut self.app).map_err(|e| e.at(Side::Far, Side::App))?;
+        }
+        let finished = match failed {
+            None => self.up.done && self.down.done,
+            Some(Side::App) => self.up.done,
+            Some(Side::Far) => self.down.done,
+        };
+        if finished {
+            return Ok(Round::Finished);
+        }
+        if progress {
+            return Ok(Round::Progress);
+        }
+        // A side that nobody reads from at present can break unnoticed.
+        if failed != Some(Side::App) && self.up.is_deaf() {
+            if let Poll::Ready(broken) = self.app.poll_broken(cx) {
+                return Err((Side::App, broken));
+            }
+        }
+        if failed != Some(Side::Far) && self.down.is_deaf() {
+            if let Poll::Ready(broken) = self.far.poll_broken(cx) {
+                return Err((Side::Far, broken));
+            }
+        }
+        Ok(Round::Blocked)
+    }
+
+    /// Notes that `side` broke. What it sent before a FIN of its own is still delivered; only then is the other side
+    /// reset. Everything else ends the relay at once.
+    fn fail(&mut self, side: Side, broken: Broken) -> Option<RelayError> {
+        let from_it = match side {
+            Side::App => &self.up,
+            Side::Far => &self.down,
+        };
+        if self.failed.is_none() && from_it.ended && !from_it.done {
+            self.failed = Some((side, broken));
+            return None;
+        }
+        Some(error(side, broken))
+    }
+
+    fn outcome(&mut self) -> Result<(), RelayError> {
+        match self.failed.take() {
+            None => Ok(()),
+            Some((side, broken)) => Err(error(side, broken)),
+        }
+    }
+}
+
+fn error(side: Side, broken: Broken) -> RelayError {
+    match side {
+        Side::App => RelayError::App(broken),
+        Side::Far => RelayError::Far(broken),
+    }
+}
+
+enum Round {
+    Progress,
+    Blocked,
+    Finished,
+}
+
+/// One direction.
+struct Flow<'c> {
+    queue: Queue,
+    /// The source's FIN was seen.
+    ended: bool,
+    /// And passed on.
+    done: bool,
+    counter: &'c AtomicU64,
+}
+
+/// Which end of a flow broke.
+enum FlowError {
+    Source(Broken),
+    Sink(Broken),
+}
+
+impl FlowError {
+    fn at(self, source: Side, sink: Side) -> (Side, Broken) {
+        match self {
+            Self::Source(broken) => (source, broken),
+            Self::Sink(broken) => (sink, broken),
+        }
+    }
+}
+
+impl<'c> Flow<'c> {
+    fn new(counter: &'c AtomicU64) -> Self {
+        Self { queue: Queue::default(), ended: false, done: false, counter }
+    }
+
+    /// Whether nothing waits for the source to say something.
+    fn is_deaf(&self) -> bool {
+        self.ended || !self.queue.is_empty()
+    }
+
+    /// Takes what the source has and gives it to the sink; whether anything moved.
+    fn step(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut impl End,
+        sink: &mut impl End,
+    ) -> Result<bool, FlowError> {
+        if self.done {
+            return Ok(false);
+        }
+        let mut progress = false;
+        if !self.ended {
+            match source.poll_fill(cx, &mut self.queue).map_err(FlowError::Source)? {
+                Poll::Ready(true) => progress = true,
+                Poll::Ready(false) => {
+                    self.ended = true;
+                    progress = true;
+                }
+                Poll::Pending => {}
+            }
+        }
+        if !self.queue.is_empty() {
+            if let Poll::Ready(n) = sink.poll_drain(cx, &mut self.queue).map_err(FlowError::Sink)? {
+                source.passed_on(n);
+                self.counter.fetch_add(n as u64, Ordering::Relaxed);
+                progress = true;
+            }
+        }
+        if self.ended && self.queue.is_empty() {
+            if let Poll::Ready(()) = sink.poll_finish(cx).map_err(FlowError::Sink)? {
+                self.done = true;
+                progress = true;
+            }
+        }
+        Ok(progress)
+    }
+}
+
+/// First size of a TCP read; grows while reads come back full.
+const FIRST_READ: usize = 4 << 10;
+/// Largest TCP read.
+const MAX_READ: usize = 64 << 10;
+/// Bytes taken from a tunnel before they are passed on in one call.
+const MAX_BATCH: usize = 64 << 10;
+/// Slices per vectored write.
+const MAX_SLICES: usize = 16;
+/// Rounds before the task lets others run: 1 MiB or so in each direction.
+const MAX_ROUNDS: usize = 16;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,526 @@
+use std::io::{self, ErrorKind};
+use std::rc::Rc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+use crate::hbone::PoolOptions;
+use crate::hbone::testkit::{FarNode, bed, open, pool};
+use crate::tls::testkit::{on_data_thread, tcp_pair};
+
+/// What lies between two applications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    /// Nothing: the kernel's own behaviour, which the others must not differ from.
+    Direct,
+    /// One relay.
+    Tcp,
+    /// Two relays and a tunnel.
+    Tunnel,
+}
+
+/// Two applications, and what is between them.
+struct Line {
+    client: TcpStream,
+    server: TcpStream,
+    relay: Option<JoinHandle<Result<(), RelayError>>>,
+    far: Option<FarNode>,
+    cut: Rc<Notify>,
+    counters: Rc<(AtomicU64, AtomicU64)>,
+}
+
+impl Line {
+    async fn new(path: Path) -> Self {
+        let cut = Rc::new(Notify::new());
+        let counters = Rc::new((AtomicU64::new(0), AtomicU64::new(0)));
+        if path == Path::Direct {
+            let (client, server) = tcp_pair().await;
+            return Self { client, server, relay: None, far: None, cut, counters };
+        }
+        let (client, app) = tcp_pair().await;
+        let (far, node, server) = if path == Path::Tcp {
+            let (far, server) = tcp_pair().await;
+            (Far::Tcp(far), None, server)
+        } else {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+            let (svid, node) = bed().await;
+            let pool = pool(PoolOptions::default());
+            let stream = open(&pool, &svid, &node, listener.local_addr().expect("address")).await.expect("open");
+            (Far::Tunnel(stream), Some(node), listener.accept().await.expect("accept").0)
+        };
+        let (stop, count) = (cut.clone(), counters.clone());
+        let relay = tokio::task::spawn_local(async move {
+            let counters = Counters { from_app: &count.0, to_app: &count.1 };
+            relay(app, far, counters, stop.notified()).await
+        });
+        Self { client, server, relay: Some(relay), far: node, cut, counters }
+    }
+
+    /// The relays' results, which must come soon.
+    async fn results(&mut self) -> Vec<Result<(), RelayError>> {
+        let Some(relay) = self.relay.take() else { return Vec::new() };
+        let mut results = vec![soon(relay).await.expect("no panic")];
+        if let Some(far) = &self.far {
+            soon(async {
+                while far.seen.relayed.borrow().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            })
+            .await;
+            results.append(&mut far.seen.relayed.borrow_mut());
+        }
+        results
+    }
+}
+
+async fn soon<T>(f: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(20), f).await.expect("this takes too long")
+}
+
+/// Bytes that show any loss, repetition or swap.
+fn payload(len: usize, seed: u32) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()
+    };
+    (0..len / 4).flat_map(|_| next()).collect()
+}
+
+fn reset(socket: TcpStream) {
+    set_linger_zero(&socket, true).expect("linger");
+    drop(socket);
+}
+
+fn is_reset(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Event {
+    ClientFin,
+    ServerFin,
+    ClientReset,
+    ServerReset,
+}
+
+/// One application's view.
+struct App {
+    socket: Option<TcpStream>,
+    sent_fin: bool,
+    saw_fin: bool,
+}
+
+impl App {
+    fn new(socket: TcpStream) -> Self {
+        Self { socket: Some(socket), sent_fin: false, saw_fin: false }
+    }
+
+    /// How the end of the other side shows: at a read, or after FIN at a write.
+    async fn sees_reset(&mut self) -> &'static str {
+        let Some(socket) = &mut self.socket else { return "gone" };
+        if !self.saw_fin {
+            let mut byte = [0];
+            return match soon(socket.read(&mut byte)).await {
+                Err(e) if is_reset(&e) => "reset at read",
+                Err(_) => "another error",
+                Ok(0) => "FIN",
+                Ok(_) => "a byte",
+            };
+        }
+        soon(async {
+            loop {
+                if let Err(e) = socket.write_all(b"?").await {
+                    return if is_reset(&e) { "reset at write" } else { "another error" };
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+    }
+}
+
+/// Plays `events` and tells what the applications saw.
+async fn play(line: &mut Option<(App, App)>, events: [Event; 4]) -> Vec<String> {
+    let (client, server) = line.as_mut().expect("a line");
+    let mut story = Vec::new();
+    for (step, event) in events.into_iter().enumerate() {
+        let (from, to) = match event {
+            Event::ClientFin | Event::ClientReset => (&mut *client, &mut *server),
+            Event::ServerFin | Event::ServerReset => (&mut *server, &mut *client),
+        };
+        let (Some(socket), Some(other)) = (&mut from.socket, &mut to.socket) else { continue };
+        match event {
+            Event::ClientFin | Event::ServerFin => {
+                let bytes = payload(700_000, u32::try_from(step).expect("small") + 1);
+                let mut received = Vec::new();
+                let (sent, read) = tokio::join!(
+                    async {
+                        socket.write_all(&bytes).await?;
+                        socket.shutdown().await
+                    },
+                    soon(other.read_to_end(&mut received))
+                );
+                sent.expect("send");
+                (from.sent_fin, to.saw_fin) = (true, read.is_ok());
+                story.push(format!("{event:?}: {read:?}, exact: {}", received == bytes));
+            }
+            Event::ClientReset | Event::ServerReset => {
+                let both = from.sent_fin && to.sent_fin;
+                reset(from.socket.take().expect("just seen"));
+                let seen = if both { "all was over" } else { to.sees_reset().await };
+                to.socket = None;
+                story.push(format!("{event:?}: {seen}"));
+            }
+        }
+    }
+    story
+}
+
+fn orders() -> Vec<[Event; 4]> {
+    let all = [Event::ClientFin, Event::ServerFin, Event::ClientReset, Event::ServerReset];
+    let mut orders = Vec::new();
+    for a in all {
+        for b in all.into_iter().filter(|b| *b != a) {
+            for c in all.into_iter().filter(|c| ![a, b].contains(c)) {
+                let d = all.into_iter().find(|d| ![a, b, c].contains(d)).expect("one is left");
+                orders.push([a, b, c, d]);
+            }
+        }
+    }
+    orders
+}
+
+fn all_orders_over(path: Path) {
+    on_data_thread(async move {
+        let orders = orders();
+        assert_eq!(orders.len(), 24);
+        for order in orders {
+            let mut stories = Vec::new();
+            for path in [Path::Direct, path] {
+                let mut line = Line::new(path).await;
+                let spare = tcp_pair().await;
+                let client = App::new(std::mem::replace(&mut line.client, spare.0));
+                let server = App::new(std::mem::replace(&mut line.server, spare.1));
+                stories.push(play(&mut Some((client, server)), order).await);
+                let clean = [Event::ClientFin, Event::ServerFin].iter().all(|fin| order[..2].contains(fin));
+                for result in line.results().await {
+                    assert_eq!(result.is_ok(), clean, "{order:?} over {path:?}: {result:?}");
+                }
+            }
+            assert!(stories[0].iter().all(|line| !line.contains("false") && !line.contains("error")), "{stories:?}");
+            assert_eq!(stories[0], stories[1], "{order:?} over {path:?} differs from the kernel");
+        }
+    });
+}
+
+#[test]
+fn all_orders_over_tcp() {
+    all_orders_over(Path::Tcp);
+}
+
+#[test]
+fn all_orders_over_a_tunnel() {
+    all_orders_over(Path::Tunnel);
+}
+
+/// Both directions at once, many megabytes, in writes of odd sizes.
+fn bulk_over(path: Path) {
+    on_data_thread(async move {
+        let mut line = Line::new(path).await;
+        let (up, down) = (payload(9 << 20, 1), payload(11 << 20, 2));
+        let (mut client_read, mut client_write) = line.client.split();
+        let (mut server_read, mut server_write) = line.server.split();
+        let (mut at_server, mut at_client) = (Vec::new(), Vec::new());
+        let results = tokio::join!(
+            async {
+                for piece in up.chunks(77_777) {
+                    client_write.write_all(piece).await?;
+                }
+                client_write.shutdown().await
+            },
+            async {
+                for piece in down.chunks(1_001) {
+                    server_write.write_all(piece).await?;
+                }
+                server_write.shutdown().await
+            },
+            server_read.read_to_end(&mut at_server),
+            client_read.read_to_end(&mut at_client),
+        );
+        results.0.and(results.1).expect("send");
+        results.2.and(results.3).expect("receive");
+        assert!(at_server == up && at_client == down, "byte-exact");
+        assert_eq!(line.counters.0.load(Ordering::Relaxed), 9 << 20);
+        assert_eq!(line.counters.1.load(Ordering::Relaxed), 11 << 20);
+        for result in line.results().await {
+            result.expect("clean");
+        }
+    });
+}
+
+#[test]
+fn bulk_over_tcp() {
+    bulk_over(Path::Tcp);
+}
+
+#[test]
+fn bulk_over_a_tunnel() {
+    bulk_over(Path::Tunnel);
+}
+
+#[test]
+fn half_closed_directions_stay_open_for_long() {
+    on_data_thread(async {
+        for path in [Path::Tcp, Path::Tunnel] {
+            let mut line = Line::new(path).await;
+            line.client.shutdown().await.expect("FIN first");
+            assert_eq!(line.server.read(&mut [0; 8]).await.expect("FIN"), 0);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let bytes = payload(10 << 20, 3);
+            let mut received = Vec::new();
+            let (sent, read) = tokio::join!(
+                async {
+                    line.server.write_all(&bytes).await?;
+                    line.server.shutdown().await
+                },
+                line.client.read_to_end(&mut received)
+            );
+            sent.expect("send");
+            read.expect("receive");
+            assert!(received == bytes);
+            for result in line.results().await {
+                result.expect("clean");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_close_right_after_the_last_byte_loses_nothing() {
+    on_data_thread(async {
+        for path in [Path::Tcp, Path::Tunnel] {
+            let mut line = Line::new(path).await;
+            let bytes = payload(3 << 20, 4);
+            line.client.shutdown().await.expect("nothing to say");
+            let (expected, mut server) = (bytes.clone(), line.server);
+            let sender = tokio::task::spawn_local(async move {
+                assert_eq!(server.read(&mut [0; 8]).await.expect("FIN"), 0);
+                server.write_all(&bytes).await.expect("send");
+                drop(server);
+            });
+            // The application reads slowly, long after everybody else has gone.
+            let mut received = Vec::new();
+            let mut piece = vec![0; 50_000];
+            loop {
+                let n = line.client.read(&mut piece).await.expect("no reset");
+                if n == 0 {
+                    break;
+                }
+                received.extend_from_slice(&piece[..n]);
+                if received.len() < 1_000_000 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            sender.await.expect("sender");
+            assert!(received == expected, "{path:?}: {} of {}", received.len(), expected.len());
+        }
+    });
+}
+
+/// Reads to the end; what came, and how it ended.
+async fn read_all(socket: &mut TcpStream) -> (usize, Result<(), ErrorKind>) {
+    let mut total = 0;
+    let mut piece = vec![0; 65536];
+    loop {
+        match soon(socket.read(&mut piece)).await {
+            Ok(0) => return (total, Ok(())),
+            Ok(n) => total += n,
+            Err(e) => return (total, Err(e.kind())),
+        }
+    }
+}
+
+#[test]
+fn the_death_of_a_tunnel_is_a_reset() {
+    on_data_thread(async {
+        // Before, between and after bytes; the other way idle, busy or half-closed.
+        for (sent, half_closed) in [(0, false), (1, false), (5_000_000, false), (0, true), (5_000_000, true)] {
+            let mut line = Line::new(Path::Tunnel).await;
+            if half_closed {
+                line.client.shutdown().await.expect("FIN");
+            }
+            let far = line.far.as_ref().expect("a tunnel");
+            let bytes = payload(sent, 5);
+            let mut server = line.server;
+            let sender = tokio::task::spawn_local(async move {
+                let _ = server.write_all(&bytes).await;
+                // Never a FIN.
+                let _ = read_all(&mut server).await;
+                std::future::pending::<()>().await;
+            });
+            if sent > 1_000_000 {
+                let mut first = vec![0; 1_000_000];
+                line.client.read_exact(&mut first).await.expect("the begin");
+            } else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            far.seen.kill_tunnels();
+            let (_, end) = read_all(&mut line.client).await;
+            assert_eq!(end, Err(ErrorKind::ConnectionReset), "{sent} bytes, half-closed: {half_closed}");
+            let near = soon(line.relay.take().expect("relay")).await.expect("no panic");
+            assert_eq!(near.expect_err("cut").reason(), "tunnel_lost");
+            sender.abort();
+        }
+    });
+}
+
+#[test]
+fn a_cut_resets_both_sides() {
+    on_data_thread(async {
+        for path in [Path::Tcp, Path::Tunnel] {
+            for half_closed in [false, true] {
+                let mut line = Line::new(path).await;
+                line.client.write_all(b"hello").await.expect("write");
+                line.server.read_exact(&mut [0; 5]).await.expect("read");
+                if half_closed {
+                    line.server.shutdown().await.expect("FIN");
+                    assert_eq!(line.client.read(&mut [0; 8]).await.expect("FIN"), 0);
+                }
+                line.cut.notify_one();
+                let (_, at_server) = read_all(&mut line.server).await;
+                assert_eq!(at_server, Err(ErrorKind::ConnectionReset), "{path:?}");
+                if half_closed {
+                    let mut app = App { socket: Some(line.client), sent_fin: false, saw_fin: true };
+                    assert_eq!(app.sees_reset().await, "reset at write");
+                } else {
+                    assert_eq!(read_all(&mut line.client).await.1, Err(ErrorKind::ConnectionReset), "{path:?}");
+                }
+                let near = soon(line.relay.take().expect("relay")).await.expect("no panic");
+                assert_eq!(near.expect_err("cut").reason(), "cut");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_dropped_relay_resets_both_sides() {
+    on_data_thread(async {
+        for path in [Path::Tcp, Path::Tunnel] {
+            let mut line = Line::new(path).await;
+            line.client.write_all(b"hello").await.expect("write");
+            line.server.read_exact(&mut [0; 5]).await.expect("read");
+            line.server.shutdown().await.expect("FIN");
+            assert_eq!(line.client.read(&mut [0; 8]).await.expect("FIN"), 0);
+            line.relay.take().expect("relay").abort();
+            let (_, at_server) = read_all(&mut line.server).await;
+            assert_eq!(at_server, Err(ErrorKind::ConnectionReset), "{path:?}");
+            let mut app = App { socket: Some(line.client), sent_fin: false, saw_fin: true };
+            assert_eq!(app.sees_reset().await, "reset at write", "{path:?}");
+        }
+    });
+}
+
+#[test]
+fn a_slow_reader_stops_the_sender() {
+    on_data_thread(async {
+        for path in [Path::Tcp, Path::Tunnel] {
+            let mut line = Line::new(path).await;
+            let bytes = payload(1 << 20, 6);
+            // The server reads nothing; the client can send only what buffers and windows hold.
+            let mut sent = 0;
+            while let Ok(n) = timeout(Duration::from_millis(300), line.client.write(&bytes)).await {
+                sent += n.expect("write");
+                assert!(sent < 64 << 20, "{path:?} takes everything");
+            }
+            let held = line.counters.0.load(Ordering::Relaxed);
+            // Stream window, the sender's HTTP/2 buffer, and what two kernel sockets take.
+            assert!(held < 24 << 20, "{path:?} holds {held} bytes");
+            // The reader begins, and everything arrives.
+            let mut received = 0;
+            let mut piece = vec![0; 65536];
+            while received < sent {
+                received += soon(line.server.read(&mut piece)).await.expect("read");
+            }
+            assert_eq!(received, sent);
+            line.cut.notify_one();
+        }
+    });
+}
+
+#[test]
+fn a_reset_behind_a_full_queue_is_noticed() {
+    on_data_thread(async {
+        for path in [Path::Tcp, Path::Tunnel] {
+            let mut line = Line::new(path).await;
+            let bytes = payload(1 << 20, 7);
+            while timeout(Duration::from_millis(300), line.client.write(&bytes)).await.is_ok() {}
+            // The server never reads, so nothing moves; the client goes away.
+            reset(line.client);
+            let near = soon(line.relay.take().expect("relay")).await.expect("no panic");
+            assert_eq!(near.expect_err("reset").reason(), "app_reset", "{path:?}");
+            let (_, at_server) = read_all(&mut line.server).await;
+            assert_eq!(at_server, Err(ErrorKind::ConnectionReset), "{path:?}");
+        }
+    });
+}
+
+#[test]
+fn what_preceded_a_fin_arrives_although_a_reset_follows() {
+    on_data_thread(async {
+        for path in [Path::Tcp, Path::Tunnel] {
+            let mut line = Line::new(path).await;
+            // A server that answers and closes without reading the request: FIN, then resets for what still comes.
+            line.client.write_all(&payload(100_000, 8)).await.expect("request");
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            let answer = payload(200_000, 9);
+            line.server.write_all(&answer).await.expect("answer");
+            line.server.shutdown().await.expect("FIN");
+            let mut received = vec![0; answer.len()];
+            soon(line.client.read_exact(&mut received)).await.expect("the answer");
+            assert!(received == answer);
+            reset(line.server);
+            let near = soon(line.relay.take().expect("relay")).await.expect("no panic");
+            assert!(near.is_err());
+        }
+    });
+}
+
+#[test]
+fn idle_connections_are_small() {
+    on_data_thread(async {
+        let (near, far) = (tcp_pair().await, tcp_pair().await);
+        let zero = AtomicU64::new(0);
+        let counters = Counters { from_app: &zero, to_app: &zero };
+        let future = relay(near.1, Far::Tcp(far.1), counters, std::future::pending());
+        let size = size_of_val(&future);
+        assert!(size < 3_000, "{size} bytes a connection");
+    });
+}
+
+#[test]
+fn a_shutdown_window_of_one_byte_still_moves() {
+    on_data_thread(async {
+        for path in [Path::Tcp, Path::Tunnel] {
+            let mut line = Line::new(path).await;
+            for round in 0..300_u16 {
+                let message = round.to_be_bytes();
+                line.client.write_all(&message).await.expect("write");
+                let mut seen = [0; 2];
+                soon(line.server.read_exact(&mut seen)).await.expect("read");
+                line.server.write_all(&seen).await.expect("write");
+                soon(line.client.read_exact(&mut seen)).await.expect("read");
+                assert_eq!(seen, message);
+            }
+            line.cut.notify_one();
+        }
+    });
+}

@@ -1,0 +1,13 @@
+//! The data plane of the mesh: one process per node that serves every enrolled pod of it.
+
+pub mod admin;
+pub mod admit;
+pub mod config;
+pub mod hbone;
+pub mod identity;
+pub mod l4;
+pub mod redirect;
+pub mod report;
+pub mod run;
+pub mod sys;
+pub mod tls;

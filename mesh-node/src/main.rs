@@ -1,0 +1,24 @@
+//! The binary: command line in, role out.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mesh_node::{
+    config::{Command, Role},
+    run,
+};
+
+fn main() -> ExitCode {
+    let result = match Command::parse().role {
+        Role::Node(options) => run::node::run(options),
+        Role::Cleanup(options) => run::cleanup::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write;
+            let _ = writeln!(std::io::stderr(), "mesh-node: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

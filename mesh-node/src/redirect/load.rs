@@ -1,0 +1,246 @@
+//! Loads the kernel programs over the pinned maps and attaches them; a predecessor's links are taken over by
+//! replacing their programs in place, so that no hook is ever empty.
+
+use std::{
+    fs::{self, File},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{
+        CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, SkLookup, SockOps, TcAttachType,
+        links::FdLink,
+        tc::{self, NlOptions, TcAttachOptions, TcHandle},
+    },
+    util::KernelVersion,
+};
+use mesh_common::maps;
+
+use super::{
+    Inbound, RedirectError,
+    pins::{PinnedPod, Pins},
+};
+use crate::sys::{
+    bpf,
+    netns::{self, NetNs},
+};
+
+/// The loaded programs of this node.
+pub struct Programs {
+    ebpf: Ebpf,
+    pins: Pins,
+    inbound: Inbound,
+    tcx: bool,
+}
+
+/// How the guard is attached.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum TcHook {
+    /// TCX where the kernel has it (6.6), else clsact.
+    #[default]
+    Auto,
+    /// TCX or nothing.
+    Tcx,
+    /// The clsact qdisc, as before 6.6.
+    Clsact,
+}
+
+impl Programs {
+    /// Loads every program; maps that are pinned already are adopted with what they hold.
+    pub fn load(pins: &Pins, inbound: Inbound, hook: TcHook) -> Result<Self, RedirectError> {
+        pins.create().map_err(|source| RedirectError::Pins { path: pins.map(""), source })?;
+        let mut loader = EbpfLoader::new();
+        for name in PINNED_MAPS {
+            loader.map_pin_path(name, pins.map(name));
+        }
+        let ebpf = loader.load(OBJECT).map_err(|source| RedirectError::Load { source: Box::new(source) })?;
+        let tcx = match hook {
+            TcHook::Auto => KernelVersion::current().is_ok_and(|kernel| kernel >= TCX_SINCE),
+            TcHook::Tcx => true,
+            TcHook::Clsact => false,
+        };
+        let mut programs = Self { ebpf, pins: pins.clone(), inbound, tcx };
+        programs.load_all()?;
+        Ok(programs)
+    }
+
+    /// The object, for the log reader.
+    pub fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Attaches what serves the whole node: socket events at `scope`, where host processes live as well, and the
+    /// connect hooks at the pods' cgroup.
+    pub fn attach_node(&mut self, scope: &Path, pods: &Path) -> Result<(), RedirectError> {
+        let open = |path: &Path| {
+            File::open(path).map_err(|source| RedirectError::Cgroup { path: path.to_owned(), source })
+        };
+        let (scope, pods) = (open(scope)?, open(pods)?);
+        let pin = self.pins.node_link("sockops");
+        let program: &mut SockOps = program(&mut self.ebpf, "mesh_sockops")?;
+        let fd = program.fd()?.try_clone()?;
+        hold(&pin, fd.as_fd(), || {
+            let id = program.attach(scope, CgroupAttachMode::Single)?;
+            Ok(FdLink::try_from(program.take_link(id)?)?)
+        })?;
+        for (hook, name) in CONNECT_HOOKS {
+            let pin = self.pins.node_link(hook);
+            let program: &mut CgroupSockAddr = self::program(&mut self.ebpf, name)?;
+            let fd = program.fd()?.try_clone()?;
+            hold(&pin, fd.as_fd(), || {
+                let id = program.attach(&pods, CgroupAttachMode::Single)?;
+                Ok(FdLink::try_from(program.take_link(id)?)?)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Steers the pod's inbound connections, where sk_lookup does that.
+    pub fn attach_lookup(&mut self, pod: &PinnedPod, ns: &NetNs) -> Result<(), RedirectError> {
+        let pin = self.pins.pod_link("lookup", pod);
+        if self.inbound == Inbound::Tc {
+            let _ = fs::remove_file(pin);
+            return Ok(());
+        }
+        let program: &mut SkLookup = program(&mut self.ebpf, "mesh_lookup")?;
+        let fd = program.fd()?.try_clone()?;
+        hold(&pin, fd.as_fd(), || {
+            let id = program.attach(ns)?;
+            Ok(FdLink::from(program.take_link(id)?))
+        })
+    }
+
+    /// Puts the guard on every interface of the pod.
+    pub fn attach_guard(&mut self, pod: &PinnedPod, ns: &NetNs) -> Result<(), RedirectError> {
+        let inside = |source| RedirectError::Namespace { uid: pod.uid.clone(), source };
+        let interfaces = ns.run(netns::interfaces).and_then(|found| found).map_err(inside)?;
+        let inbound = if self.inbound == Inbound::Tc { "mesh_steer_in" } else { "mesh_guard_in" };
+        for interface in interfaces {
+            for (direction, name, kind) in [
+                ("in", inbound, TcAttachType::Ingress),
+                ("out", "mesh_guard_out", TcAttachType::Egress),
+            ] {
+                let pin = self.pins.pod_link(&format!("guard-{direction}-{interface}"), pod);
+                let program: &mut SchedClassifier = program(&mut self.ebpf, name)?;
+                let tcx = self.tcx;
+                ns.run(|| attach_classifier(program, &interface, kind, &pin, tcx)).map_err(inside)??;
+            }
+        }
+        Ok(())
+    }
+
+    fn load_all(&mut self) -> Result<(), RedirectError> {
+        for (_, name) in CONNECT_HOOKS {
+            program::<CgroupSockAddr>(&mut self.ebpf, name)?.load()?;
+        }
+        program::<SockOps>(&mut self.ebpf, "mesh_sockops")?.load()?;
+        program::<SkLookup>(&mut self.ebpf, "mesh_lookup")?.load()?;
+        for name in ["mesh_guard_out", "mesh_guard_in", "mesh_steer_in"] {
+            program::<SchedClassifier>(&mut self.ebpf, name)?.load()?;
+        }
+        for (name, program) in self.ebpf.programs_mut() {
+            let path = self.pins.program(name);
+            let _ = fs::remove_file(&path);
+            program.pin(&path).map_err(|source| RedirectError::Pin { path, source: Box::new(source) })?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes a pod's guard off its interfaces where it was attached by netlink; links go with their pins.
+pub fn detach_clsact(ns: &NetNs) -> std::io::Result<()> {
+    ns.run(|| {
+        for interface in netns::interfaces()? {
+            for name in ["mesh_guard_in", "mesh_steer_in"] {
+                let _ = tc::qdisc_detach_program(&interface, TcAttachType::Ingress, name);
+            }
+            let _ = tc::qdisc_detach_program(&interface, TcAttachType::Egress, "mesh_guard_out");
+        }
+        Ok(())
+    })?
+}
+
+fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, RedirectError>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or_else(|| RedirectError::Missing { name: name.to_owned() })?;
+    Ok(program.try_into()?)
+}
+
+/// Makes sure that a link pinned at `pin` runs `program`: replaces the program of the link that is there, or
+/// attaches and pins a new one.
+fn hold(
+    pin: &PathBuf,
+    program: std::os::fd::BorrowedFd<'_>,
+    attach: impl FnOnce() -> Result<FdLink, RedirectError>,
+) -> Result<(), RedirectError> {
+    if pin.exists() {
+        let replaced = bpf::open_pinned(pin).and_then(|link| bpf::link_update(link.as_fd(), program));
+        if replaced.is_ok() {
+            return Ok(());
+        }
+        // What it was attached to is gone, or it is of another kind: nothing there is worth keeping.
+        let _ = fs::remove_file(pin);
+    }
+    let pinned = attach()?.pin(pin);
+    pinned.map(drop).map_err(|source| RedirectError::Pin { path: pin.clone(), source: Box::new(source) })
+}
+
+fn attach_classifier(
+    program: &mut SchedClassifier,
+    interface: &str,
+    kind: TcAttachType,
+    pin: &PathBuf,
+    tcx: bool,
+) -> Result<(), RedirectError> {
+    let fd = program.fd()?.try_clone()?;
+    if tcx {
+        return hold(pin, fd.as_fd(), || {
+            // First, so that another program's "pass" cannot end the chain before the guard has run.
+            let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let id = program.attach_with_options(interface, kind, order)?;
+            Ok(FdLink::try_from(program.take_link(id)?)?)
+        });
+    }
+    // There is one already where this answers with an error; a real failure shows on attaching.
+    let _ = tc::qdisc_add_clsact(interface);
+    let _ = tc::qdisc_detach_program(interface, kind, "mesh_guard_in");
+    let _ = tc::qdisc_detach_program(interface, kind, "mesh_steer_in");
+    let _ = tc::qdisc_detach_program(interface, kind, "mesh_guard_out");
+    let options = NlOptions { priority: CLSACT_PRIORITY, handle: TcHandle::default(), classid: None };
+    let id = program.attach_with_options(interface, kind, TcAttachOptions::Netlink(options))?;
+    // Dropping the link would detach the filter, which has to outlive this process.
+    std::mem::forget(program.take_link(id)?);
+    // A filter cannot be pinned; its program at the link's place tells a successor that the pod is guarded.
+    if !pin.exists() {
+        program.pin(pin).map_err(|source| RedirectError::Pin { path: pin.clone(), source: Box::new(source) })?;
+    }
+    Ok(())
+}
+
+const CONNECT_HOOKS: [(&str, &str); 4] = [
+    ("connect4", "mesh_connect4"),
+    ("connect6", "mesh_connect6"),
+    ("getpeername4", "mesh_peername4"),
+    ("getpeername6", "mesh_peername6"),
+];
+const PINNED_MAPS: [&str; 11] = [
+    maps::PODS,
+    maps::NODE,
+    maps::WANTED_DST,
+    maps::ORIGINAL_DST,
+    maps::ACTING_FOR,
+    maps::REAL_PEERS,
+    maps::OWN_SOCKETS,
+    maps::PROBE_PORTS,
+    maps::NODE_FLOWS,
+    maps::LISTENERS,
+    maps::STATS,
+];
+const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);
+/// Lowest number runs first.
+const CLSACT_PRIORITY: u16 = 1;
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MESH_EBPF_OBJECT"));

@@ -1,0 +1,325 @@
+//! Keeps capture equal to enrolment: pods that should be captured and are not yet, pods that should no longer be.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use mesh_common::{ListenerKey, NodeConfig};
+use mesh_core::model::{Snapshot, Workload};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::{
+    Inbound, LocalPod, Programs, RedirectError, TcHook, cgroup,
+    maps::ControlMaps,
+    pins::{PinnedPod, Pins},
+    pod::ThreadListeners,
+};
+use crate::{
+    admin::{PodState, PodStatus},
+    sys::{diag, netns::NetNs},
+};
+
+/// What capture needs to know about this node.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where to pin.
+    pub pins: Pins,
+    /// Cgroup that holds everything of this node: its pods and its own processes. The root of cgroup v2 in a cluster.
+    pub scope: PathBuf,
+    /// How inbound connections are steered.
+    pub inbound: Inbound,
+    /// How the guard is attached.
+    pub hook: TcHook,
+    /// Id of the cgroup of this process.
+    pub agent_cgroup: u64,
+}
+
+/// The listeners of one pod for one data thread.
+#[derive(Debug)]
+pub struct PodSockets {
+    /// The pod.
+    pub pod: Arc<LocalPod>,
+    /// What to accept from.
+    pub listeners: ThreadListeners,
+    /// Becomes true, or loses its sender, when the pod is no longer captured: accept no more.
+    pub released: watch::Receiver<bool>,
+}
+
+/// Owner of the kernel objects and of the set of captured pods.
+pub struct Manager {
+    options: Options,
+    host: NetNs,
+    programs: Programs,
+    maps: ControlMaps,
+    threads: Vec<mpsc::Sender<PodSockets>>,
+    captured: HashMap<Arc<str>, Captured>,
+    waiting: BTreeMap<Arc<str>, PodStatus>,
+    status: watch::Sender<Option<Arc<Vec<PodStatus>>>>,
+}
+
+struct Captured {
+    pod: Arc<LocalPod>,
+    status: PodStatus,
+    probe_ports: BTreeSet<u16>,
+    release: watch::Sender<bool>,
+}
+
+impl Manager {
+    /// Loads the programs, or takes over what a predecessor left, and attaches what serves the whole node.
+    pub fn start(options: Options, threads: Vec<mpsc::Sender<PodSockets>>) -> Result<Self, RedirectError> {
+        let host = NetNs::own()?;
+        let mut programs = Programs::load(&options.pins, options.inbound, options.hook)?;
+        let mut maps = ControlMaps::open(&options.pins)?;
+        let log_level = maps.node().map_or(mesh_common::LOG_OFF, |node| node.log_level);
+        maps.set_node(NodeConfig {
+            agent_cgroup: options.agent_cgroup,
+            host_netns: host.cookie(),
+            log_level,
+            reserved: 0,
+        })?;
+        programs.attach_node(&options.scope, &cgroup::pods_cgroup(&options.scope))?;
+        let captured = HashMap::new();
+        let status = watch::Sender::new(None);
+        Ok(Self { options, host, programs, maps, threads, captured, waiting: BTreeMap::new(), status })
+    }
+
+    /// The programs, for the reader of their messages.
+    pub fn programs(&mut self) -> &mut Programs {
+        &mut self.programs
+    }
+
+    /// The state of every enrolled local pod, as it changes; `None` before the first look.
+    pub fn status(&self) -> watch::Receiver<Option<Arc<Vec<PodStatus>>>> {
+        self.status.subscribe()
+    }
+
+    /// Works until the snapshot's sender is gone.
+    pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            if snapshot.is_loaded() {
+                self.reconcile(&snapshot).await;
+            }
+            let pause = if self.waiting.is_empty() { IDLE } else { RETRY };
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn reconcile(&mut self, snapshot: &Snapshot) {
+        let groups = cgroup::pods(&cgroup::pods_cgroup(&self.options.scope));
+        let wanted: BTreeMap<Arc<str>, Arc<Workload>> = snapshot
+            .local_pods()
+            .filter(|pod| pod.enrolled)
+            .filter_map(|pod| Some((pod.pod_uid.clone()?, pod.clone())))
+            .collect();
+        self.release_others(&wanted);
+        self.waiting.clear();
+        for (uid, workload) in &wanted {
+            let group = groups.get(&**uid).and_then(|group| cgroup::netns_of(group, &self.host));
+            if let Err(state) = self.ensure(uid, workload, group).await {
+                self.waiting.insert(uid.clone(), status_of(workload, state));
+            }
+        }
+        let mut all: Vec<PodStatus> = self.captured.values().map(|pod| pod.status.clone()).collect();
+        all.extend(self.waiting.values().cloned());
+        all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        self.status.send_replace(Some(Arc::new(all)));
+    }
+
+    /// Makes sure that one enrolled pod is captured; the error is the state it is in instead.
+    async fn ensure(
+        &mut self,
+        uid: &Arc<str>,
+        workload: &Arc<Workload>,
+        ns: Option<NetNs>,
+    ) -> Result<(), PodState> {
+        let Some(ns) = ns else {
+            if self.captured.contains_key(uid) {
+                return Ok(());
+            }
+            return Err(PodState::Pending("no process of the pod is running yet".into()));
+        };
+        if workload.ips.is_empty() {
+            return Err(PodState::Pending("the pod has no address yet".into()));
+        }
+        if let Some(known) = self.captured.get_mut(uid) {
+            if known.pod.netns.cookie() == ns.cookie() && known.pod.ips == workload.ips {
+                return follow_probes(&mut self.maps, known, workload)
+                    .map_err(|error| PodState::Failed(error.to_string()));
+            }
+            self.release(uid);
+        }
+        let workload_uid = workload.uid.clone();
+        let pod = LocalPod { uid: uid.clone(), workload: workload_uid, netns: ns, ips: workload.ips.clone() };
+        self.capture(workload, Arc::new(pod)).await.map_err(|error| {
+            warn!(pod = %workload.name, namespace = %workload.namespace, %error, "Capture failed; will retry.");
+            PodState::Failed(error.to_string())
+        })
+    }
+
+    /// Captures a pod. The order matters: whatever step fails or is interrupted, the pod's traffic is either still
+    /// untouched or ends at the node. Outbound comes first, so that new connections are never caught between; the
+    /// guard comes last, so that it never meets a connection that could not know of it.
+    async fn capture(&mut self, workload: &Arc<Workload>, pod: Arc<LocalPod>) -> Result<(), RedirectError> {
+        let started = std::time::Instant::now();
+        let inside = |source| RedirectError::Namespace { uid: pod.uid.to_string(), source };
+        let pinned = pod.pinned();
+        let adopted = !self.options.pins.links_of(&pinned)?.is_empty();
+        let listeners = pod.listen(self.threads.len()).map_err(inside)?;
+        for thread in &listeners.threads {
+            for listener in thread.plaintext.iter().chain(&thread.tunnel) {
+                self.maps.own(listener)?;
+            }
+        }
+        if let Some(first) = listeners.threads.first() {
+            self.publish_listeners(&pod, first)?;
+        }
+        let (release, released) = watch::channel(false);
+        for (thread, listeners) in self.threads.iter().zip(listeners.threads) {
+            let sockets = PodSockets { pod: pod.clone(), listeners, released: released.clone() };
+            // A thread that is gone takes the process down; there is nobody to tell here.
+            let _ = thread.send(sockets).await;
+        }
+        let mut captured = Captured {
+            pod: pod.clone(),
+            status: status_of(workload, PodState::Captured),
+            probe_ports: BTreeSet::new(),
+            release,
+        };
+        follow_probes(&mut self.maps, &mut captured, workload)?;
+        self.maps.put_pod(pod.netns.cookie(), pod.entry(listeners.outbound_port))?;
+        if !workload.inbound_bypass {
+            self.programs.attach_lookup(&pinned, &pod.netns)?;
+        }
+        let mut reset = 0;
+        if !adopted {
+            reset = pod.netns.run(diag::reset_connections).map_err(inside)?.unwrap_or_else(|error| {
+                warn!(pod = %workload.name, %error, "Older connections cannot be reset; the guard stops them.");
+                0
+            });
+        }
+        // A pod that takes inbound connections as they are has to answer them, which no guard could tell apart.
+        if !workload.inbound_bypass {
+            self.programs.attach_guard(&pinned, &pod.netns)?;
+        }
+        info!(
+            pod = %workload.name, namespace = %workload.namespace, identity = %workload.identity, adopted, reset,
+            took_ms = started.elapsed().as_millis(), "Captured a pod."
+        );
+        self.captured.insert(pod.uid.clone(), captured);
+        Ok(())
+    }
+
+    fn publish_listeners(&mut self, pod: &LocalPod, first: &ThreadListeners) -> Result<(), RedirectError> {
+        for ip in &pod.ips {
+            let same_family = |listener: &&std::net::TcpListener| {
+                listener.local_addr().is_ok_and(|at| at.is_ipv4() == ip.is_ipv4())
+            };
+            if let Some(listener) = first.plaintext.iter().find(same_family) {
+                self.maps.put_listener(*ip, ListenerKey::PLAINTEXT, listener)?;
+            }
+            if let Some(listener) = first.tunnel.iter().find(same_family) {
+                self.maps.put_listener(*ip, ListenerKey::TUNNEL, listener)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of pods that are captured, by this process or a predecessor, and should not be.
+    fn release_others(&mut self, wanted: &BTreeMap<Arc<str>, Arc<Workload>>) {
+        let gone: Vec<Arc<str>> =
+            self.captured.keys().filter(|uid| !wanted.contains_key(*uid)).cloned().collect();
+        for uid in gone {
+            self.release(&uid);
+        }
+        let pinned = self.options.pins.pods().unwrap_or_default();
+        for pod in pinned {
+            let same = |known: &Captured| known.pod.netns.cookie() == pod.cookie;
+            let kept = wanted.contains_key(&*pod.uid)
+                && self.captured.get(&*pod.uid).is_none_or(same);
+            if !kept {
+                self.unhook(&pod, None);
+            }
+        }
+    }
+
+    fn release(&mut self, uid: &Arc<str>) {
+        let Some(captured) = self.captured.remove(uid) else { return };
+        self.unhook(&captured.pod.pinned(), Some(&captured));
+        info!(pod = %captured.status.name, namespace = %captured.status.namespace, "Released a pod.");
+    }
+
+    /// Takes the hooks off a pod: the guard first, so that it never meets a connection that capture let go.
+    fn unhook(&mut self, pod: &PinnedPod, captured: Option<&Captured>) {
+        let mut errors = Vec::new();
+        let mut note = |what: &str, result: Result<(), RedirectError>| {
+            if let Err(error) = result {
+                errors.push(format!("{what}: {error}"));
+            }
+        };
+        for path in self.options.pins.links_of(pod).unwrap_or_default() {
+            note("link", std::fs::remove_file(&path).map_err(RedirectError::from));
+        }
+        note("pod entry", self.maps.remove_pod(pod.cookie).map_err(RedirectError::from));
+        if let Some(captured) = captured {
+            let _ = detach_where_needed(self.options.hook, &captured.pod.netns);
+            for ip in &captured.pod.ips {
+                note("listener", self.maps.remove_listeners(*ip).map_err(RedirectError::from));
+                for port in &captured.probe_ports {
+                    let at = (*ip, *port).into();
+                    note("probe port", self.maps.remove_probe_port(at).map_err(RedirectError::from));
+                }
+            }
+            captured.release.send_replace(true);
+        }
+        if !errors.is_empty() {
+            warn!(pod = %pod.uid, errors = %errors.join("; "), "A pod was not released cleanly.");
+        }
+    }
+}
+
+fn detach_where_needed(hook: TcHook, ns: &NetNs) -> std::io::Result<()> {
+    if hook == TcHook::Tcx { Ok(()) } else { super::detach_clsact(ns) }
+}
+
+fn follow_probes(
+    maps: &mut ControlMaps,
+    captured: &mut Captured,
+    workload: &Workload,
+) -> Result<(), RedirectError> {
+    let wanted: BTreeSet<u16> = workload.probe_ports.iter().copied().collect();
+    for ip in &captured.pod.ips {
+        for port in wanted.difference(&captured.probe_ports) {
+            maps.put_probe_port((*ip, *port).into())?;
+        }
+        for port in captured.probe_ports.difference(&wanted) {
+            maps.remove_probe_port((*ip, *port).into())?;
+        }
+    }
+    captured.probe_ports = wanted;
+    Ok(())
+}
+
+fn status_of(workload: &Workload, state: PodState) -> PodStatus {
+    PodStatus {
+        uid: workload.uid.clone(),
+        name: workload.name.clone(),
+        namespace: workload.namespace.clone(),
+        ips: workload.ips.clone(),
+        identity: workload.identity.clone(),
+        state,
+        since: SystemTime::now(),
+    }
+}
+
+/// How soon a pod that could not be captured is tried again.
+const RETRY: Duration = Duration::from_millis(50);
+/// How often all is looked over without cause: a sandbox may have been replaced.
+const IDLE: Duration = Duration::from_secs(2);

@@ -1,0 +1,180 @@
+//! Typed access to the pinned maps.
+
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd,
+};
+
+use aya::{
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash},
+};
+use mesh_common::{
+    Address, Endpoint, ListenerKey, LocalSocket, NodeConfig, OriginalDestination, Pod, RealPeer, Stat, maps,
+};
+
+use super::pins::Pins;
+
+/// What the control thread writes.
+pub struct ControlMaps {
+    pods: HashMap<MapData, u64, Pod>,
+    node: Array<MapData, NodeConfig>,
+    probe_ports: HashMap<MapData, Endpoint, u32>,
+    listeners: SockHash<MapData, ListenerKey>,
+    own_sockets: SkStorage<MapData, u32>,
+    stats: PerCpuArray<MapData, u64>,
+}
+
+/// What each data thread needs for every connection; every thread has its own.
+pub struct FlowMaps {
+    original: HashMap<MapData, LocalSocket, OriginalDestination>,
+    acting_for: SkStorage<MapData, RealPeer>,
+    own_sockets: SkStorage<MapData, u32>,
+}
+
+impl ControlMaps {
+    /// Opens the pinned maps.
+    pub fn open(pins: &Pins) -> Result<Self, MapError> {
+        Ok(Self {
+            pods: Map::HashMap(open(pins, maps::PODS)?).try_into()?,
+            node: Map::Array(open(pins, maps::NODE)?).try_into()?,
+            probe_ports: Map::HashMap(open(pins, maps::PROBE_PORTS)?).try_into()?,
+            listeners: Map::SockHash(open(pins, maps::LISTENERS)?).try_into()?,
+            own_sockets: Map::SkStorage(open(pins, maps::OWN_SOCKETS)?).try_into()?,
+            stats: Map::PerCpuArray(open(pins, maps::STATS)?).try_into()?,
+        })
+    }
+
+    /// Publishes what holds for the whole node.
+    pub fn set_node(&mut self, config: NodeConfig) -> Result<(), MapError> {
+        self.node.set(0, config, 0)
+    }
+
+    /// What holds for the whole node.
+    pub fn node(&self) -> Result<NodeConfig, MapError> {
+        self.node.get(&0, 0)
+    }
+
+    /// Captures the pod with this namespace cookie from now on.
+    pub fn put_pod(&mut self, cookie: u64, pod: Pod) -> Result<(), MapError> {
+        self.pods.insert(cookie, pod, 0)
+    }
+
+    /// Stops capturing; absent is fine.
+    pub fn remove_pod(&mut self, cookie: u64) -> Result<(), MapError> {
+        absent_is_fine(self.pods.remove(&cookie))
+    }
+
+    /// Cookies of all captured pods.
+    pub fn pods(&self) -> Result<Vec<u64>, MapError> {
+        self.pods.keys().collect()
+    }
+
+    /// Sends connections for `ip` to `listener` from now on; with several listeners on one address the kernel
+    /// spreads them over the group.
+    pub fn put_listener(&mut self, ip: IpAddr, kind: u32, listener: &impl AsRawFd) -> Result<(), MapError> {
+        self.listeners.insert(ListenerKey { ip: to_wire(ip), kind }, listener.as_raw_fd(), 0)
+    }
+
+    /// Marks a listener, and with it all that it will accept, as the node's own.
+    pub fn own(&mut self, listener: &impl AsRawFd) -> Result<(), MapError> {
+        self.own_sockets.insert(listener, 1, 0)
+    }
+
+    /// Forgets the listeners of an address; absent is fine.
+    pub fn remove_listeners(&mut self, ip: IpAddr) -> Result<(), MapError> {
+        for kind in [ListenerKey::PLAINTEXT, ListenerKey::TUNNEL] {
+            absent_is_fine(self.listeners.remove(&ListenerKey { ip: to_wire(ip), kind }))?;
+        }
+        Ok(())
+    }
+
+    /// Declares a probe port.
+    pub fn put_probe_port(&mut self, at: SocketAddr) -> Result<(), MapError> {
+        self.probe_ports.insert(endpoint(at), 1, 0)
+    }
+
+    /// Withdraws a probe port; absent is fine.
+    pub fn remove_probe_port(&mut self, at: SocketAddr) -> Result<(), MapError> {
+        absent_is_fine(self.probe_ports.remove(&endpoint(at)))
+    }
+
+    /// All declared probe ports.
+    pub fn probe_ports(&self) -> Result<Vec<SocketAddr>, MapError> {
+        self.probe_ports.keys().map(|key| key.map(|key| socket_addr(&key))).collect()
+    }
+
+    /// The kernel programs' counters, summed over CPUs.
+    pub fn stats(&self) -> Vec<(&'static str, u64)> {
+        let sum = |stat: Stat| self.stats.get(&(stat as u32), 0).map_or(0, |cpus| cpus.iter().sum());
+        Stat::ALL.iter().map(|&(stat, name)| (name, sum(stat))).collect()
+    }
+}
+
+impl FlowMaps {
+    /// Opens the pinned maps.
+    pub fn open(pins: &Pins) -> Result<Self, MapError> {
+        Ok(Self {
+            original: Map::LruHashMap(open(pins, maps::ORIGINAL_DST)?).try_into()?,
+            acting_for: Map::SkStorage(open(pins, maps::ACTING_FOR)?).try_into()?,
+            own_sockets: Map::SkStorage(open(pins, maps::OWN_SOCKETS)?).try_into()?,
+        })
+    }
+
+    /// Marks a socket that will talk to the outside as the node's own, for the guard.
+    pub fn own(&mut self, socket: &impl AsRawFd) -> Result<(), MapError> {
+        self.own_sockets.insert(socket, 1, 0)
+    }
+
+    /// Where the captured connection that `peer` opened in the namespace wanted to go.
+    pub fn original_destination(&self, netns: u64, peer: SocketAddr) -> Option<SocketAddr> {
+        let key = LocalSocket::new(netns, to_wire(peer.ip()), peer.port());
+        self.original.get(&key, 0).ok().map(|wanted| socket_addr(&wanted))
+    }
+
+    /// Notes on a socket that has not connected yet for which client it will; the server will see that client.
+    pub fn act_for(&mut self, socket: &impl AsRawFd, client: SocketAddr) -> Result<(), MapError> {
+        self.acting_for.insert(socket, endpoint(client), 0)
+    }
+}
+
+/// An address as the maps hold it.
+pub fn to_wire(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn endpoint(at: SocketAddr) -> Endpoint {
+    Endpoint::new(to_wire(at.ip()), at.port())
+}
+
+fn socket_addr(at: &Endpoint) -> SocketAddr {
+    SocketAddr::new(Ipv6Addr::from(at.ip).to_canonical(), at.port)
+}
+
+fn open(pins: &Pins, name: &str) -> Result<MapData, MapError> {
+    MapData::from_pin(pins.map(name))
+}
+
+fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_wire_form() {
+        for text in ["10.1.2.3:80", "[fd00::1]:443"] {
+            let at: SocketAddr = text.parse().expect("an address");
+            assert_eq!(socket_addr(&endpoint(at)), at);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Where the node's kernel objects are pinned: `<root>/<node>/<abi>/{map,prog,link}/`.
+//!
+//! A pod's links carry the pod in their name, `<hook>_<netns cookie>_<pod uid>`, so that a node that starts
+//! knows what its predecessor captured without asking anyone.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// The pin directory of one node.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    node: PathBuf,
+    base: PathBuf,
+}
+
+/// A pod as the name of a pinned link tells it.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct PinnedPod {
+    /// Cookie of the pod's network namespace.
+    pub cookie: u64,
+    /// The pod's uid.
+    pub uid: String,
+}
+
+impl Pins {
+    /// The directory of `node` under `root` (usually `/sys/fs/bpf/mesh`), not created yet.
+    pub fn new(root: &Path, node: &str) -> Self {
+        let node = root.join(node);
+        let base = node.join(mesh_common::ABI);
+        Self { node, base }
+    }
+
+    /// Creates the directories, readable by root only.
+    pub fn create(&self) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        for directory in ["map", "prog", "link"] {
+            fs::create_dir_all(self.base.join(directory))?;
+        }
+        fs::set_permissions(&self.node, fs::Permissions::from_mode(0o700))
+    }
+
+    /// Path of a map.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.base.join("map").join(name)
+    }
+
+    /// Path of a program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.base.join("prog").join(name)
+    }
+
+    /// Path of a link that serves the whole node.
+    pub fn node_link(&self, hook: &str) -> PathBuf {
+        self.base.join("link").join(hook)
+    }
+
+    /// Path of a pod's link.
+    pub fn pod_link(&self, hook: &str, pod: &PinnedPod) -> PathBuf {
+        // The file system of pins refuses names with a dot, which interface names may contain.
+        let hook = hook.replace('.', ",");
+        self.base.join("link").join(format!("{hook}_{}_{}", pod.cookie, pod.uid))
+    }
+
+    /// Every pod that has a pinned link, without duplicates.
+    pub fn pods(&self) -> io::Result<Vec<PinnedPod>> {
+        let mut pods: Vec<PinnedPod> = self.links()?.iter().filter_map(|path| pod_of(path)).collect();
+        pods.sort();
+        pods.dedup();
+        Ok(pods)
+    }
+
+    /// Paths of the pinned links of one pod.
+    pub fn links_of(&self, pod: &PinnedPod) -> io::Result<Vec<PathBuf>> {
+        Ok(self.links()?.into_iter().filter(|path| pod_of(path).as_ref() == Some(pod)).collect())
+    }
+
+    /// Removes everything, of every ABI version: hooks detach, maps are freed. Returns how many objects went.
+    pub fn remove_all(&self) -> io::Result<usize> {
+        remove_tree(&self.node)
+    }
+
+    fn links(&self) -> io::Result<Vec<PathBuf>> {
+        match fs::read_dir(self.base.join("link")) {
+            Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn pod_of(link: &Path) -> Option<PinnedPod> {
+    let mut parts = link.file_name()?.to_str()?.rsplitn(3, '_');
+    let uid = parts.next()?.to_owned();
+    let cookie = parts.next()?.parse().ok()?;
+    parts.next()?;
+    Some(PinnedPod { cookie, uid })
+}
+
+/// Links go first, so that no hook runs while its maps disappear one by one.
+fn remove_tree(directory: &Path) -> io::Result<usize> {
+    let mut removed = 0;
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            removed += remove_tree(&path)?;
+        } else {
+            fs::remove_file(&path)?;
+            removed += 1;
+        }
+    }
+    fs::remove_dir(directory)?;
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_names_tell_the_pod() {
+        let pins = Pins::new(Path::new("/p"), "node-1");
+        let pod = PinnedPod { cookie: 42, uid: "0a1b-2c".into() };
+        let path = pins.pod_link("guard-in-my_if.7", &pod);
+        assert_eq!(path, Path::new("/p/node-1/v1/link/guard-in-my_if,7_42_0a1b-2c"));
+        assert_eq!(pod_of(&path), Some(pod));
+        assert_eq!(pod_of(Path::new("/p/node-1/v1/link/connect4")), None);
+    }
+
+    #[test]
+    fn removal_counts_and_tolerates_absence() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let pins = Pins::new(root.path(), "n");
+        assert_eq!(pins.remove_all().expect("absent is fine"), 0);
+        pins.create().expect("created");
+        fs::write(pins.map("PODS"), "").expect("written");
+        fs::write(pins.node_link("connect4"), "").expect("written");
+        assert_eq!(pins.remove_all().expect("removed"), 2);
+        assert!(!root.path().join("n").exists());
+    }
+}

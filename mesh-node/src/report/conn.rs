@@ -1,0 +1,283 @@
+//! The report of one connection.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use mesh_core::model::Service;
+use tokio::time::Instant;
+
+use super::access::Line;
+use super::series::Series;
+use super::table::Slot;
+use super::{ConnInfo, Direction, Event, Failure, Flag, Party, PseudoService, Reporter, Stage};
+
+/// Bytes of application data a connection has carried, from the *local pod's* side, as the access log shows them.
+///
+/// The metrics look from the server's side whoever reports: `istio_tcp_received_bytes_total` is what the server
+/// received (the request's direction) and `istio_tcp_sent_bytes_total` what it sent, so that both proxies of a
+/// connection report the same figures under the same names. Hence for an inbound connection `sent` here is `sent`
+/// there, and for an outbound one it is `received`.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Bytes the local pod has sent: read from its socket and passed on.
+    pub sent: AtomicU64,
+    /// Bytes the local pod has received: written to its socket.
+    pub received: AtomicU64,
+}
+
+impl Counters {
+    /// As a relay counts whose application is the local pod.
+    pub fn relayed(&self) -> crate::l4::relay::Counters<'_> {
+        crate::l4::relay::Counters { from_app: &self.sent, to_app: &self.received }
+    }
+}
+
+/// A connection under way. Dropping it ends the story: metrics are brought up to date and the access-log line is
+/// written, exactly once.
+///
+/// Labels settle when the connection is established ([`ConnReport::opened`]), or when its first bytes are seen, or
+/// at the end, whichever comes first; what is set later still shows in the log and on the admin page.
+#[derive(Debug)]
+pub struct ConnReport {
+    reporter: Arc<Reporter>,
+    live: Arc<Live>,
+    slot: Slot,
+}
+
+impl ConnReport {
+    pub(super) fn new(reporter: Arc<Reporter>, live: Arc<Live>, slot: Slot) -> Self {
+        Self { reporter, live, slot }
+    }
+
+    /// The byte counters, for whoever moves the bytes. They only grow; what is added after the report is dropped is
+    /// lost.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.live.counters.clone()
+    }
+
+    /// States that this connection and `other` are the two ends of one, both of pods of this node, and that the bytes
+    /// are counted in the other's counters: what its pod has sent, this one's has received. May be stated once.
+    pub fn mirror(&self, other: &Self) {
+        self.live.mirrored.get_or_init(|| other.counters());
+    }
+
+    /// A number that is this connection's alone in this process.
+    pub fn id(&self) -> u64 {
+        self.live.id
+    }
+
+    /// States that the connection is established on both sides and bytes may flow.
+    pub fn opened(&self) {
+        self.live.bind(&self.reporter);
+    }
+
+    /// States who the source is, once known.
+    pub fn set_source(&self, source: Party) {
+        self.live.lock().info.source = source;
+    }
+
+    /// States whom the connection reaches, once known.
+    pub fn set_destination(&self, destination: Party) {
+        self.live.lock().info.destination = destination;
+    }
+
+    /// States where the connection's tunnel ends.
+    pub fn set_hbone_addr(&self, addr: std::net::SocketAddr) {
+        self.live.lock().info.hbone_addr = Some(addr);
+    }
+
+    /// States the service that was asked for.
+    pub fn set_service(&self, service: Arc<Service>) {
+        self.live.lock().info.service = Some(service);
+    }
+
+    /// States what stands for the service.
+    pub fn set_pseudo_service(&self, pseudo: PseudoService) {
+        self.live.lock().info.pseudo_service = Some(pseudo);
+    }
+
+    /// States whether the bytes travel under mutual TLS.
+    pub fn set_encrypted(&self, encrypted: bool) {
+        self.live.lock().info.encrypted = encrypted;
+    }
+
+    /// States that the connection has failed, with the usual flag of the stage. The first failure stated is the one
+    /// that counts: what follows it is usually its consequence.
+    pub fn fail(&self, stage: Stage, reason: impl Display) {
+        self.fail_as(stage, stage.flag(), reason);
+    }
+
+    /// Like [`ConnReport::fail`] with another flag than the stage's usual one.
+    pub fn fail_as(&self, stage: Stage, flag: Flag, reason: impl Display) {
+        let mut known = self.live.lock();
+        if known.failure.is_none() {
+            known.failure = Some(Failure { stage, flag, reason: reason.to_string() });
+        }
+    }
+
+    /// What has been stated about the connection so far.
+    pub fn info(&self) -> ConnInfo {
+        self.live.lock().info.clone()
+    }
+}
+
+impl Drop for ConnReport {
+    fn drop(&mut self) {
+        let Self { reporter, live, slot } = self;
+        reporter.live.remove(*slot);
+        live.end(reporter);
+        reporter.open_of(live.direction).fetch_sub(1, Ordering::Relaxed);
+        if let Some(format) = reporter.access.format() {
+            let state = live.lock();
+            let line = Line {
+                time: SystemTime::now(),
+                info: &state.info,
+                sent: live.sent(),
+                received: live.received(),
+                duration: live.started.elapsed(),
+                failure: state.failure.as_ref(),
+            };
+            reporter.access.write(line.format(format));
+        }
+    }
+}
+
+/// A connection as the admin page and dumps show it.
+#[derive(Clone, Debug)]
+pub struct ConnView {
+    /// Number of the connection in this process; later connections have higher ones.
+    pub id: u64,
+    /// Who, whom, which way.
+    pub info: ConnInfo,
+    /// Bytes the local pod has sent.
+    pub sent: u64,
+    /// Bytes the local pod has received.
+    pub received: u64,
+    /// Time since the connection was accepted.
+    pub age: Duration,
+    /// When it was accepted.
+    pub since: SystemTime,
+    /// Whether it is established.
+    pub established: bool,
+}
+
+/// What the report and the table share.
+#[derive(Debug)]
+pub(super) struct Live {
+    id: u64,
+    direction: Direction,
+    started: Instant,
+    since: SystemTime,
+    counters: Arc<Counters>,
+    /// The counters of the other end, if that is where bytes are counted.
+    mirrored: OnceLock<Arc<Counters>>,
+    /// How much of the counters is in the metrics already; only grows.
+    flushed: Counters,
+    /// Settled once; with it the connection counts as opened.
+    series: OnceLock<Arc<Series>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    info: ConnInfo,
+    failure: Option<Failure>,
+}
+
+impl Live {
+    pub(super) fn new(id: u64, info: ConnInfo) -> Self {
+        let (started, since) = super::now();
+        Self {
+            id,
+            direction: info.direction,
+            started,
+            since,
+            counters: Arc::default(),
+            mirrored: OnceLock::new(),
+            flushed: Counters::default(),
+            series: OnceLock::new(),
+            state: Mutex::new(State { info, failure: None }),
+        }
+    }
+
+    /// Carries what has been moved since the last flush into the metrics. Any number of threads may do so at once.
+    pub(super) fn flush(&self, reporter: &Reporter) {
+        let (sent, received) = (self.sent(), self.received());
+        if sent == 0 && received == 0 {
+            return;
+        }
+        let series = self.bind(reporter);
+        let (sent_metric, received_metric) = match self.direction {
+            Direction::Inbound => (&series.sent, &series.received),
+            Direction::Outbound => (&series.received, &series.sent),
+        };
+        carry(sent, &self.flushed.sent, sent_metric);
+        carry(received, &self.flushed.received, received_metric);
+    }
+
+    /// Closes the books.
+    fn end(&self, reporter: &Reporter) {
+        self.flush(reporter);
+        // Stated, or shown by bytes that came through.
+        let established = self.series.get().is_some();
+        let series = self.bind(reporter);
+        let state = self.lock();
+        let flag = state.failure.as_ref().map_or(Flag::None, |failure| failure.flag);
+        series.closed(flag).fetch_add(1, Ordering::Relaxed);
+        let failed = state.failure.as_ref().is_some_and(|failure| failure.stage.is_before_established());
+        if failed && !established {
+            series.failed(flag).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The series of the connection; the first caller settles it and counts the connection as opened.
+    fn bind(&self, reporter: &Reporter) -> &Arc<Series> {
+        self.series.get_or_init(|| {
+            let (series, overflow) = reporter.series.find(&self.lock().info);
+            if overflow {
+                reporter.count(Event::LabelOverflow);
+            }
+            series.opened.fetch_add(1, Ordering::Relaxed);
+            series
+        })
+    }
+
+    pub(super) fn view(&self) -> ConnView {
+        ConnView {
+            id: self.id,
+            info: self.lock().info.clone(),
+            sent: self.sent(),
+            received: self.received(),
+            age: self.started.elapsed(),
+            since: self.since,
+            established: self.series.get().is_some(),
+        }
+    }
+
+    fn sent(&self) -> u64 {
+        let mirrored = self.mirrored.get().map_or(0, |other| other.received.load(Ordering::Relaxed));
+        self.counters.sent.load(Ordering::Relaxed) + mirrored
+    }
+
+    fn received(&self) -> u64 {
+        let mirrored = self.mirrored.get().map_or(0, |other| other.sent.load(Ordering::Relaxed));
+        self.counters.received.load(Ordering::Relaxed) + mirrored
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Adds to the metric what lies between `flushed` and `now`, and moves `flushed` there.
+///
+/// `fetch_max` makes each interval somebody's alone: of two threads that race, the one that moves `flushed` further
+/// gets the rest, the other nothing.
+fn carry(now: u64, flushed: &AtomicU64, metric: &AtomicU64) {
+    let before = flushed.fetch_max(now, Ordering::Relaxed);
+    if let Some(moved) = now.checked_sub(before).filter(|moved| *moved > 0) {
+        metric.fetch_add(moved, Ordering::Relaxed);
+    }
+}

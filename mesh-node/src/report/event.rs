@@ -1,0 +1,236 @@
+//! Counts of what the proxy refused, dropped or survived outside the life of one reported connection.
+//!
+//! The set is closed: an event is a variant, never text of somebody's choosing, so its label sets are bounded.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Something worth a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A TLS handshake failed: no common parameters, an untrusted chain, an alert.
+    HandshakeTls,
+    /// A chain was good, the identity in it was not the one expected or not acceptable.
+    HandshakeIdentity,
+    /// A handshake did not end in time.
+    HandshakeDeadline,
+    /// A connection was dropped because too many handshakes were under way.
+    HandshakeOverload,
+    /// Plaintext where `PeerAuthentication` is STRICT.
+    DeniedMutualTls,
+    /// A DENY policy matched.
+    DeniedPolicy,
+    /// ALLOW policies apply and none matched.
+    DeniedNoAllow,
+    /// No configuration is loaded yet.
+    DeniedNotLoaded,
+    /// The destination is not what, or not where, the configuration says.
+    DeniedTarget,
+    /// A live connection ended because a policy change forbids it.
+    DeniedLater,
+    /// A request on a tunnel that is not CONNECT.
+    GarbageMethod,
+    /// A CONNECT request whose authority is not a plain address and port.
+    GarbageAuthority,
+    /// A CONNECT request for an address that is not the pod it reached.
+    GarbageTarget,
+    /// A tunnel peer that does not speak HTTP/2 as it should.
+    GarbageProtocol,
+    /// `accept()` failed: no file descriptor left.
+    AcceptDescriptors,
+    /// `accept()` failed: no memory.
+    AcceptMemory,
+    /// `accept()` failed for another reason.
+    AcceptOther,
+    /// A captured connection whose original destination is not known.
+    LostDestination,
+    /// A connection closed at once because a limit of the process was reached.
+    ShedConnections,
+    /// A connection closed at once because a limit of its pod was reached.
+    ShedPod,
+    /// A request to the admin port for a host that is not this one.
+    AdminHost,
+    /// A connection to an admin port beyond its limit.
+    AdminConnections,
+    /// An access-log line that found the queue full or could not be written.
+    AccessLogDropped,
+    /// A label set beyond the cap, counted under `unknown` labels instead.
+    LabelOverflow,
+    /// A task that panicked; must stay 0.
+    Panic,
+}
+
+impl Event {
+    /// Every event; an event's place in it is its discriminant.
+    pub const ALL: [Self; 25] = [
+        Self::HandshakeTls,
+        Self::HandshakeIdentity,
+        Self::HandshakeDeadline,
+        Self::HandshakeOverload,
+        Self::DeniedMutualTls,
+        Self::DeniedPolicy,
+        Self::DeniedNoAllow,
+        Self::DeniedNotLoaded,
+        Self::DeniedTarget,
+        Self::DeniedLater,
+        Self::GarbageMethod,
+        Self::GarbageAuthority,
+        Self::GarbageTarget,
+        Self::GarbageProtocol,
+        Self::AcceptDescriptors,
+        Self::AcceptMemory,
+        Self::AcceptOther,
+        Self::LostDestination,
+        Self::ShedConnections,
+        Self::ShedPod,
+        Self::AdminHost,
+        Self::AdminConnections,
+        Self::AccessLogDropped,
+        Self::LabelOverflow,
+        Self::Panic,
+    ];
+
+    /// The metric family this event counts in.
+    pub const fn family(self) -> &'static Family {
+        match self {
+            Self::HandshakeTls
+            | Self::HandshakeIdentity
+            | Self::HandshakeDeadline
+            | Self::HandshakeOverload => &HANDSHAKES,
+            Self::DeniedMutualTls
+            | Self::DeniedPolicy
+            | Self::DeniedNoAllow
+            | Self::DeniedNotLoaded
+            | Self::DeniedTarget
+            | Self::DeniedLater => &DENIED,
+            Self::GarbageMethod | Self::GarbageAuthority | Self::GarbageTarget | Self::GarbageProtocol => {
+                &GARBAGE
+            }
+            Self::AcceptDescriptors | Self::AcceptMemory | Self::AcceptOther => &ACCEPT,
+            Self::LostDestination | Self::ShedConnections | Self::ShedPod => &SHED,
+            Self::AdminHost | Self::AdminConnections => &ADMIN,
+            Self::AccessLogDropped => &ACCESS_LOG,
+            Self::LabelOverflow => &OVERFLOW,
+            Self::Panic => &PANICS,
+        }
+    }
+
+    /// The value of the label `reason`; empty for an event that has its family to itself.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::HandshakeTls => "tls",
+            Self::HandshakeIdentity => "identity",
+            Self::HandshakeDeadline => "deadline",
+            Self::HandshakeOverload => "overload",
+            Self::DeniedMutualTls => "mutual_tls",
+            Self::DeniedPolicy => "policy",
+            Self::DeniedNoAllow => "no_allow",
+            Self::DeniedNotLoaded => "not_loaded",
+            Self::DeniedLater => "changed",
+            Self::GarbageMethod => "method",
+            Self::GarbageAuthority => "authority",
+            Self::DeniedTarget | Self::GarbageTarget => "target",
+            Self::GarbageProtocol => "protocol",
+            Self::AcceptDescriptors => "descriptors",
+            Self::AcceptMemory => "memory",
+            Self::AcceptOther => "other",
+            Self::LostDestination => "destination",
+            Self::ShedPod => "pod",
+            Self::AdminHost => "host",
+            Self::ShedConnections | Self::AdminConnections => "connections",
+            Self::AccessLogDropped | Self::LabelOverflow | Self::Panic => "",
+        }
+    }
+
+    /// The event that counts a refusal by policy.
+    pub fn denied(by: &mesh_core::policy::DeniedBy) -> Self {
+        use mesh_core::policy::DeniedBy;
+        match by {
+            DeniedBy::MutualTls { .. } => Self::DeniedMutualTls,
+            DeniedBy::Policy { .. } => Self::DeniedPolicy,
+            DeniedBy::NoAllowMatched { .. } => Self::DeniedNoAllow,
+            DeniedBy::NotLoaded => Self::DeniedNotLoaded,
+            _ => Self::DeniedTarget,
+        }
+    }
+}
+
+/// A metric family of events.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Family {
+    /// Metric name, without the `_total` that the text format adds to counters.
+    pub name: &'static str,
+    /// One line for people, without a full stop.
+    pub help: &'static str,
+}
+
+/// One counter per event. Any thread may count.
+#[derive(Debug, Default)]
+pub(super) struct Events([AtomicU64; Event::ALL.len()]);
+
+impl Events {
+    /// Adds one.
+    pub(super) fn count(&self, event: Event) {
+        self.add(event, 1);
+    }
+
+    /// Adds several.
+    pub(super) fn add(&self, event: Event, n: u64) {
+        // The array is as long as the enum has variants.
+        if let Some(counter) = self.0.get(event as usize) {
+            counter.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// How often an event has happened.
+    pub(super) fn value(&self, event: Event) -> u64 {
+        self.0.get(event as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    }
+}
+
+static HANDSHAKES: Family =
+    Family { name: "mesh_handshakes_refused", help: "TLS handshakes that did not end in a tunnel" };
+static DENIED: Family =
+    Family { name: "mesh_connections_denied", help: "Connections refused or ended by policy" };
+static GARBAGE: Family = Family {
+    name: "mesh_invalid_requests",
+    help: "Tunnel requests that are malformed or ask for what is not here",
+};
+static ACCEPT: Family = Family { name: "mesh_accept_errors", help: "Failures of accept()" };
+static SHED: Family = Family {
+    name: "mesh_connections_shed",
+    help: "Connections closed at once: over a limit, or origin unknown",
+};
+static ADMIN: Family = Family { name: "mesh_admin_refused", help: "Refused use of the admin ports" };
+static ACCESS_LOG: Family = Family {
+    name: "mesh_access_log_dropped",
+    help: "Access-log lines lost because their reader is too slow",
+};
+static OVERFLOW: Family = Family {
+    name: "mesh_label_sets_overflow",
+    help: "Connections counted under unknown labels because there are too many label sets",
+};
+static PANICS: Family = Family { name: "mesh_panics", help: "Tasks that panicked" };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_event_has_its_own_place_and_its_own_label_set() {
+        let mut sets = BTreeSet::new();
+        for (place, event) in Event::ALL.into_iter().enumerate() {
+            assert_eq!(event as usize, place);
+            assert!(sets.insert((event.family().name, event.reason())), "{event:?} shares a label set");
+            assert!(!event.family().name.ends_with("_total"), "the text format adds it");
+        }
+    }
+
+    #[test]
+    fn the_events_of_a_family_are_neighbours() {
+        let mut families: Vec<_> = Event::ALL.iter().map(|event| event.family().name).collect();
+        families.dedup();
+        let distinct: BTreeSet<_> = families.iter().collect();
+        assert_eq!(distinct.len(), families.len(), "the encoder opens each family once");
+    }
+}

@@ -1,0 +1,133 @@
+//! The label set of the connection metrics.
+//!
+//! Values come from configuration (workloads, services) and from verified identities only; whatever is not known
+//! is `unknown`, so that a peer cannot make label sets up.
+
+use std::sync::{Arc, LazyLock};
+
+use mesh_core::model::Service;
+
+use super::{ConnInfo, Direction, Party};
+
+/// The names of all labels but `response_flags`, which varies within one [`Labels`].
+pub(super) const NAMES: [&str; COUNT] = [
+    "reporter",
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "source_region",
+    "source_zone",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "destination_region",
+    "destination_zone",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "request_protocol",
+    "connection_security_policy",
+];
+
+/// The label whose value is a [`super::Flag`].
+pub(super) const FLAGS: &str = "response_flags";
+
+/// The values of [`NAMES`], in its order.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Labels([Arc<str>; COUNT]);
+
+impl Labels {
+    /// The label set of a connection.
+    pub(super) fn of(info: &ConnInfo) -> Self {
+        let mut values = Vec::with_capacity(COUNT);
+        values.push(Arc::from(info.direction.reporter()));
+        values.extend(party(&info.source));
+        values.extend(party(&info.destination));
+        values.extend(service(info));
+        values.push(Arc::from("tcp"));
+        values.push(Arc::from(security(info)));
+        Self(values.try_into().expect("one value for each of NAMES"))
+    }
+
+    /// What a connection counts as when there are too many label sets to tell it apart.
+    pub(super) fn unknown(direction: Direction) -> Self {
+        let mut values: [Arc<str>; COUNT] = std::array::from_fn(|_| UNKNOWN.clone());
+        if let Some(reporter) = values.first_mut() {
+            *reporter = Arc::from(direction.reporter());
+        }
+        Self(values)
+    }
+
+    /// Names and values, and one more pair for the flag.
+    pub(super) fn pairs<'a>(&'a self, flag: &'static str) -> Vec<(&'static str, &'a str)> {
+        let own = NAMES.into_iter().zip(self.0.iter().map(AsRef::as_ref));
+        own.chain([(FLAGS, flag)]).collect()
+    }
+}
+
+/// The ten labels of one end, in the order of [`NAMES`].
+fn party(party: &Party) -> [Arc<str>; 10] {
+    let Some(workload) = party.workload.as_deref() else {
+        let mut values: [Arc<str>; 10] = std::array::from_fn(|_| UNKNOWN.clone());
+        if let (Some(principal), Some(identity)) = (values.get_mut(PRINCIPAL), &party.identity) {
+            *principal = Arc::from(identity.uri());
+        }
+        return values;
+    };
+    let principal = party.identity.as_ref().map_or(UNKNOWN.clone(), |identity| Arc::from(identity.uri()));
+    [
+        text(&workload.workload_name),
+        text(&workload.canonical_name),
+        text(&workload.canonical_revision),
+        text(&workload.namespace),
+        principal,
+        text(&workload.app),
+        text(&workload.version),
+        text(&workload.cluster),
+        text(&workload.region),
+        text(&workload.zone),
+    ]
+}
+
+/// Host name, namespace and short name of the service asked for.
+fn service(info: &ConnInfo) -> [Arc<str>; 3] {
+    match (&info.service, info.pseudo_service) {
+        (Some(service), _) => known_service(service),
+        (None, Some(pseudo)) => [Arc::from(pseudo.name()), UNKNOWN.clone(), Arc::from(pseudo.name())],
+        (None, None) => std::array::from_fn(|_| UNKNOWN.clone()),
+    }
+}
+
+fn known_service(service: &Service) -> [Arc<str>; 3] {
+    [text(&service.hostname), text(&service.namespace), text(&service.name)]
+}
+
+/// `mutual_tls` where it is; a server knows that plaintext is plaintext, a client's proxy does not know what the
+/// application itself does inside the bytes.
+fn security(info: &ConnInfo) -> &'static str {
+    match (info.encrypted, info.direction) {
+        (true, _) => "mutual_tls",
+        (false, Direction::Inbound) => "none",
+        (false, Direction::Outbound) => "unknown",
+    }
+}
+
+fn text(value: &str) -> Arc<str> {
+    if value.is_empty() { UNKNOWN.clone() } else { Arc::from(value) }
+}
+
+/// Labels but for the flag: reporter, ten for each end, three for the service, protocol, security.
+const COUNT: usize = 26;
+/// Where the principal stands among the labels of an end.
+const PRINCIPAL: usize = 4;
+static UNKNOWN: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from("unknown"));

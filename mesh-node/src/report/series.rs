@@ -1,0 +1,210 @@
+//! The counters of the connection metrics, one [`Series`] for each label set.
+//!
+//! A connection finds its series once, through a cache of its thread keyed by the addresses of the objects its labels
+//! come from; the map behind it, keyed by the labels themselves, is asked only when a thread sees a combination for
+//! the first time. From then on a connection touches atomics only.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mesh_core::id::SpiffeId;
+
+use super::labels::Labels;
+use super::{ConnInfo, Direction, Flag, PseudoService};
+
+/// All counters of one label set. Bytes are counted from the server's side; see [`super::Counters`].
+#[derive(Debug)]
+pub(super) struct Series {
+    pub(super) labels: Arc<Labels>,
+    pub(super) opened: AtomicU64,
+    pub(super) sent: AtomicU64,
+    pub(super) received: AtomicU64,
+    /// By [`Flag::index`].
+    closed: [AtomicU64; Flag::ALL.len()],
+    /// By [`Flag::index`].
+    failed: [AtomicU64; Flag::ALL.len()],
+}
+
+impl Series {
+    fn new(labels: Arc<Labels>) -> Self {
+        Self {
+            labels,
+            opened: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            closed: Default::default(),
+            failed: Default::default(),
+        }
+    }
+
+    /// The closed connections of a flag.
+    pub(super) fn closed(&self, flag: Flag) -> &AtomicU64 {
+        self.closed.get(flag.index()).expect("as many counters as flags")
+    }
+
+    /// The connections of a flag that were never established.
+    pub(super) fn failed(&self, flag: Flag) -> &AtomicU64 {
+        self.failed.get(flag.index()).expect("as many counters as flags")
+    }
+}
+
+/// Every series there is, at most [`SeriesMap::cap`] of them and one more per direction for what came later.
+#[derive(Debug)]
+pub(super) struct SeriesMap {
+    /// Tells the caches of the threads which map they cache.
+    id: u64,
+    cap: usize,
+    /// Moves when cached entries should be looked up anew, so that they do not keep old configuration alive.
+    epoch: AtomicU64,
+    overflow: [Arc<Series>; 2],
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_labels: HashMap<Arc<Labels>, Arc<Series>>,
+    /// In the order of their birth, so that output is stable.
+    ordered: Vec<Arc<Series>>,
+}
+
+impl SeriesMap {
+    /// A map of at most `cap` label sets.
+    pub(super) fn new(cap: usize) -> Self {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let overflow = [Direction::Inbound, Direction::Outbound]
+            .map(|direction| Arc::new(Series::new(Arc::new(Labels::unknown(direction)))));
+        let known = Mutex::default();
+        Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), cap, epoch: AtomicU64::new(0), overflow, known }
+    }
+
+    /// The series of a connection; the flag tells whether the cap left only the one for unknown labels.
+    pub(super) fn find(&self, info: &ConnInfo) -> (Arc<Series>, bool) {
+        CACHE.with_borrow_mut(|cache| {
+            cache.refresh(self.id, self.epoch.load(Ordering::Relaxed));
+            let key = CacheKey::of(info);
+            if let Some(hit) = cache.entries.get(&key) {
+                return (hit.series.clone(), false);
+            }
+            let Some(series) = self.intern(info) else {
+                // Not cached: room may appear, and each such connection is to be counted as overflow.
+                return (self.overflow_of(info.direction).clone(), true);
+            };
+            cache.insert(key, info, &series);
+            (series, false)
+        })
+    }
+
+    /// Makes every thread forget the addresses it has cached, at its next lookup.
+    pub(super) fn forget_cached(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Every series, oldest first, overflow last.
+    pub(super) fn all(&self) -> Vec<Arc<Series>> {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner).ordered.clone();
+        all.extend(self.overflow.iter().cloned());
+        all
+    }
+
+    /// Finds or makes the series of the connection's labels; `None` beyond the cap.
+    fn intern(&self, info: &ConnInfo) -> Option<Arc<Series>> {
+        let labels = Labels::of(info);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = known.by_labels.get(&labels) {
+            return Some(series.clone());
+        }
+        if known.ordered.len() >= self.cap {
+            return None;
+        }
+        let labels = Arc::new(labels);
+        let series = Arc::new(Series::new(labels.clone()));
+        known.by_labels.insert(labels, series.clone());
+        known.ordered.push(series.clone());
+        Some(series)
+    }
+
+    fn overflow_of(&self, direction: Direction) -> &Arc<Series> {
+        let [inbound, outbound] = &self.overflow;
+        match direction {
+            Direction::Inbound => inbound,
+            Direction::Outbound => outbound,
+        }
+    }
+}
+
+/// What a thread remembers. Addresses stay valid because an entry holds the objects they point to.
+#[derive(Default)]
+struct Cache {
+    map: u64,
+    epoch: u64,
+    entries: HashMap<CacheKey, Cached>,
+}
+
+/// A remembered series, with a hold on whatever its key names by address.
+struct Cached {
+    series: Arc<Series>,
+    _held: Held,
+}
+
+type Held = (
+    Option<Arc<mesh_core::model::Workload>>,
+    Option<Arc<mesh_core::model::Workload>>,
+    Option<Arc<mesh_core::model::Service>>,
+);
+
+impl Cache {
+    /// Empties a cache that is another map's or of an earlier epoch.
+    fn refresh(&mut self, map: u64, epoch: u64) {
+        if (self.map, self.epoch) != (map, epoch) {
+            self.entries.clear();
+            (self.map, self.epoch) = (map, epoch);
+        }
+    }
+
+    fn insert(&mut self, key: CacheKey, info: &ConnInfo, series: &Arc<Series>) {
+        if self.entries.len() >= CACHE_CAPACITY {
+            self.entries.clear();
+        }
+        let held = (info.source.workload.clone(), info.destination.workload.clone(), info.service.clone());
+        self.entries.insert(key, Cached { series: series.clone(), _held: held });
+    }
+}
+
+/// What the labels of a connection depend on, objects by address.
+#[derive(PartialEq, Eq, Hash)]
+struct CacheKey {
+    direction: Direction,
+    encrypted: bool,
+    pseudo_service: Option<PseudoService>,
+    objects: [usize; 3],
+    identities: [Option<SpiffeId>; 2],
+}
+
+impl CacheKey {
+    fn of(info: &ConnInfo) -> Self {
+        Self {
+            direction: info.direction,
+            encrypted: info.encrypted,
+            pseudo_service: info.pseudo_service,
+            objects: [
+                address(info.source.workload.as_ref()),
+                address(info.destination.workload.as_ref()),
+                address(info.service.as_ref()),
+            ],
+            identities: [info.source.identity.clone(), info.destination.identity.clone()],
+        }
+    }
+}
+
+fn address<T>(object: Option<&Arc<T>>) -> usize {
+    object.map_or(0, |object| Arc::as_ptr(object).addr())
+}
+
+thread_local! {
+    static CACHE: RefCell<Cache> = RefCell::default();
+}
+
+/// Entries of one thread's cache. A node has a few hundred pairs of workloads in use at a time.
+const CACHE_CAPACITY: usize = 1_024;

@@ -1,0 +1,35 @@
+//! `mesh-node cleanup`: takes everything of one node out of the kernel.
+
+use anyhow::Context;
+
+use crate::{
+    config::CleanupOptions,
+    redirect::{cgroup, detach_clsact, pins::Pins},
+    sys::netns::NetNs,
+};
+
+/// Removes pins, and with them links, programs and maps; says what it removed.
+pub fn run(options: &CleanupOptions) -> anyhow::Result<()> {
+    let pins = Pins::new(&options.pin_root, &options.node);
+    detach_filters(options, &pins);
+    let removed = pins.remove_all().with_context(|| format!("removing the pins of node {}", options.node))?;
+    say(&format!("removed {removed} kernel objects of node {}", options.node));
+    Ok(())
+}
+
+/// Filters of the clsact qdisc are the one thing that does not go with its pin. Where there are none this finds none.
+fn detach_filters(options: &CleanupOptions, pins: &Pins) {
+    let Ok(host) = NetNs::own() else { return };
+    let scope = options.cgroup.clone().map_or_else(cgroup::cgroup2_mount, Ok);
+    let groups = scope.map(|scope| cgroup::pods(&cgroup::pods_cgroup(&scope))).unwrap_or_default();
+    for pod in pins.pods().unwrap_or_default() {
+        if let Some(ns) = groups.get(&pod.uid).and_then(|group| cgroup::netns_of(group, &host)) {
+            let _ = detach_clsact(&ns);
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn say(text: &str) {
+    println!("{text}");
+}

@@ -1,0 +1,285 @@
+//! The node role: what starts, in which order, and how it stops.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::Context;
+use mesh_core::{
+    id::{SpiffeId, TrustDomain},
+    model::{self, CompileOptions, Snapshot},
+};
+use mesh_source::{Directory, Loaded};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+use tracing::{info, warn};
+use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{
+    admin::{Admin, LogControl, Ports, Servers},
+    config::NodeOptions,
+    identity::{self, IdentityStore, ca::StateCa},
+    redirect::{
+        self, KernelLog, Manager,
+        cgroup,
+        maps::{ControlMaps, FlowMaps},
+        pins::Pins,
+    },
+    report::{ReportOptions, Reporter},
+    run::{
+        drain::{self, Drain},
+        state::NodeState,
+        tasks, worker,
+    },
+    sys::limits,
+};
+
+/// Serves until told to stop.
+pub fn run(options: NodeOptions) -> anyhow::Result<()> {
+    let log = start_log(&options.log).context("--log")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, serve(options, log))
+}
+
+async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
+    let files = limits::raise_open_files().context("raising the limit of open files")?;
+    info!(node = %options.node, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
+    let redirect = redirect_options(&options)?;
+    let reporter = Reporter::new(
+        ReportOptions { access_log: options.access_log, ..ReportOptions::default() },
+        Box::new(io::stdout()),
+    )?;
+    let identities = identities(&options)?;
+    let (directory, loaded) = Directory::open(&options.config)
+        .with_context(|| format!("opening the configuration {}", options.config.display()))?;
+    let snapshots = watch::Sender::new(Arc::<Snapshot>::default());
+    let (switch, drained) = drain::channel();
+
+    let (seeds, threads) = prepare_threads(&options, &redirect, &snapshots)?;
+    let mut manager = Manager::start(redirect.clone(), seeds)?;
+    let workers = start_threads(threads, &redirect.pins, &identities, (&reporter, &drained))?;
+    let state = Arc::new(NodeState {
+        node: options.node.clone(),
+        settings: settings(&options),
+        log,
+        snapshots: snapshots.subscribe(),
+        pods: manager.status(),
+        identities: identities.clone(),
+        maps: Mutex::new(ControlMaps::open(&redirect.pins)?),
+    });
+    let servers = Servers::bind(Ports::default()).await.context("opening the admin ports")?;
+    let admin = Admin::new(state, reporter.clone());
+
+    match KernelLog::of(manager.programs().ebpf()) {
+        Ok(log) => drop(tasks::spawn_local("kernel log", log.pump())),
+        Err(error) => warn!(%error, "Messages of the kernel programs cannot be read."),
+    }
+    tasks::spawn_local("admin", servers.run(admin));
+    tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
+    tasks::spawn_local("source", async move { directory.run().await });
+    tasks::spawn_local("rotation", identities.clone().run_rotation());
+    tasks::spawn_local("sweep", sweep(reporter.clone()));
+    tasks::spawn_local("compile", compile(options.clone(), loaded, snapshots, identities));
+
+    stop_signal().await?;
+    info!(grace_s = options.drain.as_secs(), "Draining; what is captured stays captured.");
+    drop(drained);
+    let drain = switch.run(options.drain);
+    tokio::pin!(drain);
+    tokio::select! {
+        () = &mut drain => {}
+        signal = stop_signal() => signal?,
+    }
+    drop(workers);
+    info!("Stopped.");
+    Ok(())
+}
+
+fn redirect_options(options: &NodeOptions) -> anyhow::Result<redirect::Options> {
+    let mount = cgroup::cgroup2_mount()?;
+    let agent_cgroup =
+        cgroup::enter_own(&mount, &options.node).context("making a cgroup for this process")?;
+    Ok(redirect::Options {
+        pins: Pins::new(&options.pin_root, &options.node),
+        scope: options.cgroup.clone().unwrap_or(mount),
+        inbound: options.inbound,
+        hook: options.tc,
+        agent_cgroup,
+    })
+}
+
+fn identities(options: &NodeOptions) -> anyhow::Result<Arc<IdentityStore>> {
+    let domain = &options.trust_domain;
+    let ca = StateCa::open(&options.state, domain).context("opening the certificate authority")?;
+    let identity = identity::Options {
+        lifetime: options.svid_lifetime,
+        ..identity::Options::new(vec![domain.clone()])
+    };
+    Ok(Arc::new(IdentityStore::new(Arc::new(ca), identity)?))
+}
+
+/// A data thread that waits for its maps.
+struct Waiting {
+    pods: mpsc::Receiver<redirect::PodSockets>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+type Threads = (Vec<mpsc::Sender<redirect::PodSockets>>, Vec<Waiting>);
+
+fn prepare_threads(
+    options: &NodeOptions,
+    redirect: &redirect::Options,
+    snapshots: &watch::Sender<Arc<Snapshot>>,
+) -> anyhow::Result<Threads> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = options.threads.unwrap_or(cores).max(1);
+    info!(threads = count, pins = %redirect.pins.map("").display(), "Data threads.");
+    Ok((0..count)
+        .map(|_| {
+            let (sender, pods) = mpsc::channel(PENDING_PODS);
+            (sender, Waiting { pods, snapshots: snapshots.subscribe() })
+        })
+        .unzip())
+}
+
+fn start_threads(
+    threads: Vec<Waiting>,
+    pins: &Pins,
+    identities: &Arc<IdentityStore>,
+    (reporter, drain): (&Arc<Reporter>, &Drain),
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let start = |(index, waiting): (usize, Waiting)| {
+        let seed = worker::Seed {
+            index,
+            snapshots: waiting.snapshots,
+            identities: identities.clone(),
+            reporter: reporter.clone(),
+            flows: FlowMaps::open(pins)?,
+            pods: waiting.pods,
+            drain: drain.clone(),
+        };
+        let body = move || {
+            if let Err(error) = worker::run(seed) {
+                // Without its threads the process is of no use; a new one starts clean.
+                tracing::error!(%error, "A data thread cannot run.");
+                std::process::exit(1);
+            }
+        };
+        Ok(std::thread::Builder::new().name(format!("data-{index}")).spawn(body)?)
+    };
+    threads.into_iter().enumerate().map(start).collect()
+}
+
+/// Turns what was loaded into snapshots, for as long as something is loaded.
+async fn compile(
+    options: NodeOptions,
+    mut loaded: watch::Receiver<Arc<Loaded>>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    identities: Arc<IdentityStore>,
+) {
+    let compile_options = CompileOptions {
+        node: options.node,
+        trust_domain: options.trust_domain,
+        ..CompileOptions::default()
+    };
+    let mut told = BTreeSet::new();
+    loop {
+        let now = loaded.borrow_and_update().clone();
+        if now.generation > 0 {
+            let started = std::time::Instant::now();
+            let with = compile_options.clone();
+            let source = now.clone();
+            let Ok(compiled) =
+                tokio::task::spawn_blocking(move || model::compile(&source.objects, &with)).await
+            else {
+                // The last good snapshot stays in force.
+                warn!("Compiling the configuration failed.");
+                continue;
+            };
+            let findings = now.findings.iter().chain(&compiled.findings).map(ToString::to_string);
+            tell(&mut told, findings.collect());
+            let wanted = local_identities(&compiled.snapshot);
+            identities.set_trust_domains(accepted_domains(&compiled.snapshot));
+            snapshots.send_replace(Arc::new(compiled.snapshot));
+            info!(
+                generation = now.generation, objects = now.objects.len(),
+                took_ms = started.elapsed().as_millis(), "Configuration applied."
+            );
+            identities.want(&wanted);
+        }
+        if loaded.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says what is new, and what is mended.
+fn tell(told: &mut BTreeSet<String>, findings: BTreeSet<String>) {
+    for finding in findings.difference(told) {
+        warn!(target: "config", "{finding}");
+    }
+    for finding in told.difference(&findings) {
+        info!(target: "config", "Mended: {finding}");
+    }
+    *told = findings;
+}
+
+fn accepted_domains(snapshot: &Snapshot) -> Vec<TrustDomain> {
+    let own = std::iter::once(snapshot.trust_domain());
+    own.chain(snapshot.trust_domain_aliases()).cloned().collect()
+}
+
+/// The settings that the configuration dump shows.
+fn settings(options: &NodeOptions) -> serde_json::Value {
+    serde_json::json!({
+        "config": options.config,
+        "state": options.state,
+        "pinRoot": options.pin_root,
+        "inbound": format!("{:?}", options.inbound),
+        "tc": format!("{:?}", options.tc),
+        "threads": options.threads,
+        "svidLifetimeSeconds": options.svid_lifetime.as_secs(),
+        "drainSeconds": options.drain.as_secs(),
+    })
+}
+
+fn start_log(levels: &str) -> anyhow::Result<LogControl> {
+    let (layer, control) = LogControl::layer(levels)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    tracing_subscriber::registry().with(layer).with(lines).try_init()?;
+    Ok(control)
+}
+
+fn local_identities(snapshot: &Snapshot) -> BTreeSet<SpiffeId> {
+    snapshot.local_pods().filter(|pod| pod.enrolled).map(|pod| pod.identity.clone()).collect()
+}
+
+/// Carries the bytes of long-lived connections into the metrics.
+async fn sweep(reporter: Arc<Reporter>) {
+    let mut tick = tokio::time::interval(SWEEP);
+    loop {
+        tick.tick().await;
+        reporter.sweep();
+    }
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Pods whose listeners wait for a data thread to take them over.
+const PENDING_PODS: usize = 64;
+const SWEEP: Duration = Duration::from_secs(5);

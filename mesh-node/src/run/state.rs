@@ -1,0 +1,84 @@
+//! What the admin ports may ask of the node.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mesh_common::{LOG_DEBUG, LOG_INFO, LOG_OFF};
+use mesh_core::model::Snapshot;
+use tokio::sync::watch;
+
+use crate::{
+    admin::{AdminState, BpfLog, LogControl, PodState, PodStatus},
+    identity::{CertificateStatus, IdentityStore},
+    redirect::maps::ControlMaps,
+};
+
+/// The node's state, read by the admin ports.
+pub struct NodeState {
+    /// Name of the node.
+    pub node: String,
+    /// The process's settings, for the configuration dump.
+    pub settings: serde_json::Value,
+    /// Log levels.
+    pub log: LogControl,
+    /// The configuration as it changes.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Local pods and how far their capture has come; `None` before the first look.
+    pub pods: watch::Receiver<Option<Arc<Vec<PodStatus>>>>,
+    /// Certificates.
+    pub identities: Arc<IdentityStore>,
+    /// The kernel programs' settings and counters.
+    pub maps: Mutex<ControlMaps>,
+}
+
+impl AdminState for NodeState {
+    fn node(&self) -> &str {
+        &self.node
+    }
+
+    fn config(&self) -> serde_json::Value {
+        self.settings.clone()
+    }
+
+    fn log(&self) -> &LogControl {
+        &self.log
+    }
+
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.borrow().clone()
+    }
+
+    fn pods(&self) -> Vec<PodStatus> {
+        self.pods.borrow().as_deref().cloned().unwrap_or_default()
+    }
+
+    fn certificates(&self) -> Vec<CertificateStatus> {
+        self.identities.statuses()
+    }
+
+    fn set_bpf_log(&self, level: BpfLog) -> Result<(), String> {
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut node = maps.node().map_err(|error| error.to_string())?;
+        node.log_level = match level {
+            BpfLog::Off => LOG_OFF,
+            BpfLog::Info => LOG_INFO,
+            BpfLog::Debug => LOG_DEBUG,
+        };
+        maps.set_node(node).map_err(|error| error.to_string())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if !self.snapshots.borrow().is_loaded() {
+            return Err("no configuration is loaded yet".to_owned());
+        }
+        let Some(pods) = self.pods.borrow().clone() else {
+            return Err("local pods have not been looked at yet".to_owned());
+        };
+        let captured = pods.iter().filter(|pod| pod.state == PodState::Captured);
+        for pod in captured {
+            if self.identities.current(&pod.identity).is_none() {
+                return Err(format!("no certificate for {} yet", pod.identity));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,337 @@
+//! A data thread: one runtime, its listeners in every captured pod, its tunnels. A connection stays on its thread,
+//! so nothing here is shared and nothing is locked.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    os::fd::AsRawFd,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use mesh_core::{
+    balance::Load,
+    id::SpiffeId,
+    model::{EndpointId, Snapshot},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+};
+
+use crate::{
+    admit::{self, AcceptCounters, Cap, CloseMode},
+    hbone::{self, Pool},
+    identity::{IdentityStore, Svid},
+    l4,
+    redirect::{LocalPod, PodSockets, maps::FlowMaps},
+    report::{Event, Reporter},
+    run::{drain::Drain, tasks},
+    tls::TlsError,
+};
+
+/// What a data thread starts with.
+pub struct Seed {
+    /// Number of the thread, from 0.
+    pub index: usize,
+    /// The configuration as it changes.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Certificates of this node's pods.
+    pub identities: Arc<IdentityStore>,
+    /// Where connections are reported.
+    pub reporter: Arc<Reporter>,
+    /// The maps that are read and written for every connection.
+    pub flows: FlowMaps,
+    /// Pods to serve, as they are captured.
+    pub pods: mpsc::Receiver<PodSockets>,
+    /// When to stop.
+    pub drain: Drain,
+}
+
+/// The state of a data thread.
+pub struct Worker {
+    /// Where connections are reported.
+    pub reporter: Arc<Reporter>,
+    /// Tunnels to other nodes.
+    pub pool: Pool,
+    /// Connections under way by endpoint.
+    pub load: Rc<Outstanding>,
+    /// When to stop.
+    pub drain: Drain,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    identities: Arc<IdentityStore>,
+    flows: RefCell<FlowMaps>,
+    pods: RefCell<HashMap<Arc<str>, Arc<LocalPod>>>,
+    handshakes: Cap,
+    accepts: AcceptCounters,
+    random: Cell<u64>,
+}
+
+/// Runs a data thread until it is drained.
+///
+/// # Errors
+/// If its runtime cannot be made.
+pub fn run(seed: Seed) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async move {
+        let mut pods = seed.pods;
+        let drain = seed.drain.clone();
+        let worker = Rc::new(Worker {
+            pool: Pool::new(hbone::PoolOptions::default(), drain.clone()),
+            load: Rc::default(),
+            snapshots: seed.snapshots,
+            identities: seed.identities,
+            flows: RefCell::new(seed.flows),
+            pods: RefCell::default(),
+            handshakes: Cap::new(admit::MAX_HANDSHAKES),
+            accepts: AcceptCounters::default(),
+            random: Cell::new(seed_of(seed.index)),
+            reporter: seed.reporter,
+            drain: drain.clone(),
+        });
+        loop {
+            tokio::select! {
+                sockets = pods.recv() => match sockets {
+                    Some(sockets) => worker.serve_pod(sockets),
+                    None => break,
+                },
+                () = drain.graceful() => break,
+            }
+        }
+        drop(pods);
+        drain.forced().await;
+        // Connections end by themselves now; they need a moment of this thread for it.
+        tokio::time::sleep(LAST_MOMENT).await;
+    });
+    Ok(())
+}
+
+impl Worker {
+    /// The configuration as it is now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// The configuration as it changes.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.clone()
+    }
+
+    /// Where a captured connection of `pod` wanted to go.
+    pub fn original_destination(&self, pod: &LocalPod, client: SocketAddr) -> Option<SocketAddr> {
+        self.flows.borrow().original_destination(pod.netns.cookie(), client)
+    }
+
+    /// States for which client a socket connects to an application.
+    pub fn act_for(&self, socket: &impl AsRawFd, client: SocketAddr) -> io::Result<()> {
+        self.flows.borrow_mut().act_for(socket, client).map_err(io::Error::other)
+    }
+
+    /// Marks a socket as the node's own before it connects out of a pod.
+    pub fn own(&self, socket: &impl AsRawFd) -> io::Result<()> {
+        self.flows.borrow_mut().own(socket).map_err(io::Error::other)
+    }
+
+    /// A captured pod of this node by its workload's uid.
+    pub fn local_pod(&self, uid: &str) -> Option<Arc<LocalPod>> {
+        self.pods.borrow().get(uid).cloned()
+    }
+
+    /// The certificate of an identity; waits a while for one that is still being signed.
+    ///
+    /// # Errors
+    /// What to tell when there is none in time.
+    pub async fn svid(&self, id: &SpiffeId) -> Result<Arc<Svid>, String> {
+        let deadline = tokio::time::Instant::now() + CERTIFICATE_PATIENCE;
+        loop {
+            if let Some(svid) = self.identities.current(id) {
+                return Ok(svid);
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(format!("no certificate for {id} yet"));
+            }
+            tokio::time::sleep(CERTIFICATE_RETRY).await;
+        }
+    }
+
+    /// A pseudo-random number (xorshift): good for spreading load, useless for secrets.
+    pub fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        x
+    }
+
+    fn serve_pod(self: &Rc<Self>, sockets: PodSockets) {
+        let PodSockets { pod, listeners, released } = sockets;
+        self.pods.borrow_mut().insert(pod.workload.clone(), pod.clone());
+        for listener in listeners.outbound {
+            let (worker, pod) = (self.clone(), pod.clone());
+            self.accept(CloseMode::Reset, listener, released.clone(), move |tcp, peer| {
+                tasks::spawn_local("outbound", l4::outbound::serve(worker.clone(), pod.clone(), tcp, peer));
+            });
+        }
+        for listener in listeners.plaintext {
+            let (worker, pod) = (self.clone(), pod.clone());
+            self.accept(CloseMode::Reset, listener, released.clone(), move |tcp, peer| {
+                tasks::spawn_local("plaintext", l4::inbound::plaintext(worker.clone(), pod.clone(), tcp, peer));
+            });
+        }
+        for listener in listeners.tunnel {
+            let (worker, pod) = (self.clone(), pod.clone());
+            self.accept(CloseMode::Fin, listener, released.clone(), move |tcp, peer| {
+                tasks::spawn_local("tunnel", worker.clone().tunnel(pod.clone(), tcp, peer));
+            });
+        }
+        tasks::spawn_local("release", self.clone().forget(pod, released));
+    }
+
+    fn accept(
+        self: &Rc<Self>,
+        mode: CloseMode,
+        listener: std::net::TcpListener,
+        mut released: watch::Receiver<bool>,
+        serve: impl Fn(TcpStream, SocketAddr) + 'static,
+    ) {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "A listener could not be registered."),
+        };
+        let (worker, drain) = (self.clone(), self.drain.clone());
+        tasks::spawn_local("accept", async move {
+            let released = async {
+                let _ = released.wait_for(|released| *released).await;
+                // What had connected before the kernel programs let go is still in the queue.
+                tokio::time::sleep(RELEASE_GRACE).await;
+            };
+            tokio::select! {
+                never = admit::accept_loop(&listener, mode, &worker.accepts, serve) => match never {},
+                () = released => {}
+                () = drain.graceful() => {}
+            }
+        });
+    }
+
+    /// The handshake of a tunnel and its streams.
+    async fn tunnel(self: Rc<Self>, pod: Arc<LocalPod>, tcp: TcpStream, peer: SocketAddr) {
+        let Some(place) = self.handshakes.enter() else {
+            self.reporter.count(Event::HandshakeOverload);
+            return;
+        };
+        let identity = self.snapshot().workload_by_uid(&pod.workload).map(|workload| workload.identity.clone());
+        let Some(identity) = identity else { return };
+        let svid = match self.svid(&identity).await {
+            Ok(svid) => svid,
+            Err(reason) => return tracing::warn!(%peer, pod = %pod.uid, reason, "Refused a tunnel."),
+        };
+        let local = tcp.local_addr().unwrap_or(peer);
+        let (stream, proven) = match crate::tls::accept(tcp, &svid).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.reporter.count(event_of(&error));
+                tracing::info!(%peer, %local, reason = error.reason(), %error, "Refused a tunnel.");
+                return;
+            }
+        };
+        drop(place);
+        let server = self.clone().tunnel_server(pod, peer);
+        if let Err(error) = server.serve(stream, proven, local).await {
+            self.reporter.count(Event::GarbageProtocol);
+            tracing::debug!(%peer, %error, "A tunnel ended with an error.");
+        }
+    }
+
+    fn tunnel_server(self: Rc<Self>, pod: Arc<LocalPod>, peer: SocketAddr) -> hbone::Server {
+        let (reporter, drain) = (self.reporter.clone(), self.drain.clone());
+        hbone::Server {
+            limits: hbone::ServeLimits::default(),
+            handler: Rc::new(move |incoming| {
+                Box::pin(l4::inbound::tunnelled(self.clone(), pod.clone(), incoming, peer))
+            }),
+            on_refused: Rc::new(move |reason| {
+                reporter.count(if reason == "not_connect" {
+                    Event::GarbageMethod
+                } else {
+                    Event::GarbageAuthority
+                });
+                tracing::info!(%peer, reason, "Refused a request on a tunnel.");
+            }),
+            drain,
+        }
+    }
+
+    async fn forget(self: Rc<Self>, pod: Arc<LocalPod>, mut released: watch::Receiver<bool>) {
+        let _ = released.wait_for(|released| *released).await;
+        self.pool.retire_pod(&pod.workload);
+        let mut pods = self.pods.borrow_mut();
+        if pods.get(&pod.workload).is_some_and(|known| Arc::ptr_eq(known, &pod)) {
+            pods.remove(&pod.workload);
+        }
+    }
+}
+
+/// Connections under way by endpoint, as this thread sees them.
+#[derive(Debug, Default)]
+pub struct Outstanding(RefCell<HashMap<EndpointId, u32>>);
+
+/// Counts one connection for as long as it lives.
+#[derive(Debug)]
+pub struct LoadGuard {
+    table: Rc<Outstanding>,
+    id: EndpointId,
+}
+
+impl Outstanding {
+    /// Counts a connection to this endpoint.
+    pub fn add(self: &Rc<Self>, id: EndpointId) -> LoadGuard {
+        *self.0.borrow_mut().entry(id).or_default() += 1;
+        LoadGuard { table: self.clone(), id }
+    }
+}
+
+impl Load for Outstanding {
+    fn outstanding(&self, id: EndpointId) -> u32 {
+        self.0.borrow().get(&id).copied().unwrap_or(0)
+    }
+}
+
+impl Drop for LoadGuard {
+    fn drop(&mut self) {
+        let mut table = self.table.0.borrow_mut();
+        if let Some(count) = table.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                table.remove(&self.id);
+            }
+        }
+    }
+}
+
+fn event_of(error: &TlsError) -> Event {
+    match error {
+        TlsError::Deadline => Event::HandshakeDeadline,
+        TlsError::Peer(_) => Event::HandshakeIdentity,
+        _ => Event::HandshakeTls,
+    }
+}
+
+fn seed_of(index: usize) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    hasher.write_usize(index);
+    hasher.finish() | 1
+}
+
+/// How long a connection waits for a certificate that is on its way.
+const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(5);
+const CERTIFICATE_RETRY: Duration = Duration::from_millis(20);
+/// How long a released pod's listeners stay open.
+const RELEASE_GRACE: Duration = Duration::from_secs(1);
+/// What connections get to end after the drain's deadline.
+const LAST_MOMENT: Duration = Duration::from_millis(200);

@@ -1,0 +1,114 @@
+//! Socket options, and sockets made the way the node needs them.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, TcpListener},
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+};
+
+use super::check;
+
+/// On: closing the socket resets the connection, so that data cut short is never shown as a clean end.
+/// Off: closing sends what is queued and a FIN.
+pub fn set_linger_zero(socket: &impl AsFd, on: bool) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: libc::c_int::from(on), l_linger: 0 };
+    set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+}
+
+/// Sends small writes at once.
+pub fn set_nodelay(socket: &impl AsFd) -> io::Result<()> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)
+}
+
+/// Finds dead peers after about five minutes of silence: idle 180 s, then nine probes 15 s apart.
+pub fn set_keepalive(socket: &impl AsFd) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1_i32)?;
+    set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, &180_i32)?;
+    set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, &15_i32)?;
+    set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, &9_i32)
+}
+
+/// A listening socket in the calling thread's network namespace, non-blocking, close-on-exec. Several may share
+/// one address (`SO_REUSEPORT`); the kernel spreads connections over them.
+pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = tcp_socket(address.is_ipv6())?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32)?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, &1_i32)?;
+    if address.is_ipv6() {
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1_i32)?;
+    }
+    let (name, length) = socket_name(address);
+    // SAFETY: the name outlives the call and its length is its own.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const name).cast(), length) })?;
+    // SAFETY: plain integers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), backlog) })?;
+    Ok(TcpListener::from(socket))
+}
+
+/// An unconnected TCP socket in the calling thread's network namespace, non-blocking, close-on-exec.
+pub fn tcp_socket(v6: bool) -> io::Result<OwnedFd> {
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: plain integers; the descriptor is checked before it is owned.
+    let fd = check(unsafe { libc::socket(family, kind, libc::IPPROTO_TCP) })?;
+    // SAFETY: a fresh descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Binds to `ip` and leaves the port to `connect`, which can then reuse a port for another destination.
+pub fn bind_address_only(socket: &impl AsFd, ip: IpAddr) -> io::Result<()> {
+    set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, &1_i32)?;
+    let (name, length) = socket_name(SocketAddr::new(ip, 0));
+    // SAFETY: the name outlives the call and its length is its own.
+    check(unsafe { libc::bind(socket.as_fd().as_raw_fd(), (&raw const name).cast(), length) }).map(drop)
+}
+
+/// Starts a connect on a non-blocking socket; the outcome shows when the socket becomes writable.
+pub fn start_connect(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> {
+    let (name, length) = socket_name(address);
+    // SAFETY: the name outlives the call and its length is its own.
+    match check(unsafe { libc::connect(socket.as_fd().as_raw_fd(), (&raw const name).cast(), length) }) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn set<T>(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<T>()).expect("option values are small");
+    // SAFETY: the value outlives the call and its length is its own.
+    check(unsafe {
+        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
+    })
+    .map(drop)
+}
+
+fn socket_name(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: plain integers; all zeros is a valid value.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let length = match address {
+        SocketAddr::V4(v4) => {
+            let name = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: the storage is larger and at least as aligned.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(name) };
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(v6) => {
+            let name = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: the storage is larger and at least as aligned.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(name) };
+            size_of::<libc::sockaddr_in6>()
+        }
+    };
+    (storage, libc::socklen_t::try_from(length).expect("socket names are small"))
+}

@@ -1,0 +1,142 @@
+//! A TCP stream that reads and writes in large pieces below TLS.
+//!
+//! rustls asks for 4 KiB at a time and HTTP/2 hands over one frame at a time; passed through as they are, both make
+//! a system call each. This layer reads ahead and gathers writes until the flush that follows every batch.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// See the module. The read buffer starts small and grows with what arrives, so a silent peer costs little.
+#[derive(Debug)]
+pub struct BufferedTcp {
+    tcp: TcpStream,
+    input: Vec<u8>,
+    /// Unread part of `input`.
+    unread: std::ops::Range<usize>,
+    output: Vec<u8>,
+    /// Bytes of `output` that the kernel already has.
+    written: usize,
+    gather: bool,
+}
+
+impl BufferedTcp {
+    /// Wraps a connected socket; nothing is allocated before the first byte.
+    pub fn new(tcp: TcpStream) -> Self {
+        Self { tcp, input: Vec::new(), unread: 0..0, output: Vec::new(), written: 0, gather: false }
+    }
+
+    /// The socket below.
+    pub fn get_ref(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// Gathers writes from now on. Not during the handshake: a refusal's alert is written but never flushed.
+    pub(super) fn gather_writes(&mut self) {
+        self.gather = true;
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.input.is_empty() {
+            self.input.resize(FIRST_READ, 0);
+        }
+        let mut buf = ReadBuf::new(&mut self.input);
+        ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buf))?;
+        let filled = buf.filled().len();
+        self.unread = 0..filled;
+        Poll::Ready(Ok(()))
+    }
+
+    /// After a read that filled the buffer there is probably more behind it.
+    fn grow(&mut self) {
+        if self.unread.end == self.input.len() && self.input.len() < MAX_READ {
+            let size = (self.input.len() * 4).min(MAX_READ);
+            self.input.resize(size, 0);
+        }
+    }
+
+    fn poll_empty(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.written < self.output.len() {
+            let n = ready!(Pin::new(&mut self.tcp).poll_write(cx, &self.output[self.written..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.written += n;
+        }
+        self.output.clear();
+        self.written = 0;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for BufferedTcp {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.unread.is_empty() {
+            this.grow();
+            ready!(this.poll_fill(cx))?;
+        }
+        let n = this.unread.len().min(buf.remaining());
+        let end = this.unread.start + n;
+        buf.put_slice(&this.input[this.unread.start..end]);
+        if end < this.unread.end {
+            this.unread.start = end;
+        } else {
+            // `end` stays for `grow` to see how full the last read was.
+            this.unread = this.unread.end..this.unread.end;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for BufferedTcp {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(data)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if !this.gather {
+            return Pin::new(&mut this.tcp).poll_write_vectored(cx, slices);
+        }
+        if this.output.len() >= MAX_GATHER {
+            ready!(this.poll_empty(cx))?;
+        }
+        let before = this.output.len();
+        for slice in slices {
+            this.output.extend_from_slice(slice);
+        }
+        Poll::Ready(Ok(this.output.len() - before))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_empty(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_empty(cx))?;
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    }
+}
+
+/// Holds any hello and certificate chain of the mesh in one or two reads.
+const FIRST_READ: usize = 4 * 1024;
+/// Four full TLS records; larger reads no longer paid (they leave the cache).
+const MAX_READ: usize = 64 * 1024;
+/// Gathered writes go out at this size at the latest. One call adds at most what rustls buffers (64 KiB).
+const MAX_GATHER: usize = 64 * 1024;

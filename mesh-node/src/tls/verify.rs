@@ -1,0 +1,343 @@
+//! Peer certificates: the chain must lead to our roots, and the leaf must carry exactly one SPIFFE id of a trust
+//! domain we accept. Names, addresses and the subject count for nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use mesh_core::id::{IdError, SpiffeId, TrustDomain};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::Peer;
+use super::config::provider;
+
+/// What peers are checked against: roots and accepted trust domains.
+///
+/// Shared by all configurations; a change counts for the next handshake, live connections stay.
+#[derive(Debug)]
+pub struct Trust {
+    roots: ArcSwap<Vec<TrustAnchor<'static>>>,
+    domains: ArcSwap<Vec<TrustDomain>>,
+}
+
+/// A root certificate that cannot serve as one.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TrustError {
+    /// Not one root given.
+    #[error("there is no root certificate")]
+    Empty,
+    /// Not a certificate.
+    #[error("root certificate {index} is malformed: {reason}")]
+    Malformed {
+        /// Position in the list, from 0.
+        index: usize,
+        /// What the parser said.
+        reason: webpki::Error,
+    },
+}
+
+impl Trust {
+    /// Trusts `roots` for the identities of `domains` (our own first, then aliases).
+    pub fn new(roots: &[CertificateDer<'_>], domains: Vec<TrustDomain>) -> Result<Self, TrustError> {
+        Ok(Self { roots: ArcSwap::from_pointee(anchors(roots)?), domains: ArcSwap::from_pointee(domains) })
+    }
+
+    /// Replaces the roots; on an error the old ones stay.
+    pub fn set_roots(&self, roots: &[CertificateDer<'_>]) -> Result<(), TrustError> {
+        self.roots.store(Arc::new(anchors(roots)?));
+        Ok(())
+    }
+
+    /// Replaces the accepted trust domains.
+    pub fn set_domains(&self, domains: Vec<TrustDomain>) {
+        self.domains.store(Arc::new(domains));
+    }
+
+    /// Whether an identity of `domain` may be accepted at all.
+    pub fn accepts(&self, domain: &TrustDomain) -> bool {
+        self.domains.load().contains(domain)
+    }
+
+    /// Checks a chain as rustls hands it over; the identity is returned only if everything holds.
+    fn verify(&self, chain: &Chain<'_>, now: UnixTime, usage: KeyUsage) -> Result<Peer, PeerError> {
+        chain.check_size()?;
+        let roots = self.roots.load();
+        let leaf = EndEntityCert::try_from(chain.leaf).map_err(PeerError::from_webpki)?;
+        leaf.verify_for_usage(algorithms().all, &roots, chain.intermediates, now, usage, None, None)
+            .map_err(PeerError::from_webpki)?;
+        // Only now: what is parsed here was signed by a CA of ours.
+        let peer = peer_of(chain.leaf)?;
+        if !self.accepts(peer.id.trust_domain()) {
+            return Err(PeerError::ForeignTrustDomain(peer.id.trust_domain().clone()));
+        }
+        Ok(peer)
+    }
+}
+
+/// Why a peer's certificate was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// More than [`MAX_CHAIN`] certificates or [`MAX_CHAIN_BYTES`] bytes.
+    #[error("the peer's certificate chain is too long")]
+    ChainTooLong,
+    /// No path to one of our roots.
+    #[error("the peer's certificate was not issued under a root we trust")]
+    Untrusted,
+    /// Past its end.
+    #[error("the peer's certificate has expired")]
+    Expired,
+    /// Before its begin.
+    #[error("the peer's certificate is not valid yet")]
+    NotYetValid,
+    /// Its extended key usage excludes the role.
+    #[error("the peer's certificate is not for this use")]
+    WrongUsage,
+    /// Malformed, a CA as a leaf, a weak or unknown algorithm, or the like.
+    #[error("the peer's certificate is invalid: {0}")]
+    Invalid(webpki::Error),
+    /// The leaf or its subject alternative names do not parse.
+    #[error("the names of the peer's certificate are malformed")]
+    MalformedNames,
+    /// No URI among its names.
+    #[error("the peer's certificate carries no SPIFFE id")]
+    NoId,
+    /// More than one URI among its names.
+    #[error("the peer's certificate carries more than one URI")]
+    SeveralIds,
+    /// The URI is not a SPIFFE id of our form.
+    #[error("the peer's certificate carries a malformed SPIFFE id: {0}")]
+    MalformedId(IdError),
+    /// A trust domain that we do not accept.
+    #[error("the peer belongs to the foreign trust domain {0}")]
+    ForeignTrustDomain(TrustDomain),
+    /// A good identity, but not the one we came for.
+    #[error("the peer is {found}, not {expected}")]
+    WrongIdentity {
+        /// Whom we wanted.
+        expected: SpiffeId,
+        /// Who answered.
+        found: SpiffeId,
+    },
+}
+
+impl PeerError {
+    /// Stable token for metrics and logs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::ChainTooLong => "chain_too_long",
+            Self::Untrusted => "untrusted_chain",
+            Self::Expired => "certificate_expired",
+            Self::NotYetValid => "certificate_not_yet_valid",
+            Self::WrongUsage => "wrong_key_usage",
+            Self::Invalid(_) => "invalid_certificate",
+            Self::MalformedNames => "malformed_names",
+            Self::NoId => "no_spiffe_id",
+            Self::SeveralIds => "several_spiffe_ids",
+            Self::MalformedId(_) => "malformed_spiffe_id",
+            Self::ForeignTrustDomain(_) => "foreign_trust_domain",
+            Self::WrongIdentity { .. } => "wrong_identity",
+        }
+    }
+
+    fn from_webpki(e: webpki::Error) -> Self {
+        use webpki::Error as E;
+        match e {
+            // A signature that does not fit: an issuer of the right name with another key.
+            E::UnknownIssuer | E::InvalidSignatureForPublicKey => Self::Untrusted,
+            E::CertExpired { .. } => Self::Expired,
+            E::CertNotValidYet { .. } => Self::NotYetValid,
+            E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => Self::WrongUsage,
+            other => Self::Invalid(other),
+        }
+    }
+
+    /// For rustls: the kinds with an alert of their own keep it, so that the other end's log says why.
+    fn into_rustls(self) -> Error {
+        Error::InvalidCertificate(match self {
+            Self::Untrusted => CertificateError::UnknownIssuer,
+            Self::Expired => CertificateError::Expired,
+            Self::NotYetValid => CertificateError::NotValidYet,
+            other => CertificateError::Other(OtherError(Arc::new(other))),
+        })
+    }
+}
+
+/// The identity and the end of validity of a leaf whose chain was verified.
+pub(super) fn peer_of(leaf: &CertificateDer<'_>) -> Result<Peer, PeerError> {
+    let (rest, cert) = X509Certificate::from_der(leaf).map_err(|_| PeerError::MalformedNames)?;
+    if !rest.is_empty() {
+        return Err(PeerError::MalformedNames);
+    }
+    let names = cert.subject_alternative_name().map_err(|_| PeerError::MalformedNames)?.ok_or(PeerError::NoId)?;
+    let mut uri = None;
+    for name in &names.value.general_names {
+        match name {
+            GeneralName::URI(_) if uri.is_some() => return Err(PeerError::SeveralIds),
+            GeneralName::URI(text) => uri = Some(*text),
+            // A name that one parser skips and another reads is how two parties come to differ about an identity.
+            GeneralName::Invalid(..) => return Err(PeerError::MalformedNames),
+            _ => {}
+        }
+    }
+    let id = SpiffeId::parse(uri.ok_or(PeerError::NoId)?).map_err(PeerError::MalformedId)?;
+    let seconds = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(Peer { id, not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) })
+}
+
+/// A [`Trust`] in the two shapes rustls asks for.
+#[derive(Debug)]
+pub(crate) struct PeerVerifier {
+    trust: Arc<Trust>,
+    expected: Option<SpiffeId>,
+}
+
+impl PeerVerifier {
+    /// Accepts every identity of the accepted trust domains.
+    pub(crate) fn any(trust: Arc<Trust>) -> Self {
+        Self { trust, expected: None }
+    }
+
+    /// Accepts `id` alone.
+    pub(super) fn exactly(trust: Arc<Trust>, id: SpiffeId) -> Self {
+        Self { trust, expected: Some(id) }
+    }
+
+    fn check(&self, chain: &Chain<'_>, now: UnixTime, usage: KeyUsage) -> Result<(), PeerError> {
+        let found = self.trust.verify(chain, now, usage)?.id;
+        match &self.expected {
+            Some(expected) if *expected != found => {
+                Err(PeerError::WrongIdentity { expected: expected.clone(), found })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let usage = KeyUsage::server_auth();
+        self.check(&Chain { leaf, intermediates }, now, usage).map_err(PeerError::into_rustls)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(tls13_only())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Clients of the mesh have one certificate; naming our CAs would only lengthen the handshake.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let usage = KeyUsage::client_auth();
+        self.check(&Chain { leaf, intermediates }, now, usage).map_err(PeerError::into_rustls)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(tls13_only())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
+    }
+}
+
+/// A chain as it came off the wire.
+struct Chain<'a> {
+    leaf: &'a CertificateDer<'a>,
+    intermediates: &'a [CertificateDer<'a>],
+}
+
+impl Chain<'_> {
+    /// Bounds the work of path building before it begins.
+    fn check_size(&self) -> Result<(), PeerError> {
+        let bytes = self.intermediates.iter().map(|c| c.len()).sum::<usize>() + self.leaf.len();
+        if self.intermediates.len() >= MAX_CHAIN || bytes > MAX_CHAIN_BYTES {
+            return Err(PeerError::ChainTooLong);
+        }
+        Ok(())
+    }
+}
+
+fn anchors(roots: &[CertificateDer<'_>]) -> Result<Vec<TrustAnchor<'static>>, TrustError> {
+    if roots.is_empty() {
+        return Err(TrustError::Empty);
+    }
+    let anchor = |(index, root)| match webpki::anchor_from_trusted_cert(root) {
+        Ok(anchor) => Ok(anchor.to_owned()),
+        Err(reason) => Err(TrustError::Malformed { index, reason }),
+    };
+    roots.iter().enumerate().map(anchor).collect()
+}
+
+fn algorithms() -> &'static WebPkiSupportedAlgorithms {
+    static ALGORITHMS: std::sync::OnceLock<WebPkiSupportedAlgorithms> = std::sync::OnceLock::new();
+    ALGORITHMS.get_or_init(|| provider().signature_verification_algorithms)
+}
+
+fn tls13_only() -> Error {
+    Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13)
+}
+
+/// Certificates in a chain, leaf included. Three levels of CA are more than any known mesh has.
+pub(super) const MAX_CHAIN: usize = 4;
+/// Bytes in a chain, leaf included: four RSA-4096 certificates fit with room to spare.
+pub(super) const MAX_CHAIN_BYTES: usize = 16 * 1024;

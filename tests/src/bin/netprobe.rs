@@ -1,0 +1,255 @@
+//! Real sockets for tests: a server and a client that show what an application sees of capture.
+#![expect(clippy::print_stdout, reason = "its output is what tests read")]
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+
+/// Shows what applications see of their connections.
+#[derive(Parser)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Serve: the first line of a client says what to do.
+    ///
+    /// Example: netprobe serve --port 7000
+    Serve {
+        /// Port on all addresses, IPv4 and IPv6.
+        #[arg(long)]
+        port: u16,
+    },
+    /// Connect once and print what was seen as JSON.
+    ///
+    /// Example: netprobe dial 10.244.1.3:7000 --say ECHO
+    Dial(Dial),
+    /// Connect several times and hold the connections until standard input ends; print how each ends.
+    ///
+    /// Example: netprobe hold 10.244.1.3:7000 --count 10
+    Hold {
+        /// Where to.
+        to: SocketAddr,
+        /// How many.
+        #[arg(long, default_value_t = 1)]
+        count: usize,
+    },
+}
+
+#[derive(Args)]
+struct Dial {
+    /// Where to.
+    to: SocketAddr,
+    /// Connect from an IPv6 socket to the IPv4-mapped address.
+    #[arg(long)]
+    mapped: bool,
+    /// Use multipath TCP.
+    #[arg(long)]
+    mptcp: bool,
+    /// Send the first bytes with the SYN (`MSG_FASTOPEN`).
+    #[arg(long)]
+    fastopen: bool,
+    /// Connect without blocking and wait for the outcome.
+    #[arg(long)]
+    nonblocking: bool,
+    /// Bind to this address first.
+    #[arg(long)]
+    bind: Option<SocketAddr>,
+    /// What to tell the server.
+    #[arg(long, default_value = "ECHO")]
+    say: String,
+    /// Bytes of payload to send after it.
+    #[arg(long, default_value_t = 0)]
+    bytes: usize,
+    /// A marker to send at the start of the payload.
+    #[arg(long, default_value = "")]
+    marker: String,
+    /// Milliseconds until giving up.
+    #[arg(long, default_value_t = 5000)]
+    timeout: u64,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Command::parse().verb {
+        Verb::Serve { port } => serve(port),
+        Verb::Dial(dial) => {
+            println!("{}", dial.run()?);
+            Ok(())
+        }
+        Verb::Hold { to, count } => hold(to, count),
+    }
+}
+
+// What a server is told to do:
+//   ECHO          answer every byte, end when the client ends
+//   AFTER_EOF n   read until the client's end, then send n bytes and end
+//   FIN_FIRST n   send n bytes and end, then read until the client's end
+//   RESET n       send n bytes, then reset
+// Each begins with a line that shows the server's view of the connection.
+
+fn serve(port: u16) -> anyhow::Result<()> {
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_only_v6(false)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
+    socket.listen(1024)?;
+    let listener = TcpListener::from(socket);
+    loop {
+        let (stream, accepted_from) = listener.accept()?;
+        thread::spawn(move || {
+            // A client that breaks off is what some tests do.
+            let _ = answer(&stream, accepted_from);
+        });
+    }
+}
+
+fn answer(stream: &TcpStream, accepted_from: SocketAddr) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut words = line.split_whitespace();
+    let verb = words.next().unwrap_or_default();
+    let count: usize = words.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let mut out = stream;
+    let (accepted, peer, local) = (canonical(accepted_from), canonical(stream.peer_addr()?), stream.local_addr()?);
+    writeln!(out, "accepted={accepted} peer={peer} local={}", canonical(local))?;
+    match verb {
+        "ECHO" => {
+            io::copy(&mut reader, &mut out)?;
+        }
+        "AFTER_EOF" => {
+            let read = io::copy(&mut reader, &mut io::sink())?;
+            write!(out, "{read};")?;
+            send(out, count)?;
+        }
+        "FIN_FIRST" => {
+            send(out, count)?;
+            stream.shutdown(Shutdown::Write)?;
+            io::copy(&mut reader, &mut io::sink())?;
+        }
+        "RESET" => {
+            send(out, count)?;
+            // What was sent should arrive before the reset overtakes it.
+            thread::sleep(Duration::from_millis(200));
+            SockRef::from(stream).set_linger(Some(Duration::ZERO))?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn send(mut to: &TcpStream, count: usize) -> io::Result<()> {
+    let chunk = [b'x'; 16 << 10];
+    let mut left = count;
+    while left > 0 {
+        let n = left.min(chunk.len());
+        to.write_all(&chunk[..n])?;
+        left -= n;
+    }
+    Ok(())
+}
+
+impl Dial {
+    fn run(&self) -> anyhow::Result<serde_json::Value> {
+        let stream = match self.connect() {
+            Ok(stream) => stream,
+            Err(error) => return Ok(serde_json::json!({ "error": format!("{:?}", error.kind()) })),
+        };
+        let shown = (stream.peer_addr().map(canonical).ok(), stream.local_addr().map(canonical).ok());
+        let (received, end) = self.converse(stream);
+        let text = String::from_utf8_lossy(&received);
+        let (greeting, rest) = text.split_once('\n').unwrap_or((&text, ""));
+        Ok(serde_json::json!({
+            "peername": shown.0.map(|at| at.to_string()),
+            "sockname": shown.1.map(|at| at.to_string()),
+            "greeting": greeting,
+            "received": rest.len(),
+            "start": rest.chars().take(64).collect::<String>(),
+            "end": end,
+        }))
+    }
+
+    fn connect(&self) -> io::Result<TcpStream> {
+        let to = match (self.mapped, self.to.ip()) {
+            (true, IpAddr::V4(v4)) => SocketAddr::new(v4.to_ipv6_mapped().into(), self.to.port()),
+            _ => self.to,
+        };
+        let protocol = if self.mptcp { Protocol::MPTCP } else { Protocol::TCP };
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(protocol))?;
+        if let Some(at) = self.bind {
+            socket.bind(&at.into())?;
+        }
+        let timeout = Duration::from_millis(self.timeout);
+        let to = SockAddr::from(to);
+        if self.fastopen {
+            let hello = format!("{}\n", self.say);
+            socket.send_to_with_flags(hello.as_bytes(), &to, libc::MSG_FASTOPEN)?;
+        } else if self.nonblocking {
+            // `connect_timeout` connects without blocking and polls, as event-driven applications do.
+            socket.connect_timeout(&to, timeout)?;
+        } else {
+            socket.set_write_timeout(Some(timeout))?;
+            socket.connect(&to)?;
+        }
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(timeout))?;
+        Ok(stream)
+    }
+
+    fn converse(&self, mut stream: TcpStream) -> (Vec<u8>, String) {
+        let (say, marker, bytes) = (self.say.clone(), self.marker.clone(), self.bytes);
+        let hello = (!self.fastopen).then(|| format!("{say}\n"));
+        let Ok(mut out) = stream.try_clone() else { return (Vec::new(), "unusable".to_owned()) };
+        let writer = thread::spawn(move || -> io::Result<()> {
+            out.write_all(hello.unwrap_or_default().as_bytes())?;
+            out.write_all(marker.as_bytes())?;
+            send(&out, bytes)?;
+            out.shutdown(Shutdown::Write)
+        });
+        let mut received = Vec::new();
+        let end = match stream.read_to_end(&mut received) {
+            Ok(_) => "eof".to_owned(),
+            Err(error) => format!("{:?}", error.kind()),
+        };
+        let _ = writer.join();
+        (received, end)
+    }
+}
+
+fn hold(to: SocketAddr, count: usize) -> anyhow::Result<()> {
+    for number in 0..count {
+        let mut stream = TcpStream::connect(to).with_context(|| format!("connection {number}"))?;
+        stream.write_all(b"ECHO\n")?;
+        let mut reader = BufReader::new(stream.try_clone()?);
+        let mut greeting = String::new();
+        reader.read_line(&mut greeting)?;
+        if greeting.is_empty() {
+            bail!("connection {number} was closed at once");
+        }
+        thread::spawn(move || {
+            let mut rest = Vec::new();
+            let end = match reader.read_to_end(&mut rest) {
+                Ok(_) => "eof".to_owned(),
+                Err(error) => format!("{:?}", error.kind()),
+            };
+            println!("ended {number} {end}");
+            drop(stream);
+        });
+    }
+    println!("holding {count}");
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    Ok(())
+}
+
+fn canonical(at: SocketAddr) -> SocketAddr {
+    SocketAddr::new(at.ip().to_canonical(), at.port())
+}

@@ -1,0 +1,56 @@
+//! `cargo xtask build`: the eBPF object and all binaries.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::{
+    setup::{self, Part},
+    shell, workspace,
+};
+
+/// Build the eBPF object and all binaries into target/debug or target/release.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: cargo xtask build --release")]
+pub(crate) struct Args {
+    /// Build for use instead of for debugging.
+    #[arg(long)]
+    release: bool,
+}
+
+/// How cargo is to build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// `target/debug`.
+    Debug,
+    /// `target/release`.
+    Release,
+}
+
+impl Profile {
+    /// Name of the directory that cargo puts the binaries into.
+    pub(crate) fn directory(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// Runs the verb.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure(&[Part::Ebpf])?;
+    let profile = if args.release { Profile::Release } else { Profile::Debug };
+    Ok(shell::exit_code(shell::run(&mut command(profile))?))
+}
+
+/// The command that builds all binaries. The kernel programs come with the node, whose build script builds them.
+pub(crate) fn command(profile: Profile) -> Command {
+    let mut cargo = shell::cargo();
+    cargo.current_dir(workspace::root()).args(["build", "--workspace", "--bins"]);
+    cargo.args(["--exclude", "mesh-ebpf", "--exclude", "xtask"]);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    cargo
+}

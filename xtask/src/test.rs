@@ -1,0 +1,235 @@
+//! `cargo xtask test`: builds and runs the suites, and counts.
+//!
+//! Nothing is skipped silently: a suite that cannot run here, does not build, finds no test or does not end is a
+//! failed suite with its reason. Suites that need root are built as the user and only run as root.
+
+mod count;
+mod privilege;
+mod stream;
+
+use std::{
+    io,
+    process::{Command, ExitCode},
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use self::count::Tally;
+use crate::{
+    build::{self, Profile},
+    setup::{self, Part},
+    shell::{self, print, say},
+    workspace::{self, Depth, Workspace},
+};
+
+/// Run the tests: all, or the suites named. The last line is the count: `N passed, N failed`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
+)]
+pub(crate) struct Args {
+    /// unit, ebpf, e2e; the latter two need root, through sudo where necessary.
+    #[arg(value_name = "SUITE")]
+    suites: Vec<Suite>,
+    /// Seconds that each suite may run, instead of its own limit.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Passed on to the test programs: part of a test's name, --nocapture, ...
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// A set of tests with the same needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suite {
+    /// Tests of functions, without privilege.
+    Unit,
+    /// The kernel programs on this kernel.
+    Ebpf,
+    /// The real binaries in the test bed.
+    EndToEnd,
+}
+
+/// One call of `cargo test`.
+struct Run {
+    selection: Vec<String>,
+    /// Documentation tests cannot be built ahead.
+    can_build: bool,
+}
+
+/// How a suite ended.
+struct Report {
+    suite: Suite,
+    tally: Tally,
+    took: Duration,
+}
+
+impl Suite {
+    const ALL: [Self; 3] = [Self::Unit, Self::Ebpf, Self::EndToEnd];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Ebpf => "ebpf",
+            Self::EndToEnd => "e2e",
+        }
+    }
+
+    fn needs_root(self) -> bool {
+        self != Self::Unit
+    }
+
+    /// How long the tests may run once they are built. Generous: it is there to end what hangs.
+    fn limit(self) -> Duration {
+        match self {
+            Self::Unit | Self::Ebpf => Duration::from_secs(10 * 60),
+            Self::EndToEnd => Duration::from_secs(25 * 60),
+        }
+    }
+
+    fn parts(self) -> &'static [Part] {
+        match self {
+            Self::Unit => &[Part::Ebpf],
+            Self::Ebpf | Self::EndToEnd => &[Part::Ebpf, Part::Tools],
+        }
+    }
+
+    /// The calls of cargo that make up the suite. All select from the same packages, so that cargo compiles their
+    /// dependencies with one set of features, once.
+    fn runs(self, workspace: &Workspace) -> Result<Vec<Run>> {
+        let target = match self {
+            Self::Unit => return Ok(unit_runs(workspace)),
+            Self::Ebpf => "ebpf",
+            Self::EndToEnd => "e2e",
+        };
+        if workspace.with_target("test", target).is_empty() {
+            bail!("no package of this tree has the test target `{target}`");
+        }
+        let selection =
+            EVERYTHING.map(str::to_owned).into_iter().chain([format!("--test={target}")]).collect();
+        Ok(vec![Run { selection, can_build: true }])
+    }
+}
+
+impl FromStr for Suite {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        if PLANNED.contains(&name) {
+            return Err(format!("the suite `{name}` is planned, but this tree does not have it yet"));
+        }
+        let suite = Self::ALL.into_iter().find(|suite| suite.name() == name);
+        suite.ok_or_else(|| format!("there is no such suite: {}", Self::ALL.map(Self::name).join(", ")))
+    }
+}
+
+/// Runs the verb.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let suites = if args.suites.is_empty() { Suite::ALL.to_vec() } else { args.suites.clone() };
+    let workspace = Workspace::load(Depth::Ours)?;
+    let mut reports = Vec::new();
+    for suite in suites {
+        let started = Instant::now();
+        let mut tally = Tally::default();
+        if let Err(error) = run_suite(suite, &workspace, args, &mut tally) {
+            tally.fail(format!("suite {}: {error:#}", suite.name()));
+            say(format_args!("suite {} failed: {error:#}", suite.name()));
+        }
+        reports.push(Report { suite, tally, took: started.elapsed() });
+    }
+    Ok(conclude(&reports))
+}
+
+fn run_suite(suite: Suite, workspace: &Workspace, args: &Args, tally: &mut Tally) -> Result<()> {
+    say(format_args!("suite {}", suite.name()));
+    let runs = suite.runs(workspace)?;
+    setup::ensure(suite.parts())?;
+    if suite.needs_root() {
+        privilege::require()?;
+    }
+    if suite == Suite::EndToEnd {
+        shell::must(&mut build::command(Profile::Debug)).context("the binaries under test do not build")?;
+    }
+    for run in runs.iter().filter(|run| run.can_build) {
+        let mut build = test_command(run);
+        shell::must(build.arg("--no-run")).context("its tests do not build")?;
+    }
+    let deadline = Instant::now() + args.timeout.map_or(suite.limit(), Duration::from_secs);
+    for run in &runs {
+        let mut command = test_command(run);
+        add_arguments(&mut command, suite, &args.filter)?;
+        stream::run(&mut command, io::stdout(), (deadline, suite.needs_root()), tally)?;
+    }
+    if tally.passed + tally.failed == 0 && args.filter.is_empty() {
+        bail!("it has not run a single test");
+    }
+    Ok(())
+}
+
+fn unit_runs(workspace: &Workspace) -> Vec<Run> {
+    let everything = EVERYTHING.map(str::to_owned);
+    let own_suites = Suite::ALL.map(Suite::name);
+    let integration = workspace
+        .ours()
+        .flat_map(|package| package.targets_of("test"))
+        .filter(|name| !own_suites.contains(name) && !PLANNED.contains(name))
+        .map(|name| format!("--test={name}"));
+    let code = ["--lib", "--bins"].map(str::to_owned).into_iter().chain(integration);
+    let documentation = ["--doc".to_owned()];
+    vec![
+        Run { selection: everything.iter().cloned().chain(code).collect(), can_build: true },
+        Run { selection: everything.iter().cloned().chain(documentation).collect(), can_build: false },
+    ]
+}
+
+fn test_command(run: &Run) -> Command {
+    let mut cargo = shell::cargo();
+    cargo.current_dir(workspace::root()).args(["test", "--no-fail-fast"]).args(&run.selection);
+    cargo
+}
+
+fn add_arguments(command: &mut Command, suite: Suite, filter: &[String]) -> Result<()> {
+    let mut ours = Vec::new();
+    if suite.needs_root() {
+        let prefix = shell::root_prefix()?;
+        if !prefix.is_empty() {
+            let words = serde_json::to_string(&prefix).context("words are strings")?;
+            command.args(["--config", &format!("target.'cfg(all())'.runner={words}")]);
+        }
+        // One at a time: they share one kernel, and the test that hangs is then the last one named.
+        if !filter.iter().any(|argument| argument.starts_with("--test-threads")) {
+            ours.push("--test-threads=1");
+        }
+    }
+    command.arg("--").args(ours).args(filter);
+    Ok(())
+}
+
+fn conclude(reports: &[Report]) -> ExitCode {
+    let mut total = Tally::default();
+    print("");
+    for Report { suite, tally, took } in reports {
+        let Tally { passed, failed, ignored, .. } = tally;
+        let (name, seconds) = (suite.name(), took.as_secs());
+        print(format_args!(
+            "{name:<6} {passed:>5} passed {failed:>4} failed {ignored:>4} ignored {seconds:>5} s"
+        ));
+        total.add(tally);
+    }
+    for failure in &total.failures {
+        print(format_args!("failed: {failure}"));
+    }
+    print(format_args!("{} passed, {} failed", total.passed, total.failed));
+    if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The kernel programs build for another target; the node's build script builds them.
+const EVERYTHING: [&str; 2] = ["--workspace", "--exclude=mesh-ebpf"];
+
+/// Names that the project has promised, but not filled yet.
+const PLANNED: [&str; 3] = ["conformance", "interop", "chaos"];
+
+#[cfg(test)]
+mod tests;
