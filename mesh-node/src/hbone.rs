@@ -32,11 +32,11 @@ pub struct Stream {
     pub(crate) lease: Option<tunnel::Lease>,
 }
 
-/// Unread bytes a peer may send on one stream; enough for 4 Gb/s at 8 ms.
-const STREAM_WINDOW: u32 = 4 << 20;
-/// Unread bytes on all streams of a tunnel together, which is also what a tunnel of slow readers can cost us. Four
-/// times a stream's, or one slow reader would stop all others.
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Unread bytes a peer may send on one stream: what one slow reader can cost us. Carries 4 Gb/s over 2 ms.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Unread bytes on all streams of a tunnel together. As much as the streams of a full tunnel, or else a few readers
+/// that have stopped would stop all the others between two pods.
+const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW;
 /// Frames of one TLS record; larger ones measured slower.
 const FRAME: u32 = 16 << 10;
 /// Bytes of one stream that wait in HTTP/2 for the socket; the rest waits in the application's socket.

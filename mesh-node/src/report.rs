@@ -202,8 +202,8 @@ impl Reporter {
     /// How often an event has happened since the start.
     pub fn counted(&self, event: Event) -> u64 {
         match event {
-            Event::AccessLogDropped => self.events.value(event) + self.access.dropped(),
             Event::Panic => self.events.value(event) + crate::run::tasks::panics(),
+            Event::AccessLogDropped => self.events.value(event) + self.access.dropped(),
             _ => self.events.value(event),
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod cleanup;
 pub mod drain;
+mod figures;
 pub mod node;
 pub mod state;
 pub mod tasks;

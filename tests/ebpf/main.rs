@@ -1,5 +1,7 @@
 //! The kernel programs on a real kernel: what an application sees of capture, in every shape a connection can have.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     bed::{Bed, Inbound},
@@ -44,9 +46,10 @@ fn every_shape(inbound: Inbound) -> Result<()> {
             ensure!(seen.seen("local") == words[0], "the server's own name: {who}");
         }
     }
-    let log = bed.node("node-1")?.log()?;
-    let outbound = log.matches("direction=\"outbound\"").count();
-    ensure!(outbound == 2 * 8, "{outbound} connections were carried by the node:\n{log}");
+    // Lines are written by a thread of their own.
+    let carried = |bed: &Bed| bed.node("node-1")?.log().map(|log| log.matches("direction=\"outbound\"").count());
+    bed.wait("a log line of each connection", Duration::from_secs(5), |bed| carried(bed).ok() == Some(2 * 8))
+        .with_context(|| format!("{:?} connections were carried by the node", carried(&bed)))?;
     Ok(())
 }
 

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub use self::builder::{Builder, Inbound, Manifests};
+pub use self::builder::{Builder, Inbound, Manifests, check_machine};
 pub use self::capture::Capture;
 pub use self::error::{BedError, Result};
 pub use self::handle::{NodeHandle, PodHandle, Process};

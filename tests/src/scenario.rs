@@ -25,6 +25,16 @@ pub fn captured(bed: &Bed, patience: Duration) -> Result<()> {
     all.with_context(|| format!("pods: {last}"))
 }
 
+/// Waits until the log of a node says all of `words` in one line.
+pub fn logged(bed: &Bed, node: &str, words: &[&str]) -> Result<()> {
+    let mut last = String::new();
+    let said = bed.wait("a line in the log", Duration::from_secs(5), |bed| {
+        last = bed.node(node).and_then(|node| node.log()).unwrap_or_default();
+        last.lines().any(|line| words.iter().all(|word| line.contains(word)))
+    });
+    said.with_context(|| format!("{words:?} in the log of {node}:\n{last}"))
+}
+
 /// One word for each enrolled pod of the bed: how far its capture has come.
 fn captures(bed: &Bed) -> Result<String> {
     let mut words = Vec::new();

@@ -60,6 +60,20 @@ pub struct Endpoint {
     pub workload: Option<Arc<Workload>>,
 }
 
+impl ServicePort {
+    /// The endpoints of one address family, so that a client of an IPv4 address is served over IPv4; all of them where
+    /// the family has none.
+    pub fn endpoints_for(&self, ipv4: bool) -> &[Endpoint] {
+        // Endpoints are sorted by address, and IPv4 sorts before IPv6.
+        let split = self.endpoints.partition_point(|endpoint| endpoint.addr.is_ipv4());
+        let (v4, v6) = self.endpoints.split_at(split);
+        match if ipv4 { v4 } else { v6 } {
+            [] => &self.endpoints,
+            family => family,
+        }
+    }
+}
+
 /// Names an endpoint in load counters and lists of tried endpoints. Equal for equal (ip, port), IPv4-mapped or not,
 /// and in no other case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

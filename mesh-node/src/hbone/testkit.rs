@@ -92,13 +92,16 @@ async fn serve(tcp: TcpStream, svid: Arc<Svid>, server: Server, seen: Rc<Seen>) 
     }
 }
 
-/// Dials the authority and relays; `CONNECT` to a closed port is a 503, to port 1 a 401.
+/// Dials the authority and relays; `CONNECT` to a closed port is a 503, to port 1 a 401, to port 2 never answered.
 async fn handle(mut incoming: Incoming, seen: Rc<Seen>) {
     seen.streams.set(seen.streams.get() + 1);
     if incoming.authority.port() == 1 {
         return incoming.reject(StatusCode::UNAUTHORIZED);
     }
     let address = incoming.authority;
+    if address.port() == 2 {
+        return incoming.gone().await;
+    }
     let app = tokio::select! {
         app = TcpStream::connect(address) => app,
         () = incoming.gone() => return,

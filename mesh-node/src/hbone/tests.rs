@@ -603,43 +603,96 @@ fn a_request_that_is_taken_back_stops_the_dialling() {
     });
 }
 
+/// An HTTP/2 frame.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).expect("small").to_be_bytes();
+    [&len[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// CONNECT to `authority` and its reset, as frames.
+fn rapid_reset(stream: u32, authority: &str) -> [Vec<u8>; 2] {
+    let mut block = vec![0x02, 7];
+    block.extend_from_slice(b"CONNECT");
+    block.extend_from_slice(&[0x01, u8::try_from(authority.len()).expect("short")]);
+    block.extend_from_slice(authority.as_bytes());
+    [frame(1, 4, stream, &block), frame(3, 0, stream, &8_u32.to_be_bytes())]
+}
+
 #[test]
 fn floods_of_resets_end_the_tunnel() {
     on_data_thread(async {
         let ca = TestCa::new("root");
         // In one batch HTTP/2 itself counts them; one by one, each with its handler begun, we do.
-        for batch in [50, 1] {
+        for one_by_one in [false, true] {
             let far = FarNode::start(ca.svid("server"), ServeLimits::default(), never()).await;
-            let tls = raw_tls(&ca, &far).await;
-            let (mut sender, conn) = h2::client::handshake(tls).await.expect("h2");
-            tokio::task::spawn_local(async move {
-                let _ = conn.await;
-            });
-            // Nobody answers there: the handler is still dialling when the request is taken back.
-            let blackhole = "192.0.2.1:80";
+            let mut tls = raw_tls(&ca, &far).await;
+            tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("write");
+            tls.write_all(&frame(4, 0, 0, &[])).await.expect("write");
             let mut sent = 0;
-            while sent < 20_000 {
-                let Ok(ready) = soon(sender.clone().ready()).await else { break };
-                sender = ready;
-                let request = Request::builder().method(Method::CONNECT).uri(blackhole).body(()).expect("request");
-                let Ok((_, mut stream)) = sender.send_request(request, false) else { break };
-                sent += 1;
-                if batch == 1 {
+            for stream in (1..40_000).step_by(2) {
+                let [connect, reset] = rapid_reset(stream, "127.0.0.1:2");
+                let mut written = tls.write_all(&connect).await;
+                if one_by_one {
+                    written = written.and(tls.flush().await);
                     let before = far.seen.streams.get();
-                    until(|| far.seen.streams.get() > before || !far.seen.served.borrow().is_empty()).await;
+                    while far.seen.streams.get() == before && far.seen.served.borrow().is_empty() {
+                        tokio::task::yield_now().await;
+                    }
                 }
-                stream.send_reset(h2::Reason::CANCEL);
-                if sent % batch == 0 {
-                    tokio::task::yield_now().await;
+                written = written.and(tls.write_all(&reset).await);
+                if written.is_err() || !far.seen.served.borrow().is_empty() {
+                    break;
                 }
+                sent += 1;
             }
-            drop(sender);
+            let _ = tls.flush().await;
             until(|| far.seen.served.borrow().len() == 1).await;
             let served = far.seen.served.borrow();
             let reason = served[0].as_ref().expect_err("cut off").reason();
-            assert_eq!(reason, if batch == 1 { "reset_flood" } else { "h2_protocol_error" });
-            assert!(sent < 5_000, "{sent} were allowed");
+            assert_eq!(reason, if one_by_one { "reset_flood" } else { "h2_protocol_error" });
+            let begun = far.seen.streams.get();
+            assert!(begun < 1_500, "{begun} of {sent} were begun");
         }
+    });
+}
+
+/// An application that sends without end.
+async fn endless() -> SocketAddr {
+    let source = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = source.local_addr().expect("address");
+    tokio::task::spawn_local(async move {
+        while let Ok((mut socket, _)) = source.accept().await {
+            tokio::task::spawn_local(async move { while socket.write_all(&[7; 65536]).await.is_ok() {} });
+        }
+    });
+    address
+}
+
+/// Opens downloads that nobody reads.
+async fn stuck_downloads(pool: &Pool, client: &Arc<Svid>, far: &FarNode, n: usize) -> Vec<Stream> {
+    let source = endless().await;
+    let mut downloads = Vec::new();
+    for _ in 0..n {
+        let mut download = open(pool, client, far, source).await.expect("open");
+        soon(download.recv.data()).await.expect("data").expect("no error");
+        downloads.push(download);
+    }
+    // Until their windows are full.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    downloads
+}
+
+#[test]
+fn slow_readers_do_not_stop_the_others() {
+    on_data_thread(async {
+        let (client, far) = bed().await;
+        let (pool, app) = (pool(PoolOptions::default()), echo().await);
+        let mut other = open(&pool, &client, &far, app).await.expect("open");
+        let mut downloads = stuck_downloads(&pool, &client, &far, 90).await;
+        ping(&mut other).await;
+        assert_eq!(far.seen.tunnels.get(), 1);
+        let held: usize = downloads.iter_mut().map(|d| d.recv.flow_control().used_capacity()).sum();
+        assert!(held <= 90 * STREAM_WINDOW as usize, "{held} bytes");
     });
 }
 
@@ -648,21 +701,9 @@ fn hanging_up_on_downloads_does_not_wear_a_tunnel_out() {
     on_data_thread(async {
         let (client, far) = bed().await;
         let (pool, app) = (pool(PoolOptions::default()), echo().await);
-        let source = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let endless = source.local_addr().expect("address");
-        tokio::task::spawn_local(async move {
-            while let Ok((mut socket, _)) = source.accept().await {
-                tokio::task::spawn_local(async move { while socket.write_all(&[7; 65536]).await.is_ok() {} });
-            }
-        });
         let mut other = open(&pool, &client, &far, app).await.expect("open");
         for _ in 0..6 {
-            let mut downloads = Vec::new();
-            for _ in 0..70 {
-                let mut download = open(&pool, &client, &far, endless).await.expect("open");
-                soon(download.recv.data()).await.expect("data").expect("no error");
-                downloads.push(download);
-            }
+            let downloads = stuck_downloads(&pool, &client, &far, 70).await;
             drop(downloads);
             ping(&mut other).await;
         }

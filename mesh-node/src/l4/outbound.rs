@@ -5,7 +5,7 @@ use std::{
     hash::{Hash, Hasher},
     net::{IpAddr, SocketAddr},
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     hbone::{self, ConnectRequest, OpenError, TunnelKey},
     redirect::LocalPod,
-    report::{ConnInfo, ConnReport, Counters, Direction, Event, Flag, Party, PseudoService, Stage},
+    report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, PseudoService, Stage},
     run::worker::Worker,
     sys::sockopt,
     tls,
@@ -177,7 +177,8 @@ impl Story {
         while tried.len() < MAX_ATTEMPTS {
             let seed = self.worker.random();
             let load = &*self.worker.load;
-            let Some(endpoint) = balance::choose(&port.endpoints, load, seed, &tried, affinity) else { break };
+            let endpoints = port.endpoints_for(self.client.is_ipv4());
+            let Some(endpoint) = balance::choose(endpoints, load, seed, &tried, affinity) else { break };
             if tried.contains(&endpoint.id) {
                 break;
             }
@@ -294,6 +295,9 @@ impl Story {
         report.opened();
         let counters = report.counters();
         let local = reached.local.as_ref();
+        if let Some((inbound, _)) = local {
+            inbound.mirror(report);
+        }
         let cut = async {
             tokio::select! {
                 () = async {
@@ -306,9 +310,6 @@ impl Story {
             }
         };
         let result = relay::relay(tcp, reached.far, counters.relayed(), cut).await;
-        if let Some((inbound, _)) = local {
-            mirror(&counters, &inbound.counters());
-        }
         if let Err(error) = result {
             report.fail(Stage::Relay, error);
         }
@@ -331,12 +332,6 @@ fn client_hash(ip: IpAddr) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     ip.hash(&mut hasher);
     hasher.finish()
-}
-
-/// What the one pod sent the other received.
-fn mirror(from: &Counters, to: &Counters) {
-    to.sent.fetch_add(from.received.load(Ordering::Relaxed), Ordering::Relaxed);
-    to.received.fetch_add(from.sent.load(Ordering::Relaxed), Ordering::Relaxed);
 }
 
 /// Endpoints tried for one connection, the first included.

@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    admin::{Admin, LogControl, Ports, Servers},
+    admin::{self, LogControl},
     config::NodeOptions,
     identity::{self, IdentityStore, ca::StateCa},
     redirect::{
@@ -34,6 +34,7 @@ use crate::{
     report::{ReportOptions, Reporter},
     run::{
         drain::{self, Drain},
+        figures::Figures,
         state::NodeState,
         tasks, worker,
     },
@@ -74,18 +75,17 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         identities: identities.clone(),
         maps: Mutex::new(ControlMaps::open(&redirect.pins)?),
     });
-    let servers = Servers::bind(Ports::default()).await.context("opening the admin ports")?;
-    let admin = Admin::new(state, reporter.clone());
+    reporter.register(Arc::new(Figures(state.clone())));
+    admin::serve(state, reporter.clone()).await.context("opening the admin ports")?;
 
     match KernelLog::of(manager.programs().ebpf()) {
         Ok(log) => drop(tasks::spawn_local("kernel log", log.pump())),
         Err(error) => warn!(%error, "Messages of the kernel programs cannot be read."),
     }
-    tasks::spawn_local("admin", servers.run(admin));
     tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
     tasks::spawn_local("source", async move { directory.run().await });
     tasks::spawn_local("rotation", identities.clone().run_rotation());
-    tasks::spawn_local("sweep", sweep(reporter.clone()));
+    tasks::spawn_local("sweep", reporter.clone().run_sweeps());
     tasks::spawn_local("compile", compile(options.clone(), loaded, snapshots, identities));
 
     stop_signal().await?;
@@ -98,6 +98,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         signal = stop_signal() => signal?,
     }
     drop(workers);
+    reporter.flush_access_log(LAST_LINES);
     info!("Stopped.");
     Ok(())
 }
@@ -261,15 +262,6 @@ fn local_identities(snapshot: &Snapshot) -> BTreeSet<SpiffeId> {
     snapshot.local_pods().filter(|pod| pod.enrolled).map(|pod| pod.identity.clone()).collect()
 }
 
-/// Carries the bytes of long-lived connections into the metrics.
-async fn sweep(reporter: Arc<Reporter>) {
-    let mut tick = tokio::time::interval(SWEEP);
-    loop {
-        tick.tick().await;
-        reporter.sweep();
-    }
-}
-
 async fn stop_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -282,4 +274,5 @@ async fn stop_signal() -> anyhow::Result<()> {
 
 /// Pods whose listeners wait for a data thread to take them over.
 const PENDING_PODS: usize = 64;
-const SWEEP: Duration = Duration::from_secs(5);
+/// How long the process waits at its end for its last access-log lines.
+const LAST_LINES: Duration = Duration::from_secs(1);

@@ -359,8 +359,8 @@ fn empty_status(layout: &Layout, wire: &str, network: Network) -> Status {
     }
 }
 
-/// Says at once, and all of it, what a bed would fail on later.
-fn check_machine() -> Result<()> {
+/// Says at once what a bed would fail on later: missing rights, tools or kernel features.
+pub fn check_machine() -> Result<()> {
     if !sys::is_root() {
         return Err(BedError::Environment(
             "it must be run as root, because it makes network namespaces and cgroups (try `sudo`)".to_owned(),

@@ -46,7 +46,7 @@ pub(crate) fn remove(path: &Path) {
     for _ in 0..50 {
         match fs::remove_dir(path) {
             Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
-                thread::sleep(Duration::from_millis(10))
+                thread::sleep(Duration::from_millis(10));
             }
             _ => return,
         }

@@ -33,7 +33,7 @@ enum Verb {
     ///
     /// Example: netprobe dial 10.244.1.3:7000 --say ECHO
     Dial(Dial),
-    /// Connect several times and hold the connections until standard input ends; print how each ends.
+    /// Connect several times and hold the connections until the server ends them; print how each ends.
     ///
     /// Example: netprobe hold 10.244.1.3:7000 --count 10
     Hold {
@@ -220,12 +220,17 @@ impl Dial {
             Ok(_) => "eof".to_owned(),
             Err(error) => format!("{:?}", error.kind()),
         };
-        let _ = writer.join();
+        // An error that the writer met first is no longer there for the reader, who then sees an end.
+        let end = match writer.join() {
+            Ok(Err(error)) if end == "eof" => format!("{:?}", error.kind()),
+            _ => end,
+        };
         (received, end)
     }
 }
 
 fn hold(to: SocketAddr, count: usize) -> anyhow::Result<()> {
+    let mut held = Vec::new();
     for number in 0..count {
         let mut stream = TcpStream::connect(to).with_context(|| format!("connection {number}"))?;
         stream.write_all(b"ECHO\n")?;
@@ -235,7 +240,7 @@ fn hold(to: SocketAddr, count: usize) -> anyhow::Result<()> {
         if greeting.is_empty() {
             bail!("connection {number} was closed at once");
         }
-        thread::spawn(move || {
+        held.push(thread::spawn(move || {
             let mut rest = Vec::new();
             let end = match reader.read_to_end(&mut rest) {
                 Ok(_) => "eof".to_owned(),
@@ -243,10 +248,13 @@ fn hold(to: SocketAddr, count: usize) -> anyhow::Result<()> {
             };
             println!("ended {number} {end}");
             drop(stream);
-        });
+        }));
     }
     println!("holding {count}");
-    io::copy(&mut io::stdin(), &mut io::sink())?;
+    for connection in held {
+        // A thread that panicked has said so already.
+        let _ = connection.join();
+    }
     Ok(())
 }
 

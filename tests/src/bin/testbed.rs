@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_tests::bed::{self, Bed, BedName, Inbound, Layout, Manifests, Network, Status, Target};
+use mesh_tests::http::{self, Response};
 use mesh_tests::tool::{self, ClientPlan, Mode};
 use serde::{Deserialize, Serialize};
 
@@ -167,6 +168,7 @@ struct Client {
 #[derive(Debug, Subcommand)]
 enum Internal {
     Prober,
+    Ready,
     Reap { name: String, owner: String },
     Supervise { plan: String },
 }
@@ -179,6 +181,7 @@ fn main() -> ExitCode {
         Verb::Exec { which, pod, command } => exec(&which, &pod, &command),
         Verb::Tool { tool } => return run_tool(tool),
         Verb::Internal { job: Internal::Prober } => bed::answer_questions().map_err(Into::into),
+        Verb::Internal { job: Internal::Ready } => ready(),
         Verb::Internal { job: Internal::Reap { name, owner } } => {
             bed::reap(&name, &owner).map_err(Into::into)
         }
@@ -218,13 +221,14 @@ fn up(up: &Up) -> Result<()> {
     if !up.dir.is_dir() {
         bail!("{} is not a directory", up.dir.display());
     }
+    bed::check_machine()?;
     let layout = Layout::new(name.clone())?;
     let log = bed::supervisor_log(&layout);
     if let Some(parent) = log.parent() {
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     }
     let errors = OpenOptions::new().create(true).append(true).open(&log);
-    let errors = errors.with_context(|| format!("cannot write {} (not root?)", log.display()))?;
+    let errors = errors.with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["internal", "supervise", &serde_json::to_string(up)?]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
@@ -235,7 +239,7 @@ fn up(up: &Up) -> Result<()> {
     for line in BufReader::new(output).lines() {
         match serde_json::from_str(&line?)? {
             Progress::Waiting { ready, all, remark } => {
-                meter.show(&format!("{ready} of {all} pods ready{remark}"))
+                meter.show(&format!("{ready} of {all} pods ready{remark}"));
             }
             Progress::Forwarded { what, addr } => meter.line(&format!("{what} is at http://{addr}/")),
             Progress::Ready => {
@@ -249,6 +253,10 @@ fn up(up: &Up) -> Result<()> {
             }
             Progress::Failed(reason) => {
                 meter.clear();
+                if !layout.state.exists() {
+                    // Where a bed of that name is up, the file is that bed's.
+                    let _ = fs::remove_file(&log);
+                }
                 bail!("{reason}");
             }
         }
@@ -390,6 +398,13 @@ fn exec(which: &Which, pod: &str, words: &[String]) -> Result<()> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let error = pod.command(&words)?.exec();
     Err(error).with_context(|| format!("cannot run {} in {}", words.join(" "), pod.name()))
+}
+
+/// Stands in for a `mesh-node` that is ready, for tests of the bed alone.
+fn ready() -> Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:15021")?;
+    http::serve(&listener, |_| Response::new(200, "text/plain", "ready\n"));
+    Ok(())
 }
 
 fn run_tool(tool: Tool) -> ExitCode {

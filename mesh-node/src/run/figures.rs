@@ -1,0 +1,50 @@
+//! Metrics of the parts that do not report connections: the kernel programs and the certificates.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+
+use super::state::NodeState;
+
+/// Adds this node's figures to every scrape.
+pub struct Figures(pub Arc<NodeState>);
+
+impl fmt::Debug for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Figures").field(&self.0.node).finish()
+    }
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let stats = self.0.maps.lock().unwrap_or_else(PoisonError::into_inner).stats();
+        let help = "Decisions of the kernel programs.";
+        let mut family = encoder.encode_descriptor("mesh_ebpf_events", help, None, MetricType::Counter)?;
+        for (event, count) in stats {
+            family.encode_family(&[("event", event)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        let totals = self.0.identities.counters();
+        for (name, help, value) in [
+            ("mesh_certificates_issued", "Certificates issued to this node's pods.", &totals.issued),
+            ("mesh_certificate_failures", "Attempts to issue a certificate that failed.", &totals.failed),
+        ] {
+            counter(&mut encoder, name, help, value)?;
+        }
+        Ok(())
+    }
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: &AtomicU64) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    family.encode_counter::<NoLabelSet, _, u64>(&value.load(Ordering::Relaxed), None)
+}
