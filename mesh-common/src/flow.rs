@@ -69,7 +69,6 @@ pub struct ListenerKey {
 
 impl Endpoint {
     /// An endpoint from its parts.
-    #[inline(always)]
     pub const fn new(ip: Address, port: u16) -> Self {
         Self { ip, port, reserved: 0 }
     }
@@ -77,7 +76,6 @@ impl Endpoint {
 
 impl LocalSocket {
     /// A socket address in the namespace with this cookie.
-    #[inline(always)]
     pub const fn new(netns: u64, ip: Address, port: u16) -> Self {
         Self { netns, ip, port, reserved: [0; 3] }
     }

@@ -8,7 +8,7 @@ pub struct Pod {
     pub ip6: [u8; 16],
     /// The pod's IPv4 address, or zeros.
     pub ip4: [u8; 4],
-    /// Port of the outbound listener on 127.0.0.1 and ::1 in the pod, host byte order.
+    /// Port of the outbound listener on `127.0.0.1` and `::1` in the pod, host byte order.
     pub outbound_port: u16,
     /// Always zero.
     pub reserved: u16,

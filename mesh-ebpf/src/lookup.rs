@@ -34,7 +34,10 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     if LISTENERS.redirect_sk_lookup(ctx, &key, 0).is_err() {
         count(Stat::DroppedNoListener);
         if logs(LOG_INFO) {
-            info!(ctx, "dropped a connection to {:i}:{}: the node is away", flow.destination, flow.destination_port);
+            info!(
+                ctx,
+                "dropped a connection to {:i}:{}: the node is away", flow.destination, flow.destination_port
+            );
         }
         return DROP;
     }
@@ -53,8 +56,10 @@ fn flow(lookup: *mut bpf_sk_lookup) -> Flow {
         let (source, destination): (Address, Address) = if v4 {
             (ipv4_mapped((*lookup).remote_ip4), ipv4_mapped((*lookup).local_ip4))
         } else {
-            let remote = |i: usize| core::ptr::read_volatile((&raw const (*lookup).remote_ip6).cast::<u32>().add(i));
-            let local = |i: usize| core::ptr::read_volatile((&raw const (*lookup).local_ip6).cast::<u32>().add(i));
+            let remote =
+                |i: usize| core::ptr::read_volatile((&raw const (*lookup).remote_ip6).cast::<u32>().add(i));
+            let local =
+                |i: usize| core::ptr::read_volatile((&raw const (*lookup).local_ip6).cast::<u32>().add(i));
             (
                 from_words([remote(0), remote(1), remote(2), remote(3)]),
                 from_words([local(0), local(1), local(2), local(3)]),

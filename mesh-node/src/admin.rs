@@ -45,6 +45,11 @@ pub trait AdminState: Send + Sync {
     /// The configuration in force.
     fn snapshot(&self) -> Arc<Snapshot>;
 
+    /// What is wrong with the configuration, one line each.
+    fn findings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The local pods that are enrolled, or were until a moment ago.
     fn pods(&self) -> Vec<PodStatus>;
 

@@ -1,29 +1,22 @@
 //! Admission: accepting connections without ever failing, and caps on what is under way.
 //!
 //! An accept loop that ends, or spins, when file descriptors run out takes the whole node with it; this one waits a
-//! little and goes on.
+//! little and goes on. Nor may connections take the last descriptors: the ports for people and probes need theirs.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::sys::sockopt;
-
-/// Totals of an accept loop, or of several that share it.
-#[derive(Debug, Default)]
-pub struct AcceptCounters {
-    /// Connections accepted.
-    pub accepted: AtomicU64,
-    /// Errors of `accept` other than a connection that went away by itself.
-    pub errors: AtomicU64,
-}
 
 /// What is set on each accepted socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +28,13 @@ pub enum CloseMode {
 }
 
 /// Accepts for ever and hands every connection to `f`, which must not block: it starts a task or drops the socket.
+/// `failed` hears of errors other than a connection that went away by itself.
 ///
 /// Small packets are sent at once and dead peers noticed (keep-alive). Stops when dropped.
 pub async fn accept_loop(
     listener: &TcpListener,
     mode: CloseMode,
-    counters: &AcceptCounters,
+    failed: impl Fn(&io::Error),
     mut f: impl FnMut(TcpStream, SocketAddr),
 ) -> Infallible {
     let prepare = |(socket, peer): (TcpStream, SocketAddr)| {
@@ -52,26 +46,25 @@ pub async fn accept_loop(
         }
         f(socket, peer);
     };
-    run(async || listener.accept().await, counters, prepare).await
+    run(async || listener.accept().await, failed, prepare).await
 }
 
 async fn run<T>(
     accept: impl AsyncFn() -> io::Result<T>,
-    counters: &AcceptCounters,
+    failed: impl Fn(&io::Error),
     mut f: impl FnMut(T),
 ) -> Infallible {
     let mut pause = MIN_PAUSE;
-    let mut log = LogGate::default();
+    let log = LogGate::new(1);
     loop {
         match accept().await {
             Ok(connection) => {
                 pause = MIN_PAUSE;
-                counters.accepted.fetch_add(1, Ordering::Relaxed);
                 f(connection);
             }
             Err(e) if is_of_one_connection(&e) => {}
             Err(e) => {
-                counters.errors.fetch_add(1, Ordering::Relaxed);
+                failed(&e);
                 if let Some(muted) = log.pass() {
                     tracing::error!(error = %e, muted, "Connections cannot be accepted at present.");
                 }
@@ -99,27 +92,39 @@ fn is_of_one_connection(e: &io::Error) -> bool {
     ) || e.raw_os_error() == Some(libc::EPROTO)
 }
 
-/// Lets one log line a second pass and counts the others.
-#[derive(Default)]
-struct LogGate {
-    last: Option<Instant>,
-    muted: u64,
+/// Lets so many log lines a second pass and counts the others: a peer must not fill a disk by misbehaving.
+#[derive(Debug)]
+pub struct LogGate {
+    per_second: u32,
+    begin: Cell<Option<Instant>>,
+    passed: Cell<u32>,
+    muted: Cell<u64>,
 }
 
 impl LogGate {
+    /// A gate for `per_second` lines.
+    pub fn new(per_second: u32) -> Self {
+        Self { per_second, begin: Cell::new(None), passed: Cell::new(0), muted: Cell::new(0) }
+    }
+
     /// The number of lines left out since the last one, if this one may pass.
-    fn pass(&mut self) -> Option<u64> {
+    pub fn pass(&self) -> Option<u64> {
         let now = Instant::now();
-        if self.last.is_some_and(|last| now - last < LOG_INTERVAL) {
-            self.muted += 1;
+        if self.begin.get().is_none_or(|begin| now - begin >= LOG_INTERVAL) {
+            self.begin.set(Some(now));
+            self.passed.set(0);
+        }
+        if self.passed.get() >= self.per_second {
+            self.muted.set(self.muted.get() + 1);
             return None;
         }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.muted))
+        self.passed.set(self.passed.get() + 1);
+        Some(self.muted.take())
     }
 }
 
-/// A cap on things under way on this thread, handshakes for instance. Beyond it the newest is turned away.
+/// A cap on things under way on this thread, handshakes for instance. Beyond it the oldest is given up: a peer that
+/// goes on needs milliseconds, so among the oldest of a full house are those that only wait.
 #[derive(Debug, Clone)]
 pub struct Cap {
     inner: Rc<CapInner>,
@@ -128,8 +133,9 @@ pub struct Cap {
 #[derive(Debug)]
 struct CapInner {
     limit: usize,
-    in_use: Cell<usize>,
-    refused: Cell<u64>,
+    next: Cell<u64>,
+    /// By age.
+    places: RefCell<BTreeMap<u64, Rc<Notify>>>,
 }
 
 /// One of the places under a [`Cap`]; free again when dropped.
@@ -137,39 +143,77 @@ struct CapInner {
 #[must_use = "the place is free again as soon as this is dropped"]
 pub struct Place {
     cap: Rc<CapInner>,
+    number: u64,
+    lost: Rc<Notify>,
 }
 
 impl Cap {
     /// Room for `limit`.
     pub fn new(limit: usize) -> Self {
-        Self { inner: Rc::new(CapInner { limit, in_use: Cell::new(0), refused: Cell::new(0) }) }
+        Self { inner: Rc::new(CapInner { limit, next: Cell::new(0), places: RefCell::default() }) }
     }
 
-    /// A place, or `None` if all are taken, which is counted.
-    pub fn enter(&self) -> Option<Place> {
-        let in_use = self.inner.in_use.get();
-        if in_use >= self.inner.limit {
-            self.inner.refused.set(self.inner.refused.get() + 1);
-            return None;
+    /// A place. If all are taken, the oldest is lost to this one.
+    pub fn enter(&self) -> Place {
+        let mut places = self.inner.places.borrow_mut();
+        if places.len() >= self.inner.limit
+            && let Some((_, oldest)) = places.pop_first()
+        {
+            oldest.notify_one();
         }
-        self.inner.in_use.set(in_use + 1);
-        Some(Place { cap: self.inner.clone() })
+        let (number, lost) = (self.inner.next.get(), Rc::<Notify>::default());
+        self.inner.next.set(number + 1);
+        places.insert(number, lost.clone());
+        Place { cap: self.inner.clone(), number, lost }
     }
 
     /// Places taken.
     pub fn in_use(&self) -> usize {
-        self.inner.in_use.get()
+        self.inner.places.borrow().len()
     }
+}
 
-    /// How often [`Cap::enter`] said no.
-    pub fn refused(&self) -> u64 {
-        self.inner.refused.get()
+impl Place {
+    /// Resolves when a newer one has taken this place.
+    pub async fn lost(&self) {
+        self.lost.notified().await;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.cap.in_use.set(self.cap.in_use.get() - 1);
+        self.cap.places.borrow_mut().remove(&self.number);
+    }
+}
+
+/// Keeps the last file descriptors from connections. The kernel always gives out the lowest free number, so a high one
+/// says that all below it are in use; nothing has to be counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Descriptors {
+    limit: RawFd,
+    reserve: RawFd,
+}
+
+impl Descriptors {
+    /// Under a limit of `limit` open files: a tenth of them is kept back, twice.
+    pub fn under(limit: u64) -> Self {
+        let limit = RawFd::try_from(limit).unwrap_or(RawFd::MAX);
+        Self { limit, reserve: (limit / 10).clamp(MIN_RESERVE, MAX_RESERVE) }
+    }
+
+    /// Whether a connection that was accepted as `socket` may stay: there are descriptors for its other side, and for
+    /// those of others accepted at the same time.
+    pub fn allow_accepted(&self, socket: &impl AsRawFd) -> bool {
+        socket.as_raw_fd() < self.limit - 2 * self.reserve
+    }
+
+    /// The socket of a connection's other side, unless that would leave too few for anything else.
+    pub fn allow_dial<S: AsRawFd>(&self, socket: S) -> io::Result<S> {
+        if socket.as_raw_fd() < self.limit - self.reserve {
+            Ok(socket)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::EMFILE))
+        }
     }
 }
 
@@ -179,6 +223,9 @@ pub const MAX_HANDSHAKES: usize = 512;
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(100);
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Descriptors kept back for the ports for people and probes, new pods, and files.
+const MIN_RESERVE: RawFd = 40;
+const MAX_RESERVE: RawFd = 512;
 
 #[cfg(test)]
 mod tests;

@@ -59,6 +59,9 @@ pub struct NodeOptions {
     /// Data threads [default: one for each core].
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Limit of open files of this process [default: the hard limit].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(MIN_OPEN_FILES..))]
+    pub open_files: Option<u64>,
     /// Trust domain, unless the mesh configuration names one.
     #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
     pub trust_domain: TrustDomain,
@@ -111,6 +114,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 const DEFAULT_PIN_ROOT: &str = "/sys/fs/bpf/mesh";
+/// What a node of a few pods needs for itself, and a few connections.
+const MIN_OPEN_FILES: u64 = 256;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! HBONE, the tunnel between nodes: one HTTP/2 CONNECT stream per carried connection, over mutual TLS.
 //!
-//! A stream's END_STREAM is the carried connection's FIN; any reset, and the death of the tunnel, is its RST. Data
+//! A stream's `END_STREAM` is the carried connection's FIN; any reset, and the death of the tunnel, is its RST. Data
 //! flows only after the far end answered 200, that is, after it reached the application.
 //!
 //! Invariant: a tunnel carries streams of one source identity to one destination identity, both proven when it was

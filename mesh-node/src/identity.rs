@@ -176,7 +176,8 @@ impl IdentityStore {
                 tokio::task::yield_now().await;
             }
             let next = self.entries.load().values().map(|entry| entry.due).min();
-            let pause = next.map_or(LONGEST_NAP, |due| due.duration_since(SystemTime::now()).unwrap_or_default());
+            let pause =
+                next.map_or(LONGEST_NAP, |due| due.duration_since(SystemTime::now()).unwrap_or_default());
             tokio::select! {
                 // The wall clock may jump while this sleeps: look again every so often.
                 () = tokio::time::sleep(pause.clamp(SHORTEST_NAP, LONGEST_NAP)) => {}
@@ -227,7 +228,9 @@ impl IdentityStore {
 
 impl std::fmt::Debug for IdentityStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("IdentityStore").field("identities", &self.entries.load().len()).finish_non_exhaustive()
+        f.debug_struct("IdentityStore")
+            .field("identities", &self.entries.load().len())
+            .finish_non_exhaustive()
     }
 }
 

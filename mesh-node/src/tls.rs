@@ -62,11 +62,7 @@ pub async fn accept_within(
 /// Makes a TLS handshake as `svid` with a server that must be `expected`, at most [`HANDSHAKE_DEADLINE`].
 ///
 /// A server that proves any other identity is refused inside the handshake, before it learns ours.
-pub async fn connect(
-    io: TcpStream,
-    svid: &Svid,
-    expected: &SpiffeId,
-) -> Result<(TlsStream, Peer), TlsError> {
+pub async fn connect(io: TcpStream, svid: &Svid, expected: &SpiffeId) -> Result<(TlsStream, Peer), TlsError> {
     connect_within(io, svid, expected, HANDSHAKE_DEADLINE).await
 }
 

@@ -1,7 +1,14 @@
 //! The mesh on a bed of nodes and pods, as users see it: real binaries, real kernel, real sockets.
 
+mod admin;
+mod bed;
 mod enrol;
 mod faults;
+mod forge;
+mod hostile;
+mod identity;
+mod inputs;
 mod neighbours;
 mod policy;
+mod scrape;
 mod services;

@@ -257,7 +257,7 @@ impl Bed {
     }
 
     /// Copies the logs of a bed whose test has failed to where they outlive it.
-    fn keep_logs(&self) {
+    pub(crate) fn keep_logs(&self) {
         let kept = std::env::temp_dir().join(format!("mesh-testbed-{}", self.layout.name));
         if copy_files(&self.layout.logs(), &kept).is_ok() {
             use std::io::Write;

@@ -1,11 +1,14 @@
 //! The test bed: a small kubelet for one machine, and what the suites and demonstrations run on it.
 //!
 //! [`bed::Bed`] makes nodes and pods out of network namespaces and cgroups and keeps them as Kubernetes manifests say.
-//! [`bookinfo`] is the well-known sample application as one small program. [`tool`] is the helper that tests send into
-//! pods where `curl` is not enough.
+//! [`bookinfo`] is the well-known sample application as one small program, [`demo`] shows the mesh with it. [`tool`] is
+//! the helper that tests send into pods where `curl` is not enough.
 
 pub mod bed;
+pub mod bench;
 pub mod bookinfo;
+pub mod demo;
+pub mod foreign;
 pub mod http;
 pub mod scenario;
 mod sys;

@@ -15,12 +15,12 @@ pub fn start(builder: Builder) -> Result<Bed> {
     Ok(bed)
 }
 
-/// Waits until no node has an enrolled pod that is not captured, and at least one is.
+/// Waits until every node knows every pod, and every enrolled one is captured.
 pub fn captured(bed: &Bed, patience: Duration) -> Result<()> {
     let mut last = String::new();
     let all = bed.wait("every enrolled pod captured", patience, |bed| {
         last = captures(bed).unwrap_or_else(|error| format!("{error:#}"));
-        last.contains("captured") && !last.contains("pending") && !last.contains("failed")
+        last.is_empty()
     });
     all.with_context(|| format!("pods: {last}"))
 }
@@ -35,15 +35,24 @@ pub fn logged(bed: &Bed, node: &str, words: &[&str]) -> Result<()> {
     said.with_context(|| format!("{words:?} in the log of {node}:\n{last}"))
 }
 
-/// One word for each enrolled pod of the bed: how far its capture has come.
+/// What is missing until every node knows every pod and every enrolled one is captured.
 fn captures(bed: &Bed) -> Result<String> {
-    let mut words = Vec::new();
-    for node in bed.status().nodes {
+    let mut missing = Vec::new();
+    let status = bed.status();
+    for node in &status.nodes {
         let dump: serde_json::Value = serde_json::from_str(&bed.node(&node.name)?.admin("/config_dump")?)?;
-        let Some(pods) = dump["workloadState"].as_object() else { continue };
-        words.extend(pods.iter().map(|(uid, pod)| format!("{uid}={}", pod["state"].as_str().unwrap_or("?"))));
+        let known = dump["workloads"].as_array().map_or(0, Vec::len);
+        if known < status.pods.len() {
+            missing.push(format!("{} knows {known} of {} pods", node.name, status.pods.len()));
+        }
+        let empty = serde_json::Map::new();
+        for (uid, pod) in dump["workloadState"].as_object().unwrap_or(&empty) {
+            if pod["state"] != "captured" {
+                missing.push(format!("{uid} is {}", pod["state"]));
+            }
+        }
     }
-    Ok(words.join(" "))
+    Ok(missing.join("; "))
 }
 
 /// Pods `mesh/client` and `mesh/near` on node-1, `mesh/far` on node-2, `outside/stranger` on node-1 without

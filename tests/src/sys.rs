@@ -16,6 +16,8 @@ use std::process::Command;
 use std::ptr;
 use std::thread;
 
+pub(crate) mod bpf;
+
 /// What a child process enters between `fork` and `exec`. Absent parts are inherited.
 #[derive(Debug, Default)]
 pub(crate) struct Enter {
@@ -70,7 +72,16 @@ fn enter_all(enter: &Enter) -> io::Result<()> {
     set_namespace(enter.network.as_ref(), libc::CLONE_NEWNET)?;
     set_namespace(enter.hostname.as_ref(), libc::CLONE_NEWUTS)?;
     set_namespace(enter.mounts.as_ref(), libc::CLONE_NEWNS)?;
+    release_end_signals()?;
     enter.fresh.as_ref().map_or(Ok(()), make_fresh)
+}
+
+/// Undoes [`hold_end_signals`] in a child, which inherits the mask: it could never be asked to end.
+fn release_end_signals() -> io::Result<()> {
+    let set = end_signals();
+    // SAFETY: `set` is an initialised set that lives for the call; the old mask is not wanted.
+    let result = unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
 
 fn set_namespace(file: Option<&File>, kind: libc::c_int) -> io::Result<()> {
@@ -213,7 +224,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// Keeps SIGTERM, SIGINT and SIGHUP from ending this process, so that [`wait_for_end`] can see them. To be called
-/// before the first thread starts; processes started by this one are not affected, as `std` resets their mask.
+/// before the first thread starts. Processes that are started through [`enter`] are not affected.
 pub(crate) fn hold_end_signals() -> io::Result<()> {
     let set = end_signals();
     // SAFETY: `set` is an initialised set that lives for the call; the old mask is not wanted.

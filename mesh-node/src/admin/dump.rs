@@ -18,6 +18,7 @@ pub(super) fn dump(admin: &Admin) -> Value {
         "config": admin.state.config(),
         "version": { "version": admin.reporter.version(), "node": admin.state.node() },
         "loaded": snapshot.is_loaded(),
+        "findings": admin.state.findings(),
         "trustDomain": snapshot.trust_domain().to_string(),
         "workloads": snapshot.workloads().map(|one| workload(&snapshot, one)).collect::<Vec<_>>(),
         "services": snapshot.services().map(|one| service(one)).collect::<Vec<_>>(),

@@ -12,10 +12,9 @@ fn accepts_and_prepares() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
         for (mode, reset) in [(CloseMode::Reset, true), (CloseMode::Fin, false)] {
-            let counters = AcceptCounters::default();
             let accepted = RefCell::new(Vec::new());
             let mut client = tokio::select! {
-                _ = accept_loop(&listener, mode, &counters, |socket, peer| accepted.borrow_mut().push((socket, peer))) =>
+                _ = accept_loop(&listener, mode, |_| (), |socket, peer| accepted.borrow_mut().push((socket, peer))) =>
                     unreachable!("it never ends"),
                 client = async {
                     let client = TcpStream::connect(address).await.expect("connect");
@@ -31,7 +30,7 @@ fn accepts_and_prepares() {
             drop(socket);
             let end = client.read(&mut [0]).await;
             assert_eq!(end.is_err(), reset, "{mode:?}: {end:?}");
-            assert_eq!(counters.accepted.load(Ordering::Relaxed), 1);
+            assert!(accepted.borrow().is_empty());
         }
     });
 }
@@ -49,8 +48,9 @@ fn errors_neither_end_nor_spin_the_loop() {
             Some(result) => result,
             None => Err(io::Error::from_raw_os_error(libc::EMFILE)),
         };
-        let counters = AcceptCounters::default();
         let seen = RefCell::new(Vec::new());
+        let errors = Cell::new(0);
+        let failed = |_: &io::Error| errors.set(errors.get() + 1);
         let begin = Instant::now();
         let all = async {
             while seen.borrow().len() < 4 {
@@ -58,19 +58,18 @@ fn errors_neither_end_nor_spin_the_loop() {
             }
         };
         tokio::select! {
-            _ = run(accept, &counters, |n| seen.borrow_mut().push(n)) => unreachable!("it never ends"),
+            _ = run(accept, failed, |n| seen.borrow_mut().push(n)) => unreachable!("it never ends"),
             () = all => {}
         }
         assert_eq!(*seen.borrow(), [1, 2, 3, 4]);
         // 10 + 20 + 40 + 80 + 100 + 100, then from 10 again.
         assert!(begin.elapsed() >= Duration::from_millis(350 + 70));
-        assert_eq!(counters.accepted.load(Ordering::Relaxed), 4);
+        assert_eq!(errors.get(), 6 + 3);
 
         // Nothing but errors for half a second: ten attempts a second or so, not millions.
-        let before = counters.errors.load(Ordering::Relaxed);
-        let run = run(accept, &counters, |_| ());
+        let run = run(accept, failed, |_| ());
         let _ = tokio::time::timeout(Duration::from_millis(500), run).await;
-        assert!(counters.errors.load(Ordering::Relaxed) - before < 12);
+        assert!(errors.get() - 9 < 12, "{}", errors.get());
     });
 }
 
@@ -78,24 +77,55 @@ fn errors_neither_end_nor_spin_the_loop() {
 fn one_line_a_second() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
     runtime.block_on(async {
-        let mut gate = LogGate::default();
+        let gate = LogGate::new(1);
         assert_eq!(gate.pass(), Some(0));
         assert_eq!(gate.pass(), None);
         assert_eq!(gate.pass(), None);
-        gate.last = gate.last.map(|last| last.checked_sub(LOG_INTERVAL).expect("uptime"));
+        gate.begin.set(gate.begin.get().map(|begin| begin.checked_sub(LOG_INTERVAL).expect("uptime")));
         assert_eq!(gate.pass(), Some(2));
     });
 }
 
 #[test]
-fn a_cap_turns_the_newest_away() {
-    let cap = Cap::new(2);
-    let (a, b) = (cap.enter().expect("first"), cap.enter().expect("second"));
-    assert!(cap.enter().is_none());
-    assert!(cap.clone().enter().is_none(), "clones share it");
-    assert_eq!((cap.in_use(), cap.refused()), (2, 2));
-    drop(a);
-    let c = cap.enter().expect("free again");
-    drop((b, c));
-    assert_eq!(cap.in_use(), 0);
+fn a_full_cap_gives_up_the_oldest() {
+    on_data_thread(async {
+        let cap = Cap::new(2);
+        let (a, b) = (cap.enter(), cap.enter());
+        let c = cap.clone().enter();
+        assert_eq!(cap.in_use(), 2, "clones share it");
+        a.lost().await;
+        let still = tokio::time::timeout(Duration::from_millis(10), async {
+            tokio::select! {
+                () = b.lost() => {}
+                () = c.lost() => {}
+            }
+        });
+        assert!(still.await.is_err(), "only the oldest is lost");
+        drop(a);
+        assert_eq!(cap.in_use(), 2, "its place had gone already");
+        drop(b);
+        let d = cap.enter();
+        assert_eq!(cap.in_use(), 2);
+        drop((c, d));
+        assert_eq!(cap.in_use(), 0);
+    });
+}
+
+#[test]
+fn the_last_descriptors_are_kept_back() {
+    struct Numbered(RawFd);
+    impl AsRawFd for Numbered {
+        fn as_raw_fd(&self) -> RawFd {
+            self.0
+        }
+    }
+    for (limit, accepted, dialled) in [(400, 320, 360), (20_000, 18_976, 19_488), (256, 176, 216)] {
+        let descriptors = Descriptors::under(limit);
+        assert!(descriptors.allow_accepted(&Numbered(accepted - 1)), "{limit}");
+        assert!(!descriptors.allow_accepted(&Numbered(accepted)), "{limit}");
+        assert!(descriptors.allow_dial(Numbered(dialled - 1)).is_ok(), "{limit}");
+        let refused = descriptors.allow_dial(Numbered(dialled)).map(drop);
+        assert_eq!(refused.map_err(|e| e.raw_os_error()), Err(Some(libc::EMFILE)), "{limit}");
+    }
+    assert!(Descriptors::under(u64::MAX).allow_accepted(&Numbered(1 << 20)));
 }

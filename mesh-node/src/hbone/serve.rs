@@ -14,8 +14,8 @@ use mesh_core::net::authority::parse_connect_authority;
 use tokio::time::Instant;
 
 use super::{
-    CONNECTION_WINDOW, FRAME, MAX_PEER_ERRORS, PING_INTERVAL, PING_TIMEOUT, REMEMBERED_FOR, REMEMBERED_RESETS,
-    SEND_BUFFER, STREAM_WINDOW, ServeError, Stream,
+    CONNECTION_WINDOW, FRAME, MAX_PEER_ERRORS, PING_INTERVAL, PING_TIMEOUT, REMEMBERED_FOR,
+    REMEMBERED_RESETS, SEND_BUFFER, STREAM_WINDOW, ServeError, Stream,
 };
 use crate::run::drain::Drain;
 use crate::run::tasks;
@@ -142,12 +142,7 @@ impl Server {
     }
 
     /// Checks a request and hands it on.
-    fn begin(
-        &self,
-        request: Request<RecvStream>,
-        mut respond: SendResponse<Bytes>,
-        caller: Caller,
-    ) {
+    fn begin(&self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>, caller: Caller) {
         let (head, recv) = request.into_parts();
         let target = match head.uri.authority() {
             _ if head.method != Method::CONNECT => Err("not_connect"),
@@ -157,7 +152,8 @@ impl Server {
         match target {
             Ok(authority) => {
                 let Caller { peer, local, resets } = caller;
-                let incoming = Incoming { authority, peer, local, headers: head.headers, respond, recv, resets };
+                let incoming =
+                    Incoming { authority, peer, local, headers: head.headers, respond, recv, resets };
                 tasks::spawn_local("hbone stream", (self.handler)(incoming));
             }
             Err(reason) => {
@@ -193,7 +189,8 @@ pub struct Incoming {
 impl Incoming {
     /// Answers 200; from now on bytes flow.
     pub fn accept(mut self) -> Result<Stream, h2::Error> {
-        let send = self.respond.send_response(answer(StatusCode::OK), false).inspect_err(|_| self.resets.take())?;
+        let send =
+            self.respond.send_response(answer(StatusCode::OK), false).inspect_err(|_| self.resets.take())?;
         Ok(Stream { send, recv: self.recv, lease: None })
     }
 
@@ -215,7 +212,10 @@ impl Incoming {
 
 impl std::fmt::Debug for Incoming {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Incoming").field("authority", &self.authority).field("peer", &self.peer.id).finish_non_exhaustive()
+        f.debug_struct("Incoming")
+            .field("authority", &self.authority)
+            .field("peer", &self.peer.id)
+            .finish_non_exhaustive()
     }
 }
 

@@ -41,6 +41,14 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// Waits for another CONNECT, or the end of a tunnel; spins, because it is about microseconds.
+    pub(crate) async fn next_stream(&self) {
+        let before = self.streams.get();
+        while self.streams.get() == before && self.served.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Ends all tunnels without a word, as a crash would.
     pub(crate) fn kill_tunnels(&self) {
         self.tasks.borrow_mut().drain(..).for_each(|task| task.abort());

@@ -87,7 +87,10 @@ impl Tunnel {
     /// Whether a new stream under `svid` may begin here at `now`. A rotated or expired certificate, at either end,
     /// takes the tunnel out of use.
     pub(super) fn serves(&self, svid: &Arc<Svid>, now: SystemTime) -> bool {
-        Arc::ptr_eq(&self.svid, svid) && svid.is_valid_at(now) && now < self.peer_not_after && !self.is_retired()
+        Arc::ptr_eq(&self.svid, svid)
+            && svid.is_valid_at(now)
+            && now < self.peer_not_after
+            && !self.is_retired()
     }
 
     /// A lease, if the tunnel is settled and has room below `limit` and the peer's own limit.
@@ -138,7 +141,11 @@ impl Tunnel {
 
 impl Lease {
     /// Sends CONNECT and waits for the answer, at most `deadline`.
-    pub(super) async fn connect(self, request: &ConnectRequest, deadline: Duration) -> Result<Stream, OpenError> {
+    pub(super) async fn connect(
+        self,
+        request: &ConnectRequest,
+        deadline: Duration,
+    ) -> Result<Stream, OpenError> {
         match tokio::time::timeout(deadline, self.exchange(request)).await {
             Ok(result) => result,
             Err(_) => Err(OpenError::Deadline(Stage::Connect)),
@@ -168,7 +175,11 @@ impl Lease {
             _ => {
                 self.tunnel.retire();
                 let text = e.to_string().into();
-                if self.tunnel.settled.get() { OpenError::TunnelLost(text) } else { OpenError::H2Handshake(text) }
+                if self.tunnel.settled.get() {
+                    OpenError::TunnelLost(text)
+                } else {
+                    OpenError::H2Handshake(text)
+                }
             }
         }
     }

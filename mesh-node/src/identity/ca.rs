@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime};
 use mesh_core::id::{SpiffeId, TrustDomain};
 use rcgen::string::Ia5String;
 use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 
@@ -166,14 +166,18 @@ fn leaf(id: &SpiffeId, now: SystemTime, not_after: SystemTime) -> Result<Certifi
     params.not_after = not_after.into();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     params.serial_number = Some(serial());
     Ok(params)
 }
 
 /// The four files of a fresh self-signed root, which signs by itself.
-fn self_made(domain: &TrustDomain, write: &mut dyn FnMut(&str, &str) -> Result<(), CaError>) -> Result<(), CaError> {
+fn self_made(
+    domain: &TrustDomain,
+    write: &mut dyn FnMut(&str, &str) -> Result<(), CaError>,
+) -> Result<(), CaError> {
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
     let now = SystemTime::now();
     let mut params = CertificateParams::default();

@@ -142,7 +142,9 @@ fn a_failing_ca_is_retried_slowly_and_the_last_good_serves() {
         while store.current(&id("a")).is_none() || store.current(&id("late")).is_none() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert!(store.statuses().iter().all(|s| s.state == CertificateState::Valid && s.last_error.is_none()));
+        assert!(
+            store.statuses().iter().all(|s| s.state == CertificateState::Valid && s.last_error.is_none())
+        );
         rotation.abort();
     });
 }

@@ -9,11 +9,7 @@ use std::{
 use mesh_core::policy::Permit;
 use tokio::net::TcpStream;
 
-use crate::{
-    redirect::LocalPod,
-    run::worker::Worker,
-    sys::sockopt,
-};
+use crate::{redirect::LocalPod, run::worker::Worker, sys::sockopt};
 
 /// Connects to an application of `pod`, from inside it. The application sees `client` as its peer.
 pub(super) async fn application(
@@ -23,7 +19,7 @@ pub(super) async fn application(
     client: SocketAddr,
 ) -> io::Result<TcpStream> {
     let to = permit.into_destination();
-    let socket = pod.netns.run(|| sockopt::tcp_socket(to.is_ipv6()))??;
+    let socket = worker.descriptors.allow_dial(pod.netns.run(|| sockopt::tcp_socket(to.is_ipv6()))??)?;
     if client.is_ipv4() == to.is_ipv4() {
         worker.act_for(&socket, client)?;
     }
@@ -43,7 +39,7 @@ pub(super) async fn tunnel(worker: &Worker, source: &LocalPod, to: SocketAddr) -
 }
 
 async fn plain(worker: &Worker, source: &LocalPod, to: SocketAddr) -> io::Result<TcpStream> {
-    let socket = source.netns.run(|| sockopt::tcp_socket(to.is_ipv6()))??;
+    let socket = worker.descriptors.allow_dial(source.netns.run(|| sockopt::tcp_socket(to.is_ipv6()))??)?;
     worker.own(&socket)?;
     let own = source.ips.iter().find(|ip| ip.is_ipv4() == to.is_ipv4());
     if let Some(own) = own {

@@ -265,8 +265,7 @@ impl Story {
             destination: workload.identity.clone(),
             address,
         };
-        let request =
-            ConnectRequest { forwarded: forwarded::value(self.client), ..ConnectRequest::new(to) };
+        let request = ConnectRequest { forwarded: forwarded::value(self.client), ..ConnectRequest::new(to) };
         let dial = async || dial::tunnel(&self.worker, &self.pod, address).await;
         match self.worker.pool.open(&key, dial, svid, &request).await {
             Ok(stream) => Ok(Reached { far: Far::Tunnel(stream), local: None, _load: None }),
@@ -285,7 +284,9 @@ impl Story {
         let permit = snapshot
             .permit_egress(source, to, target)
             .map_err(|denied| Failure::last(Stage::Policy, denied))?;
-        let stream = dial::outside(&self.worker, &self.pod, permit).await.map_err(|error| Failure::of(Stage::Dial, error))?;
+        let stream = dial::outside(&self.worker, &self.pod, permit)
+            .await
+            .map_err(|error| Failure::of(Stage::Dial, error))?;
         let _ = sockopt::set_linger_zero(&stream, true);
         Ok(Reached { far: Far::Tcp(stream), local: None, _load: None })
     }

@@ -116,7 +116,8 @@ async fn run(
     counters: Counters<'_>,
     cut: impl Future<Output = ()>,
 ) -> Result<(), RelayError> {
-    let mut pair = Pair { app, far, up: Flow::new(counters.from_app), down: Flow::new(counters.to_app), failed: None };
+    let mut pair =
+        Pair { app, far, up: Flow::new(counters.from_app), down: Flow::new(counters.to_app), failed: None };
     let mut cut = pin!(cut);
     let result = poll_fn(|cx| {
         if cut.as_mut().poll(cx).is_ready() {
@@ -168,11 +169,19 @@ impl<A: End, F: End> Pair<'_, A, F> {
     fn round(&mut self, cx: &mut Context<'_>) -> Result<Round, (Side, Broken)> {
         let failed = self.failed.as_ref().map(|(side, _)| *side);
         let mut progress = false;
-        if failed != Some(Side::Far) {
-            progress |= self.up.step(cx, &mut self.app, &mut self.far).map_err(|e| e.at(Side::App, Side::Far))?;
+        let (up, down) = (failed != Some(Side::Far), failed != Some(Side::App));
+        // Both reads before both writes: what a side sent before it broke is read before a write to it fails.
+        if up {
+            progress |= self.up.fill(cx, &mut self.app).map_err(|e| (Side::App, e))?;
         }
-        if failed != Some(Side::App) {
-            progress |= self.down.step(cx, &mut self.far, &mut self.app).map_err(|e| e.at(Side::Far, Side::App))?;
+        if down {
+            progress |= self.down.fill(cx, &mut self.far).map_err(|e| (Side::Far, e))?;
+        }
+        if up {
+            progress |= self.up.drain(cx, &mut self.app, &mut self.far).map_err(|e| (Side::Far, e))?;
+        }
+        if down {
+            progress |= self.down.drain(cx, &mut self.far, &mut self.app).map_err(|e| (Side::App, e))?;
         }
         let finished = match failed {
             None => self.up.done && self.down.done,
@@ -186,15 +195,17 @@ impl<A: End, F: End> Pair<'_, A, F> {
             return Ok(Round::Progress);
         }
         // A side that nobody reads from at present can break unnoticed.
-        if failed != Some(Side::App) && self.up.is_deaf() {
-            if let Poll::Ready(broken) = self.app.poll_broken(cx) {
-                return Err((Side::App, broken));
-            }
+        if down
+            && self.up.is_deaf()
+            && let Poll::Ready(broken) = self.app.poll_broken(cx)
+        {
+            return Err((Side::App, broken));
         }
-        if failed != Some(Side::Far) && self.down.is_deaf() {
-            if let Poll::Ready(broken) = self.far.poll_broken(cx) {
-                return Err((Side::Far, broken));
-            }
+        if up
+            && self.down.is_deaf()
+            && let Poll::Ready(broken) = self.far.poll_broken(cx)
+        {
+            return Err((Side::Far, broken));
         }
         Ok(Round::Blocked)
     }
@@ -244,21 +255,6 @@ struct Flow<'c> {
     counter: &'c AtomicU64,
 }
 
-/// Which end of a flow broke.
-enum FlowError {
-    Source(Broken),
-    Sink(Broken),
-}
-
-impl FlowError {
-    fn at(self, source: Side, sink: Side) -> (Side, Broken) {
-        match self {
-            Self::Source(broken) => (source, broken),
-            Self::Sink(broken) => (sink, broken),
-        }
-    }
-}
-
 impl<'c> Flow<'c> {
     fn new(counter: &'c AtomicU64) -> Self {
         Self { queue: Queue::default(), ended: false, done: false, counter }
@@ -269,39 +265,34 @@ impl<'c> Flow<'c> {
         self.ended || !self.queue.is_empty()
     }
 
-    /// Takes what the source has and gives it to the sink; whether anything moved.
-    fn step(
+    /// Takes what the source has; whether anything came.
+    fn fill(&mut self, cx: &mut Context<'_>, source: &mut impl End) -> Result<bool, Broken> {
+        if self.ended {
+            return Ok(false);
+        }
+        let filled = source.poll_fill(cx, &mut self.queue)?;
+        self.ended = matches!(filled, Poll::Ready(false));
+        Ok(filled.is_ready())
+    }
+
+    /// Gives the sink what there is; whether anything went.
+    fn drain(
         &mut self,
         cx: &mut Context<'_>,
         source: &mut impl End,
         sink: &mut impl End,
-    ) -> Result<bool, FlowError> {
-        if self.done {
-            return Ok(false);
-        }
+    ) -> Result<bool, Broken> {
         let mut progress = false;
-        if !self.ended {
-            match source.poll_fill(cx, &mut self.queue).map_err(FlowError::Source)? {
-                Poll::Ready(true) => progress = true,
-                Poll::Ready(false) => {
-                    self.ended = true;
-                    progress = true;
-                }
-                Poll::Pending => {}
-            }
+        if !self.queue.is_empty()
+            && let Poll::Ready(n) = sink.poll_drain(cx, &mut self.queue)?
+        {
+            source.passed_on(n);
+            self.counter.fetch_add(n as u64, Ordering::Relaxed);
+            progress = true;
         }
-        if !self.queue.is_empty() {
-            if let Poll::Ready(n) = sink.poll_drain(cx, &mut self.queue).map_err(FlowError::Sink)? {
-                source.passed_on(n);
-                self.counter.fetch_add(n as u64, Ordering::Relaxed);
-                progress = true;
-            }
-        }
-        if self.ended && self.queue.is_empty() {
-            if let Poll::Ready(()) = sink.poll_finish(cx).map_err(FlowError::Sink)? {
-                self.done = true;
-                progress = true;
-            }
+        if self.ended && !self.done && self.queue.is_empty() && sink.poll_finish(cx)?.is_ready() {
+            self.done = true;
+            progress = true;
         }
         Ok(progress)
     }

@@ -39,8 +39,8 @@ pub fn pods_cgroup(scope: &Path) -> PathBuf {
 /// mark by which the kernel programs know the node's sockets, which no pod can forge.
 pub fn enter_own(mount: &Path, node: &str) -> io::Result<u64> {
     let membership = fs::read_to_string("/proc/self/cgroup")?;
-    let current = unified_path(&membership)
-        .ok_or_else(|| io::Error::other("this process is in no cgroup v2 group"))?;
+    let current =
+        unified_path(&membership).ok_or_else(|| io::Error::other("this process is in no cgroup v2 group"))?;
     let name = format!("mesh-node-{node}");
     let mut own = mount.join(current.trim_start_matches('/'));
     if !own.ends_with(&name) {
@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn finds_cgroup2_on_hybrid_and_pure_machines() {
-        let hybrid = "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let hybrid =
+            "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
         assert_eq!(mount_in(hybrid), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(mount_in("cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n"), Some("/sys/fs/cgroup".into()));
         assert_eq!(mount_in("proc /proc proc rw 0 0\n"), None);

@@ -97,7 +97,7 @@ impl Programs {
         Ok(())
     }
 
-    /// Steers the pod's inbound connections, where sk_lookup does that.
+    /// Steers the pod's inbound connections, where `sk_lookup` does that.
     pub fn attach_lookup(&mut self, pod: &PinnedPod, ns: &NetNs) -> Result<(), RedirectError> {
         let pin = self.pins.pod_link("lookup", pod);
         if self.inbound == Inbound::Tc {
@@ -118,10 +118,9 @@ impl Programs {
         let interfaces = ns.run(netns::interfaces).and_then(|found| found).map_err(inside)?;
         let inbound = if self.inbound == Inbound::Tc { "mesh_steer_in" } else { "mesh_guard_in" };
         for interface in interfaces {
-            for (direction, name, kind) in [
-                ("in", inbound, TcAttachType::Ingress),
-                ("out", "mesh_guard_out", TcAttachType::Egress),
-            ] {
+            for (direction, name, kind) in
+                [("in", inbound, TcAttachType::Ingress), ("out", "mesh_guard_out", TcAttachType::Egress)]
+            {
                 let pin = self.pins.pod_link(&format!("guard-{direction}-{interface}"), pod);
                 let program: &mut SchedClassifier = program(&mut self.ebpf, name)?;
                 let tcx = self.tcx;
@@ -216,7 +215,9 @@ fn attach_classifier(
     std::mem::forget(program.take_link(id)?);
     // A filter cannot be pinned; its program at the link's place tells a successor that the pod is guarded.
     if !pin.exists() {
-        program.pin(pin).map_err(|source| RedirectError::Pin { path: pin.clone(), source: Box::new(source) })?;
+        program
+            .pin(pin)
+            .map_err(|source| RedirectError::Pin { path: pin.clone(), source: Box::new(source) })?;
     }
     Ok(())
 }

@@ -242,8 +242,7 @@ impl Manager {
         let pinned = self.options.pins.pods().unwrap_or_default();
         for pod in pinned {
             let same = |known: &Captured| known.pod.netns.cookie() == pod.cookie;
-            let kept = wanted.contains_key(&*pod.uid)
-                && self.captured.get(&*pod.uid).is_none_or(same);
+            let kept = wanted.contains_key(&*pod.uid) && self.captured.get(&*pod.uid).is_none_or(same);
             if !kept {
                 self.unhook(&pod, None);
             }

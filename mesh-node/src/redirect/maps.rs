@@ -5,9 +5,7 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use aya::{
-    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash},
-};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
 use mesh_common::{
     Address, Endpoint, ListenerKey, LocalSocket, NodeConfig, OriginalDestination, Pod, RealPeer, Stat, maps,
 };
@@ -164,7 +162,6 @@ fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
         other => other,
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -49,14 +49,11 @@ impl LocalPod {
 
     /// The pod as the kernel programs know it.
     pub(super) fn entry(&self, outbound_port: u16) -> Pod {
-        let ip4 = self.ips.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(v4.octets()) } else { None });
-        let ip6 = self.ips.iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(v6.octets()) } else { None });
-        Pod {
-            ip6: ip6.unwrap_or_default(),
-            ip4: ip4.unwrap_or_default(),
-            outbound_port,
-            reserved: 0,
-        }
+        let ip4 =
+            self.ips.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(v4.octets()) } else { None });
+        let ip6 =
+            self.ips.iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(v6.octets()) } else { None });
+        Pod { ip6: ip6.unwrap_or_default(), ip4: ip4.unwrap_or_default(), outbound_port, reserved: 0 }
     }
 
     /// Opens the listeners of every data thread inside the pod.
@@ -76,7 +73,8 @@ fn listen_all(threads: usize, outbound_port: u16) -> io::Result<Listeners> {
     let port = outbound4.first().map(TcpListener::local_addr).transpose()?.map_or(0, |at| at.port());
     let mut all = Listeners { outbound_port: port, threads: Vec::new() };
     let v6 = has_ipv6();
-    let outbound6 = if v6 { group(threads, SocketAddr::from((Ipv6Addr::LOCALHOST, port)))? } else { Vec::new() };
+    let outbound6 =
+        if v6 { group(threads, SocketAddr::from((Ipv6Addr::LOCALHOST, port)))? } else { Vec::new() };
     all.threads.resize_with(threads, ThreadListeners::default);
     spread(&mut all.threads, outbound4, |t| &mut t.outbound);
     spread(&mut all.threads, outbound6, |t| &mut t.outbound);

@@ -64,7 +64,7 @@ impl Drain {
     async fn reached(&self, phase: Phase) {
         // A switch that is gone can start nothing any more.
         if self.0.clone().wait_for(|now| *now >= phase).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -18,16 +18,16 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     admin::{self, LogControl},
+    admit::Descriptors,
     config::NodeOptions,
     identity::{self, IdentityStore, ca::StateCa},
     redirect::{
-        self, KernelLog, Manager,
-        cgroup,
+        self, KernelLog, Manager, cgroup,
         maps::{ControlMaps, FlowMaps},
         pins::Pins,
     },
@@ -35,7 +35,7 @@ use crate::{
     run::{
         drain::{self, Drain},
         figures::Figures,
-        state::NodeState,
+        state::{Findings, NodeState},
         tasks, worker,
     },
     sys::limits,
@@ -50,7 +50,7 @@ pub fn run(options: NodeOptions) -> anyhow::Result<()> {
 }
 
 async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
-    let files = limits::raise_open_files().context("raising the limit of open files")?;
+    let files = limits::set_open_files(options.open_files).context("raising the limit of open files")?;
     info!(node = %options.node, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
     let redirect = redirect_options(&options)?;
     let reporter = Reporter::new(
@@ -61,16 +61,23 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let (directory, loaded) = Directory::open(&options.config)
         .with_context(|| format!("opening the configuration {}", options.config.display()))?;
     let snapshots = watch::Sender::new(Arc::<Snapshot>::default());
+    let told = watch::Sender::new(Findings::default());
     let (switch, drained) = drain::channel();
 
-    let (seeds, threads) = prepare_threads(&options, &redirect, &snapshots)?;
+    let (seeds, threads) = prepare_threads(&options, &redirect, &snapshots);
     let mut manager = Manager::start(redirect.clone(), seeds)?;
-    let workers = start_threads(threads, &redirect.pins, &identities, (&reporter, &drained))?;
+    let workers = start_threads(
+        threads,
+        &redirect.pins,
+        &identities,
+        (&reporter, &drained, Descriptors::under(files)),
+    )?;
     let state = Arc::new(NodeState {
         node: options.node.clone(),
         settings: settings(&options),
         log,
         snapshots: snapshots.subscribe(),
+        findings: told.subscribe(),
         pods: manager.status(),
         identities: identities.clone(),
         maps: Mutex::new(ControlMaps::open(&redirect.pins)?),
@@ -86,7 +93,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     tasks::spawn_local("source", async move { directory.run().await });
     tasks::spawn_local("rotation", identities.clone().run_rotation());
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
-    tasks::spawn_local("compile", compile(options.clone(), loaded, snapshots, identities));
+    tasks::spawn_local("compile", compile(options.clone(), loaded, snapshots, identities, told));
 
     stop_signal().await?;
     info!(grace_s = options.drain.as_secs(), "Draining; what is captured stays captured.");
@@ -119,10 +126,8 @@ fn redirect_options(options: &NodeOptions) -> anyhow::Result<redirect::Options> 
 fn identities(options: &NodeOptions) -> anyhow::Result<Arc<IdentityStore>> {
     let domain = &options.trust_domain;
     let ca = StateCa::open(&options.state, domain).context("opening the certificate authority")?;
-    let identity = identity::Options {
-        lifetime: options.svid_lifetime,
-        ..identity::Options::new(vec![domain.clone()])
-    };
+    let identity =
+        identity::Options { lifetime: options.svid_lifetime, ..identity::Options::new(vec![domain.clone()]) };
     Ok(Arc::new(IdentityStore::new(Arc::new(ca), identity)?))
 }
 
@@ -138,23 +143,23 @@ fn prepare_threads(
     options: &NodeOptions,
     redirect: &redirect::Options,
     snapshots: &watch::Sender<Arc<Snapshot>>,
-) -> anyhow::Result<Threads> {
+) -> Threads {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = options.threads.unwrap_or(cores).max(1);
     info!(threads = count, pins = %redirect.pins.map("").display(), "Data threads.");
-    Ok((0..count)
+    (0..count)
         .map(|_| {
             let (sender, pods) = mpsc::channel(PENDING_PODS);
             (sender, Waiting { pods, snapshots: snapshots.subscribe() })
         })
-        .unzip())
+        .unzip()
 }
 
 fn start_threads(
     threads: Vec<Waiting>,
     pins: &Pins,
     identities: &Arc<IdentityStore>,
-    (reporter, drain): (&Arc<Reporter>, &Drain),
+    (reporter, drain, descriptors): (&Arc<Reporter>, &Drain, Descriptors),
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let start = |(index, waiting): (usize, Waiting)| {
         let seed = worker::Seed {
@@ -165,6 +170,7 @@ fn start_threads(
             flows: FlowMaps::open(pins)?,
             pods: waiting.pods,
             drain: drain.clone(),
+            descriptors,
         };
         let body = move || {
             if let Err(error) = worker::run(seed) {
@@ -184,36 +190,35 @@ async fn compile(
     mut loaded: watch::Receiver<Arc<Loaded>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     identities: Arc<IdentityStore>,
+    told: watch::Sender<Findings>,
 ) {
     let compile_options = CompileOptions {
         node: options.node,
         trust_domain: options.trust_domain,
         ..CompileOptions::default()
     };
-    let mut told = BTreeSet::new();
     loop {
         let now = loaded.borrow_and_update().clone();
-        if now.generation > 0 {
-            let started = std::time::Instant::now();
-            let with = compile_options.clone();
-            let source = now.clone();
-            let Ok(compiled) =
-                tokio::task::spawn_blocking(move || model::compile(&source.objects, &with)).await
-            else {
-                // The last good snapshot stays in force.
-                warn!("Compiling the configuration failed.");
-                continue;
-            };
-            let findings = now.findings.iter().chain(&compiled.findings).map(ToString::to_string);
-            tell(&mut told, findings.collect());
-            let wanted = local_identities(&compiled.snapshot);
-            identities.set_trust_domains(accepted_domains(&compiled.snapshot));
-            snapshots.send_replace(Arc::new(compiled.snapshot));
-            info!(
-                generation = now.generation, objects = now.objects.len(),
-                took_ms = started.elapsed().as_millis(), "Configuration applied."
-            );
-            identities.want(&wanted);
+        let started = std::time::Instant::now();
+        let (with, source) = (compile_options.clone(), now.clone());
+        let compiled = tokio::task::spawn_blocking(move || model::compile(&source.objects, &with)).await;
+        match compiled {
+            Ok(compiled) => {
+                let findings = now.findings.iter().chain(&compiled.findings).map(ToString::to_string);
+                tell(&told, findings.collect());
+                let wanted = local_identities(&compiled.snapshot);
+                identities.set_trust_domains(accepted_domains(&compiled.snapshot));
+                snapshots.send_replace(Arc::new(compiled.snapshot));
+                info!(
+                    generation = now.generation,
+                    objects = now.objects.len(),
+                    took_ms = started.elapsed().as_millis(),
+                    "Configuration applied."
+                );
+                identities.want(&wanted);
+            }
+            // The last good snapshot stays in force until the next change.
+            Err(error) => error!(%error, "Compiling the configuration failed."),
         }
         if loaded.changed().await.is_err() {
             return;
@@ -222,14 +227,14 @@ async fn compile(
 }
 
 /// Says what is new, and what is mended.
-fn tell(told: &mut BTreeSet<String>, findings: BTreeSet<String>) {
-    for finding in findings.difference(told) {
+fn tell(told: &watch::Sender<Findings>, findings: BTreeSet<String>) {
+    let before = told.send_replace(Arc::new(findings.clone()));
+    for finding in findings.difference(&before) {
         warn!(target: "config", "{finding}");
     }
-    for finding in told.difference(&findings) {
+    for finding in before.difference(&findings) {
         info!(target: "config", "Mended: {finding}");
     }
-    *told = findings;
 }
 
 fn accepted_domains(snapshot: &Snapshot) -> Vec<TrustDomain> {

@@ -1,6 +1,9 @@
 //! What the admin ports may ask of the node.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use mesh_common::{LOG_DEBUG, LOG_INFO, LOG_OFF};
 use mesh_core::model::Snapshot;
@@ -12,6 +15,9 @@ use crate::{
     redirect::maps::ControlMaps,
 };
 
+/// All there is to say about the configuration, one line each.
+pub type Findings = Arc<BTreeSet<String>>;
+
 /// The node's state, read by the admin ports.
 pub struct NodeState {
     /// Name of the node.
@@ -22,6 +28,8 @@ pub struct NodeState {
     pub log: LogControl,
     /// The configuration as it changes.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// What is wrong with the configuration.
+    pub findings: watch::Receiver<Findings>,
     /// Local pods and how far their capture has come; `None` before the first look.
     pub pods: watch::Receiver<Option<Arc<Vec<PodStatus>>>>,
     /// Certificates.
@@ -45,6 +53,10 @@ impl AdminState for NodeState {
 
     fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.borrow().clone()
+    }
+
+    fn findings(&self) -> Vec<String> {
+        self.findings.borrow().iter().cloned().collect()
     }
 
     fn pods(&self) -> Vec<PodStatus> {

@@ -31,14 +31,12 @@ impl<F: Future<Output = ()>> Future for Guarded<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let future = self.future.as_mut();
-        match std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(context))) {
-            Ok(poll) => poll,
-            Err(_) => {
-                PANICS.fetch_add(1, Ordering::Relaxed);
-                tracing::error!(task = self.name, "A task panicked.");
-                Poll::Ready(())
-            }
+        if let Ok(poll) = std::panic::catch_unwind(AssertUnwindSafe(|| future.poll(context))) {
+            return poll;
         }
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(task = self.name, "A task panicked.");
+        Poll::Ready(())
     }
 }
 

@@ -23,14 +23,14 @@ use tokio::{
 };
 
 use crate::{
-    admit::{self, AcceptCounters, Cap, CloseMode},
-    hbone::{self, Pool},
+    admit::{self, Cap, CloseMode, Descriptors, LogGate},
+    hbone::{self, Pool, ServeError},
     identity::{IdentityStore, Svid},
     l4,
     redirect::{LocalPod, PodSockets, maps::FlowMaps},
     report::{Event, Reporter},
     run::{drain::Drain, tasks},
-    tls::TlsError,
+    tls::{Peer, PeerError, TlsError},
 };
 
 /// What a data thread starts with.
@@ -49,6 +49,8 @@ pub struct Seed {
     pub pods: mpsc::Receiver<PodSockets>,
     /// When to stop.
     pub drain: Drain,
+    /// What connections may use of the process's file descriptors.
+    pub descriptors: Descriptors,
 }
 
 /// The state of a data thread.
@@ -61,12 +63,15 @@ pub struct Worker {
     pub load: Rc<Outstanding>,
     /// When to stop.
     pub drain: Drain,
+    /// What connections may use of the process's file descriptors.
+    pub descriptors: Descriptors,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     identities: Arc<IdentityStore>,
     flows: RefCell<FlowMaps>,
     pods: RefCell<HashMap<Arc<str>, Arc<LocalPod>>>,
     handshakes: Cap,
-    accepts: AcceptCounters,
+    refusals: LogGate,
+    shed: LogGate,
     random: Cell<u64>,
 }
 
@@ -88,7 +93,9 @@ pub fn run(seed: Seed) -> io::Result<()> {
             flows: RefCell::new(seed.flows),
             pods: RefCell::default(),
             handshakes: Cap::new(admit::MAX_HANDSHAKES),
-            accepts: AcceptCounters::default(),
+            refusals: LogGate::new(REFUSALS_LOGGED),
+            shed: LogGate::new(1),
+            descriptors: seed.descriptors,
             random: Cell::new(seed_of(seed.index)),
             reporter: seed.reporter,
             drain: drain.clone(),
@@ -103,9 +110,12 @@ pub fn run(seed: Seed) -> io::Result<()> {
             }
         }
         drop(pods);
-        drain.forced().await;
+        tokio::select! {
+            () = worker.idle() => return,
+            () = drain.forced() => {}
+        }
         // Connections end by themselves now; they need a moment of this thread for it.
-        tokio::time::sleep(LAST_MOMENT).await;
+        let _ = tokio::time::timeout(LAST_MOMENT, worker.idle()).await;
     });
     Ok(())
 }
@@ -180,7 +190,10 @@ impl Worker {
         for listener in listeners.plaintext {
             let (worker, pod) = (self.clone(), pod.clone());
             self.accept(CloseMode::Reset, listener, released.clone(), move |tcp, peer| {
-                tasks::spawn_local("plaintext", l4::inbound::plaintext(worker.clone(), pod.clone(), tcp, peer));
+                tasks::spawn_local(
+                    "plaintext",
+                    l4::inbound::plaintext(worker.clone(), pod.clone(), tcp, peer),
+                );
             });
         }
         for listener in listeners.tunnel {
@@ -205,13 +218,19 @@ impl Worker {
         };
         let (worker, drain) = (self.clone(), self.drain.clone());
         tasks::spawn_local("accept", async move {
+            let failed = |error: &io::Error| worker.reporter.count(accept_event(error));
+            let admit = |tcp, peer| {
+                if worker.admits(&tcp) {
+                    serve(tcp, peer);
+                }
+            };
             let released = async {
                 let _ = released.wait_for(|released| *released).await;
                 // What had connected before the kernel programs let go is still in the queue.
                 tokio::time::sleep(RELEASE_GRACE).await;
             };
             tokio::select! {
-                never = admit::accept_loop(&listener, mode, &worker.accepts, serve) => match never {},
+                never = admit::accept_loop(&listener, mode, failed, admit) => match never {},
                 () = released => {}
                 () = drain.graceful() => {}
             }
@@ -220,54 +239,91 @@ impl Worker {
 
     /// The handshake of a tunnel and its streams.
     async fn tunnel(self: Rc<Self>, pod: Arc<LocalPod>, tcp: TcpStream, peer: SocketAddr) {
-        let Some(place) = self.handshakes.enter() else {
-            self.reporter.count(Event::HandshakeOverload);
-            return;
-        };
-        let identity = self.snapshot().workload_by_uid(&pod.workload).map(|workload| workload.identity.clone());
+        let place = self.handshakes.enter();
+        let identity =
+            self.snapshot().workload_by_uid(&pod.workload).map(|workload| workload.identity.clone());
         let Some(identity) = identity else { return };
         let svid = match self.svid(&identity).await {
             Ok(svid) => svid,
             Err(reason) => return tracing::warn!(%peer, pod = %pod.uid, reason, "Refused a tunnel."),
         };
         let local = tcp.local_addr().unwrap_or(peer);
-        let (stream, proven) = match crate::tls::accept(tcp, &svid).await {
+        let accepted = tokio::select! {
+            accepted = crate::tls::accept(tcp, &svid) => accepted,
+            () = place.lost() => return self.refused(peer, Event::HandshakeOverload, "overload", &"too many handshakes"),
+        };
+        let (stream, proven) = match accepted {
             Ok(accepted) => accepted,
-            Err(error) => {
-                self.reporter.count(event_of(&error));
-                tracing::info!(%peer, %local, reason = error.reason(), %error, "Refused a tunnel.");
-                return;
-            }
+            Err(error) => return self.refused(peer, event_of(&error), error.reason(), &error),
         };
         drop(place);
-        let server = self.clone().tunnel_server(pod, peer);
-        if let Err(error) = server.serve(stream, proven, local).await {
-            self.reporter.count(Event::GarbageProtocol);
-            tracing::debug!(%peer, %error, "A tunnel ended with an error.");
+        let identity = proven.id.clone();
+        let server = self.clone().tunnel_server(pod, peer, &proven);
+        match server.serve(stream, proven, local).await {
+            Ok(()) => {}
+            Err(error) if is_fault_of_peer(&error) => {
+                self.reporter.count(Event::GarbageProtocol);
+                if let Some(muted) = self.refusals.pass() {
+                    tracing::info!(%peer, %identity, reason = error.reason(), %error, muted, "Ended a tunnel.");
+                }
+            }
+            Err(error) => tracing::debug!(%peer, %identity, %error, "A tunnel ended with an error."),
         }
     }
 
-    fn tunnel_server(self: Rc<Self>, pod: Arc<LocalPod>, peer: SocketAddr) -> hbone::Server {
-        let (reporter, drain) = (self.reporter.clone(), self.drain.clone());
+    /// Counts a refused handshake, and logs it unless there are too many of them.
+    fn refused(&self, peer: SocketAddr, event: Event, reason: &str, error: &dyn std::fmt::Display) {
+        self.reporter.count(event);
+        if let Some(muted) = self.refusals.pass() {
+            tracing::info!(%peer, reason, %error, muted, "Refused a tunnel.");
+        }
+    }
+
+    /// Whether there are descriptors enough for one more connection.
+    fn admits(&self, tcp: &TcpStream) -> bool {
+        let allowed = self.descriptors.allow_accepted(tcp);
+        if !allowed {
+            self.reporter.count(Event::ShedConnections);
+            if let Some(muted) = self.shed.pass() {
+                tracing::warn!(muted, "Closed a new connection: file descriptors are running out.");
+            }
+        }
+        allowed
+    }
+
+    fn tunnel_server(self: Rc<Self>, pod: Arc<LocalPod>, peer: SocketAddr, proven: &Peer) -> hbone::Server {
+        let (worker, drain, identity) = (self.clone(), self.drain.clone(), proven.id.clone());
         hbone::Server {
             limits: hbone::ServeLimits::default(),
             handler: Rc::new(move |incoming| {
                 Box::pin(l4::inbound::tunnelled(self.clone(), pod.clone(), incoming, peer))
             }),
             on_refused: Rc::new(move |reason| {
-                reporter.count(if reason == "not_connect" {
+                worker.reporter.count(if reason == "not_connect" {
                     Event::GarbageMethod
                 } else {
                     Event::GarbageAuthority
                 });
-                tracing::info!(%peer, reason, "Refused a request on a tunnel.");
+                if let Some(muted) = worker.refusals.pass() {
+                    tracing::info!(%peer, %identity, reason, muted, "Refused a request on a tunnel.");
+                }
             }),
             drain,
         }
     }
 
+    /// Resolves when no connection and no tunnel of another node is left; each holds this thread's state.
+    async fn idle(self: &Rc<Self>) {
+        while Rc::strong_count(self) > 1 {
+            tokio::time::sleep(IDLE_CHECK).await;
+        }
+    }
+
     async fn forget(self: Rc<Self>, pod: Arc<LocalPod>, mut released: watch::Receiver<bool>) {
-        let _ = released.wait_for(|released| *released).await;
+        tokio::select! {
+            _ = released.wait_for(|released| *released) => {}
+            () = self.drain.graceful() => return,
+        }
         self.pool.retire_pod(&pod.workload);
         let mut pods = self.pods.borrow_mut();
         if pods.get(&pod.workload).is_some_and(|known| Arc::ptr_eq(known, &pod)) {
@@ -316,8 +372,32 @@ impl Drop for LoadGuard {
 fn event_of(error: &TlsError) -> Event {
     match error {
         TlsError::Deadline => Event::HandshakeDeadline,
-        TlsError::Peer(_) => Event::HandshakeIdentity,
+        TlsError::Peer(
+            PeerError::MalformedNames
+            | PeerError::NoId
+            | PeerError::SeveralIds
+            | PeerError::MalformedId(_)
+            | PeerError::ForeignTrustDomain(_)
+            | PeerError::WrongIdentity { .. },
+        ) => Event::HandshakeIdentity,
         _ => Event::HandshakeTls,
+    }
+}
+
+/// Whether a tunnel ended because its peer broke the rules, not because it broke or had to end.
+fn is_fault_of_peer(error: &ServeError) -> bool {
+    match error {
+        ServeError::PrefaceDeadline | ServeError::ResetFlood => true,
+        ServeError::Handshake(error) | ServeError::Connection(error) => !error.is_io(),
+        ServeError::PeerDead | ServeError::Forced => false,
+    }
+}
+
+fn accept_event(error: &io::Error) -> Event {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE) => Event::AcceptDescriptors,
+        Some(libc::ENOMEM | libc::ENOBUFS) => Event::AcceptMemory,
+        _ => Event::AcceptOther,
     }
 }
 
@@ -328,10 +408,13 @@ fn seed_of(index: usize) -> u64 {
     hasher.finish() | 1
 }
 
+/// Lines a second about peers that were refused, on each thread.
+const REFUSALS_LOGGED: u32 = 20;
 /// How long a connection waits for a certificate that is on its way.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(5);
 const CERTIFICATE_RETRY: Duration = Duration::from_millis(20);
 /// How long a released pod's listeners stay open.
 const RELEASE_GRACE: Duration = Duration::from_secs(1);
+const IDLE_CHECK: Duration = Duration::from_millis(20);
 /// What connections get to end after the drain's deadline.
 const LAST_MOMENT: Duration = Duration::from_millis(200);

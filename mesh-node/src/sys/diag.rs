@@ -83,7 +83,13 @@ fn netlink() -> io::Result<OwnedFd> {
 }
 
 /// A `inet_diag_req_v2` for TCP in the states that carry data or could.
-fn send(socket: &OwnedFd, kind: u16, flags: libc::c_int, family: libc::c_int, id: &SocketId) -> io::Result<()> {
+fn send(
+    socket: &OwnedFd,
+    kind: u16,
+    flags: libc::c_int,
+    family: libc::c_int,
+    id: &SocketId,
+) -> io::Result<()> {
     let mut out = Vec::with_capacity(72);
     out.extend_from_slice(&72_u32.to_ne_bytes());
     out.extend_from_slice(&kind.to_ne_bytes());
@@ -91,7 +97,7 @@ fn send(socket: &OwnedFd, kind: u16, flags: libc::c_int, family: libc::c_int, id
     out.extend_from_slice(&flags.to_ne_bytes());
     out.extend_from_slice(&[0; 8]);
     let family = u8::try_from(family).expect("address families are small");
-    out.extend_from_slice(&[family, libc::IPPROTO_TCP as u8, 0, 0]);
+    out.extend_from_slice(&[family, IPPROTO_TCP, 0, 0]);
     out.extend_from_slice(&STATES.to_ne_bytes());
     out.extend_from_slice(id);
     // SAFETY: the buffer outlives the call and its length is its own.
@@ -118,10 +124,11 @@ fn error_of(body: &[u8]) -> io::Error {
     io::Error::from_raw_os_error(code)
 }
 
+const IPPROTO_TCP: u8 = 6;
 const NETLINK_SOCK_DIAG: libc::c_int = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// Every TCP state but LISTEN (10), CLOSE (7) and TIME_WAIT (6).
+/// Every TCP state but LISTEN (10), CLOSE (7) and `TIME_WAIT` (6).
 const STATES: u32 = 0xfff & !(1 << 10) & !(1 << 7) & !(1 << 6);

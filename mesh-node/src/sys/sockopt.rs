@@ -88,7 +88,7 @@ fn socket_name(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t)
     let length = match address {
         SocketAddr::V4(v4) => {
             let name = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_family: AF_INET,
                 sin_port: v4.port().to_be(),
                 sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
                 sin_zero: [0; 8],
@@ -99,7 +99,7 @@ fn socket_name(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t)
         }
         SocketAddr::V6(v6) => {
             let name = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_family: AF_INET6,
                 sin6_port: v6.port().to_be(),
                 sin6_flowinfo: v6.flowinfo(),
                 sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
@@ -112,3 +112,7 @@ fn socket_name(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t)
     };
     (storage, libc::socklen_t::try_from(length).expect("socket names are small"))
 }
+
+/// As `libc` has them, in the width that socket names have.
+const AF_INET: libc::sa_family_t = 2;
+const AF_INET6: libc::sa_family_t = 10;

@@ -31,7 +31,10 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 /// Random bytes from the same source as the keys.
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    provider().secure_random.fill(&mut bytes).expect("the system's random source does not fail once it is up");
+    provider()
+        .secure_random
+        .fill(&mut bytes)
+        .expect("the system's random source does not fail once it is up");
     bytes
 }
 

@@ -94,18 +94,22 @@ impl TlsError {
 
     pub(super) fn from_io(e: io::Error) -> Self {
         let kind = e.kind();
-        match e.into_inner().map(|inner| inner.downcast::<rustls::Error>()) {
-            Some(Ok(tls)) => Self::from_rustls(*tls),
-            _ => Self::Lost(kind),
+        let Some(inner) = e.into_inner() else { return Self::Lost(kind) };
+        match inner.downcast::<rustls::Error>() {
+            Ok(tls) => Self::from_rustls(*tls),
+            Err(_) => Self::Lost(kind),
         }
     }
 
     fn from_rustls(e: rustls::Error) -> Self {
         use rustls::Error as E;
         match e {
-            E::NoCertificatesPresented => Self::NoClientCertificate,
-            E::NoApplicationProtocol | E::AlertReceived(AlertDescription::NoApplicationProtocol) => Self::NoAlpn,
-            E::AlertReceived(AlertDescription::CertificateRequired) => Self::NoClientCertificate,
+            E::NoApplicationProtocol | E::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+                Self::NoAlpn
+            }
+            E::NoCertificatesPresented | E::AlertReceived(AlertDescription::CertificateRequired) => {
+                Self::NoClientCertificate
+            }
             E::AlertReceived(alert) => Self::Alert(alert),
             E::InvalidCertificate(CertificateError::Other(other)) => {
                 match other.0.downcast_ref::<PeerError>() {

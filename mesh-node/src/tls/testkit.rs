@@ -93,7 +93,8 @@ pub(crate) fn leaf_params(names: &[SanType]) -> CertificateParams {
     params.not_after = (SystemTime::now() + HOUR).into();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params
 }
 
@@ -132,7 +133,8 @@ pub(crate) async fn tcp_pair() -> (TcpStream, TcpStream) {
 /// Runs a test as a data thread would, and fails it if it hangs.
 pub(crate) fn on_data_thread(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    let limited = async { tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs") };
+    let limited =
+        async { tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs") };
     tokio::task::LocalSet::new().block_on(&runtime, limited);
 }
 

@@ -24,7 +24,11 @@ async fn shake(
 }
 
 /// The server's verdict about a client certificate with these parameters: "ok" or the reason.
-async fn verdict(ca: &TestCa, params: &CertificateParams, alg: &'static rcgen::SignatureAlgorithm) -> &'static str {
+async fn verdict(
+    ca: &TestCa,
+    params: &CertificateParams,
+    alg: &'static rcgen::SignatureAlgorithm,
+) -> &'static str {
     let (server, client) = (ca.svid("server"), ca.odd(params, alg));
     let (_, server) = shake(&client, &server, &id("server")).await;
     server.map_or_else(|e| e.reason(), |_| "ok")
@@ -40,7 +44,9 @@ fn both_ends_learn_the_other() {
         assert_eq!(server_seen.id, id("server"));
         assert_eq!(client_seen.id, id("client"));
         assert_eq!(client_seen.not_after, client.not_after());
+        assert_eq!(server.server().send_tls13_tickets, 0, "nothing to resume with");
         let session = near.get_ref().1;
+        assert_eq!(session.handshake_kind(), Some(rustls::HandshakeKind::Full));
         assert_eq!(session.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
         let group = session.negotiated_key_exchange_group().expect("group").name();
         assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
@@ -77,9 +83,17 @@ fn names_decide() {
         ("the same id twice", vec![uri(GOOD), uri(GOOD)], "several_spiffe_ids"),
         ("id and another URI", vec![uri(GOOD), uri("https://example.com/")], "several_spiffe_ids"),
         ("another URI", vec![uri("https://example.com/")], "malformed_spiffe_id"),
-        ("foreign trust domain", vec![uri("spiffe://evil.local/ns/default/sa/client")], "foreign_trust_domain"),
+        (
+            "foreign trust domain",
+            vec![uri("spiffe://evil.local/ns/default/sa/client")],
+            "foreign_trust_domain",
+        ),
         ("alias", vec![uri("spiffe://old.local/ns/default/sa/client")], "ok"),
-        ("upper-case scheme", vec![uri("SPIFFE://cluster.local/ns/default/sa/client")], "malformed_spiffe_id"),
+        (
+            "upper-case scheme",
+            vec![uri("SPIFFE://cluster.local/ns/default/sa/client")],
+            "malformed_spiffe_id",
+        ),
         ("too few parts", vec![uri("spiffe://cluster.local/ns/default")], "malformed_spiffe_id"),
         ("too many parts", vec![uri("spiffe://cluster.local/ns/default/sa/client/x")], "malformed_spiffe_id"),
         ("empty part", vec![uri("spiffe://cluster.local/ns//sa/client")], "malformed_spiffe_id"),
@@ -95,7 +109,8 @@ fn names_decide() {
             let params = leaf_params(&names);
             let client = ca.odd(&params, &PKCS_ECDSA_P256_SHA256);
             let trust = ca.trust();
-            let domains = ["cluster.local", "old.local"].map(|d| mesh_core::id::TrustDomain::parse(d).expect("domain"));
+            let domains =
+                ["cluster.local", "old.local"].map(|d| mesh_core::id::TrustDomain::parse(d).expect("domain"));
             trust.set_domains(domains.to_vec());
             let server = Svid::issue(&ca, &id("server"), HOUR, &trust).expect("server");
             let (_, seen) = shake(&client, &server, &id("server")).await;
@@ -220,7 +235,11 @@ impl rustls::client::ResolvesClientCert for NoCertificate {
 }
 
 /// A client of rustls's own, not ours, for what ours would never do.
-async fn foreign_client(ca: &TestCa, alpn: &[&[u8]], certificate: bool) -> Result<(TlsStream, Peer), TlsError> {
+async fn foreign_client(
+    ca: &TestCa,
+    alpn: &[&[u8]],
+    certificate: bool,
+) -> Result<(TlsStream, Peer), TlsError> {
     let svid = ca.svid("client");
     let mut config = (*svid.client_for(&id("server"))).clone();
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
@@ -272,7 +291,9 @@ fn silence_and_garbage_end_in_time() {
         drop(near);
         assert_eq!(reason(accept(far, &server).await), "tls_connection_lost");
 
-        for text in ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\0\0\0\0\0\0\0\0"] {
+        for text in
+            ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\0\0\0\0\0\0\0\0"]
+        {
             let (mut near, far) = tcp_pair().await;
             near.write_all(text.as_bytes()).await.expect("write");
             assert_eq!(reason(accept_within(far, &server, short).await), "not_tls", "{text:?}");

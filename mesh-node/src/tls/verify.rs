@@ -178,7 +178,8 @@ pub(super) fn peer_of(leaf: &CertificateDer<'_>) -> Result<Peer, PeerError> {
     if !rest.is_empty() {
         return Err(PeerError::MalformedNames);
     }
-    let names = cert.subject_alternative_name().map_err(|_| PeerError::MalformedNames)?.ok_or(PeerError::NoId)?;
+    let names =
+        cert.subject_alternative_name().map_err(|_| PeerError::MalformedNames)?.ok_or(PeerError::NoId)?;
     let mut uri = None;
     for name in &names.value.general_names {
         match name {

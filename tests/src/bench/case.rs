@@ -71,9 +71,11 @@ impl Case {
     /// error, so that a slip of the pen does not pass for a result.
     pub fn select(prefixes: &[String]) -> Result<Vec<Self>, String> {
         let all = Self::all();
-        if let Some(wrong) = prefixes.iter().find(|p| !all.iter().any(|c| c.to_string().starts_with(p.as_str()))) {
-            let names = all.iter().map(|case| format!("\n  {case}")).collect::<String>();
-            return Err(format!("no case begins with {wrong:?}; there are:{names}"));
+        if let Some(wrong) =
+            prefixes.iter().find(|p| !all.iter().any(|c| c.to_string().starts_with(p.as_str())))
+        {
+            let names = all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
+            return Err(format!("no case begins with {wrong:?}; there are:\n  {names}"));
         }
         let wanted = |case: &Self| {
             let name = case.to_string();
@@ -148,8 +150,14 @@ mod tests {
     #[test]
     fn selection_is_by_prefix() {
         assert_eq!(names(&["cross-node/http"]).unwrap(), ["cross-node/http/1", "cross-node/http/32"]);
-        assert_eq!(names(&["same-node/connect/", "node/rss/i"]).unwrap(), ["same-node/connect/1", "node/rss/idle"]);
+        assert_eq!(
+            names(&["same-node/connect/", "node/rss/i"]).unwrap(),
+            ["same-node/connect/1", "node/rss/idle"]
+        );
         let error = names(&["cross-node", "crossnode"]).unwrap_err();
-        assert!(error.starts_with("no case begins with \"crossnode\"; there are:\n  same-node/bulk/1\n"), "{error}");
+        assert!(
+            error.starts_with("no case begins with \"crossnode\"; there are:\n  same-node/bulk/1\n"),
+            "{error}"
+        );
     }
 }

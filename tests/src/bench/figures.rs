@@ -85,6 +85,9 @@ pub fn rows(case: &str, samples: &[(String, Vec<Sample>)]) -> Vec<Row> {
         for metric in metrics {
             let values: Vec<f64> = samples.iter().filter_map(|sample| value(sample, metric)).collect();
             let Some(summary) = Summary::of(&values) else { continue };
+            if metric == Metric::Errors && summary.max <= 0.0 {
+                continue;
+            }
             let metric = metric.name();
             let base = if system == DIRECT {
                 Some(summary.median)
@@ -174,10 +177,12 @@ fn cells(row: Option<&Row>) -> [String; 2] {
 
 fn align(lines: &[Vec<String>], kept: &[usize]) -> String {
     let cell = |line: &[String], column: usize| line.get(column).cloned().unwrap_or_default();
-    let width = |column: usize| lines.iter().map(|line| cell(line, column).chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| lines.iter().map(|line| cell(line, column).chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for line in lines {
-        let padded = kept.iter().map(|column| format!("{:<width$}", cell(line, *column), width = width(*column)));
+        let padded =
+            kept.iter().map(|column| format!("{:<width$}", cell(line, *column), width = width(*column)));
         text.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }

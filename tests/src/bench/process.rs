@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn processor_time() {
-        let stat = "4711 (mesh) node :) S 1 4711 4711 0 -1 4194560 900 0 0 0 250 150 7 9 20 0 4 0 8868 31 512 184";
+        let stat =
+            "4711 (mesh) node :) S 1 4711 4711 0 -1 4194560 900 0 0 0 250 150 7 9 20 0 4 0 8868 31 512 184";
         assert_eq!(ticks(stat), Some(400.0));
         assert_eq!(ticks("4711 (mesh-node) S 1"), None);
         assert!(cpu_seconds(&[std::process::id()]).is_ok());

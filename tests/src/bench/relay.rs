@@ -46,7 +46,8 @@ pub fn run(routes: &[Route], listen_in: Option<PathBuf>) -> io::Result<()> {
     File::open(&netns)?;
     let mut threads = Vec::new();
     for _ in 0..thread::available_parallelism()?.get() {
-        let listeners = sys::in_network(&netns, || routes.iter().map(listen).collect::<io::Result<Vec<_>>>())??;
+        let listeners =
+            sys::in_network(&netns, || routes.iter().map(listen).collect::<io::Result<Vec<_>>>())??;
         threads.push(thread::spawn(move || serve(listeners)));
     }
     writeln!(io::stdout(), "relaying")?;

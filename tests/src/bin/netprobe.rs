@@ -4,12 +4,17 @@
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
     thread,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use mesh_tests::bench::{
+    client::{self, Plan},
+    relay::{self, Route},
+};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Shows what applications see of their connections.
@@ -42,6 +47,31 @@ enum Verb {
         /// How many.
         #[arg(long, default_value_t = 1)]
         count: usize,
+    },
+    /// Ask web servers in turn, with a new connection for each request, and print the outcome as JSON.
+    ///
+    /// Example: netprobe load --connections 8 --seconds 3 10.244.1.3:8080 10.244.1.4:8080
+    Load {
+        /// Whom to ask.
+        #[arg(required = true)]
+        servers: Vec<SocketAddr>,
+        /// How many connections at a time.
+        #[arg(long, default_value_t = 1)]
+        connections: usize,
+        /// For how long.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+    },
+    /// Copy bytes between connections, and do nothing else.
+    ///
+    /// Example: netprobe relay 127.0.0.1:9000=10.244.2.3:8080
+    Relay {
+        /// Where to listen and whom connections are for.
+        #[arg(required = true, value_name = "LISTEN=TO")]
+        routes: Vec<Route>,
+        /// The network namespace to listen in, instead of the own one.
+        #[arg(long, value_name = "FILE")]
+        listen_in: Option<PathBuf>,
     },
 }
 
@@ -86,6 +116,13 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
         Verb::Hold { to, count } => hold(to, count),
+        Verb::Load { servers, connections, seconds } => {
+            let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+            let report = client::run(&Plan { servers, connections, duration });
+            println!("{}", serde_json::to_string(&report)?);
+            Ok(())
+        }
+        Verb::Relay { routes, listen_in } => Ok(relay::run(&routes, listen_in)?),
     }
 }
 
@@ -120,7 +157,8 @@ fn answer(stream: &TcpStream, accepted_from: SocketAddr) -> io::Result<()> {
     let verb = words.next().unwrap_or_default();
     let count: usize = words.next().and_then(|n| n.parse().ok()).unwrap_or(0);
     let mut out = stream;
-    let (accepted, peer, local) = (canonical(accepted_from), canonical(stream.peer_addr()?), stream.local_addr()?);
+    let (accepted, peer, local) =
+        (canonical(accepted_from), canonical(stream.peer_addr()?), stream.local_addr()?);
     writeln!(out, "accepted={accepted} peer={peer} local={}", canonical(local))?;
     match verb {
         "ECHO" => {

@@ -1,6 +1,7 @@
 //! What the demonstration prints: steps, what was expected, what was seen, tables. Made for a terminal of 100 columns.
 
 use std::env;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
 /// Where the demonstration prints to. A reader who goes away (`demo | head`) does not end it.
@@ -38,18 +39,17 @@ impl Console {
     /// A headline without number.
     pub(super) fn title(&mut self, text: &str) {
         let line = self.styled(Style::Bold, text);
-        self.put(&format!("\n{line}\n\n"));
+        self.put(&format!("\n{line}\n"));
     }
 
     /// Explains.
     pub(super) fn say(&mut self, text: &str) {
-        self.put(&wrap(text, INDENT, INDENT));
+        self.put(&format!("{}\n", wrap(text, INDENT, INDENT)));
     }
 
-    /// A command as the reader can type it; lines but the last end in a backslash.
-    pub(super) fn command(&mut self, lines: &[String]) {
-        let text = lines.join(" \\\n        ");
-        let text = self.styled(Style::Faint, &format!("    $ {text}"));
+    /// A command as the reader can type it; broken where its parts meet if it is too long for a line.
+    pub(super) fn command(&mut self, parts: &[&str]) {
+        let text = self.styled(Style::Faint, &command(parts));
         self.put(&format!("{text}\n"));
     }
 
@@ -73,16 +73,13 @@ impl Console {
         self.put(&wrap(text, LABELLED, "              "));
     }
 
-    /// A table under what was seen.
+    /// A table, such as one of what was seen.
     pub(super) fn table(&mut self, head: &[&str], rows: &[Vec<String>]) {
         let lines = table(head, rows);
-        let mut lines = lines.iter();
-        if let Some(head) = lines.next() {
+        if let Some((head, rows)) = lines.split_first() {
             let head = self.styled(Style::Faint, head);
-            self.put(&format!("{LABELLED}{head}\n"));
-        }
-        for line in lines {
-            self.put(&format!("{LABELLED}{line}\n"));
+            self.put(&format!("\n{INDENT}{head}\n"));
+            rows.iter().for_each(|row| self.put(&format!("{INDENT}{row}\n")));
         }
     }
 
@@ -145,6 +142,11 @@ fn wrap(text: &str, first: &str, rest: &str) -> String {
     out + line.trim_end() + "\n"
 }
 
+fn command(parts: &[&str]) -> String {
+    let whole = format!("{INDENT}$ {}", parts.join(" "));
+    if whole.chars().count() <= WIDTH { whole } else { format!("{INDENT}$ {}", parts.join(" \\\n        ")) }
+}
+
 /// Lines with columns as wide as their widest cell, two spaces between them.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let head: Vec<String> = head.iter().map(|cell| (*cell).to_owned()).collect();
@@ -162,8 +164,8 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
 }
 
 /// `1 packet`, `2 packets`.
-pub(super) fn count(number: usize, what: &str) -> String {
-    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+pub(super) fn count<N: Copy + fmt::Display + PartialEq + From<bool>>(number: N, what: &str) -> String {
+    if number == N::from(true) { format!("1 {what}") } else { format!("{number} {what}s") }
 }
 
 /// Columns that lines are kept within.
@@ -191,6 +193,13 @@ mod tests {
     }
 
     #[test]
+    fn commands_break_only_where_they_must() {
+        assert_eq!(command(&["ls", "-l"]), "    $ ls -l");
+        let long = "x".repeat(95);
+        assert_eq!(command(&["ls", &long]), format!("    $ ls \\\n        {long}"));
+    }
+
+    #[test]
     fn columns_align() {
         let rows = [vec!["a".to_owned(), "★★".to_owned(), "x".to_owned()], vec!["bbb".to_owned(), String::new()]];
         assert_eq!(table(&["N", "STARS", "Z"], &rows), ["N    STARS  Z", "a    ★★     x", "bbb"]);
@@ -198,6 +207,6 @@ mod tests {
 
     #[test]
     fn numbers_agree_with_their_nouns() {
-        assert_eq!([count(0, "packet"), count(1, "packet")], ["0 packets", "1 packet"]);
+        assert_eq!([count(0_usize, "packet"), count(1_u32, "packet")], ["0 packets", "1 packet"]);
     }
 }

@@ -115,9 +115,10 @@ fn has_any(dir: &Path) -> bool {
 
 fn read(path: &Path) -> Result<Vec<u8>, CaError> {
     match fs::metadata(path) {
-        Ok(meta) if meta.len() > MAX_FILE => {
-            Err(CaError::Malformed { path: path.into(), reason: format!("it is larger than {MAX_FILE} bytes") })
-        }
+        Ok(meta) if meta.len() > MAX_FILE => Err(CaError::Malformed {
+            path: path.into(),
+            reason: format!("it is larger than {MAX_FILE} bytes"),
+        }),
         Ok(_) => fs::read(path).map_err(io(path)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(CaError::Missing { path: path.into() }),
         Err(e) => Err(io(path)(e)),
@@ -127,7 +128,8 @@ fn read(path: &Path) -> Result<Vec<u8>, CaError> {
 /// At least one certificate.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
     let text = read(path)?;
-    let list = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(malformed(path))?;
+    let list =
+        CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>().map_err(malformed(path))?;
     if list.is_empty() {
         return Err(CaError::Malformed { path: path.into(), reason: "it holds no certificate".into() });
     }

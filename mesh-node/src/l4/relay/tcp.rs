@@ -141,9 +141,8 @@ pub(super) async fn broken(socket: &ReadHalf<'_>) -> io::Error {
             None => would_block(),
         });
         match error {
-            Ok(e) => return e,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(e) => return e,
+            Ok(e) | Err(e) => return e,
         }
     }
 }

@@ -51,7 +51,8 @@ impl Line {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
             let (svid, node) = bed().await;
             let pool = pool(PoolOptions::default());
-            let stream = open(&pool, &svid, &node, listener.local_addr().expect("address")).await.expect("open");
+            let stream =
+                open(&pool, &svid, &node, listener.local_addr().expect("address")).await.expect("open");
             (Far::Tunnel(stream), Some(node), listener.accept().await.expect("accept").0)
         };
         let (stop, count) = (cut.clone(), counters.clone());
@@ -124,7 +125,7 @@ impl App {
         Self { socket: Some(socket), sent_fin: false, saw_fin: false }
     }
 
-    /// How the end of the other side shows: at a read, or after FIN at a write.
+    /// How the end of the other side shows: at a read, or after FIN as the socket's error.
     async fn sees_reset(&mut self) -> &'static str {
         let Some(socket) = &mut self.socket else { return "gone" };
         if !self.saw_fin {
@@ -136,21 +137,25 @@ impl App {
                 Ok(_) => "a byte",
             };
         }
-        soon(async {
-            loop {
-                if let Err(e) = socket.write_all(b"?").await {
-                    return if is_reset(&e) { "reset at write" } else { "another error" };
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await
+        soon(own_error(socket)).await
+    }
+}
+
+/// The socket's error once it has one. Not by writing: the kernel answers that with a reset even if none was sent.
+async fn own_error(socket: &TcpStream) -> &'static str {
+    loop {
+        socket.ready(tokio::io::Interest::ERROR).await.expect("readiness");
+        match socket.take_error().expect("option") {
+            Some(e) if is_reset(&e) => return "reset",
+            Some(_) => return "another error",
+            None => tokio::task::yield_now().await,
+        }
     }
 }
 
 /// Plays `events` and tells what the applications saw.
-async fn play(line: &mut Option<(App, App)>, events: [Event; 4]) -> Vec<String> {
-    let (client, server) = line.as_mut().expect("a line");
+async fn play(mut client: App, mut server: App, events: [Event; 4]) -> Vec<String> {
+    let (client, server) = (&mut client, &mut server);
     let mut story = Vec::new();
     for (step, event) in events.into_iter().enumerate() {
         let (from, to) = match event {
@@ -210,13 +215,16 @@ fn all_orders_over(path: Path) {
                 let spare = tcp_pair().await;
                 let client = App::new(std::mem::replace(&mut line.client, spare.0));
                 let server = App::new(std::mem::replace(&mut line.server, spare.1));
-                stories.push(play(&mut Some((client, server)), order).await);
+                stories.push(play(client, server, order).await);
                 let clean = [Event::ClientFin, Event::ServerFin].iter().all(|fin| order[..2].contains(fin));
                 for result in line.results().await {
                     assert_eq!(result.is_ok(), clean, "{order:?} over {path:?}: {result:?}");
                 }
             }
-            assert!(stories[0].iter().all(|line| !line.contains("false") && !line.contains("error")), "{stories:?}");
+            assert!(
+                stories[0].iter().all(|line| !line.contains("false") && !line.contains("error")),
+                "{stories:?}"
+            );
             assert_eq!(stories[0], stories[1], "{order:?} over {path:?} differs from the kernel");
         }
     });
@@ -353,7 +361,8 @@ async fn read_all(socket: &mut TcpStream) -> (usize, Result<(), ErrorKind>) {
 fn the_death_of_a_tunnel_is_a_reset() {
     on_data_thread(async {
         // Before, between and after bytes; the other way idle, busy or half-closed.
-        for (sent, half_closed) in [(0, false), (1, false), (5_000_000, false), (0, true), (5_000_000, true)] {
+        for (sent, half_closed) in [(0, false), (1, false), (5_000_000, false), (0, true), (5_000_000, true)]
+        {
             let mut line = Line::new(Path::Tunnel).await;
             if half_closed {
                 line.client.shutdown().await.expect("FIN");
@@ -400,9 +409,13 @@ fn a_cut_resets_both_sides() {
                 assert_eq!(at_server, Err(ErrorKind::ConnectionReset), "{path:?}");
                 if half_closed {
                     let mut app = App { socket: Some(line.client), sent_fin: false, saw_fin: true };
-                    assert_eq!(app.sees_reset().await, "reset at write");
+                    assert_eq!(app.sees_reset().await, "reset");
                 } else {
-                    assert_eq!(read_all(&mut line.client).await.1, Err(ErrorKind::ConnectionReset), "{path:?}");
+                    assert_eq!(
+                        read_all(&mut line.client).await.1,
+                        Err(ErrorKind::ConnectionReset),
+                        "{path:?}"
+                    );
                 }
                 let near = soon(line.relay.take().expect("relay")).await.expect("no panic");
                 assert_eq!(near.expect_err("cut").reason(), "cut");
@@ -424,7 +437,7 @@ fn a_dropped_relay_resets_both_sides() {
             let (_, at_server) = read_all(&mut line.server).await;
             assert_eq!(at_server, Err(ErrorKind::ConnectionReset), "{path:?}");
             let mut app = App { socket: Some(line.client), sent_fin: false, saw_fin: true };
-            assert_eq!(app.sees_reset().await, "reset at write", "{path:?}");
+            assert_eq!(app.sees_reset().await, "reset", "{path:?}");
         }
     });
 }
@@ -469,29 +482,84 @@ fn a_reset_behind_a_full_queue_is_noticed() {
             assert_eq!(near.expect_err("reset").reason(), "app_reset", "{path:?}");
             let (_, at_server) = read_all(&mut line.server).await;
             assert_eq!(at_server, Err(ErrorKind::ConnectionReset), "{path:?}");
+            if let Some(far) = &line.far {
+                let there = far.seen.relayed.borrow_mut().pop().expect("ended").expect_err("reset");
+                let RelayError::Far(Broken::Reset(code)) = there else { unreachable!("{there}") };
+                assert_eq!(code, h2::Reason::CONNECT_ERROR, "the code of RFC 9113, 8.5");
+            }
         }
     });
 }
 
+/// An end that does as told.
+#[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
+struct Scripted {
+    /// What it sends before FIN.
+    sends: Option<&'static [u8]>,
+    ended: bool,
+    broken: bool,
+    /// Takes nothing while set.
+    stuck: bool,
+    received: Vec<u8>,
+    finished: bool,
+}
+
+impl End for Scripted {
+    fn poll_fill(&mut self, _: &mut Context<'_>, queue: &mut Queue) -> Result<Poll<bool>, Broken> {
+        match self.sends.take() {
+            Some(bytes) => {
+                queue.push(bytes::Bytes::from_static(bytes));
+                Ok(Poll::Ready(!self.ended))
+            }
+            None if self.ended => Ok(Poll::Ready(false)),
+            None => Ok(Poll::Pending),
+        }
+    }
+
+    fn poll_drain(&mut self, _: &mut Context<'_>, queue: &mut Queue) -> Result<Poll<usize>, Broken> {
+        if self.broken {
+            return Err(Broken::Reset(h2::Reason::CANCEL));
+        }
+        if self.stuck {
+            return Ok(Poll::Pending);
+        }
+        let piece = queue.take(usize::MAX);
+        self.received.extend_from_slice(&piece);
+        Ok(Poll::Ready(piece.len()))
+    }
+
+    fn poll_finish(&mut self, _: &mut Context<'_>) -> Result<Poll<()>, Broken> {
+        self.finished = true;
+        Ok(Poll::Ready(()))
+    }
+
+    fn poll_broken(&mut self, _: &mut Context<'_>) -> Poll<Broken> {
+        if self.broken { Poll::Ready(Broken::Reset(h2::Reason::CANCEL)) } else { Poll::Pending }
+    }
+
+    fn passed_on(&mut self, _: usize) {}
+
+    fn complete(&mut self) {}
+}
+
 #[test]
 fn what_preceded_a_fin_arrives_although_a_reset_follows() {
-    on_data_thread(async {
-        for path in [Path::Tcp, Path::Tunnel] {
-            let mut line = Line::new(path).await;
-            // A server that answers and closes without reading the request: FIN, then resets for what still comes.
-            line.client.write_all(&payload(100_000, 8)).await.expect("request");
-            tokio::time::sleep(Duration::from_millis(30)).await;
-            let answer = payload(200_000, 9);
-            line.server.write_all(&answer).await.expect("answer");
-            line.server.shutdown().await.expect("FIN");
-            let mut received = vec![0; answer.len()];
-            soon(line.client.read_exact(&mut received)).await.expect("the answer");
-            assert!(received == answer);
-            reset(line.server);
-            let near = soon(line.relay.take().expect("relay")).await.expect("no panic");
-            assert!(near.is_err());
-        }
-    });
+    // The reset is noticed by looking, or by a write that fails.
+    for uploading in [false, true] {
+        let zero = (AtomicU64::new(0), AtomicU64::new(0));
+        let app = Scripted { stuck: true, sends: uploading.then_some(b"more"), ..Scripted::default() };
+        let far = Scripted { sends: Some(b"answer"), ended: true, broken: true, ..Scripted::default() };
+        let (up, down) = (Flow::new(&zero.0), Flow::new(&zero.1));
+        let mut pair = Pair { app, far, up, down, failed: None };
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let first = pair.poll(&mut cx);
+        assert!(first.is_pending(), "the answer waits for the application");
+        assert!(pair.poll(&mut cx).is_pending());
+        pair.app.stuck = false;
+        assert!(matches!(pair.poll(&mut cx), Poll::Ready(Err(RelayError::Far(_)))));
+        assert_eq!((pair.app.received.as_slice(), pair.app.finished), (&b"answer"[..], true));
+    }
 }
 
 #[test]

@@ -1,0 +1,255 @@
+//! Benches: the mesh beside the same pods without it, in the same run.
+//!
+//! Figures of one machine mean little by themselves, so each case runs through all systems in turn, several rounds,
+//! and what counts is the ratio of the medians. Load comes from `iperf3` (bulk), `wrk` on `nginx` (kept connections)
+//! and [`client`] (new connections). Nothing is pinned, no setting of the machine is changed, and proxies run as in
+//! production: a line of access log for each connection, into a file.
+//!
+//! The processor time of a proxy is what the kernel charges to its process. The work that the kernel does for it on
+//! somebody else's account (interrupts, the other end's system calls) shows in the rates only.
+
+use std::{
+    env, fmt,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+
+pub use self::{
+    case::Case,
+    figures::{Metric, Row, rows, table},
+    stand::System,
+};
+use self::{
+    case::Load,
+    figures::{Sample, number},
+    stand::Stand,
+};
+
+mod case;
+pub mod client;
+mod figures;
+mod load;
+mod manifests;
+mod memory;
+mod output;
+mod process;
+pub mod relay;
+mod stand;
+mod ztunnel;
+
+/// What to measure and how long.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What to measure.
+    pub cases: Vec<Case>,
+    /// Rounds of each case; in each, every system has its turn.
+    pub runs: usize,
+    /// Seconds of load in each turn.
+    pub seconds: u64,
+    /// The `ztunnel` to compare with, if there is one.
+    pub ztunnel: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The figures, case by case.
+    pub rows: Vec<Row>,
+    /// What could not be measured.
+    pub failures: Vec<Failure>,
+}
+
+/// A case that a system has failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// Which case.
+    pub case: Case,
+    /// Through which system.
+    pub system: System,
+    /// Why, with all that the tools have said.
+    pub reason: anyhow::Error,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} through {} failed: {:#}", self.case, self.system, self.reason)
+    }
+}
+
+impl Outcome {
+    /// A table for each case.
+    pub fn tables(&self) -> String {
+        let mut text = String::new();
+        for case in self.rows.chunk_by(|a, b| a.case == b.case) {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.extend(case.first().map(|row| row.case.as_str()));
+            text.push('\n');
+            text.push_str(&table(case));
+        }
+        text
+    }
+}
+
+/// Measures. `tell` hears of each step. A case that fails for one system does not keep others from being measured;
+/// the error is for what keeps all of them from it.
+pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Outcome> {
+    check_tools(&plan.cases)?;
+    tell("Starting the pods.");
+    let mut stand = Stand::start(plan.ztunnel.as_deref())?;
+    let mut outcome = Outcome::default();
+    for case in &plan.cases {
+        let (rows, failures) = Session { stand: &mut stand, plan, case: *case, tell }.run();
+        outcome.rows.extend(rows);
+        outcome.failures.extend(failures);
+    }
+    tell("Ending the pods.");
+    Ok(outcome)
+}
+
+/// One case on its way.
+struct Session<'a> {
+    stand: &'a mut Stand,
+    plan: &'a Plan,
+    case: Case,
+    tell: &'a mut dyn FnMut(&str),
+}
+
+impl Session<'_> {
+    fn run(mut self) -> (Vec<Row>, Vec<Failure>) {
+        let case = self.case;
+        let mut failures = Vec::new();
+        let mut samples: Vec<(System, Vec<Sample>)> = Vec::new();
+        for system in self.stand.systems() {
+            match self.prepare(system) {
+                Ok(true) => samples.push((system, Vec::new())),
+                Ok(false) => {}
+                Err(reason) => failures.push(self.failure(system, reason)),
+            }
+        }
+        for round in 1..=self.plan.runs {
+            for (system, samples) in &mut samples {
+                if failures.iter().any(|failure| failure.system == *system) {
+                    continue;
+                }
+                match self.sample(*system) {
+                    Ok(sample) => {
+                        let (runs, shown) = (self.plan.runs, shown(&sample));
+                        (self.tell)(&format!("{case}, round {round} of {runs}, {system}: {shown}"));
+                        samples.push(sample);
+                    }
+                    Err(reason) => failures.push(self.failure(*system, reason)),
+                }
+            }
+        }
+        let named: Vec<(String, Vec<Sample>)> =
+            samples.into_iter().map(|(system, samples)| (system.to_string(), samples)).collect();
+        (rows(&case.to_string(), &named), failures)
+    }
+
+    /// Whether a case can be measured through a system; makes it ready if so.
+    fn prepare(&self, system: System) -> Result<bool> {
+        match self.case {
+            Case::Traffic(traffic) => self.stand.warm_up(system, traffic).map(|()| true),
+            Case::Memory(memory) => Ok(memory::applies(system, memory)),
+        }
+    }
+
+    fn sample(&mut self, system: System) -> Result<Sample> {
+        thread::sleep(PAUSE);
+        let sample = match self.case {
+            Case::Traffic(traffic) => load::run(self.stand, system, traffic, self.plan.seconds),
+            Case::Memory(memory) => memory::run(self.stand, system, memory),
+        };
+        self.stand.trim_logs()?;
+        sample
+    }
+
+    fn failure(&mut self, system: System, reason: anyhow::Error) -> Failure {
+        let failure = Failure { case: self.case, system, reason };
+        (self.tell)(&failure.to_string());
+        failure
+    }
+}
+
+fn shown(sample: &Sample) -> String {
+    let counts = |(metric, value): &&(Metric, f64)| *metric != Metric::Errors || *value > 0.0;
+    let figures =
+        sample.iter().filter(counts).map(|(metric, value)| format!("{} {}", number(*value), metric.name()));
+    figures.collect::<Vec<_>>().join(", ")
+}
+
+/// Says at once, and all of it, what the load would fail on later.
+fn check_tools(cases: &[Case]) -> Result<()> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let present = |tool: &str| env::split_paths(&path).any(|directory| directory.join(tool).is_file());
+    let missing = missing_tools(cases, present);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let tools: Vec<&str> = missing.iter().map(|(tool, _)| *tool).collect();
+    let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
+    bail!("{} not found (packages: {})", tools.join(", "), packages.join(", "));
+}
+
+/// Programs that the cases need and that are not there, with the Debian packages that have them.
+fn missing_tools(cases: &[Case], present: impl Fn(&str) -> bool) -> Vec<(&'static str, &'static str)> {
+    let loads: Vec<Load> =
+        cases.iter().filter_map(|case| case.traffic()).map(|traffic| traffic.load).collect();
+    // Servers run in any case.
+    let mut needed = vec![("timeout", "coreutils"), ("nginx", "nginx-light"), ("iperf3", "iperf3")];
+    if loads.contains(&Load::Http) {
+        needed.push(("wrk", "wrk"));
+    }
+    needed.retain(|(tool, _)| !present(tool));
+    needed
+}
+
+/// Checks the name and the program of a peer, `ztunnel=PATH`.
+pub fn parse_peer(text: &str) -> Result<PathBuf, String> {
+    match text.split_once('=') {
+        Some(("ztunnel", path)) if Path::new(path).is_file() => Ok(PathBuf::from(path)),
+        Some(("ztunnel", path)) => Err(format!("there is no file {path:?}")),
+        _ => Err(format!("{text:?} is not ztunnel=PATH; no other peer is known")),
+    }
+}
+
+/// Between turns: the last one's connections close, its log lines are written.
+const PAUSE: Duration = Duration::from_millis(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tools_are_missed_by_package() {
+        let cases = Case::select(&["same-node/bulk".to_owned()]).unwrap();
+        assert_eq!(missing_tools(&cases, |tool| tool != "iperf3"), [("iperf3", "iperf3")]);
+        assert_eq!(missing_tools(&cases, |tool| tool != "wrk"), [], "nobody would run it");
+        let all = Case::all();
+        let missing = missing_tools(&all, |_| false);
+        assert_eq!(missing.len(), 4, "{missing:?}");
+    }
+
+    #[test]
+    fn peers() {
+        let own = env::current_exe().unwrap();
+        assert_eq!(parse_peer(&format!("ztunnel={}", own.display())), Ok(own.clone()));
+        assert!(parse_peer("ztunnel=/nowhere").unwrap_err().contains("no file"));
+        assert!(parse_peer("envoy=/bin/sh").unwrap_err().contains("not ztunnel=PATH"));
+    }
+
+    #[test]
+    fn a_table_for_each_case() {
+        let samples = |value| vec![("direct".to_owned(), vec![vec![(Metric::Cps, value)]])];
+        let mut outcome = Outcome { rows: rows("a/b/1", &samples(5.0)), failures: Vec::new() };
+        outcome.rows.extend(rows("c/d/8", &samples(7.0)));
+        let tables = outcome.tables();
+        assert_eq!(tables.matches("system").count(), 2, "{tables}");
+        assert!(tables.starts_with("a/b/1\nsystem") && tables.contains("\n\nc/d/8\n"), "{tables}");
+    }
+}

@@ -1,0 +1,83 @@
+//! `bench`: side-by-side figures, each with its no-mesh baseline in the same run.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, anyhow};
+use clap::Parser;
+use mesh_tests::bench::{self, Case, Plan};
+
+/// Measure the mesh beside the same pods without it. Needs root.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bench",
+    after_help = "Example: bench cross-node/http --json figures.json\nExample: bench --quick node/rss"
+)]
+struct Cli {
+    /// Cases, or what their names begin with; all without any.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Print the names of all cases and end.
+    #[arg(long)]
+    list: bool,
+    /// Write the figures to a file as well.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Rounds of each case.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
+    /// Seconds of load for each system in each round.
+    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// One round of one second: whether it works, not how fast.
+    #[arg(long, conflicts_with_all = ["runs", "seconds"])]
+    quick: bool,
+    /// Another mesh's proxy to measure in the same run.
+    #[arg(long, value_name = "ztunnel=PATH", value_parser = bench::parse_peer)]
+    peer: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            say(&mut io::stderr(), &format!("Error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let cases = Case::select(&cli.names).map_err(|reason| anyhow!(reason))?;
+    if cli.list {
+        for case in cases {
+            say(&mut io::stdout(), &case.to_string());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(file) = &cli.json {
+        // Better now than after a quarter of an hour.
+        fs::write(file, "[]\n").with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let (runs, seconds) = if cli.quick { (1, 1) } else { (usize::from(cli.runs), cli.seconds) };
+    let plan = Plan { cases, runs, seconds, ztunnel: cli.peer };
+    let outcome = bench::run(&plan, &mut |text| say(&mut io::stderr(), text))?;
+    say(&mut io::stdout(), outcome.tables().trim_end());
+    if let Some(file) = &cli.json {
+        let text = serde_json::to_string_pretty(&outcome.rows)? + "\n";
+        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    for failure in &outcome.failures {
+        say(&mut io::stderr(), &format!("Error: {failure}"));
+    }
+    Ok(if outcome.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A closed pipe (`bench | head`) is no reason to fail.
+fn say(out: &mut dyn Write, text: &str) {
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
