@@ -24,7 +24,7 @@ mod io_buffer;
 pub(crate) mod testkit;
 mod verify;
 
-pub use error::{Flag, TlsError};
+pub use error::TlsError;
 pub use io_buffer::BufferedTcp;
 pub(crate) use verify::PeerVerifier;
 pub use verify::{PeerError, Trust, TrustError};

@@ -2,6 +2,7 @@
 //! kinds. What it is told is part of the result, never an error.
 
 use std::{
+    fmt::{self, Write as _},
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream as StdStream},
@@ -12,7 +13,8 @@ use std::{
 use anyhow::{Context, Result};
 use mesh_tests::bed::{Bed, PodHandle};
 use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
@@ -77,7 +79,8 @@ pub fn leaf(uris: &[&str]) -> Result<CertificateParams> {
     params.not_after = (SystemTime::now() + HOUR).into();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     Ok(params)
 }
 
@@ -93,7 +96,6 @@ pub struct Seen {
 }
 
 /// How an attempt ended.
-#[derive(Debug)]
 pub enum End {
     /// Closed or reset, without a byte for an application.
     Refused(String),
@@ -103,6 +105,17 @@ pub enum End {
     Status(u16),
     /// Neither, until patience ran out.
     Open,
+}
+
+impl fmt::Debug for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(how) => write!(f, "refused ({how})"),
+            Self::Served(with) => write!(f, "served ({with})"),
+            Self::Status(status) => write!(f, "HTTP status {status}"),
+            Self::Open => f.write_str("still open"),
+        }
+    }
 }
 
 /// Connects from the network of `pod`, sends `bytes`, and waits to be thrown out.
@@ -143,7 +156,7 @@ pub enum Then<'a> {
     /// These bytes.
     Bytes(&'a [u8]),
     /// A request.
-    Request(http::Request<()>),
+    Request(Box<http::Request<()>>),
 }
 
 impl Client {
@@ -170,7 +183,7 @@ impl Client {
             Err(error) => return Ok(End::Refused(error.to_string())),
         };
         match then {
-            Then::Request(request) => Ok(ask(tls, request).await),
+            Then::Request(request) => Ok(ask(tls, *request).await),
             Then::Listen => Ok(listen(&mut tls).await),
             Then::Idle => Ok(drain(&mut tls).await),
             Then::Bytes(bytes) => {
@@ -206,7 +219,8 @@ impl Client {
             let (_, session) = tls.get_ref();
             let leaf = session.peer_certificates().and_then(<[_]>::first).context("no certificate")?;
             let (_, leaf) = X509Certificate::from_der(leaf)?;
-            let serial = leaf.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut serial = String::new();
+            leaf.raw_serial().iter().try_for_each(|byte| write!(serial, "{byte:02x}"))?;
             let end = u64::try_from(leaf.validity().not_after.timestamp())?;
             Ok((serial, SystemTime::UNIX_EPOCH + Duration::from_secs(end)))
         };
@@ -215,8 +229,9 @@ impl Client {
 }
 
 /// A request of the tunnel: CONNECT to `authority`.
-pub fn connect(authority: &str) -> Result<http::Request<()>> {
-    Ok(http::Request::builder().method("CONNECT").version(http::Version::HTTP_2).uri(authority).body(())?)
+pub fn connect(authority: &str) -> Result<Box<http::Request<()>>> {
+    let request = http::Request::builder().method("CONNECT").version(http::Version::HTTP_2);
+    Ok(Box::new(request.uri(authority).body(())?))
 }
 
 type Tls = tokio_rustls::client::TlsStream<TcpStream>;

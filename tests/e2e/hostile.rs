@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     bed::{Bed, Inbound, NodeHandle, PodHandle},
-    scenario::{at, dial, eventually, manifests, start},
+    scenario::{Dialled, at, dial, eventually, manifests, start},
 };
 
 use crate::{
@@ -68,7 +68,9 @@ fn is_refused(node: &NodeHandle<'_>, bed: &Bed, case: Case<'_>) -> Result<()> {
         let log = node.log().unwrap_or_default();
         log.lines().any(|line| line.contains(&peer) && line.contains(reason))
     });
-    told.with_context(|| format!("{name}: no line with {peer} and {reason} in\n{}", node.log().unwrap_or_default()))
+    told.with_context(|| {
+        format!("{name}: no line with {peer} and {reason} in\n{}", node.log().unwrap_or_default())
+    })
 }
 
 /// Somebody with a good certificate is served, and so is a pod of the mesh.
@@ -82,7 +84,7 @@ fn the_good_get_through(bed: &Bed, good: &Credential, to: &PodHandle) -> Result<
     Ok(())
 }
 
-fn no_handshake<'a>(stranger: &'a PodHandle, to: SocketAddr) -> Vec<Case<'a>> {
+fn no_handshake(stranger: &PodHandle, to: SocketAddr) -> Vec<Case<'_>> {
     // A record that announces 512 bytes of ClientHello and holds 4.
     let half = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc";
     let garbage = [0xff; 300];
@@ -128,12 +130,32 @@ fn bad_credentials(bed: &Bed) -> Result<Vec<(&'static str, Credential, &'static 
         ("one for servers only", ca.issue(&server_only)?, "wrong_key_usage", "tls"),
         ("a CA's own as a leaf", ca.issue(&authority)?, "invalid_certificate", "tls"),
         ("no URI", named(&[])?, "no_spiffe_id", "identity"),
-        ("two URIs", named(&[CLIENT, "spiffe://cluster.local/ns/mesh/sa/near"])?, "several_spiffe_ids", "identity"),
+        (
+            "two URIs",
+            named(&[CLIENT, "spiffe://cluster.local/ns/mesh/sa/near"])?,
+            "several_spiffe_ids",
+            "identity",
+        ),
         ("one URI twice", named(&[CLIENT, CLIENT])?, "several_spiffe_ids", "identity"),
-        ("another trust domain", named(&["spiffe://example.org/ns/mesh/sa/client"])?, "foreign_trust_domain", "identity"),
+        (
+            "another trust domain",
+            named(&["spiffe://example.org/ns/mesh/sa/client"])?,
+            "foreign_trust_domain",
+            "identity",
+        ),
         ("a URL", named(&["https://cluster.local/ns/mesh/sa/client"])?, "malformed_spiffe_id", "identity"),
-        ("an id with dots", named(&["spiffe://cluster.local/ns/../sa/client"])?, "malformed_spiffe_id", "identity"),
-        ("an id with more", named(&["spiffe://cluster.local/ns/mesh/sa/client/x"])?, "malformed_spiffe_id", "identity"),
+        (
+            "an id with dots",
+            named(&["spiffe://cluster.local/ns/../sa/client"])?,
+            "malformed_spiffe_id",
+            "identity",
+        ),
+        (
+            "an id with more",
+            named(&["spiffe://cluster.local/ns/mesh/sa/client/x"])?,
+            "malformed_spiffe_id",
+            "identity",
+        ),
     ])
 }
 
@@ -184,7 +206,7 @@ fn a_tunnel_leads_to_its_own_pod_and_nowhere_else() -> Result<()> {
     let (node, to, ip) = (bed.node("node-2")?, tunnel_of(&far), far.ip());
     let client = Client::good(&good);
     let get = http::Request::builder().uri(format!("https://{}/", at(&far))).body(())?;
-    let mut requests = vec![("GET", get, "not_connect", "method")];
+    let mut requests = vec![("GET", Box::new(get), "not_connect", "method")];
     let node_ip = node.ips()[0];
     for (name, authority, reason, counted) in [
         ("another pod", at(&near), "is not this pod", "target"),
@@ -219,7 +241,11 @@ fn a_tunnel_leads_to_its_own_pod_and_nowhere_else() -> Result<()> {
         ("frames of nonsense", Then::Bytes(NONSENSE), "h2_protocol_error", false),
     ] {
         let act = Box::new(|| client.attempt(&stranger, to, then));
-        is_refused(&node, &bed, Case { name, reason, counted: "mesh_invalid_requests_total{protocol}", patient, act })?;
+        is_refused(
+            &node,
+            &bed,
+            Case { name, reason, counted: "mesh_invalid_requests_total{protocol}", patient, act },
+        )?;
     }
     the_good_get_through(&bed, &good, &far)
 }
@@ -271,9 +297,13 @@ fn the_ports_of_the_mesh_serve_nobody_by_hand() -> Result<()> {
         let seen = dial(&client, &[port])?;
         ensure!(seen.refused() && seen.error.is_none(), "{port} from inside: {seen:?}");
         let after = Scrape::of(&here)?.refused();
-        ensure!(after.get(lost) == before.get(lost).map(|n| n + 1).as_ref(), "{port} is not counted: {after:?}");
+        ensure!(
+            after.get(lost) == before.get(lost).map(|n| n + 1).as_ref(),
+            "{port} is not counted: {after:?}"
+        );
         let sockname = seen.sockname.unwrap_or_default();
-        let told = |log: &str| log.lines().any(|l| l.contains(&sockname) && l.contains("capture knows nothing"));
+        let told =
+            |log: &str| log.lines().any(|l| l.contains(&sockname) && l.contains("capture knows nothing"));
         bed.wait("a log line", Duration::from_secs(3), |_| here.log().is_ok_and(|log| told(&log)))?;
     }
     for (pod, ip) in [("near", near.ip()), ("far", far.ip())] {
@@ -291,7 +321,10 @@ fn the_ports_of_the_mesh_serve_nobody_by_hand() -> Result<()> {
         }
     }
     let targets = Scrape::of(&there)?.count("mesh_invalid_requests_total", &[("reason", "target")]);
-    ensure!(targets == 3, "three requests for ports of the mesh reached the other node, {targets} were counted");
+    ensure!(
+        targets == 3,
+        "three requests for ports of the mesh reached the other node, {targets} were counted"
+    );
     the_good_get_through(&bed, &good, &far)
 }
 
@@ -306,7 +339,8 @@ fn nothing_leaves_an_enrolled_pod_uncaptured() -> Result<()> {
         let result = client.run_in_netns(attempt)?;
         ensure!(result.is_err(), "{to} was reached around the node");
     }
-    let attempt = Client::good(&good).attempt(&bed.pod("outside/stranger")?, tunnel_of(&far), Then::Listen)?;
+    let attempt =
+        Client::good(&good).attempt(&bed.pod("outside/stranger")?, tunnel_of(&far), Then::Listen)?;
     ensure!(matches!(attempt.end, End::Served(_)), "the control experiment: {attempt:?}");
     Ok(())
 }
@@ -320,7 +354,8 @@ fn a_flood_of_silent_handshakes_keeps_nobody_out() -> Result<()> {
     let (node, to) = (bed.node("node-2")?, tunnel_of(&far));
     let before = resident(&node)?;
     let begin = Instant::now();
-    let flood = || (0..FLOOD).map(|_| TcpStream::connect_timeout(&to, Duration::from_secs(3))).collect::<Vec<_>>();
+    let flood =
+        || (0..FLOOD).map(|_| TcpStream::connect_timeout(&to, Duration::from_secs(3))).collect::<Vec<_>>();
     let (flood, slowest) = thread::scope(|scope| -> Result<_> {
         let flood = scope.spawn(|| stranger.run_in_netns(flood));
         // The first of the good comes while the flood rises, the others while it stands.
@@ -335,7 +370,10 @@ fn a_flood_of_silent_handshakes_keeps_nobody_out() -> Result<()> {
         for number in 0..20 {
             let request = Then::Request(connect(&at(&far))?);
             let seen = Client::good(&good).attempt(&stranger, to, request)?;
-            ensure!(matches!(seen.end, End::Status(200)), "good handshake {number} during the flood: {seen:?}");
+            ensure!(
+                matches!(seen.end, End::Status(200)),
+                "good handshake {number} during the flood: {seen:?}"
+            );
             slowest = slowest.max(seen.took);
         }
         Ok((flood.join().expect("the flood does not panic")?, slowest))
@@ -390,7 +428,8 @@ fn a_node_out_of_file_descriptors_stays_calm() -> Result<()> {
     let limit = Scrape::of(&node)?.count("process_max_fds", &[]);
     ensure!(limit == 400, "--open-files 400 gives a limit of {limit}");
     let to = SocketAddr::new(near.ip(), 7000);
-    let idle = || (0..1000).map(|_| TcpStream::connect_timeout(&to, Duration::from_secs(1))).collect::<Vec<_>>();
+    let idle =
+        || (0..1000).map(|_| TcpStream::connect_timeout(&to, Duration::from_secs(1))).collect::<Vec<_>>();
     let crowd: Vec<_> = stranger.run_in_netns(idle)?.into_iter().flatten().collect();
 
     let (start, before) = (Instant::now(), cpu(&node)?);
@@ -412,15 +451,16 @@ fn a_node_out_of_file_descriptors_stays_calm() -> Result<()> {
     let used = cpu(&node)?.saturating_sub(before);
     ensure!(used < start.elapsed() / 5, "{used:?} of CPU time in {:?} without work", start.elapsed());
     let scrape = Scrape::of(&node)?;
-    let errors = scrape.count("mesh_accept_errors_total", &[]) + scrape.count("mesh_connections_shed_total", &[]);
+    let errors =
+        scrape.count("mesh_accept_errors_total", &[]) + scrape.count("mesh_connections_shed_total", &[]);
     ensure!(errors > 0, "nothing tells that descriptors ran out: {:?}", scrape.refused());
     let said = node.log()?.lines().skip(lines).filter(|line| !line.contains("\taccess\t")).count();
     ensure!(said < 20, "{said} lines in 3 s:\n{}", node.log()?);
 
     drop(crowd);
     let released = Instant::now();
-    eventually(&bed, &bed.pod("mesh/client")?, &at(&near), |seen| seen.served())?;
-    eventually(&bed, &stranger, &at(&near), |seen| seen.served())?;
+    eventually(&bed, &bed.pod("mesh/client")?, &at(&near), Dialled::served)?;
+    eventually(&bed, &stranger, &at(&near), Dialled::served)?;
     ensure!(released.elapsed() < Duration::from_secs(1), "service came back after {:?}", released.elapsed());
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     bed::{Bed, PodHandle},
-    scenario::{at, dial, eventually, manifests, pod, start},
+    scenario::{Dialled, at, dial, eventually, manifests, pod, start},
 };
 
 use crate::forge::{self, Ca, Client, leaf};
@@ -62,7 +62,8 @@ fn traffic(from: &PodHandle, to: &str, until: Instant) -> (usize, Vec<String>) {
 /// wire changes again and again, old tunnels go away, and nothing is ever sent in the clear.
 #[test]
 fn certificates_rotate_under_traffic() -> Result<()> {
-    let bed = start(Bed::builder().nodes(2).mesh_arg("--svid-lifetime").mesh_arg("6s").manifests(manifests()))?;
+    let bed =
+        start(Bed::builder().nodes(2).mesh_arg("--svid-lifetime").mesh_arg("6s").manifests(manifests()))?;
     let (client, near, far) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?, bed.pod("mesh/far")?);
     let (stranger, to, tunnel) = (bed.pod("outside/stranger")?, at(&far), SocketAddr::new(far.ip(), 15008));
     let spy = Client::good(&Ca::stolen(&bed)?.issue(&leaf(&["spiffe://cluster.local/ns/mesh/sa/spy"])?)?);
@@ -129,16 +130,17 @@ fn the_ca_is_made_once_and_kept() -> Result<()> {
     let mut all = BTreeSet::new();
     files(&bed.layout().state.join("mesh"), "", &mut all)?;
     let names = ["ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"];
-    let expected = names.iter().map(|name| (format!("ca/{name}"), 0o600)).chain([("ca.lock".to_owned(), 0o600)]);
+    let expected =
+        names.iter().map(|name| (format!("ca/{name}"), 0o600)).chain([("ca.lock".to_owned(), 0o600)]);
     ensure!(all == expected.collect(), "files of the state directory: {all:?}");
 
     let content = || names.map(|name| forge::file(&bed, name).unwrap_or_default());
     let (before, serial) = (content(), dumped_serial(&bed, "node-2", "far")?);
     ensure!(before.iter().all(|text| text.starts_with("-----BEGIN ")), "PEM: {before:?}");
     bed.node("node-2")?.restart()?;
-    eventually(&bed, &client, &to, |seen| seen.served()).context("old and new certificates are of one mesh")?;
+    eventually(&bed, &client, &to, Dialled::served).context("old and new certificates are of one mesh")?;
     bed.node("node-1")?.restart()?;
-    eventually(&bed, &client, &to, |seen| seen.served())?;
+    eventually(&bed, &client, &to, Dialled::served)?;
     ensure!(content() == before, "the restart has made another CA");
     ensure!(dumped_serial(&bed, "node-2", "far")? != serial, "the keys of pods do not survive a restart");
     Ok(())
@@ -148,15 +150,16 @@ fn the_ca_is_made_once_and_kept() -> Result<()> {
 /// connections of one pod do share.
 #[test]
 fn tunnels_belong_to_one_pod_and_identity() -> Result<()> {
-    let twin = pod("mesh", "twin", "node-1", &["sleep", "infinity"]).replace("serviceAccountName: twin", "serviceAccountName: client");
+    let twin = pod("mesh", "twin", "node-1", &["sleep", "infinity"])
+        .replace("serviceAccountName: twin", "serviceAccountName: client");
     let bed = start(Bed::builder().nodes(2).manifests(manifests() + &twin))?;
     let far = bed.pod("mesh/far")?;
     let to = at(&far);
     let mut held = Vec::new();
     for (number, name) in ["mesh/client", "mesh/near", "mesh/twin"].into_iter().enumerate() {
-        let mut hold = bed.pod(name)?.spawn(&["netprobe", "hold", &to])?;
-        ensure!(hold.line(Duration::from_secs(5))? == "holding 1", "{name}: {}", hold.errors());
-        held.push(hold);
+        let mut process = bed.pod(name)?.spawn(&["netprobe", "hold", &to])?;
+        ensure!(process.line(Duration::from_secs(5))? == "holding 1", "{name}: {}", process.errors());
+        held.push(process);
         let open = tunnels(&far)?;
         ensure!(open.len() == number + 1, "{} pods, tunnels: {open:?}", number + 1);
     }
@@ -178,7 +181,9 @@ fn tunnels_belong_to_one_pod_and_identity() -> Result<()> {
             let id = format!("src.identity=\"spiffe://cluster.local/ns/mesh/sa/{account}\"");
             !own.is_empty() && own.iter().all(|line| line.contains(&id))
         });
-        told.with_context(|| format!("{name} should appear as {account} alone:\n{}", node.log().unwrap_or_default()))?;
+        told.with_context(|| {
+            format!("{name} should appear as {account} alone:\n{}", node.log().unwrap_or_default())
+        })?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     bed::{Bed, NodeHandle},
-    scenario::{at, dial, eventually, manifests, start},
+    scenario::{Dialled, at, dial, eventually, manifests, start},
 };
 
 /// One document, and what the node has to say of it.
@@ -108,9 +108,8 @@ fn says(log: &str, parts: &[&str]) -> bool {
 
 /// Waits for a line with these parts.
 fn told(bed: &Bed, node: &NodeHandle<'_>, parts: &[&str]) -> Result<()> {
-    let said = bed.wait("a line of the log", Duration::from_secs(5), |_| {
-        node.log().is_ok_and(|log| says(&log, parts))
-    });
+    let said = bed
+        .wait("a line of the log", Duration::from_secs(5), |_| node.log().is_ok_and(|log| says(&log, parts)));
     said.with_context(|| format!("no line with {parts:?} in\n{}", about_configuration(node)))
 }
 
@@ -133,7 +132,7 @@ fn wrong_documents_are_refused_alone_and_explained() -> Result<()> {
     let documents: Vec<&str> = CASES.iter().map(|case| case.document).chain([GOOD]).collect();
     bed.write_file("wrong.yaml", &documents.join("\n---\n"))?;
 
-    eventually(&bed, &client, &far, |seen| seen.refused()).context("the one good document")?;
+    eventually(&bed, &client, &far, Dialled::refused).context("the one good document")?;
     for (index, case) in CASES.iter().enumerate() {
         let place = format!(" config: wrong.yaml:{} ", index + 1);
         if case.level.is_empty() {
@@ -171,10 +170,11 @@ fn a_broken_edit_changes_nothing_until_it_is_mended() -> Result<()> {
     let far = at(&bed.pod("mesh/far")?);
     let good = closed("{selector: {matchLabels: {app: far}}, action: DENY, rules: [{}]}");
     bed.write_file("policy.yaml", &good)?;
-    eventually(&bed, &client, &far, |seen| seen.refused())?;
+    eventually(&bed, &client, &far, Dialled::refused)?;
 
     let typo = closed("{selector: {matchLabels: {app: far}}, acton: DENY, rules: [{}]}");
-    let torn = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: closed, namespa";
+    let torn =
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: closed, namespa";
     let type_error = closed("{selector: {matchLabels: {app: far}}, action: DENY, rules: 5}");
     for (name, text, parts) in [
         ("a typo", typo.as_str(), [" policy.yaml:1 Error", "spec.acton", "(did you mean \"action\"?)"]),
@@ -186,7 +186,8 @@ fn a_broken_edit_changes_nothing_until_it_is_mended() -> Result<()> {
         let fresh = bed.wait("the finding", Duration::from_secs(5), |_| {
             node.log().is_ok_and(|log| says(log.get(before..).unwrap_or_default(), &parts))
         });
-        fresh.with_context(|| format!("{name}: no line with {parts:?} in\n{}", about_configuration(&node)))?;
+        fresh
+            .with_context(|| format!("{name}: no line with {parts:?} in\n{}", about_configuration(&node)))?;
         told(&bed, &node, &["policy.yaml:1 Warning", "mesh/closed stays in force"]).context(name)?;
         let seen = dial(&client, &[&far])?;
         ensure!(seen.refused(), "{name} opened what was closed: {seen:?}");
@@ -194,14 +195,18 @@ fn a_broken_edit_changes_nothing_until_it_is_mended() -> Result<()> {
         ensure!(dumped(&node, "findings")?.contains("stays in force"), "{name}: the dump says nothing of it");
     }
 
-    bed.write_file("policy.yaml", &closed("{selector: {matchLabels: {app: near}}, action: DENY, rules: [{}]}"))?;
-    eventually(&bed, &client, &far, |seen| seen.served()).context("mended: far is open")?;
-    eventually(&bed, &client, &at(&bed.pod("mesh/near")?), |seen| seen.refused()).context("mended: near is closed")?;
+    bed.write_file(
+        "policy.yaml",
+        &closed("{selector: {matchLabels: {app: near}}, action: DENY, rules: [{}]}"),
+    )?;
+    eventually(&bed, &client, &far, Dialled::served).context("mended: far is open")?;
+    eventually(&bed, &client, &at(&bed.pod("mesh/near")?), Dialled::refused)
+        .context("mended: near is closed")?;
     told(&bed, &node, &["Mended: policy.yaml:1 Error spec.rules"])?;
     ensure!(dumped(&node, "findings")? == "[]", "{}", dumped(&node, "findings")?);
 
     bed.write_file("policy.yaml", "")?;
-    eventually(&bed, &client, &at(&bed.pod("mesh/near")?), |seen| seen.served()).context("removed")?;
+    eventually(&bed, &client, &at(&bed.pod("mesh/near")?), Dialled::served).context("removed")?;
     Ok(())
 }
 
@@ -217,7 +222,11 @@ fn a_node_starts_and_grows_with_a_broken_file_beside() -> Result<()> {
         ["mesh/client", "mesh/far"].iter().all(|name| bed.pod(name).is_ok_and(|pod| pod.status().ready))
     })?;
     let client = bed.pod("mesh/client")?;
-    eventually(&bed, &client, &at(&bed.pod("mesh/far")?), |seen| seen.served())?;
-    told(&bed, &bed.node("node-1")?, &[" broken.yaml:1 Error spec.containers[0].comand", "(did you mean \"command\"?)"])?;
+    eventually(&bed, &client, &at(&bed.pod("mesh/far")?), Dialled::served)?;
+    told(
+        &bed,
+        &bed.node("node-1")?,
+        &[" broken.yaml:1 Error spec.containers[0].comand", "(did you mean \"command\"?)"],
+    )?;
     told(&bed, &bed.node("node-1")?, &[" noise.yaml:1 Error"])
 }

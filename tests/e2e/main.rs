@@ -2,6 +2,7 @@
 
 mod admin;
 mod bed;
+mod bench;
 mod enrol;
 mod faults;
 mod forge;

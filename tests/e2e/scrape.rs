@@ -55,11 +55,17 @@ impl Scrape {
     }
 
     /// The samples of a metric that have these labels, among others.
-    pub fn select<'a>(&'a self, name: &'a str, labels: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = &'a Sample> {
+    pub fn select<'a>(
+        &'a self,
+        name: &'a str,
+        labels: &'a [(&'a str, &'a str)],
+    ) -> impl Iterator<Item = &'a Sample> {
         let has = |sample: &Sample, (name, value): &(&str, &str)| {
             sample.labels.get(*name).is_some_and(|found| found == value)
         };
-        self.0.iter().filter(move |sample| sample.name == name && labels.iter().all(|label| has(sample, label)))
+        self.0
+            .iter()
+            .filter(move |sample| sample.name == name && labels.iter().all(|label| has(sample, label)))
     }
 
     /// Sum of a counter, or of a gauge without fraction, over all samples with these labels.
@@ -69,7 +75,8 @@ impl Scrape {
 
     /// What was refused, of whatever kind: `metric{reason}` with its count.
     pub fn refused(&self) -> BTreeMap<String, i64> {
-        let families = ["mesh_handshakes_refused_total", "mesh_invalid_requests_total", "mesh_connections_shed_total"];
+        let families =
+            ["mesh_handshakes_refused_total", "mesh_invalid_requests_total", "mesh_connections_shed_total"];
         let of = |name| {
             self.select(name, &[]).map(|one| {
                 let reason = one.labels.get("reason").map_or("", String::as_str);

@@ -25,6 +25,7 @@ pub use self::{
 use self::{
     case::Load,
     figures::{Sample, number},
+    process::Disturbance,
     stand::Stand,
 };
 
@@ -60,6 +61,10 @@ pub struct Outcome {
     pub rows: Vec<Row>,
     /// What could not be measured.
     pub failures: Vec<Failure>,
+    /// Measured turns of all cases of traffic.
+    pub turns: usize,
+    /// Those of them during which others took more than a tenth of a processor.
+    pub disturbed: usize,
 }
 
 /// A case that a system has failed.
@@ -103,9 +108,7 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Outcome> {
     let mut stand = Stand::start(plan.ztunnel.as_deref())?;
     let mut outcome = Outcome::default();
     for case in &plan.cases {
-        let (rows, failures) = Session { stand: &mut stand, plan, case: *case, tell }.run();
-        outcome.rows.extend(rows);
-        outcome.failures.extend(failures);
+        Session { stand: &mut stand, plan, case: *case, tell }.run(&mut outcome);
     }
     tell("Ending the pods.");
     Ok(outcome)
@@ -120,7 +123,7 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn run(mut self) -> (Vec<Row>, Vec<Failure>) {
+    fn run(mut self, outcome: &mut Outcome) {
         let case = self.case;
         let mut failures = Vec::new();
         let mut samples: Vec<(System, Vec<Sample>)> = Vec::new();
@@ -137,10 +140,12 @@ impl Session<'_> {
                     continue;
                 }
                 match self.sample(*system) {
-                    Ok(sample) => {
-                        let (runs, shown) = (self.plan.runs, shown(&sample));
+                    Ok((sample, others)) => {
+                        let (runs, shown) = (self.plan.runs, shown(&sample, others));
                         (self.tell)(&format!("{case}, round {round} of {runs}, {system}: {shown}"));
                         samples.push(sample);
+                        outcome.turns += usize::from(case.traffic().is_some());
+                        outcome.disturbed += usize::from(case.traffic().is_some() && others > DISTURBING);
                     }
                     Err(reason) => failures.push(self.failure(*system, reason)),
                 }
@@ -148,7 +153,8 @@ impl Session<'_> {
         }
         let named: Vec<(String, Vec<Sample>)> =
             samples.into_iter().map(|(system, samples)| (system.to_string(), samples)).collect();
-        (rows(&case.to_string(), &named), failures)
+        outcome.rows.extend(rows(&case.to_string(), &named));
+        outcome.failures.extend(failures);
     }
 
     /// Whether a case can be measured through a system; makes it ready if so.
@@ -159,14 +165,17 @@ impl Session<'_> {
         }
     }
 
-    fn sample(&mut self, system: System) -> Result<Sample> {
+    /// One turn, and how many processors others have used meanwhile.
+    fn sample(&mut self, system: System) -> Result<(Sample, f64)> {
         thread::sleep(PAUSE);
+        let watch = Disturbance::watch(self.stand.cgroups())?;
         let sample = match self.case {
             Case::Traffic(traffic) => load::run(self.stand, system, traffic, self.plan.seconds),
             Case::Memory(memory) => memory::run(self.stand, system, memory),
         };
+        let others = watch.cores()?;
         self.stand.trim_logs()?;
-        sample
+        Ok((sample?, others))
     }
 
     fn failure(&mut self, system: System, reason: anyhow::Error) -> Failure {
@@ -176,11 +185,14 @@ impl Session<'_> {
     }
 }
 
-fn shown(sample: &Sample) -> String {
+fn shown(sample: &Sample, others: f64) -> String {
     let counts = |(metric, value): &&(Metric, f64)| *metric != Metric::Errors || *value > 0.0;
-    let figures =
-        sample.iter().filter(counts).map(|(metric, value)| format!("{} {}", number(*value), metric.name()));
-    figures.collect::<Vec<_>>().join(", ")
+    let figure = |(metric, value): &(Metric, f64)| format!("{} {}", number(*value), metric.name());
+    let mut figures: Vec<String> = sample.iter().filter(counts).map(figure).collect();
+    if others > DISTURBING {
+        figures.push(format!("while others took {others:.1} processors"));
+    }
+    figures.join(", ")
 }
 
 /// Says at once, and all of it, what the load would fail on later.
@@ -218,6 +230,9 @@ pub fn parse_peer(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// Processors that others may use before a figure is doubtful.
+const DISTURBING: f64 = 0.1;
+
 /// Between turns: the last one's connections close, its log lines are written.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -246,7 +261,7 @@ mod tests {
     #[test]
     fn a_table_for_each_case() {
         let samples = |value| vec![("direct".to_owned(), vec![vec![(Metric::Cps, value)]])];
-        let mut outcome = Outcome { rows: rows("a/b/1", &samples(5.0)), failures: Vec::new() };
+        let mut outcome = Outcome { rows: rows("a/b/1", &samples(5.0)), ..Outcome::default() };
         outcome.rows.extend(rows("c/d/8", &samples(7.0)));
         let tables = outcome.tables();
         assert_eq!(tables.matches("system").count(), 2, "{tables}");

@@ -100,7 +100,11 @@ fn perform(options: &Options, mut console: Console, interrupt: Interrupt) -> Exi
         }
     };
     let outcome = steps(&mut tour).and_then(|()| {
-        tour.console.title(&format!("All {} steps were as expected ({})", STEPS.len(), time(tour.started.elapsed())));
+        tour.console.title(&format!(
+            "All {} steps were as expected ({})",
+            STEPS.len(),
+            time(tour.started.elapsed())
+        ));
         if options.once { Ok(()) } else { stay(&mut tour) }
     });
     let code = match &outcome {

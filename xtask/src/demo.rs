@@ -13,7 +13,7 @@ use crate::{
 ///
 /// Needs root, through sudo where necessary.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: cargo xtask demo")]
+#[command(after_help = "Example: cargo xtask demo --once\nIts own options: cargo xtask demo -- --help")]
 pub(crate) struct Args {
     /// Passed on as they are.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -64,12 +64,14 @@ fn errors_neither_end_nor_spin_the_loop() {
         assert_eq!(*seen.borrow(), [1, 2, 3, 4]);
         // 10 + 20 + 40 + 80 + 100 + 100, then from 10 again.
         assert!(begin.elapsed() >= Duration::from_millis(350 + 70));
-        assert_eq!(errors.get(), 6 + 3);
+        // And what came of the endless rest before the script was seen to be over.
+        let before = errors.get();
+        assert!((6 + 3 + 1..6 + 3 + 6).contains(&before), "{before}");
 
         // Nothing but errors for half a second: ten attempts a second or so, not millions.
         let run = run(accept, failed, |_| ());
         let _ = tokio::time::timeout(Duration::from_millis(500), run).await;
-        assert!(errors.get() - 9 < 12, "{}", errors.get());
+        assert!(errors.get() - before < 12, "{}", errors.get());
     });
 }
 

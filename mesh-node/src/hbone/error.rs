@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use crate::tls::{Flag, TlsError};
+use crate::report::Flag;
+use crate::tls::TlsError;
 
 /// How far opening a stream got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,9 +97,9 @@ impl OpenError {
         match self {
             Self::Tls(e) => e.flag(),
             Self::Deadline(Stage::Tls) => Flag::TlsFailure,
-            Self::H2Handshake(_) | Self::Deadline(Stage::H2Handshake) => Flag::Http2Handshake,
+            Self::H2Handshake(_) | Self::Deadline(Stage::H2Handshake) => Flag::H2Failure,
             Self::Refused { status } if *status == StatusCode::UNAUTHORIZED => Flag::Deny,
-            Self::Identity => Flag::Identity,
+            Self::Identity => Flag::IdentityError,
             _ => Flag::Connect,
         }
     }
@@ -164,7 +165,7 @@ impl ServeError {
     /// The response flag.
     pub fn flag(&self) -> Flag {
         match self {
-            Self::PrefaceDeadline | Self::Handshake(_) => Flag::Http2Handshake,
+            Self::PrefaceDeadline | Self::Handshake(_) => Flag::H2Failure,
             _ => Flag::None,
         }
     }

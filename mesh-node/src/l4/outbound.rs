@@ -14,7 +14,7 @@ use mesh_core::{
     balance,
     model::{Endpoint, Service, Snapshot, Target, Workload},
 };
-use tokio::net::TcpStream;
+use tokio::{io::Interest, net::TcpStream};
 
 use super::{
     dial, forwarded, inbound,
@@ -27,7 +27,6 @@ use crate::{
     report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, PseudoService, Stage},
     run::worker::Worker,
     sys::sockopt,
-    tls,
 };
 
 /// Serves one captured connection.
@@ -45,9 +44,23 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
     let Some(source) = story.source() else {
         return story.report.fail(Stage::Capture, "the pod is not in the configuration");
     };
-    match story.reach(&source, wanted).await {
+    let reached = tokio::select! {
+        reached = story.reach(&source, wanted) => reached,
+        () = reset_by_client(&tcp) => Err(Failure::last(Stage::Connect, "the client gave up")),
+    };
+    match reached {
         Ok(reached) => story.carry(tcp, reached).await,
         Err(failure) => story.report.fail_as(failure.stage, failure.flag, failure.reason),
+    }
+}
+
+/// Resolves when the client has reset its connection. A client that only ended its direction still waits for answers.
+async fn reset_by_client(tcp: &TcpStream) {
+    loop {
+        match tcp.ready(Interest::ERROR).await {
+            Ok(ready) if !ready.is_error() => {}
+            _ => return,
+        }
     }
 }
 
@@ -89,7 +102,7 @@ impl Failure {
             hbone::Stage::H2Handshake => Stage::H2,
             hbone::Stage::Connect => Stage::Connect,
         };
-        Self { stage, flag: flag_of(error.flag()), reason: error.to_string(), retry: error.retry() }
+        Self { stage, flag: error.flag(), reason: error.to_string(), retry: error.retry() }
     }
 
     fn last(stage: Stage, reason: impl fmt::Display) -> Self {
@@ -314,17 +327,6 @@ impl Story {
         if let Err(error) = result {
             report.fail(Stage::Relay, error);
         }
-    }
-}
-
-fn flag_of(flag: tls::Flag) -> Flag {
-    match flag {
-        tls::Flag::None => Flag::None,
-        tls::Flag::Connect => Flag::Connect,
-        tls::Flag::TlsFailure => Flag::TlsFailure,
-        tls::Flag::Http2Handshake => Flag::H2Failure,
-        tls::Flag::Deny => Flag::Deny,
-        tls::Flag::Identity => Flag::IdentityError,
     }
 }
 

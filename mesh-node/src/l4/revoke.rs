@@ -34,20 +34,21 @@ impl Facts {
     }
 }
 
-/// Resolves when policy no longer allows the connection, or its destination is no workload any more, with the
-/// reason stated in the report; never otherwise.
+/// Resolves when policy no longer allows the connection, with the reason stated in the reports. The first look is at
+/// once: policy may have changed between the decision and now. A workload that has left the configuration is left to
+/// the end of its pod.
 pub(super) async fn revoked(worker: &Worker, facts: &Facts, reports: &[&ConnReport]) {
     let mut snapshots = worker.snapshots();
-    snapshots.mark_unchanged();
     loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        if let Some(workload) = snapshot.workload_by_uid(&facts.uid)
+            && let Err(denied) = snapshot.policies().authorize(workload, &facts.connection())
+        {
+            return cut(worker, &denied, reports);
+        }
+        drop(snapshot);
         if snapshots.changed().await.is_err() {
             std::future::pending::<()>().await;
-        }
-        let snapshot = snapshots.borrow_and_update().clone();
-        let Some(workload) = snapshot.workload_by_uid(&facts.uid) else { continue };
-        if let Err(denied) = snapshot.policies().authorize(workload, &facts.connection()) {
-            cut(worker, &denied, reports);
-            return;
         }
     }
 }

@@ -228,7 +228,8 @@ async fn compile(
 
 /// Says what is new, and what is mended.
 fn tell(told: &watch::Sender<Findings>, findings: BTreeSet<String>) {
-    let before = told.send_replace(Arc::new(findings.clone()));
+    let findings = Arc::new(findings);
+    let before = told.send_replace(findings.clone());
     for finding in findings.difference(&before) {
         warn!(target: "config", "{finding}");
     }

@@ -1,47 +1,11 @@
 //! Why a handshake failed, in tokens that stay the same from release to release.
 
-use std::{fmt, io};
+use std::io;
 
 use rustls::{AlertDescription, CertificateError};
 
 use super::verify::PeerError;
-
-/// The `response_flags` value ambient Istio's node proxy reports for a failed connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Flag {
-    /// Nothing wrong with the connection's set-up.
-    None,
-    /// The far end could not be reached.
-    Connect,
-    /// The TLS handshake failed.
-    TlsFailure,
-    /// TLS is up, HTTP/2 is not.
-    Http2Handshake,
-    /// A policy said no.
-    Deny,
-    /// We have no usable identity of our own.
-    Identity,
-}
-
-impl Flag {
-    /// The label value.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "-",
-            Self::Connect => "CONNECT",
-            Self::TlsFailure => "TLS_FAILURE",
-            Self::Http2Handshake => "H2_HANDSHAKE_FAILURE",
-            Self::Deny => "DENY",
-            Self::Identity => "IDENTITY_ERROR",
-        }
-    }
-}
-
-impl fmt::Display for Flag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use crate::report::Flag;
 
 /// Why a TLS handshake of the tunnel failed.
 #[derive(Debug, Clone, thiserror::Error)]

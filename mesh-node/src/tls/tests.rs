@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::testkit::{HOUR, TestCa, id, leaf_params, on_data_thread, tcp_pair, uri};
 use super::*;
 use crate::identity::Sign;
+use crate::report::Flag;
 
 const GOOD: &str = "spiffe://cluster.local/ns/default/sa/client";
 

@@ -146,7 +146,11 @@ fn node_lines(node: &NodeNet, all: &[NodeNet], network: Network) -> Vec<String> 
     }
     if network == Network::Bridged {
         let Pair { v4, v6 } = addr::pod(node.number, 1);
-        lines.push("link add cni0 type bridge stp_state 0 mcast_snooping 0".to_owned());
+        // A bridge without an address of its own has the lowest of its ports' addresses: it would change as pods come
+        // and go, and the other pods would send to the old one until their neighbour entries expire.
+        let [a, b, c, d] = v4.octets();
+        let mac = format!("0a:58:{a:02x}:{b:02x}:{c:02x}:{d:02x}");
+        lines.push(format!("link add cni0 address {mac} type bridge stp_state 0 mcast_snooping 0"));
         lines.push(format!("addr add {v4}/24 dev cni0"));
         lines.push(format!("addr add {v6}/64 dev cni0 nodad"));
         lines.push("link set cni0 up".to_owned());
@@ -256,6 +260,8 @@ mod tests {
         let bridged = pod_lines(&nodes[0], &pod, Network::Bridged).join("\n");
         assert!(bridged.contains("addr add fd00:244:1::2/64 dev eth0 nodad"), "{bridged}");
         assert!(bridged.contains("route add default via 10.244.1.1"), "{bridged}");
+        let bridge = node_lines(&nodes[0], &nodes, Network::Bridged).join("\n");
+        assert!(bridge.contains("link add cni0 address 0a:58:0a:f4:01:01 type bridge"), "{bridge}");
         let host = host_side_lines(&nodes[0], &pod, Network::Bridged).join("\n");
         assert!(host.contains("hairpin on"), "{host}");
     }

@@ -245,13 +245,12 @@ mod tests {
     #[test]
     fn tables() {
         assert_eq!(
-            table(&two_systems()),
-            "system  rps             x direct  cpu_s_per_1k\n\
-             direct  200 (100..300)  1.00      -\n\
-             mesh    60.00 (50.00..70.00)  0.30  0.0200\n"
-                .replace("rps             x", "rps                   x")
-                .replace("(100..300)  1.00", "(100..300)        1.00")
-                .replace("0.30  0.0200", "0.30      0.0200")
+            table(&two_systems()).lines().collect::<Vec<_>>(),
+            [
+                "system  rps                   x direct  cpu_s_per_1k",
+                "direct  200 (100..300)        1.00      -",
+                "mesh    60.00 (50.00..70.00)  0.30      0.0200",
+            ]
         );
     }
 }

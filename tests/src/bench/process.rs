@@ -1,6 +1,10 @@
-//! What processes have used, from `/proc`.
+//! What processes have used, from `/proc` and their cgroups.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, Result};
 
@@ -20,6 +24,55 @@ pub(super) fn rss_kb(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     rss(&text).with_context(|| format!("{path} has no VmRSS"))
+}
+
+/// Watches what the rest of the machine does while something is measured.
+#[derive(Debug)]
+pub(super) struct Disturbance {
+    ours: Vec<PathBuf>,
+    since: Instant,
+    others: f64,
+}
+
+impl Disturbance {
+    /// Begins to watch; `ours` are the cgroups whose work is not a disturbance.
+    pub(super) fn watch(ours: Vec<PathBuf>) -> Result<Self> {
+        let others = others(&ours)?;
+        Ok(Self { ours, since: Instant::now(), others })
+    }
+
+    /// How many processors were busy with something else on average, other machines on the same hardware included.
+    pub(super) fn cores(&self) -> Result<f64> {
+        let used = others(&self.ours)? - self.others;
+        // The two clocks have different grain, so that a little less than nothing is possible.
+        Ok((used / self.since.elapsed().as_secs_f64()).max(0.0))
+    }
+}
+
+/// Processor seconds that were spent outside of some cgroups.
+fn others(ours: &[PathBuf]) -> Result<f64> {
+    let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    let mut others = busy(&text).context("/proc/stat is not understood")?;
+    for group in ours {
+        others -= group_seconds(group)?;
+    }
+    Ok(others)
+}
+
+fn group_seconds(group: &Path) -> Result<f64> {
+    let path = group.join("cpu.stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.trim().parse::<f64>().ok());
+    Ok(usage.with_context(|| format!("{} has no usage_usec", path.display()))? / 1e6)
+}
+
+/// Seconds of all processors that were not idle: user, nice, system, (idle, iowait,) irq, softirq, steal.
+fn busy(stat: &str) -> Option<f64> {
+    let all = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+    let ticks: Vec<f64> = all.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+    let idle = 3..=4;
+    let busy = ticks.iter().take(8).enumerate().filter(|(column, _)| !idle.contains(column));
+    Some(busy.map(|(_, ticks)| ticks).sum::<f64>() / TICKS_PER_SECOND)
 }
 
 /// `utime` and `stime`, the 14th and 15th field. The second is the name, in parentheses and with any character in it.
@@ -50,6 +103,15 @@ mod tests {
         assert_eq!(ticks(stat), Some(400.0));
         assert_eq!(ticks("4711 (mesh-node) S 1"), None);
         assert!(cpu_seconds(&[std::process::id()]).is_ok());
+    }
+
+    #[test]
+    fn the_rest_of_the_machine() {
+        assert_eq!(busy("cpu  100 20 30 9999 999 5 6 39 7 7\ncpu0 1 1\n"), Some(2.0));
+        assert_eq!(busy("intr 1\n"), None);
+        assert!(
+            Disturbance::watch(Vec::new()).and_then(|watch| watch.cores()).is_ok_and(|cores| cores >= 0.0)
+        );
     }
 
     #[test]

@@ -4,17 +4,25 @@
 //! It has a thread with its own listeners and its own event loop for each processor, as `mesh-node` has.
 
 use std::{
+    cell::RefCell,
     fs::File,
+    future::poll_fn,
     io::{self, Write},
     net::{SocketAddr, TcpListener as StdListener},
     path::PathBuf,
+    pin::Pin,
     str::FromStr,
+    task::{Context, Poll, ready},
     thread,
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{ReadHalf, WriteHalf},
+    },
     task::JoinSet,
 };
 
@@ -99,12 +107,47 @@ async fn carry(mut client: TcpStream, to: SocketAddr) -> io::Result<()> {
     let mut server = TcpStream::connect(to).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    tokio::io::copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await?;
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    tokio::try_join!(pour(from_client, to_server), pour(from_server, to_client))?;
     Ok(())
 }
 
-/// Bytes that are copied at a time.
-const BUFFER: usize = 128 << 10;
+/// Copies one direction to its end.
+async fn pour(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Result<()> {
+    while let Some(rest) =
+        poll_fn(|cx| BUFFER.with_borrow_mut(|buffer| step(cx, buffer, &mut from, &mut to))).await?
+    {
+        to.write_all(&rest).await?;
+    }
+    to.shutdown().await
+}
+
+/// Reads once and writes at once as much as goes; what is left is the answer, `None` at the end. Only what is left
+/// needs memory of its own, so connections cost next to none.
+fn step(
+    cx: &mut Context<'_>,
+    buffer: &mut [u8],
+    from: &mut ReadHalf<'_>,
+    to: &mut WriteHalf<'_>,
+) -> Poll<io::Result<Option<Vec<u8>>>> {
+    let mut read = ReadBuf::new(buffer);
+    ready!(Pin::new(from).poll_read(cx, &mut read))?;
+    let bytes = read.filled();
+    if bytes.is_empty() {
+        return Poll::Ready(Ok(None));
+    }
+    let written = match Pin::new(to).poll_write(cx, bytes) {
+        Poll::Ready(written) => written?,
+        Poll::Pending => 0,
+    };
+    Poll::Ready(Ok(Some(bytes.get(written..).unwrap_or_default().to_vec())))
+}
+
+thread_local! {
+    /// What is on its way through a thread.
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; 128 << 10]);
+}
 
 #[cfg(test)]
 mod tests {

@@ -183,6 +183,12 @@ impl Stand {
         }
     }
 
+    /// The cgroups of everything that takes part.
+    pub(super) fn cgroups(&self) -> Vec<PathBuf> {
+        let beds = [Some(&self.bed), self.peer_bed.as_ref()].into_iter().flatten();
+        beds.map(|bed| bed.layout().cgroup.clone()).collect()
+    }
+
     /// The processes whose processor time and memory a system costs; those with nodes have one for each, in order.
     pub(super) fn proxies(&self, system: System) -> Result<Vec<u32>> {
         match system {

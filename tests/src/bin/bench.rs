@@ -71,6 +71,13 @@ fn run(cli: Cli) -> Result<ExitCode> {
         let text = serde_json::to_string_pretty(&outcome.rows)? + "\n";
         fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
     }
+    if outcome.disturbed > 0 {
+        let (disturbed, turns) = (outcome.disturbed, outcome.turns);
+        let text = format!(
+            "Others were busy on this machine during {disturbed} of {turns} turns: do not rely on the figures."
+        );
+        say(&mut io::stderr(), &text);
+    }
     for failure in &outcome.failures {
         say(&mut io::stderr(), &format!("Error: {failure}"));
     }

@@ -105,7 +105,9 @@ mod tests {
 
     #[test]
     fn other_lines_are_no_connections() {
-        for line in ["", "x", "2026-01-02T03:04:05Z  INFO mesh_node: Configuration loaded.", "a\tb\taccess\tc"] {
+        for line in
+            ["", "x", "2026-01-02T03:04:05Z  INFO mesh_node: Configuration loaded.", "a\tb\taccess\tc"]
+        {
             assert_eq!(Access::parse(line), None, "{line}");
         }
         let unfinished = "t\tinfo\taccess\tconnection complete\tsrc.addr=1 src.workload=\"sle";

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use mesh_common::Stat;
+use serde_json::Value;
 
 use super::access::short;
 use super::console::count;
 use super::kernel::Pins;
 use super::tour::{Tour, time};
-use crate::bed::BedError;
+use crate::bed::{BedError, NodeStatus};
 use crate::scenario;
 
 /// Waits until all runs, and shows the pods.
@@ -23,6 +24,14 @@ pub(super) fn come_up(tour: &mut Tour) -> Result<()> {
     tour.console.command(&[&format!("ls {samples}")]);
     wait_ready(tour, Instant::now() + Duration::from_secs(60))?;
     scenario::captured(&tour.bed, Duration::from_secs(10))?;
+    let interrupted = tour.interrupted.clone();
+    tour.bed.wait("every node knows that all pods are ready", Duration::from_secs(10), |bed| {
+        let nodes = bed.status().nodes;
+        let informed = |node: &NodeStatus| {
+            bed.node(&node.name).and_then(|n| n.admin("/config_dump")).is_ok_and(|dump| all_endpoints(&dump))
+        };
+        interrupted.raised() || nodes.iter().all(informed)
+    })?;
     let took = time(tour.started.elapsed());
     let status = tour.bed.status();
     let ready = status.pods.iter().filter(|pod| pod.ready).count();
@@ -33,14 +42,31 @@ pub(super) fn come_up(tour: &mut Tour) -> Result<()> {
         ready,
         count(status.pods.len(), "pod")
     );
-    tour.check("all pods ready on all nodes, and each node's mesh-node", status.ready, &seen)?;
     let rows = status.pods.iter().map(|pod| {
         let ip = pod.ip.map(|ip| ip.to_string()).unwrap_or_default();
         vec![pod.namespace.clone(), pod.name.clone(), pod.node.clone(), ip, pod.restarts.to_string()]
     });
     let rows: Vec<Vec<String>> = rows.collect();
     tour.console.table(&["NAMESPACE", "POD", "NODE", "IP", "RESTARTS"], &rows);
-    Ok(())
+    tour.check("all pods ready on all nodes, and each node's mesh-node", status.ready, &seen)
+}
+
+/// Whether a node's dump has every pod of a service among its endpoints: the bed tells nodes of readiness as a cluster
+/// does, a moment after the fact.
+fn all_endpoints(dump: &str) -> bool {
+    let dump: Value = serde_json::from_str(dump).unwrap_or_default();
+    let (Some(services), Some(workloads)) = (dump["services"].as_array(), dump["workloads"].as_array())
+    else {
+        return false;
+    };
+    let complete = |service: &Value| {
+        let text = |field: &str| service[field].as_str().unwrap_or_default().to_owned();
+        let name = Value::from(format!("{}/{}", text("namespace"), text("name")));
+        let serves = |workload: &&Value| workload["services"].as_array().is_some_and(|of| of.contains(&name));
+        let endpoints = service["endpoints"].as_object().map_or(0, serde_json::Map::len);
+        endpoints == workloads.iter().filter(serves).count()
+    };
+    !services.is_empty() && services.iter().all(complete)
 }
 
 /// In short waits, because nothing else interrupts a wait.
@@ -81,9 +107,10 @@ fn pods(tour: &mut Tour) -> Result<()> {
     for node in &status.nodes {
         let state = tour.admin(&node.name, "/state.json")?;
         for pod in state["pods"].as_array().context("a node without pods")? {
-            let text = |value: &serde_json::Value| value.as_str().unwrap_or("?").to_owned();
+            let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
             let until = text(&pod["certificate"]["notAfter"]);
-            let until = until.get("2026-".len().."2026-01-02T03:04".len()).unwrap_or("none").replace('T', " ");
+            let until =
+                until.get("2026-".len().."2026-01-02T03:04".len()).unwrap_or("none").replace('T', " ");
             let name = format!("{}/{}", text(&pod["namespace"]), text(&pod["name"]));
             known.insert(name, (text(&pod["state"]), short(&text(&pod["identity"])), until));
         }
@@ -95,20 +122,22 @@ fn pods(tour: &mut Tour) -> Result<()> {
         if state.map(|(state, ..)| state.as_str()) != enrolled.then_some("captured") {
             wrong.push(pod.full_name());
         }
-        let (state, identity, until) = state.cloned().unwrap_or(("not enrolled".into(), "-".into(), "-".into()));
+        let (state, identity, until) =
+            state.cloned().unwrap_or(("not enrolled".into(), "-".into(), "-".into()));
         vec![pod.full_name(), state, identity, until]
     });
     let rows: Vec<Vec<String>> = rows.collect();
-    let expected = "every pod of `default` is captured and has a valid certificate; no pod of `outside` is known";
+    let expected =
+        "every pod of `default` is captured and has a valid certificate; no pod of `outside` is known";
     let certified = known.values().all(|(.., until)| until != "none");
     let seen = match wrong.as_slice() {
         [] => format!("{} of {} captured", known.len(), count(rows.len(), "pod")),
         wrong => format!("not so: {}", wrong.join(", ")),
     };
-    tour.check(expected, wrong.is_empty() && certified, &seen)?;
     tour.console.table(&["POD", "CAPTURE", "IDENTITY", "VALID UNTIL"], &rows);
-    tour.console.space();
     tour.console.say("An identity is short for spiffe://cluster.local/ns/NAMESPACE/sa/ACCOUNT.");
+    tour.check(expected, wrong.is_empty() && certified, &seen)?;
+    tour.console.space();
     Ok(())
 }
 
@@ -141,7 +170,11 @@ fn hooks(tour: &mut Tour, node: &str) -> Result<()> {
         pods.join(", ")
     );
     let holds = guarded == [enrolled, enrolled] && whole == [true; 3];
-    tour.check(&format!("hooks on the node's cgroup and guards on its {enrolled} enrolled pods"), holds, &seen)
+    tour.check(
+        &format!("hooks on the node's cgroup and guards on its {enrolled} enrolled pods"),
+        holds,
+        &seen,
+    )
 }
 
 /// One connection of an enrolled pod moves the counter by one, one of a pod outside does not.
@@ -151,11 +184,12 @@ fn counters(tour: &mut Tour) -> Result<()> {
         let pod = tour.pod(name)?;
         let node = pod.status().node.clone();
         let pins = Pins::of(&tour.bed, &node)?;
-        tour.show_command(name, "curl -s http://details:9080/details/0");
+        let url = details_of(tour, &pod)?;
+        tour.show_command(name, &format!("curl -s {url}"));
         tour.console.command(&[&pins.counters_command()]);
         let (Some(before), fetched, Some(after)) = (
             pins.counters(&tour.bed.node(&node)?)?,
-            tour.curl(&pod, &[&details_of(tour, &pod)?])?,
+            tour.curl(&pod, &[&url])?,
             pins.counters(&tour.bed.node(&node)?)?,
         ) else {
             tour.console.say("(bpftool is not installed: the counters of the kernel programs are not shown)");
@@ -165,7 +199,11 @@ fn counters(tour: &mut Tour) -> Result<()> {
             let at = |counters: &BTreeMap<u64, u64>| counters.get(&(stat as u64)).copied().unwrap_or(0);
             at(&after).saturating_sub(at(&before))
         };
-        let moved: Vec<String> = Stat::ALL.iter().filter(|(stat, _)| rose(*stat) > 0).map(|(stat, name)| format!("{name} +{}", rose(*stat))).collect();
+        let moved: Vec<String> = Stat::ALL
+            .iter()
+            .filter(|(stat, _)| rose(*stat) > 0)
+            .map(|(stat, name)| format!("{name} +{}", rose(*stat)))
+            .collect();
         let moved = if moved.is_empty() { "no counter moved".to_owned() } else { moved.join(", ") };
         let seen = format!("{}; on {node}: {moved}", fetched.outcome());
         let holds = fetched.good() && rose(Stat::Captured) == expected;
@@ -178,7 +216,27 @@ fn counters(tour: &mut Tour) -> Result<()> {
 fn details_of(tour: &Tour, pod: &crate::bed::PodHandle) -> Result<String> {
     match pod.status().namespace.as_str() {
         "default" => Ok("http://details:9080/details/0".to_owned()),
-        "outside" => Ok(format!("http://{}:9080/details/0", tour.bed.status().service_ip("default/details")?)),
+        "outside" => {
+            Ok(format!("http://{}:9080/details/0", tour.bed.status().service_ip("default/details")?))
+        }
         other => bail!("nobody expects pods in {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_complete_with_all_its_pods() {
+        let dump = |endpoints: &str| {
+            format!(
+                r#"{{"services": [{{"namespace": "a", "name": "s", "endpoints": {{{endpoints}}}}}],
+                    "workloads": [{{"services": ["a/s"]}}, {{"services": ["a/s"]}}, {{"services": []}}]}}"#
+            )
+        };
+        assert!(all_endpoints(&dump(r#""x": {}, "y": {}"#)));
+        assert!(!all_endpoints(&dump(r#""x": {}"#)));
+        assert!(!all_endpoints("") && !all_endpoints(r#"{"services": [], "workloads": []}"#));
     }
 }

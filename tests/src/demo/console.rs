@@ -8,8 +8,8 @@ use std::io::{self, IsTerminal, Write};
 pub(super) struct Console {
     out: Box<dyn Write + Send>,
     colours: bool,
-    /// A line that the next one replaces is shown.
-    transient: bool,
+    /// The line that is shown until the next one replaces it.
+    transient: Option<String>,
 }
 
 /// Colours as terminals number them.
@@ -27,7 +27,7 @@ impl Console {
         let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
         let colours = io::stdout().is_terminal() && !unwanted && !dumb;
-        Self { out: Box::new(io::stdout()), colours, transient: false }
+        Self { out: Box::new(io::stdout()), colours, transient: None }
     }
 
     /// A headline; `number` counts the steps.
@@ -38,8 +38,9 @@ impl Console {
 
     /// A headline without number.
     pub(super) fn title(&mut self, text: &str) {
-        let line = self.styled(Style::Bold, text);
-        self.put(&format!("\n{line}\n"));
+        let text = wrap(text, "", "");
+        let text = self.styled(Style::Bold, text.trim_end());
+        self.put(&format!("\n{text}\n"));
     }
 
     /// Explains.
@@ -73,13 +74,16 @@ impl Console {
         self.put(&wrap(text, LABELLED, "              "));
     }
 
-    /// A table, such as one of what was seen.
+    /// A table of what was seen.
     pub(super) fn table(&mut self, head: &[&str], rows: &[Vec<String>]) {
         let lines = table(head, rows);
         if let Some((head, rows)) = lines.split_first() {
             let head = self.styled(Style::Faint, head);
             self.put(&format!("\n{INDENT}{head}\n"));
-            rows.iter().for_each(|row| self.put(&format!("{INDENT}{row}\n")));
+            for row in rows {
+                self.put(&format!("{INDENT}{row}\n"));
+            }
+            self.space();
         }
     }
 
@@ -95,9 +99,9 @@ impl Console {
 
     /// A line that the next one replaces; shown on terminals only.
     pub(super) fn progress(&mut self, text: &str) {
-        if self.colours {
-            self.put(&format!("    {text}"));
-            self.transient = true;
+        if self.colours && self.transient.as_deref() != Some(text) {
+            self.put(&format!("{INDENT}{text}"));
+            self.transient = Some(text.to_owned());
         }
     }
 
@@ -115,7 +119,7 @@ impl Console {
     }
 
     fn put(&mut self, text: &str) {
-        let clear = if std::mem::take(&mut self.transient) { "\r\x1b[K" } else { "" };
+        let clear = if self.transient.take().is_some() { "\r\x1b[K" } else { "" };
         // Nobody may be there to read it.
         let _ = write!(self.out, "{clear}{text}").and_then(|()| self.out.flush());
     }
@@ -201,7 +205,8 @@ mod tests {
 
     #[test]
     fn columns_align() {
-        let rows = [vec!["a".to_owned(), "★★".to_owned(), "x".to_owned()], vec!["bbb".to_owned(), String::new()]];
+        let rows =
+            [vec!["a".to_owned(), "★★".to_owned(), "x".to_owned()], vec!["bbb".to_owned(), String::new()]];
         assert_eq!(table(&["N", "STARS", "Z"], &rows), ["N    STARS  Z", "a    ★★     x", "bbb"]);
     }
 

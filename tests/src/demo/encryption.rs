@@ -83,10 +83,15 @@ fn inside(tour: &mut Tour) -> Result<()> {
     let sleep = tour.pod("default/sleep")?;
     let reviews = tour.elsewhere("default/reviews", &sleep)?;
     let ip = reviews.ip();
-    show_recording(tour, "default/sleep", &format!("curl -H 'x-secret: NUMBER' http://{ip}:9080/reviews/NUMBER"));
+    show_recording(
+        tour,
+        "default/sleep",
+        &format!("curl -H 'x-secret: NUMBER' http://{ip}:9080/reviews/NUMBER"),
+    );
     let crossing = cross(tour, &sleep, &|marker| format!("http://{ip}:9080/reviews/{marker}"), "x-secret")?;
     let arrived = crossing.fetched.body.contains(&crossing.marker);
-    let expected = "an answer that repeats the number; on the wire only port 15008, only TLS, the number nowhere";
+    let expected =
+        "an answer that repeats the number; on the wire only port 15008, only TLS, the number nowhere";
     tour.check(expected, arrived && crossing.secret(), &crossing.told())
 }
 
@@ -112,7 +117,10 @@ fn outside(tour: &mut Tour) -> Result<()> {
     })?;
     let server = tour.elsewhere("outside/plain-reviews", &client)?;
     let ip = server.ip();
-    tour.show_command("outside/client", &format!("curl -H 'x-secret: NUMBER' http://{ip}:9080/reviews/NUMBER"));
+    tour.show_command(
+        "outside/client",
+        &format!("curl -H 'x-secret: NUMBER' http://{ip}:9080/reviews/NUMBER"),
+    );
     let crossing = cross(tour, &client, &|marker| format!("http://{ip}:9080/reviews/{marker}"), "x-secret")?;
     let (marked, http) = crossing.readable();
     let holds = crossing.fetched.good() && marked > 0 && http > 0 && crossing.wire.tls().data == 0;

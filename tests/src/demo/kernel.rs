@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn counters_are_summed() {
-        let json = r#"[{"key":["0x00"],"formatted":{"key":0,"values":[{"cpu":0,"value":2},{"cpu":1,"value":3}]}}]"#;
+        let json =
+            r#"[{"key":["0x00"],"formatted":{"key":0,"values":[{"cpu":0,"value":2},{"cpu":1,"value":3}]}}]"#;
         assert_eq!(counters(json), Some(BTreeMap::from([(0, 5)])));
         assert_eq!(counters("[{}]"), None);
     }

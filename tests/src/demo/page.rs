@@ -35,11 +35,16 @@ pub(super) fn works(tour: &mut Tour) -> Result<()> {
     }
     let each = start.elapsed() / requests.max(1);
     let holds = last.good() && last.title() == TITLE && stars(&versions) == ["none", "black", "red"];
-    let seen = format!("{}, title {:?}; {requests} requests, {} ms each", last.outcome(), last.title(), each.as_millis());
-    tour.check(&format!("the page {TITLE:?} with the stars of all three versions of reviews"), holds, &seen)?;
+    let seen = format!(
+        "{}, title {:?}; {requests} requests, {} ms each",
+        last.outcome(),
+        last.title(),
+        each.as_millis()
+    );
     let rows = versions.into_iter().map(|(version, (stars, times))| vec![version, stars, times.to_string()]);
     let rows: Vec<Vec<String>> = rows.collect();
     tour.console.table(&["REVIEWS", "STARS", "TIMES"], &rows);
+    tour.check(&format!("the page {TITLE:?} with the stars of all three versions of reviews"), holds, &seen)?;
     tour.console.space();
     from_the_machine(tour)
 }
@@ -79,32 +84,48 @@ pub(super) fn identities(tour: &mut Tour) -> Result<()> {
     tour.console.command(&[&format!("grep -P '\\taccess\\t' {}", log.display())]);
     let sleep = tour.pod("default/sleep")?;
     let mark = tour.mark()?;
-    let mut requests = 0;
+    let (mut requests, mut starred) = (0, 0);
     let mut versions = BTreeSet::new();
     while versions.len() < 3 && requests < MOST_REQUESTS {
-        versions.insert(tour.curl(&sleep, &[PAGE])?.reviewer_pod().to_owned());
+        let page = tour.curl(&sleep, &[PAGE])?;
+        versions.insert(page.reviewer_pod().to_owned());
         requests += 1;
+        starred += usize::from(page.stars() != "none");
     }
+    let expected = calls(requests, starred);
     let deadline = Instant::now() + Duration::from_secs(3);
     let mut spoken = Spoken::default();
-    while Instant::now() < deadline && !(spoken.complete() && spoken.pairs.len() == CALLS.len()) {
+    while Instant::now() < deadline && !spoken.is(&expected) {
         spoken = Spoken::read(&tour.since(&mark)?);
         std::thread::sleep(Duration::from_millis(50));
     }
-    let pairs: Vec<(&str, &str)> = spoken.pairs.keys().map(|(from, to)| (from.as_str(), to.as_str())).collect();
-    let holds = pairs == CALLS && spoken.complete() && spoken.unproven == 0;
     let seen = format!(
-        "{}, {}, {} without identity; both ends agree: {}",
+        "{}, {} with stars; {}, {} without identity; both ends agree: {}",
         count(requests, "page"),
+        starred,
         count(spoken.pairs.values().map(|pair| pair.servers).sum::<usize>(), "connection"),
         spoken.unproven,
         if spoken.complete() { "yes" } else { "no" }
     );
-    let expected = "exactly the calls that Bookinfo makes, each logged by both ends with both identities";
-    tour.check(expected, holds, &seen)?;
+    let holds = spoken.is(&expected);
+    let expected = "exactly the calls that make these pages, each logged by both ends with both identities";
     tour.console.table(&["CLIENT", "SERVER", "BY TLS", "BY KERNEL", "SERVER SAW"], &spoken.rows());
+    tour.check(expected, holds, &seen)?;
     tour.console.space();
     own_certificates_only(tour)
+}
+
+/// Who calls whom in Bookinfo and how often, for some pages of which some have stars. In order.
+fn calls(pages: u32, starred: usize) -> [((&'static str, &'static str), usize); 4] {
+    let (page, sleep) = ("default/bookinfo-productpage", "default/sleep");
+    let (reviews, ratings) = ("default/bookinfo-reviews", "default/bookinfo-ratings");
+    let pages = usize::try_from(pages).unwrap_or(usize::MAX);
+    [
+        ((page, "default/bookinfo-details"), pages),
+        ((page, reviews), pages),
+        ((reviews, ratings), starred),
+        ((sleep, page), pages),
+    ]
 }
 
 /// The connections in the logs, by the identities of their ends.
@@ -142,6 +163,12 @@ impl Spoken {
         spoken
     }
 
+    /// Exactly these calls were made, and both ends have told of each.
+    fn is(&self, expected: &[((&str, &str), usize)]) -> bool {
+        let seen = self.pairs.iter().map(|((from, to), pair)| ((from.as_str(), to.as_str()), pair.servers));
+        seen.eq(expected.iter().copied()) && self.complete() && self.unproven == 0
+    }
+
     /// Clients' and servers' nodes have told of the same connections.
     fn complete(&self) -> bool {
         self.pairs.values().all(|pair| pair.tunnelled + pair.local == pair.servers)
@@ -174,9 +201,8 @@ fn own_certificates_only(tour: &mut Tour) -> Result<()> {
         rows.push(vec![node.name.clone(), names.join(", ").replace("default/", "")]);
     }
     let seen = format!("{} of pods that run elsewhere", count(foreign, "certificate"));
-    tour.check("each node holds certificates of its own pods only", foreign == 0, &seen)?;
     tour.console.table(&["NODE", "HOLDS CERTIFICATES OF THE ACCOUNTS"], &rows);
-    Ok(())
+    tour.check("each node holds certificates of its own pods only", foreign == 0, &seen)
 }
 
 /// The page inside the bed.
@@ -185,13 +211,33 @@ pub(super) const PAGE: &str = "http://productpage:9080/productpage";
 /// The page's title.
 pub(super) const TITLE: &str = "Simple Bookstore App";
 
-/// Who calls whom in Bookinfo, in order.
-const CALLS: [(&str, &str); 4] = [
-    ("default/bookinfo-productpage", "default/bookinfo-details"),
-    ("default/bookinfo-productpage", "default/bookinfo-reviews"),
-    ("default/bookinfo-reviews", "default/bookinfo-ratings"),
-    ("default/sleep", "default/bookinfo-productpage"),
-];
-
 /// Enough for three versions to be seen: that one is not has a probability of less than one in a billion.
 const MOST_REQUESTS: u32 = 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(direction: &str, from: &str, to: &str, tunnel: bool) -> Access {
+        let hbone = if tunnel { "dst.hbone_addr=10.0.0.1:9080 " } else { "" };
+        let id = |name: &str| format!("spiffe://cluster.local/ns/default/sa/{name}");
+        let identities = format!("src.identity=\"{}\" {hbone}dst.identity=\"{}\"", id(from), id(to));
+        let line = format!("t\tinfo\taccess\tconnection complete\t{identities} direction=\"{direction}\"");
+        Access::parse(&line).unwrap()
+    }
+
+    #[test]
+    fn both_ends_of_each_connection_are_needed() {
+        let (page, details) = ("bookinfo-productpage", "bookinfo-details");
+        let mut lines = vec![line("outbound", page, details, true), line("outbound", page, details, false)];
+        lines.push(line("inbound", page, details, false));
+        assert!(!Spoken::read(&lines).complete());
+        lines.push(line("inbound", page, details, false));
+        let spoken = Spoken::read(&lines);
+        let pair = ("default/bookinfo-productpage", "default/bookinfo-details");
+        assert!(spoken.complete() && spoken.is(&[(pair, 2)]) && !spoken.is(&[(pair, 1)]) && !spoken.is(&[]));
+        assert_eq!(spoken.rows()[0][2..], ["1", "1", "2"]);
+        lines.push(Access::parse("t\tinfo\taccess\tconnection complete\tdirection=\"inbound\"").unwrap());
+        assert!(!Spoken::read(&lines).is(&[(pair, 2)]), "somebody without identity");
+    }
+}

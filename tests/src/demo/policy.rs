@@ -1,14 +1,15 @@
 //! Step 6: policies decide who may call whom. Step 7: plaintext is admitted, or is not.
 
 use std::net::SocketAddr;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::curl::Fetched;
 use super::page::{PAGE, forwarded};
 use super::tour::{Tour, ended, time};
-use crate::bed::{PodHandle, Process};
+use crate::bed::PodHandle;
 use crate::tool::ClientReport;
 
 /// Two policies come and go: one that names who may, one that names who may not.
@@ -27,24 +28,24 @@ pub(super) fn authorization(tour: &mut Tour) -> Result<()> {
     tour.console.space();
     deny(tour, &sleep)?;
     tour.console.space();
+    let removed = Instant::now();
     tour.bed.delete("AuthorizationPolicy", "default", "ratings-from-reviews")?;
     tour.bed.delete("AuthorizationPolicy", "default", "details-not-for-sleep")?;
-    let (fetched, took) = tour.until(&sleep, &[RATINGS], Fetched::good)?;
-    let seen = format!("{} {} after the files were removed", fetched.outcome(), time(took));
-    tour.check("without the policies `sleep` is admitted again", in_time(took, fetched.good()), &seen)
+    let fetched = tour.until(&sleep, &[RATINGS], Fetched::good)?;
+    let took = removed.elapsed();
+    let seen = format!("{}; {} after the files were removed", fetched.outcome(), time(took));
+    tour.check_effect("without the policies `sleep` is admitted again", took, fetched.good(), &seen)
 }
 
-/// A connection that has had one answer and stays open.
-struct Open {
-    process: Process,
-    to: SocketAddr,
-}
+/// A connection that has had one answer and stays open; what its client printed at its end, and when that was.
+type Open = JoinHandle<Result<(Vec<String>, Instant)>>;
 
 fn open_connection(tour: &mut Tour, from: &PodHandle) -> Result<Open> {
     let to: SocketAddr = (tour.bed.status().service_ip("default/ratings")?, 9080).into();
     let request = "GET /ratings/0 HTTP/1.1\r\nHost: ratings\r\n\r\n";
     let address = to.to_string();
-    let process = from.spawn(&["testbed", "tool", "client", &address, "--send", request, "--timeout", "30000"])?;
+    let process =
+        from.spawn(&["testbed", "tool", "client", &address, "--send", request, "--timeout", "30000"])?;
     let node = from.status().node.clone();
     let admin = tour.bed.status().node(&node)?.admin.clone().context("no admin page")?;
     tour.console.command(&[&format!("curl -s http://{admin}/connections")]);
@@ -60,9 +61,15 @@ fn open_connection(tour: &mut Tour, from: &PodHandle) -> Result<Open> {
     while bytes.is_none() && Instant::now() < deadline {
         bytes = answered(tour)?;
     }
-    let seen = bytes.map_or_else(|| "no such connection".to_owned(), |bytes| format!("{bytes} bytes received so far"));
-    tour.check("one connection from `sleep` to `ratings` stays open, its request answered", bytes.is_some(), &seen)?;
-    Ok(Open { process, to })
+    let seen = bytes
+        .map_or_else(|| "no such connection".to_owned(), |bytes| format!("{bytes} bytes received so far"));
+    tour.check(
+        "one connection from `sleep` to `ratings` stays open, its request answered",
+        bytes.is_some(),
+        &seen,
+    )?;
+    // The end is waited for from now on, so that it is noted when it comes.
+    Ok(thread::spawn(move || ended(process)))
 }
 
 fn allow(tour: &mut Tour, sleep: &PodHandle, open: Open) -> Result<()> {
@@ -72,12 +79,13 @@ fn allow(tour: &mut Tour, sleep: &PodHandle, open: Open) -> Result<()> {
     let policy = tour.sample("policies/ratings-from-reviews.yaml")?;
     let written = Instant::now();
     tour.bed.apply(&policy)?;
-    let (fetched, _) = tour.until(sleep, &[RATINGS], Fetched::refused)?;
+    let fetched = tour.until(sleep, &[RATINGS], Fetched::refused)?;
     let took = written.elapsed();
     let seen = format!("{}; {} after the file was written", fetched.outcome(), time(took));
-    tour.check("`sleep` is refused within a second", in_time(took, fetched.refused()), &seen)?;
+    tour.check_effect("`sleep` is refused", took, fetched.refused(), &seen)?;
     tour.curl(sleep, &[RATINGS])?;
-    let line = tour.logged(&mark, |access| access.inbound() && access.get("error").starts_with("no ALLOW policy"))?;
+    let line =
+        tour.logged(&mark, |access| access.inbound() && access.get("error").starts_with("no ALLOW policy"))?;
     tour.check_log("the node of `ratings` says so in its access log", line.as_ref())?;
     cut(tour, open, written)?;
     let line = tour.logged(&mark, |access| access.get("error").starts_with("cut after a policy change"))?;
@@ -89,21 +97,21 @@ fn allow(tour: &mut Tour, sleep: &PodHandle, open: Open) -> Result<()> {
         let fetched = tour.curl(&caller, &[RATINGS])?;
         tour.check(&format!("`reviews` {version} is admitted"), fetched.good(), &fetched.outcome())?;
     }
-    let (page, _) = tour.until(sleep, &[PAGE], |page| page.stars() != "none")?;
+    let page = tour.until(sleep, &[PAGE], |page| page.stars() != "none")?;
     let seen = format!("{}, {} stars", page.outcome(), page.stars());
     tour.check("the page still has its stars", ["black", "red"].contains(&page.stars()), &seen)
 }
 
 /// What was permitted once is not permitted for ever.
 fn cut(tour: &mut Tour, open: Open, written: Instant) -> Result<()> {
-    let Open { process, to } = open;
-    let (lines, at) = ended(process).with_context(|| format!("the open connection to {to} was not cut"))?;
+    let ended = open.join().map_err(|_| anyhow!("the waiting thread has panicked"))?;
+    let (lines, at) = ended.context("the open connection was not cut")?;
     let report: ClientReport = serde_json::from_str(&lines.concat())?;
     let took = at.saturating_duration_since(written);
     let answered = report.text.starts_with("HTTP/1.1 200");
-    let seen = format!("{} answered, then {} {} after the file was written", "1 request", report.end, time(took));
-    let holds = answered && report.end == "reset" && in_time(took, true);
-    tour.check("the connection that was open is cut as well", holds, &seen)
+    let seen = format!("1 request answered, then {} {} after the file was written", report.end, time(took));
+    let holds = answered && report.end == "reset";
+    tour.check_effect("the connection that was open is cut as well,", took, holds, &seen)
 }
 
 fn deny(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
@@ -113,10 +121,10 @@ fn deny(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
     let policy = tour.sample("policies/details-not-for-sleep.yaml")?;
     let written = Instant::now();
     tour.bed.apply(&policy)?;
-    let (fetched, _) = tour.until(sleep, &[DETAILS], Fetched::refused)?;
+    let fetched = tour.until(sleep, &[DETAILS], Fetched::refused)?;
     let took = written.elapsed();
     let seen = format!("{}; {} after the file was written", fetched.outcome(), time(took));
-    tour.check("`sleep` is refused within a second", in_time(took, fetched.refused()), &seen)?;
+    tour.check_effect("`sleep` is refused", took, fetched.refused(), &seen)?;
     tour.curl(sleep, &[DETAILS])?;
     let named = "AuthorizationPolicy default/details-not-for-sleep";
     let line = tour.logged(&mark, |access| access.inbound() && access.get("error").starts_with(named))?;
@@ -134,7 +142,9 @@ pub(super) fn strict(tour: &mut Tour) -> Result<()> {
          move into the mesh one by one. STRICT ends that.",
     );
     let client = tour.pod("outside/client")?;
-    let url = format!("http://{}:9080/productpage", tour.bed.status().service_ip("default/productpage")?);
+    let service = tour.bed.status().service_ip("default/productpage")?;
+    let (url, health) =
+        (format!("http://{service}:9080/productpage"), format!("http://{service}:9080/health"));
     tour.show_command("outside/client", &format!("curl {url}"));
     let mark = tour.mark()?;
     let fetched = tour.curl(&client, &[&url])?;
@@ -143,25 +153,28 @@ pub(super) fn strict(tour: &mut Tour) -> Result<()> {
     let nameless = line.as_ref().filter(|line| line.get("src.identity").is_empty());
     tour.check_log("the access log has no identity for it", nameless)?;
     tour.console.space();
-    refuse(tour, &client, &url)?;
+    refuse(tour, &client, &health)?;
     tour.console.space();
+    let removed = Instant::now();
     tour.bed.delete("PeerAuthentication", "default", "default")?;
-    let (fetched, took) = tour.until(&client, &[&url], Fetched::good)?;
-    let seen = format!("{} {} after the file was removed", fetched.outcome(), time(took));
-    tour.check("without the policy it is admitted again", in_time(took, fetched.good()), &seen)
+    let fetched = tour.until(&client, &[&health], Fetched::good)?;
+    let took = removed.elapsed();
+    let seen = format!("{}; {} after the file was removed", fetched.outcome(), time(took));
+    tour.check_effect("without the policy it is admitted again", took, fetched.good(), &seen)
 }
 
-fn refuse(tour: &mut Tour, client: &PodHandle, url: &str) -> Result<()> {
+fn refuse(tour: &mut Tour, client: &PodHandle, health: &str) -> Result<()> {
     let mark = tour.mark()?;
     tour.show_apply("policies/strict.yaml");
+    tour.show_command("outside/client", &format!("curl {health}"));
     let policy = tour.sample("policies/strict.yaml")?;
     let written = Instant::now();
     tour.bed.apply(&policy)?;
-    let (fetched, _) = tour.until(client, &[url], Fetched::refused)?;
+    let fetched = tour.until(client, &[health], Fetched::refused)?;
     let took = written.elapsed();
     let seen = format!("{}; {} after the file was written", fetched.outcome(), time(took));
-    tour.check("STRICT: the client outside the mesh is refused", in_time(took, fetched.refused()), &seen)?;
-    tour.curl(client, &[url])?;
+    tour.check_effect("STRICT: the client outside the mesh is refused", took, fetched.refused(), &seen)?;
+    tour.curl(client, &[health])?;
     let named = "PeerAuthentication default/default is STRICT";
     let line = tour.logged(&mark, |access| access.inbound() && access.get("error").starts_with(named))?;
     tour.check_log("the access log names the policy", line.as_ref())?;
@@ -177,11 +190,6 @@ fn refuse(tour: &mut Tour, client: &PodHandle, url: &str) -> Result<()> {
     tour.check("inside the mesh the page works", whole, &inside.outcome())?;
     ensure!(tour.pods("default/").iter().all(|pod| pod.ready), "a pod has lost its readiness under STRICT");
     Ok(())
-}
-
-/// Whether something that has happened has done so within the second that the mesh promises.
-fn in_time(took: Duration, happened: bool) -> bool {
-    happened && took < Duration::from_secs(1)
 }
 
 const RATINGS: &str = "http://ratings:9080/ratings/0";

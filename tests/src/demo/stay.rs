@@ -21,7 +21,6 @@ pub(super) fn invite(tour: &mut Tour) -> Result<()> {
         rows.push(vec![format!("admin page of {}", node.name), format!("http://{admin}/")]);
     }
     tour.console.table(&["WHAT", "WHERE"], &rows);
-    tour.console.space();
     tour.console.say("To try, from another terminal in the same directory:");
     let admin = node.admin.clone().unwrap_or_default();
     let log = node.log.as_deref().unwrap_or(Path::new("")).display().to_string();

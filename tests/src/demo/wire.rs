@@ -123,7 +123,8 @@ fn stream(segments: &[&Segment]) -> (Vec<u8>, usize) {
     let first = segments.first().map_or(0, |s| s.sequence);
     // Sequence numbers wrap around; so do their distances, which are small.
     let distance = |s: &Segment| i64::from(s.sequence.wrapping_sub(first).cast_signed());
-    let mut sorted: Vec<(i64, &[u8])> = segments.iter().map(|s| (distance(s), s.payload.as_slice())).collect();
+    let mut sorted: Vec<(i64, &[u8])> =
+        segments.iter().map(|s| (distance(s), s.payload.as_slice())).collect();
     sorted.sort_by_key(|(at, payload)| (*at, payload.len()));
     let mut bytes: Vec<u8> = Vec::new();
     let start = sorted.first().map_or(0, |(at, _)| *at);

@@ -64,7 +64,8 @@ fn frames_are_taken_apart_and_counted_once() {
 #[test]
 fn the_server_is_who_was_called() {
     // The server's port is the higher one.
-    let call = frame(&Packet { from: "10.0.0.1:1000", to: "10.0.0.2:9999", sequence: 1, flags: SYN, payload: b"" });
+    let call =
+        frame(&Packet { from: "10.0.0.1:1000", to: "10.0.0.2:9999", sequence: 1, flags: SYN, payload: b"" });
     let answer = frame(&data("10.0.0.2:9999", "10.0.0.1:1000", 1, b"x"));
     assert_eq!(Wire::new(vec![answer, call]).ports(), BTreeSet::from([9999]));
 }

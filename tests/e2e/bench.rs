@@ -1,0 +1,35 @@
+//! The benches run and say what they promise. How fast anything is, is no matter of a test.
+
+use std::{fs, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+#[test]
+fn a_case_runs_through_all_systems() -> Result<()> {
+    let file = std::env::temp_dir().join(format!("mesh-bench-{}.json", std::process::id()));
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
+    let output = bench.args(["--quick", "cross-node/http/1", "--json"]).arg(&file).output()?;
+    let (tables, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{errors}");
+    ensure!(tables.starts_with("cross-node/http/1\nsystem"), "{tables}");
+    let rows: Vec<Value> = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    fs::remove_file(&file)?;
+    for system in ["direct", "relay", "mesh"] {
+        let row = rows.iter().find(|row| row["system"] == system && row["metric"] == "rps");
+        let row = row.with_context(|| format!("no row of {system} in {rows:?}"))?;
+        ensure!(row["case"] == "cross-node/http/1" && row["runs"] == 1, "{row}");
+        ensure!(row["median"].as_f64() > Some(0.0) && row["ratio"].as_f64() > Some(0.0), "{row}");
+    }
+    let cpu = |system| rows.iter().any(|row| row["system"] == system && row["metric"] == "cpu_s_per_1k");
+    ensure!(cpu("mesh") && cpu("relay") && !cpu("direct"), "{rows:?}");
+    Ok(())
+}
+
+#[test]
+fn a_name_that_no_case_has_is_an_error() -> Result<()> {
+    let output = Command::new(env!("CARGO_BIN_EXE_bench")).arg("crossnode").output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && errors.contains("\n  cross-node/http/32\n"), "{errors}");
+    Ok(())
+}
