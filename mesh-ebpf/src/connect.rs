@@ -1,7 +1,7 @@
 //! cgroup/connect4 and connect6: an enrolled pod's TCP connect goes to the node's listener in the same pod.
 //!
 //! The destination becomes the loopback address and not the pod's own: connections to one (address, port) share
-//! one tuple space, and only on loopback may the kernel reuse TIME_WAIT ports.
+//! one tuple space, and only on loopback may the kernel reuse `TIME_WAIT` ports.
 
 use core::ffi::c_void;
 
@@ -18,7 +18,7 @@ use crate::{
     packet::{MAPPED_WORD, from_words, ipv4_mapped, is_mapped, is_unspecified_or_loopback},
 };
 
-/// Outbound capture of an AF_INET socket.
+/// Outbound capture of an `AF_INET` socket.
 #[inline(always)]
 pub fn v4(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
@@ -41,7 +41,7 @@ pub fn v4(ctx: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// Outbound capture of an AF_INET6 socket.
+/// Outbound capture of an `AF_INET6` socket.
 #[inline(always)]
 pub fn v6(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
@@ -86,7 +86,7 @@ fn capturing_pod(addr: *mut bpf_sock_addr) -> Option<&'static Pod> {
         return None;
     }
     // SAFETY: entries are replaced, never freed under a running program.
-    let pod = unsafe { PODS.get(&cookie) }?;
+    let pod = unsafe { PODS.get(cookie) }?;
     // SAFETY: no arguments.
     let own = node().is_some_and(|n| n.agent_cgroup == unsafe { helpers::bpf_get_current_cgroup_id() });
     (!own).then_some(pod)

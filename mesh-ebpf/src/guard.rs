@@ -2,7 +2,7 @@
 //! or a person has removed one of the hooks above. Also the second way to steer inbound connections.
 //!
 //! A segment without SYN and payload passes: it can open nothing and carries no byte, and the kernel sends some
-//! of these (resets, TIME_WAIT answers) from sockets that belong to nobody.
+//! of these (resets, `TIME_WAIT` answers) from sockets that belong to nobody.
 
 use core::ffi::c_void;
 
@@ -33,7 +33,7 @@ pub fn egress(ctx: &TcContext) -> i32 {
         Packet::TcpFragment => return drop(ctx, Stat::DroppedEgress, None),
         Packet::Tcp(segment) => segment,
     };
-    if !segment.syn && !segment.payload {
+    if !segment.syn() && !segment.payload {
         return PASS_ON;
     }
     if is_probe(&reversed(&segment.flow)) {
@@ -42,7 +42,7 @@ pub fn egress(ctx: &TcContext) -> i32 {
     drop(ctx, Stat::DroppedEgress, Some(&segment.flow))
 }
 
-/// What reaches the pod, where sk_lookup steers: bytes for sockets of the node, of probes, and what is not TCP.
+/// What reaches the pod, where `sk_lookup` steers: bytes for sockets of the node, of probes, and what is not TCP.
 #[inline(always)]
 pub fn ingress(ctx: &TcContext) -> i32 {
     let Packet::Tcp(segment) = parse(ctx) else { return PASS_ON };
@@ -71,9 +71,8 @@ pub fn steer(ctx: &TcContext) -> i32 {
         return PASS_ON;
     }
     match owner(ctx, &segment) {
-        Owner::Agent | Owner::Pending => PASS_ON,
         Owner::Application if segment.payload => drop(ctx, Stat::DroppedIngress, Some(flow)),
-        Owner::Application => PASS_ON,
+        Owner::Agent | Owner::Pending | Owner::Application => PASS_ON,
         Owner::Nobody => assign(ctx, &segment, tunnel),
     }
 }
@@ -128,7 +127,7 @@ fn find(ctx: &TcContext, segment: &Segment) -> Option<*mut bpf_sock> {
             tuple.__bindgen_anon_1.ipv6.dport = flow.destination_port.to_be();
             36
         };
-        let here = i64::from(BPF_F_CURRENT_NETNS) as u64;
+        let here = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
         helpers::bpf_skc_lookup_tcp(ctx.as_ptr(), &raw mut tuple, length, here, 0)
     };
     (!socket.is_null()).then_some(socket)
@@ -160,7 +159,7 @@ fn assign(ctx: &TcContext, segment: &Segment, tunnel: bool) -> i32 {
 
 #[inline(always)]
 fn count_new(segment: &Segment, stat: Stat) {
-    if segment.syn && !segment.ack {
+    if segment.opens() {
         count(stat);
     }
 }
@@ -191,7 +190,7 @@ fn drop(ctx: &TcContext, stat: Stat, flow: Option<&Flow>) -> i32 {
             flow.destination_port
         );
     }
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
 
 /// "No opinion": programs of others on the same hook still get their say.

@@ -1,4 +1,4 @@
-//! sk_lookup in a pod's network namespace: every new inbound connection goes to the node's listener in that pod,
+//! `sk_lookup` in a pod's network namespace: every new inbound connection goes to the node's listener in that pod,
 //! with its original destination intact; runs on the first packet of a connection only.
 
 use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
@@ -25,13 +25,13 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     }
     let tunnel = flow.destination_port == TUNNEL_PORT;
     // SAFETY: the value is not kept.
-    if !tunnel && unsafe { NODE_FLOWS.get(&flow) }.is_some() {
+    if !tunnel && unsafe { NODE_FLOWS.get(flow) }.is_some() {
         count(Stat::ProbesPassed);
         return PASS;
     }
     let kind = if tunnel { ListenerKey::TUNNEL } else { ListenerKey::PLAINTEXT };
     let key = ListenerKey { ip: flow.destination, kind };
-    if LISTENERS.redirect_sk_lookup(ctx, &key, 0).is_err() {
+    if LISTENERS.redirect_sk_lookup(ctx, key, 0).is_err() {
         count(Stat::DroppedNoListener);
         if logs(LOG_INFO) {
             info!(

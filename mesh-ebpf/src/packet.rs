@@ -49,12 +49,24 @@ pub struct Segment {
     pub flow: Flow,
     /// Whether the packet is IPv4.
     pub v4: bool,
-    /// SYN flag.
-    pub syn: bool,
-    /// ACK flag.
-    pub ack: bool,
+    /// The flags of the TCP header.
+    pub flags: u8,
     /// Whether the segment carries any byte of payload.
     pub payload: bool,
+}
+
+impl Segment {
+    /// Whether the SYN flag is set: the segment opens a connection or answers one that does.
+    #[inline(always)]
+    pub fn syn(&self) -> bool {
+        self.flags & SYN != 0
+    }
+
+    /// Whether the segment opens a connection.
+    #[inline(always)]
+    pub fn opens(&self) -> bool {
+        self.flags & (SYN | ACK) == SYN
+    }
 }
 
 /// What a packet is to the guard.
@@ -153,8 +165,7 @@ fn segment(ctx: &TcContext, at: usize, length: usize, ip: (Address, Address)) ->
             destination_port: u16::from_be(destination_port),
         },
         v4: false,
-        syn: flags & 0x02 != 0,
-        ack: flags & 0x10 != 0,
+        flags,
         payload: length > usize::from(offset >> 4) * 4,
     })
 }
@@ -170,6 +181,8 @@ pub fn reversed(flow: &Flow) -> Flow {
     }
 }
 
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 const ETH_LEN: usize = 14;
 const ETH_IPV4: u16 = 0x0800;
 const ETH_IPV6: u16 = 0x86dd;

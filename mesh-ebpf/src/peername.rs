@@ -9,7 +9,7 @@ use crate::{
     packet::{from_words, ipv4_mapped, is_mapped},
 };
 
-/// Peer name of an AF_INET socket.
+/// Peer name of an `AF_INET` socket.
 #[inline(always)]
 pub fn v4(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
@@ -27,7 +27,7 @@ pub fn v4(ctx: &SockAddrContext) -> i32 {
     KEEP
 }
 
-/// Peer name of an AF_INET6 socket, whose IPv4 peers appear in mapped form.
+/// Peer name of an `AF_INET6` socket, whose IPv4 peers appear in mapped form.
 #[inline(always)]
 pub fn v6(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
@@ -56,7 +56,7 @@ fn real_peer(addr: *mut bpf_sock_addr, shown: Address) -> Option<Endpoint> {
     // SAFETY: the context is valid for the run of the program.
     let cookie = unsafe { helpers::bpf_get_netns_cookie(addr.cast()) };
     // SAFETY: the value is not kept.
-    unsafe { PODS.get(&cookie) }?;
+    unsafe { PODS.get(cookie) }?;
     // SAFETY: the socket comes from this context.
     let wanted = unsafe { stored(&WANTED_DST, (*addr).__bindgen_anon_1.sk.cast()) };
     if !wanted.is_null() {
@@ -66,7 +66,7 @@ fn real_peer(addr: *mut bpf_sock_addr, shown: Address) -> Option<Endpoint> {
     // SAFETY: as for `shown`.
     let port = unsafe { u16::from_be((*addr).user_port as u16) };
     // SAFETY: copied at once.
-    unsafe { REAL_PEERS.get(&LocalSocket::new(cookie, shown, port)) }.copied()
+    unsafe { REAL_PEERS.get(LocalSocket::new(cookie, shown, port)) }.copied()
 }
 
 const KEEP: i32 = 1;

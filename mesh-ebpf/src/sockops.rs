@@ -40,7 +40,7 @@ fn connecting(ctx: &SockOpsContext) {
         return;
     }
     // SAFETY: the value is not kept.
-    if unsafe { PODS.get(&cookie) }.is_none() {
+    if unsafe { PODS.get(cookie) }.is_none() {
         return;
     }
     // SAFETY: as above.
@@ -53,12 +53,12 @@ fn connecting(ctx: &SockOpsContext) {
     unsafe {
         let wanted = stored(&WANTED_DST, socket.cast());
         if !wanted.is_null() {
-            let _ = ORIGINAL_DST.insert(&local, &*wanted, 0);
+            let _ = ORIGINAL_DST.insert(local, *wanted, 0);
             return;
         }
         let client = stored(&ACTING_FOR, socket.cast());
         if !client.is_null() {
-            let _ = REAL_PEERS.insert(&local, &*client, 0);
+            let _ = REAL_PEERS.insert(local, *client, 0);
             let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
         }
     }
@@ -71,12 +71,12 @@ fn record_probe(ctx: &SockOpsContext) {
     let flow = flow(ctx.ops);
     let target = Endpoint::new(flow.destination, flow.destination_port);
     // SAFETY: the value is not kept.
-    if unsafe { PROBE_PORTS.get(&target) }.is_none() {
+    if unsafe { PROBE_PORTS.get(target) }.is_none() {
         return;
     }
     // SAFETY: no arguments.
     let seen = Seen { at_ns: unsafe { helpers::bpf_ktime_get_ns() } };
-    if NODE_FLOWS.insert(&flow, &seen, 0).is_ok() {
+    if NODE_FLOWS.insert(flow, seen, 0).is_ok() {
         let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
         if logs(LOG_DEBUG) {
             debug!(ctx, "node process probes {:i}:{}", flow.destination, flow.destination_port);
@@ -89,9 +89,9 @@ fn closed(ops: *mut bpf_sock_ops) {
     // SAFETY: the context is valid for the run of the program.
     let cookie = unsafe { helpers::bpf_get_netns_cookie(ops.cast()) };
     if node().is_some_and(|n| n.host_netns == cookie) {
-        let _ = NODE_FLOWS.remove(&flow(ops));
+        let _ = NODE_FLOWS.remove(flow(ops));
     } else {
-        let _ = REAL_PEERS.remove(&LocalSocket::new(cookie, local_ip(ops), local_port(ops)));
+        let _ = REAL_PEERS.remove(LocalSocket::new(cookie, local_ip(ops), local_port(ops)));
     }
 }
 

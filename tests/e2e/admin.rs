@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
     path::Path,
     time::{Duration, Instant},
 };
@@ -399,6 +400,26 @@ fn scrapes_keep_to_the_format_and_have_what_dashboards_ask() -> Result<()> {
     let kind = modern.headers.first("content-type").unwrap_or_default().to_owned();
     ensure!(kind.starts_with("application/openmetrics-text"), "{kind}");
     ensure!(modern.text().ends_with("# EOF\n"), "OpenMetrics has an end mark");
+    Ok(())
+}
+
+/// As simple clients do it: everything is said, and the answer awaited.
+#[test]
+fn a_client_that_ends_its_side_early_is_answered() -> Result<()> {
+    let bed = two_nodes()?;
+    let ask = |to: SocketAddr| -> std::io::Result<String> {
+        let mut tcp = TcpStream::connect(to)?;
+        tcp.write_all(b"GET /healthz/ready HTTP/1.0\r\n\r\n")?;
+        tcp.shutdown(Shutdown::Write)?;
+        let mut answer = String::new();
+        tcp.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let node = bed.node("node-1")?;
+    for number in 0..500 {
+        let answer = node.run_in_netns(|| ask(([127, 0, 0, 1], 15021).into()))??;
+        ensure!(answer.starts_with("HTTP/1.0 200"), "request {number}: {answer:?}");
+    }
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     bed::{Bed, Network},
-    scenario::{at, captured, dial, eventually, manifests, start},
+    scenario::{Dialled, at, captured, dial, eventually, manifests, start},
 };
 
 fn label(namespace: &str, mode: &str) -> String {
@@ -30,12 +30,12 @@ fn a_label_enrols_and_its_removal_releases() -> Result<()> {
         "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default, namespace: mesh}, \
          spec: {mtls: {mode: STRICT}}}",
     )?;
-    eventually(&bed, &stranger, &far, |seen| seen.refused())?;
+    eventually(&bed, &stranger, &far, Dialled::refused)?;
     for _ in 0..3 {
         bed.apply(&label("outside", "ambient"))?;
-        eventually(&bed, &stranger, &far, |seen| seen.served())?;
+        eventually(&bed, &stranger, &far, Dialled::served)?;
         bed.apply(&label("outside", "none"))?;
-        eventually(&bed, &stranger, &far, |seen| seen.refused())?;
+        eventually(&bed, &stranger, &far, Dialled::refused)?;
     }
     ensure!(bed.pod("outside/stranger")?.status().restarts == before, "the pod was restarted");
     bed.wait("no trace of the pod's capture", Duration::from_secs(3), |bed| {
@@ -50,11 +50,14 @@ fn a_label_enrols_and_its_removal_releases() -> Result<()> {
 
 #[test]
 fn a_pod_label_beats_its_namespace_and_the_alias_works() -> Result<()> {
-    let opted_out = manifests().replace("labels: {app: near", "labels: {istio.io/dataplane-mode: none, app: near");
+    let opted_out =
+        manifests().replace("labels: {app: near", "labels: {istio.io/dataplane-mode: none, app: near");
     let bed = start(Bed::builder().nodes(2).manifests(opted_out))?;
     ensure!(capture_of(&bed, "node-1", "mesh/near") == "absent", "a pod that opted out is captured");
     ensure!(capture_of(&bed, "node-1", "mesh/client") == "captured");
-    bed.apply("{apiVersion: v1, kind: Namespace, metadata: {name: outside, labels: {istio-injection: enabled}}}")?;
+    bed.apply(
+        "{apiVersion: v1, kind: Namespace, metadata: {name: outside, labels: {istio-injection: enabled}}}",
+    )?;
     bed.wait("capture by the alias", Duration::from_secs(3), |bed| {
         capture_of(bed, "node-1", "outside/stranger") == "captured"
     })?;

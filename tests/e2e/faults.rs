@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use mesh_tests::{
     bed::{Bed, Inbound},
-    scenario::{at, dial, eventually, manifests, start},
+    scenario::{Dialled, at, dial, eventually, manifests, start},
 };
 
 const MARKER: &str = "plaintext-marker-4711";
@@ -14,7 +14,8 @@ const MARKER: &str = "plaintext-marker-4711";
 /// process is dead; the same bytes of a pod outside the mesh are, so the capture can see.
 fn fails_closed(inbound: Inbound) -> Result<()> {
     let bed = start(Bed::builder().nodes(2).inbound(inbound).manifests(manifests()))?;
-    let (client, stranger, far) = (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/far")?);
+    let (client, stranger, far) =
+        (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/far")?);
     let to = at(&far);
     let say = ["--marker", MARKER, "--timeout", "1500"];
     let with = |to: &'_ str| [vec![to.to_owned()], say.iter().map(ToString::to_string).collect()].concat();
@@ -39,7 +40,7 @@ fn fails_closed(inbound: Inbound) -> Result<()> {
     let back = Instant::now();
     bed.node("node-1")?.start()?;
     bed.node("node-2")?.start()?;
-    eventually(&bed, &client, &to, |seen| seen.served())?;
+    eventually(&bed, &client, &to, Dialled::served)?;
     let took = back.elapsed();
     ensure!(took < Duration::from_secs(2), "works again {took:?} after its return");
 
@@ -82,7 +83,7 @@ fn a_restarted_node_adopts_its_pods() -> Result<()> {
         bed.node("node-1")?.kill9()?;
         ensure!(links()? == before, "links went with the process");
         bed.node("node-1")?.start()?;
-        eventually(&bed, &client, &at(&near), |seen| seen.served())?;
+        eventually(&bed, &client, &at(&near), Dialled::served)?;
         ensure!(links()? == before, "links after the restart: {:?}, before: {before:?}", links()?);
     }
     let log = bed.node("node-1")?.log()?;
@@ -95,12 +96,14 @@ fn a_restarted_node_adopts_its_pods() -> Result<()> {
 fn enrolment_that_changed_meanwhile_is_followed() -> Result<()> {
     let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
     bed.node("node-1")?.kill9()?;
-    bed.apply("{apiVersion: v1, kind: Namespace, metadata: {name: mesh, labels: {istio.io/dataplane-mode: none}}}")?;
+    bed.apply(
+        "{apiVersion: v1, kind: Namespace, metadata: {name: mesh, labels: {istio.io/dataplane-mode: none}}}",
+    )?;
     let client = bed.pod("mesh/client")?;
     let near = at(&bed.pod("mesh/near")?);
     ensure!(dial(&client, &[&near])?.refused(), "nobody may release a pod but its node");
     bed.node("node-1")?.start()?;
-    eventually(&bed, &client, &near, |seen| seen.served())?;
+    eventually(&bed, &client, &near, Dialled::served)?;
     Ok(())
 }
 
@@ -108,7 +111,8 @@ fn enrolment_that_changed_meanwhile_is_followed() -> Result<()> {
 #[test]
 fn the_guard_stops_what_goes_around() -> Result<()> {
     let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
-    let (client, stranger, near) = (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/near")?);
+    let (client, stranger, near) =
+        (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/near")?);
     let pins = format!("/sys/fs/bpf/mesh-{}/node-1/v1/link", bed.name());
     let uid = near.status().uid.clone();
     for link in std::fs::read_dir(&pins)? {

@@ -427,9 +427,12 @@ fn a_node_out_of_file_descriptors_stays_calm() -> Result<()> {
     let (stranger, near, node) = (bed.pod("outside/stranger")?, bed.pod("mesh/near")?, bed.node("node-1")?);
     let limit = Scrape::of(&node)?.count("process_max_fds", &[]);
     ensure!(limit == 400, "--open-files 400 gives a limit of {limit}");
-    let to = SocketAddr::new(near.ip(), 7000);
-    let idle =
-        || (0..1000).map(|_| TcpStream::connect_timeout(&to, Duration::from_secs(1))).collect::<Vec<_>>();
+    // Half of them say nothing to the tunnel, the others are idle on connections through the node.
+    let idle = || {
+        let port = |n| if n < 500 { 15008 } else { 7000 };
+        let connect = |n| TcpStream::connect_timeout(&(near.ip(), port(n)).into(), Duration::from_secs(1));
+        (0..1000).map(connect).collect::<Vec<_>>()
+    };
     let crowd: Vec<_> = stranger.run_in_netns(idle)?.into_iter().flatten().collect();
 
     let (start, before) = (Instant::now(), cpu(&node)?);

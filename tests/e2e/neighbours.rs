@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::{
     bed::{Bed, Inbound, PodHandle},
     foreign::{Foreign, Place, Way},
-    scenario::{at, captured, dial, eventually, manifests, pod, start},
+    scenario::{Dialled, at, captured, dial, eventually, manifests, pod, start},
 };
 
 const STRICT: &str = "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
@@ -38,7 +38,7 @@ fn probes(inbound: Inbound) -> Result<()> {
     let bed = start(Bed::builder().nodes(2).inbound(inbound).manifests(manifests()))?;
     let (stranger, near) = (bed.pod("outside/stranger")?, bed.pod("mesh/near")?);
     bed.apply(STRICT)?;
-    eventually(&bed, &stranger, &at(&near), |seen| seen.refused())?;
+    eventually(&bed, &stranger, &at(&near), Dialled::refused)?;
     let said = on_node(&bed, "node-1", &["netprobe", "dial", &at(&near)])?;
     ensure!(said.contains("accepted="), "a node process to the probe port: {said}");
 
@@ -51,7 +51,18 @@ fn probes(inbound: Inbound) -> Result<()> {
     ensure!(!said.contains("accepted="), "a node process to a port without probe under STRICT: {said}");
     other.kill();
 
-    let rule = ["iptables", "-w", "-t", "nat", "-I", "POSTROUTING", "-s", &stranger.ip().to_string(), "-j", "MASQUERADE"];
+    let rule = [
+        "iptables",
+        "-w",
+        "-t",
+        "nat",
+        "-I",
+        "POSTROUTING",
+        "-s",
+        &stranger.ip().to_string(),
+        "-j",
+        "MASQUERADE",
+    ];
     on_node(&bed, "node-1", &rule)?;
     let seen = dial(&stranger, &[&at(&near), "--timeout", "1500"])?;
     ensure!(seen.refused(), "translated to the node's address: {seen:?}");
@@ -59,7 +70,8 @@ fn probes(inbound: Inbound) -> Result<()> {
     std::thread::sleep(Duration::from_millis(2500));
     ensure!(bed.status().unready().is_empty(), "probes should go on: {:?}", bed.status().unready());
     let metrics = bed.node("node-1")?.metrics()?;
-    let passed = metrics.lines().find(|line| line.starts_with("mesh_ebpf_events_total{event=\"probes_passed\"}"));
+    let passed =
+        metrics.lines().find(|line| line.starts_with("mesh_ebpf_events_total{event=\"probes_passed\"}"));
     let count: u64 = passed.and_then(|line| line.rsplit(' ').next()?.parse().ok()).context("the counter")?;
     ensure!(count >= 3, "probes passed: {count}");
     Ok(())
@@ -117,13 +129,14 @@ fn passing(pod: &PodHandle, place: Place) -> Result<[Foreign; 2]> {
     Ok([inwards?, outwards?])
 }
 
-/// A foreign TCX program that lets everything pass, before or after ours, changes nothing where sk_lookup steers.
+/// A foreign TCX program that lets everything pass, before or after ours, changes nothing where `sk_lookup` steers.
 #[test]
 fn foreign_tcx_programs_beside_sk_lookup() -> Result<()> {
     let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
-    let (client, stranger, far) = (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/far")?);
+    let (client, stranger, far) =
+        (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/far")?);
     bed.apply(STRICT)?;
-    eventually(&bed, &stranger, &at(&far), |seen| seen.refused())?;
+    eventually(&bed, &stranger, &at(&far), Dialled::refused)?;
     for place in [Place::First, Place::Last] {
         let _foreign = (passing(&client, place)?, passing(&far, place)?);
         let seen = dial(&client, &[&at(&far)])?;
@@ -139,9 +152,10 @@ fn foreign_tcx_programs_beside_sk_lookup() -> Result<()> {
 #[test]
 fn foreign_tcx_programs_beside_tc() -> Result<()> {
     let bed = start(Bed::builder().nodes(2).inbound(Inbound::Tc).manifests(manifests()))?;
-    let (client, stranger, far) = (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/far")?);
+    let (client, stranger, far) =
+        (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/far")?);
     bed.apply(STRICT)?;
-    eventually(&bed, &stranger, &at(&far), |seen| seen.refused())?;
+    eventually(&bed, &stranger, &at(&far), Dialled::refused)?;
     let after = (passing(&client, Place::Last)?, passing(&far, Place::Last)?);
     let seen = dial(&client, &[&at(&far)])?;
     ensure!(seen.served(), "after ours: {seen:?}");
@@ -158,7 +172,8 @@ fn clsact_instead_of_tcx() -> Result<()> {
     for inbound in [Inbound::SkLookup, Inbound::Tc] {
         let builder = Bed::builder().nodes(2).inbound(inbound).mesh_arg("--tc").mesh_arg("clsact");
         let bed = start(builder.manifests(manifests()))?;
-        let (client, stranger, far) = (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/far")?);
+        let (client, stranger, far) =
+            (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/far")?);
         let seen = dial(&client, &[&at(&far)])?;
         ensure!(seen.served(), "{inbound:?}: {seen:?}");
         let seen = dial(&stranger, &[&at(&far)])?;
@@ -168,7 +183,7 @@ fn clsact_instead_of_tcx() -> Result<()> {
         let seen = dial(&stranger, &[&at(&far), "--timeout", "1500"])?;
         ensure!(seen.refused(), "{inbound:?}, with a dead node: {seen:?}");
         node.start()?;
-        eventually(&bed, &stranger, &at(&far), |seen| seen.served())?;
+        eventually(&bed, &stranger, &at(&far), Dialled::served)?;
         let shown = far.run_in_netns(|| std::fs::read_to_string("/proc/net/dev"))??;
         if !shown.contains("eth0") {
             bail!("the pod has lost its interface: {shown}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use mesh_tests::{
     bed::Bed,
-    scenario::{at, dial, eventually, logged, manifests, start},
+    scenario::{Dialled, at, dial, eventually, logged, manifests, start},
 };
 
 fn two_nodes() -> Result<Bed> {
@@ -39,7 +39,7 @@ fn permissive_admits_the_outside_and_strict_refuses_it() -> Result<()> {
     }
     bed.apply(&strict("istio-system"))?;
     for server in &servers {
-        eventually(&bed, &stranger, server, |seen| seen.refused())?;
+        eventually(&bed, &stranger, server, Dialled::refused)?;
         let seen = dial(&client, &[server])?;
         ensure!(seen.served(), "the mesh itself under STRICT: {seen:?}");
     }
@@ -57,7 +57,7 @@ fn allow_admits_whom_it_names_and_deny_comes_first() -> Result<()> {
         "{selector: {matchLabels: {app: far}}, \
          rules: [{from: [{source: {principals: [cluster.local/ns/mesh/sa/client]}}], to: [{operation: {ports: [\"7000\"]}}]}]}",
     ))?;
-    eventually(&bed, &near, &far, |seen| seen.refused())?;
+    eventually(&bed, &near, &far, Dialled::refused)?;
     let seen = dial(&client, &[&far])?;
     ensure!(seen.served(), "the caller that is named: {seen:?}");
 
@@ -66,13 +66,13 @@ fn allow_admits_whom_it_names_and_deny_comes_first() -> Result<()> {
         "not-from-there",
         &format!("{{action: DENY, rules: [{{from: [{{source: {{ipBlocks: [\"{network}/32\"]}}}}]}}]}}"),
     ))?;
-    eventually(&bed, &client, &far, |seen| seen.refused())?;
+    eventually(&bed, &client, &far, Dialled::refused)?;
     logged(&bed, "node-2", &["mesh/not-from-there"])?;
 
     bed.delete("AuthorizationPolicy", "mesh", "not-from-there")?;
     bed.delete("AuthorizationPolicy", "mesh", "only-client")?;
-    eventually(&bed, &client, &far, |seen| seen.served())?;
-    eventually(&bed, &near, &far, |seen| seen.served())?;
+    eventually(&bed, &client, &far, Dialled::served)?;
+    eventually(&bed, &near, &far, Dialled::served)?;
     Ok(())
 }
 
@@ -86,7 +86,7 @@ fn the_same_policies_hold_on_the_same_node() -> Result<()> {
         "{selector: {matchLabels: {app: near}}, \
          rules: [{from: [{source: {serviceAccounts: [mesh/far]}}]}]}",
     ))?;
-    eventually(&bed, &client, &near, |seen| seen.refused())?;
+    eventually(&bed, &client, &near, Dialled::refused)?;
     let seen = dial(&far, &[&near])?;
     ensure!(seen.served(), "the caller that is named: {seen:?}");
     Ok(())
@@ -97,12 +97,15 @@ fn layer_7_attributes_fail_closed_both_ways() -> Result<()> {
     let bed = two_nodes()?;
     let client = bed.pod("mesh/client")?;
     let far = at(&bed.pod("mesh/far")?);
-    bed.apply(&authorization("l7-deny", "{action: DENY, rules: [{to: [{operation: {methods: [DELETE]}}]}]}"))?;
-    eventually(&bed, &client, &far, |seen| seen.refused())?;
+    bed.apply(&authorization(
+        "l7-deny",
+        "{action: DENY, rules: [{to: [{operation: {methods: [DELETE]}}]}]}",
+    ))?;
+    eventually(&bed, &client, &far, Dialled::refused)?;
     bed.delete("AuthorizationPolicy", "mesh", "l7-deny")?;
-    eventually(&bed, &client, &far, |seen| seen.served())?;
+    eventually(&bed, &client, &far, Dialled::served)?;
     bed.apply(&authorization("l7-allow", "{rules: [{to: [{operation: {methods: [GET]}}]}]}"))?;
-    eventually(&bed, &client, &far, |seen| seen.refused())?;
+    eventually(&bed, &client, &far, Dialled::refused)?;
     Ok(())
 }
 
@@ -150,7 +153,10 @@ fn a_change_cuts_live_connections() -> Result<()> {
         }
         let took = changed.elapsed();
         ensure!(took < Duration::from_secs(1), "{app}: cut after {took:?}");
-        ensure!(kept.line(Duration::from_millis(300)).is_err(), "{app}: an allowed connection was cut as well");
+        ensure!(
+            kept.line(Duration::from_millis(300)).is_err(),
+            "{app}: an allowed connection was cut as well"
+        );
     }
     Ok(())
 }

@@ -5,18 +5,21 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Result, ensure};
 use mesh_tests::{
     bed::{Bed, PodHandle},
-    scenario::{at, dial, eventually, manifests, pod, service, start},
+    scenario::{Dialled, at, dial, eventually, manifests, pod, service, start},
 };
 
 /// Dials `n` times and counts which server answered, by its own address.
 fn spread(bed: &Bed, from: &PodHandle, to: &str, n: usize) -> Result<BTreeMap<String, usize>> {
     let mut servers = BTreeMap::new();
     // The node may learn of a ready endpoint a moment after the bed has.
-    eventually(bed, from, to, |seen| seen.served())?;
+    eventually(bed, from, to, Dialled::served)?;
     for _ in 0..n {
         let seen = dial(from, &[to])?;
         ensure!(seen.served(), "{to}: {seen:?}");
-        ensure!(seen.peername.as_deref() == Some(to), "the client should see the service's address: {seen:?}");
+        ensure!(
+            seen.peername.as_deref() == Some(to),
+            "the client should see the service's address: {seen:?}"
+        );
         *servers.entry(seen.seen("local").to_owned()).or_default() += 1;
     }
     Ok(servers)
@@ -78,16 +81,16 @@ fn headless_services_and_named_target_ports() -> Result<()> {
     let through = spread(&bed, &client, &vip(&bed, "mesh/named")?, 2)?;
     ensure!(through.keys().eq([&own]), "{through:?}");
     let hosts = client.exec(&["getent", "ahostsv4", "bare.mesh.svc.cluster.local"])?;
-    let names = String::from_utf8_lossy(&hosts.stdout).into_owned();
-    ensure!(names.contains(&named.ip().to_string()), "a headless name leads to the pods: {names}");
+    let answer = String::from_utf8_lossy(&hosts.stdout).into_owned();
+    ensure!(answer.contains(&named.ip().to_string()), "a headless name leads to the pods: {answer}");
     spread(&bed, &client, &own, 1)?;
     Ok(())
 }
 
 #[test]
 fn session_affinity_keeps_a_client_at_its_endpoint() -> Result<()> {
-    let sticky = service("mesh", "sticky", "serves: \"yes\"")
-        .replace("spec: {", "spec: {sessionAffinity: ClientIP, ");
+    let sticky =
+        service("mesh", "sticky", "serves: \"yes\"").replace("spec: {", "spec: {sessionAffinity: ClientIP, ");
     let bed = start(Bed::builder().nodes(2).manifests(manifests() + &sticky))?;
     let seen = spread(&bed, &bed.pod("mesh/client")?, &vip(&bed, "mesh/sticky")?, 20)?;
     ensure!(seen.len() == 1, "one client, one endpoint: {seen:?}");
@@ -107,7 +110,8 @@ fn internal_traffic_policy_local_stays_on_the_node() -> Result<()> {
 /// An endpoint that is listed as ready but does not answer costs a retry, not the connection.
 #[test]
 fn a_failed_connect_is_tried_elsewhere() -> Result<()> {
-    let dead = pod("mesh", "dead", "node-2", &["sleep", "infinity"]).replace("{app: dead", "{app: dead, serves: \"yes\"");
+    let dead = pod("mesh", "dead", "node-2", &["sleep", "infinity"])
+        .replace("{app: dead", "{app: dead, serves: \"yes\"");
     let bed = start(Bed::builder().nodes(2).manifests(manifests() + &dead))?;
     bed.wait("three endpoints", Duration::from_secs(5), |bed| {
         let dump = bed.node("node-1").and_then(|node| node.admin("/config_dump")).unwrap_or_default();
@@ -126,7 +130,9 @@ fn half_closed_connections_carry_on_through_capture_and_tunnel() -> Result<()> {
     for server in ["mesh/near", "mesh/far"] {
         let to = at(&bed.pod(server)?);
         let seen = dial(&client, &[&to, "--say", "AFTER_EOF 3000000", "--bytes", "2000000"])?;
-        let whole = seen.served() && seen.start.starts_with("2000000;") && seen.received == 3_000_000 + "2000000;".len();
+        let whole = seen.served()
+            && seen.start.starts_with("2000000;")
+            && seen.received == 3_000_000 + "2000000;".len();
         ensure!(whole, "client ends first, {server}: {seen:?}");
         let seen = dial(&client, &[&to, "--say", "FIN_FIRST 3000000", "--bytes", "2000000"])?;
         ensure!(seen.served() && seen.received == 3_000_000, "server ends first, {server}: {seen:?}");

@@ -47,7 +47,8 @@ fn every_shape(inbound: Inbound) -> Result<()> {
         }
     }
     // Lines are written by a thread of their own.
-    let carried = |bed: &Bed| bed.node("node-1")?.log().map(|log| log.matches("direction=\"outbound\"").count());
+    let carried =
+        |bed: &Bed| bed.node("node-1")?.log().map(|log| log.matches("direction=\"outbound\"").count());
     bed.wait("a log line of each connection", Duration::from_secs(5), |bed| carried(bed).ok() == Some(2 * 8))
         .with_context(|| format!("{:?} connections were carried by the node", carried(&bed)))?;
     Ok(())
@@ -100,7 +101,9 @@ fn bpftool_shows_names() -> Result<()> {
     let links = std::fs::read_dir(format!("{root}/link"))?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<Result<Vec<_>>>()?;
-    for hook in ["connect4", "connect6", "getpeername4", "sockops", "lookup_", "guard-in-eth0_", "guard-out-eth0_"] {
+    for hook in
+        ["connect4", "connect6", "getpeername4", "sockops", "lookup_", "guard-in-eth0_", "guard-out-eth0_"]
+    {
         ensure!(links.iter().any(|link| link.starts_with(hook)), "no link {hook} in {links:?}");
     }
     Ok(())

@@ -70,9 +70,8 @@ impl Foreign {
         let kind = Kind { program: SCHED_CLS, attach };
         let program = bpf::load(kind, &[op(SET, 0, 0, 0, TCX_PASS), op(EXIT, 0, 0, 0, 0)])?;
         let flags = if place == Place::First { BPF_F_BEFORE } else { BPF_F_AFTER };
-        let link = sys::in_network(netns, || {
-            bpf::link(&program, kind, bpf::interface_index(interface)?, flags)
-        })??;
+        let link =
+            sys::in_network(netns, || bpf::link(&program, kind, bpf::interface_index(interface)?, flags))??;
         Ok(Self { link })
     }
 }

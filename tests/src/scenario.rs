@@ -77,7 +77,10 @@ pub fn pod(namespace: &str, name: &str, node: &str, command: &[&str]) -> String 
     let serves = command.first() == Some(&"netprobe");
     let command = command.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
     let (label, probe) = if serves {
-        (", serves: \"yes\"", ", ports: [{containerPort: 7000}], readinessProbe: {tcpSocket: {port: 7000}, periodSeconds: 1}")
+        (
+            ", serves: \"yes\"",
+            ", ports: [{containerPort: 7000}], readinessProbe: {tcpSocket: {port: 7000}, periodSeconds: 1}",
+        )
     } else {
         ("", "")
     };

@@ -177,6 +177,8 @@ async fn serve(endpoint: Endpoint, io: TcpStream, admin: Arc<Admin>) {
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE).max_buf_size(MAX_HEAD);
+    // A client that ends its side with its request still wants the answer; how long it may take is bounded below.
+    http.half_close(true);
     // Only the page asks again and again; others give their place back at once.
     http.keep_alive(endpoint == Endpoint::Admin);
     let life = if endpoint == Endpoint::Admin { LIFE_OF_PAGE } else { LIFE_OF_EXCHANGE };

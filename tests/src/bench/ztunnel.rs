@@ -2,7 +2,7 @@
 //! the pods, and rules in each pod that lead connections to them.
 //!
 //! Istio's node agent is replaced by [`zds`], its control plane by a file, its certificate authority by ztunnel's own
-//! stand-in (`FAKE_CA`). Nothing of ztunnel is part of this project.
+//! stand-in (`FAKE_CA`), which is only in builds with `--features testing`. Nothing of ztunnel is part of this project.
 
 use std::{
     fs,
@@ -72,23 +72,25 @@ impl Ztunnel {
     pub(super) fn restart(&mut self, bed: &Bed) -> Result<()> {
         self.processes.clear();
         for node in NODES {
-            let log = bed.layout().logs().join(format!("{node}.ztunnel.log"));
-            self.processes.push(self.spawn(bed, (node, &log))?);
+            self.processes.push(self.spawn(bed, node)?);
         }
         for (node, agent) in NODES.into_iter().zip(&self.agents) {
-            let log = bed.layout().logs().join(format!("{node}.ztunnel.log"));
-            let ready = bed.wait("a ztunnel that is ready", Duration::from_secs(20), |bed| {
-                agent.all_taken() && is_ready(bed, node).unwrap_or(false)
+            let (mut ready, mut ended) = (false, false);
+            let waited = bed.wait("a ztunnel that is ready", Duration::from_secs(20), |bed| {
+                ready = agent.all_taken() && is_ready(bed, node).unwrap_or(false);
+                ended = self.pids().is_err();
+                ready || ended
             });
-            if ready.is_err() {
-                let text = fs::read_to_string(&log).unwrap_or_default();
-                bail!("ztunnel of {node} is not ready; {}; its log:\n{text}", agent.state());
+            if waited.is_err() || ended {
+                let log = fs::read_to_string(log_of(bed, node)).unwrap_or_default();
+                let words = last_lines(&log);
+                bail!("ztunnel of {node} is not ready: {}; its last words:\n{words}", agent.state());
             }
         }
         Ok(())
     }
 
-    fn spawn(&self, bed: &Bed, (node, log): (&str, &Path)) -> Result<Process> {
+    fn spawn(&self, bed: &Bed, node: &str) -> Result<Process> {
         let file = |name: String| self.files.join(name).display().to_string();
         let variables = [
             ("PROXY_MODE", "shared".to_owned()),
@@ -106,11 +108,20 @@ impl Ztunnel {
         let mut words = vec!["env".to_owned(), "-i".to_owned()];
         words.extend(variables.map(|(name, value)| format!("{name}={value}")));
         // Its access log goes to a file, as that of the mesh does.
-        let script = format!("exec \"$0\" >>{} 2>&1", log.display());
+        let script = format!("exec \"$0\" >>{} 2>&1", log_of(bed, node).display());
         words.extend(["/bin/sh".to_owned(), "-c".to_owned(), script, self.program.display().to_string()]);
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         Ok(bed.node(node)?.spawn(&words)?)
     }
+}
+
+fn log_of(bed: &Bed, node: &str) -> PathBuf {
+    bed.layout().logs().join(format!("{node}.ztunnel.log"))
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines.get(lines.len().saturating_sub(8)..).unwrap_or_default().join("\n")
 }
 
 fn is_ready(bed: &Bed, node: &str) -> Result<bool> {

@@ -36,7 +36,7 @@ struct Cli {
     /// One round of one second: whether it works, not how fast.
     #[arg(long, conflicts_with_all = ["runs", "seconds"])]
     quick: bool,
-    /// Another mesh's proxy to measure in the same run.
+    /// Another mesh's proxy to measure in the same run; ztunnel must have been built with `--features testing`.
     #[arg(long, value_name = "ztunnel=PATH", value_parser = bench::parse_peer)]
     peer: Option<PathBuf>,
 }
