@@ -102,6 +102,12 @@ impl Snapshot {
         self.services.iter()
     }
 
+    /// The service with this namespace and name.
+    pub fn service(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
+        let key = |service: &Arc<Service>| (&*service.namespace, &*service.name).cmp(&(namespace, name));
+        self.services.get(self.services.binary_search_by(key).ok()?)
+    }
+
     /// Where a connection to `dst` goes. Services come first, then workloads.
     pub fn resolve(&self, dst: SocketAddr) -> Target {
         let dst = canonical(dst);

@@ -150,8 +150,8 @@ fn what_is_not_of_the_mesh_is_passed_through() -> Result<()> {
     let client = bed.pod("mesh/client")?;
     let own = client.ip().to_string();
     for to in [at(&bed.pod("outside/elsewhere")?), vip(&bed, "outside/elsewhere")?] {
-        let seen = dial(&client, &[&to])?;
-        ensure!(seen.served() && seen.seen("peer").starts_with(&own), "{to}: {seen:?}");
+        let seen = eventually(&bed, &client, &to, Dialled::served)?;
+        ensure!(seen.seen("peer").starts_with(&own), "{to}: {seen:?}");
     }
     Ok(())
 }

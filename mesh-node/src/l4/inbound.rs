@@ -114,6 +114,9 @@ fn begin(worker: &Worker, facts: &Facts, client: SocketAddr) -> (ConnReport, Opt
     let source = snapshot.workload_by_ip(facts.source_ip).cloned();
     // The address alone proves nothing: a name for it is shown only where it agrees with the identity.
     let source = source.filter(|w| facts.peer.as_ref().is_none_or(|peer| *peer == w.identity));
+    // The client asked its own node for a service; here its name is known only by the pod that serves it.
+    let service = workload.as_ref().and_then(|w| w.services.first());
+    let service = service.and_then(|(namespace, name)| snapshot.service(namespace, name)).cloned();
     let report = worker.reporter.begin(ConnInfo {
         direction: Direction::Inbound,
         source: Party { addr: client, workload: source, identity: facts.peer.clone() },
@@ -123,7 +126,7 @@ fn begin(worker: &Worker, facts: &Facts, client: SocketAddr) -> (ConnReport, Opt
             workload: workload.clone(),
         },
         hbone_addr: None,
-        service: None,
+        service,
         pseudo_service: None,
         encrypted: facts.peer.is_some(),
     });

@@ -49,6 +49,15 @@ pub struct PodSockets {
     pub released: watch::Receiver<bool>,
 }
 
+/// What a reconciliation looks at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Look {
+    /// Every pod.
+    Thorough,
+    /// Pods that are not captured yet.
+    Waiting,
+}
+
 /// Owner of the kernel objects and of the set of captured pods.
 pub struct Manager {
     options: Options,
@@ -99,20 +108,31 @@ impl Manager {
 
     /// Works until the snapshot's sender is gone.
     pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+        let mut look = Look::Thorough;
+        let mut pause = RETRY;
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             if snapshot.is_loaded() {
-                self.reconcile(&snapshot).await;
+                self.reconcile(&snapshot, look).await;
             }
-            let pause = if self.waiting.is_empty() { IDLE } else { RETRY };
+            // A pod may wait for long, for an image for instance, and is looked for less often then.
+            pause = if self.waiting.is_empty() { IDLE } else { pause.min(LONG_WAIT) };
             tokio::select! {
-                changed = snapshots.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(pause) => {}
+                changed = snapshots.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    (look, pause) = (Look::Thorough, RETRY);
+                }
+                () = tokio::time::sleep(pause) => {
+                    look = if pause < IDLE { Look::Waiting } else { Look::Thorough };
+                    pause *= 2;
+                }
             }
         }
     }
 
-    async fn reconcile(&mut self, snapshot: &Snapshot) {
+    async fn reconcile(&mut self, snapshot: &Snapshot, look: Look) {
         let groups = cgroup::pods(&cgroup::pods_cgroup(&self.options.scope));
         let wanted: BTreeMap<Arc<str>, Arc<Workload>> = snapshot
             .local_pods()
@@ -122,6 +142,9 @@ impl Manager {
         self.release_others(&wanted);
         self.waiting.clear();
         for (uid, workload) in &wanted {
+            if look == Look::Waiting && self.captured.contains_key(uid) {
+                continue;
+            }
             let group = groups.get(&**uid).and_then(|group| cgroup::netns_of(group, &self.host));
             if let Err(state) = self.ensure(uid, workload, group).await {
                 self.waiting.insert(uid.clone(), status_of(workload, state));
@@ -318,7 +341,9 @@ fn status_of(workload: &Workload, state: PodState) -> PodStatus {
     }
 }
 
-/// How soon a pod that could not be captured is tried again.
+/// How soon a pod that could not be captured is tried again, at first.
 const RETRY: Duration = Duration::from_millis(50);
+/// How soon at last.
+const LONG_WAIT: Duration = Duration::from_millis(400);
 /// How often all is looked over without cause: a sandbox may have been replaced.
 const IDLE: Duration = Duration::from_secs(2);

@@ -206,16 +206,16 @@ async fn compile(
             Ok(compiled) => {
                 let findings = now.findings.iter().chain(&compiled.findings).map(ToString::to_string);
                 tell(&told, findings.collect());
-                let wanted = local_identities(&compiled.snapshot);
-                identities.set_trust_domains(accepted_domains(&compiled.snapshot));
-                snapshots.send_replace(Arc::new(compiled.snapshot));
-                info!(
-                    generation = now.generation,
-                    objects = now.objects.len(),
-                    took_ms = started.elapsed().as_millis(),
-                    "Configuration applied."
-                );
-                identities.want(&wanted);
+                // A directory that is empty at the start is one that is not filled yet; nothing is let go of on its word.
+                let unfilled = now.objects.is_empty() && !snapshots.borrow().is_loaded();
+                if unfilled {
+                    info!("The configuration directory is empty; waiting for it to be filled.");
+                } else {
+                    apply(compiled.snapshot, &snapshots, &identities);
+                    let (generation, objects) = (now.generation, now.objects.len());
+                    let took_ms = started.elapsed().as_millis();
+                    info!(generation, objects, took_ms, "Configuration applied.");
+                }
             }
             // The last good snapshot stays in force until the next change.
             Err(error) => error!(%error, "Compiling the configuration failed."),
@@ -224,6 +224,13 @@ async fn compile(
             return;
         }
     }
+}
+
+fn apply(snapshot: Snapshot, snapshots: &watch::Sender<Arc<Snapshot>>, identities: &IdentityStore) {
+    let wanted = local_identities(&snapshot);
+    identities.set_trust_domains(accepted_domains(&snapshot));
+    snapshots.send_replace(Arc::new(snapshot));
+    identities.want(&wanted);
 }
 
 /// Says what is new, and what is mended.
