@@ -515,50 +515,43 @@ fn lines_of_failed_connections_say_where_and_why() -> Result<()> {
     Ok(())
 }
 
-/// Until the configuration is there a node says that it is not ready, and why.
+/// Until the configuration is there a node says that it is not ready, and why; a directory that is still empty is no
+/// configuration.
 #[test]
 fn a_node_is_not_ready_before_its_configuration() -> Result<()> {
     let bed = Bed::builder().nodes(1).without_mesh().start()?;
     let (node, layout) = (bed.node("node-1")?, bed.layout());
-    let config = layout.state.join("large");
+    let config = layout.state.join("unfilled");
     std::fs::create_dir_all(&config)?;
-    let services = (0..4000).map(|n| service("mesh", &format!("s{n}"), "app: far"));
-    std::fs::write(config.join("services.yaml"), services.collect::<String>())?;
     let path = |path: &Path| path.display().to_string();
-    let (config, state, pins) = (path(&config), path(&layout.state.join("mesh")), path(&layout.pins));
+    let (directory, state, pins) = (path(&config), path(&layout.state.join("mesh")), path(&layout.pins));
     let cgroup = path(node.cgroup());
-    let options = [
-        "--node",
-        "node-1",
-        "--config",
-        &config,
-        "--state",
-        &state,
-        "--cgroup",
-        &cgroup,
-        "--pin-root",
-        &pins,
-    ];
-    let process = node.spawn(&[&["mesh-node", "node"], &options[..]].concat())?;
+    let mut words = vec!["mesh-node", "node", "--node", "node-1", "--config", &directory, "--state", &state];
+    words.extend(["--cgroup", &cgroup, "--pin-root", &pins]);
+    let process = node.spawn(&words)?;
 
-    let begin = Instant::now();
-    let mut answers = Vec::new();
-    while begin.elapsed() < Duration::from_secs(30) && answers.last().is_none_or(|(status, _)| *status != 200)
-    {
-        let asked = || {
-            http::fetch(
-                ([127, 0, 0, 1], 15021).into(),
-                &Request::get("/healthz/ready"),
-                Duration::from_secs(5),
-            )
-        };
-        if let Ok(answer) = node.run_in_netns(asked)? {
-            answers.push((answer.status, answer.text()));
-        }
+    let readiness = || -> Option<(u16, String)> {
+        let url = Request::get("/healthz/ready");
+        let asked = || http::fetch(([127, 0, 0, 1], 15021).into(), &url, Duration::from_secs(5));
+        node.run_in_netns(asked).ok()?.ok().map(|answer| (answer.status, answer.text()))
+    };
+    let mut last = None;
+    bed.wait("an answer", Duration::from_secs(20), |_| {
+        last = readiness();
+        last.is_some()
+    })
+    .with_context(|| process.errors())?;
+    std::thread::sleep(Duration::from_millis(300));
+    for seen in [last, readiness()] {
+        let (status, why) = seen.context("an answer")?;
+        ensure!(status == 503 && why.starts_with("not ready: no configuration"), "unfilled: {status} {why}");
     }
-    let (last, before) = answers.split_last().with_context(|| format!("no answer: {}", process.errors()))?;
-    ensure!(*last == (200, "ready\n".to_owned()), "{last:?}");
-    let waited = before.iter().all(|(status, why)| *status == 503 && why.starts_with("not ready: "));
-    ensure!(waited && !before.is_empty(), "before the configuration was there: {before:?}");
+    std::fs::write(config.join("services.yaml"), service("mesh", "far", "app: far"))?;
+    let mut last = None;
+    bed.wait("readiness", Duration::from_secs(10), |_| {
+        last = readiness();
+        last == Some((200, "ready\n".to_owned()))
+    })
+    .with_context(|| format!("{last:?}"))?;
     Ok(())
 }

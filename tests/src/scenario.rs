@@ -1,9 +1,13 @@
 //! What most suites start from: two nodes, an enrolled client with a neighbour on its own node and a server on the
 //! other, and somebody outside of the mesh.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mesh_core::model::{CompileOptions, Service, compile};
+use mesh_core::resource::{SourceFile, parse};
 use serde::Deserialize;
 
 use crate::bed::{Bed, Builder, PodHandle};
@@ -45,6 +49,10 @@ fn captures(bed: &Bed) -> Result<String> {
         if known < status.pods.len() {
             missing.push(format!("{} knows {known} of {} pods", node.name, status.pods.len()));
         }
+        let (served, published) = (endpoints_of(&dump), published_endpoints(bed, &node.name)?);
+        if served != published {
+            missing.push(format!("{} has {served} endpoints of {published}", node.name));
+        }
         let empty = serde_json::Map::new();
         for (uid, pod) in dump["workloadState"].as_object().unwrap_or(&empty) {
             if pod["state"] != "captured" {
@@ -53,6 +61,32 @@ fn captures(bed: &Bed) -> Result<String> {
         }
     }
     Ok(missing.join("; "))
+}
+
+/// Pods behind services, as a node's dump lists them.
+fn endpoints_of(dump: &serde_json::Value) -> usize {
+    let services = dump["services"].as_array().map(Vec::as_slice).unwrap_or_default();
+    services.iter().filter_map(|service| service["endpoints"].as_object()).map(serde_json::Map::len).sum()
+}
+
+/// The same from what the bed has published.
+fn published_endpoints(bed: &Bed, node: &str) -> Result<usize> {
+    let mut objects = Vec::new();
+    for entry in std::fs::read_dir(bed.layout().objects())? {
+        let path = entry?.path();
+        // A file may be replaced at this moment; the next look finds it.
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        objects.extend(parse(&SourceFile { name: &name, text: &text }).objects);
+    }
+    let options = CompileOptions { node: node.to_owned(), ..CompileOptions::default() };
+    let snapshot = compile(&objects, &options).snapshot;
+    let pods_behind = |service: &Arc<Service>| {
+        let endpoints = service.ports.iter().flat_map(|port| &port.endpoints);
+        let pods = endpoints.filter_map(|endpoint| Some(endpoint.workload.as_ref()?.uid.clone()));
+        pods.collect::<BTreeSet<_>>().len()
+    };
+    Ok(snapshot.services().map(pods_behind).sum())
 }
 
 /// Pods `mesh/client` and `mesh/near` on node-1, `mesh/far` on node-2, `outside/stranger` on node-1 without

@@ -209,8 +209,12 @@ impl Stand {
         match system {
             System::Direct | System::Relay => {}
             System::Mesh => {
-                for node in NODES {
-                    self.bed.node(node)?.restart()?;
+                for node in NODES.map(|node| self.bed.node(node)) {
+                    let node = node?;
+                    // There is nothing to drain, and an orderly end may take its time.
+                    node.kill9()?;
+                    node.start()?;
+                    node.wait_ready(Duration::from_secs(30))?;
                 }
                 scenario::captured(&self.bed, Duration::from_secs(30))?;
             }

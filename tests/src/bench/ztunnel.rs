@@ -152,6 +152,7 @@ fn workloads(pods: &[PodStatus]) -> Result<String> {
             "protocol": "HBONE",
             "node": pod.node,
             "network": "",
+            "services": {},
         })
     };
     let all = serde_json::json!({ "workloads": pods.iter().map(workload).collect::<Vec<_>>() });
