@@ -1,6 +1,7 @@
 //! Network namespaces: opening a pod's, working inside it, knowing it again.
 
 use std::{
+    cell::RefCell,
     ffi::CStr,
     fs::File,
     io,
@@ -9,6 +10,7 @@ use std::{
         unix::fs::MetadataExt,
     },
     path::Path,
+    rc::Rc,
 };
 
 use super::check;
@@ -46,11 +48,12 @@ impl NetNs {
         self.inode
     }
 
-    /// Runs `f` with the calling thread inside the namespace. Sockets that `f` creates stay in it for good.
+    /// Runs `f` with the calling thread inside the namespace. Sockets that `f` creates stay in it for good. Not to be
+    /// nested: the way back leads to the namespace that the thread was in at its first call.
     ///
     /// The process ends if the way back fails: a thread left in a pod's namespace would serve other pods there.
     pub fn run<R>(&self, f: impl FnOnce() -> R) -> io::Result<R> {
-        let home = File::open("/proc/thread-self/ns/net")?;
+        let home = home()?;
         enter(self.file.as_fd())?;
         let back = Back(&home);
         let result = f();
@@ -100,6 +103,22 @@ pub fn interfaces() -> io::Result<Vec<String>> {
 fn enter(ns: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes a descriptor and flags only, and changes nothing but the calling thread.
     check(unsafe { libc::setns(ns.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// The namespace of the calling thread, opened once: this is asked for every connection.
+fn home() -> io::Result<Rc<File>> {
+    HOME.with_borrow_mut(|home| {
+        if let Some(home) = home {
+            return Ok(home.clone());
+        }
+        let opened = Rc::new(File::open("/proc/thread-self/ns/net")?);
+        *home = Some(opened.clone());
+        Ok(opened)
+    })
+}
+
+thread_local! {
+    static HOME: RefCell<Option<Rc<File>>> = const { RefCell::new(None) };
 }
 
 fn own_cookie() -> io::Result<u64> {

@@ -21,12 +21,14 @@ pub struct BufferedTcp {
     /// Bytes of `output` that the kernel already has.
     written: usize,
     gather: bool,
+    /// Whether something was written since the last flush.
+    fresh: bool,
 }
 
 impl BufferedTcp {
     /// Wraps a connected socket; nothing is allocated before the first byte.
     pub fn new(tcp: TcpStream) -> Self {
-        Self { tcp, input: Vec::new(), unread: 0..0, output: Vec::new(), written: 0, gather: false }
+        Self { tcp, input: Vec::new(), unread: 0..0, output: Vec::new(), written: 0, gather: false, fresh: false }
     }
 
     /// The socket below.
@@ -113,6 +115,7 @@ impl AsyncWrite for BufferedTcp {
         if this.output.len() >= MAX_GATHER {
             ready!(this.poll_empty(cx))?;
         }
+        this.fresh = true;
         let before = this.output.len();
         for slice in slices {
             this.output.extend_from_slice(slice);
@@ -125,7 +128,15 @@ impl AsyncWrite for BufferedTcp {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_empty(cx)
+        let this = &mut *self;
+        // HTTP/2 flushes after every frame of data. A full one is probably not the last: it waits for the next flush
+        // that finds nothing new, which the wake-up brings about in any case.
+        if this.fresh && (FULL_FRAME..MAX_GATHER).contains(&this.output.len()) {
+            this.fresh = false;
+            cx.waker().wake_by_ref();
+            return Poll::Ready(Ok(()));
+        }
+        this.poll_empty(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -138,5 +149,7 @@ impl AsyncWrite for BufferedTcp {
 const FIRST_READ: usize = 4 * 1024;
 /// Four full TLS records; larger reads no longer paid (they leave the cache).
 const MAX_READ: usize = 64 * 1024;
+/// A frame of data that HTTP/2 could fill.
+const FULL_FRAME: usize = 16 * 1024;
 /// Gathered writes go out at this size at the latest. One call adds at most what rustls buffers (64 KiB).
 const MAX_GATHER: usize = 64 * 1024;
