@@ -28,7 +28,15 @@ pub struct BufferedTcp {
 impl BufferedTcp {
     /// Wraps a connected socket; nothing is allocated before the first byte.
     pub fn new(tcp: TcpStream) -> Self {
-        Self { tcp, input: Vec::new(), unread: 0..0, output: Vec::new(), written: 0, gather: false, fresh: false }
+        Self {
+            tcp,
+            input: Vec::new(),
+            unread: 0..0,
+            output: Vec::new(),
+            written: 0,
+            gather: false,
+            fresh: false,
+        }
     }
 
     /// The socket below.
