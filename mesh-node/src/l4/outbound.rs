@@ -45,7 +45,8 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
         return story.report.fail(Stage::Capture, "the pod is not in the configuration");
     };
     let reached = tokio::select! {
-        reached = story.reach(&source, wanted) => reached,
+        // Boxed: handshakes are large and over soon, and the task keeps the room of its largest step until it ends.
+        reached = Box::pin(story.reach(&source, wanted)) => reached,
         () = reset_by_client(&tcp) => Err(Failure::last(Stage::Connect, "the client gave up")),
     };
     match reached {
