@@ -9,7 +9,10 @@ use std::{
 
 use mesh_common::{ListenerKey, NodeConfig};
 use mesh_core::model::{Snapshot, Workload};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 use tracing::{info, warn};
 
 use super::{
@@ -110,6 +113,7 @@ impl Manager {
     pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
         let mut look = Look::Thorough;
         let mut pause = RETRY;
+        let mut thorough = Instant::now();
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             if snapshot.is_loaded() {
@@ -125,9 +129,13 @@ impl Manager {
                     (look, pause) = (Look::Thorough, RETRY);
                 }
                 () = tokio::time::sleep(pause) => {
-                    look = if pause < IDLE { Look::Waiting } else { Look::Thorough };
+                    // A pod that waits for ever must not keep the others from being looked at.
+                    look = if thorough.elapsed() < IDLE { Look::Waiting } else { Look::Thorough };
                     pause *= 2;
                 }
+            }
+            if look == Look::Thorough {
+                thorough = Instant::now();
             }
         }
     }
