@@ -161,3 +161,51 @@ const MAX_READ: usize = 64 * 1024;
 const FULL_FRAME: usize = 16 * 1024;
 /// Gathered writes go out at this size at the latest. One call adds at most what rustls buffers (64 KiB).
 const MAX_GATHER: usize = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (BufferedTcp, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let at = listener.local_addr().expect("an address");
+        let (near, far) = tokio::join!(TcpStream::connect(at), listener.accept());
+        let mut near = BufferedTcp::new(near.expect("connected"));
+        near.gather_writes();
+        (near, far.expect("accepted").0)
+    }
+
+    /// Flushes once and says how many bytes are still held back.
+    async fn flush_once(near: &mut BufferedTcp) -> usize {
+        poll_fn(|cx| Pin::new(&mut *near).poll_flush(cx)).await.expect("flushed");
+        near.output.len()
+    }
+
+    #[tokio::test]
+    async fn a_small_write_goes_out_with_its_flush() {
+        let (mut near, mut far) = pair().await;
+        near.write_all(b"small").await.expect("written");
+        assert_eq!(flush_once(&mut near).await, 0);
+        let mut seen = [0; 5];
+        far.read_exact(&mut seen).await.expect("arrived");
+        assert_eq!(&seen, b"small");
+    }
+
+    #[tokio::test]
+    async fn a_full_frame_waits_for_one_flush_that_finds_nothing_new() {
+        let (mut near, mut far) = pair().await;
+        for frames in 1..=2 {
+            near.write_all(&[7; FULL_FRAME]).await.expect("written");
+            assert_eq!(flush_once(&mut near).await, frames * FULL_FRAME, "held back with frame {frames}");
+        }
+        assert_eq!(flush_once(&mut near).await, 0, "nothing new: out with it");
+        let mut seen = vec![0; 2 * FULL_FRAME];
+        far.read_exact(&mut seen).await.expect("arrived");
+        assert!(seen.iter().all(|byte| *byte == 7));
+    }
+}
