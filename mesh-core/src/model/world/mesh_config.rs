@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use serde_yaml_ng::{Mapping, Value};
 
-use super::{CompileOptions, Inputs, Report};
+use super::{CompileOptions, Report};
 use crate::id::TrustDomain;
 use crate::resource::Object;
 
@@ -17,13 +18,15 @@ pub(super) struct MeshConfig {
     pub(super) access_log_file: Option<Arc<str>>,
 }
 
-/// Fields that cannot be used leave their default in force, and are findings.
-pub(super) fn compile(inputs: &Inputs<'_>, options: &CompileOptions, report: &mut Report) -> MeshConfig {
+/// Reads the `ConfigMap`, if there is one. Fields that cannot be used leave their default in force, and are findings.
+pub(super) fn compile(
+    object: Option<(&Object, &ConfigMap)>,
+    options: &CompileOptions,
+    report: &mut Report,
+) -> MeshConfig {
     let mut config =
         MeshConfig { trust_domain: options.trust_domain.clone(), aliases: Vec::new(), access_log_file: None };
-    let is_mesh =
-        |object: &Object| &*object.meta.name == "istio" && *object.meta.namespace == *options.root_namespace;
-    let Some((object, map)) = inputs.config_maps.iter().find(|(object, _)| is_mesh(object)) else {
+    let Some((object, map)) = object else {
         return config;
     };
     let Some(text) = map.data.as_ref().and_then(|data| data.get("mesh")) else {

@@ -14,7 +14,7 @@ pub(super) fn ports(spec: &PodSpec) -> Vec<u16> {
 }
 
 /// The number of a port that is written as a number or as the name of a container port.
-pub(in crate::model::compile) fn number(port: &IntOrString, container: &Container) -> Option<u16> {
+pub(in crate::model::world) fn number(port: &IntOrString, container: &Container) -> Option<u16> {
     match port {
         IntOrString::Int(number) => valid(*number),
         IntOrString::String(name) => {
@@ -25,7 +25,7 @@ pub(in crate::model::compile) fn number(port: &IntOrString, container: &Containe
 }
 
 /// A port number that is one.
-pub(in crate::model::compile) fn valid(number: i32) -> Option<u16> {
+pub(in crate::model::world) fn valid(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
