@@ -9,20 +9,25 @@ use mesh_core::model::{
 use prost::Message;
 use prost_types::Any;
 
-use crate::names::{self, ResourceType, SERVICE_DETAILS, WORKLOAD_DETAILS};
+use crate::names::{ResourceType, SERVICE_DETAILS, WORKLOAD_DETAILS};
 use crate::{discovery, mesh, policy, workload};
 
-/// Encodes a record as a [`discovery::Resource`] of this version.
-pub fn resource(record: &Record, version: &str) -> Bytes {
-    let key = record.key();
-    let any = Any { type_url: ResourceType::of(&key).url().to_owned(), value: payload(record).into() };
+/// Encodes a [`discovery::Resource`] around a [`payload`].
+pub fn resource(name: &str, version: &str, kind: ResourceType, payload: Bytes) -> Bytes {
+    let any = Any { type_url: kind.url().to_owned(), value: payload.into() };
     let resource = discovery::Resource {
         version: version.to_owned(),
         resource: Some(any),
-        name: names::name(&key).to_string(),
+        name: name.to_owned(),
         aliases: Vec::new(),
     };
     resource.encode_to_vec().into()
+}
+
+/// Adds another name to an encoded resource. Fields may come in any order, so nothing is decoded for it.
+pub fn with_alias(resource: &Bytes, alias: &str) -> Bytes {
+    let alias = discovery::Resource { aliases: vec![alias.to_owned()], ..discovery::Resource::default() };
+    [resource.as_ref(), &alias.encode_to_vec()].concat().into()
 }
 
 /// Encodes a record as the message of its [`ResourceType`].

@@ -48,6 +48,20 @@ fn records() -> Vec<(RecordKey, Record)> {
     world.commit().into_iter().filter_map(|(key, record)| Some((key, record?))).collect()
 }
 
+fn resource(record: &Record) -> bytes::Bytes {
+    let key = record.key();
+    encode::resource(&names::name(&key), "7", ResourceType::of(&key), encode::payload(record))
+}
+
+#[test]
+fn an_alias_is_added_without_decoding() {
+    let record = records().remove(0).1;
+    let with = encode::with_alias(&resource(&record), "/10.0.0.1");
+    let decoded: crate::discovery::Resource = prost::Message::decode(with).unwrap();
+    assert_eq!((decoded.aliases, &*decoded.version), (vec!["/10.0.0.1".to_owned()], "7"));
+    assert!(decoded.resource.is_some());
+}
+
 #[test]
 fn names_lead_back_to_keys() {
     let records = records();
@@ -69,7 +83,7 @@ fn the_wire_changes_nothing() {
     let mut mirror = Mirror::new("n1");
     for (key, record) in records() {
         let kind = ResourceType::of(&key);
-        let named = decoder.resource(kind, encode::resource(&record, "7")).unwrap();
+        let named = decoder.resource(kind, resource(&record)).unwrap();
         assert_eq!((&*named.name, &*named.version), (&*names::name(&key), "7"));
         mirror.apply(named.record.unwrap());
     }
@@ -135,7 +149,7 @@ fn a_bad_resource_is_refused_with_its_field() {
     }
     assert_eq!(decoder.payload(ResourceType::Address, &[]).unwrap_err().field, "type");
     assert_eq!(decoder.payload(ResourceType::Mesh, &[0xff]).unwrap_err().field, "resource");
-    let misnamed = encode::resource(&records().remove(0).1, "1");
+    let misnamed = resource(&records().remove(0).1);
     assert!(decoder.resource(ResourceType::Authorization, misnamed).unwrap().record.is_err());
 }
 
