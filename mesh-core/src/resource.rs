@@ -54,11 +54,11 @@ pub struct Rejected {
     pub key: Option<ObjectKey>,
 }
 
-/// What makes an object unique in a cluster. Of a kind, only one group is ever used by the mesh, so the group is
-/// not part of it.
+/// What makes an object unique in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
-    /// For example `Pod`.
+    /// For example `Pod`. Stands for the group as well: where two groups have a kind of one name, Kubernetes' is
+    /// spelled differently from what users write, `KubernetesGateway`.
     pub kind: &'static str,
     /// Empty for kinds that have no namespace.
     pub namespace: Arc<str>,
@@ -89,7 +89,7 @@ pub struct Origin {
 /// Metadata with Kubernetes' defaults applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
-    /// For example `Pod`.
+    /// For example `Pod`; as [`ObjectKey::kind`].
     pub kind: &'static str,
     /// `default` if the user gave none; empty for kinds that have no namespace.
     pub namespace: Arc<str>,

@@ -22,26 +22,11 @@ pub(super) struct Outcome {
 /// Reads and checks `tree` as an object of `kind`; fields in problems begin with `prefix`.
 pub(super) fn object(kind: Kind, tree: &Tree, prefix: &str, origin: Origin) -> Outcome {
     let mut report = Report::new(prefix);
-    let read = match kind {
-        Kind::Namespace => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Namespace(it))),
-        Kind::Node => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Node(Box::new(it)))),
-        Kind::Pod => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Pod(Box::new(it)))),
-        Kind::Service => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Service(Box::new(it)))),
-        Kind::ServiceAccount => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::ServiceAccount(it))),
-        Kind::EndpointSlice => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::EndpointSlice(it))),
-        Kind::Deployment => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Deployment(Box::new(it)))),
-        Kind::ConfigMap => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::ConfigMap(it))),
-        Kind::PeerAuthentication => {
-            custom(tree, &mut report).map(|(meta, it)| (meta, Spec::PeerAuthentication(it)))
-        }
-        Kind::AuthorizationPolicy => {
-            custom(tree, &mut report).map(|(meta, it)| (meta, Spec::AuthorizationPolicy(it)))
-        }
-    };
+    let read = read(kind, tree, &mut report);
     let object = read.map(|(metadata, spec)| {
         let meta = validate::metadata(kind, &metadata, &mut report);
         validate::spec(&spec, &meta, &mut report);
-        if kind.is_istio() {
+        if kind == Kind::AuthorizationPolicy {
             validate::empty_lists(tree, &mut report);
         }
         Object { origin, meta, spec }
@@ -49,6 +34,22 @@ pub(super) fn object(kind: Kind, tree: &Tree, prefix: &str, origin: Origin) -> O
     let problems = report.into_problems();
     let failed = problems.iter().any(|problem| problem.level == Level::Error);
     Outcome { object: object.filter(|_| !failed), problems }
+}
+
+/// The metadata and the typed rest of `tree`; what is wrong with it goes to `report`.
+fn read(kind: Kind, tree: &Tree, report: &mut Report) -> Option<(ObjectMeta, Spec)> {
+    match kind {
+        Kind::Namespace => whole(tree, report, Spec::Namespace),
+        Kind::Node => whole(tree, report, |it| Spec::Node(Box::new(it))),
+        Kind::Pod => whole(tree, report, |it| Spec::Pod(Box::new(it))),
+        Kind::Service => whole(tree, report, |it| Spec::Service(Box::new(it))),
+        Kind::ServiceAccount => whole(tree, report, Spec::ServiceAccount),
+        Kind::ConfigMap => whole(tree, report, Spec::ConfigMap),
+        Kind::EndpointSlice => whole(tree, report, Spec::EndpointSlice),
+        Kind::Deployment => whole(tree, report, |it| Spec::Deployment(Box::new(it))),
+        Kind::PeerAuthentication => custom(tree, report, Spec::PeerAuthentication),
+        Kind::AuthorizationPolicy => custom(tree, report, Spec::AuthorizationPolicy),
+    }
 }
 
 /// Checks what every object has, of a kind that is not read further. `strict`: no fields beside `spec` and `status`.
@@ -92,17 +93,17 @@ struct Loose {
 }
 
 /// A Kubernetes object, and a copy of its metadata.
-fn whole<T>(tree: &Tree, report: &mut Report) -> Option<(ObjectMeta, T)>
+fn whole<T>(tree: &Tree, report: &mut Report, make: impl FnOnce(T) -> Spec) -> Option<(ObjectMeta, Spec)>
 where
     T: for<'de> Deserialize<'de> + Metadata<Ty = ObjectMeta>,
 {
     let decoded = strict::decode::<T>(tree, report.prefix());
     report.extend(decoded.problems);
-    decoded.value.map(|object| (object.metadata().clone(), object))
+    decoded.value.map(|object| (object.metadata().clone(), make(object)))
 }
 
-/// An Istio object's metadata and spec.
-fn custom<S>(tree: &Tree, report: &mut Report) -> Option<(ObjectMeta, S)>
+/// A custom resource's metadata and spec.
+fn custom<S>(tree: &Tree, report: &mut Report, make: impl FnOnce(S) -> Spec) -> Option<(ObjectMeta, Spec)>
 where
     S: for<'de> Deserialize<'de> + Default,
 {
@@ -122,5 +123,5 @@ where
     if object.spec.is_none() && tree.get("spec").is_none() {
         report.warning("spec", "absent, which means the same as {}");
     }
-    Some((object.metadata.unwrap_or_default(), object.spec.unwrap_or_default()))
+    Some((object.metadata.unwrap_or_default(), make(object.spec.unwrap_or_default())))
 }

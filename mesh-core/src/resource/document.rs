@@ -253,7 +253,7 @@ fn rejected_key(tree: &Tree, api_version: &str, kind: &str) -> Option<ObjectKey>
     let metadata = tree.get("metadata")?;
     let namespace = metadata.get("namespace").and_then(Tree::as_str).filter(|text| !text.is_empty());
     Some(ObjectKey {
-        kind: kind.name(),
+        kind: kind.key(),
         namespace: Arc::from(if kind.is_namespaced() { namespace.unwrap_or("default") } else { "" }),
         name: Arc::from(metadata.get("name")?.as_str()?),
     })

@@ -176,7 +176,7 @@ pub(super) fn metadata(kind: Kind, metadata: &ObjectMeta, report: &mut Report<'_
         report.error(child("metadata.annotations", key), "not a valid annotation key");
     }
     Meta {
-        kind: kind.name(),
+        kind: kind.key(),
         namespace: Arc::from(namespace),
         name: Arc::from(name),
         labels,
