@@ -13,15 +13,21 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+pub use self::networking::{
+    DestinationRuleSpec, GatewaySpec, ServiceEntrySpec, SidecarSpec, VirtualServiceSpec, WorkloadEntrySpec,
+    WorkloadGroupSpec,
+};
 pub use self::security::{AuthorizationPolicySpec, PeerAuthenticationSpec};
 
 mod decode;
 mod document;
 mod kind;
+pub mod networking;
 pub mod security;
 mod strict;
 mod tree;
 mod validate;
+pub mod value;
 
 /// A file as it was read: what [`parse`] takes.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +130,20 @@ pub enum Spec {
     Deployment(Box<Deployment>),
     /// `v1`.
     ConfigMap(ConfigMap),
+    /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`, as the kinds up to [`Spec::Sidecar`]. Not Kubernetes' Gateway.
+    Gateway(GatewaySpec),
+    /// What happens to requests.
+    VirtualService(Box<VirtualServiceSpec>),
+    /// How services are talked to.
+    DestinationRule(Box<DestinationRuleSpec>),
+    /// Services that Kubernetes does not know.
+    ServiceEntry(Box<ServiceEntrySpec>),
+    /// A workload that is no pod.
+    WorkloadEntry(WorkloadEntrySpec),
+    /// What such workloads have in common.
+    WorkloadGroup(Box<WorkloadGroupSpec>),
+    /// What clients see.
+    Sidecar(Box<SidecarSpec>),
     /// `security.istio.io/v1` and `v1beta1`.
     PeerAuthentication(PeerAuthenticationSpec),
     /// `security.istio.io/v1` and `v1beta1`.

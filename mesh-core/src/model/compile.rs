@@ -125,6 +125,14 @@ impl<'a> Inputs<'a> {
                 Spec::PeerAuthentication(_) | Spec::AuthorizationPolicy(_) => inputs.policies.push(object),
                 // A Deployment's pods are objects of their own; a service account is only ever named.
                 Spec::ServiceAccount(_) | Spec::Deployment(_) => {}
+                // Read and checked; the user has been told that they are not enforced yet.
+                Spec::Gateway(_)
+                | Spec::VirtualService(_)
+                | Spec::DestinationRule(_)
+                | Spec::ServiceEntry(_)
+                | Spec::WorkloadEntry(_)
+                | Spec::WorkloadGroup(_)
+                | Spec::Sidecar(_) => {}
             }
         }
         inputs

@@ -137,6 +137,14 @@ impl Reader {
                 }
                 self.report(problems);
             }
+            Class::Unsupported(instead) => {
+                let mut problems = decode::envelope(tree, &path.to_string(), true);
+                if !problems.iter().any(|problem| problem.level == Level::Error) {
+                    let reason = format!("{kind} is not supported: this document has no effect");
+                    problems.push(Problem::warning(path, reason).hint(instead));
+                }
+                self.report(problems);
+            }
             Class::NotUsed => {
                 let mut problems = decode::envelope(tree, &path.to_string(), false);
                 let reason = format!("{} is not used by the mesh", clean(kind));

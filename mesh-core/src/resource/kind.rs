@@ -80,6 +80,13 @@ kinds! {
     ConfigMap: "ConfigMap", CORE, &["v1"], Namespaced, Subdomain, Native;
     EndpointSlice: "EndpointSlice", "discovery.k8s.io", &["v1"], Namespaced, Subdomain, Native;
     Deployment: "Deployment", "apps", &["v1"], Namespaced, Subdomain, Native;
+    Gateway: "Gateway", NETWORKING, ALL_THREE, Namespaced, Label, Custom;
+    VirtualService: "VirtualService", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    DestinationRule: "DestinationRule", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    ServiceEntry: "ServiceEntry", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    WorkloadEntry: "WorkloadEntry", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    WorkloadGroup: "WorkloadGroup", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    Sidecar: "Sidecar", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
     PeerAuthentication: "PeerAuthentication", SECURITY, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
     AuthorizationPolicy: "AuthorizationPolicy", SECURITY, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
 }
@@ -91,6 +98,8 @@ pub(super) enum Class {
     Used(Kind),
     /// A user expects an effect that the mesh does not have yet.
     NotEnforced,
+    /// A user expects an effect that the mesh will not have: what to use instead.
+    Unsupported(&'static str),
     /// Belongs to something else than the mesh.
     NotUsed,
     /// Is in no version that exists: the field to blame, the reason and a hint.
@@ -123,6 +132,16 @@ impl Kind {
         self.row().schema == Schema::Custom
     }
 
+    /// Whether it is one of Istio's.
+    pub(super) fn is_istio(self) -> bool {
+        is_istio_group(self.row().group)
+    }
+
+    /// Whether the mesh acts on it; if not, users are told.
+    pub(super) fn is_enforced(self) -> bool {
+        !NOT_ENFORCED.contains(&self)
+    }
+
     /// `group/version` of every served version, the one to recommend first.
     fn api_versions(self) -> impl Iterator<Item = String> {
         let Row { group, versions, .. } = self.row();
@@ -139,6 +158,9 @@ impl Kind {
 /// Decides what `api_version` and `kind` ask for.
 pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     let (group, version) = api_version.rsplit_once('/').unwrap_or((CORE, api_version));
+    if let Some((_, _, instead)) = UNSUPPORTED.iter().find(|(of, name, _)| *of == group && *name == kind) {
+        return Class::Unsupported(instead);
+    }
     if let Some(known) = Kind::named(kind).find(|known| known.row().group == group) {
         return if known.row().versions.contains(&version) {
             Class::Used(known)
@@ -186,8 +208,46 @@ fn unknown_kind(api_version: &str, kind: &str, kinds: &[&str]) -> Class {
     Class::Wrong { field: "kind", reason, hint }
 }
 
+/// Kinds that are read and checked while nothing acts on them yet.
+const NOT_ENFORCED: &[Kind] = &[
+    Kind::Gateway,
+    Kind::VirtualService,
+    Kind::DestinationRule,
+    Kind::ServiceEntry,
+    Kind::WorkloadEntry,
+    Kind::WorkloadGroup,
+    Kind::Sidecar,
+];
+
+/// Istio's kinds that make sense for Envoy only, and what to use instead.
+const UNSUPPORTED: &[(&str, &str, &str)] = &[
+    (
+        NETWORKING,
+        "EnvoyFilter",
+        "there is no Envoy to patch: use VirtualService, DestinationRule or Telemetry for what it does",
+    ),
+    (
+        EXTENSIONS,
+        "WasmPlugin",
+        "there is no Envoy to load it: use AuthorizationPolicy with action CUSTOM for decisions, \
+         VirtualService for headers",
+    ),
+    (
+        EXTENSIONS,
+        "TrafficExtension",
+        "there is no Envoy to load it: use AuthorizationPolicy with action CUSTOM for decisions, \
+         VirtualService for headers",
+    ),
+];
+
+/// Istio's ways to load code into Envoy.
+const EXTENSIONS: &str = "extensions.istio.io";
 /// Kubernetes' core group, which `apiVersion: v1` leaves out.
 const CORE: &str = "";
+/// Istio's traffic.
+const NETWORKING: &str = "networking.istio.io";
+/// Versions of Istio's traffic, whose schemas are the same.
+const ALL_THREE: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 /// Istio's identities and policies.
 const SECURITY: &str = "security.istio.io";
 
@@ -218,7 +278,7 @@ const CLOSED: [(&str, &[&str]); 5] = [
     ("apps", &["ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"]),
     ("discovery.k8s.io", &["EndpointSlice"]),
     (
-        "networking.istio.io",
+        NETWORKING,
         &[
             "DestinationRule",
             "EnvoyFilter",
