@@ -13,15 +13,21 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+pub use self::networking::{
+    DestinationRuleSpec, GatewaySpec, ServiceEntrySpec, SidecarSpec, VirtualServiceSpec, WorkloadEntrySpec,
+    WorkloadGroupSpec,
+};
 pub use self::security::{AuthorizationPolicySpec, PeerAuthenticationSpec};
 
 mod decode;
 mod document;
 mod kind;
+pub mod networking;
 pub mod security;
 mod strict;
 mod tree;
 mod validate;
+pub mod value;
 
 /// A file as it was read: what [`parse`] takes.
 #[derive(Debug, Clone, Copy)]
@@ -54,11 +60,11 @@ pub struct Rejected {
     pub key: Option<ObjectKey>,
 }
 
-/// What makes an object unique in a cluster. Of a kind, only one group is ever used by the mesh, so the group is
-/// not part of it.
+/// What makes an object unique in a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ObjectKey {
-    /// For example `Pod`.
+    /// For example `Pod`. Stands for the group as well: where two groups have a kind of one name, Kubernetes' is
+    /// spelled differently from what users write, `KubernetesGateway`.
     pub kind: &'static str,
     /// Empty for kinds that have no namespace.
     pub namespace: Arc<str>,
@@ -89,7 +95,7 @@ pub struct Origin {
 /// Metadata with Kubernetes' defaults applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {
-    /// For example `Pod`.
+    /// For example `Pod`; as [`ObjectKey::kind`].
     pub kind: &'static str,
     /// `default` if the user gave none; empty for kinds that have no namespace.
     pub namespace: Arc<str>,
@@ -124,6 +130,20 @@ pub enum Spec {
     Deployment(Box<Deployment>),
     /// `v1`.
     ConfigMap(ConfigMap),
+    /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`, as the kinds up to [`Spec::Sidecar`]. Not Kubernetes' Gateway.
+    Gateway(GatewaySpec),
+    /// What happens to requests.
+    VirtualService(Box<VirtualServiceSpec>),
+    /// How services are talked to.
+    DestinationRule(Box<DestinationRuleSpec>),
+    /// Services that Kubernetes does not know.
+    ServiceEntry(Box<ServiceEntrySpec>),
+    /// A workload that is no pod.
+    WorkloadEntry(WorkloadEntrySpec),
+    /// What such workloads have in common.
+    WorkloadGroup(Box<WorkloadGroupSpec>),
+    /// What clients see.
+    Sidecar(Box<SidecarSpec>),
     /// `security.istio.io/v1` and `v1beta1`.
     PeerAuthentication(PeerAuthenticationSpec),
     /// `security.istio.io/v1` and `v1beta1`.

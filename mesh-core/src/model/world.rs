@@ -178,8 +178,9 @@ impl World {
             Spec::ConfigMap(_) => return self.put_config_map(object),
             Spec::AuthorizationPolicy(_) => return self.put_authorization(&name, object.clone()),
             Spec::PeerAuthentication(_) => return self.put_peer_authentication(&name, object.clone()),
-            // A Deployment's pods are objects of their own; a service account is only ever named.
-            Spec::ServiceAccount(_) | Spec::Deployment(_) => {}
+            // A Deployment's pods are objects of their own, a service account is only ever named, and routes are not
+            // compiled yet.
+            _ => {}
         }
         self.findings.set(&object.key(), Topic::Itself, report);
     }

@@ -22,33 +22,48 @@ pub(super) struct Outcome {
 /// Reads and checks `tree` as an object of `kind`; fields in problems begin with `prefix`.
 pub(super) fn object(kind: Kind, tree: &Tree, prefix: &str, origin: Origin) -> Outcome {
     let mut report = Report::new(prefix);
-    let read = match kind {
-        Kind::Namespace => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Namespace(it))),
-        Kind::Node => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Node(Box::new(it)))),
-        Kind::Pod => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Pod(Box::new(it)))),
-        Kind::Service => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Service(Box::new(it)))),
-        Kind::ServiceAccount => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::ServiceAccount(it))),
-        Kind::EndpointSlice => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::EndpointSlice(it))),
-        Kind::Deployment => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::Deployment(Box::new(it)))),
-        Kind::ConfigMap => whole(tree, &mut report).map(|(meta, it)| (meta, Spec::ConfigMap(it))),
-        Kind::PeerAuthentication => {
-            custom(tree, &mut report).map(|(meta, it)| (meta, Spec::PeerAuthentication(it)))
-        }
-        Kind::AuthorizationPolicy => {
-            custom(tree, &mut report).map(|(meta, it)| (meta, Spec::AuthorizationPolicy(it)))
-        }
-    };
+    let read = read(kind, tree, &mut report);
     let object = read.map(|(metadata, spec)| {
         let meta = validate::metadata(kind, &metadata, &mut report);
-        validate::spec(&spec, &meta, &mut report);
         if kind.is_istio() {
+            validate::annotations(&spec, &meta, &mut report);
+        }
+        validate::spec(&spec, &meta, &mut report);
+        if kind == Kind::AuthorizationPolicy {
             validate::empty_lists(tree, &mut report);
+        }
+        if !kind.is_enforced() {
+            let reason = format!("{} is not enforced yet: this document has no effect", kind.name());
+            report.warning("", reason);
         }
         Object { origin, meta, spec }
     });
     let problems = report.into_problems();
     let failed = problems.iter().any(|problem| problem.level == Level::Error);
     Outcome { object: object.filter(|_| !failed), problems }
+}
+
+/// The metadata and the typed rest of `tree`; what is wrong with it goes to `report`.
+fn read(kind: Kind, tree: &Tree, report: &mut Report) -> Option<Read> {
+    match kind {
+        Kind::Namespace => whole(kind, tree, report, Spec::Namespace),
+        Kind::Node => whole(kind, tree, report, |it| Spec::Node(Box::new(it))),
+        Kind::Pod => whole(kind, tree, report, |it| Spec::Pod(Box::new(it))),
+        Kind::Service => whole(kind, tree, report, |it| Spec::Service(Box::new(it))),
+        Kind::ServiceAccount => whole(kind, tree, report, Spec::ServiceAccount),
+        Kind::ConfigMap => whole(kind, tree, report, Spec::ConfigMap),
+        Kind::EndpointSlice => whole(kind, tree, report, Spec::EndpointSlice),
+        Kind::Deployment => whole(kind, tree, report, |it| Spec::Deployment(Box::new(it))),
+        Kind::Gateway => custom(kind, tree, report, Spec::Gateway),
+        Kind::VirtualService => custom(kind, tree, report, |it| Spec::VirtualService(Box::new(it))),
+        Kind::DestinationRule => required(kind, tree, report, |it| Spec::DestinationRule(Box::new(it))),
+        Kind::ServiceEntry => required(kind, tree, report, |it| Spec::ServiceEntry(Box::new(it))),
+        Kind::WorkloadEntry => required(kind, tree, report, Spec::WorkloadEntry),
+        Kind::WorkloadGroup => required(kind, tree, report, |it| Spec::WorkloadGroup(Box::new(it))),
+        Kind::Sidecar => custom(kind, tree, report, |it| Spec::Sidecar(Box::new(it))),
+        Kind::PeerAuthentication => custom(kind, tree, report, Spec::PeerAuthentication),
+        Kind::AuthorizationPolicy => custom(kind, tree, report, Spec::AuthorizationPolicy),
+    }
 }
 
 /// Checks what every object has, of a kind that is not read further. `strict`: no fields beside `spec` and `status`.
@@ -92,35 +107,52 @@ struct Loose {
 }
 
 /// A Kubernetes object, and a copy of its metadata.
-fn whole<T>(tree: &Tree, report: &mut Report) -> Option<(ObjectMeta, T)>
+fn whole<T>(kind: Kind, tree: &Tree, report: &mut Report, make: impl FnOnce(T) -> Spec) -> Option<Read>
 where
     T: for<'de> Deserialize<'de> + Metadata<Ty = ObjectMeta>,
 {
-    let decoded = strict::decode::<T>(tree, report.prefix());
-    report.extend(decoded.problems);
-    decoded.value.map(|object| (object.metadata().clone(), object))
+    let object = accept::<T>(kind, tree, report)?;
+    Some((object.metadata().clone(), make(object)))
 }
 
-/// An Istio object's metadata and spec.
-fn custom<S>(tree: &Tree, report: &mut Report) -> Option<(ObjectMeta, S)>
+/// A custom resource whose spec means something even if it is empty or absent.
+fn custom<S>(kind: Kind, tree: &Tree, report: &mut Report, make: impl FnOnce(S) -> Spec) -> Option<Read>
 where
     S: for<'de> Deserialize<'de> + Default,
 {
-    let Decoded { value, problems, null_fields, null_strings } =
-        strict::decode::<Custom<S>>(tree, report.prefix());
-    report.extend(problems);
-    // Custom resources' schemas know no null: `from:` with nothing below it must not mean "from anywhere".
-    let spec = report.full("spec");
-    let nulls = null_fields.into_iter().chain(null_strings).filter(|field| field.starts_with(&spec));
-    let hint = "give it a value or remove it";
-    let nulls: Vec<_> = nulls
-        .take(MAX_PROBLEMS)
-        .map(|field| Problem::error(field, "null is not a value").hint(hint))
-        .collect();
-    report.extend(nulls);
-    let object = value?;
+    let object = accept::<Custom<S>>(kind, tree, report)?;
     if object.spec.is_none() && tree.get("spec").is_none() {
         report.warning("spec", "absent, which means the same as {}");
     }
-    Some((object.metadata.unwrap_or_default(), object.spec.unwrap_or_default()))
+    Some((object.metadata.unwrap_or_default(), make(object.spec.unwrap_or_default())))
 }
+
+/// A custom resource whose spec must be there.
+fn required<S>(kind: Kind, tree: &Tree, report: &mut Report, make: impl FnOnce(S) -> Spec) -> Option<Read>
+where
+    S: for<'de> Deserialize<'de>,
+{
+    let object = accept::<Custom<S>>(kind, tree, report)?;
+    if object.spec.is_none() && tree.get("spec").is_none() {
+        report.error("spec", "required, but missing");
+    }
+    Some((object.metadata.unwrap_or_default(), make(object.spec?)))
+}
+
+/// Reads the whole object; what is wrong with it goes to `report`.
+fn accept<T: for<'de> Deserialize<'de>>(kind: Kind, tree: &Tree, report: &mut Report) -> Option<T> {
+    let Decoded { value, problems, null_fields, null_strings } = strict::decode(tree, report.prefix());
+    report.extend(problems);
+    if kind.is_custom() {
+        // Custom resources' schemas know no null: `from:` with nothing below it must not mean "from anywhere".
+        let spec = report.full("spec");
+        let nulls = null_fields.into_iter().chain(null_strings).filter(|field| field.starts_with(&spec));
+        let hint = "give it a value or remove it";
+        let problem = |field| Problem::error(field, "null is not a value").hint(hint);
+        report.extend(nulls.take(MAX_PROBLEMS).map(problem));
+    }
+    value
+}
+
+/// The metadata of an object, and the rest of it.
+type Read = (ObjectMeta, Spec);

@@ -137,6 +137,14 @@ impl Reader {
                 }
                 self.report(problems);
             }
+            Class::Unsupported(instead) => {
+                let mut problems = decode::envelope(tree, &path.to_string(), true);
+                if !problems.iter().any(|problem| problem.level == Level::Error) {
+                    let reason = format!("{kind} is not supported: this document has no effect");
+                    problems.push(Problem::warning(path, reason).hint(instead));
+                }
+                self.report(problems);
+            }
             Class::NotUsed => {
                 let mut problems = decode::envelope(tree, &path.to_string(), false);
                 let reason = format!("{} is not used by the mesh", clean(kind));
@@ -253,7 +261,7 @@ fn rejected_key(tree: &Tree, api_version: &str, kind: &str) -> Option<ObjectKey>
     let metadata = tree.get("metadata")?;
     let namespace = metadata.get("namespace").and_then(Tree::as_str).filter(|text| !text.is_empty());
     Some(ObjectKey {
-        kind: kind.name(),
+        kind: kind.key(),
         namespace: Arc::from(if kind.is_namespaced() { namespace.unwrap_or("default") } else { "" }),
         name: Arc::from(metadata.get("name")?.as_str()?),
     })

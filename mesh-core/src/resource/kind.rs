@@ -3,19 +3,92 @@
 use super::strict::did_you_mean;
 use super::tree::quote;
 
-/// A kind that the mesh uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Namespace,
-    Node,
-    Pod,
-    Service,
-    ServiceAccount,
-    EndpointSlice,
-    Deployment,
-    ConfigMap,
-    PeerAuthentication,
-    AuthorizationPolicy,
+/// What [`kinds!`] says of a kind.
+struct Row {
+    /// As `kind:` spells it. Not unique: Istio and Kubernetes both have a Gateway.
+    name: &'static str,
+    /// As object keys spell it: the name of the variant, which is unique.
+    key: &'static str,
+    /// Empty for Kubernetes' core group.
+    group: &'static str,
+    /// Served versions, the one to recommend first.
+    versions: &'static [&'static str],
+    scope: Scope,
+    naming: Naming,
+    schema: Schema,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    Cluster,
+    Namespaced,
+}
+
+/// What `metadata.name` must be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    /// A DNS label: no dots, at most 63 characters.
+    Label,
+    /// A DNS subdomain.
+    Subdomain,
+}
+
+/// What null means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Schema {
+    /// A type of Kubernetes' own API: null is absent.
+    Native,
+    /// A custom resource: null is not a value.
+    Custom,
+}
+
+/// Declares [`Kind`], one row per kind: variant, `kind:`, group, served versions, scope, naming, schema.
+macro_rules! kinds {
+    ($($kind:ident: $name:literal, $group:expr, $versions:expr, $scope:ident, $naming:ident, $schema:ident;)*) => {
+        /// A kind that the mesh uses.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Kind {
+            $($kind),*
+        }
+
+        impl Kind {
+            const ALL: &[Self] = &[$(Self::$kind),*];
+
+            fn row(self) -> &'static Row {
+                match self {
+                    $(Self::$kind => &Row {
+                        name: $name,
+                        key: stringify!($kind),
+                        group: $group,
+                        versions: $versions,
+                        scope: Scope::$scope,
+                        naming: Naming::$naming,
+                        schema: Schema::$schema,
+                    }),*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    Namespace: "Namespace", CORE, &["v1"], Cluster, Label, Native;
+    Node: "Node", CORE, &["v1"], Cluster, Subdomain, Native;
+    Pod: "Pod", CORE, &["v1"], Namespaced, Subdomain, Native;
+    Service: "Service", CORE, &["v1"], Namespaced, Label, Native;
+    ServiceAccount: "ServiceAccount", CORE, &["v1"], Namespaced, Subdomain, Native;
+    ConfigMap: "ConfigMap", CORE, &["v1"], Namespaced, Subdomain, Native;
+    EndpointSlice: "EndpointSlice", "discovery.k8s.io", &["v1"], Namespaced, Subdomain, Native;
+    Deployment: "Deployment", "apps", &["v1"], Namespaced, Subdomain, Native;
+    Gateway: "Gateway", NETWORKING, ALL_THREE, Namespaced, Label, Custom;
+    VirtualService: "VirtualService", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    DestinationRule: "DestinationRule", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    ServiceEntry: "ServiceEntry", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    WorkloadEntry: "WorkloadEntry", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    WorkloadGroup: "WorkloadGroup", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    Sidecar: "Sidecar", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    PeerAuthentication: "PeerAuthentication", SECURITY, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    AuthorizationPolicy: "AuthorizationPolicy", SECURITY, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
 }
 
 /// What is to be done with an object.
@@ -25,6 +98,8 @@ pub(super) enum Class {
     Used(Kind),
     /// A user expects an effect that the mesh does not have yet.
     NotEnforced,
+    /// A user expects an effect that the mesh will not have: what to use instead.
+    Unsupported(&'static str),
     /// Belongs to something else than the mesh.
     NotUsed,
     /// Is in no version that exists: the field to blame, the reason and a hint.
@@ -34,82 +109,75 @@ pub(super) enum Class {
 impl Kind {
     /// As `kind:` spells it.
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Namespace => "Namespace",
-            Self::Node => "Node",
-            Self::Pod => "Pod",
-            Self::Service => "Service",
-            Self::ServiceAccount => "ServiceAccount",
-            Self::EndpointSlice => "EndpointSlice",
-            Self::Deployment => "Deployment",
-            Self::ConfigMap => "ConfigMap",
-            Self::PeerAuthentication => "PeerAuthentication",
-            Self::AuthorizationPolicy => "AuthorizationPolicy",
-        }
+        self.row().name
+    }
+
+    /// As object keys spell it: unique, so Kubernetes' Gateway is `KubernetesGateway` beside Istio's `Gateway`.
+    pub(super) fn key(self) -> &'static str {
+        self.row().key
     }
 
     /// Whether its objects live in a namespace.
     pub(super) fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
+        self.row().scope == Scope::Namespaced
     }
 
     /// Whether its name must be a DNS label (no dots, at most 63 characters) and not just a DNS subdomain.
     pub(super) fn is_named_by_label(self) -> bool {
-        matches!(self, Self::Namespace | Self::Service)
+        self.row().naming == Naming::Label
     }
 
-    /// Whether it is one of Istio's, whose schemas refuse null where Kubernetes' types take it as absent.
+    /// Whether it is a custom resource, whose schemas refuse null where Kubernetes' types take it as absent.
+    pub(super) fn is_custom(self) -> bool {
+        self.row().schema == Schema::Custom
+    }
+
+    /// Whether it is one of Istio's.
     pub(super) fn is_istio(self) -> bool {
-        matches!(self, Self::PeerAuthentication | Self::AuthorizationPolicy)
+        is_istio_group(self.row().group)
     }
 
-    fn group(self) -> &'static str {
-        match self {
-            Self::EndpointSlice => "discovery.k8s.io",
-            Self::Deployment => "apps",
-            Self::PeerAuthentication | Self::AuthorizationPolicy => "security.istio.io",
-            _ => "",
-        }
+    /// Whether the mesh acts on it; if not, users are told.
+    pub(super) fn is_enforced(self) -> bool {
+        !NOT_ENFORCED.contains(&self)
     }
 
-    /// Served versions, the one to recommend first.
-    fn versions(self) -> &'static [&'static str] {
-        if self.is_istio() { &["v1", "v1beta1"] } else { &["v1"] }
+    /// `group/version` of every served version, the one to recommend first.
+    fn api_versions(self) -> impl Iterator<Item = String> {
+        let Row { group, versions, .. } = self.row();
+        let separator = if group.is_empty() { "" } else { "/" };
+        versions.iter().map(move |version| format!("{group}{separator}{version}"))
     }
 
-    fn named(name: &str) -> Option<Self> {
-        ALL.into_iter().find(|kind| kind.name() == name)
+    /// The kinds of this name, one per group.
+    fn named(name: &str) -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(move |kind| kind.name() == name)
     }
 }
 
 /// Decides what `api_version` and `kind` ask for.
 pub(super) fn classify(api_version: &str, kind: &str) -> Class {
-    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-    if let Some(known) = Kind::named(kind) {
-        if known.group() == group {
-            return if known.versions().contains(&version) {
-                Class::Used(known)
-            } else {
-                wrong_version(known)
-            };
-        }
-        // A Pod of group `apps` is a slip of the pen; a Service of `serving.knative.dev` is another kind.
-        if CLOSED.iter().any(|(name, _)| *name == group) {
-            return wrong_version(known);
-        }
+    let (group, version) = api_version.rsplit_once('/').unwrap_or((CORE, api_version));
+    if let Some((_, _, instead)) = UNSUPPORTED.iter().find(|(of, name, _)| *of == group && *name == kind) {
+        return Class::Unsupported(instead);
     }
-    match CLOSED.iter().find(|(name, _)| *name == group) {
-        Some((_, kinds)) if kinds.contains(&kind) => {
-            if is_istio_group(group) {
-                Class::NotEnforced
-            } else {
-                Class::NotUsed
-            }
-        }
-        Some((_, kinds)) => unknown_kind(api_version, kind, kinds),
-        None if is_istio_group(group) || group == "gateway.networking.k8s.io" => Class::NotEnforced,
-        None => Class::NotUsed,
+    if let Some(known) = Kind::named(kind).find(|known| known.row().group == group) {
+        return if known.row().versions.contains(&version) {
+            Class::Used(known)
+        } else {
+            wrong_version(kind, known.api_versions())
+        };
     }
+    let Some((_, kinds)) = CLOSED.iter().find(|(name, _)| *name == group) else {
+        let expected = is_istio_group(group) || group == "gateway.networking.k8s.io";
+        return if expected { Class::NotEnforced } else { Class::NotUsed };
+    };
+    if kinds.contains(&kind) {
+        return if is_istio_group(group) { Class::NotEnforced } else { Class::NotUsed };
+    }
+    // A Pod of group `apps` is a slip of the pen; a Service of `serving.knative.dev` is another kind.
+    let mut served = Kind::named(kind).flat_map(Kind::api_versions).peekable();
+    if served.peek().is_some() { wrong_version(kind, served) } else { unknown_kind(api_version, kind, kinds) }
 }
 
 /// The kind of the items of a list kind (`PodList`), empty for the universal `List`; `None` if it is no list.
@@ -119,21 +187,18 @@ pub(super) fn list_items(kind: &str) -> Option<&str> {
 
 /// All names that did-you-mean knows.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    ALL.into_iter().map(Kind::name)
+    Kind::ALL.iter().copied().map(Kind::name)
 }
 
 fn is_istio_group(group: &str) -> bool {
     group.ends_with(".istio.io") && group != "install.istio.io"
 }
 
-fn wrong_version(kind: Kind) -> Class {
-    let (group, separator) = (kind.group(), if kind.group().is_empty() { "" } else { "/" });
-    let served: Vec<String> =
-        kind.versions().iter().map(|version| format!("{group}{separator}{version}")).collect();
+fn wrong_version(kind: &str, served: impl Iterator<Item = String>) -> Class {
     Class::Wrong {
         field: "apiVersion",
-        reason: format!("{} is not served in this version", kind.name()),
-        hint: Some(format!("use {}", served.join(" or "))),
+        reason: format!("{kind} is not served in this version"),
+        hint: Some(format!("use {}", served.collect::<Vec<_>>().join(" or "))),
     }
 }
 
@@ -143,23 +208,53 @@ fn unknown_kind(api_version: &str, kind: &str, kinds: &[&str]) -> Class {
     Class::Wrong { field: "kind", reason, hint }
 }
 
-const ALL: [Kind; 10] = [
-    Kind::Namespace,
-    Kind::Node,
-    Kind::Pod,
-    Kind::Service,
-    Kind::ServiceAccount,
-    Kind::EndpointSlice,
-    Kind::Deployment,
-    Kind::ConfigMap,
-    Kind::PeerAuthentication,
-    Kind::AuthorizationPolicy,
+/// Kinds that are read and checked while nothing acts on them yet.
+const NOT_ENFORCED: &[Kind] = &[
+    Kind::Gateway,
+    Kind::VirtualService,
+    Kind::DestinationRule,
+    Kind::ServiceEntry,
+    Kind::WorkloadEntry,
+    Kind::WorkloadGroup,
+    Kind::Sidecar,
 ];
+
+/// Istio's kinds that make sense for Envoy only, and what to use instead.
+const UNSUPPORTED: &[(&str, &str, &str)] = &[
+    (
+        NETWORKING,
+        "EnvoyFilter",
+        "there is no Envoy to patch: use VirtualService, DestinationRule or Telemetry for what it does",
+    ),
+    (
+        EXTENSIONS,
+        "WasmPlugin",
+        "there is no Envoy to load it: use AuthorizationPolicy with action CUSTOM for decisions, \
+         VirtualService for headers",
+    ),
+    (
+        EXTENSIONS,
+        "TrafficExtension",
+        "there is no Envoy to load it: use AuthorizationPolicy with action CUSTOM for decisions, \
+         VirtualService for headers",
+    ),
+];
+
+/// Istio's ways to load code into Envoy.
+const EXTENSIONS: &str = "extensions.istio.io";
+/// Kubernetes' core group, which `apiVersion: v1` leaves out.
+const CORE: &str = "";
+/// Istio's traffic.
+const NETWORKING: &str = "networking.istio.io";
+/// Versions of Istio's traffic, whose schemas are the same.
+const ALL_THREE: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+/// Istio's identities and policies.
+const SECURITY: &str = "security.istio.io";
 
 /// Groups whose kinds are all known, so that any other kind in them is a mistake.
 const CLOSED: [(&str, &[&str]); 5] = [
     (
-        "",
+        CORE,
         &[
             "Binding",
             "ComponentStatus",
@@ -183,7 +278,7 @@ const CLOSED: [(&str, &[&str]); 5] = [
     ("apps", &["ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"]),
     ("discovery.k8s.io", &["EndpointSlice"]),
     (
-        "networking.istio.io",
+        NETWORKING,
         &[
             "DestinationRule",
             "EnvoyFilter",
@@ -196,5 +291,5 @@ const CLOSED: [(&str, &[&str]); 5] = [
             "WorkloadGroup",
         ],
     ),
-    ("security.istio.io", &["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"]),
+    (SECURITY, &["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"]),
 ];

@@ -114,8 +114,9 @@ fn foreign_kinds_are_told_apart() {
         ("install.istio.io/v1alpha1", "IstioOperator", "Info IstioOperator is not used by the mesh"),
         (
             "networking.istio.io/v1alpha3",
-            "VirtualService",
-            "Warning VirtualService is not enforced yet: this document has no effect",
+            "EnvoyFilter",
+            "Warning EnvoyFilter is not supported: this document has no effect \
+             (there is no Envoy to patch: use VirtualService, DestinationRule or Telemetry for what it does)",
         ),
         (
             "gateway.networking.k8s.io/v1",
@@ -130,7 +131,9 @@ fn foreign_kinds_are_told_apart() {
         (
             "extensions.istio.io/v1alpha1",
             "WasmPlugin",
-            "Warning WasmPlugin is not enforced yet: this document has no effect",
+            "Warning WasmPlugin is not supported: this document has no effect \
+             (there is no Envoy to load it: use AuthorizationPolicy with action CUSTOM for decisions, \
+             VirtualService for headers)",
         ),
     ];
     for (version, kind, expected) in cases {

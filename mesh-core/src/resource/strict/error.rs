@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de;
 
 use super::super::tree::{Path, Problem, quote};
+use super::super::value;
 
 /// A value that does not fit its type.
 #[derive(Debug, Clone)]
@@ -55,7 +56,11 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(message.to_string())
+        let message = message.to_string();
+        match message.rsplit_once(value::HINT) {
+            Some((reason, hint)) => Self::new(reason).with_hint(hint),
+            None => Self::new(message),
+        }
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {

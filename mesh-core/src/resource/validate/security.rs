@@ -1,5 +1,7 @@
 //! PeerAuthentication and AuthorizationPolicy: the checks of Istio's schemas and of its validating webhook.
 
+use std::collections::BTreeMap;
+
 use super::super::Meta;
 use super::super::security::{
     Action, AuthorizationPolicySpec, Condition, Operation, PeerAuthenticationSpec, PolicyTargetReference,
@@ -9,8 +11,7 @@ use super::super::strict::did_you_mean;
 use super::super::tree::quote;
 use super::{Report, child, is_dns_label};
 
-pub(super) fn peer_authentication(spec: &PeerAuthenticationSpec, meta: &Meta, report: &mut Report<'_>) {
-    annotations(meta, None, report);
+pub(super) fn peer_authentication(spec: &PeerAuthenticationSpec, report: &mut Report<'_>) {
     if let Some(selector) = &spec.selector {
         self::selector(selector, report);
     }
@@ -25,7 +26,6 @@ pub(super) fn peer_authentication(spec: &PeerAuthenticationSpec, meta: &Meta, re
 }
 
 pub(super) fn authorization_policy(spec: &AuthorizationPolicySpec, meta: &Meta, report: &mut Report<'_>) {
-    annotations(meta, Some(spec.action), report);
     targets(spec, meta, report);
     let action = match spec.action {
         Action::Allow => "ALLOW",
@@ -55,7 +55,7 @@ pub(super) fn authorization_policy(spec: &AuthorizationPolicySpec, meta: &Meta, 
 }
 
 /// `action` is that of an AuthorizationPolicy, the only kind that can be tried out.
-fn annotations(meta: &Meta, action: Option<Action>, report: &mut Report<'_>) {
+pub(super) fn annotations(meta: &Meta, action: Option<Action>, report: &mut Report<'_>) {
     if let Some(value) = meta.annotations.get(DRY_RUN) {
         let field = child("metadata.annotations", DRY_RUN);
         if !matches!(action, Some(Action::Allow | Action::Deny)) {
@@ -74,12 +74,16 @@ fn annotations(meta: &Meta, action: Option<Action>, report: &mut Report<'_>) {
 }
 
 fn selector(selector: &WorkloadSelector, report: &mut Report<'_>) {
-    let field = "spec.selector.matchLabels";
     if selector.match_labels.is_empty() {
         let hint = "remove the selector if all workloads are meant";
         report.warning_with("spec.selector", "a selector without labels selects every workload", hint);
     }
-    for (key, value) in &selector.match_labels {
+    match_labels("spec.selector.matchLabels", &selector.match_labels, report);
+}
+
+/// Labels that a selector asks for.
+pub(super) fn match_labels(field: &str, labels: &BTreeMap<String, String>, report: &mut Report<'_>) {
+    for (key, value) in labels {
         if key.is_empty() {
             report.error(child(field, key), "a label key must not be empty");
         } else if key.contains('*') || value.contains('*') {
