@@ -36,7 +36,18 @@ impl Collector for Figures {
         let totals = self.0.identities.counters();
         for (name, help, value) in [
             ("mesh_certificates_issued", "Certificates issued to this node's pods.", &totals.issued),
+            (
+                "mesh_certificate_rotations",
+                "Certificates that took the place of older ones.",
+                &totals.rotated,
+            ),
             ("mesh_certificate_failures", "Attempts to issue a certificate that failed.", &totals.failed),
+            ("mesh_trust_bundle_changes", "Changes of roots or revocation lists.", &totals.bundle_changes),
+            (
+                "mesh_trust_bundle_failures",
+                "Looks at roots and revocation lists that failed.",
+                &totals.bundle_failures,
+            ),
         ] {
             counter(&mut encoder, name, help, value)?;
         }

@@ -5,10 +5,11 @@ use std::{
     io,
     sync::{Arc, Mutex},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
+use mesh_ca::{Ca, FileVault, Limits};
 use mesh_core::{
     id::{SpiffeId, TrustDomain},
     model::{self, CompileOptions, Snapshot},
@@ -25,7 +26,7 @@ use crate::{
     admin::{self, LogControl},
     admit::Descriptors,
     config::NodeOptions,
-    identity::{self, IdentityStore, ca::StateCa},
+    identity::{self, IdentityStore},
     redirect::{
         self, KernelLog, Manager, cgroup,
         maps::{ControlMaps, FlowMaps},
@@ -57,7 +58,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         ReportOptions { access_log: options.access_log, ..ReportOptions::default() },
         Box::new(io::stdout()),
     )?;
-    let identities = identities(&options)?;
+    let identities = identities(&options).await?;
     let (directory, loaded) = Directory::open(&options.config)
         .with_context(|| format!("opening the configuration {}", options.config.display()))?;
     let snapshots = watch::Sender::new(Arc::<Snapshot>::default());
@@ -123,12 +124,15 @@ fn redirect_options(options: &NodeOptions) -> anyhow::Result<redirect::Options> 
     })
 }
 
-fn identities(options: &NodeOptions) -> anyhow::Result<Arc<IdentityStore>> {
+async fn identities(options: &NodeOptions) -> anyhow::Result<Arc<IdentityStore>> {
     let domain = &options.trust_domain;
-    let ca = StateCa::open(&options.state, domain).context("opening the certificate authority")?;
+    let vault = Arc::new(FileVault::ca(&options.state));
+    let limits = Limits::up_to(options.svid_lifetime);
+    let ca = Ca::open(vault, domain, limits, SystemTime::now());
+    let ca = ca.await.context("opening the certificate authority")?;
     let identity =
         identity::Options { lifetime: options.svid_lifetime, ..identity::Options::new(vec![domain.clone()]) };
-    Ok(Arc::new(IdentityStore::new(Arc::new(ca), identity)?))
+    Ok(Arc::new(IdentityStore::new(Arc::new(ca), identity)))
 }
 
 /// A data thread that waits for its maps.
@@ -211,7 +215,7 @@ async fn compile(
                 if unfilled {
                     info!("The configuration directory is empty; waiting for it to be filled.");
                 } else {
-                    apply(compiled.snapshot, &snapshots, &identities);
+                    apply(compiled.snapshot, &snapshots, &identities).await;
                     let (generation, objects) = (now.generation, now.objects.len());
                     let took_ms = started.elapsed().as_millis();
                     info!(generation, objects, took_ms, "Configuration applied.");
@@ -226,9 +230,11 @@ async fn compile(
     }
 }
 
-fn apply(snapshot: Snapshot, snapshots: &watch::Sender<Arc<Snapshot>>, identities: &IdentityStore) {
+async fn apply(snapshot: Snapshot, snapshots: &watch::Sender<Arc<Snapshot>>, identities: &IdentityStore) {
     let wanted = local_identities(&snapshot);
     identities.set_trust_domains(accepted_domains(&snapshot));
+    // Pods are captured when their certificates are there, and certificates go when their pods have been let go of.
+    identities.prepare(&wanted).await;
     snapshots.send_replace(Arc::new(snapshot));
     identities.want(&wanted);
 }
