@@ -31,6 +31,19 @@ pub(crate) fn signed(grant: &Grant, outcome: &Result<Signed, CaError>) {
     }
 }
 
+/// The certificate of a server of the control plane.
+pub(crate) fn signed_server(id: &SpiffeId, outcome: &Result<Signed, CaError>) {
+    let (caller, method, identity) = ("the control plane itself", "embedded", id.uri());
+    match outcome {
+        Ok(signed) => tracing::info!(
+            target: TARGET, caller, method, identity, serial = signed.serial, outcome = "signed", "Certificate signed."
+        ),
+        Err(error) => tracing::error!(
+            target: TARGET, caller, method, identity, %error, outcome = error.reason(), "Certificate not signed."
+        ),
+    }
+}
+
 /// A request that was not granted.
 pub(crate) fn refused(caller: &Caller, wanted: Option<&SpiffeId>, refusal: &Refusal) {
     let (method, identity) = (caller.method(), wanted.map(SpiffeId::uri));

@@ -4,13 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mesh_core::id::TrustDomain;
+use mesh_core::id::{SpiffeId, TrustDomain};
 use rustls_pki_types::CertificateDer;
 
 use crate::audit;
 use crate::authorize::Grant;
 use crate::bundle::Bundle;
 use crate::crl::Crls;
+use crate::csr::Csr;
 use crate::error::CaError;
 use crate::leaf;
 use crate::material::{self, CRL, Material};
@@ -105,16 +106,42 @@ impl Authority {
         outcome
     }
 
+    /// Certifies the key of `csr` for a server of the control plane: it is `id`, and answers to DNS names and addresses
+    /// as well, since its clients may know it by nothing else. Who runs the CA may call it what they like, so there is
+    /// no grant; a line in the audit log there is.
+    pub fn sign_server(
+        &self,
+        id: &SpiffeId,
+        names: &[String],
+        csr: &Csr,
+        now: SystemTime,
+    ) -> Result<Signed, CaError> {
+        let signed = self.certificate(id, csr, (self.limits.default_ttl, names.to_vec()), now);
+        audit::signed_server(id, &signed);
+        signed
+    }
+
     fn certify(&self, grant: &Grant, now: SystemTime) -> Result<Signed, CaError> {
+        let ttl = grant.ttl().unwrap_or(self.limits.default_ttl);
+        self.certificate(grant.id(), grant.csr(), (ttl, Vec::new()), now)
+    }
+
+    fn certificate(
+        &self,
+        id: &SpiffeId,
+        csr: &Csr,
+        (ttl, names): (Duration, Vec<String>),
+        now: SystemTime,
+    ) -> Result<Signed, CaError> {
         if now >= self.material.not_after() || now < self.material.not_before() {
             return Err(CaError::Expired);
         }
-        let ttl = grant.ttl().unwrap_or(self.limits.default_ttl).min(self.limits.max_ttl);
+        let ttl = ttl.min(self.limits.max_ttl);
         let not_before = whole_seconds(now - leaf::BACKDATE);
         let not_after = whole_seconds((now + ttl).min(self.material.not_after()));
-        let params = leaf::workload(grant.id(), not_before, not_after)?;
+        let params = leaf::workload(id, names, not_before, not_after)?;
         let serial = params.serial_number.as_ref().map(|serial| hex(&serial.to_bytes())).unwrap_or_default();
-        let certificate = params.signed_by(grant.csr().key(), self.material.issuer())?.der().clone();
+        let certificate = params.signed_by(csr.key(), self.material.issuer())?.der().clone();
         let intermediates = self.material.intermediates().iter().cloned();
         let certificates = std::iter::once(certificate).chain(intermediates).collect();
         Ok(Signed { certificates, serial, not_before, not_after })

@@ -93,7 +93,7 @@ impl PartialEq for Bundle {
 }
 
 /// One PEM section (RFC 7468), with lines of 64 characters.
-pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+pub fn pem(label: &str, der: &[u8]) -> String {
     use base64::prelude::{BASE64_STANDARD, Engine};
     // 48 bytes make 64 characters; a line is encoded by itself, so none but the last is padded.
     let lines: String = der.chunks(48).map(|line| BASE64_STANDARD.encode(line) + "\n").collect();

@@ -1,10 +1,13 @@
 //! Chains of certificates: what counts as one, and the check of one against roots and revocations.
 
+use mesh_core::id::{IdError, SpiffeId};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
     ALL_VERIFICATION_ALGS, CertRevocationList, EndEntityCert, Error, ExpirationPolicy, KeyUsage,
     RevocationCheckDepth, RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy,
 };
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Whether `leaf` may act as a client under one of `anchors`, as peers will ask.
 pub(crate) fn check(
@@ -22,6 +25,43 @@ pub(crate) fn check(
     leaf.verify_for_usage(ALL_VERIFICATION_ALGS, anchors, intermediates, now, usage, None, None)
         .map(|_| ())
         .map_err(|e| e.to_string())
+}
+
+/// The one SPIFFE id of a verified leaf. A certificate with another URI, or with a name that cannot be read, names nobody.
+pub fn identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, IdentityError> {
+    let (rest, cert) = X509Certificate::from_der(leaf).map_err(|_| IdentityError::Malformed)?;
+    if !rest.is_empty() {
+        return Err(IdentityError::Malformed);
+    }
+    let names = cert.subject_alternative_name().map_err(|_| IdentityError::Malformed)?;
+    let mut uri = None;
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
+        match name {
+            GeneralName::URI(_) if uri.is_some() => return Err(IdentityError::Several),
+            GeneralName::URI(text) => uri = Some(*text),
+            // A name that one parser skips and another reads is how two parties come to differ about an identity.
+            GeneralName::Invalid(..) => return Err(IdentityError::Malformed),
+            _ => {}
+        }
+    }
+    SpiffeId::parse(uri.ok_or(IdentityError::None)?).map_err(IdentityError::Id)
+}
+
+/// Why a certificate names nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// It, or one of its names, cannot be read.
+    #[error("the certificate or its names are malformed")]
+    Malformed,
+    /// No URI.
+    #[error("the certificate carries no SPIFFE id")]
+    None,
+    /// More than one URI.
+    #[error("the certificate carries more than one URI")]
+    Several,
+    /// The URI is none of ours.
+    #[error("the certificate's SPIFFE id {0}")]
+    Id(IdError),
 }
 
 /// How revocation lists count in the check of a peer; `None` if there are none.

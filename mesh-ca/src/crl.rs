@@ -84,6 +84,11 @@ impl Crls {
         self.0.iter().map(|crl| &crl.list).collect()
     }
 
+    /// The lists as TLS takes them.
+    pub fn ders(&self) -> Vec<CertificateRevocationListDer<'static>> {
+        self.0.iter().map(|crl| crl.der.clone().into()).collect()
+    }
+
     /// How many lists there are.
     pub fn len(&self) -> usize {
         self.0.len()

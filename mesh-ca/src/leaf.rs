@@ -11,15 +11,23 @@ use rcgen::{
 
 use crate::random::{hex, random};
 
-/// A workload's certificate: no subject, one critical URI name, both TLS roles.
+/// A workload's certificate: no subject, one critical URI name, both TLS roles. A server of the control plane has other
+/// names beside it: addresses, and what is none is a DNS name.
 pub(crate) fn workload(
     id: &SpiffeId,
+    names: Vec<String>,
     not_before: SystemTime,
     not_after: SystemTime,
 ) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(id.uri())?)];
+    for name in names {
+        params.subject_alt_names.push(match name.parse() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(Ia5String::try_from(name)?),
+        });
+    }
     params.not_before = not_before.into();
     params.not_after = not_after.into();
     params.is_ca = IsCa::ExplicitNoCa;

@@ -16,7 +16,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::compile::{Compiled, compile};
 pub use self::mirror::Mirror;
-pub use self::record::{MeshSettings, Record, RecordKey};
+pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
 pub use self::service::{Endpoint, EndpointId, Families, Service, ServicePort, StaticEndpoint};
 pub use self::workload::{LocalPod, Membership, ServiceKey, Workload, WorkloadType};
 pub use self::world::{CompileOptions, World};

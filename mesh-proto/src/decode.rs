@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::model::{
     Families, LocalPod, Membership, MeshSettings, Record, Service, ServiceKey, ServicePort, StaticEndpoint,
-    Workload, WorkloadType,
+    TrustBundle, Workload, WorkloadType,
 };
 use mesh_core::policy::PolicyName;
 use prost::Message;
@@ -104,6 +104,10 @@ impl Decoder {
                 Ok(Record::Policy(Arc::new(policy)))
             }
             ResourceType::LocalPod => Ok(Record::LocalPod(Arc::new(self.local_pod(message(bytes)?)?))),
+            ResourceType::Trust => {
+                let mesh::TrustBundle { roots, crls } = message(bytes)?;
+                Ok(Record::Trust(Arc::new(TrustBundle { roots: roots.into(), crls: crls.into() })))
+            }
             ResourceType::Mesh => Ok(Record::Mesh(Arc::new(settings(&message(bytes)?)?))),
         }
     }

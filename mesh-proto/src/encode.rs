@@ -39,6 +39,9 @@ pub fn payload(record: &Record) -> Bytes {
         Record::Policy(one) => policy::encode(one).encode_to_vec(),
         Record::LocalPod(one) => local_pod(one).encode_to_vec(),
         Record::Mesh(one) => settings(one).encode_to_vec(),
+        Record::Trust(one) => {
+            mesh::TrustBundle { roots: one.roots.to_string(), crls: one.crls.to_string() }.encode_to_vec()
+        }
     };
     bytes.into()
 }

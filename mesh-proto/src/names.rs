@@ -8,6 +8,8 @@ use mesh_core::policy::PolicyName;
 /// A type of resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceType {
+    /// [`crate::mesh::TrustBundle`].
+    Trust,
     /// [`crate::mesh::Mesh`].
     Mesh,
     /// [`crate::security::Authorization`].
@@ -20,11 +22,12 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All of them, in the order in which a node should be told.
-    pub const ALL: [Self; 4] = [Self::Mesh, Self::Authorization, Self::LocalPod, Self::Address];
+    pub const ALL: [Self; 5] = [Self::Trust, Self::Mesh, Self::Authorization, Self::LocalPod, Self::Address];
 
     /// The type's URL.
     pub const fn url(self) -> &'static str {
         match self {
+            Self::Trust => "type.googleapis.com/mesh.discovery.v1.TrustBundle",
             Self::Mesh => "type.googleapis.com/mesh.discovery.v1.Mesh",
             Self::Authorization => "type.googleapis.com/istio.security.Authorization",
             Self::LocalPod => "type.googleapis.com/mesh.discovery.v1.LocalPod",
@@ -40,6 +43,7 @@ impl ResourceType {
     /// The type that a record with this key travels as.
     pub const fn of(key: &RecordKey) -> Self {
         match key {
+            RecordKey::Trust => Self::Trust,
             RecordKey::Mesh => Self::Mesh,
             RecordKey::Policy(_) => Self::Authorization,
             RecordKey::LocalPod(_) => Self::LocalPod,
@@ -51,6 +55,7 @@ impl ResourceType {
 /// The name that the record with this key has among those of its type.
 pub fn name(key: &RecordKey) -> Arc<str> {
     match key {
+        RecordKey::Trust => TRUST.into(),
         RecordKey::Mesh => MESH.into(),
         RecordKey::Policy(name) => name.to_string().into(),
         RecordKey::Service(key) => key.to_string().into(),
@@ -61,8 +66,9 @@ pub fn name(key: &RecordKey) -> Arc<str> {
 /// The key behind a name; `None` if nothing of this type can have it.
 pub fn key(kind: ResourceType, name: &str) -> Option<RecordKey> {
     Some(match kind {
+        ResourceType::Trust if name == TRUST => RecordKey::Trust,
         ResourceType::Mesh if name == MESH => RecordKey::Mesh,
-        ResourceType::Mesh => return None,
+        ResourceType::Trust | ResourceType::Mesh => return None,
         ResourceType::LocalPod => RecordKey::LocalPod(name.into()),
         ResourceType::Authorization => {
             let (namespace, name) = name.split_once('/')?;
@@ -79,6 +85,8 @@ pub fn key(kind: ResourceType, name: &str) -> Option<RecordKey> {
     })
 }
 
+/// There is one bundle.
+const TRUST: &str = "trust";
 /// There is one mesh.
 const MESH: &str = "mesh";
 /// Extension of workloads that carries [`crate::mesh::WorkloadDetails`].

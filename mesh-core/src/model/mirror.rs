@@ -72,6 +72,8 @@ impl Mirror {
                 self.pending.policies = true;
             }
             Record::Mesh(settings) => self.set_mesh(&settings),
+            // Certificates are not looked at here.
+            Record::Trust(_) => {}
         }
     }
 
@@ -88,7 +90,7 @@ impl Mirror {
                 self.pending.services.insert(Arc::clone(key));
             }
             RecordKey::Policy(key) => self.withdraw(key),
-            RecordKey::Mesh => {}
+            RecordKey::Mesh | RecordKey::Trust => {}
         }
     }
 

@@ -27,11 +27,15 @@ pub enum Record {
     Policy(Arc<Policy>),
     /// The mesh's settings.
     Mesh(Arc<MeshSettings>),
+    /// What peers' certificates are checked against.
+    Trust(Arc<TrustBundle>),
 }
 
 /// What makes a [`Record`] unique. Ordered as records have to be told: what others refer to comes first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RecordKey {
+    /// There is one.
+    Trust,
     /// There is one.
     Mesh,
     /// By [`Policy::key`].
@@ -57,6 +61,15 @@ pub struct MeshSettings {
     pub pod_networks: Vec<IpNet>,
 }
 
+/// The roots of the mesh and what was revoked under them. The model carries it and looks at nothing in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustBundle {
+    /// PEM.
+    pub roots: Arc<str>,
+    /// PEM; empty where nothing is.
+    pub crls: Arc<str>,
+}
+
 impl Record {
     /// What makes it unique.
     pub fn key(&self) -> RecordKey {
@@ -67,6 +80,7 @@ impl Record {
             Self::Service(service) => RecordKey::Service(Arc::new(service.key())),
             Self::Policy(policy) => RecordKey::Policy(policy.key()),
             Self::Mesh(_) => RecordKey::Mesh,
+            Self::Trust(_) => RecordKey::Trust,
         }
     }
 

@@ -113,6 +113,7 @@ proptest! {
 fn keys(news: &[(RecordKey, Option<Record>)]) -> Vec<String> {
     let kind = |key: &RecordKey| match key {
         RecordKey::Mesh => "mesh".to_owned(),
+        RecordKey::Trust => "trust".to_owned(),
         RecordKey::Policy(name) => format!("policy {name}"),
         RecordKey::Service(key) => format!("service {key}"),
         RecordKey::LocalPod(uid) => format!("pod {uid}"),
