@@ -6,7 +6,7 @@ use webpki::{
     RevocationCheckDepth, RevocationOptions, RevocationOptionsBuilder, UnknownStatusPolicy,
 };
 
-/// Whether `leaf` may act as a client under one of `anchors`, as peers will ask.
+/// Whether the first of `chain` may act as a client under one of `anchors`, as peers will ask; if not, why.
 pub(crate) fn check(
     chain: &[CertificateDer<'_>],
     anchors: &[TrustAnchor<'_>],
