@@ -99,3 +99,6 @@ pub fn pem(label: &str, der: &[u8]) -> String {
     let lines: String = der.chunks(48).map(|line| BASE64_STANDARD.encode(line) + "\n").collect();
     format!("-----BEGIN {label}-----\n{lines}-----END {label}-----\n")
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use webpki::{
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// Whether `leaf` may act as a client under one of `anchors`, as peers will ask.
+/// Whether the first of `chain` may act as a client under one of `anchors`, as peers will ask; if not, why.
 pub(crate) fn check(
     chain: &[CertificateDer<'_>],
     anchors: &[TrustAnchor<'_>],
