@@ -14,13 +14,16 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, Servi
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 pub use self::security::{AuthorizationPolicySpec, PeerAuthenticationSpec};
+pub use self::served::{Received, ServedKind, from_json};
 
 mod decode;
 mod document;
 mod kind;
 pub mod security;
+mod served;
 mod strict;
 mod tree;
+mod trim;
 mod validate;
 
 /// A file as it was read: what [`parse`] takes.
@@ -75,14 +78,16 @@ pub struct Object {
     pub meta: Meta,
     /// The object itself.
     pub spec: Spec,
+    /// Of everything the object says: it differs, but for one case in 2⁶⁴, where two versions of the object do.
+    pub digest: u64,
 }
 
-/// A document of a file.
+/// Where an object stands: a document of a file, or a cluster ([`Origin::in_cluster`]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Origin {
-    /// The name given in [`SourceFile`].
+    /// The name given in [`SourceFile`]; in a cluster, the object's kind, namespace and name.
     pub file: Arc<str>,
-    /// Counted from 1; 0 stands for the file as a whole.
+    /// Counted from 1; 0 stands for the file as a whole, [`usize::MAX`] for an object of a cluster.
     pub document: usize,
 }
 
@@ -103,6 +108,9 @@ pub struct Meta {
     pub uid: Option<Arc<str>>,
     /// `metadata.creationTimestamp` in seconds since the Unix epoch, which decides conflicts: the oldest wins.
     pub creation_timestamp: Option<i64>,
+    /// `metadata.generation`, which an API server raises with every change of the spec; a status says which one it
+    /// is about.
+    pub generation: Option<i64>,
 }
 
 /// The kinds that the mesh uses. The Kubernetes types keep their own `metadata` (owner references are read from it).
@@ -174,6 +182,13 @@ impl Object {
     }
 }
 
+impl Origin {
+    /// The origin of an object that an API server holds: it is shown as `Kind namespace/name`.
+    pub fn in_cluster(key: &ObjectKey) -> Self {
+        Self { file: key.to_string().into(), document: usize::MAX }
+    }
+}
+
 impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() {
@@ -186,7 +201,10 @@ impl fmt::Display for ObjectKey {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file, self.document)
+        match self.document {
+            usize::MAX => f.write_str(&self.file),
+            document => write!(f, "{}:{document}", self.file),
+        }
     }
 }
 
