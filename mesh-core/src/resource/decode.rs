@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::kind::Kind;
-use super::strict::{self, Decoded};
+use super::strict::{self, Decoded, Unknown};
 use super::tree::{MAX_PROBLEMS, Problem, Tree};
 use super::validate::{self, Report};
 use super::{Level, Object, Origin, Spec};
@@ -21,7 +21,15 @@ pub(super) struct Outcome {
 
 /// Reads and checks `tree` as an object of `kind`; fields in problems begin with `prefix`.
 pub(super) fn object(kind: Kind, tree: &Tree, prefix: &str, origin: Origin) -> Outcome {
-    let mut report = Report::new(prefix);
+    checked(kind, tree, Report::new(prefix), origin)
+}
+
+/// As [`object`], of an object that an API server has let in.
+pub(super) fn served(kind: Kind, tree: &Tree, unknown: Unknown, origin: Origin) -> Outcome {
+    checked(kind, tree, Report::tolerating(unknown), origin)
+}
+
+fn checked(kind: Kind, tree: &Tree, mut report: Report<'_>, origin: Origin) -> Outcome {
     let read = read(kind, tree, &mut report);
     let object = read.map(|(metadata, spec)| {
         let meta = validate::metadata(kind, &metadata, &mut report);
@@ -36,7 +44,7 @@ pub(super) fn object(kind: Kind, tree: &Tree, prefix: &str, origin: Origin) -> O
             let reason = format!("{} is not enforced yet: this document has no effect", kind.name());
             report.warning("", reason);
         }
-        Object { origin, meta, spec }
+        Object { origin, meta, spec, digest: tree.digest() }
     });
     let problems = report.into_problems();
     let failed = problems.iter().any(|problem| problem.level == Level::Error);
@@ -141,7 +149,8 @@ where
 
 /// Reads the whole object; what is wrong with it goes to `report`.
 fn accept<T: for<'de> Deserialize<'de>>(kind: Kind, tree: &Tree, report: &mut Report) -> Option<T> {
-    let Decoded { value, problems, null_fields, null_strings } = strict::decode(tree, report.prefix());
+    let Decoded { value, problems, null_fields, null_strings } =
+        strict::decode_with(tree, report.prefix(), report.unknown());
     report.extend(problems);
     if kind.is_custom() {
         // Custom resources' schemas know no null: `from:` with nothing below it must not mean "from anywhere".

@@ -117,6 +117,21 @@ impl Kind {
         self.row().key
     }
 
+    /// Every kind, in the order of the table.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied()
+    }
+
+    /// Its API group; empty for Kubernetes' core.
+    pub(super) fn group(self) -> &'static str {
+        self.row().group
+    }
+
+    /// The versions that are read, the one to prefer first.
+    pub(super) fn versions(self) -> &'static [&'static str] {
+        self.row().versions
+    }
+
     /// Whether its objects live in a namespace.
     pub(super) fn is_namespaced(self) -> bool {
         self.row().scope == Scope::Namespaced

@@ -14,6 +14,7 @@ use serde::de::{
 };
 
 use self::error::Error;
+use super::Level;
 use super::tree::{MAX_PROBLEMS, Path, Problem, Tree, quote};
 
 mod error;
@@ -33,9 +34,32 @@ pub(super) struct Decoded<T> {
     pub(super) null_strings: Vec<String>,
 }
 
+/// What becomes of fields that a type does not have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// They are errors: before a file stands nobody else who could tell its author.
+    #[default]
+    Refused,
+    /// They are errors within `spec`; what else an object has is the API server's.
+    RefusedInSpec,
+    /// They are warnings within `spec`: the cluster's version of the kind is newer than ours.
+    Noted,
+    /// They are passed over.
+    Ignored,
+}
+
 /// Reads `tree` as a `T`. Paths of findings begin with `prefix`.
 pub(super) fn decode<'de, T: de::Deserialize<'de>>(tree: &'de Tree, prefix: &'de str) -> Decoded<T> {
-    let context = Context::default();
+    decode_with(tree, prefix, Unknown::Refused)
+}
+
+/// As [`decode`], with a say in what becomes of unknown fields.
+pub(super) fn decode_with<'de, T: de::Deserialize<'de>>(
+    tree: &'de Tree,
+    prefix: &'de str,
+    unknown: Unknown,
+) -> Decoded<T> {
+    let context = Context { unknown, ..Context::default() };
     let root = Path::Root(prefix);
     loop {
         context.notes.replace(Notes::default());
@@ -46,7 +70,7 @@ pub(super) fn decode<'de, T: de::Deserialize<'de>>(tree: &'de Tree, prefix: &'de
             let mut problems = context.wrong.take();
             problems.extend(notes.unknown);
             return Decoded {
-                value: result.ok().filter(|_| problems.is_empty()),
+                value: result.ok().filter(|_| problems.iter().all(|problem| problem.level != Level::Error)),
                 problems,
                 null_fields: notes.null_fields,
                 null_strings: notes.null_strings,
@@ -71,6 +95,7 @@ pub(super) fn decode<'de, T: de::Deserialize<'de>>(tree: &'de Tree, prefix: &'de
 /// What reading collects besides the value.
 #[derive(Debug, Default)]
 struct Context {
+    unknown: Unknown,
     /// Wrong types, over all rounds.
     wrong: RefCell<Vec<Problem>>,
     /// Paths of values that proved wrong in an earlier round and are passed over since.
@@ -90,6 +115,21 @@ impl Context {
     fn is_aside(&self, path: Path<'_>) -> bool {
         let aside = self.aside.borrow();
         !aside.is_empty() && aside.contains(&path.to_string())
+    }
+
+    /// Says what an unknown field is worth saying.
+    fn note_unknown(&self, parent: Path<'_>, key: &str, fields: &[&str]) {
+        let in_spec = || Path::Key(&parent, key).top() == Some("spec");
+        let level = match self.unknown {
+            Unknown::Refused => Level::Error,
+            Unknown::RefusedInSpec if in_spec() => Level::Error,
+            Unknown::Noted if in_spec() => Level::Warning,
+            Unknown::RefusedInSpec | Unknown::Noted | Unknown::Ignored => return,
+        };
+        let mut notes = self.notes.borrow_mut();
+        if notes.unknown.len() < MAX_PROBLEMS {
+            notes.unknown.push(Problem { level, ..error::unknown_field(parent, key, fields) });
+        }
     }
 }
 
@@ -168,11 +208,8 @@ impl<'de> Value<'de, '_> {
     fn map<V: Visitor<'de>>(self, fields: Option<&[&str]>, visitor: V) -> Result<V::Value, Error> {
         let Tree::Map(entries) = self.tree else { return Err(self.expected("object")) };
         if let Some(fields) = fields {
-            let mut notes = self.context.notes.borrow_mut();
             for (key, _) in entries.iter().filter(|(key, _)| !fields.contains(&key.as_str())) {
-                if notes.unknown.len() < MAX_PROBLEMS {
-                    notes.unknown.push(error::unknown_field(self.path, key, fields));
-                }
+                self.context.note_unknown(self.path, key, fields);
             }
         }
         visitor.visit_map(Entries { rest: entries, fields, value: None, map: self })

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::kind::Kind;
+use super::strict::Unknown;
 use super::tree::{MAX_PROBLEMS, Path, Problem, Tree, quote};
 use super::value::Regex;
 use super::{Meta, Spec};
@@ -22,6 +23,7 @@ mod workload;
 /// Collects the problems of one object; fields are given relative to it.
 pub(super) struct Report<'a> {
     prefix: &'a str,
+    unknown: Unknown,
     problems: Vec<Problem>,
     /// Weights of the regular expressions that were compiled.
     regexes: u64,
@@ -29,7 +31,16 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(super) fn new(prefix: &'a str) -> Self {
-        Self { prefix, problems: Vec::new(), regexes: 0 }
+        Self { prefix, unknown: Unknown::Refused, problems: Vec::new(), regexes: 0 }
+    }
+
+    /// Of an object that stands for itself, whose unknown fields are treated as `unknown` says.
+    pub(super) fn tolerating(unknown: Unknown) -> Self {
+        Self { unknown, ..Self::new("") }
+    }
+
+    pub(super) fn unknown(&self) -> Unknown {
+        self.unknown
     }
 
     pub(super) fn prefix(&self) -> &'a str {
@@ -205,6 +216,7 @@ pub(super) fn metadata(kind: Kind, metadata: &ObjectMeta, report: &mut Report<'_
         annotations,
         uid: metadata.uid.as_deref().filter(|uid| !uid.is_empty()).map(Arc::from),
         creation_timestamp: metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+        generation: metadata.generation,
     }
 }
 
