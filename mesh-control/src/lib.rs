@@ -5,5 +5,18 @@
 //! large the mesh is, and a slow one only itself.
 #![forbid(unsafe_code)]
 
+pub mod authn;
+pub mod certificates;
+pub mod config;
+pub mod debug;
+pub mod discovery;
+pub mod feed;
+pub mod hub;
+pub mod listen;
+pub mod metrics;
+pub mod peer;
+pub mod run;
 pub mod session;
 pub mod shelf;
+pub mod tasks;
+pub mod tls;
