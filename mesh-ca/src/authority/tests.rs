@@ -25,6 +25,7 @@ fn leaves_are_what_peers_expect() {
         let [name] = &*names.value.general_names else { panic!("one name, the one of the grant") };
         assert_eq!(*name, x509_parser::extensions::GeneralName::URI(id("client").uri()));
         assert!(!leaf.is_ca());
+        assert!(leaf.basic_constraints().expect("constraints").is_some(), "it says so itself");
         let usage = leaf.key_usage().expect("usage").expect("present").value;
         assert!(usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign());
         let usage = leaf.extended_key_usage().expect("usage").expect("present").value;

@@ -30,6 +30,12 @@ fn only_p256_is_certified() {
     for alg in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519, &rcgen::PKCS_RSA_SHA256] {
         assert_eq!(Csr::parse(&request(alg)).expect_err("another"), CsrError::Algorithm, "{alg:?}");
     }
+    // The same point under the name of another curve: prime192v1 instead of prime256v1.
+    let mut renamed = csr_der();
+    let name = [0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7];
+    let at = renamed.windows(name.len()).position(|window| window == name).expect("the curve's name");
+    renamed[at + 7] = 1;
+    assert_eq!(Csr::parse(&renamed).expect_err("another curve"), CsrError::Algorithm);
 }
 
 #[test]

@@ -96,6 +96,10 @@ fn steps_have_their_time() {
     added.step(Step::Switch, short, now() + HOUR * 2).expect_err("too early");
     let begun_short = Rotation::default().step(Step::Begin, short, now()).expect("begin");
     begun_short.step(Step::Switch, DWELL, now() + HOUR * 2).expect_err("too early");
+    let switched_short = added.step(Step::Switch, short, now() + wait).expect("switch");
+    switched_short.step(Step::Finish, short, now() + wait + HOUR * 2).expect_err("too early");
+    let switched_long = begun_short.step(Step::Switch, DWELL, now() + wait).expect("switch");
+    switched_long.step(Step::Finish, short, now() + wait + HOUR * 2).expect_err("too early");
     let again = switched.step(Step::Finish, DWELL, now() + wait * 2).expect("finish");
     let again = again.step(Step::Begin, short, now() + wait * 2).expect("begin");
     again

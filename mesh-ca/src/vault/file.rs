@@ -196,6 +196,6 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> VaultError + use<> {
     move |source| VaultError::Io { place, source }
 }
 
-/// Together a second: the changes of others take some milliseconds.
-const LOCK_ATTEMPTS: u32 = 100;
+/// Together two seconds: the changes of others take some milliseconds, on a disk that is slow to sync some hundred.
+const LOCK_ATTEMPTS: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
