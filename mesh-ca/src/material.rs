@@ -111,7 +111,7 @@ impl Material {
         now: SystemTime,
     ) -> Result<Vec<CertificateDer<'static>>, String> {
         let id = SpiffeId::new(domain, "mesh", "probe").map_err(|e| e.to_string())?;
-        let probe = leaf::workload(&id, now, now + PROBE_LIFETIME).and_then(|params| {
+        let probe = leaf::workload(&id, Vec::new(), now, now + PROBE_LIFETIME).and_then(|params| {
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
             params.signed_by(&key, &self.issuer)
         });

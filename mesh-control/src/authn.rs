@@ -67,12 +67,15 @@ impl Authenticator {
 
     async fn by_token(&self, token: &str) -> Result<Proven, Status> {
         let caller = if JoinToken::parse(token).is_ok() {
-            let tokens = self.join_tokens.as_ref().ok_or_else(|| Status::unauthenticated("no join tokens here"))?;
+            let tokens =
+                self.join_tokens.as_ref().ok_or_else(|| Status::unauthenticated("no join tokens here"))?;
             let redeemed = tokens.redeem(token, SystemTime::now()).await;
             redeemed.map_err(|error| Status::unauthenticated(error.to_string()))?
         } else {
-            let reviewer =
-                self.reviewer.as_ref().ok_or_else(|| Status::unauthenticated("the token is no join token"))?;
+            let reviewer = self
+                .reviewer
+                .as_ref()
+                .ok_or_else(|| Status::unauthenticated("the token is no join token"))?;
             reviewer.review(token).await.map_err(|error| match &error {
                 ReviewError::Refused(_) => Status::unauthenticated(error.to_string()),
                 ReviewError::Unavailable(_) => Status::unavailable(error.to_string()),

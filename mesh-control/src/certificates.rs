@@ -101,9 +101,9 @@ fn parse(request: &IstioCertificateRequest) -> Result<Wanted, Status> {
     let impersonated = match field.and_then(|value| value.kind.as_ref()) {
         None => None,
         Some(Kind::StringValue(text)) if text.is_empty() => None,
-        Some(Kind::StringValue(text)) => Some(
-            SpiffeId::parse(text).map_err(|error| invalid(format!("{IMPERSONATED} {error}")))?,
-        ),
+        Some(Kind::StringValue(text)) => {
+            Some(SpiffeId::parse(text).map_err(|error| invalid(format!("{IMPERSONATED} {error}")))?)
+        }
         Some(_) => return Err(invalid(format!("{IMPERSONATED} is no text"))),
     };
     Ok(Wanted { impersonated, csr, ttl })

@@ -26,14 +26,8 @@ pub struct Command {
 #[derive(Debug, Subcommand)]
 pub enum Task {
     /// The certificate authority.
-    Ca {
-        /// Directory of the state.
-        #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
-        state: PathBuf,
-        /// What to do.
-        #[command(subcommand)]
-        command: CaCommand,
-    },
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Tokens with which machines outside of Kubernetes join the mesh.
     Join {
         /// Directory of the state.
@@ -51,11 +45,40 @@ pub enum CaCommand {
     /// Change the root, one step at a time: every peer trusts the new root before anything is signed with it, and the
     /// old one until nothing signed with it is left.
     ///
-    /// Example: mesh-control ca --state /var/lib/mesh-control rotate begin
-    Rotate {
-        /// begin, switch, finish, abort or status.
-        step: String,
-    },
+    /// Example: mesh-control ca rotate begin --state /var/lib/mesh-control
+    Rotate(RotateOptions),
+}
+
+/// A step of a change of the root, and of which CA.
+#[derive(Debug, Args)]
+pub struct RotateOptions {
+    /// What to do.
+    #[arg(value_enum)]
+    pub step: RotateStep,
+    /// Directory of the state.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
+    /// Trust domain of the CA.
+    #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
+    pub trust_domain: TrustDomain,
+    /// Longest lifetime of a certificate, as the serving process has it: no step comes sooner.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub max_svid_lifetime: Duration,
+}
+
+/// A step of a change of the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RotateStep {
+    /// Make a new root and have it trusted.
+    Begin,
+    /// Sign with the new root.
+    Switch,
+    /// Remove the old root.
+    Finish,
+    /// Take back what was begun.
+    Abort,
+    /// Say how far it has come.
+    Status,
 }
 
 /// What can be done with join tokens.

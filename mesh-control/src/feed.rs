@@ -80,7 +80,10 @@ impl Feed {
         let compiled = self.world.findings();
         findings.replace(source.chain(compiled.iter().map(ToString::to_string)).collect());
         if synced {
-            tracing::info!(sequence = hub.shelf().sequence(), "Everything that exists was read and compiled.");
+            tracing::info!(
+                sequence = hub.shelf().sequence(),
+                "Everything that exists was read and compiled."
+            );
             hub.set_ready();
         }
     }

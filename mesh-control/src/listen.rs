@@ -83,7 +83,9 @@ async fn welcome(
                     let id = leaf.map(mesh_ca::chain::identity);
                     let security = match id.transpose() {
                         Ok(id) => id.map_or(Security::Tls, Security::Mutual),
-                        Err(error) => return tracing::warn!(%address, %error, "A client's certificate names nobody."),
+                        Err(error) => {
+                            return tracing::warn!(%address, %error, "A client's certificate names nobody.");
+                        }
                     };
                     (Io::Tls(Box::new(stream)), security)
                 }

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     let command = Command::parse();
     let outcome = match command.task {
         None => run::serve(command.options),
-        Some(Task::Ca { state, command: CaCommand::Rotate { step } }) => run::rotate(&state, &step),
+        Some(Task::Ca(CaCommand::Rotate(options))) => run::rotate(&options),
         Some(Task::Join { state, command }) => match command {
             JoinCommand::Create(terms) => run::create_token(&state, &terms),
             JoinCommand::List => run::list_tokens(&state),

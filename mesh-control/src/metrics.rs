@@ -16,12 +16,24 @@ pub fn render(hub: &Hub, ca: &Ca) -> String {
     let counters = &hub.counters;
     let totals: [(&str, &str, &AtomicU64); 7] = [
         ("mesh_control_streams_total", "Discovery streams that were opened.", &counters.streams),
-        ("mesh_control_streams_refused_total", "Discovery streams refused or ended for cause.", &counters.refused),
+        (
+            "mesh_control_streams_refused_total",
+            "Discovery streams refused or ended for cause.",
+            &counters.refused,
+        ),
         ("pilot_xds_pushes_total", "Discovery responses sent.", &counters.responses),
         ("mesh_control_sent_bytes_total", "Bytes of resources sent.", &counters.bytes),
-        ("pilot_total_xds_rejects", "Responses of which a subscriber rejected something.", &counters.rejections),
+        (
+            "pilot_total_xds_rejects",
+            "Responses of which a subscriber rejected something.",
+            &counters.rejections,
+        ),
         ("citadel_server_success_cert_issuance_count", "Certificates issued.", &counters.certificates),
-        ("citadel_server_csr_sign_err_count", "Requests for certificates refused or failed.", &counters.certificate_failures),
+        (
+            "citadel_server_csr_sign_err_count",
+            "Requests for certificates refused or failed.",
+            &counters.certificate_failures,
+        ),
     ];
     for (name, help, value) in totals {
         family(&mut text, (name, "counter", help), [(String::new(), value.load(Ordering::Relaxed))]);
@@ -40,11 +52,19 @@ pub fn render(hub: &Hub, ca: &Ca) -> String {
         *behind.entry(short(*kind)).or_default() += u64::from(progress.acknowledged < progress.sent);
     }
     let behind = behind.into_iter().map(|(kind, count)| (format!("{{type=\"{kind}\"}}"), count));
-    family(&mut text, ("mesh_control_subscribers_behind", "gauge", "Subscribers with answers outstanding."), behind);
+    family(
+        &mut text,
+        ("mesh_control_subscribers_behind", "gauge", "Subscribers with answers outstanding."),
+        behind,
+    );
     let expiry = ca.authority().material().not_after();
     let expiry = expiry.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let help = "When the signing certificate ends, in seconds since 1970.";
-    family(&mut text, ("citadel_server_root_cert_expiry_timestamp", "gauge", help), [(String::new(), expiry)]);
+    family(
+        &mut text,
+        ("citadel_server_root_cert_expiry_timestamp", "gauge", help),
+        [(String::new(), expiry)],
+    );
     family(
         &mut text,
         ("mesh_panics_total", "counter", "Tasks that panicked. Must stay 0."),

@@ -9,7 +9,8 @@ use anyhow::Context;
 use mesh_ca::authority::Limits;
 use mesh_ca::authorize::{Binding, Rules};
 use mesh_ca::join::{JoinTokens, Terms};
-use mesh_ca::{Ca, FileVault};
+use mesh_ca::rotation::{self, Dwell};
+use mesh_ca::{Ca, FileVault, Material};
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{CompileOptions, Record, RecordKey, TrustBundle};
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
@@ -26,7 +27,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::authn::Authenticator;
 use crate::certificates::Certificates;
-use crate::config::{Options, TokenTerms};
+use crate::config::{Options, RotateOptions, RotateStep, TokenTerms};
 use crate::debug::Debug;
 use crate::discovery::Discovery;
 use crate::feed::{self, Findings};
@@ -85,8 +86,8 @@ fn follow(options: &Options, hub: &Arc<Hub>, findings: &Arc<Findings>) -> anyhow
     let Some(path) = &options.config else {
         anyhow::bail!("--kubernetes: this build does not follow clusters");
     };
-    let (source, changes) = Directory::changes(path)
-        .with_context(|| format!("opening the configuration {}", path.display()))?;
+    let (source, changes) =
+        Directory::changes(path).with_context(|| format!("opening the configuration {}", path.display()))?;
     drop(tasks::spawn("source", source.run()));
     drop(tasks::spawn("compile", feed::run(changes, compile, Arc::clone(hub), Arc::clone(findings))));
     Ok(())
@@ -155,7 +156,11 @@ async fn keep_certificates(ca: Arc<Ca>, serving: Arc<Serving>, hub: Arc<Hub>) {
         let bundle = authority.bundle();
         let trust = TrustBundle { roots: bundle.roots_pem().into(), crls: bundle.crls().to_pem().into() };
         let record = Record::Trust(Arc::new(trust));
-        let told = hub.shelf().store(mesh_proto::names::ResourceType::Trust).get("trust").map(|old| old.record.clone());
+        let told = hub
+            .shelf()
+            .store(mesh_proto::names::ResourceType::Trust)
+            .get("trust")
+            .map(|old| old.record.clone());
         if told.as_ref() != Some(&record) {
             hub.publish(vec![(RecordKey::Trust, Some(record))]);
         }
@@ -174,9 +179,29 @@ async fn stop_signal() -> anyhow::Result<()> {
 }
 
 /// `mesh-control ca rotate`.
-pub fn rotate(state: &Path, step: &str) -> anyhow::Result<()> {
-    let _ = (state, step);
-    anyhow::bail!("not there yet")
+pub fn rotate(options: &RotateOptions) -> anyhow::Result<()> {
+    let RotateOptions { state, step, trust_domain, max_svid_lifetime } = options;
+    let vault = FileVault::ca(state);
+    let (dwell, now) = (Dwell::of(*max_svid_lifetime), SystemTime::now());
+    let status = block_on(async {
+        match step {
+            RotateStep::Begin => {
+                let next = Material::self_made(trust_domain, now)?;
+                Ok(rotation::begin(&vault, trust_domain, &next, dwell, now).await?)
+            }
+            RotateStep::Switch => Ok(rotation::switch(&vault, trust_domain, dwell, now).await?),
+            RotateStep::Finish => Ok(rotation::finish(&vault, trust_domain, dwell, now).await?),
+            RotateStep::Abort => Ok(rotation::abort(&vault, trust_domain, dwell, now).await?),
+            RotateStep::Status => Ok(rotation::status(&vault, trust_domain, dwell, now).await?),
+        }
+    })?;
+    let status = status.map_err(|error: anyhow::Error| error.context("changing the root"))?;
+    print(&format!("{} (next step in {} s)", status.phase, status.left.as_secs()));
+    for root in &status.roots {
+        let signs = if root.signs { "signs" } else { "trusted" };
+        print(&format!("{signs:<8} {} {}", root.fingerprint.get(..16).unwrap_or_default(), root.subject));
+    }
+    Ok(())
 }
 
 /// `mesh-control join create`.
