@@ -72,6 +72,8 @@ struct Subscription {
     withdrawn: u64,
     /// Nonces that were not answered, with how far they went.
     in_flight: VecDeque<(u64, u64)>,
+    /// The last response said that more follows.
+    unfinished: bool,
     progress: Progress,
     last_error: Option<Arc<str>>,
 }
@@ -170,9 +172,12 @@ impl Session {
             told = shelf.sequence();
         }
         subscription.told = told;
+        batch.partial = batch.is_full();
         let first = !subscription.progress.was_sent();
-        // A type of which there is nothing is answered as well: the subscriber waits for it.
-        (first || !batch.is_empty()).then(|| self.respond(kind, batch))
+        let continued = std::mem::replace(&mut subscription.unfinished, batch.partial);
+        // A type of which there is nothing is answered as well, and so is one whose last part was full: the subscriber
+        // waits for the end.
+        (first || continued || !batch.is_empty()).then(|| self.respond(kind, batch))
     }
 
     fn withdrawals(
@@ -214,7 +219,7 @@ impl Session {
             subscription.progress.sent = subscription.progress.sent.max(1);
         }
         DeltaDiscoveryResponse {
-            system_version_info: String::new(),
+            system_version_info: if batch.partial { names::PARTIAL.to_owned() } else { String::new() },
             resources: batch.resources,
             type_url: kind.url().to_owned(),
             nonce: self.nonce.to_string(),
@@ -312,7 +317,8 @@ impl Subscription {
     }
 
     fn is_behind(&self, store: &Store) -> bool {
-        !self.may_send() && (!self.backlog.is_empty() || store.after(self.told).next().is_some())
+        !self.may_send()
+            && (self.unfinished || !self.backlog.is_empty() || store.after(self.told).next().is_some())
     }
 }
 
@@ -322,6 +328,8 @@ struct Batch {
     resources: Vec<Bytes>,
     bytes: usize,
     removed: Vec<String>,
+    /// More of the same follows.
+    partial: bool,
 }
 
 impl Batch {

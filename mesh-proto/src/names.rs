@@ -85,6 +85,8 @@ pub fn key(kind: ResourceType, name: &str) -> Option<RecordKey> {
     })
 }
 
+/// What a response has for its `system_version_info` while more of the same is on its way.
+pub const PARTIAL: &str = "partial";
 /// There is one bundle.
 const TRUST: &str = "trust";
 /// There is one mesh.

@@ -29,6 +29,8 @@ pub struct Mirror {
     listed: HashMap<Arc<PolicyName>, usize>,
     /// Policies that were withdrawn while workloads still listed them: they hold until the last of those is told.
     withdrawn: BTreeSet<Arc<PolicyName>>,
+    /// Of which there is one each.
+    settings: Vec<Record>,
     pending: Pending,
 }
 
@@ -71,9 +73,12 @@ impl Mirror {
                 self.snapshot.policies.insert(policy);
                 self.pending.policies = true;
             }
-            Record::Mesh(settings) => self.set_mesh(&settings),
+            Record::Mesh(settings) => {
+                self.set_mesh(&settings);
+                self.keep(Record::Mesh(settings));
+            }
             // Certificates are not looked at here.
-            Record::Trust(_) => {}
+            Record::Trust(_) => self.keep(record),
         }
     }
 
@@ -103,6 +108,17 @@ impl Mirror {
         workloads.chain(pods).chain(services).chain(policies.map(RecordKey::Policy).collect::<Vec<_>>())
     }
 
+    /// Every record that is there, as it was told.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        let policies = self.snapshot.policies.policies().into_iter().cloned().map(Record::Policy);
+        let services = self.services.values().cloned().map(Record::Service);
+        let pods = self.local_pods.values().cloned().map(Record::LocalPod);
+        let workloads = self.workloads.values().cloned().map(Record::Workload);
+        let statics = self.statics.values().cloned().map(Record::StaticEndpoint);
+        let settings = self.settings.iter().cloned();
+        settings.chain(policies).chain(services).chain(pods).chain(workloads).chain(statics)
+    }
+
     /// The model as it is now.
     pub fn snapshot(&mut self) -> Snapshot {
         let Pending { services, workloads, policies } = std::mem::take(&mut self.pending);
@@ -118,6 +134,11 @@ impl Mirror {
         self.snapshot.loaded = true;
         self.snapshot.policies.set_loaded();
         self.snapshot.clone()
+    }
+
+    fn keep(&mut self, record: Record) {
+        self.settings.retain(|old| old.key() != record.key());
+        self.settings.push(record);
     }
 
     fn is_local(&self, node: &str) -> bool {
