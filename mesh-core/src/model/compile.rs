@@ -123,10 +123,11 @@ impl<'a> Inputs<'a> {
                 Spec::EndpointSlice(slice) => inputs.slices.push((object, slice)),
                 Spec::ConfigMap(map) => inputs.config_maps.push((object, map)),
                 Spec::PeerAuthentication(_) | Spec::AuthorizationPolicy(_) => inputs.policies.push(object),
-                // A Deployment's pods are objects of their own; a service account is only ever named.
-                Spec::ServiceAccount(_) | Spec::Deployment(_) => {}
-                // Read and checked; the user has been told that they are not enforced yet.
-                Spec::Gateway(_)
+                // A Deployment's pods are objects of their own; a service account is only ever named. The rest is
+                // read and checked, and the user has been told that it is not enforced yet.
+                Spec::ServiceAccount(_)
+                | Spec::Deployment(_)
+                | Spec::Gateway(_)
                 | Spec::VirtualService(_)
                 | Spec::DestinationRule(_)
                 | Spec::ServiceEntry(_)
