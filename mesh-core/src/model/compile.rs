@@ -133,7 +133,19 @@ impl<'a> Inputs<'a> {
                 | Spec::ServiceEntry(_)
                 | Spec::WorkloadEntry(_)
                 | Spec::WorkloadGroup(_)
-                | Spec::Sidecar(_) => {}
+                | Spec::Sidecar(_)
+                | Spec::ProxyConfig(_)
+                | Spec::RequestAuthentication(_)
+                | Spec::Telemetry(_)
+                | Spec::GatewayClass(_)
+                | Spec::KubernetesGateway(_)
+                | Spec::HttpRoute(_)
+                | Spec::GrpcRoute(_)
+                | Spec::TlsRoute(_)
+                | Spec::TcpRoute(_)
+                | Spec::ReferenceGrant(_)
+                | Spec::BackendTlsPolicy(_)
+                | Spec::Secret(_) => {}
             }
         }
         inputs
