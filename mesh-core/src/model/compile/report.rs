@@ -25,6 +25,11 @@ impl Report {
         self.0.push(finding(object, Level::Error, field, reason));
     }
 
+    /// What parsing a text inside of an object has found.
+    pub(crate) fn extend(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        self.0.extend(findings);
+    }
+
     /// The findings in the order of `objects`, each once.
     pub(crate) fn into_findings(self, objects: &[Object]) -> Vec<Finding> {
         let mut position: HashMap<&Origin, usize> = HashMap::new();
