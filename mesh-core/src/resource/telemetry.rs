@@ -14,6 +14,7 @@ use super::value::{Duration, Percent};
 /// `Telemetry.spec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-validations" = [{"rule": "(has(self.selector) ? 1 : 0) + (has(self.targetRef) ? 1 : 0) + (has(self.targetRefs) ? 1 : 0) <= 1", "message": "only one of selector, targetRef and targetRefs may be given"}])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct TelemetrySpec {
     /// The workloads it is for; absent means the whole namespace, or the whole mesh in the root namespace.
@@ -21,6 +22,7 @@ pub struct TelemetrySpec {
     /// The older, single form of [`Self::target_refs`].
     pub target_ref: Option<PolicyTargetReference>,
     /// The gateways, waypoints or services it is for, at most 16; excludes a selector.
+    #[cfg_attr(feature = "schema", schemars(length(max = 16)))]
     pub target_refs: Vec<PolicyTargetReference>,
     /// Spans. Of more than one entry with the same mode the first counts.
     pub tracing: Vec<Tracing>,
@@ -35,6 +37,7 @@ pub struct TelemetrySpec {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ProviderRef {
     /// Its name there.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub name: String,
 }
 
@@ -87,6 +90,7 @@ pub struct Tracing {
 /// Where a tag's value comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "RawCustomTag"))]
 #[serde(try_from = "RawCustomTag")]
 pub enum CustomTag {
     /// It is this.
@@ -140,6 +144,7 @@ pub struct MetricsOverride {
 /// Chooses metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "RawMetricSelector"))]
 #[serde(try_from = "RawMetricSelector")]
 pub struct MetricSelector {
     /// Which ones.
@@ -179,6 +184,7 @@ pub enum Metric {
 /// A change to a label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "RawTagOverride"))]
 #[serde(try_from = "RawTagOverride")]
 pub enum TagOverride {
     /// It gets the value of this CEL expression.
@@ -276,6 +282,7 @@ fn named(field: &str, text: String) -> Result<String, Invalid> {
 /// As users write [`MetricSelector`].
 #[derive(Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("not" = {"required": ["metric", "customMetric"]})))]
 #[serde(rename_all = "camelCase")]
 struct RawMetricSelector {
     metric: Option<RawMetric>,
