@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::kind::Kind;
+use super::secret;
 use super::strict::{self, Decoded, Unknown};
 use super::tree::{MAX_PROBLEMS, Problem, Tree};
 use super::validate::{self, Report};
@@ -37,6 +38,8 @@ fn checked(kind: Kind, tree: &Tree, mut report: Report<'_>, origin: Origin) -> O
             validate::annotations(&spec, &meta, &mut report);
         }
         validate::spec(&spec, &meta, &mut report);
+        let version = tree.get("apiVersion").and_then(Tree::as_str).and_then(|it| it.rsplit('/').next());
+        validate::version(&spec, version.unwrap_or("v1"), &mut report);
         if kind == Kind::AuthorizationPolicy {
             validate::empty_lists(tree, &mut report);
         }
@@ -60,6 +63,11 @@ fn read(kind: Kind, tree: &Tree, report: &mut Report) -> Option<Read> {
         Kind::Service => whole(kind, tree, report, |it| Spec::Service(Box::new(it))),
         Kind::ServiceAccount => whole(kind, tree, report, Spec::ServiceAccount),
         Kind::ConfigMap => whole(kind, tree, report, Spec::ConfigMap),
+        Kind::Secret => {
+            let (read, problems) = secret::read(tree, report.prefix());
+            report.extend(problems);
+            read.map(|(metadata, secret)| (metadata, Spec::Secret(Box::new(secret))))
+        }
         Kind::EndpointSlice => whole(kind, tree, report, Spec::EndpointSlice),
         Kind::Deployment => whole(kind, tree, report, |it| Spec::Deployment(Box::new(it))),
         Kind::Gateway => custom(kind, tree, report, Spec::Gateway),
@@ -69,8 +77,19 @@ fn read(kind: Kind, tree: &Tree, report: &mut Report) -> Option<Read> {
         Kind::WorkloadEntry => required(kind, tree, report, Spec::WorkloadEntry),
         Kind::WorkloadGroup => required(kind, tree, report, |it| Spec::WorkloadGroup(Box::new(it))),
         Kind::Sidecar => custom(kind, tree, report, |it| Spec::Sidecar(Box::new(it))),
+        Kind::ProxyConfig => custom(kind, tree, report, Spec::ProxyConfig),
         Kind::PeerAuthentication => custom(kind, tree, report, Spec::PeerAuthentication),
         Kind::AuthorizationPolicy => custom(kind, tree, report, Spec::AuthorizationPolicy),
+        Kind::RequestAuthentication => custom(kind, tree, report, Spec::RequestAuthentication),
+        Kind::Telemetry => custom(kind, tree, report, Spec::Telemetry),
+        Kind::GatewayClass => required(kind, tree, report, Spec::GatewayClass),
+        Kind::KubernetesGateway => required(kind, tree, report, |it| Spec::KubernetesGateway(Box::new(it))),
+        Kind::HTTPRoute => required(kind, tree, report, |it| Spec::HttpRoute(Box::new(it))),
+        Kind::GRPCRoute => required(kind, tree, report, |it| Spec::GrpcRoute(Box::new(it))),
+        Kind::TLSRoute => required(kind, tree, report, |it| Spec::TlsRoute(Box::new(it))),
+        Kind::TCPRoute => required(kind, tree, report, |it| Spec::TcpRoute(Box::new(it))),
+        Kind::ReferenceGrant => required(kind, tree, report, Spec::ReferenceGrant),
+        Kind::BackendTLSPolicy => required(kind, tree, report, |it| Spec::BackendTlsPolicy(Box::new(it))),
     }
 }
 

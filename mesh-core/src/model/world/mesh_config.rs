@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use serde_yaml_ng::{Mapping, Value};
 
 use super::{CompileOptions, Report};
 use crate::id::TrustDomain;
-use crate::resource::Object;
+use crate::resource::{self, Object};
 
 /// The part of `MeshConfig` that is used, with defaults applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,65 +19,27 @@ pub(super) struct MeshConfig {
 
 /// Reads the `ConfigMap`, if there is one. Fields that cannot be used leave their default in force, and are findings.
 pub(super) fn compile(
-    object: Option<(&Object, &ConfigMap)>,
+    found: Option<(&Object, &ConfigMap)>,
     options: &CompileOptions,
     report: &mut Report,
 ) -> MeshConfig {
-    let mut config =
-        MeshConfig { trust_domain: options.trust_domain.clone(), aliases: Vec::new(), access_log_file: None };
-    let Some((object, map)) = object else {
-        return config;
-    };
-    let Some(text) = map.data.as_ref().and_then(|data| data.get("mesh")) else {
-        return config;
-    };
-    match serde_yaml_ng::from_str::<Value>(text) {
-        Ok(Value::Mapping(fields)) => read(&fields, &mut config, object, report),
-        Ok(Value::Null) => {}
-        Ok(_) => report.error(object, FIELD, "is not a mapping of MeshConfig fields"),
-        Err(error) => report.error(object, FIELD, format!("is not valid YAML: {error}")),
-    }
-    config
-}
-
-fn read(fields: &Mapping, config: &mut MeshConfig, object: &Object, report: &mut Report) {
-    for (key, value) in fields {
-        let field = match key.as_str() {
-            Some(key) => format!("{FIELD}.{key}"),
-            None => FIELD.to_owned(),
-        };
-        match (key.as_str(), value) {
-            (Some("trustDomain"), Value::String(text)) => match TrustDomain::parse(text) {
-                Ok(trust_domain) => config.trust_domain = trust_domain,
-                Err(error) => report.error(object, field, format!("\"{text}\" {error}")),
-            },
-            (Some("trustDomainAliases"), Value::Sequence(items)) => {
-                config.aliases = aliases(items, &field, object, report);
+    let text = found.and_then(|(object, map)| Some((object, map.data.as_ref()?.get("mesh")?)));
+    let parsed = match text {
+        Some((object, text)) => {
+            let (parsed, findings) = resource::mesh_config::MeshConfig::parse(text, &object.origin);
+            report.extend(findings);
+            if !(parsed.root_namespace.is_empty() || parsed.root_namespace == *object.meta.namespace) {
+                let reason = "is not where this was found, and changes nothing";
+                report.warning(object, "data.mesh.rootNamespace", reason);
             }
-            (Some("accessLogFile"), Value::String(text)) => {
-                config.access_log_file = Some(text.as_str()).filter(|text| !text.is_empty()).map(Arc::from);
-            }
-            (Some("trustDomain" | "accessLogFile"), _) => report.error(object, field, "is not a string"),
-            (Some("trustDomainAliases"), _) => report.error(object, field, "is not a list of strings"),
-            // The root namespace is where this was found.
-            (Some("rootNamespace"), Value::String(text)) if *text == *object.meta.namespace => {}
-            _ => report.warning(object, field, "is not supported yet and changes nothing"),
+            parsed
         }
-    }
-    config.aliases.retain(|alias| *alias != config.trust_domain);
-}
-
-fn aliases(items: &[Value], field: &str, object: &Object, report: &mut Report) -> Vec<TrustDomain> {
-    let mut aliases = Vec::new();
-    for (index, item) in items.iter().enumerate() {
-        match item.as_str().map(TrustDomain::parse) {
-            Some(Ok(alias)) => aliases.push(alias),
-            _ => report.error(object, format!("{field}[{index}]"), "is not a trust domain"),
-        }
-    }
+        None => resource::mesh_config::MeshConfig::default(),
+    };
+    let trust_domain = parsed.trust_domain.unwrap_or_else(|| options.trust_domain.clone());
+    let mut aliases: Vec<_> = parsed.trust_domain_aliases.into_iter().map(|alias| alias.0).collect();
+    aliases.retain(|alias| *alias != trust_domain);
     aliases.sort();
     aliases.dedup();
-    aliases
+    MeshConfig { trust_domain, aliases, access_log_file: parsed.access_log_file }
 }
-
-const FIELD: &str = "data.mesh";

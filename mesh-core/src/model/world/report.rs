@@ -20,9 +20,9 @@ impl Report {
             .push(Finding { hint: Some(hint.to_owned()), ..finding(object, Level::Warning, field, reason) });
     }
 
-    /// The object, or the field, cannot be used at all.
-    pub(crate) fn error(&mut self, object: &Object, field: impl Into<String>, reason: impl Into<String>) {
-        self.0.push(finding(object, Level::Error, field, reason));
+    /// What parsing a text inside of an object has found.
+    pub(super) fn extend(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        self.0.extend(findings);
     }
 
     /// As [`Self::warning`], where the object itself is not at hand.
@@ -37,7 +37,7 @@ impl Report {
         self.0.push(finding);
     }
 
-    /// As [`Self::error`], where the object itself is not at hand.
+    /// The object, or the field, cannot be used at all.
     pub(super) fn error_at(&mut self, origin: &Origin, field: &str, reason: String) {
         self.warning_at(origin, field, reason);
         self.0.iter_mut().rev().take(1).for_each(|finding| finding.level = Level::Error);

@@ -60,6 +60,7 @@ impl Host {
     }
 
     /// Short names as the Service of `namespace` that they mean; all others as they are.
+    #[must_use]
     pub fn qualified(&self, namespace: &str, cluster_domain: &str) -> Self {
         match self {
             Self::Name(name) if !name.contains('.') => {

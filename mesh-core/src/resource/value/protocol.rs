@@ -25,11 +25,11 @@ pub enum Protocol {
     Tcp,
     /// Datagrams.
     Udp,
-    /// MongoDB: bytes, as far as the mesh is concerned.
+    /// The protocol of `MongoDB`: bytes, as far as the mesh is concerned.
     Mongo,
     /// Redis: bytes, as far as the mesh is concerned.
     Redis,
-    /// MySQL: bytes, as far as the mesh is concerned; the server speaks first.
+    /// The protocol of `MySQL`: bytes, as far as the mesh is concerned; the server speaks first.
     MySql,
 }
 

@@ -185,7 +185,7 @@ impl<'de> Deserialize<'de> for Body {
         match Fields::deserialize(deserializer)? {
             Fields { string: Some(text), bytes: None } => Ok(Self::Text(text)),
             Fields { string: None, bytes: Some(Base64(bytes)) } => Ok(Self::Bytes(bytes)),
-            Fields { string: None, bytes: None } => Err(refused("string or bytes is required")),
+            Fields { string: None, bytes: None } => Err(serde::de::Error::missing_field("string or bytes")),
             _ => Err(refused("only one of string and bytes may be given")),
         }
     }

@@ -120,9 +120,9 @@ impl RetryOn {
     ];
 
     fn parse(text: &str) -> Result<Self, Refusal> {
-        let named = NAMES.iter().find(|(name, _)| *name == text).map(|(_, condition)| *condition);
+        let known = NAMES.iter().find(|(name, _)| *name == text).map(|(_, condition)| *condition);
         let status = text.parse().ok().filter(|status| (100..=599).contains(status)).map(Self::Status);
-        named.or(status).ok_or_else(|| {
+        known.or(status).ok_or_else(|| {
             let names: Vec<_> = NAMES.iter().map(|(name, _)| *name).collect();
             let hint = did_you_mean(text, &names)
                 .unwrap_or_else(|| format!("a status code, or one of {}", names.join(", ")));

@@ -210,9 +210,12 @@ fn warmup(path: Path<'_>, warmup: &Warmup, report: &mut Report<'_>) {
 #[derive(Default)]
 struct Localities {
     all: bool,
-    /// By region and zone; `None` is all of it.
-    regions: BTreeMap<String, Option<BTreeMap<String, Option<BTreeSet<String>>>>>,
+    /// By region; `None` is all of it.
+    regions: BTreeMap<String, Option<Zones>>,
 }
+
+/// Subzones by zone; `None` is all of it.
+type Zones = BTreeMap<String, Option<BTreeSet<String>>>;
 
 impl Localities {
     fn add(&mut self, path: Path<'_>, locality: &str, report: &mut Report<'_>) {
@@ -261,7 +264,9 @@ impl Localities {
 fn is_prime(number: u64) -> bool {
     let divisors = std::iter::once(2).chain((3..).step_by(2));
     number > 1
-        && divisors.take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0)
+        && divisors
+            .take_while(|divisor| divisor * divisor <= number)
+            .all(|divisor| !number.is_multiple_of(divisor))
 }
 
 /// Sizes of Maglev tables end below this, Envoy's limit.

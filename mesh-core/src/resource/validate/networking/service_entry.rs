@@ -63,7 +63,7 @@ fn hosts(spec: &ServiceEntrySpec, report: &mut Report<'_>) {
     for (index, host) in spec.hosts.iter().enumerate() {
         match host {
             Host::Any => {
-                report.error_with(root.at(index), "* would be every host there is", "write *.DOMAIN")
+                report.error_with(root.at(index), "* would be every host there is", "write *.DOMAIN");
             }
             Host::Suffix(suffix) if !suffix.starts_with('.') && spec.resolution != Resolution::DynamicDns => {
                 let reason = "a * for a part of a label is not understood everywhere";

@@ -4,7 +4,7 @@ use super::super::super::super::networking::virtual_service::{
     DirectResponse, HttpRoute, Redirect, RegexRewrite, Rewrite,
 };
 use super::super::super::super::tree::Path;
-use super::super::super::super::value::StringMatch;
+use super::super::super::super::value::{HeaderName, StringMatch};
 use super::super::{Report, destination};
 use super::traffic;
 
@@ -157,7 +157,7 @@ fn regex_rewrite(path: Path<'_>, rewrite: &RegexRewrite, report: &mut Report<'_>
 /// The host may be set in one place only.
 fn authority(path: Path<'_>, rewrite: &Rewrite, route: &HttpRoute, report: &mut Report<'_>) {
     let request = &route.headers.request;
-    let sets = request.set.keys().chain(request.add.keys()).any(|name| name.is_authority());
+    let sets = request.set.keys().chain(request.add.keys()).any(HeaderName::is_authority);
     if sets && !rewrite.authority.is_empty() {
         report.error(path.key("rewrite").key("authority"), "the host is already set under headers.request");
     }
