@@ -31,7 +31,7 @@ pub enum Task {
     /// Tokens with which machines outside of Kubernetes join the mesh.
     Join {
         /// Directory of the state.
-        #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE, global = true)]
         state: PathBuf,
         /// What to do.
         #[command(subcommand)]
