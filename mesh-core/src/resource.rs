@@ -23,6 +23,8 @@ mod decode;
 mod document;
 mod kind;
 pub mod networking;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod security;
 mod strict;
 mod tree;
