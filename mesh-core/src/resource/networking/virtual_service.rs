@@ -65,11 +65,11 @@ pub struct HttpRoute {
     pub rewrite: Option<Rewrite>,
     /// For the whole request with all retries; absent means none.
     pub timeout: Option<Duration>,
-    /// Absent means [`Retries::UNSET`].
+    /// Absent means 2 of them, see [`Retries::UNSET`].
     pub retries: Option<Retries>,
     /// Makes requests fail or wait on purpose. Timeouts and retries do not apply to those.
     pub fault: Option<Fault>,
-    /// Also sends a copy there; see [`HttpRoute::copies`].
+    /// Also sends a copy there, see [`HttpRoute::copies`].
     pub mirror: Option<Destination>,
     /// Share of the requests that [`HttpRoute::mirror`] gets.
     pub mirror_percentage: Option<Percentage>,

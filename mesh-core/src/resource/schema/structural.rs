@@ -99,12 +99,58 @@ fn number(schema: &mut Map<String, Value>) {
 
 /// A doc comment for readers of `kubectl explain`: one paragraph is one line, links are their text.
 fn plain(text: &str) -> String {
+    let text = text.replace("[`", "`").replace("`]", "`");
     let paragraphs = text.split("\n\n").map(|paragraph| {
-        let list = paragraph.lines().all(|line| line.split_once(": ").is_some_and(|(word, _)| is_word(word)));
-        paragraph.lines().map(str::trim).collect::<Vec<_>>().join(if list { "\n" } else { " " })
+        let is_list =
+            paragraph.lines().all(|line| line.split_once(": ").is_some_and(|(word, _)| is_word(word)));
+        if is_list {
+            return paragraph.lines().map(sentences).collect::<Vec<_>>().join("\n");
+        }
+        sentences(&paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" "))
     });
-    let joined = paragraphs.collect::<Vec<_>>().join("\n\n");
-    joined.replace("[`", "`").replace("`]", "`")
+    paragraphs.filter(|paragraph| !paragraph.is_empty()).collect::<Vec<_>>().join("\n\n")
+}
+
+fn sentences(line: &str) -> String {
+    line.split_inclusive(". ").filter_map(for_users).collect::<String>().trim().to_owned()
+}
+
+/// A sentence without what only concerns readers of the code: methods and constants.
+fn for_users(sentence: &str) -> Option<String> {
+    let about_code = sentence.starts_with("See `") || ABOUT_CODE.iter().any(|words| sentence.contains(words));
+    if about_code {
+        return None;
+    }
+    let mut text = match (sentence.split_once(", see `"), sentence.ends_with(". ")) {
+        (Some((start, _)), true) => format!("{start}. "),
+        (Some((start, _)), false) => format!("{start}."),
+        (None, _) => sentence.to_owned(),
+    };
+    while let Some((before, after)) = text.split_once("::") {
+        let (start, _) = before.rsplit_once('`')?;
+        let (item, end) = after.split_once('`')?;
+        text = format!("{start}`{}`{end}", field_or_word(item));
+    }
+    Some(text)
+}
+
+/// An item of Rust as users write it: a field in camel case, a variant as a word.
+fn field_or_word(item: &str) -> String {
+    let is_variant = item.starts_with(|c: char| c.is_ascii_uppercase());
+    let mut text = String::new();
+    let mut upper = false;
+    for c in item.chars() {
+        if is_variant && c.is_ascii_uppercase() && !text.is_empty() {
+            text.push('_');
+        }
+        if c == '_' {
+            upper = true;
+        } else {
+            text.push(if upper || is_variant { c.to_ascii_uppercase() } else { c });
+            upper = false;
+        }
+    }
+    text
 }
 
 /// Whether it is a word of an enumeration.
@@ -114,3 +160,5 @@ fn is_word(text: &str) -> bool {
 
 /// What Kubernetes does not take, or would act on.
 const DROPPED: &[&str] = &["$schema", "title", "default", "examples", "nullable"];
+/// What sentences about methods say.
+const ABOUT_CODE: &[&str] = &[" has this and", " has all ways"];

@@ -69,6 +69,8 @@ fn schemas_are_structural() {
         let kind = schema["type"].as_str().unwrap_or_else(|| panic!("{place}: {schema:?}"));
         assert!(types.contains(&kind), "{place}: {kind}");
         assert_eq!(kind == "array", schema.contains_key("items"), "{place}");
+        let about = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+        assert!(!about.contains("::") && !about.contains("see `"), "{place}: {about}");
         let words = schema.get("enum").and_then(Value::as_array);
         assert!(words.is_none_or(|words| words.iter().all(Value::is_string)), "{place}");
         let open = schema.contains_key("x-kubernetes-preserve-unknown-fields");
