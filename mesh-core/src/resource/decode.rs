@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::kind::Kind;
-use super::strict::{self, Decoded};
+use super::secret;
+use super::strict::{self, Decoded, Unknown};
 use super::tree::{MAX_PROBLEMS, Problem, Tree};
 use super::validate::{self, Report};
 use super::{Level, Object, Origin, Spec};
@@ -21,7 +22,15 @@ pub(super) struct Outcome {
 
 /// Reads and checks `tree` as an object of `kind`; fields in problems begin with `prefix`.
 pub(super) fn object(kind: Kind, tree: &Tree, prefix: &str, origin: Origin) -> Outcome {
-    let mut report = Report::new(prefix);
+    checked(kind, tree, Report::new(prefix), origin)
+}
+
+/// As [`object`], of an object that an API server has let in.
+pub(super) fn served(kind: Kind, tree: &Tree, unknown: Unknown, origin: Origin) -> Outcome {
+    checked(kind, tree, Report::tolerating(unknown), origin)
+}
+
+fn checked(kind: Kind, tree: &Tree, mut report: Report<'_>, origin: Origin) -> Outcome {
     let read = read(kind, tree, &mut report);
     let object = read.map(|(metadata, spec)| {
         let meta = validate::metadata(kind, &metadata, &mut report);
@@ -29,6 +38,8 @@ pub(super) fn object(kind: Kind, tree: &Tree, prefix: &str, origin: Origin) -> O
             validate::annotations(&spec, &meta, &mut report);
         }
         validate::spec(&spec, &meta, &mut report);
+        let version = tree.get("apiVersion").and_then(Tree::as_str).and_then(|it| it.rsplit('/').next());
+        validate::version(&spec, version.unwrap_or("v1"), &mut report);
         if kind == Kind::AuthorizationPolicy {
             validate::empty_lists(tree, &mut report);
         }
@@ -36,7 +47,7 @@ pub(super) fn object(kind: Kind, tree: &Tree, prefix: &str, origin: Origin) -> O
             let reason = format!("{} is not enforced yet: this document has no effect", kind.name());
             report.warning("", reason);
         }
-        Object { origin, meta, spec }
+        Object { origin, meta, spec, digest: tree.digest() }
     });
     let problems = report.into_problems();
     let failed = problems.iter().any(|problem| problem.level == Level::Error);
@@ -52,6 +63,11 @@ fn read(kind: Kind, tree: &Tree, report: &mut Report) -> Option<Read> {
         Kind::Service => whole(kind, tree, report, |it| Spec::Service(Box::new(it))),
         Kind::ServiceAccount => whole(kind, tree, report, Spec::ServiceAccount),
         Kind::ConfigMap => whole(kind, tree, report, Spec::ConfigMap),
+        Kind::Secret => {
+            let (read, problems) = secret::read(tree, report.prefix());
+            report.extend(problems);
+            read.map(|(metadata, secret)| (metadata, Spec::Secret(Box::new(secret))))
+        }
         Kind::EndpointSlice => whole(kind, tree, report, Spec::EndpointSlice),
         Kind::Deployment => whole(kind, tree, report, |it| Spec::Deployment(Box::new(it))),
         Kind::Gateway => custom(kind, tree, report, Spec::Gateway),
@@ -61,8 +77,19 @@ fn read(kind: Kind, tree: &Tree, report: &mut Report) -> Option<Read> {
         Kind::WorkloadEntry => required(kind, tree, report, Spec::WorkloadEntry),
         Kind::WorkloadGroup => required(kind, tree, report, |it| Spec::WorkloadGroup(Box::new(it))),
         Kind::Sidecar => custom(kind, tree, report, |it| Spec::Sidecar(Box::new(it))),
+        Kind::ProxyConfig => custom(kind, tree, report, Spec::ProxyConfig),
         Kind::PeerAuthentication => custom(kind, tree, report, Spec::PeerAuthentication),
         Kind::AuthorizationPolicy => custom(kind, tree, report, Spec::AuthorizationPolicy),
+        Kind::RequestAuthentication => custom(kind, tree, report, Spec::RequestAuthentication),
+        Kind::Telemetry => custom(kind, tree, report, Spec::Telemetry),
+        Kind::GatewayClass => required(kind, tree, report, Spec::GatewayClass),
+        Kind::KubernetesGateway => required(kind, tree, report, |it| Spec::KubernetesGateway(Box::new(it))),
+        Kind::HTTPRoute => required(kind, tree, report, |it| Spec::HttpRoute(Box::new(it))),
+        Kind::GRPCRoute => required(kind, tree, report, |it| Spec::GrpcRoute(Box::new(it))),
+        Kind::TLSRoute => required(kind, tree, report, |it| Spec::TlsRoute(Box::new(it))),
+        Kind::TCPRoute => required(kind, tree, report, |it| Spec::TcpRoute(Box::new(it))),
+        Kind::ReferenceGrant => required(kind, tree, report, Spec::ReferenceGrant),
+        Kind::BackendTLSPolicy => required(kind, tree, report, |it| Spec::BackendTlsPolicy(Box::new(it))),
     }
 }
 
@@ -141,7 +168,8 @@ where
 
 /// Reads the whole object; what is wrong with it goes to `report`.
 fn accept<T: for<'de> Deserialize<'de>>(kind: Kind, tree: &Tree, report: &mut Report) -> Option<T> {
-    let Decoded { value, problems, null_fields, null_strings } = strict::decode(tree, report.prefix());
+    let Decoded { value, problems, null_fields, null_strings } =
+        strict::decode_with(tree, report.prefix(), report.unknown());
     report.extend(problems);
     if kind.is_custom() {
         // Custom resources' schemas know no null: `from:` with nothing below it must not mean "from anywhere".

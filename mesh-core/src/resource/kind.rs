@@ -78,6 +78,7 @@ kinds! {
     Service: "Service", CORE, &["v1"], Namespaced, Label, Native;
     ServiceAccount: "ServiceAccount", CORE, &["v1"], Namespaced, Subdomain, Native;
     ConfigMap: "ConfigMap", CORE, &["v1"], Namespaced, Subdomain, Native;
+    Secret: "Secret", CORE, &["v1"], Namespaced, Subdomain, Native;
     EndpointSlice: "EndpointSlice", "discovery.k8s.io", &["v1"], Namespaced, Subdomain, Native;
     Deployment: "Deployment", "apps", &["v1"], Namespaced, Subdomain, Native;
     Gateway: "Gateway", NETWORKING, ALL_THREE, Namespaced, Label, Custom;
@@ -87,8 +88,19 @@ kinds! {
     WorkloadEntry: "WorkloadEntry", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
     WorkloadGroup: "WorkloadGroup", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
     Sidecar: "Sidecar", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    ProxyConfig: "ProxyConfig", NETWORKING, &["v1beta1"], Namespaced, Subdomain, Custom;
     PeerAuthentication: "PeerAuthentication", SECURITY, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
     AuthorizationPolicy: "AuthorizationPolicy", SECURITY, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    RequestAuthentication: "RequestAuthentication", SECURITY, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    Telemetry: "Telemetry", TELEMETRY, &["v1", "v1alpha1"], Namespaced, Subdomain, Custom;
+    GatewayClass: "GatewayClass", GATEWAY_API, &["v1", "v1beta1"], Cluster, Subdomain, Custom;
+    KubernetesGateway: "Gateway", GATEWAY_API, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    HTTPRoute: "HTTPRoute", GATEWAY_API, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    GRPCRoute: "GRPCRoute", GATEWAY_API, &["v1"], Namespaced, Subdomain, Custom;
+    TLSRoute: "TLSRoute", GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], Namespaced, Subdomain, Custom;
+    TCPRoute: "TCPRoute", GATEWAY_API, &["v1", "v1alpha2"], Namespaced, Subdomain, Custom;
+    ReferenceGrant: "ReferenceGrant", GATEWAY_API, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    BackendTLSPolicy: "BackendTLSPolicy", GATEWAY_API, &["v1", "v1alpha3"], Namespaced, Subdomain, Custom;
 }
 
 /// What is to be done with an object.
@@ -117,6 +129,21 @@ impl Kind {
         self.row().key
     }
 
+    /// Every kind, in the order of the table.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied()
+    }
+
+    /// Its API group; empty for Kubernetes' core.
+    pub(super) fn group(self) -> &'static str {
+        self.row().group
+    }
+
+    /// The versions that are read, the one to prefer first.
+    pub(super) fn versions(self) -> &'static [&'static str] {
+        self.row().versions
+    }
+
     /// Whether its objects live in a namespace.
     pub(super) fn is_namespaced(self) -> bool {
         self.row().scope == Scope::Namespaced
@@ -140,16 +167,6 @@ impl Kind {
     /// Whether the mesh acts on it; if not, users are told.
     pub(super) fn is_enforced(self) -> bool {
         !NOT_ENFORCED.contains(&self)
-    }
-
-    /// Its API group.
-    pub(super) fn group(self) -> &'static str {
-        self.row().group
-    }
-
-    /// Served versions, the one to recommend first.
-    pub(super) fn versions(self) -> &'static [&'static str] {
-        self.row().versions
     }
 
     /// `group/version` of every served version, the one to recommend first.
@@ -179,7 +196,7 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
         };
     }
     let Some((_, kinds)) = CLOSED.iter().find(|(name, _)| *name == group) else {
-        let expected = is_istio_group(group) || group == "gateway.networking.k8s.io";
+        let expected = is_istio_group(group) || group == "gateway.networking.x-k8s.io";
         return if expected { Class::NotEnforced } else { Class::NotUsed };
     };
     if kinds.contains(&kind) {
@@ -227,10 +244,22 @@ const NOT_ENFORCED: &[Kind] = &[
     Kind::WorkloadEntry,
     Kind::WorkloadGroup,
     Kind::Sidecar,
+    Kind::RequestAuthentication,
+    Kind::Telemetry,
+    Kind::GatewayClass,
+    Kind::KubernetesGateway,
+    Kind::HTTPRoute,
+    Kind::GRPCRoute,
+    Kind::TLSRoute,
+    Kind::TCPRoute,
+    Kind::ReferenceGrant,
+    Kind::BackendTLSPolicy,
 ];
 
-/// Istio's kinds that make sense for Envoy only, and what to use instead.
+/// Kinds that make sense for Envoy only, or for traffic that the mesh does not carry, and what to use instead.
 const UNSUPPORTED: &[(&str, &str, &str)] = &[
+    (GATEWAY_API, "UDPRoute", "UDP is not routed: a Service of type LoadBalancer or NodePort takes it in"),
+    (GATEWAY_API, "ListenerSet", "write the listeners into the Gateway"),
     (
         NETWORKING,
         "EnvoyFilter",
@@ -254,6 +283,10 @@ const UNSUPPORTED: &[(&str, &str, &str)] = &[
 const EXTENSIONS: &str = "extensions.istio.io";
 /// Kubernetes' core group, which `apiVersion: v1` leaves out.
 const CORE: &str = "";
+/// The Gateway API.
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+/// Istio's metrics, logs and traces.
+const TELEMETRY: &str = "telemetry.istio.io";
 /// Istio's traffic.
 const NETWORKING: &str = "networking.istio.io";
 /// Versions of Istio's traffic, whose schemas are the same.
@@ -262,7 +295,7 @@ const ALL_THREE: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SECURITY: &str = "security.istio.io";
 
 /// Groups whose kinds are all known, so that any other kind in them is a mistake.
-const CLOSED: [(&str, &[&str]); 5] = [
+const CLOSED: [(&str, &[&str]); 6] = [
     (
         CORE,
         &[
@@ -302,4 +335,19 @@ const CLOSED: [(&str, &[&str]); 5] = [
         ],
     ),
     (SECURITY, &["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"]),
+    (
+        GATEWAY_API,
+        &[
+            "BackendTLSPolicy",
+            "Gateway",
+            "GatewayClass",
+            "GRPCRoute",
+            "HTTPRoute",
+            "ListenerSet",
+            "ReferenceGrant",
+            "TCPRoute",
+            "TLSRoute",
+            "UDPRoute",
+        ],
+    ),
 ];

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use super::kind::Kind;
 use super::{
-    AuthorizationPolicySpec, DestinationRuleSpec, GatewaySpec, PeerAuthenticationSpec, ServiceEntrySpec,
-    SidecarSpec, VirtualServiceSpec, WorkloadEntrySpec, WorkloadGroupSpec,
+    AuthorizationPolicySpec, DestinationRuleSpec, GatewaySpec, PeerAuthenticationSpec, ProxyConfigSpec,
+    RequestAuthenticationSpec, ServiceEntrySpec, SidecarSpec, TelemetrySpec, VirtualServiceSpec,
+    WorkloadEntrySpec, WorkloadGroupSpec,
 };
 
 pub(super) mod rules;
@@ -78,6 +79,10 @@ fn rows() -> Vec<Row> {
         Row::new::<AuthorizationPolicySpec>(Kind::AuthorizationPolicy, "authorizationpolicies")
             .short("ap")
             .columns(&[("Action", ".spec.action"), AGE]),
+        Row::new::<ProxyConfigSpec>(Kind::ProxyConfig, "proxyconfigs"),
+        Row::new::<RequestAuthenticationSpec>(Kind::RequestAuthentication, "requestauthentications")
+            .short("ra"),
+        Row::new::<TelemetrySpec>(Kind::Telemetry, "telemetries").short("telemetry").columns(&[AGE]),
     ]
 }
 

@@ -14,16 +14,18 @@ use serde::de::{
 };
 
 use self::error::Error;
+use super::Level;
 use super::tree::{MAX_PROBLEMS, Path, Problem, Tree, quote};
 
 mod error;
 
+pub use self::error::Invalid;
 pub(super) use self::error::did_you_mean;
 
 /// What came of reading a tree as `T`.
 #[derive(Debug)]
 pub(super) struct Decoded<T> {
-    /// `None` if there is an error.
+    /// `None` if there is an error; after [`salvage`], only if there was nothing to be read.
     pub(super) value: Option<T>,
     /// Unknown fields and wrong types.
     pub(super) problems: Vec<Problem>,
@@ -33,9 +35,51 @@ pub(super) struct Decoded<T> {
     pub(super) null_strings: Vec<String>,
 }
 
+/// What becomes of fields that a type does not have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// They are errors: before a file stands nobody else who could tell its author.
+    #[default]
+    Refused,
+    /// They are errors within `spec`; what else an object has is the API server's.
+    RefusedInSpec,
+    /// They are warnings within `spec`: the cluster's version of the kind is newer than ours.
+    Noted,
+    /// They are passed over.
+    Ignored,
+}
+
 /// Reads `tree` as a `T`. Paths of findings begin with `prefix`.
 pub(super) fn decode<'de, T: de::Deserialize<'de>>(tree: &'de Tree, prefix: &'de str) -> Decoded<T> {
-    let context = Context::default();
+    decode_with(tree, prefix, Unknown::Refused)
+}
+
+/// As [`decode`], with a say in what becomes of unknown fields.
+pub(super) fn decode_with<'de, T: de::Deserialize<'de>>(
+    tree: &'de Tree,
+    prefix: &'de str,
+    unknown: Unknown,
+) -> Decoded<T> {
+    let decoded = read(tree, prefix, unknown, |field| field);
+    let failed = decoded.problems.iter().any(|problem| problem.level == Level::Error);
+    Decoded { value: decoded.value.filter(|_| !failed), ..decoded }
+}
+
+/// As [`decode`], but a problem costs only the field, or the item of a list, that has it: the rest is read as if it
+/// were not there. There is no value only if there is nothing to be read.
+pub(super) fn salvage<'de, T: de::Deserialize<'de>>(tree: &'de Tree, prefix: &'de str) -> Decoded<T> {
+    read(tree, prefix, Unknown::Refused, |field| list_item(field, prefix).unwrap_or(field))
+}
+
+/// Reads `tree` again and again, each time without the values that proved wrong. `blame` gives for the path of a
+/// wrong value the path of what is passed over for it.
+fn read<'de, T: de::Deserialize<'de>>(
+    tree: &'de Tree,
+    prefix: &'de str,
+    unknown: Unknown,
+    blame: impl Fn(&str) -> &str,
+) -> Decoded<T> {
+    let context = Context { unknown, ..Context::default() };
     let root = Path::Root(prefix);
     loop {
         context.notes.replace(Notes::default());
@@ -46,17 +90,20 @@ pub(super) fn decode<'de, T: de::Deserialize<'de>>(tree: &'de Tree, prefix: &'de
             let mut problems = context.wrong.take();
             problems.extend(notes.unknown);
             return Decoded {
-                value: result.ok().filter(|_| problems.is_empty()),
+                value: result.ok(),
                 problems,
                 null_fields: notes.null_fields,
                 null_strings: notes.null_strings,
             };
         };
-        let missing = error.is_missing();
+        let conclusion = error.is_conclusion();
         let problem = error.into_problem();
-        let within = |aside: &String| missing && aside.starts_with(&problem.field);
+        let within = |aside: &String| {
+            let rest = aside.strip_prefix(&problem.field);
+            conclusion && rest.is_some_and(|rest| rest.starts_with(['.', '[']))
+        };
         let consequence = context.aside.borrow().iter().any(within);
-        let stuck = !context.aside.borrow_mut().insert(problem.field.clone());
+        let stuck = !context.aside.borrow_mut().insert(blame(&problem.field).to_owned());
         if !stuck && !consequence {
             context.wrong.borrow_mut().push(problem);
         }
@@ -68,9 +115,22 @@ pub(super) fn decode<'de, T: de::Deserialize<'de>>(tree: &'de Tree, prefix: &'de
     }
 }
 
+/// The outermost item of a list, below `prefix`, that `field` is or is in. Half an item could mean what nobody wrote: a
+/// selector without one of its expressions selects more, not less.
+fn list_item<'f>(field: &'f str, prefix: &str) -> Option<&'f str> {
+    let below = field.strip_prefix(prefix)?;
+    let end = below.match_indices(']').map(|(end, _)| end).find(|end| {
+        let head = below.get(..*end).unwrap_or_default();
+        let without = head.trim_end_matches(|c: char| c.is_ascii_digit());
+        without.len() < head.len() && without.ends_with('[')
+    })?;
+    field.get(..=prefix.len() + end)
+}
+
 /// What reading collects besides the value.
 #[derive(Debug, Default)]
 struct Context {
+    unknown: Unknown,
     /// Wrong types, over all rounds.
     wrong: RefCell<Vec<Problem>>,
     /// Paths of values that proved wrong in an earlier round and are passed over since.
@@ -90,6 +150,21 @@ impl Context {
     fn is_aside(&self, path: Path<'_>) -> bool {
         let aside = self.aside.borrow();
         !aside.is_empty() && aside.contains(&path.to_string())
+    }
+
+    /// Says what an unknown field is worth saying.
+    fn note_unknown(&self, parent: Path<'_>, key: &str, fields: &[&str]) {
+        let in_spec = || Path::Key(&parent, key).top() == Some("spec");
+        let level = match self.unknown {
+            Unknown::Refused => Level::Error,
+            Unknown::RefusedInSpec if in_spec() => Level::Error,
+            Unknown::Noted if in_spec() => Level::Warning,
+            Unknown::RefusedInSpec | Unknown::Noted | Unknown::Ignored => return,
+        };
+        let mut notes = self.notes.borrow_mut();
+        if notes.unknown.len() < MAX_PROBLEMS {
+            notes.unknown.push(Problem { level, ..error::unknown_field(parent, key, fields) });
+        }
     }
 }
 
@@ -168,11 +243,8 @@ impl<'de> Value<'de, '_> {
     fn map<V: Visitor<'de>>(self, fields: Option<&[&str]>, visitor: V) -> Result<V::Value, Error> {
         let Tree::Map(entries) = self.tree else { return Err(self.expected("object")) };
         if let Some(fields) = fields {
-            let mut notes = self.context.notes.borrow_mut();
             for (key, _) in entries.iter().filter(|(key, _)| !fields.contains(&key.as_str())) {
-                if notes.unknown.len() < MAX_PROBLEMS {
-                    notes.unknown.push(error::unknown_field(self.path, key, fields));
-                }
+                self.context.note_unknown(self.path, key, fields);
             }
         }
         visitor.visit_map(Entries { rest: entries, fields, value: None, map: self })

@@ -108,7 +108,7 @@ fn headers_are_required() {
 #[test]
 fn foreign_kinds_are_told_apart() {
     let cases = [
-        ("v1", "Secret", "Info Secret is not used by the mesh"),
+        ("v1", "ResourceQuota", "Info ResourceQuota is not used by the mesh"),
         ("rbac.authorization.k8s.io/v1", "Role", "Info Role is not used by the mesh"),
         ("serving.knative.dev/v1", "Service", "Info Service is not used by the mesh"),
         ("install.istio.io/v1alpha1", "IstioOperator", "Info IstioOperator is not used by the mesh"),
@@ -120,13 +120,14 @@ fn foreign_kinds_are_told_apart() {
         ),
         (
             "gateway.networking.k8s.io/v1",
-            "HTTPRoute",
-            "Warning HTTPRoute is not enforced yet: this document has no effect",
+            "UDPRoute",
+            "Warning UDPRoute is not supported: this document has no effect \
+             (UDP is not routed: a Service of type LoadBalancer or NodePort takes it in)",
         ),
         (
-            "security.istio.io/v1",
-            "RequestAuthentication",
-            "Warning RequestAuthentication is not enforced yet: this document has no effect",
+            "gateway.networking.x-k8s.io/v1alpha1",
+            "XMesh",
+            "Warning XMesh is not enforced yet: this document has no effect",
         ),
         (
             "extensions.istio.io/v1alpha1",

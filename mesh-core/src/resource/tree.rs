@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -73,6 +74,21 @@ impl Tree {
         }
     }
 
+    /// The value of `key`, to be changed; null included.
+    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Tree> {
+        match self {
+            Self::Map(entries) => entries.iter_mut().find(|(k, _)| k == key).map(|(_, v)| v),
+            _ => None,
+        }
+    }
+
+    /// Differs, but for one case in 2⁶⁴, where trees differ, be it in the order of keys.
+    pub(super) fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// The text of a string.
     pub(super) fn as_str(&self) -> Option<&str> {
         match self {
@@ -92,6 +108,33 @@ impl Tree {
             Self::String(text) => format!("string {}", quote(text)),
             Self::List(_) => "a list".into(),
             Self::Map(_) => "an object".into(),
+        }
+    }
+}
+
+impl Hash for Tree {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::mem::discriminant(self).hash(state);
+        match self {
+            Self::Null => {}
+            Self::Bool(value) => value.hash(state),
+            Self::Unsigned(value) => value.hash(state),
+            Self::Signed(value) => value.hash(state),
+            Self::Float(value) => value.to_bits().hash(state),
+            Self::String(text) => text.hash(state),
+            Self::List(items) => items.hash(state),
+            Self::Map(entries) => entries.hash(state),
+        }
+    }
+}
+
+impl Path<'_> {
+    /// The outermost key.
+    pub(super) fn top(&self) -> Option<&str> {
+        match self {
+            Self::Root(_) => None,
+            Self::Key(Path::Root(_), key) => Some(key),
+            Self::Index(parent, _) | Self::Key(parent, _) => parent.top(),
         }
     }
 }

@@ -10,18 +10,24 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::kind::Kind;
+use super::strict::Unknown;
 use super::tree::{MAX_PROBLEMS, Path, Problem, Tree, quote};
 use super::value::Regex;
 use super::{Meta, Spec};
 
+mod gateway_api;
 mod network;
 mod networking;
+mod proxy;
+mod request_authentication;
 mod security;
+mod telemetry;
 mod workload;
 
 /// Collects the problems of one object; fields are given relative to it.
 pub(super) struct Report<'a> {
     prefix: &'a str,
+    unknown: Unknown,
     problems: Vec<Problem>,
     /// Weights of the regular expressions that were compiled.
     regexes: u64,
@@ -29,7 +35,16 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(super) fn new(prefix: &'a str) -> Self {
-        Self { prefix, problems: Vec::new(), regexes: 0 }
+        Self { prefix, unknown: Unknown::Refused, problems: Vec::new(), regexes: 0 }
+    }
+
+    /// Of an object that stands for itself, whose unknown fields are treated as `unknown` says.
+    pub(super) fn tolerating(unknown: Unknown) -> Self {
+        Self { unknown, ..Self::new("") }
+    }
+
+    pub(super) fn unknown(&self) -> Unknown {
+        self.unknown
     }
 
     pub(super) fn prefix(&self) -> &'a str {
@@ -205,6 +220,7 @@ pub(super) fn metadata(kind: Kind, metadata: &ObjectMeta, report: &mut Report<'_
         annotations,
         uid: metadata.uid.as_deref().filter(|uid| !uid.is_empty()).map(Arc::from),
         creation_timestamp: metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+        generation: metadata.generation,
     }
 }
 
@@ -220,7 +236,8 @@ pub(super) fn annotations(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
 /// Checks the object itself.
 pub(super) fn spec(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
     match spec {
-        Spec::Namespace(_) | Spec::ServiceAccount(_) => {}
+        // Of routes for TLS and TCP, what is right depends on the version.
+        Spec::Namespace(_) | Spec::ServiceAccount(_) | Spec::TlsRoute(_) | Spec::TcpRoute(_) => {}
         Spec::Node(node) => network::node(node, report),
         Spec::Pod(pod) => workload::pod(pod, report),
         Spec::Service(service) => network::service(service, report),
@@ -229,6 +246,18 @@ pub(super) fn spec(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
         Spec::ConfigMap(map) => workload::config_map(map, report),
         Spec::PeerAuthentication(spec) => security::peer_authentication(spec, report),
         Spec::AuthorizationPolicy(spec) => security::authorization_policy(spec, meta, report),
+        Spec::RequestAuthentication(spec) => {
+            request_authentication::request_authentication(spec, meta, report);
+        }
+        Spec::Telemetry(spec) => telemetry::telemetry(spec, meta, report),
+        Spec::ProxyConfig(spec) => proxy::proxy_config(spec, report),
+        Spec::Secret(secret) => proxy::secret(secret, report),
+        Spec::GatewayClass(spec) => gateway_api::gateway_class(spec, report),
+        Spec::KubernetesGateway(spec) => gateway_api::gateway(spec, report),
+        Spec::HttpRoute(spec) => gateway_api::http_route(spec, report),
+        Spec::GrpcRoute(spec) => gateway_api::grpc_route(spec, report),
+        Spec::ReferenceGrant(spec) => gateway_api::reference_grant(spec, report),
+        Spec::BackendTlsPolicy(spec) => gateway_api::backend_tls_policy(spec, report),
         Spec::Gateway(spec) => networking::gateway(spec, report),
         Spec::VirtualService(spec) => networking::virtual_service(spec, meta, report),
         Spec::DestinationRule(spec) => networking::destination_rule(spec, meta, report),
@@ -236,6 +265,15 @@ pub(super) fn spec(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
         Spec::WorkloadEntry(spec) => networking::workload_entry(spec, report),
         Spec::WorkloadGroup(spec) => networking::workload_group(spec, report),
         Spec::Sidecar(spec) => networking::sidecar(spec, meta, report),
+    }
+}
+
+/// Checks what depends on the version that the object was written in.
+pub(super) fn version(spec: &Spec, version: &str, report: &mut Report<'_>) {
+    match spec {
+        Spec::TlsRoute(spec) => gateway_api::tls_route(spec, version, report),
+        Spec::TcpRoute(spec) => gateway_api::tcp_route(spec, version, report),
+        _ => {}
     }
 }
 

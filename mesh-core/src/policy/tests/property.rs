@@ -145,8 +145,10 @@ fn policies() -> impl Strategy<Value = Vec<Object>> {
                     annotations: dry_run.into_iter().collect(),
                     uid: None,
                     creation_timestamp,
+                    generation: None,
                 };
-                Object { origin: Origin { file: "generated".into(), document: index + 1 }, meta, spec }
+                let origin = Origin { file: "generated".into(), document: index + 1 };
+                Object { origin, meta, spec, digest: 0 }
             };
         policies.into_iter().enumerate().map(object).collect()
     })

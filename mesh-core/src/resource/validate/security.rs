@@ -26,7 +26,7 @@ pub(super) fn peer_authentication(spec: &PeerAuthenticationSpec, report: &mut Re
 }
 
 pub(super) fn authorization_policy(spec: &AuthorizationPolicySpec, meta: &Meta, report: &mut Report<'_>) {
-    targets(spec, meta, report);
+    targets(spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs, meta, report);
     let action = match spec.action {
         Action::Allow => "ALLOW",
         Action::Deny => "DENY",
@@ -73,7 +73,7 @@ pub(super) fn annotations(meta: &Meta, action: Option<Action>, report: &mut Repo
     }
 }
 
-fn selector(selector: &WorkloadSelector, report: &mut Report<'_>) {
+pub(super) fn selector(selector: &WorkloadSelector, report: &mut Report<'_>) {
     if selector.match_labels.is_empty() {
         let hint = "remove the selector if all workloads are meant";
         report.warning_with("spec.selector", "a selector without labels selects every workload", hint);
@@ -94,21 +94,27 @@ pub(super) fn match_labels(field: &str, labels: &BTreeMap<String, String>, repor
     }
 }
 
-fn targets(spec: &AuthorizationPolicySpec, meta: &Meta, report: &mut Report<'_>) {
-    let present = [spec.selector.is_some(), spec.target_ref.is_some(), !spec.target_refs.is_empty()]
-        .into_iter()
-        .filter(|is| *is);
+/// What a policy is for: the three ways to say so exclude each other.
+pub(super) fn targets(
+    selector: Option<&WorkloadSelector>,
+    target_ref: Option<&PolicyTargetReference>,
+    target_refs: &[PolicyTargetReference],
+    meta: &Meta,
+    report: &mut Report<'_>,
+) {
+    let present =
+        [selector.is_some(), target_ref.is_some(), !target_refs.is_empty()].into_iter().filter(|is| *is);
     if present.count() > 1 {
         report.error("spec", "only one of selector, targetRef and targetRefs may be given");
     }
-    if let Some(selector) = &spec.selector {
+    if let Some(selector) = selector {
         self::selector(selector, report);
     }
-    if let Some(target) = &spec.target_ref {
+    if let Some(target) = target_ref {
         self::target("spec.targetRef", target, meta, report);
     }
-    at_most(16, "spec.targetRefs", spec.target_refs.len(), report);
-    for (index, target) in spec.target_refs.iter().enumerate() {
+    at_most(16, "spec.targetRefs", target_refs.len(), report);
+    for (index, target) in target_refs.iter().enumerate() {
         self::target(&format!("spec.targetRefs[{index}]"), target, meta, report);
     }
 }
@@ -314,7 +320,7 @@ fn pattern(field: &str, value: &str, report: &mut Report<'_>) {
     }
 }
 
-fn at_most(limit: usize, field: &str, count: usize, report: &mut Report<'_>) {
+pub(super) fn at_most(limit: usize, field: &str, count: usize, report: &mut Report<'_>) {
     if count > limit {
         report.error(field, format!("has {count} entries, the limit is {limit}"));
     }

@@ -978,7 +978,7 @@ fn what_all_kinds_refuse() {
             "use networking.istio.io/v1 or networking.istio.io/v1beta1 or networking.istio.io/v1alpha3",
         ),
         ("v1", "VirtulService", "{}", "kind", "did you mean \"VirtualService\"?"),
-        ("v1", "HTTPRoute", "{}", "kind", "there is no kind"),
+        ("v1", "Ingress", "{}", "kind", "there is no kind"),
     ];
     for (version, kind, spec, field, reason) in cases {
         let parsed = yaml(&format!(
