@@ -37,6 +37,8 @@ mod proxy_config;
 pub mod request_authentication;
 #[cfg(test)]
 mod rows;
+#[cfg(feature = "schema")]
+pub mod schema;
 mod secret;
 pub mod security;
 mod served;

@@ -52,7 +52,7 @@ macro_rules! kinds {
         }
 
         impl Kind {
-            const ALL: &[Self] = &[$(Self::$kind),*];
+            pub(super) const ALL: &[Self] = &[$(Self::$kind),*];
 
             fn row(self) -> &'static Row {
                 match self {
@@ -161,7 +161,7 @@ impl Kind {
 
     /// Whether it is one of Istio's.
     pub(super) fn is_istio(self) -> bool {
-        is_istio_group(self.row().group)
+        is_istio_group(self.group())
     }
 
     /// Whether the mesh acts on it; if not, users are told.
@@ -188,8 +188,8 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     if let Some((_, _, instead)) = UNSUPPORTED.iter().find(|(of, name, _)| *of == group && *name == kind) {
         return Class::Unsupported(instead);
     }
-    if let Some(known) = Kind::named(kind).find(|known| known.row().group == group) {
-        return if known.row().versions.contains(&version) {
+    if let Some(known) = Kind::named(kind).find(|known| known.group() == group) {
+        return if known.versions().contains(&version) {
             Class::Used(known)
         } else {
             wrong_version(kind, known.api_versions())

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+#[cfg(feature = "schema")]
+use crate::resource::schema::LabelsSchema;
+
 use super::value::{Host, Port};
 
 pub use self::destination_rule::DestinationRuleSpec;
@@ -54,6 +57,7 @@ pub struct PortSelector {
 #[serde(rename_all = "camelCase", default)]
 pub struct LabelSelector {
     /// All of them must be equal on the workload; empty selects every workload.
+    #[cfg_attr(feature = "schema", schemars(with = "LabelsSchema<256>"))]
     pub labels: BTreeMap<String, String>,
 }
 

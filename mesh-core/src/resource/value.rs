@@ -4,10 +4,11 @@
 //! Parsing costs time in proportion to the text. Why a text was refused travels through serde as one string, the
 //! hint behind [`HINT`]; the strict deserializer takes it apart again.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 pub use self::duration::{Duration, DurationOrZero};
 pub use self::export::ExportTo;
@@ -82,6 +83,40 @@ pub(super) fn unless_empty<'de, D: Deserializer<'de>, T: FromText>(
     deserializer: D,
 ) -> Result<Option<T>, D::Error> {
     deserializer.deserialize_str(TextVisitor(PhantomData)).map(|OrEmpty(value)| value)
+}
+
+/// Reads a map whose keys may be spelled in more than one way: none of them may be there twice.
+pub(super) fn unique<'de, D, K, V>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+where
+    D: Deserializer<'de>,
+    K: Deserialize<'de> + Ord,
+    V: Deserialize<'de>,
+{
+    deserializer.deserialize_map(UniqueVisitor(PhantomData))
+}
+
+struct UniqueVisitor<K, V>(PhantomData<(K, V)>);
+
+impl<'de, K, V> Visitor<'de> for UniqueVisitor<K, V>
+where
+    K: Deserialize<'de> + Ord,
+    V: Deserialize<'de>,
+{
+    type Value = BTreeMap<K, V>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut map = BTreeMap::new();
+        while let Some((key, value)) = entries.next_entry()? {
+            if map.insert(key, value).is_some() {
+                return Err(de::Error::custom("two of the names differ only in upper and lower case"));
+            }
+        }
+        Ok(map)
+    }
 }
 
 /// Empty, or a `T`.

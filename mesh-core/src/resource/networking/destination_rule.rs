@@ -44,6 +44,7 @@ pub struct DestinationRuleSpec {
 /// A part of a service.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("required" = ["name"])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Subset {
     /// A DNS label.
@@ -57,6 +58,8 @@ pub struct Subset {
 /// How a service is talked to.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("minProperties" = 1)))]
+#[cfg_attr(feature = "schema", schemars(extend("not" = {"required": ["tunnel", "proxyProtocol"]})))]
 #[serde(rename_all = "camelCase", default)]
 pub struct TrafficPolicy {
     /// Which endpoint is chosen.

@@ -62,6 +62,7 @@ pub struct ServerPort {
 /// TLS of a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("allOf" = [{"not": {"required": ["credentialNames", "tlsCertificates"]}}, {"not": {"required": ["credentialName", "credentialNames"]}}, {"not": {"required": ["credentialName", "tlsCertificates"]}}])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServerTls {
     /// Whether plain HTTP is answered with 301 and the same address in https.

@@ -2,6 +2,9 @@
 
 use serde::Deserialize;
 
+#[cfg(feature = "schema")]
+use crate::resource::schema::rules::{SERVICE_ENTRY, SERVICE_HOSTS, SERVICE_PORTS, rules};
+
 use super::LabelSelector;
 use super::workload::WorkloadEntrySpec;
 use crate::resource::value::{self, ExportTo, Host, Port, Protocol, Subnet};
@@ -9,16 +12,18 @@ use crate::resource::value::{self, ExportTo, Host, Port, Protocol, Subnet};
 /// `ServiceEntry.spec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("required" = ["hosts"])))]
+#[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-validations" = rules(SERVICE_ENTRY))))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ServiceEntrySpec {
     /// Names of the service, 1..=256, none of them `*`.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 256)))]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 256), extend("x-kubernetes-validations" = rules(SERVICE_HOSTS))))]
     pub hosts: Vec<Host>,
     /// Addresses that clients use for it; networks only with NONE and STATIC. None: the mesh makes one up.
     #[cfg_attr(feature = "schema", schemars(length(max = 256)))]
     pub addresses: Vec<Subnet>,
     /// Ports, unique by name and by number.
-    #[cfg_attr(feature = "schema", schemars(length(max = 256)))]
+    #[cfg_attr(feature = "schema", schemars(length(max = 256), extend("x-kubernetes-validations" = rules(SERVICE_PORTS))))]
     pub ports: Vec<ServiceEntryPort>,
     /// Whether its endpoints belong to the mesh.
     pub location: Location,
@@ -47,6 +52,7 @@ pub struct ServiceEntryPort {
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub protocol: Option<Protocol>,
     /// A DNS label.
+    #[cfg_attr(feature = "schema", schemars(length(max = 256)))]
     pub name: String,
     /// Port of the endpoints; absent means [`ServiceEntryPort::number`].
     #[serde(default)]

@@ -53,6 +53,7 @@ pub struct IngressListener {
 /// What clients see on a port, or on all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("required" = ["hosts"])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct EgressListener {
     /// The port; absent means all that no other listener has. Only the last listener may lack it.

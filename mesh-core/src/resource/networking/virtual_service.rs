@@ -44,6 +44,8 @@ pub struct VirtualServiceSpec {
 /// A rule for HTTP requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("not" = {"required": ["mirror", "mirrors"]})))]
+#[cfg_attr(feature = "schema", schemars(transform = crate::resource::schema::with_older_name))]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRoute {
     /// For logs and metrics.
@@ -55,7 +57,7 @@ pub struct HttpRoute {
     pub route: Vec<HttpDestination>,
     /// Answers with another address.
     pub redirect: Option<Redirect>,
-    /// Answers itself.
+    /// Answers itself. Together with a delegate: what the delegate's rules do that have no action of their own.
     pub direct_response: Option<DirectResponse>,
     /// Leaves the decision to another VirtualService.
     pub delegate: Option<Delegate>,
@@ -63,11 +65,11 @@ pub struct HttpRoute {
     pub rewrite: Option<Rewrite>,
     /// For the whole request with all retries; absent means none.
     pub timeout: Option<Duration>,
-    /// Absent means [`Retries::UNSET`].
+    /// Absent means 2 of them, see [`Retries::UNSET`].
     pub retries: Option<Retries>,
     /// Makes requests fail or wait on purpose. Timeouts and retries do not apply to those.
     pub fault: Option<Fault>,
-    /// Also sends a copy there; see [`HttpRoute::copies`].
+    /// Also sends a copy there, see [`HttpRoute::copies`].
     pub mirror: Option<Destination>,
     /// Share of the requests that [`HttpRoute::mirror`] gets.
     pub mirror_percentage: Option<Percentage>,
@@ -156,8 +158,12 @@ pub struct Headers {
 #[serde(rename_all = "camelCase", default)]
 pub struct HeaderOperations {
     /// Replaces what is there.
+    #[serde(deserialize_with = "value::unique")]
+    #[cfg_attr(feature = "schema", schemars(with = "BTreeMap<HeaderName, HeaderValue>"))]
     pub set: BTreeMap<HeaderName, HeaderValue>,
     /// Goes beside what is there.
+    #[serde(deserialize_with = "value::unique")]
+    #[cfg_attr(feature = "schema", schemars(with = "BTreeMap<HeaderName, HeaderValue>"))]
     pub add: BTreeMap<HeaderName, HeaderValue>,
     /// Goes away.
     pub remove: Vec<HeaderName>,
@@ -178,10 +184,10 @@ impl VirtualServiceSpec {
 impl HttpRoute {
     /// What is done with the request: the one that is given, which parsing has made sure of.
     pub fn action(&self) -> HttpAction<'_> {
-        match (&self.redirect, &self.direct_response, &self.delegate) {
+        match (&self.redirect, &self.delegate, &self.direct_response) {
             (Some(redirect), _, _) => HttpAction::Redirect(redirect),
-            (_, Some(response), _) => HttpAction::Respond(response),
-            (_, _, Some(delegate)) => HttpAction::Delegate(delegate),
+            (_, Some(delegate), _) => HttpAction::Delegate(delegate),
+            (_, _, Some(response)) => HttpAction::Respond(response),
             (None, None, None) => HttpAction::Route(&self.route),
         }
     }

@@ -6,20 +6,27 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+#[cfg(feature = "schema")]
+use crate::resource::schema::{
+    exactly_one,
+    rules::{ADDRESS, WORKLOAD_ENTRY, WORKLOAD_PORTS, WORKLOAD_TEMPLATE, rules},
+};
+
 use crate::resource::tree::quote;
 use crate::resource::value::{self, Bind, FromText, Host, Port, Refusal};
 
 /// `WorkloadEntry.spec`, and an endpoint of a ServiceEntry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-validations" = rules(WORKLOAD_ENTRY))))]
 #[serde(rename_all = "camelCase", default)]
 pub struct WorkloadEntrySpec {
     /// Where it is. Absent only with a [`WorkloadEntrySpec::network`], whose gateway is asked then.
     #[serde(deserialize_with = "value::unless_empty")]
-    #[cfg_attr(feature = "schema", schemars(with = "String", length(max = 256)))]
+    #[cfg_attr(feature = "schema", schemars(with = "Address"))]
     pub address: Option<Address>,
     /// Ports by the name of the service's port; one that is not here is the service's own.
-    #[cfg_attr(feature = "schema", schemars(extend("maxProperties" = 128)))]
+    #[cfg_attr(feature = "schema", schemars(extend("maxProperties" = 128, "x-kubernetes-validations" = rules(WORKLOAD_PORTS))))]
     pub ports: BTreeMap<String, Port>,
     /// Labels, as of a pod.
     #[cfg_attr(feature = "schema", schemars(extend("maxProperties" = 256)))]
@@ -57,6 +64,7 @@ pub struct WorkloadGroupSpec {
     #[serde(default)]
     pub metadata: GroupMetadata,
     /// Spec of their `WorkloadEntries`, as far as they do not bring their own.
+    #[cfg_attr(feature = "schema", schemars(extend("x-kubernetes-validations" = rules(WORKLOAD_TEMPLATE))))]
     pub template: WorkloadEntrySpec,
     /// When one counts as ready; absent means at once.
     #[serde(default)]
@@ -79,6 +87,7 @@ pub struct GroupMetadata {
 /// Asks a workload whether it is ready.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("oneOf" = exactly_one(&["httpGet", "tcpSocket", "exec", "grpc"]))))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ReadinessProbe {
     /// Before the first try, in seconds.
@@ -134,6 +143,7 @@ pub struct HttpGetProbe {
     pub host: String,
     /// `HTTP` or `HTTPS`; empty means the former.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(extend("enum" = ["", "HTTP", "HTTPS"])))]
     pub scheme: String,
     /// Headers to send.
     #[serde(default)]
@@ -167,9 +177,11 @@ pub struct TcpProbe {
 /// Runs a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("required" = ["command"])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExecProbe {
     /// Program and arguments, without a shell; never empty.
+    #[cfg_attr(feature = "schema", schemars(inner(length(min = 1))))]
     pub command: Vec<String>,
 }
 
@@ -211,4 +223,8 @@ impl FromText for Address {
     }
 }
 
-value::text_value!(Address, {"type": "string", "maxLength": 256});
+value::text_value!(Address, {
+    "type": "string",
+    "maxLength": 256,
+    "x-kubernetes-validations": (rules(ADDRESS))
+});

@@ -67,7 +67,7 @@ pub(in crate::resource) fn is_unix_path(path: &str) -> bool {
 }
 
 text_value!(Bind, {"type": "string"});
-text_value!(Subnet, {"type": "string"});
+text_value!(Subnet, {"type": "string", "maxLength": 64});
 
 /// What the addresses of Unix domain sockets begin with.
 const UNIX: &str = "unix://";

@@ -71,7 +71,7 @@ where
     D: Deserializer<'de>,
     K: Deserialize<'de> + Ord,
 {
-    let values = BTreeMap::<K, Named>::deserialize(deserializer)?;
+    let values: BTreeMap<K, Named> = super::unique(deserializer)?;
     Ok(values.into_iter().map(|(key, Named(value))| (key, value)).collect())
 }
 
@@ -114,8 +114,5 @@ super::inline_schema!(StringMatch, {
         "prefix": {"type": "string"},
         "regex": {"type": "string", "maxLength": 1024, "description": "RE2; the whole text must match."}
     },
-    "x-kubernetes-validations": [{
-        "rule": "[has(self.exact), has(self.prefix), has(self.regex)].filter(x, x).size() <= 1",
-        "message": "only one of exact, prefix and regex may be given"
-    }]
+    "oneOf": (crate::resource::schema::at_most_one(&["exact", "prefix", "regex"]))
 });

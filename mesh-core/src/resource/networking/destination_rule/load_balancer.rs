@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+#[cfg(feature = "schema")]
+use crate::resource::schema::at_most_one;
+
 use crate::resource::value::{Duration, DurationOrZero};
 
 /// Which endpoint is chosen.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("oneOf" = at_most_one(&["simple", "consistentHash"]))))]
+#[cfg_attr(feature = "schema", schemars(extend("not" = {"required": ["localityLbSetting", "zoneAwareLbSetting"]})))]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancer {
     /// Without regard to the request. [`LoadBalancer::balance`] has this and the next as one.
@@ -63,6 +68,7 @@ pub enum SimpleLb {
 /// Chooses by a hash.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("allOf" = [{"oneOf": at_most_one(&["httpHeaderName", "httpCookie", "useSourceIp", "httpQueryParameterName"])}, {"oneOf": at_most_one(&["ringHash", "maglev"])}])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ConsistentHash {
     /// Of this header. [`ConsistentHash::key`] has this and the next three as one.
@@ -124,6 +130,7 @@ pub struct Maglev {
 /// A cookie that decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("required" = ["name"])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpCookie {
     /// Its name.
@@ -139,6 +146,7 @@ pub struct HttpCookie {
 /// An attribute of a cookie, such as `SameSite`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("required" = ["name"])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct CookieAttribute {
     /// Its name.
@@ -203,6 +211,7 @@ pub struct ZoneAwareLbSetting {
 /// Gives new endpoints less at first.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("required" = ["duration"])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Warmup {
     /// Until an endpoint gets its full share; always there.

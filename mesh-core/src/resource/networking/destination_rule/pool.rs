@@ -10,6 +10,7 @@ use crate::resource::value::{Duration, DurationOrZero};
 /// How much goes at once. Where more is wanted, requests fail: the circuit breaker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("minProperties" = 1)))]
 #[serde(rename_all = "camelCase", default)]
 pub struct ConnectionPool {
     /// For all connections.
@@ -136,6 +137,7 @@ pub struct OutlierDetection {
     #[cfg_attr(feature = "schema", schemars(range(max = 100)))]
     pub min_health_percent: u32,
     /// Answers that count instead of 500 to 599, 100..=599 each.
+    #[cfg_attr(feature = "schema", schemars(inner(range(min = 100, max = 599))))]
     pub outlier_detection_http_error_codes: Vec<u16>,
 }
 

@@ -198,6 +198,12 @@ const TRAFFIC: &[Row] = &[
     ("headers: {request: {set: {':path': a}}}", "headers.request.set[\":path\"]", "cannot be changed"),
     ("headers: {response: {set: {host: a}}}", "headers.response.set.host", "cannot be changed"),
     ("headers: {request: {set: {'a b': a}}}", "headers.request.set[\"a b\"]", "is not the name of a header"),
+    (
+        "headers: {request: {set: {X-A: b, x-a: c}}}",
+        "headers.request.set",
+        "differ only in upper and lower case",
+    ),
+    ("match: [{headers: {X-A: {}, x-a: {}}}]", "match[0].headers", "differ only in upper and lower case"),
     ("headers: {request: {set: {a: '50%'}}}", "headers.request.set.a", "write %% for a per cent sign"),
     ("headers: {request: {set: {a: 1}}}", "headers.request.set.a", "quote it"),
     ("headers: {response: {remove: [':status']}}", "headers.response.remove[0]", "cannot be removed"),
@@ -736,6 +742,11 @@ const HTTP_SERVICES: &[Row] = &[
         "hosts: [a.b], resolution: DNS, endpoints: [{address: 'unix:///x'}]",
         "spec.endpoints[0].address",
         "needs resolution STATIC",
+    ),
+    (
+        "hosts: ['*.b'], resolution: DNS, workloadSelector: {labels: {a: b}}",
+        "spec.hosts[0]",
+        "cannot be looked up",
     ),
     ("hosts: [a.b], resolution: DYNAMIC_DNS", "spec.hosts[0]", "DYNAMIC_DNS is for wildcards"),
     (

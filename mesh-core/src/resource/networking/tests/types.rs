@@ -89,6 +89,7 @@ http:
   directResponse: {status: 200, body: {bytes: aGk=}}
 - match: [{uri: {exact: /4}}]
   delegate: {name: d, namespace: n}
+  directResponse: {status: 404}
 - match: [{uri: {exact: /5}}]
   rewrite: {uri: /y, authority: h}
   route: [{destination: {host: a}}]

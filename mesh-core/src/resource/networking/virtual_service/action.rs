@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Deserializer};
 
+#[cfg(feature = "schema")]
+use crate::resource::schema::at_most_one;
+
 use super::fault::Percentage;
 use super::{Destination, HttpDestination};
 use crate::resource::value::{self, HttpStatus, Percent, Port, Refusal, Regex};
@@ -22,6 +25,7 @@ pub enum HttpAction<'a> {
 /// Answers with another address.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("oneOf" = at_most_one(&["port", "derivePort"]))))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Redirect {
     /// Replaces the whole path; empty keeps it.
@@ -213,10 +217,7 @@ value::inline_schema!(Body, {
         "string": {"type": "string"},
         "bytes": {"type": "string", "format": "byte"}
     },
-    "x-kubernetes-validations": [{
-        "rule": "has(self.string) != has(self.bytes)",
-        "message": "exactly one of string and bytes must be given"
-    }]
+    "oneOf": (crate::resource::schema::exactly_one(&["string", "bytes"]))
 });
 
 fn search<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Regex, D::Error> {

@@ -2,6 +2,9 @@
 
 use serde::Deserialize;
 
+#[cfg(feature = "schema")]
+use crate::resource::schema::at_most_one;
+
 use crate::resource::value::{Duration, HttpStatus, Percent};
 
 /// Makes requests wait or fail. The two are drawn for independently.
@@ -18,6 +21,7 @@ pub struct Fault {
 /// Holds requests back.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("oneOf" = at_most_one(&["fixedDelay", "exponentialDelay"]))))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Delay {
     /// For how long.
@@ -34,6 +38,7 @@ pub struct Delay {
 /// Fails requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("oneOf" = at_most_one(&["httpStatus", "grpcStatus", "http2Error"]))))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Abort {
     /// With this status. [`Abort::error`] has this and the next as one.

@@ -10,6 +10,7 @@ use crate::resource::value::{self, GatewayName, Host, Port, Subnet};
 /// A rule for TLS that is passed on unopened.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("required" = ["match"])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct TlsRoute {
     /// One of them must match; never empty.
@@ -22,6 +23,7 @@ pub struct TlsRoute {
 /// What a TLS connection must be: all that is given must match.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("required" = ["sniHosts"])))]
 #[serde(rename_all = "camelCase", default)]
 pub struct TlsMatch {
     /// One of them must cover the server name that the client asks for; each is covered by a host of the

@@ -11,12 +11,13 @@ use crate::resource::value::{self, Duration, Refusal, StringMatch};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Retries {
-    /// Tries after the first; 0 means none. A rule without `retries` has [`Retries::UNSET`] of them.
+    /// Tries after the first; 0 means none. A rule without `retries` has 2, see [`Retries::UNSET`].
     #[cfg_attr(feature = "schema", schemars(range(max = 2_147_483_647)))]
     pub attempts: u32,
     /// For each try; absent means that only the timeout of the rule counts.
     pub per_try_timeout: Option<Duration>,
-    /// What counts as failed; none means [`RetryOn::DEFAULT`].
+    /// What counts as failed, by commas. None means connect-failure, refused-stream, unavailable, cancelled and
+    /// retriable-status-codes, see [`RetryOn::DEFAULT`].
     #[serde(deserialize_with = "retry_on")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub retry_on: Vec<RetryOn>,

@@ -162,7 +162,7 @@ fn static_endpoint(path: Path<'_>, entry: &WorkloadEntrySpec, ports: usize, repo
 
 fn by_dns(spec: &ServiceEntrySpec, names: &HashSet<&str>, report: &mut Report<'_>) {
     let root = Path::Root("spec");
-    if spec.endpoints.is_empty() && spec.workload_selector.is_none() {
+    if spec.endpoints.is_empty() {
         let hosts = root.key("hosts");
         if let Some(index) = spec.hosts.iter().position(Host::is_wildcard) {
             let reason = "a wildcard cannot be looked up";
@@ -178,9 +178,14 @@ fn by_dns(spec: &ServiceEntrySpec, names: &HashSet<&str>, report: &mut Report<'_
     for (index, entry) in spec.endpoints.iter().enumerate() {
         endpoint(list.at(index), entry, report);
         endpoint_ports(list.at(index), entry, Some(names), report);
-        if let Some(Address::Unix(_)) = &entry.address {
-            let reason = "a Unix domain socket needs resolution STATIC";
-            report.error(list.at(index).key("address"), reason);
+        match &entry.address {
+            Some(Address::Unix(_)) => {
+                report.error(list.at(index).key("address"), "a Unix domain socket needs resolution STATIC");
+            }
+            None if !entry.network.is_empty() => {
+                report.error(list.at(index).key("address"), "without an address there is nothing to look up");
+            }
+            _ => {}
         }
     }
     let bytes = |port: Option<Protocol>| port.is_some_and(|port| !port.is_http() && port != Protocol::Udp);

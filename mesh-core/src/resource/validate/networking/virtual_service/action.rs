@@ -13,7 +13,8 @@ pub(super) fn exclusive(path: Path<'_>, route: &HttpRoute, is_delegate: bool, re
     let given = [
         ("route", !route.route.is_empty()),
         ("redirect", route.redirect.is_some()),
-        ("directResponse", route.direct_response.is_some()),
+        // Of a rule that delegates it is what holds where the delegate has no action.
+        ("directResponse", route.direct_response.is_some() && route.delegate.is_none()),
         ("delegate", route.delegate.is_some()),
     ];
     let given: Vec<_> = given.into_iter().filter(|(_, is)| *is).map(|(name, _)| name).collect();
