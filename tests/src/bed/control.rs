@@ -134,6 +134,7 @@ impl ControlPlane {
             ("--control-ca", text(state(layout).join("ca/root-cert.pem"))),
             ("--token", text(token)),
             ("--state", text(own)),
+            ("--svid-cache", text(layout.memory().join(node))),
         ];
         Ok(options.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect())
     }
