@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 pub use kube::Client;
 
 use self::api::Api;
-use self::discovery::Discovery;
+use self::discovery::{Discovery, Places};
 pub use self::kinds::watched_kinds;
 use self::reflector::Reflector;
 use crate::changes::{self, Change, Changes, Sender};
@@ -29,7 +29,9 @@ mod backoff;
 mod discovery;
 mod kinds;
 mod known;
+pub mod leader;
 mod reflector;
+pub mod status;
 mod wire;
 
 /// A cluster that is watched. Made by [`Kubernetes::new`].
@@ -38,6 +40,7 @@ pub struct Kubernetes {
     pace: Pace,
     sender: Sender,
     wanted: Wanted,
+    places: watch::Sender<Places>,
 }
 
 /// How a cluster is watched.
@@ -117,7 +120,8 @@ impl Kubernetes {
         let keys = BTreeSet::from([mesh_config.clone()]);
         let (keys, _) = watch::channel(Arc::new(keys));
         let wanted = Wanted { always: Arc::new(mesh_config), keys: Arc::new(keys) };
-        (Self { client, pace: options.pace, sender, wanted }, changes)
+        let (places, _) = watch::channel(Places::new());
+        (Self { client, pace: options.pace, sender, wanted, places }, changes)
     }
 
     /// The way to say which Secrets and `ConfigMap`s to read.
@@ -127,19 +131,20 @@ impl Kubernetes {
 
     /// Tells of every change until nobody listens any more. Failures end nothing: they are logged and tried again.
     pub async fn run(self) {
-        let Self { client, pace, sender, wanted } = self;
+        let Self { client, pace, sender, wanted, places } = self;
         let api = Api::new(client, pace.clone());
         let kinds: Vec<_> = kinds::watched().collect();
         let again = Arc::new(Notify::new());
-        let (discovery, places) = Discovery::new(api.clone(), &kinds, Arc::clone(&again));
+        let found = places.subscribe();
+        let discovery = Discovery::new(api.clone(), &kinds, Arc::clone(&again), places);
         let (in_sync, mut synced) = mpsc::channel(kinds.len().max(1));
         let mut tasks = JoinSet::new();
         for watched in &kinds {
-            let reflector = Reflector::new(watched, api.clone(), places.clone(), Arc::clone(&again));
+            let reflector = Reflector::new(watched, api.clone(), found.clone(), Arc::clone(&again));
             let keys = watched.on_demand.then(|| wanted.keys.subscribe());
             tasks.spawn(reflector.run(sender.clone(), keys, in_sync.clone()));
         }
-        drop((in_sync, places));
+        drop((in_sync, found));
         tasks.spawn(discovery.run());
         let synced = async {
             for _ in &kinds {
@@ -203,6 +208,16 @@ impl Default for Pace {
 impl std::fmt::Debug for Kubernetes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kubernetes").field("pace", &self.pace).finish_non_exhaustive()
+    }
+}
+
+/// `/api/v1/pods` in a namespace: `/api/v1/namespaces/NAMESPACE/pods`.
+fn in_namespace(path: &str, namespace: &str) -> String {
+    match path.rsplit_once('/') {
+        Some((version, plural)) if !namespace.is_empty() => {
+            format!("{version}/namespaces/{namespace}/{plural}")
+        }
+        _ => path.to_owned(),
     }
 }
 

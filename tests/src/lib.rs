@@ -4,6 +4,7 @@
 //! [`bookinfo`] is the well-known sample application as one small program, [`demo`] shows the mesh with it. [`tool`] is
 //! the helper that tests send into pods where `curl` is not enough.
 
+pub mod apiserver;
 pub mod bed;
 pub mod bench;
 pub mod bookinfo;

@@ -30,7 +30,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, ebpf, e2e; the latter two need root, through sudo where necessary.
+    /// unit, control, ebpf, e2e; the latter two need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Seconds that each suite may run, instead of its own limit.
@@ -46,6 +46,8 @@ pub(crate) struct Args {
 enum Suite {
     /// Tests of functions, without privilege.
     Unit,
+    /// What talks to Kubernetes, against an API server of our own; without privilege.
+    Control,
     /// The kernel programs on this kernel.
     Ebpf,
     /// The real binaries in the test bed.
@@ -67,31 +69,32 @@ struct Report {
 }
 
 impl Suite {
-    const ALL: [Self; 3] = [Self::Unit, Self::Ebpf, Self::EndToEnd];
+    const ALL: [Self; 4] = [Self::Unit, Self::Control, Self::Ebpf, Self::EndToEnd];
 
     fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
+            Self::Control => "control",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
         }
     }
 
     fn needs_root(self) -> bool {
-        self != Self::Unit
+        matches!(self, Self::Ebpf | Self::EndToEnd)
     }
 
     /// How long the tests may run once they are built. Generous: it is there to end what hangs.
     fn limit(self) -> Duration {
         match self {
-            Self::Unit | Self::Ebpf => Duration::from_secs(10 * 60),
+            Self::Unit | Self::Control | Self::Ebpf => Duration::from_secs(10 * 60),
             Self::EndToEnd => Duration::from_secs(25 * 60),
         }
     }
 
     fn parts(self) -> &'static [Part] {
         match self {
-            Self::Unit => &[Part::Ebpf],
+            Self::Unit | Self::Control => &[Part::Ebpf],
             Self::Ebpf | Self::EndToEnd => &[Part::Ebpf, Part::Tools],
         }
     }
@@ -101,6 +104,7 @@ impl Suite {
     fn runs(self, workspace: &Workspace) -> Result<Vec<Run>> {
         let target = match self {
             Self::Unit => return Ok(unit_runs(workspace)),
+            Self::Control => "control",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
         };
@@ -214,7 +218,7 @@ fn conclude(reports: &[Report]) -> ExitCode {
         let Tally { passed, failed, ignored, .. } = tally;
         let (name, seconds) = (suite.name(), took.as_secs());
         print(format_args!(
-            "{name:<6} {passed:>5} passed {failed:>4} failed {ignored:>4} ignored {seconds:>5} s"
+            "{name:<7} {passed:>5} passed {failed:>4} failed {ignored:>4} ignored {seconds:>5} s"
         ));
         total.add(tally);
     }

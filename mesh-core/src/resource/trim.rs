@@ -69,8 +69,10 @@ fn keep_at(tree: &mut Tree, path: &[&str], keys: &[&str]) {
     }
 }
 
-/// Bookkeeping of the API server and of its clients.
+/// Bookkeeping of the API server and of its clients; and what the items of a list lack where an event has it.
 const EVERYWHERE: &[&[&str]] = &[
+    &["apiVersion"],
+    &["kind"],
     &["metadata", "managedFields"],
     &["metadata", "resourceVersion"],
     &["metadata", "selfLink"],

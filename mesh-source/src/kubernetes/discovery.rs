@@ -36,10 +36,14 @@ pub(super) struct Discovery {
 }
 
 impl Discovery {
-    pub(super) fn new(api: Api, kinds: &[Watched], again: Arc<Notify>) -> (Self, watch::Receiver<Places>) {
-        let (places, receiver) = watch::channel(Places::new());
+    pub(super) fn new(
+        api: Api,
+        kinds: &[Watched],
+        again: Arc<Notify>,
+        places: watch::Sender<Places>,
+    ) -> Self {
         let kinds = kinds.iter().map(|watched| watched.kind).collect();
-        (Self { api, kinds, again, places, missing: HashMap::new() }, receiver)
+        Self { api, kinds, again, places, missing: HashMap::new() }
     }
 
     /// Goes on for ever.

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::api::Api;
 use super::backoff::{Backoff, jittered};
 use super::discovery::{Place, Places};
+use super::in_namespace;
 use super::kinds::Watched;
 use super::known::Known;
 use super::wire::{Event, EventType, Failure, Page, PageMeta, Status};
@@ -343,16 +344,6 @@ impl From<Failure> for Stop {
 impl From<Closed> for Stop {
     fn from(_: Closed) -> Self {
         Self::Closed
-    }
-}
-
-/// `/api/v1/pods` in a namespace: `/api/v1/namespaces/NAMESPACE/pods`.
-fn in_namespace(path: &str, namespace: &str) -> String {
-    match path.rsplit_once('/') {
-        Some((version, plural)) if !namespace.is_empty() => {
-            format!("{version}/namespaces/{namespace}/{plural}")
-        }
-        _ => path.to_owned(),
     }
 }
 

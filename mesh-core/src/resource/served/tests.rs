@@ -68,6 +68,8 @@ fn bookkeeping_is_no_change() {
     let mut later = pod();
     later["metadata"]["resourceVersion"] = json!("2");
     later["metadata"]["managedFields"] = json!([]);
+    // Events say it, items of lists do not.
+    (later["apiVersion"], later["kind"]) = (json!("v1"), json!("Pod"));
     later["status"]["conditions"][0]["lastTransitionTime"] = json!("2025-01-01T00:00:07Z");
     later["status"]["containerStatuses"][0]["restartCount"] = json!(2);
     assert_eq!(accepted("Pod", &later).digest, first.digest);

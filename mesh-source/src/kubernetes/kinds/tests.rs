@@ -70,7 +70,7 @@ fn the_role_grants_what_is_watched_and_nothing_else() {
             Some(kind) => {
                 let known = watched().any(|it| format!("{}/{}", it.kind.group(), plural(it.kind)) == kind);
                 assert!(known, "{resource} is granted, but nobody knows the kind");
-                assert_eq!(verbs, ["patch"], "{resource}");
+                assert_eq!(verbs, ["get", "patch"], "{resource}");
             }
         }
     }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use super::{in_namespace, watch_seconds};
+use super::watch_seconds;
+use crate::kubernetes::in_namespace;
 
 #[test]
 fn paths_lead_into_namespaces() {
