@@ -41,10 +41,8 @@ impl Debug {
             };
             let this = Arc::clone(&self);
             drop(tasks::spawn("monitoring connection", async move {
-                let service = service_fn(move |request| {
-                    let response = this.answer(&request);
-                    async move { Ok::<_, Infallible>(response) }
-                });
+                let service =
+                    service_fn(move |request| std::future::ready(Ok::<_, Infallible>(this.answer(&request))));
                 let mut server = hyper::server::conn::http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
                 // A client that goes away has lost nothing.

@@ -147,8 +147,7 @@ impl Session {
 
     fn additions(&mut self, kind: ResourceType, shelf: &Shelf) -> Option<DeltaDiscoveryResponse> {
         let subscription = self.subscriptions.get_mut(&kind).filter(|one| one.may_send())?;
-        let mut batch = Batch::default();
-        batch.removed = std::mem::take(&mut subscription.removals);
+        let mut batch = Batch { removed: std::mem::take(&mut subscription.removals), ..Batch::default() };
         let store = shelf.store(kind);
         while let Some(name) = subscription.backlog.front().filter(|_| !batch.is_full()).cloned() {
             subscription.backlog.pop_front();

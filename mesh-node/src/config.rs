@@ -26,9 +26,9 @@ pub enum Role {
     ///
     /// Example: mesh-node node --node node-1 --config /etc/mesh/config
     ///
-    /// Example: mesh-node node --node node-1 --control https://mesh-control.istio-system.svc:15012
+    /// Example: mesh-node node --node node-1 --control `https://mesh-control.istio-system.svc:15012`
     ///     --control-ca /var/run/secrets/istio/root-cert.pem --token /var/run/secrets/tokens/istio-token
-    Node(NodeOptions),
+    Node(Box<NodeOptions>),
     /// Remove everything that a node process has put into the kernel: its pods are outside of the mesh then.
     ///
     /// Example: mesh-node cleanup --node node-1
@@ -44,7 +44,7 @@ pub struct NodeOptions {
     /// Directory of Kubernetes YAML to follow, with a control plane inside this process.
     #[arg(long, value_name = "DIR", conflicts_with = "control", required_unless_present = "control")]
     pub config: Option<PathBuf>,
-    /// Control plane to follow, for example https://mesh-control.istio-system.svc:15012.
+    /// Control plane to follow, for example `https://mesh-control.istio-system.svc:15012`.
     #[arg(long, value_name = "URL")]
     pub control: Option<String>,
     /// File with the root certificates of the control plane (PEM).

@@ -10,7 +10,7 @@ use mesh_node::{
 
 fn main() -> ExitCode {
     let result = match Command::parse().role {
-        Role::Node(options) => run::node::run(options),
+        Role::Node(options) => run::node::run(*options),
         Role::Cleanup(options) => run::cleanup::run(&options),
     };
     match result {

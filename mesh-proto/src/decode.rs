@@ -51,7 +51,8 @@ pub struct Decoder {
     texts: HashSet<Arc<str>>,
     services: HashMap<Box<str>, Arc<ServiceKey>>,
     policies: HashMap<Box<str>, Arc<PolicyName>>,
-    identities: HashMap<(Arc<str>, Arc<str>, Arc<str>), SpiffeId>,
+    /// By trust domain, namespace and account.
+    identities: HashMap<[Arc<str>; 3], SpiffeId>,
     /// The node whose pods [`LocalPod`]s are about.
     node: Arc<str>,
 }
@@ -95,7 +96,7 @@ impl Decoder {
             ResourceType::Address => match message::<workload::Address>(bytes)?.r#type {
                 Some(workload::address::Type::Workload(one)) => self.workload(one),
                 Some(workload::address::Type::Service(one)) => {
-                    Ok(Record::Service(Arc::new(self.service(one)?)))
+                    Ok(Record::Service(Arc::new(self.service(&one)?)))
                 }
                 None => Err(Invalid::new("type", "is neither workload nor service")),
             },
@@ -136,31 +137,19 @@ impl Decoder {
         let services = self.memberships(&from.services)?;
         let ready = from.status() == workload::WorkloadStatus::Healthy;
         let node = Some(&*from.node).filter(|node| !node.is_empty()).map(|node| self.text(node));
-        let parts: Vec<&str> = from.uid.splitn(3, '/').collect();
-        if parts.get(1) == Some(&"discovery.k8s.io") {
+        if from.uid.split('/').nth(1) == Some(STATIC) {
             let [ip] = *ips.as_slice() else { return Err(Invalid::new("addresses", "are not exactly one")) };
             let namespace = self.text(&from.namespace);
             let uid = from.uid.into();
-            return Ok(Record::StaticEndpoint(Arc::new(StaticEndpoint {
-                uid,
-                namespace,
-                ip,
-                node,
-                services,
-                ready,
-            })));
+            let endpoint = StaticEndpoint { uid, namespace, ip, node, services, ready };
+            return Ok(Record::StaticEndpoint(Arc::new(endpoint)));
         }
         let details = extension::<mesh::WorkloadDetails>(&from.extensions, WORKLOAD_DETAILS)?;
-        let policies = from.authorization_policies.iter().map(|name| self.policy(name));
-        let mut policies = policies.collect::<Result<Vec<_>, _>>()?;
-        policies.sort();
-        let or = |text: &str, default: &'static str| {
-            if text.is_empty() { default.to_owned() } else { text.to_owned() }
-        };
+        let policies = self.policies(&from.authorization_policies)?;
         let namespace = self.text(&from.namespace);
-        let service_account = self.text(&or(&from.service_account, "default"));
+        let service_account = self.text(or(&from.service_account, "default"));
         let identity =
-            self.identity(&or(&from.trust_domain, "cluster.local"), &namespace, &service_account)?;
+            self.identity(or(&from.trust_domain, "cluster.local"), &namespace, &service_account)?;
         let canonical_name = self.text(&from.canonical_name);
         let canonical_revision = self.text(&from.canonical_revision);
         let locality = from.locality.clone().unwrap_or_default();
@@ -175,16 +164,12 @@ impl Decoder {
             labels: BTreeMap::new(),
             workload_name: self.text(&from.workload_name),
             workload_type: workload_type(from.workload_type(), &details.workload_type),
-            app: if details.app.is_empty() { Arc::clone(&canonical_name) } else { self.text(&details.app) },
-            version: if details.version.is_empty() {
-                Arc::clone(&canonical_revision)
-            } else {
-                self.text(&details.version)
-            },
+            app: self.text(or(&details.app, &from.canonical_name)),
+            version: self.text(or(&details.version, &from.canonical_revision)),
             canonical_name,
             canonical_revision,
             service_account,
-            cluster: self.text(&or(&from.cluster_id, "Kubernetes")),
+            cluster: self.text(or(&from.cluster_id, "Kubernetes")),
             region: self.text(&locality.region),
             zone: self.text(&locality.zone),
             probe_ports: Vec::new(),
@@ -197,7 +182,7 @@ impl Decoder {
         })))
     }
 
-    fn service(&mut self, from: workload::Service) -> Result<Service, Invalid> {
+    fn service(&mut self, from: &workload::Service) -> Result<Service, Invalid> {
         use workload::load_balancing::{HealthPolicy, Mode, Scope};
         if from.namespace.is_empty() || from.hostname.is_empty() || from.hostname.len() > MAX_TEXT {
             return Err(Invalid::new("hostname", "namespace or host name is empty or too long"));
@@ -277,6 +262,12 @@ impl Decoder {
         Ok(key)
     }
 
+    fn policies(&mut self, names: &[String]) -> Result<Vec<Arc<PolicyName>>, Invalid> {
+        let mut policies = names.iter().map(|name| self.policy(name)).collect::<Result<Vec<_>, _>>()?;
+        policies.sort();
+        Ok(policies)
+    }
+
     fn policy(&mut self, name: &str) -> Result<Arc<PolicyName>, Invalid> {
         if let Some(known) = self.policies.get(name) {
             return Ok(Arc::clone(known));
@@ -295,7 +286,7 @@ impl Decoder {
         namespace: &Arc<str>,
         account: &Arc<str>,
     ) -> Result<SpiffeId, Invalid> {
-        let key = (self.text(trust_domain), Arc::clone(namespace), Arc::clone(account));
+        let key = [self.text(trust_domain), Arc::clone(namespace), Arc::clone(account)];
         if let Some(known) = self.identities.get(&key) {
             return Ok(known.clone());
         }
@@ -337,6 +328,11 @@ fn settings(from: &mesh::Mesh) -> Result<MeshSettings, Invalid> {
     })
 }
 
+/// What is left out stands for its default.
+fn or<'a>(text: &'a str, default: &'a str) -> &'a str {
+    if text.is_empty() { default } else { text }
+}
+
 fn workload_type(kind: workload::WorkloadType, detail: &str) -> WorkloadType {
     match (kind, detail) {
         (_, "StatefulSet") => WorkloadType::StatefulSet,
@@ -369,6 +365,8 @@ fn number(port: u32) -> Result<u16, Invalid> {
     u16::try_from(port).map_err(|_| Invalid::new("ports", "a port is out of range"))
 }
 
+/// The second part of the uid of an address that no workload owns.
+const STATIC: &str = "discovery.k8s.io";
 /// Bytes of one resource: as much as etcd holds for one object, and a policy is hardly larger than what it came from.
 const MAX_RESOURCE: usize = 4 << 20;
 /// Bytes of a name.

@@ -205,7 +205,7 @@ fn status(ready: bool) -> workload::WorkloadStatus {
 
 fn extension(name: &str, message: &impl Message) -> workload::Extension {
     // The name says what it is; a URL would cost every workload as many bytes again.
-    let config = Any { type_url: String::new(), value: message.encode_to_vec().into() };
+    let config = Any { type_url: String::new(), value: message.encode_to_vec() };
     workload::Extension { name: name.to_owned(), config: Some(config) }
 }
 

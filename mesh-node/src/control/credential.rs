@@ -96,7 +96,7 @@ impl Credential {
         let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(end);
         let now = SystemTime::now();
         let due = now + not_after.duration_since(now).unwrap_or_default() / 2;
-        Ok(Self { id, key, due, not_after, chain })
+        Ok(Self { id, chain, key, due, not_after })
     }
 }
 
@@ -139,18 +139,16 @@ impl Link {
         if let Some(fresh) = valid.as_ref().filter(|credential| now < credential.due) {
             return Ok(Arc::clone(fresh));
         }
-        let renewed = match &valid {
-            Some(old) => {
-                let channel = self.endpoint.connect(Some(old)).await;
-                match channel {
-                    Ok(channel) => own_certificate(Opened { channel, authorization: None }).await,
-                    Err(error) => Err(error.into()),
-                }
-            }
+        let opened = match &valid {
+            Some(old) => self.endpoint.connect(Some(old)).await.map(|channel| (channel, None)),
             None => {
-                let channel = self.endpoint.connect(None).await?;
-                own_certificate(Opened { channel, authorization: Some(self.bearer(token)?) }).await
+                let authorization = Some(self.bearer(token)?);
+                self.endpoint.connect(None).await.map(|channel| (channel, authorization))
             }
+        };
+        let renewed = match opened {
+            Ok((channel, authorization)) => own_certificate(Opened { channel, authorization }).await,
+            Err(error) => Err(error.into()),
         };
         match (renewed, valid) {
             (Ok(credential), _) => {

@@ -229,19 +229,19 @@ impl Discovery {
         }
         self.known.insert(record.key(), named.version);
         self.mirror.apply(record);
-        self.remember(Entry::Put(kind, bytes));
+        self.remember(&Entry::Put(kind, bytes));
         Ok(())
     }
 
     fn remove(&mut self, kind: ResourceType, name: &str) {
         let Some(key) = names::key(kind, name).filter(|key| self.known.remove(key).is_some()) else { return };
         self.mirror.remove(&key);
-        self.remember(Entry::Remove(kind, name.to_owned()));
+        self.remember(&Entry::Remove(kind, name.to_owned()));
     }
 
-    fn remember(&mut self, entry: Entry) {
+    fn remember(&mut self, entry: &Entry) {
         let Some(journal) = &mut self.journal else { return };
-        let written = journal.append(&entry).and_then(|()| {
+        let written = journal.append(entry).and_then(|()| {
             if !journal.is_bloated() {
                 return Ok(());
             }
