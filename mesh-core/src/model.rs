@@ -1,47 +1,55 @@
 //! What resources compile to: one immutable [`Snapshot`] that answers "who is at this address", "where does this
 //! connection go" and, through [`PolicySet`], "may it".
 //!
-//! Invariant: compiling is a pure, deterministic function; equal resources give equal snapshots on every node.
-//! Queries never scan: what a connection needs is found by hash.
+//! A [`World`] turns resources into [`Record`]s, a [`Mirror`] turns records into snapshots. They may stand side by
+//! side in one process or have a network between them.
+//!
+//! Invariant: compiling is a pure, deterministic function; equal resources give equal snapshots on every node, in
+//! whatever order they came. Queries never scan: what a connection needs is found by hash.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
-pub use self::compile::{CompileOptions, Compiled, compile};
-pub use self::service::{Endpoint, EndpointId, Service, ServicePort};
-pub use self::workload::{Workload, WorkloadType};
+pub use self::compile::{Compiled, compile};
+pub use self::mirror::Mirror;
+pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
+pub use self::service::{Endpoint, EndpointId, Families, Service, ServicePort, StaticEndpoint};
+pub use self::workload::{LocalPod, Membership, ServiceKey, Workload, WorkloadType};
+pub use self::world::{CompileOptions, World};
 use crate::id::TrustDomain;
 use crate::net::canonical;
 use crate::policy::PolicySet;
 
 mod cidr;
 mod compile;
+mod mirror;
+mod record;
 mod service;
 mod workload;
+mod world;
 
-pub(crate) use self::compile::{Report, SelectorIndex};
+pub(crate) use self::world::Report;
 
-/// Everything the data plane decides with, at one moment. Cheap to query, never changes.
+/// Everything the data plane decides with, at one moment. Cheap to query, never changes; cheap to clone, because
+/// snapshots share what is equal.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     loaded: bool,
     trust_domain: TrustDomain,
-    trust_domain_aliases: Vec<TrustDomain>,
+    trust_domain_aliases: Arc<[TrustDomain]>,
     access_log_file: Option<Arc<str>>,
     node: Arc<str>,
-    /// Sorted by uid.
-    workloads: Vec<Arc<Workload>>,
-    by_ip: HashMap<IpAddr, Arc<Workload>>,
-    by_uid: HashMap<Arc<str>, Arc<Workload>>,
-    /// Sorted by (namespace, name).
-    services: Vec<Arc<Service>>,
-    by_vip: HashMap<IpAddr, Arc<Service>>,
-    by_vip_port: HashMap<(IpAddr, u16), (Arc<Service>, usize)>,
-    pod_network: cidr::CidrSet,
+    by_uid: HashTrieMapSync<Arc<str>, Arc<Workload>>,
+    by_ip: HashTrieMapSync<IpAddr, Arc<Workload>>,
+    /// Pods of this node with a network of their own, by uid.
+    local: RedBlackTreeMapSync<Arc<str>, Arc<Workload>>,
+    services: RedBlackTreeMapSync<Arc<ServiceKey>, Arc<Service>>,
+    by_vip: HashTrieMapSync<IpAddr, Arc<Service>>,
+    pod_networks: Arc<cidr::CidrSet>,
     policies: PolicySet,
 }
 
@@ -77,9 +85,11 @@ impl Snapshot {
         self.loaded
     }
 
-    /// All workloads, sorted by uid.
+    /// All workloads, sorted by uid. Sorts them all: for people, not for the data path.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.iter()
+        let mut workloads: Vec<_> = self.by_uid.values().collect();
+        workloads.sort_unstable_by(|a, b| a.uid.cmp(&b.uid));
+        workloads.into_iter()
     }
 
     /// The workload that owns `ip`. Pods in their node's network do not own their address.
@@ -94,33 +104,43 @@ impl Snapshot {
 
     /// The pods of this node that have a network of their own, enrolled or not, sorted by uid.
     pub fn local_pods(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.iter().filter(|pod| !pod.host_network && pod.node.as_deref() == Some(&*self.node))
+        self.local.values()
     }
 
-    /// All services, sorted by namespace and name.
+    /// All services, sorted by namespace and host name.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.iter()
+        self.services.values()
     }
 
-    /// The service with this namespace and name.
-    pub fn service(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
-        let key = |service: &Arc<Service>| (&*service.namespace, &*service.name).cmp(&(namespace, name));
-        self.services.get(self.services.binary_search_by(key).ok()?)
+    /// How many workloads there are.
+    pub fn workload_count(&self) -> usize {
+        self.by_uid.size()
+    }
+
+    /// How many services there are.
+    pub fn service_count(&self) -> usize {
+        self.services.size()
+    }
+
+    /// The service with this key.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<Service>> {
+        self.services.get(key)
     }
 
     /// Where a connection to `dst` goes. Services come first, then workloads.
     pub fn resolve(&self, dst: SocketAddr) -> Target {
         let dst = canonical(dst);
-        if let Some((service, port)) = self.by_vip_port.get(&(dst.ip(), dst.port())) {
-            return Target::Service { service: Arc::clone(service), port: *port };
-        }
         if let Some(service) = self.by_vip.get(&dst.ip()) {
-            return Target::ServiceWithoutPort(Arc::clone(service));
+            let service = Arc::clone(service);
+            return match service.ports.iter().position(|port| port.number == dst.port()) {
+                Some(port) => Target::Service { service, port },
+                None => Target::ServiceWithoutPort(service),
+            };
         }
         if let Some(workload) = self.by_ip.get(&dst.ip()) {
             return Target::Workload { workload: Arc::clone(workload), addr: dst };
         }
-        if self.pod_network.contains(dst.ip()) { Target::UnknownInPodNetwork } else { Target::External }
+        if self.pod_networks.contains(dst.ip()) { Target::UnknownInPodNetwork } else { Target::External }
     }
 
     /// The compiled policies.
@@ -152,8 +172,8 @@ impl Serialize for Snapshot {
         dump.serialize_field("node", &self.node)?;
         dump.serialize_field("trust_domain", &self.trust_domain)?;
         dump.serialize_field("trust_domain_aliases", &self.trust_domain_aliases)?;
-        dump.serialize_field("workloads", &self.workloads)?;
-        dump.serialize_field("services", &self.services)?;
+        dump.serialize_field("workloads", &self.workloads().collect::<Vec<_>>())?;
+        dump.serialize_field("services", &self.services().collect::<Vec<_>>())?;
         dump.serialize_field("policies", &self.policies)?;
         dump.end()
     }

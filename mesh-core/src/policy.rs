@@ -4,35 +4,40 @@
 //! key to the code that dials. Whatever cannot be evaluated here (layer 7 attributes, external authorizers) makes the
 //! outcome stricter, never laxer, and is a finding.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 use serde::{Serialize, Serializer};
 
+pub use self::matcher::{AccountMatch, StringMatch};
 pub use self::permit::{Denied, DeniedBy, Permit};
-use self::rule::{Effective, Policy};
+use self::rule::Effective;
+pub use self::rule::{Clause, Effect, Group, MUTUAL_TLS_PREFIX, Matcher, Policy, Rule, Scope};
 use crate::id::SpiffeId;
+use crate::model::Workload;
 
-mod compile;
+pub(crate) mod compile;
 mod egress;
 mod engine;
 mod matcher;
 mod permit;
 mod rule;
 
-pub(crate) use self::compile::PolicyInput;
+pub(crate) use self::rule::mutual_tls_key;
 
 /// All policies, compiled, with the ones that apply to a workload listed per workload. The default is "nothing known
-/// yet", which permits nothing.
+/// yet", which permits nothing. Cheap to clone: versions share what is equal.
 #[derive(Debug, Clone, Default)]
 pub struct PolicySet {
     loaded: bool,
-    /// Sorted by action and name.
-    policies: Vec<Arc<Policy>>,
-    /// By [`crate::model::Workload::uid`]; workloads with equal lists share them.
-    by_workload: HashMap<Arc<str>, Arc<Effective>>,
+    by_key: HashTrieMapSync<Arc<PolicyName>, Arc<Policy>>,
+    /// Those with the scope of a namespace; those of the mesh under [`EVERYWHERE`].
+    scoped: HashTrieMapSync<Arc<str>, RedBlackTreeMapSync<Arc<PolicyName>, Arc<Policy>>>,
+    /// By [`Workload::uid`], for the workloads that decisions are made about.
+    effective: HashTrieMapSync<Arc<str>, Arc<Effective>>,
 }
 
 /// A policy resource, as `namespace/name`.
@@ -60,21 +65,116 @@ pub struct Connection<'a> {
 }
 
 impl PolicySet {
-    /// Whether the set was compiled from something.
+    /// Whether something was received to decide by.
     pub fn is_loaded(&self) -> bool {
         self.loaded
     }
 
-    /// How many `AuthorizationPolicies` take part in decisions, dry-run ones included.
+    /// How many policies there are, dry-run ones included.
     pub fn len(&self) -> usize {
-        self.policies.len()
+        self.by_key.size()
     }
 
-    /// Whether no AuthorizationPolicy takes part in decisions.
+    /// Whether there is no policy.
     pub fn is_empty(&self) -> bool {
-        self.policies.is_empty()
+        self.by_key.is_empty()
+    }
+
+    /// All policies, in order of precedence and name.
+    pub fn policies(&self) -> Vec<&Arc<Policy>> {
+        let mut policies: Vec<_> = self.by_key.values().collect();
+        policies.sort_by(|a, b| (a.effect, &a.name).cmp(&(b.effect, &b.name)));
+        policies
+    }
+
+    pub(crate) fn set_loaded(&mut self) {
+        self.loaded = true;
+    }
+
+    /// Adds or replaces a policy. [`Self::guard`] is due for the workloads it applies to.
+    pub(crate) fn insert(&mut self, policy: Arc<Policy>) {
+        let key = policy.key();
+        self.remove(&key);
+        if let Some(scope) = scope_of(&policy) {
+            let mut others = self.scoped.get(&scope).cloned().unwrap_or_default();
+            others.insert_mut(Arc::clone(&key), Arc::clone(&policy));
+            self.scoped.insert_mut(scope, others);
+        }
+        self.by_key.insert_mut(key, policy);
+    }
+
+    /// Takes a policy out. [`Self::guard`] is due for the workloads it applied to.
+    pub(crate) fn remove(&mut self, key: &PolicyName) -> Option<Arc<Policy>> {
+        let policy = self.by_key.get(key).cloned()?;
+        self.by_key.remove_mut(key);
+        if let Some(scope) = scope_of(&policy) {
+            let mut others = self.scoped.get(&scope).cloned().unwrap_or_default();
+            others.remove_mut(key);
+            if others.is_empty() {
+                self.scoped.remove_mut(&scope);
+            } else {
+                self.scoped.insert_mut(scope, others);
+            }
+        }
+        Some(policy)
+    }
+
+    /// Whether there is a policy with this key.
+    pub(crate) fn contains(&self, key: &PolicyName) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// Works out which policies apply to `workload`, so that decisions about it can be made.
+    pub(crate) fn guard(&mut self, workload: &Workload) {
+        let effective = self.applying_to(workload);
+        if self.effective.get(&workload.uid).is_none_or(|old| **old != effective) {
+            self.effective.insert_mut(Arc::clone(&workload.uid), Arc::new(effective));
+        }
+    }
+
+    /// The uids of the workloads that decisions can be made about.
+    pub(crate) fn guarded(&self) -> Vec<Arc<str>> {
+        self.effective.keys().cloned().collect()
+    }
+
+    /// Makes no decisions about this workload any more.
+    pub(crate) fn release(&mut self, uid: &str) {
+        self.effective.remove_mut(uid);
+    }
+
+    fn applying_to(&self, workload: &Workload) -> Effective {
+        let unlisted = [EVERYWHERE, &*workload.namespace];
+        let unlisted = unlisted.into_iter().filter_map(|scope| self.scoped.get(scope));
+        let unlisted = unlisted.flat_map(RedBlackTreeMapSync::values);
+        let listed = workload.policies.iter().filter_map(|key| self.by_key.get(key));
+        let mut all: Vec<_> = unlisted.chain(listed.filter(|policy| policy.scope == Scope::Listed)).collect();
+        all.sort_by(|a, b| (a.effect, &a.name).cmp(&(b.effect, &b.name)));
+        let select = |effects: &[Effect], dry_run: bool| {
+            let wanted = all.iter().filter(|p| effects.contains(&p.effect) && p.dry_run == dry_run);
+            wanted.map(|policy| Arc::clone(policy)).collect()
+        };
+        Effective {
+            missing: workload.policies.iter().find(|key| !self.by_key.contains_key(*key)).cloned(),
+            mutual_tls: select(&[Effect::MutualTls], false),
+            deny: select(&[Effect::Custom, Effect::Deny], false),
+            allow: select(&[Effect::Allow], false),
+            dry_run_deny: select(&[Effect::Custom, Effect::Deny], true),
+            dry_run_allow: select(&[Effect::Allow], true),
+        }
     }
 }
+
+/// Where a policy applies without being listed.
+fn scope_of(policy: &Policy) -> Option<Arc<str>> {
+    match policy.scope {
+        Scope::Mesh => Some(EVERYWHERE.into()),
+        Scope::Namespace => Some(Arc::clone(&policy.name.namespace)),
+        Scope::Listed => None,
+    }
+}
+
+/// No namespace has an empty name.
+const EVERYWHERE: &str = "";
 
 impl fmt::Display for PolicyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,11 +194,11 @@ impl Serialize for PolicySet {
         #[derive(Serialize)]
         struct Dump<'a> {
             loaded: bool,
-            policies: &'a [Arc<Policy>],
+            policies: Vec<&'a Arc<Policy>>,
             workloads: BTreeMap<&'a str, &'a Effective>,
         }
-        let workloads = self.by_workload.iter().map(|(uid, effective)| (&**uid, &**effective)).collect();
-        Dump { loaded: self.loaded, policies: &self.policies, workloads }.serialize(serializer)
+        let workloads = self.effective.iter().map(|(uid, effective)| (&**uid, &**effective)).collect();
+        Dump { loaded: self.loaded, policies: self.policies(), workloads }.serialize(serializer)
     }
 }
 

@@ -13,18 +13,41 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+pub use self::label_selector::{LabelSelector, Operator, Requirement};
+pub use self::networking::{
+    DestinationRuleSpec, GatewaySpec, ServiceEntrySpec, SidecarSpec, VirtualServiceSpec, WorkloadEntrySpec,
+    WorkloadGroupSpec,
+};
+pub use self::proxy_config::{ProxyConfigSpec, ProxyImage};
+pub use self::request_authentication::RequestAuthenticationSpec;
+pub use self::secret::{Material, Secret, SecretKind};
 pub use self::security::{AuthorizationPolicySpec, PeerAuthenticationSpec};
 pub use self::served::{Received, ServedKind, from_json};
+pub use self::strict::Invalid;
+pub use self::telemetry::TelemetrySpec;
 
 mod decode;
 mod document;
+pub mod gateway_api;
 mod kind;
+mod label_selector;
+pub mod mesh_config;
+pub mod networking;
+mod proxy_config;
+pub mod request_authentication;
+#[cfg(test)]
+mod rows;
+#[cfg(feature = "schema")]
+pub mod schema;
+mod secret;
 pub mod security;
 mod served;
 mod strict;
+pub mod telemetry;
 mod tree;
 mod trim;
 mod validate;
+pub mod value;
 
 /// A file as it was read: what [`parse`] takes.
 #[derive(Debug, Clone, Copy)]
@@ -132,10 +155,48 @@ pub enum Spec {
     Deployment(Box<Deployment>),
     /// `v1`.
     ConfigMap(ConfigMap),
+    /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`, as the kinds up to [`Spec::Sidecar`]. Not Kubernetes' Gateway.
+    Gateway(GatewaySpec),
+    /// What happens to requests.
+    VirtualService(Box<VirtualServiceSpec>),
+    /// How services are talked to.
+    DestinationRule(Box<DestinationRuleSpec>),
+    /// Services that Kubernetes does not know.
+    ServiceEntry(Box<ServiceEntrySpec>),
+    /// A workload that is no pod.
+    WorkloadEntry(WorkloadEntrySpec),
+    /// What such workloads have in common.
+    WorkloadGroup(Box<WorkloadGroupSpec>),
+    /// What clients see.
+    Sidecar(Box<SidecarSpec>),
     /// `security.istio.io/v1` and `v1beta1`.
     PeerAuthentication(PeerAuthenticationSpec),
     /// `security.istio.io/v1` and `v1beta1`.
     AuthorizationPolicy(AuthorizationPolicySpec),
+    /// `security.istio.io/v1` and `v1beta1`.
+    RequestAuthentication(RequestAuthenticationSpec),
+    /// `telemetry.istio.io/v1` and `v1alpha1`.
+    Telemetry(TelemetrySpec),
+    /// `networking.istio.io/v1beta1`.
+    ProxyConfig(ProxyConfigSpec),
+    /// `v1`, as far as it holds certificates and keys.
+    Secret(Box<Secret>),
+    /// `gateway.networking.k8s.io/v1` and `v1beta1`.
+    GatewayClass(gateway_api::GatewayClassSpec),
+    /// `Gateway` of `gateway.networking.k8s.io/v1` and `v1beta1`.
+    KubernetesGateway(Box<gateway_api::GatewaySpec>),
+    /// `gateway.networking.k8s.io/v1` and `v1beta1`.
+    HttpRoute(Box<gateway_api::HttpRouteSpec>),
+    /// `gateway.networking.k8s.io/v1`.
+    GrpcRoute(Box<gateway_api::GrpcRouteSpec>),
+    /// `gateway.networking.k8s.io/v1`, `v1alpha3` and `v1alpha2`.
+    TlsRoute(Box<gateway_api::TlsRouteSpec>),
+    /// `gateway.networking.k8s.io/v1` and `v1alpha2`.
+    TcpRoute(Box<gateway_api::TcpRouteSpec>),
+    /// `gateway.networking.k8s.io/v1` and `v1beta1`.
+    ReferenceGrant(gateway_api::ReferenceGrantSpec),
+    /// `gateway.networking.k8s.io/v1` and `v1alpha3`.
+    BackendTlsPolicy(Box<gateway_api::BackendTlsPolicySpec>),
 }
 
 /// Something a user should know about a document. `Display` is the line that tools print:

@@ -25,6 +25,9 @@ pub enum Role {
     /// Serve every enrolled pod of this node.
     ///
     /// Example: mesh-node node --node node-1 --config /etc/mesh/config
+    ///
+    /// Example: mesh-node node --node node-1 --control https://mesh-control.istio-system.svc:15012
+    ///     --control-ca /var/run/secrets/istio/root-cert.pem --token /var/run/secrets/tokens/istio-token
     Node(NodeOptions),
     /// Remove everything that a node process has put into the kernel: its pods are outside of the mesh then.
     ///
@@ -38,10 +41,20 @@ pub struct NodeOptions {
     /// Name of this node, as in `spec.nodeName` of its pods.
     #[arg(long)]
     pub node: String,
-    /// Directory of Kubernetes YAML to follow.
-    #[arg(long, value_name = "DIR")]
-    pub config: PathBuf,
-    /// Directory for what must survive a restart; holds the certificate authority.
+    /// Directory of Kubernetes YAML to follow, with a control plane inside this process.
+    #[arg(long, value_name = "DIR", conflicts_with = "control", required_unless_present = "control")]
+    pub config: Option<PathBuf>,
+    /// Control plane to follow, for example https://mesh-control.istio-system.svc:15012.
+    #[arg(long, value_name = "URL")]
+    pub control: Option<String>,
+    /// File with the root certificates of the control plane (PEM).
+    #[arg(long, value_name = "FILE", requires = "control")]
+    pub control_ca: Option<PathBuf>,
+    /// File with the token that this node shows to the control plane: one of its service account, or a join token.
+    #[arg(long, value_name = "FILE", requires = "control")]
+    pub token: Option<PathBuf>,
+    /// Directory for what must survive a restart: the certificate authority of a control plane inside this process, or
+    /// what a control plane outside of it told last.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/mesh")]
     pub state: PathBuf,
     /// Where kernel objects are pinned.

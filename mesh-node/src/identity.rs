@@ -3,23 +3,26 @@
 //! Keys are P-256, made here and never written anywhere. A certificate is renewed at half its life; the old one stays
 //! valid, so that both overlap and no connection notices. If renewing fails, the last good one serves until its end,
 //! and past its end it serves nothing new.
+//!
+//! Who signs is behind [`Sign`]: the CA of a state directory, or one on another machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use mesh_core::id::{SpiffeId, TrustDomain};
 use tokio::sync::Notify;
 
-pub mod ca;
+mod renew;
+mod sign;
 mod svid;
 
-pub use ca::{CaError, IssuedChain, Sign, StateCa};
+pub use sign::{IssuedChain, Sign, SignError, Signing};
 pub use svid::{IssueError, Svid};
 
-use crate::tls::{Trust, TrustError};
+use crate::tls::Trust;
 
 /// How an [`IdentityStore`] issues.
 #[derive(Debug, Clone)]
@@ -28,20 +31,26 @@ pub struct Options {
     pub lifetime: Duration,
     /// Trust domains whose identities peers may have; our own first, then aliases.
     pub trust_domains: Vec<TrustDomain>,
+    /// How long one attempt may take.
+    pub deadline: Duration,
     /// First pause after a failed issue; it doubles up to `max_backoff`.
     pub min_backoff: Duration,
     /// Longest pause between attempts for one identity.
     pub max_backoff: Duration,
+    /// How long [`IdentityStore::prepare`] waits for certificates.
+    pub patience: Duration,
 }
 
 impl Options {
-    /// Certificates of a day, retries after 1 to 60 seconds.
+    /// Certificates of a day, attempts of 10 seconds, retries after 1 to 60 seconds, a patience of 2 seconds.
     pub fn new(trust_domains: Vec<TrustDomain>) -> Self {
         Self {
             lifetime: Duration::from_secs(24 * 60 * 60),
             trust_domains,
+            deadline: Duration::from_secs(10),
             min_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(60),
+            patience: Duration::from_secs(2),
         }
     }
 }
@@ -52,8 +61,12 @@ pub struct IdentityStore {
     options: Options,
     trust: Arc<Trust>,
     entries: ArcSwap<BTreeMap<SpiffeId, Arc<Entry>>>,
-    /// Told when [`IdentityStore::want`] changed what is due.
+    /// Told when there is something new to issue.
     changed: Notify,
+    /// Told whenever an attempt is over.
+    settled: Notify,
+    /// Why the last look at the trust bundle failed, if it did.
+    bundle_error: ArcSwapOption<String>,
     counters: IdentityCounters,
 }
 
@@ -62,8 +75,14 @@ pub struct IdentityStore {
 pub struct IdentityCounters {
     /// Certificates issued.
     pub issued: AtomicU64,
+    /// Those of them that took the place of an older one.
+    pub rotated: AtomicU64,
     /// Attempts to issue that failed.
     pub failed: AtomicU64,
+    /// Changes of the trust bundle.
+    pub bundle_changes: AtomicU64,
+    /// Looks at the trust bundle that failed.
+    pub bundle_failures: AtomicU64,
 }
 
 /// Whether an identity can be used.
@@ -109,17 +128,19 @@ pub struct CertificateStatus {
 }
 
 impl IdentityStore {
-    /// An empty store over `ca`. Fails if the CA's roots cannot be used.
-    pub fn new(ca: Arc<dyn Sign>, options: Options) -> Result<Self, TrustError> {
-        let trust = Arc::new(Trust::new(&ca.roots(), options.trust_domains.clone())?);
-        Ok(Self {
+    /// An empty store over `ca`. Nothing is issued unless [`IdentityStore::run_rotation`] runs.
+    pub fn new(ca: Arc<dyn Sign>, options: Options) -> Self {
+        let trust = Arc::new(Trust::new(ca.bundle(), options.trust_domains.clone()));
+        Self {
             ca,
             options,
             trust,
             entries: ArcSwap::default(),
             changed: Notify::new(),
+            settled: Notify::new(),
+            bundle_error: ArcSwapOption::empty(),
             counters: IdentityCounters::default(),
-        })
+        }
     }
 
     /// The certificate of `id`, if there is one that is still valid.
@@ -128,18 +149,40 @@ impl IdentityStore {
         svid.is_valid_at(SystemTime::now()).then_some(svid)
     }
 
-    /// Makes `ids` the identities to hold: drops all others and issues what is missing before it returns, as far as
-    /// the CA obliges (what it refuses is tried again by [`IdentityStore::run_rotation`]).
+    /// Has certificates issued for those of `ids` that have none, and waits until each has been tried once, or until
+    /// [`Options::patience`] is over: pods are captured when their certificates are there. Drops nothing.
+    pub async fn prepare(&self, ids: &BTreeSet<SpiffeId>) {
+        self.entries.rcu(|old| {
+            let mut entries = BTreeMap::clone(old);
+            for id in ids {
+                entries.entry(id.clone()).or_default();
+            }
+            entries
+        });
+        self.changed.notify_one();
+        let tried = async {
+            loop {
+                let mut settled = std::pin::pin!(self.settled.notified());
+                // Whatever is settled from here on is told, also before the wait begins.
+                settled.as_mut().enable();
+                let entries = self.entries.load_full();
+                if ids.iter().all(|id| entries.get(id).is_none_or(|entry| entry.was_tried())) {
+                    return;
+                }
+                settled.await;
+            }
+        };
+        if tokio::time::timeout(self.options.patience, tried).await.is_err() {
+            tracing::debug!("Not all new identities have certificates yet.");
+        }
+    }
+
+    /// Makes `ids` the identities to hold: drops all others, and has issued what is missing as soon as may be.
     pub fn want(&self, ids: &BTreeSet<SpiffeId>) {
         self.entries.rcu(|old| {
             let entry = |id: &SpiffeId| (id.clone(), old.get(id).cloned().unwrap_or_default());
             ids.iter().map(entry).collect::<BTreeMap<_, _>>()
         });
-        for (id, entry) in self.entries.load().iter() {
-            if entry.svid.is_none() && entry.failures == 0 {
-                self.renew(id, entry);
-            }
-        }
         self.changed.notify_one();
     }
 
@@ -162,67 +205,6 @@ impl IdentityStore {
     pub fn statuses(&self) -> Vec<CertificateStatus> {
         let now = SystemTime::now();
         self.entries.load().iter().map(|(id, entry)| entry.status(id, now)).collect()
-    }
-
-    /// Renews what is due, for ever. Runs on the control thread; drop the future to stop it.
-    pub async fn run_rotation(self: Arc<Self>) {
-        loop {
-            self.refresh_roots();
-            let now = SystemTime::now();
-            let entries = self.entries.load_full();
-            for (id, entry) in entries.iter().filter(|(_, entry)| entry.due <= now) {
-                self.renew(id, entry);
-                // Signing takes CPU time; whatever else lives on this thread goes on in between.
-                tokio::task::yield_now().await;
-            }
-            let next = self.entries.load().values().map(|entry| entry.due).min();
-            let pause =
-                next.map_or(LONGEST_NAP, |due| due.duration_since(SystemTime::now()).unwrap_or_default());
-            tokio::select! {
-                // The wall clock may jump while this sleeps: look again every so often.
-                () = tokio::time::sleep(pause.clamp(SHORTEST_NAP, LONGEST_NAP)) => {}
-                () = self.changed.notified() => {}
-            }
-        }
-    }
-
-    /// Issues a certificate for `id` and puts the outcome in place, unless `id` is no longer wanted by then.
-    fn renew(&self, id: &SpiffeId, old: &Entry) {
-        let issued = Svid::issue(self.ca.as_ref(), id, self.options.lifetime, &self.trust);
-        let entry = Arc::new(match issued {
-            Ok(svid) => {
-                self.counters.issued.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(identity = %id, serial = svid.serial(), "Certificate issued.");
-                let due = renewal_time(&svid);
-                Entry { svid: Some(Arc::new(svid)), due, failures: 0, last_error: None }
-            }
-            Err(e) => {
-                self.counters.failed.fetch_add(1, Ordering::Relaxed);
-                let failures = old.failures.saturating_add(1);
-                tracing::warn!(identity = %id, error = %e, failures, "Certificate could not be issued.");
-                let due = SystemTime::now() + self.backoff(failures);
-                Entry { svid: old.svid.clone(), due, failures, last_error: Some(e.to_string().into()) }
-            }
-        });
-        self.entries.rcu(|map| {
-            let mut map = BTreeMap::clone(map);
-            if let Some(slot) = map.get_mut(id) {
-                *slot = entry.clone();
-            }
-            map
-        });
-    }
-
-    /// A CA may gain a root while we run; peers under it are accepted from the next handshake on.
-    fn refresh_roots(&self) {
-        if let Err(e) = self.trust.set_roots(&self.ca.roots()) {
-            tracing::error!(error = %e, "The CA's new roots are unusable, the old ones stay.");
-        }
-    }
-
-    fn backoff(&self, failures: u32) -> Duration {
-        let doubled = self.options.min_backoff.saturating_mul(1 << (failures - 1).min(16));
-        jittered(doubled.min(self.options.max_backoff))
     }
 }
 
@@ -251,6 +233,10 @@ impl Default for Entry {
 }
 
 impl Entry {
+    fn was_tried(&self) -> bool {
+        self.svid.is_some() || self.failures > 0
+    }
+
     fn status(&self, id: &SpiffeId, now: SystemTime) -> CertificateStatus {
         let state = match &self.svid {
             None => CertificateState::Pending,
@@ -268,26 +254,6 @@ impl Entry {
         }
     }
 }
-
-/// Half of what is left of the life of a certificate issued now, give or take a tenth, so that the certificates of a
-/// node that started at once do not all come due at once.
-fn renewal_time(svid: &Svid) -> SystemTime {
-    let now = SystemTime::now();
-    let left = svid.not_after().duration_since(now).unwrap_or_default();
-    now + jittered(left / 2)
-}
-
-/// `d` ± 10 %.
-fn jittered(d: Duration) -> Duration {
-    let [a, b] = crate::tls::config::random::<2>();
-    let fraction = f64::from(u16::from_be_bytes([a, b])) / f64::from(u16::MAX);
-    d.mul_f64(0.9 + 0.2 * fraction)
-}
-
-/// The rotation looks at the clock at least this often.
-const LONGEST_NAP: Duration = Duration::from_secs(60);
-/// And at most this often.
-const SHORTEST_NAP: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests;

@@ -26,8 +26,7 @@ mod verify;
 
 pub use error::TlsError;
 pub use io_buffer::BufferedTcp;
-pub(crate) use verify::PeerVerifier;
-pub use verify::{PeerError, Trust, TrustError};
+pub use verify::{PeerError, Trust};
 
 /// A verified tunnel connection, either end. Reads and writes are gathered below TLS, see [`BufferedTcp`].
 pub type TlsStream = tokio_rustls::TlsStream<BufferedTcp>;

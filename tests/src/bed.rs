@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use self::builder::{Builder, Inbound, Manifests, check_machine};
 pub use self::capture::Capture;
+pub use self::control::ControlHandle;
 pub use self::error::{BedError, Result};
 pub use self::handle::{NodeHandle, PodHandle, Process};
 pub use self::layout::{BedName, Layout};
@@ -33,6 +34,7 @@ pub use self::probe::answer_questions;
 pub use self::status::{NodeStatus, PodStatus, ServiceStatus, Status};
 pub use self::teardown::{down, reap, supervisor_log};
 
+use self::agent::Agent;
 use self::builder::Foundation;
 use self::controller::{BedNode, Event, Shared};
 use self::error::Doing;
@@ -48,6 +50,7 @@ mod agent;
 mod builder;
 mod capture;
 mod cgroup;
+mod control;
 mod controller;
 mod desired;
 mod error;
@@ -76,6 +79,7 @@ pub struct Bed {
     tools: Tools,
     shared: Arc<Shared>,
     nodes: Arc<Vec<BedNode>>,
+    control: Option<Arc<Agent>>,
     wire: String,
     /// The directory of manifests.
     source: PathBuf,
@@ -123,6 +127,16 @@ impl Bed {
     pub fn pod(&self, name: &str) -> Result<PodHandle> {
         let status = self.status();
         PodHandle::new(status.pod(name)?.clone(), self.tools.search_path())
+    }
+
+    /// The control plane; there is none where it is inside of the nodes.
+    pub fn control(&self) -> Result<ControlHandle> {
+        let agent = self.control.clone();
+        agent.map(ControlHandle::new).ok_or_else(|| BedError::Unknown {
+            what: "control plane",
+            name: self.layout.name.to_string(),
+            reason: "is inside of its nodes, or there is no mesh".to_owned(),
+        })
     }
 
     /// The node of that name, `node-1` and so on.
@@ -275,7 +289,7 @@ impl Drop for Bed {
         // The controller may have ended already, by a panic of its own.
         let _ = self.events.send(Event::Quit);
         let _ = self.controller.take().map(JoinHandle::join);
-        for agent in self.nodes.iter().filter_map(|node| node.agent.as_ref()) {
+        for agent in self.nodes.iter().filter_map(|node| node.agent.as_ref()).chain(&self.control) {
             agent.abandon();
         }
         lock(&self.forwards).clear();

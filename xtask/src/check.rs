@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
+    crds,
     setup::{self, Part},
     shell::{self, line_of, print, say},
     toolchain::{self, Machine, Verb, find_program},
@@ -37,6 +38,8 @@ enum Step {
     Rules,
     /// rustfmt.
     Format,
+    /// Whether the `CustomResourceDefinitions` are those of the types.
+    Crds,
     /// clippy over all host code.
     Lints,
     /// clippy, or at least the compiler's warnings, over the kernel programs.
@@ -64,7 +67,7 @@ impl Step {
 
     fn needs(self) -> &'static [Part] {
         match self {
-            Self::Layers | Self::Rules | Self::Format => &[],
+            Self::Layers | Self::Rules | Self::Format | Self::Crds => &[],
             Self::Lints => &[Part::Ebpf],
             Self::EbpfLints => &[Part::Ebpf, Part::Audit],
             Self::Dependencies | Self::Advisories => &[Part::Audit],
@@ -77,6 +80,7 @@ impl Step {
             Self::Layers => Ok(findings(graph::judge(&Workspace::load(Depth::All)?))),
             Self::Rules => Ok(findings(rules::judge(&workspace::root())?)),
             Self::Format => cargo(&["fmt", "--all", "--check"]),
+            Self::Crds => Ok(findings(crds::drift()?)),
             Self::Lints => cargo(&LINTS),
             Self::EbpfLints => ebpf_lints(),
             Self::Dependencies => cargo(&["deny", "--all-features", "check", "bans", "licenses", "sources"]),
@@ -172,12 +176,14 @@ fn last_error(output: &Output) -> String {
     last.unwrap_or_else(|| output.status.to_string())
 }
 
-const LINTS: [&str; 9] = [
+const LINTS: [&str; 11] = [
     "clippy",
     "--workspace",
     "--exclude",
     "mesh-ebpf",
     "--all-targets",
+    "--features",
+    "mesh-core/schema",
     "--keep-going",
     "--",
     "-D",

@@ -7,6 +7,7 @@
 mod bench;
 mod build;
 mod check;
+mod crds;
 mod demo;
 mod launch;
 mod setup;
@@ -38,6 +39,7 @@ enum Verb {
     Setup(setup::Args),
     Build(build::Args),
     Check(check::Args),
+    Crds(crds::Args),
     Test(test::Args),
     Demo(demo::Args),
     Testbed(testbed::Args),
@@ -59,6 +61,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
         Verb::Setup(args) => setup::run(args),
         Verb::Build(args) => build::run(args),
         Verb::Check(args) => Ok(check::run(args)),
+        Verb::Crds(args) => crds::run(args),
         Verb::Test(args) => test::run(args),
         Verb::Demo(args) => demo::run(args),
         Verb::Testbed(args) => testbed::run(args),

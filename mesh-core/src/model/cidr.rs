@@ -14,8 +14,16 @@ pub(super) struct CidrSet {
     lengths: BTreeSet<(bool, u8)>,
 }
 
+impl FromIterator<IpNet> for CidrSet {
+    fn from_iter<I: IntoIterator<Item = IpNet>>(networks: I) -> Self {
+        let mut set = Self::default();
+        networks.into_iter().for_each(|network| set.insert(network));
+        set
+    }
+}
+
 impl CidrSet {
-    pub(super) fn insert(&mut self, network: IpNet) {
+    fn insert(&mut self, network: IpNet) {
         let network = network.trunc();
         self.lengths.insert((network.addr().is_ipv6(), network.prefix_len()));
         self.networks.insert(network);

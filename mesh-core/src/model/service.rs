@@ -8,10 +8,12 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::Workload;
+use super::workload::{Membership, ServiceKey};
 use crate::balance::mix;
 use crate::net::{canonical, canonical_ip};
 
-/// A Kubernetes Service with the endpoints that may be chosen on this node.
+/// A Kubernetes Service with the endpoints that may be chosen on this node. On its way to the node it has no endpoints:
+/// workloads say what they serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {
     /// Its namespace.
@@ -32,6 +34,39 @@ pub struct Service {
     pub headless: bool,
     /// `publishNotReadyAddresses`: endpoints are chosen before they are ready.
     pub publish_not_ready: bool,
+    /// Which addresses of its workloads are endpoints.
+    pub families: Families,
+}
+
+/// IP families.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Families {
+    /// Both, as far as they are there.
+    #[default]
+    Any,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+/// An address that serves ports of services and belongs to no workload: whoever wrote the `EndpointSlice` knows what
+/// is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StaticEndpoint {
+    /// `<cluster>/discovery.k8s.io/EndpointSlice/<namespace>/<slice>/<address>`.
+    pub uid: Arc<str>,
+    /// The namespace of the slice.
+    pub namespace: Arc<str>,
+    /// Never an IPv4-mapped one.
+    pub ip: IpAddr,
+    /// The node that the slice names.
+    pub node: Option<Arc<str>>,
+    /// Its service.
+    pub services: Vec<Membership>,
+    /// Ready to serve.
+    pub ready: bool,
 }
 
 /// A TCP port of a [`Service`].
@@ -58,6 +93,24 @@ pub struct Endpoint {
     /// The workload that owns the address, if it is a pod that is known.
     #[serde(rename = "workload_uid", serialize_with = "serialize_uid")]
     pub workload: Option<Arc<Workload>>,
+}
+
+impl Service {
+    /// What makes it unique.
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey { namespace: Arc::clone(&self.namespace), hostname: Arc::clone(&self.hostname) }
+    }
+}
+
+impl Families {
+    /// Whether `ip` is of such a family.
+    pub fn contains(self, ip: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => ip.is_ipv4(),
+            Self::V6 => ip.is_ipv6(),
+        }
+    }
 }
 
 impl ServicePort {

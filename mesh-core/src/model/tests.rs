@@ -205,7 +205,7 @@ fn names_for_telemetry() {
 #[test]
 fn probe_ports() {
     let yaml = "
-{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {
+{apiVersion: v1, kind: Pod, metadata: {name: a}, spec: {nodeName: node1,
   initContainers: [
     {name: once, image: i, readinessProbe: {tcpSocket: {port: 1}}},
     {name: sidecar, image: i, restartPolicy: Always, startupProbe: {tcpSocket: {port: 15}}}],
@@ -265,7 +265,8 @@ fn resolve_finds_the_target() {
     let to = |port| Target::Service { service: Arc::clone(service), port };
     let workload = Arc::clone(snapshot.workload_by_ip(ip("10.0.0.1")).unwrap());
     assert_eq!(&*service.hostname, "s.app.svc.cluster.local");
-    assert_eq!(workload.services, [("app".into(), "s".into())]);
+    let services: Vec<_> = workload.services.iter().map(|one| one.service.to_string()).collect();
+    assert_eq!(services, ["app/s.app.svc.cluster.local"]);
     assert_eq!(service.ports[1].endpoints[0].workload.as_ref(), Some(&workload));
     let cases = [
         ("10.96.0.1:80", to(0)),

@@ -1,19 +1,23 @@
 //! A workload, as data.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::id::SpiffeId;
+use crate::policy::PolicyName;
 
 /// A pod that the mesh knows, enrolled or not. Pods that have ended are not workloads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "facts about a pod that are independent of each other")]
 pub struct Workload {
     /// `<cluster>//Pod/<namespace>/<name>`, the form that Istio's discovery uses.
     pub uid: Arc<str>,
-    /// The pod's `metadata.uid`, by which a node finds its processes; absent in hand-written manifests.
+    /// The pod's `metadata.uid`, by which a node finds its processes; absent in hand-written manifests, and on other
+    /// nodes.
     pub pod_uid: Option<Arc<str>>,
     /// The pod's name.
     pub name: Arc<str>,
@@ -21,13 +25,14 @@ pub struct Workload {
     pub namespace: Arc<str>,
     /// The node it was scheduled to.
     pub node: Option<Arc<str>>,
-    /// Its addresses, IPv4 and IPv6, the primary one first. Empty until it has one.
+    /// Its addresses, IPv4 and IPv6, the primary one first. Empty until it has one. Only one workload has an address,
+    /// but for those in their node's network.
     pub ips: Vec<IpAddr>,
     /// Who it is: its service account in its namespace.
     pub identity: SpiffeId,
-    /// Whether its traffic is captured.
+    /// Whether its traffic is captured. Other nodes are only told whether it ends tunnels.
     pub enrolled: bool,
-    /// The pod's labels.
+    /// The pod's labels. Only its own node knows them.
     pub labels: BTreeMap<String, String>,
     /// What owns the pod: the Deployment, `StatefulSet`, `DaemonSet` or Job, else the pod itself.
     pub workload_name: Arc<str>,
@@ -49,13 +54,56 @@ pub struct Workload {
     pub region: Arc<str>,
     /// `topology.kubernetes.io/zone` of its node; empty if unknown.
     pub zone: Arc<str>,
-    /// TCP ports that the kubelet probes, sorted. Probes have no identity and must reach these even under STRICT.
+    /// TCP ports that the kubelet probes, sorted. Probes have no identity and must reach these even under STRICT. Only
+    /// its own node knows them.
     pub probe_ports: Vec<u16>,
     /// Shares its node's network, hence its node's addresses, which therefore do not identify it.
     pub host_network: bool,
-    /// The services it is an endpoint of, ready or not, as (namespace, name), sorted.
-    pub services: Vec<(Arc<str>, Arc<str>)>,
+    /// The services it is an endpoint of, sorted.
+    pub services: Vec<Membership>,
+    /// Keys of the policies that apply to it because they select it, sorted. Those of its namespace and of the mesh
+    /// apply as well.
+    pub policies: Vec<Arc<PolicyName>>,
+    /// Ready to serve. Services that publish addresses before they are ready do not ask.
+    pub ready: bool,
     /// Annotation `ambient.istio.io/bypass-inbound-capture`: connections to it arrive as they are.
+    pub inbound_bypass: bool,
+}
+
+/// A service, and what a workload does for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Membership {
+    /// The service.
+    pub service: Arc<ServiceKey>,
+    /// The ports it serves: the service's number and its own, ascending.
+    pub ports: Box<[(u16, u16)]>,
+}
+
+/// What makes a service unique: two namespaces may define the same host name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its fully qualified host name.
+    pub hostname: Arc<str>,
+}
+
+/// What only the node that runs a pod needs to know of it. Joined with the [`Workload`] of the same uid there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalPod {
+    /// [`Workload::uid`].
+    pub uid: Arc<str>,
+    /// The node.
+    pub node: Arc<str>,
+    /// [`Workload::pod_uid`].
+    pub pod_uid: Option<Arc<str>>,
+    /// [`Workload::labels`].
+    pub labels: BTreeMap<String, String>,
+    /// [`Workload::probe_ports`].
+    pub probe_ports: Vec<u16>,
+    /// [`Workload::enrolled`].
+    pub enrolled: bool,
+    /// [`Workload::inbound_bypass`].
     pub inbound_bypass: bool,
 }
 
@@ -84,5 +132,25 @@ impl Workload {
     /// Whether `ip` is one of its addresses.
     pub fn has_ip(&self, ip: IpAddr) -> bool {
         self.ips.contains(&crate::net::canonical_ip(ip))
+    }
+}
+
+impl ServiceKey {
+    /// The part of the host name before the first dot, which is the name of a Kubernetes Service.
+    pub fn name(&self) -> &str {
+        self.hostname.split('.').next().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for ServiceKey {
+    /// `namespace/hostname`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.hostname)
+    }
+}
+
+impl Serialize for ServiceKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }

@@ -20,7 +20,7 @@ impl PolicySet {
         if !self.loaded {
             return Err(DeniedBy::NotLoaded.into());
         }
-        let effective = self.by_workload.get(&workload.uid).ok_or(DeniedBy::UnknownWorkload)?;
+        let effective = self.effective.get(&workload.uid).ok_or(DeniedBy::UnknownWorkload)?;
         let attributes = Attributes {
             peer: connection.peer,
             source_ip: canonical_ip(connection.source_ip),
@@ -35,10 +35,11 @@ impl PolicySet {
 }
 
 fn enforce(effective: &Effective, attributes: &Attributes<'_>) -> Result<(), DeniedBy> {
-    if attributes.peer.is_none()
-        && let Some(policy) = effective.mutual_tls.strict_on(attributes.destination.port())
-    {
-        return Err(DeniedBy::MutualTls { policy: Arc::clone(policy) });
+    if let Some(policy) = &effective.missing {
+        return Err(DeniedBy::PolicyMissing { policy: Arc::clone(policy) });
+    }
+    if let Some((policy, _)) = first_match(&effective.mutual_tls, attributes) {
+        return Err(DeniedBy::MutualTls { policy: Arc::clone(&policy.name) });
     }
     if let Some((policy, rule)) = first_match(&effective.deny, attributes) {
         return Err(DeniedBy::Policy { policy: Arc::clone(&policy.name), rule });

@@ -7,11 +7,15 @@ use serde::{Serialize, Serializer};
 use crate::id::TrustDomain;
 
 /// Exact, `prefix*`, `*suffix` or `*` (present).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum StringMatch {
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StringMatch {
+    /// This text.
     Exact(Box<str>),
+    /// Begins with it.
     Prefix(Box<str>),
+    /// Ends with it.
     Suffix(Box<str>),
+    /// Anything but nothing.
     Present,
 }
 
@@ -54,9 +58,9 @@ impl Serialize for StringMatch {
 
 /// The names of one trust domain.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct TrustDomains<'a> {
-    pub(super) own: &'a TrustDomain,
-    pub(super) aliases: &'a [TrustDomain],
+pub(crate) struct TrustDomains<'a> {
+    pub(crate) own: &'a TrustDomain,
+    pub(crate) aliases: &'a [TrustDomain],
 }
 
 impl<'a> TrustDomains<'a> {
@@ -89,10 +93,12 @@ impl<'a> TrustDomains<'a> {
 }
 
 /// A service account of any trust domain.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct AccountMatch {
-    pub(super) namespace: Box<str>,
-    pub(super) name: Box<str>,
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountMatch {
+    /// Its namespace.
+    pub namespace: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
 }
 
 impl AccountMatch {

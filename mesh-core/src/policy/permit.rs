@@ -73,6 +73,11 @@ pub enum DeniedBy {
         /// How many apply, 1 or more.
         applied: usize,
     },
+    /// A policy applies that was not received yet, so that nobody knows what it refuses.
+    PolicyMissing {
+        /// The policy.
+        policy: Arc<PolicyName>,
+    },
     /// No configuration was received yet.
     NotLoaded,
     /// The configuration does not have this workload (any more).
@@ -124,6 +129,7 @@ impl fmt::Display for DeniedBy {
             }
             Self::Policy { policy, rule } => write!(f, "AuthorizationPolicy {policy} denies it, rule {rule}"),
             Self::NoAllowMatched { applied } => write!(f, "no ALLOW policy matched ({applied} apply)"),
+            Self::PolicyMissing { policy } => write!(f, "policy {policy} applies but was not received yet"),
             Self::NotLoaded => f.write_str("no configuration was received yet"),
             Self::UnknownWorkload => f.write_str("the workload is not part of the configuration"),
             Self::WrongDestination => f.write_str("the destination is not an address of the target"),

@@ -10,56 +10,88 @@ use super::PolicyName;
 use super::matcher::{AccountMatch, StringMatch};
 use crate::id::SpiffeId;
 
-/// An AuthorizationPolicy.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Policy {
-    pub(super) name: Arc<PolicyName>,
-    pub(super) effect: Effect,
+/// An AuthorizationPolicy, or what a PeerAuthentication comes to, compiled.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Policy {
+    /// The resource it was compiled from.
+    pub name: Arc<PolicyName>,
+    /// What a match does.
+    pub effect: Effect,
     /// Only noted, not enforced.
-    pub(super) dry_run: bool,
+    pub dry_run: bool,
+    /// Which workloads it is for.
+    pub scope: Scope,
     /// The rules that can match; their indices are those of the resource.
-    pub(super) rules: Vec<Rule>,
+    pub rules: Vec<Rule>,
+}
+
+/// Which workloads a [`Policy`] is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// All of the mesh.
+    Mesh,
+    /// All of its namespace.
+    Namespace,
+    /// Those that list it ([`Workload::policies`]).
+    Listed,
 }
 
 /// What a match does, in the order of precedence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub(super) enum Effect {
+pub enum Effect {
+    /// A PeerAuthentication refuses plaintext.
+    #[serde(rename = "MUTUAL_TLS")]
+    MutualTls,
     /// Needs an external authorizer, which nobody can ask yet: a match denies.
     Custom,
+    /// A match denies.
     Deny,
+    /// A match allows, and what no ALLOW policy matches is denied.
     Allow,
 }
 
-/// Matches if one entry of `from` (if there is any) and one of `to` (if there is any) match entirely, and all of
-/// `when`.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Rule {
+/// Matches if every group has an alternative that matches; without groups it matches everything.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Rule {
     /// Into `spec.rules`.
-    pub(super) index: usize,
-    pub(super) from: Vec<Vec<Clause>>,
-    pub(super) to: Vec<Vec<Clause>>,
-    pub(super) when: Vec<Clause>,
+    pub index: usize,
+    /// One for `from`, one for `to` and one for each condition, as far as they are there.
+    pub groups: Vec<Group>,
 }
 
+/// Matches if all clauses of one of its alternatives match. Without alternatives it never matches.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Group(pub Vec<Vec<Clause>>);
+
 /// "One of these" or "none of these".
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Clause {
-    pub(super) negated: bool,
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Clause {
+    /// None of these.
+    pub negated: bool,
+    /// These.
     #[serde(flatten)]
-    pub(super) matcher: Matcher,
+    pub matcher: Matcher,
 }
 
 /// An attribute and the values it may have; any of them will do. An absent identity has no value.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Matcher {
+pub enum Matcher {
+    /// `<trust domain>/ns/<namespace>/sa/<service account>` of the peer.
     Principal(Vec<StringMatch>),
+    /// The namespace of the peer's identity.
     Namespace(Vec<StringMatch>),
+    /// The trust domain of the peer's identity.
     TrustDomain(Vec<StringMatch>),
+    /// The service account of the peer's identity.
     ServiceAccount(Vec<AccountMatch>),
+    /// The address of the direct peer.
     SourceIp(Vec<IpNet>),
+    /// The address of the workload.
     DestinationIp(Vec<IpNet>),
+    /// The port of the workload.
     DestinationPort(Vec<u16>),
 }
 
@@ -74,7 +106,11 @@ pub(super) struct Attributes<'a> {
 /// Everything that applies to one workload.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Effective {
-    pub(super) mutual_tls: MutualTls,
+    /// A policy that applies, but was not received yet. Nobody knows what it refuses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) missing: Option<Arc<PolicyName>>,
+    #[serde(serialize_with = "names")]
+    pub(super) mutual_tls: Vec<Arc<Policy>>,
     /// CUSTOM before DENY.
     #[serde(serialize_with = "names")]
     pub(super) deny: Vec<Arc<Policy>>,
@@ -86,19 +122,30 @@ pub(super) struct Effective {
     pub(super) dry_run_allow: Vec<Arc<Policy>>,
 }
 
-/// What PeerAuthentication comes down to for one workload: by whose word plaintext is refused, if it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(super) struct MutualTls {
-    pub(super) strict: Option<Arc<PolicyName>>,
-    /// Ports with a mode of their own, ascending.
-    pub(super) ports: Vec<(u16, Option<Arc<PolicyName>>)>,
+impl Policy {
+    /// The name under which it travels and is listed by workloads. What a PeerAuthentication comes to is set apart by
+    /// the prefix that Istio's control plane gives it; no resource can have such a name.
+    pub fn key(&self) -> Arc<PolicyName> {
+        match self.effect {
+            Effect::MutualTls => mutual_tls_key(&self.name),
+            _ => Arc::clone(&self.name),
+        }
+    }
+}
+
+/// The key of the policy that PeerAuthentication `name` comes to.
+pub(crate) fn mutual_tls_key(name: &PolicyName) -> Arc<PolicyName> {
+    let PolicyName { namespace, name } = name;
+    Arc::new(PolicyName {
+        namespace: Arc::clone(namespace),
+        name: format!("{MUTUAL_TLS_PREFIX}{name}").into(),
+    })
 }
 
 impl Rule {
     pub(super) fn matches(&self, attributes: &Attributes<'_>) -> bool {
-        let all = |clauses: &[Clause]| clauses.iter().all(|clause| clause.matches(attributes));
-        let any = |entries: &[Vec<Clause>]| entries.is_empty() || entries.iter().any(|entry| all(entry));
-        any(&self.from) && any(&self.to) && all(&self.when)
+        let all = |clauses: &Vec<Clause>| clauses.iter().all(|clause| clause.matches(attributes));
+        self.groups.iter().all(|Group(alternatives)| alternatives.iter().any(all))
     }
 }
 
@@ -130,17 +177,10 @@ impl Matcher {
     }
 }
 
-impl MutualTls {
-    /// The policy that wants a proven peer on `port`.
-    pub(super) fn strict_on(&self, port: u16) -> Option<&Arc<PolicyName>> {
-        match self.ports.binary_search_by_key(&port, |(port, _)| *port) {
-            Ok(index) => self.ports.get(index).and_then(|(_, strict)| strict.as_ref()),
-            Err(_) => self.strict.as_ref(),
-        }
-    }
-}
-
 /// A dump has every policy once; workloads refer to it.
 fn names<S: serde::Serializer>(policies: &[Arc<Policy>], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(policies.iter().map(|policy| &policy.name))
 }
+
+/// What Istio's control plane puts before the name of a PeerAuthentication that it turned into a policy.
+pub const MUTUAL_TLS_PREFIX: &str = "converted_peer_authentication_";

@@ -45,7 +45,7 @@ fn objects(yaml: &str) -> Vec<Object> {
 }
 
 fn world(yaml: &str) -> Compiled {
-    compile(&objects(yaml), &CompileOptions { node: "node1".to_owned(), ..CompileOptions::default() })
+    compile(&objects(yaml), &CompileOptions::default())
 }
 
 /// A policy document; `name` is `namespace/name`.
@@ -224,9 +224,9 @@ fn ports_override_their_workload() {
     check(
         &[namespace.clone(), inherits].concat(),
         &[
-            ("", "10.0.0.9", "10.0.0.1:80", "PeerAuthentication app/ns is STRICT"),
+            ("", "10.0.0.9", "10.0.0.1:80", "PeerAuthentication app/web is STRICT"),
             ("", "10.0.0.9", "10.0.0.1:8080", "ok"),
-            ("", "10.0.0.9", "10.0.0.1:9090", "PeerAuthentication app/ns is STRICT"),
+            ("", "10.0.0.9", "10.0.0.1:9090", "PeerAuthentication app/web is STRICT"),
             ("", "10.0.0.9", "10.0.0.1:7070", "PeerAuthentication app/web is STRICT"),
             ("", "10.0.0.9", "10.0.0.2:8080", "PeerAuthentication app/ns is STRICT"),
         ],
@@ -750,7 +750,7 @@ fn the_dump_shows_policies_as_written() {
         authz("app/p", "{rules: [{from: [{source: {principals: ['*/sa/x'], notIpBlocks: [10.0.0.0/8]}}]}]}");
     let dump = serde_json::to_value(world(&yaml).snapshot.policies()).unwrap();
     assert_eq!(dump["policies"][0]["name"], "app/p");
-    assert_eq!(dump["policies"][0]["rules"][0]["from"][0][0]["principal"][0], "*/sa/x");
-    assert_eq!(dump["policies"][0]["rules"][0]["from"][0][1]["negated"], true);
+    assert_eq!(dump["policies"][0]["rules"][0]["groups"][0][0][0]["principal"][0], "*/sa/x");
+    assert_eq!(dump["policies"][0]["rules"][0]["groups"][0][0][1]["negated"], true);
     assert_eq!(dump["workloads"]["Kubernetes//Pod/app/web"]["allow"][0], "app/p");
 }

@@ -27,6 +27,26 @@ pub(super) fn parse(file: &SourceFile<'_>) -> Parsed {
     reader.parsed
 }
 
+/// One YAML document as a tree, and what is wrong with its keys; `Err` if there is no tree. Lines count from its own
+/// start.
+pub(super) fn yaml_tree(text: &str) -> Result<(Tree, Vec<Problem>), Problem> {
+    if text.len() > MAX_DOCUMENT {
+        let reason = format!("the document has {} bytes, the limit is {MAX_DOCUMENT}", text.len());
+        return Err(Problem::error("", reason));
+    }
+    if nests_too_deep(text) {
+        return Err(Problem::error("", format!("nested deeper than {MAX_DEPTH} levels")));
+    }
+    tree::build(serde_yaml_ng::Deserializer::from_str(text)).map_err(|failure| match failure {
+        Failure::Limit(reason) => Problem::error("", reason),
+        Failure::Syntax(error) => {
+            let problem = Problem::error("", format!("not valid YAML: {error}"));
+            let tabs = text.lines().any(|line| line.trim_start_matches(' ').starts_with('\t'));
+            if tabs { problem.hint("tabs cannot indent") } else { problem }
+        }
+    })
+}
+
 struct Reader {
     file: Arc<str>,
     /// The current document, counted from 1.
@@ -59,24 +79,11 @@ impl Reader {
     }
 
     fn yaml_document(&mut self, text: &str) {
-        if text.len() > MAX_DOCUMENT {
-            let reason = format!("the document has {} bytes, the limit is {MAX_DOCUMENT}", text.len());
-            self.reject(reason);
-            return;
-        }
-        if nests_too_deep(text) {
-            self.reject(format!("nested deeper than {MAX_DEPTH} levels"));
-            return;
-        }
-        match tree::build(serde_yaml_ng::Deserializer::from_str(text)) {
+        match yaml_tree(text) {
             Ok((tree, problems)) => self.tree(&tree, problems),
-            Err(Failure::Limit(reason)) => self.reject(reason),
-            Err(Failure::Syntax(error)) => {
-                let reason = format!("not valid YAML: {}", shift_lines(&error.to_string(), self.line - 1));
-                let problem = Problem::error("", reason);
-                let tabs = text.lines().any(|line| line.trim_start_matches(' ').starts_with('\t'));
-                let hint = "tabs cannot indent";
-                self.refuse(vec![if tabs { problem.hint(hint) } else { problem }], None);
+            Err(problem) => {
+                let reason = shift_lines(&problem.reason, self.line - 1);
+                self.refuse(vec![Problem { reason, ..problem }], None);
             }
         }
     }
@@ -134,6 +141,14 @@ impl Reader {
                 if !problems.iter().any(|problem| problem.level == Level::Error) {
                     let reason = format!("{kind} is not enforced yet: this document has no effect");
                     problems.push(Problem::warning(path, reason));
+                }
+                self.report(problems);
+            }
+            Class::Unsupported(instead) => {
+                let mut problems = decode::envelope(tree, &path.to_string(), true);
+                if !problems.iter().any(|problem| problem.level == Level::Error) {
+                    let reason = format!("{kind} is not supported: this document has no effect");
+                    problems.push(Problem::warning(path, reason).hint(instead));
                 }
                 self.report(problems);
             }

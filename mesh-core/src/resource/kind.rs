@@ -52,7 +52,7 @@ macro_rules! kinds {
         }
 
         impl Kind {
-            const ALL: &[Self] = &[$(Self::$kind),*];
+            pub(super) const ALL: &[Self] = &[$(Self::$kind),*];
 
             fn row(self) -> &'static Row {
                 match self {
@@ -78,10 +78,29 @@ kinds! {
     Service: "Service", CORE, &["v1"], Namespaced, Label, Native;
     ServiceAccount: "ServiceAccount", CORE, &["v1"], Namespaced, Subdomain, Native;
     ConfigMap: "ConfigMap", CORE, &["v1"], Namespaced, Subdomain, Native;
+    Secret: "Secret", CORE, &["v1"], Namespaced, Subdomain, Native;
     EndpointSlice: "EndpointSlice", "discovery.k8s.io", &["v1"], Namespaced, Subdomain, Native;
     Deployment: "Deployment", "apps", &["v1"], Namespaced, Subdomain, Native;
+    Gateway: "Gateway", NETWORKING, ALL_THREE, Namespaced, Label, Custom;
+    VirtualService: "VirtualService", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    DestinationRule: "DestinationRule", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    ServiceEntry: "ServiceEntry", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    WorkloadEntry: "WorkloadEntry", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    WorkloadGroup: "WorkloadGroup", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    Sidecar: "Sidecar", NETWORKING, ALL_THREE, Namespaced, Subdomain, Custom;
+    ProxyConfig: "ProxyConfig", NETWORKING, &["v1beta1"], Namespaced, Subdomain, Custom;
     PeerAuthentication: "PeerAuthentication", SECURITY, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
     AuthorizationPolicy: "AuthorizationPolicy", SECURITY, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    RequestAuthentication: "RequestAuthentication", SECURITY, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    Telemetry: "Telemetry", TELEMETRY, &["v1", "v1alpha1"], Namespaced, Subdomain, Custom;
+    GatewayClass: "GatewayClass", GATEWAY_API, &["v1", "v1beta1"], Cluster, Subdomain, Custom;
+    KubernetesGateway: "Gateway", GATEWAY_API, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    HTTPRoute: "HTTPRoute", GATEWAY_API, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    GRPCRoute: "GRPCRoute", GATEWAY_API, &["v1"], Namespaced, Subdomain, Custom;
+    TLSRoute: "TLSRoute", GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], Namespaced, Subdomain, Custom;
+    TCPRoute: "TCPRoute", GATEWAY_API, &["v1", "v1alpha2"], Namespaced, Subdomain, Custom;
+    ReferenceGrant: "ReferenceGrant", GATEWAY_API, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    BackendTLSPolicy: "BackendTLSPolicy", GATEWAY_API, &["v1", "v1alpha3"], Namespaced, Subdomain, Custom;
 }
 
 /// What is to be done with an object.
@@ -91,6 +110,8 @@ pub(super) enum Class {
     Used(Kind),
     /// A user expects an effect that the mesh does not have yet.
     NotEnforced,
+    /// A user expects an effect that the mesh will not have: what to use instead.
+    Unsupported(&'static str),
     /// Belongs to something else than the mesh.
     NotUsed,
     /// Is in no version that exists: the field to blame, the reason and a hint.
@@ -138,6 +159,16 @@ impl Kind {
         self.row().schema == Schema::Custom
     }
 
+    /// Whether it is one of Istio's.
+    pub(super) fn is_istio(self) -> bool {
+        is_istio_group(self.group())
+    }
+
+    /// Whether the mesh acts on it; if not, users are told.
+    pub(super) fn is_enforced(self) -> bool {
+        !NOT_ENFORCED.contains(&self)
+    }
+
     /// `group/version` of every served version, the one to recommend first.
     fn api_versions(self) -> impl Iterator<Item = String> {
         let Row { group, versions, .. } = self.row();
@@ -154,15 +185,18 @@ impl Kind {
 /// Decides what `api_version` and `kind` ask for.
 pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     let (group, version) = api_version.rsplit_once('/').unwrap_or((CORE, api_version));
-    if let Some(known) = Kind::named(kind).find(|known| known.row().group == group) {
-        return if known.row().versions.contains(&version) {
+    if let Some((_, _, instead)) = UNSUPPORTED.iter().find(|(of, name, _)| *of == group && *name == kind) {
+        return Class::Unsupported(instead);
+    }
+    if let Some(known) = Kind::named(kind).find(|known| known.group() == group) {
+        return if known.versions().contains(&version) {
             Class::Used(known)
         } else {
             wrong_version(kind, known.api_versions())
         };
     }
     let Some((_, kinds)) = CLOSED.iter().find(|(name, _)| *name == group) else {
-        let expected = is_istio_group(group) || group == "gateway.networking.k8s.io";
+        let expected = is_istio_group(group) || group == "gateway.networking.x-k8s.io";
         return if expected { Class::NotEnforced } else { Class::NotUsed };
     };
     if kinds.contains(&kind) {
@@ -201,13 +235,67 @@ fn unknown_kind(api_version: &str, kind: &str, kinds: &[&str]) -> Class {
     Class::Wrong { field: "kind", reason, hint }
 }
 
+/// Kinds that are read and checked while nothing acts on them yet.
+const NOT_ENFORCED: &[Kind] = &[
+    Kind::Gateway,
+    Kind::VirtualService,
+    Kind::DestinationRule,
+    Kind::ServiceEntry,
+    Kind::WorkloadEntry,
+    Kind::WorkloadGroup,
+    Kind::Sidecar,
+    Kind::RequestAuthentication,
+    Kind::Telemetry,
+    Kind::GatewayClass,
+    Kind::KubernetesGateway,
+    Kind::HTTPRoute,
+    Kind::GRPCRoute,
+    Kind::TLSRoute,
+    Kind::TCPRoute,
+    Kind::ReferenceGrant,
+    Kind::BackendTLSPolicy,
+];
+
+/// Kinds that make sense for Envoy only, or for traffic that the mesh does not carry, and what to use instead.
+const UNSUPPORTED: &[(&str, &str, &str)] = &[
+    (GATEWAY_API, "UDPRoute", "UDP is not routed: a Service of type LoadBalancer or NodePort takes it in"),
+    (GATEWAY_API, "ListenerSet", "write the listeners into the Gateway"),
+    (
+        NETWORKING,
+        "EnvoyFilter",
+        "there is no Envoy to patch: use VirtualService, DestinationRule or Telemetry for what it does",
+    ),
+    (
+        EXTENSIONS,
+        "WasmPlugin",
+        "there is no Envoy to load it: use AuthorizationPolicy with action CUSTOM for decisions, \
+         VirtualService for headers",
+    ),
+    (
+        EXTENSIONS,
+        "TrafficExtension",
+        "there is no Envoy to load it: use AuthorizationPolicy with action CUSTOM for decisions, \
+         VirtualService for headers",
+    ),
+];
+
+/// Istio's ways to load code into Envoy.
+const EXTENSIONS: &str = "extensions.istio.io";
 /// Kubernetes' core group, which `apiVersion: v1` leaves out.
 const CORE: &str = "";
+/// The Gateway API.
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+/// Istio's metrics, logs and traces.
+const TELEMETRY: &str = "telemetry.istio.io";
+/// Istio's traffic.
+const NETWORKING: &str = "networking.istio.io";
+/// Versions of Istio's traffic, whose schemas are the same.
+const ALL_THREE: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 /// Istio's identities and policies.
 const SECURITY: &str = "security.istio.io";
 
 /// Groups whose kinds are all known, so that any other kind in them is a mistake.
-const CLOSED: [(&str, &[&str]); 5] = [
+const CLOSED: [(&str, &[&str]); 6] = [
     (
         CORE,
         &[
@@ -233,7 +321,7 @@ const CLOSED: [(&str, &[&str]); 5] = [
     ("apps", &["ControllerRevision", "DaemonSet", "Deployment", "ReplicaSet", "StatefulSet"]),
     ("discovery.k8s.io", &["EndpointSlice"]),
     (
-        "networking.istio.io",
+        NETWORKING,
         &[
             "DestinationRule",
             "EnvoyFilter",
@@ -247,4 +335,19 @@ const CLOSED: [(&str, &[&str]); 5] = [
         ],
     ),
     (SECURITY, &["AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication"]),
+    (
+        GATEWAY_API,
+        &[
+            "BackendTLSPolicy",
+            "Gateway",
+            "GatewayClass",
+            "GRPCRoute",
+            "HTTPRoute",
+            "ListenerSet",
+            "ReferenceGrant",
+            "TCPRoute",
+            "TLSRoute",
+            "UDPRoute",
+        ],
+    ),
 ];

@@ -19,12 +19,13 @@ use super::tree::{MAX_PROBLEMS, Path, Problem, Tree, quote};
 
 mod error;
 
+pub use self::error::Invalid;
 pub(super) use self::error::did_you_mean;
 
 /// What came of reading a tree as `T`.
 #[derive(Debug)]
 pub(super) struct Decoded<T> {
-    /// `None` if there is an error.
+    /// `None` if there is an error; after [`salvage`], only if there was nothing to be read.
     pub(super) value: Option<T>,
     /// Unknown fields and wrong types.
     pub(super) problems: Vec<Problem>,
@@ -59,6 +60,25 @@ pub(super) fn decode_with<'de, T: de::Deserialize<'de>>(
     prefix: &'de str,
     unknown: Unknown,
 ) -> Decoded<T> {
+    let decoded = read(tree, prefix, unknown, |field| field);
+    let failed = decoded.problems.iter().any(|problem| problem.level == Level::Error);
+    Decoded { value: decoded.value.filter(|_| !failed), ..decoded }
+}
+
+/// As [`decode`], but a problem costs only the field, or the item of a list, that has it: the rest is read as if it
+/// were not there. There is no value only if there is nothing to be read.
+pub(super) fn salvage<'de, T: de::Deserialize<'de>>(tree: &'de Tree, prefix: &'de str) -> Decoded<T> {
+    read(tree, prefix, Unknown::Refused, |field| list_item(field, prefix).unwrap_or(field))
+}
+
+/// Reads `tree` again and again, each time without the values that proved wrong. `blame` gives for the path of a
+/// wrong value the path of what is passed over for it.
+fn read<'de, T: de::Deserialize<'de>>(
+    tree: &'de Tree,
+    prefix: &'de str,
+    unknown: Unknown,
+    blame: impl Fn(&str) -> &str,
+) -> Decoded<T> {
     let context = Context { unknown, ..Context::default() };
     let root = Path::Root(prefix);
     loop {
@@ -70,17 +90,20 @@ pub(super) fn decode_with<'de, T: de::Deserialize<'de>>(
             let mut problems = context.wrong.take();
             problems.extend(notes.unknown);
             return Decoded {
-                value: result.ok().filter(|_| problems.iter().all(|problem| problem.level != Level::Error)),
+                value: result.ok(),
                 problems,
                 null_fields: notes.null_fields,
                 null_strings: notes.null_strings,
             };
         };
-        let missing = error.is_missing();
+        let conclusion = error.is_conclusion();
         let problem = error.into_problem();
-        let within = |aside: &String| missing && aside.starts_with(&problem.field);
+        let within = |aside: &String| {
+            let rest = aside.strip_prefix(&problem.field);
+            conclusion && rest.is_some_and(|rest| rest.starts_with(['.', '[']))
+        };
         let consequence = context.aside.borrow().iter().any(within);
-        let stuck = !context.aside.borrow_mut().insert(problem.field.clone());
+        let stuck = !context.aside.borrow_mut().insert(blame(&problem.field).to_owned());
         if !stuck && !consequence {
             context.wrong.borrow_mut().push(problem);
         }
@@ -90,6 +113,18 @@ pub(super) fn decode_with<'de, T: de::Deserialize<'de>>(
             return Decoded { value: None, problems, null_fields: Vec::new(), null_strings: Vec::new() };
         }
     }
+}
+
+/// The outermost item of a list, below `prefix`, that `field` is or is in. Half an item could mean what nobody wrote: a
+/// selector without one of its expressions selects more, not less.
+fn list_item<'f>(field: &'f str, prefix: &str) -> Option<&'f str> {
+    let below = field.strip_prefix(prefix)?;
+    let end = below.match_indices(']').map(|(end, _)| end).find(|end| {
+        let head = below.get(..*end).unwrap_or_default();
+        let without = head.trim_end_matches(|c: char| c.is_ascii_digit());
+        without.len() < head.len() && without.ends_with('[')
+    })?;
+    field.get(..=prefix.len() + end)
 }
 
 /// What reading collects besides the value.

@@ -108,29 +108,33 @@ fn headers_are_required() {
 #[test]
 fn foreign_kinds_are_told_apart() {
     let cases = [
-        ("v1", "Secret", "Info Secret is not used by the mesh"),
+        ("v1", "ResourceQuota", "Info ResourceQuota is not used by the mesh"),
         ("rbac.authorization.k8s.io/v1", "Role", "Info Role is not used by the mesh"),
         ("serving.knative.dev/v1", "Service", "Info Service is not used by the mesh"),
         ("install.istio.io/v1alpha1", "IstioOperator", "Info IstioOperator is not used by the mesh"),
         (
             "networking.istio.io/v1alpha3",
-            "VirtualService",
-            "Warning VirtualService is not enforced yet: this document has no effect",
+            "EnvoyFilter",
+            "Warning EnvoyFilter is not supported: this document has no effect \
+             (there is no Envoy to patch: use VirtualService, DestinationRule or Telemetry for what it does)",
         ),
         (
             "gateway.networking.k8s.io/v1",
-            "HTTPRoute",
-            "Warning HTTPRoute is not enforced yet: this document has no effect",
+            "UDPRoute",
+            "Warning UDPRoute is not supported: this document has no effect \
+             (UDP is not routed: a Service of type LoadBalancer or NodePort takes it in)",
         ),
         (
-            "security.istio.io/v1",
-            "RequestAuthentication",
-            "Warning RequestAuthentication is not enforced yet: this document has no effect",
+            "gateway.networking.x-k8s.io/v1alpha1",
+            "XMesh",
+            "Warning XMesh is not enforced yet: this document has no effect",
         ),
         (
             "extensions.istio.io/v1alpha1",
             "WasmPlugin",
-            "Warning WasmPlugin is not enforced yet: this document has no effect",
+            "Warning WasmPlugin is not supported: this document has no effect \
+             (there is no Envoy to load it: use AuthorizationPolicy with action CUSTOM for decisions, \
+             VirtualService for headers)",
         ),
     ];
     for (version, kind, expected) in cases {

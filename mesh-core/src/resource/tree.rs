@@ -154,6 +154,18 @@ impl Problem {
     }
 }
 
+impl<'a> Path<'a> {
+    /// The place of `key` in this object.
+    pub(super) fn key(&'a self, key: &'a str) -> Self {
+        Self::Key(self, key)
+    }
+
+    /// The place of an item of this list.
+    pub(super) fn at(&'a self, index: usize) -> Self {
+        Self::Index(self, index)
+    }
+}
+
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

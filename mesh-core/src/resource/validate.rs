@@ -12,10 +12,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::kind::Kind;
 use super::strict::Unknown;
 use super::tree::{MAX_PROBLEMS, Path, Problem, Tree, quote};
+use super::value::Regex;
 use super::{Meta, Spec};
 
+mod gateway_api;
 mod network;
+mod networking;
+mod proxy;
+mod request_authentication;
 mod security;
+mod telemetry;
 mod workload;
 
 /// Collects the problems of one object; fields are given relative to it.
@@ -23,11 +29,13 @@ pub(super) struct Report<'a> {
     prefix: &'a str,
     unknown: Unknown,
     problems: Vec<Problem>,
+    /// Weights of the regular expressions that were compiled.
+    regexes: u64,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(prefix: &'a str) -> Self {
-        Self { prefix, unknown: Unknown::Refused, problems: Vec::new() }
+        Self { prefix, unknown: Unknown::Refused, problems: Vec::new(), regexes: 0 }
     }
 
     /// Of an object that stands for itself, whose unknown fields are treated as `unknown` says.
@@ -49,7 +57,12 @@ impl<'a> Report<'a> {
 
     /// The path of `field` from the start of the document.
     pub(super) fn full(&self, field: impl fmt::Display) -> String {
-        if self.prefix.is_empty() { field.to_string() } else { format!("{}.{field}", self.prefix) }
+        let field = field.to_string();
+        match (self.prefix, field.as_str()) {
+            ("", _) => field,
+            (prefix, "") => prefix.to_owned(),
+            (prefix, field) => format!("{prefix}.{field}"),
+        }
     }
 
     /// Adds problems that carry full paths.
@@ -87,6 +100,19 @@ impl<'a> Report<'a> {
         if self.problems.len() < MAX_PROBLEMS {
             let problem = problem(self.full(field));
             self.problems.push(problem);
+        }
+    }
+
+    /// A regular expression that must compile. Compiling is the one check that takes more time than reading.
+    fn regex(&mut self, field: impl fmt::Display, regex: &Regex) {
+        let before = self.regexes;
+        self.regexes = before.saturating_add(regex.weight().max(MIN_WEIGHT));
+        if self.regexes <= MAX_WEIGHT {
+            if let Err(reason) = regex.compiled() {
+                self.error(field, reason);
+            }
+        } else if before <= MAX_WEIGHT {
+            self.error(field, "the regular expressions of this object are too large together");
         }
     }
 
@@ -198,18 +224,56 @@ pub(super) fn metadata(kind: Kind, metadata: &ObjectMeta, report: &mut Report<'_
     }
 }
 
+/// Checks the annotations that mean something to Istio, on an object of one of its kinds.
+pub(super) fn annotations(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
+    let action = match spec {
+        Spec::AuthorizationPolicy(spec) => Some(spec.action),
+        _ => None,
+    };
+    security::annotations(meta, action, report);
+}
+
 /// Checks the object itself.
 pub(super) fn spec(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
     match spec {
-        Spec::Namespace(_) | Spec::ServiceAccount(_) => {}
+        // Of routes for TLS and TCP, what is right depends on the version.
+        Spec::Namespace(_) | Spec::ServiceAccount(_) | Spec::TlsRoute(_) | Spec::TcpRoute(_) => {}
         Spec::Node(node) => network::node(node, report),
         Spec::Pod(pod) => workload::pod(pod, report),
         Spec::Service(service) => network::service(service, report),
         Spec::EndpointSlice(slice) => network::endpoint_slice(slice, report),
         Spec::Deployment(deployment) => workload::deployment(deployment, report),
         Spec::ConfigMap(map) => workload::config_map(map, report),
-        Spec::PeerAuthentication(spec) => security::peer_authentication(spec, meta, report),
+        Spec::PeerAuthentication(spec) => security::peer_authentication(spec, report),
         Spec::AuthorizationPolicy(spec) => security::authorization_policy(spec, meta, report),
+        Spec::RequestAuthentication(spec) => {
+            request_authentication::request_authentication(spec, meta, report);
+        }
+        Spec::Telemetry(spec) => telemetry::telemetry(spec, meta, report),
+        Spec::ProxyConfig(spec) => proxy::proxy_config(spec, report),
+        Spec::Secret(secret) => proxy::secret(secret, report),
+        Spec::GatewayClass(spec) => gateway_api::gateway_class(spec, report),
+        Spec::KubernetesGateway(spec) => gateway_api::gateway(spec, report),
+        Spec::HttpRoute(spec) => gateway_api::http_route(spec, report),
+        Spec::GrpcRoute(spec) => gateway_api::grpc_route(spec, report),
+        Spec::ReferenceGrant(spec) => gateway_api::reference_grant(spec, report),
+        Spec::BackendTlsPolicy(spec) => gateway_api::backend_tls_policy(spec, report),
+        Spec::Gateway(spec) => networking::gateway(spec, report),
+        Spec::VirtualService(spec) => networking::virtual_service(spec, meta, report),
+        Spec::DestinationRule(spec) => networking::destination_rule(spec, meta, report),
+        Spec::ServiceEntry(spec) => networking::service_entry(spec, meta, report),
+        Spec::WorkloadEntry(spec) => networking::workload_entry(spec, report),
+        Spec::WorkloadGroup(spec) => networking::workload_group(spec, report),
+        Spec::Sidecar(spec) => networking::sidecar(spec, meta, report),
+    }
+}
+
+/// Checks what depends on the version that the object was written in.
+pub(super) fn version(spec: &Spec, version: &str, report: &mut Report<'_>) {
+    match spec {
+        Spec::TlsRoute(spec) => gateway_api::tls_route(spec, version, report),
+        Spec::TcpRoute(spec) => gateway_api::tcp_route(spec, version, report),
+        _ => {}
     }
 }
 
@@ -281,9 +345,15 @@ fn is_label_value(value: &str) -> bool {
         && value.as_bytes().last().is_none_or(ends)
 }
 
-fn is_dns_label(value: &str) -> bool {
+pub(super) fn is_dns_label(value: &str) -> bool {
     (1..=63).contains(&value.len())
         && value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !value.starts_with('-')
         && !value.ends_with('-')
 }
+
+/// Instructions that the regular expressions of one object may compile to, which bounds the time that an object
+/// takes. Istio has no limit but that of etcd.
+const MAX_WEIGHT: u64 = 1_000_000;
+/// What a regular expression costs at least: a thousand of them are the most that an object can have.
+const MIN_WEIGHT: u64 = 1_000;

@@ -30,7 +30,8 @@ pub(super) fn dump(admin: &Admin) -> Value {
 }
 
 fn workload(snapshot: &Snapshot, workload: &Workload) -> Value {
-    let services = workload.services.iter().map(|(namespace, name)| format!("{namespace}/{name}"));
+    let services =
+        workload.services.iter().map(|one| format!("{}/{}", one.service.namespace, one.service.name()));
     json!({
         "uid": workload.uid.as_ref(),
         "workloadIps": ips(&workload.ips),

@@ -16,19 +16,25 @@ fn policy(policy: &Value) -> Option<Value> {
     Some(json!({
         "name": name,
         "namespace": namespace,
-        "scope": "WorkloadSelector",
+        "scope": scope(&policy["scope"]),
         "action": action,
         "dryRun": policy["dry_run"],
         "rules": rules,
     }))
 }
 
+fn scope(scope: &Value) -> &'static str {
+    match scope.as_str() {
+        Some("mesh") => "Global",
+        Some("namespace") => "Namespace",
+        _ => "WorkloadSelector",
+    }
+}
+
 /// One list of alternatives for `from`, one for `to` and one for each condition; all lists must match.
 fn rule(rule: &Value) -> Vec<Vec<Value>> {
-    let alternatives = |entries: &Value| items(entries).iter().map(|clauses| entry(items(clauses))).collect();
-    let conditions = items(&rule["when"]).iter().map(|clause| vec![entry(std::slice::from_ref(clause))]);
-    let lists: [Vec<Value>; 2] = [alternatives(&rule["from"]), alternatives(&rule["to"])];
-    lists.into_iter().chain(conditions).filter(|list| !list.is_empty()).collect()
+    let group = |group: &Value| items(group).iter().map(|clauses| entry(items(clauses))).collect();
+    items(&rule["groups"]).iter().map(group).collect()
 }
 
 /// All attributes that must match at once.
@@ -108,7 +114,7 @@ spec:
         let expected = json!([{
             "name": "few",
             "namespace": "default",
-            "scope": "WorkloadSelector",
+            "scope": "Namespace",
             "action": "Deny",
             "dryRun": false,
             "rules": [[

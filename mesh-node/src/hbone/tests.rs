@@ -13,8 +13,8 @@ use super::testkit::*;
 use super::*;
 use crate::identity::Svid;
 use crate::report::Flag;
-use crate::tls::testkit::{HOUR, TestCa, domain, id, on_data_thread};
-use crate::tls::{TlsStream, Trust};
+use crate::tls::TlsStream;
+use crate::tls::testkit::{HOUR, TestCa, id, issue, on_data_thread};
 
 /// An application that echoes.
 async fn echo() -> SocketAddr {
@@ -201,8 +201,7 @@ fn rotated_and_expired_certificates_open_nothing_new() {
         until(|| far.seen.served.borrow().len() == 1).await;
         assert!(far.seen.served.borrow()[0].is_ok(), "the old tunnel ended with its last stream");
 
-        let brief =
-            Arc::new(Svid::issue(&ca, &id("brief"), Duration::from_secs(2), &ca.trust()).expect("svid"));
+        let brief = Arc::new(issue(&ca, &id("brief"), Duration::from_secs(2), &ca.trust()).expect("svid"));
         let mut third = open(&pool, &brief, &far, app).await.expect("still valid");
         tokio::time::sleep(brief.not_after().duration_since(SystemTime::now()).unwrap_or_default()).await;
         let error = open(&pool, &brief, &far, app).await.expect_err("expired");
@@ -215,7 +214,7 @@ fn rotated_and_expired_certificates_open_nothing_new() {
 fn a_tunnel_to_a_peer_whose_certificate_ended_takes_nothing_new() {
     on_data_thread(async {
         let ca = TestCa::new("root");
-        let brief = Svid::issue(&ca, &id("server"), Duration::from_secs(2), &ca.trust()).expect("svid");
+        let brief = issue(&ca, &id("server"), Duration::from_secs(2), &ca.trust()).expect("svid");
         let end = brief.not_after();
         let far = FarNode::start(Arc::new(brief), ServeLimits::default(), never()).await;
         let (pool, app, client) = (pool(PoolOptions::default()), echo().await, ca.svid("client"));
@@ -533,7 +532,7 @@ fn hostile_clients_are_refused_in_time() {
         until(|| far.seen.refused.borrow().as_slice() == ["not_tls"]).await;
         // A certificate under another root.
         let theirs = TestCa::new("root");
-        let stranger = Svid::issue(&theirs, &id("client"), HOUR, &ca.trust()).expect("svid");
+        let stranger = issue(&theirs, &id("client"), HOUR, &ca.trust()).expect("svid");
         let tcp = TcpStream::connect(far.address).await.expect("connect");
         let _kept = crate::tls::connect(tcp, &stranger, &id("server")).await;
         until(|| far.seen.refused.borrow().as_slice() == ["not_tls", "untrusted_chain"]).await;
@@ -743,7 +742,7 @@ fn a_peer_whose_certificate_ended_must_prove_itself_anew() {
     on_data_thread(async {
         let ca = TestCa::new("root");
         let far = FarNode::start(ca.svid("server"), ServeLimits::default(), never()).await;
-        let brief = Svid::issue(&ca, &id("client"), Duration::from_secs(2), &ca.trust()).expect("svid");
+        let brief = issue(&ca, &id("client"), Duration::from_secs(2), &ca.trust()).expect("svid");
         let tcp = TcpStream::connect(far.address).await.expect("connect");
         let tls = crate::tls::connect(tcp, &brief, &id("server")).await.expect("tls").0;
         let (mut sender, conn) = h2::client::handshake(tls).await.expect("h2");
@@ -824,5 +823,4 @@ fn every_reason_is_its_own() {
     let reasons: std::collections::BTreeSet<_> = all.iter().map(OpenError::reason).collect();
     assert_eq!(reasons.len(), all.len());
     assert!(all.iter().all(|e| e.flag() != Flag::None && !e.to_string().is_empty()));
-    assert!(Trust::new(&[], vec![domain()]).is_err());
 }

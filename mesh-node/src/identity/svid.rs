@@ -9,7 +9,7 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::ca::{CaError, Sign};
+use super::sign::{Sign, SignError};
 use crate::tls::{Trust, config};
 
 /// An identity's certificate and key (SPIFFE calls it an X.509-SVID), as TLS configurations built once.
@@ -29,7 +29,7 @@ pub struct Svid {
 pub enum IssueError {
     /// The CA refused or failed.
     #[error("{0}")]
-    Ca(#[from] CaError),
+    Sign(#[from] SignError),
     /// Key or request could not be made.
     #[error("the key could not be made: {0}")]
     Key(#[from] rcgen::Error),
@@ -41,9 +41,21 @@ pub enum IssueError {
     Unusable(#[from] rustls::Error),
 }
 
+impl IssueError {
+    /// Stable token for metrics and logs.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Sign(e) => e.reason(),
+            Self::Key(_) => "key_failed",
+            Self::Malformed => "ca_answer_malformed",
+            Self::Unusable(_) => "ca_answer_unusable",
+        }
+    }
+}
+
 impl Svid {
     /// Makes a key and has `ca` certify it as `id`.
-    pub fn issue(
+    pub async fn issue(
         ca: &dyn Sign,
         id: &SpiffeId,
         lifetime: Duration,
@@ -54,7 +66,7 @@ impl Svid {
         let mut request = CertificateParams::default();
         request.distinguished_name = DistinguishedName::new();
         let request = request.serialize_request(&key)?;
-        let chain = ca.sign(id, request.der(), lifetime)?.certificates;
+        let chain = ca.sign(id, request.der().clone(), lifetime).await?.certificates;
         Self::assemble(id.clone(), chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into(), trust.clone())
     }
 

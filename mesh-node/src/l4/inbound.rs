@@ -116,7 +116,7 @@ fn begin(worker: &Worker, facts: &Facts, client: SocketAddr) -> (ConnReport, Opt
     let source = source.filter(|w| facts.peer.as_ref().is_none_or(|peer| *peer == w.identity));
     // The client asked its own node for a service; here its name is known only by the pod that serves it.
     let service = workload.as_ref().and_then(|w| w.services.first());
-    let service = service.and_then(|(namespace, name)| snapshot.service(namespace, name)).cloned();
+    let service = service.and_then(|one| snapshot.service(&one.service)).cloned();
     let report = worker.reporter.begin(ConnInfo {
         direction: Direction::Inbound,
         source: Party { addr: client, workload: source, identity: facts.peer.clone() },

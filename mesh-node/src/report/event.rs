@@ -148,7 +148,7 @@ impl Event {
             DeniedBy::MutualTls { .. } => Self::DeniedMutualTls,
             DeniedBy::Policy { .. } => Self::DeniedPolicy,
             DeniedBy::NoAllowMatched { .. } => Self::DeniedNoAllow,
-            DeniedBy::NotLoaded => Self::DeniedNotLoaded,
+            DeniedBy::NotLoaded | DeniedBy::PolicyMissing { .. } => Self::DeniedNotLoaded,
             _ => Self::DeniedTarget,
         }
     }

@@ -31,6 +31,8 @@ pub(crate) fn workload(name: &str) -> Arc<Workload> {
         probe_ports: Vec::new(),
         host_network: false,
         services: Vec::new(),
+        policies: Vec::new(),
+        ready: true,
         pod_uid: None,
         inbound_bypass: false,
     })
@@ -47,6 +49,7 @@ pub(crate) fn service(name: &str) -> Arc<Service> {
         local_only: false,
         headless: false,
         publish_not_ready: false,
+        families: mesh_core::model::Families::Any,
     })
 }
 

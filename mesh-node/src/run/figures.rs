@@ -6,6 +6,7 @@ use std::{
         Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::UNIX_EPOCH,
 };
 
 use prometheus_client::{
@@ -36,12 +37,33 @@ impl Collector for Figures {
         let totals = self.0.identities.counters();
         for (name, help, value) in [
             ("mesh_certificates_issued", "Certificates issued to this node's pods.", &totals.issued),
+            (
+                "mesh_certificate_rotations",
+                "Certificates that took the place of older ones.",
+                &totals.rotated,
+            ),
             ("mesh_certificate_failures", "Attempts to issue a certificate that failed.", &totals.failed),
+            ("mesh_trust_bundle_changes", "Changes of roots or revocation lists.", &totals.bundle_changes),
+            (
+                "mesh_trust_bundle_failures",
+                "Looks at roots and revocation lists that failed.",
+                &totals.bundle_failures,
+            ),
         ] {
             counter(&mut encoder, name, help, value)?;
         }
-        Ok(())
+        let bundle = self.0.identities.trust().bundle();
+        let roots = i64::try_from(bundle.roots().len()).unwrap_or(i64::MAX);
+        gauge(&mut encoder, "mesh_trust_bundle_roots", "Root certificates that peers may be under.", roots)?;
+        let next = bundle.crls().next_update().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let Some(next) = next.and_then(|next| i64::try_from(next.as_secs()).ok()) else { return Ok(()) };
+        let help = "When the first revocation list should have been replaced, in seconds since 1970.";
+        gauge(&mut encoder, "mesh_crl_next_update_timestamp_seconds", help, next)
     }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> fmt::Result {
+    encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
 }
 
 fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: &AtomicU64) -> fmt::Result {

@@ -1,7 +1,6 @@
 //! The node role: what starts, in which order, and how it stops.
 
 use std::{
-    collections::BTreeSet,
     io,
     sync::{Arc, Mutex},
     thread::JoinHandle,
@@ -9,23 +8,19 @@ use std::{
 };
 
 use anyhow::Context;
-use mesh_core::{
-    id::{SpiffeId, TrustDomain},
-    model::{self, CompileOptions, Snapshot},
-};
-use mesh_source::{Directory, Loaded};
+use mesh_core::model::Snapshot;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     admin::{self, LogControl},
     admit::Descriptors,
     config::NodeOptions,
-    identity::{self, IdentityStore, ca::StateCa},
+    identity::IdentityStore,
     redirect::{
         self, KernelLog, Manager, cgroup,
         maps::{ControlMaps, FlowMaps},
@@ -35,6 +30,8 @@ use crate::{
     run::{
         drain::{self, Drain},
         figures::Figures,
+        publish::Publisher,
+        source::Source,
         state::{Findings, NodeState},
         tasks, worker,
     },
@@ -57,9 +54,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         ReportOptions { access_log: options.access_log, ..ReportOptions::default() },
         Box::new(io::stdout()),
     )?;
-    let identities = identities(&options)?;
-    let (directory, loaded) = Directory::open(&options.config)
-        .with_context(|| format!("opening the configuration {}", options.config.display()))?;
+    let (source, identities) = Source::open(&options).await?;
     let snapshots = watch::Sender::new(Arc::<Snapshot>::default());
     let told = watch::Sender::new(Findings::default());
     let (switch, drained) = drain::channel();
@@ -72,6 +67,8 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         &identities,
         (&reporter, &drained, Descriptors::under(files)),
     )?;
+    let publisher =
+        Publisher { snapshots: snapshots.clone(), identities: identities.clone(), findings: told.clone() };
     let state = Arc::new(NodeState {
         node: options.node.clone(),
         settings: settings(&options),
@@ -90,10 +87,9 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         Err(error) => warn!(%error, "Messages of the kernel programs cannot be read."),
     }
     tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
-    tasks::spawn_local("source", async move { directory.run().await });
-    tasks::spawn_local("rotation", identities.clone().run_rotation());
+    tasks::spawn_local("rotation", identities.run_rotation());
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
-    tasks::spawn_local("compile", compile(options.clone(), loaded, snapshots, identities, told));
+    source.follow(&options, publisher);
 
     stop_signal().await?;
     info!(grace_s = options.drain.as_secs(), "Draining; what is captured stays captured.");
@@ -121,14 +117,6 @@ fn redirect_options(options: &NodeOptions) -> anyhow::Result<redirect::Options> 
         hook: options.tc,
         agent_cgroup,
     })
-}
-
-fn identities(options: &NodeOptions) -> anyhow::Result<Arc<IdentityStore>> {
-    let domain = &options.trust_domain;
-    let ca = StateCa::open(&options.state, domain).context("opening the certificate authority")?;
-    let identity =
-        identity::Options { lifetime: options.svid_lifetime, ..identity::Options::new(vec![domain.clone()]) };
-    Ok(Arc::new(IdentityStore::new(Arc::new(ca), identity)?))
 }
 
 /// A data thread that waits for its maps.
@@ -184,76 +172,11 @@ fn start_threads(
     threads.into_iter().enumerate().map(start).collect()
 }
 
-/// Turns what was loaded into snapshots, for as long as something is loaded.
-async fn compile(
-    options: NodeOptions,
-    mut loaded: watch::Receiver<Arc<Loaded>>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
-    identities: Arc<IdentityStore>,
-    told: watch::Sender<Findings>,
-) {
-    let compile_options = CompileOptions {
-        node: options.node,
-        trust_domain: options.trust_domain,
-        ..CompileOptions::default()
-    };
-    loop {
-        let now = loaded.borrow_and_update().clone();
-        let started = std::time::Instant::now();
-        let (with, source) = (compile_options.clone(), now.clone());
-        let compiled = tokio::task::spawn_blocking(move || model::compile(&source.objects, &with)).await;
-        match compiled {
-            Ok(compiled) => {
-                let findings = now.findings.iter().chain(&compiled.findings).map(ToString::to_string);
-                tell(&told, findings.collect());
-                // A directory that is empty at the start is one that is not filled yet; nothing is let go of on its word.
-                let unfilled = now.objects.is_empty() && !snapshots.borrow().is_loaded();
-                if unfilled {
-                    info!("The configuration directory is empty; waiting for it to be filled.");
-                } else {
-                    apply(compiled.snapshot, &snapshots, &identities);
-                    let (generation, objects) = (now.generation, now.objects.len());
-                    let took_ms = started.elapsed().as_millis();
-                    info!(generation, objects, took_ms, "Configuration applied.");
-                }
-            }
-            // The last good snapshot stays in force until the next change.
-            Err(error) => error!(%error, "Compiling the configuration failed."),
-        }
-        if loaded.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-fn apply(snapshot: Snapshot, snapshots: &watch::Sender<Arc<Snapshot>>, identities: &IdentityStore) {
-    let wanted = local_identities(&snapshot);
-    identities.set_trust_domains(accepted_domains(&snapshot));
-    snapshots.send_replace(Arc::new(snapshot));
-    identities.want(&wanted);
-}
-
-/// Says what is new, and what is mended.
-fn tell(told: &watch::Sender<Findings>, findings: BTreeSet<String>) {
-    let findings = Arc::new(findings);
-    let before = told.send_replace(findings.clone());
-    for finding in findings.difference(&before) {
-        warn!(target: "config", "{finding}");
-    }
-    for finding in before.difference(&findings) {
-        info!(target: "config", "Mended: {finding}");
-    }
-}
-
-fn accepted_domains(snapshot: &Snapshot) -> Vec<TrustDomain> {
-    let own = std::iter::once(snapshot.trust_domain());
-    own.chain(snapshot.trust_domain_aliases()).cloned().collect()
-}
-
 /// The settings that the configuration dump shows.
 fn settings(options: &NodeOptions) -> serde_json::Value {
     serde_json::json!({
         "config": options.config,
+        "control": options.control,
         "state": options.state,
         "pinRoot": options.pin_root,
         "inbound": format!("{:?}", options.inbound),
@@ -269,10 +192,6 @@ fn start_log(levels: &str) -> anyhow::Result<LogControl> {
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     tracing_subscriber::registry().with(layer).with(lines).try_init()?;
     Ok(control)
-}
-
-fn local_identities(snapshot: &Snapshot) -> BTreeSet<SpiffeId> {
-    snapshot.local_pods().filter(|pod| pod.enrolled).map(|pod| pod.identity.clone()).collect()
 }
 
 async fn stop_signal() -> anyhow::Result<()> {

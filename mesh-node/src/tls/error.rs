@@ -83,6 +83,7 @@ impl TlsError {
             }
             E::InvalidCertificate(CertificateError::Expired) => Self::Peer(PeerError::Expired),
             E::InvalidCertificate(CertificateError::NotValidYet) => Self::Peer(PeerError::NotYetValid),
+            E::InvalidCertificate(CertificateError::Revoked) => Self::Peer(PeerError::Revoked),
             E::InvalidCertificate(CertificateError::UnknownIssuer) => Self::Peer(PeerError::Untrusted),
             E::InvalidMessage(_) | E::InappropriateMessage { .. } => Self::NotTls(e),
             other => Self::Protocol(other),

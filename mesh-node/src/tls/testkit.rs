@@ -1,17 +1,23 @@
 //! For the tests of this crate's tunnel: a CA, certificates good and bad, socket pairs, a runtime like production's.
 
+use std::future::ready;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
+use mesh_ca::bundle::Bundle;
+use mesh_ca::crl::Crls;
 use mesh_core::id::{SpiffeId, TrustDomain};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::identity::{CaError, IssuedChain, Sign, Svid};
+use crate::identity::{IssueError, IssuedChain, Sign, SignError, Signing, Svid};
 use crate::tls::Trust;
 
 /// A CA in memory.
@@ -38,6 +44,36 @@ impl TestCa {
         Self { issuer, chain, root: self.root.clone() }
     }
 
+    /// A list of these revoked serial numbers, in hex as [`Svid::serial`] has them.
+    pub(crate) fn crl(&self, serials: &[&str]) -> String {
+        let byte = |text: &str| u8::from_str_radix(text, 16).expect("hex");
+        let revoked = |serial: &&str| RevokedCertParams {
+            serial_number: (0..serial.len())
+                .step_by(2)
+                .map(|i| byte(&serial[i..i + 2]))
+                .collect::<Vec<_>>()
+                .into(),
+            revocation_time: SystemTime::now().into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: (SystemTime::now() - HOUR).into(),
+            next_update: (SystemTime::now() + HOUR).into(),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).expect("list").pem().expect("PEM")
+    }
+
+    /// Of this CA's own certificate, in hex.
+    pub(crate) fn serial(&self) -> String {
+        let (_, own) = x509_parser::parse_x509_certificate(self.issuer.der()).expect("a certificate");
+        own.raw_serial_as_string().replace(':', "")
+    }
+
     pub(crate) fn pem(&self) -> String {
         self.issuer.pem()
     }
@@ -47,12 +83,12 @@ impl TestCa {
     }
 
     pub(crate) fn trust(&self) -> Arc<Trust> {
-        Arc::new(Trust::new(std::slice::from_ref(&self.root), vec![domain()]).expect("trust"))
+        Arc::new(Trust::new(self.bundle(), vec![domain()]))
     }
 
     /// A normal certificate.
     pub(crate) fn svid(&self, account: &str) -> Arc<Svid> {
-        Arc::new(Svid::issue(self, &id(account), HOUR, &self.trust()).expect("svid"))
+        Arc::new(issue(self, &id(account), HOUR, &self.trust()).expect("svid"))
     }
 
     /// A certificate with whatever `params` says, for a key of `alg`.
@@ -66,21 +102,51 @@ impl TestCa {
 }
 
 impl Sign for TestCa {
-    fn sign(
-        &self,
-        id: &SpiffeId,
-        csr: &CertificateSigningRequestDer<'_>,
+    fn sign<'a>(
+        &'a self,
+        id: &'a SpiffeId,
+        csr: CertificateSigningRequestDer<'static>,
         lifetime: Duration,
-    ) -> Result<IssuedChain, CaError> {
-        let mut request = CertificateSigningRequestParams::from_der(csr)?;
-        request.params = leaf_params(&[uri(id.uri())]);
-        request.params.not_after = (SystemTime::now() + lifetime).into();
-        let leaf = request.signed_by(&self.issuer)?.der().clone();
-        Ok(IssuedChain { certificates: std::iter::once(leaf).chain(self.chain.iter().cloned()).collect() })
+    ) -> Signing<'a, IssuedChain> {
+        let sign = || {
+            let mut request = CertificateSigningRequestParams::from_der(&csr)?;
+            request.params = leaf_params(&[uri(id.uri())]);
+            request.params.not_after = (SystemTime::now() + lifetime).into();
+            let leaf = request.signed_by(&self.issuer)?.der().clone();
+            Ok(IssuedChain {
+                certificates: std::iter::once(leaf).chain(self.chain.iter().cloned()).collect(),
+            })
+        };
+        let failed = |e: rcgen::Error| SignError::Ca(e.into());
+        Box::pin(ready(sign().map_err(failed)))
     }
 
-    fn roots(&self) -> Arc<[CertificateDer<'static>]> {
-        Arc::new([self.root.clone()])
+    fn bundle(&self) -> Arc<Bundle> {
+        bundle(&[self])
+    }
+
+    fn refresh(&self) -> Signing<'_, ()> {
+        Box::pin(ready(Ok(())))
+    }
+}
+
+/// The roots of all `cas`.
+pub(crate) fn bundle(cas: &[&TestCa]) -> Arc<Bundle> {
+    let roots = cas.iter().map(|ca| ca.root.clone());
+    Arc::new(Bundle::new(roots, Crls::default()).expect("roots"))
+}
+
+/// [`Svid::issue`] of a CA whose answers are ready at once.
+pub(crate) fn issue(
+    ca: &dyn Sign,
+    id: &SpiffeId,
+    lifetime: Duration,
+    trust: &Arc<Trust>,
+) -> Result<Svid, IssueError> {
+    let issue = pin!(Svid::issue(ca, id, lifetime, trust));
+    match issue.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => panic!("this CA makes others wait"),
     }
 }
 
@@ -103,7 +169,7 @@ fn ca_params(name: &str) -> CertificateParams {
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
 }
 

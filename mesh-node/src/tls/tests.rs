@@ -7,7 +7,7 @@ use rcgen::{
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::testkit::{HOUR, TestCa, id, leaf_params, on_data_thread, tcp_pair, uri};
+use super::testkit::{HOUR, TestCa, bundle, id, issue, leaf_params, on_data_thread, tcp_pair, uri};
 use super::*;
 use crate::identity::Sign;
 use crate::report::Flag;
@@ -113,7 +113,7 @@ fn names_decide() {
             let domains =
                 ["cluster.local", "old.local"].map(|d| mesh_core::id::TrustDomain::parse(d).expect("domain"));
             trust.set_domains(domains.to_vec());
-            let server = Svid::issue(&ca, &id("server"), HOUR, &trust).expect("server");
+            let server = issue(&ca, &id("server"), HOUR, &trust).expect("server");
             let (_, seen) = shake(&client, &server, &id("server")).await;
             assert_eq!(seen.map_or_else(|e| e.reason(), |_| "ok"), expected, "{name}");
         }
@@ -160,7 +160,7 @@ fn chains_decide() {
         let server = ours.svid("server");
 
         // A root of the same name with another key. The client trusts ours, so that the server is what decides.
-        let stranger = Svid::issue(&theirs, &id("client"), HOUR, &ours.trust()).expect("svid");
+        let stranger = issue(&theirs, &id("client"), HOUR, &ours.trust()).expect("svid");
         let (client, seen) = shake(&stranger, &server, &id("server")).await;
         assert_eq!(seen.expect_err("refused").reason(), "untrusted_chain");
         drop(client);
@@ -203,18 +203,16 @@ fn trust_changes_count_from_the_next_handshake() {
     on_data_thread(async {
         let (old, new) = (TestCa::new("old"), TestCa::new("new"));
         let trust = old.trust();
-        let server = Svid::issue(&old, &id("server"), HOUR, &trust).expect("server");
-        let client = Svid::issue(&new, &id("client"), HOUR, &old.trust()).expect("client");
+        let server = issue(&old, &id("server"), HOUR, &trust).expect("server");
+        let client = issue(&new, &id("client"), HOUR, &old.trust()).expect("client");
         let (_, seen) = shake(&client, &server, &id("server")).await;
         assert_eq!(seen.expect_err("not yet").reason(), "untrusted_chain");
-        let roots = [old.roots(), new.roots()].concat();
-        trust.set_roots(&roots).expect("roots");
+        trust.set_bundle(bundle(&[&old, &new]));
         let (_, seen) = shake(&client, &server, &id("server")).await;
         assert_eq!(seen.expect("now").1.id, id("client"));
-        assert!(trust.set_roots(&[]).is_err(), "no roots at all is refused");
-        assert!(trust.set_roots(&[vec![1, 2, 3].into()]).is_err(), "garbage is refused");
+        trust.set_bundle(old.bundle());
         let (_, seen) = shake(&client, &server, &id("server")).await;
-        assert!(seen.is_ok(), "the last good roots stay");
+        assert_eq!(seen.expect_err("and no longer").reason(), "untrusted_chain");
     });
 }
 
@@ -399,6 +397,7 @@ fn every_reason_is_its_own() {
         TlsError::Peer(PeerError::ChainTooLong),
         TlsError::Peer(PeerError::Untrusted),
         TlsError::Peer(PeerError::Expired),
+        TlsError::Peer(PeerError::Revoked),
         TlsError::Peer(PeerError::NotYetValid),
         TlsError::Peer(PeerError::WrongUsage),
         TlsError::Peer(PeerError::Invalid(webpki::Error::BadDer)),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use mesh_ca::{Bundle, chain};
 use mesh_core::id::{IdError, SpiffeId, TrustDomain};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
@@ -13,7 +14,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
     SignatureScheme,
 };
-use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -21,41 +22,29 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::Peer;
 use super::config::provider;
 
-/// What peers are checked against: roots and accepted trust domains.
+/// What peers are checked against: roots, revocations and accepted trust domains.
 ///
 /// Shared by all configurations; a change counts for the next handshake, live connections stay.
 #[derive(Debug)]
 pub struct Trust {
-    roots: ArcSwap<Vec<TrustAnchor<'static>>>,
+    bundle: ArcSwap<Bundle>,
     domains: ArcSwap<Vec<TrustDomain>>,
 }
 
-/// A root certificate that cannot serve as one.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum TrustError {
-    /// Not one root given.
-    #[error("there is no root certificate")]
-    Empty,
-    /// Not a certificate.
-    #[error("root certificate {index} is malformed: {reason}")]
-    Malformed {
-        /// Position in the list, from 0.
-        index: usize,
-        /// What the parser said.
-        reason: webpki::Error,
-    },
-}
-
 impl Trust {
-    /// Trusts `roots` for the identities of `domains` (our own first, then aliases).
-    pub fn new(roots: &[CertificateDer<'_>], domains: Vec<TrustDomain>) -> Result<Self, TrustError> {
-        Ok(Self { roots: ArcSwap::from_pointee(anchors(roots)?), domains: ArcSwap::from_pointee(domains) })
+    /// Trusts `bundle` for the identities of `domains` (our own first, then aliases).
+    pub fn new(bundle: Arc<Bundle>, domains: Vec<TrustDomain>) -> Self {
+        Self { bundle: ArcSwap::new(bundle), domains: ArcSwap::from_pointee(domains) }
     }
 
-    /// Replaces the roots; on an error the old ones stay.
-    pub fn set_roots(&self, roots: &[CertificateDer<'_>]) -> Result<(), TrustError> {
-        self.roots.store(Arc::new(anchors(roots)?));
-        Ok(())
+    /// Replaces roots and revocations.
+    pub fn set_bundle(&self, bundle: Arc<Bundle>) {
+        self.bundle.store(bundle);
+    }
+
+    /// Roots and revocations of now.
+    pub fn bundle(&self) -> Arc<Bundle> {
+        self.bundle.load_full()
     }
 
     /// Replaces the accepted trust domains.
@@ -71,9 +60,11 @@ impl Trust {
     /// Checks a chain as rustls hands it over; the identity is returned only if everything holds.
     fn verify(&self, chain: &Chain<'_>, now: UnixTime, usage: KeyUsage) -> Result<Peer, PeerError> {
         chain.check_size()?;
-        let roots = self.roots.load();
+        let bundle = self.bundle.load();
+        let (roots, lists) = (bundle.anchors(), bundle.crls().lists());
+        let revocation = chain::revocation(&lists);
         let leaf = EndEntityCert::try_from(chain.leaf).map_err(PeerError::from_webpki)?;
-        leaf.verify_for_usage(algorithms().all, &roots, chain.intermediates, now, usage, None, None)
+        leaf.verify_for_usage(algorithms().all, roots, chain.intermediates, now, usage, revocation, None)
             .map_err(PeerError::from_webpki)?;
         // Only now: what is parsed here was signed by a CA of ours.
         let peer = peer_of(chain.leaf)?;
@@ -87,7 +78,7 @@ impl Trust {
 /// Why a peer's certificate was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
-    /// More than [`MAX_CHAIN`] certificates or [`MAX_CHAIN_BYTES`] bytes.
+    /// More than [`chain::MAX_CERTIFICATES`] or [`chain::MAX_BYTES`].
     #[error("the peer's certificate chain is too long")]
     ChainTooLong,
     /// No path to one of our roots.
@@ -96,6 +87,9 @@ pub enum PeerError {
     /// Past its end.
     #[error("the peer's certificate has expired")]
     Expired,
+    /// Named by a revocation list, itself or an intermediate above it.
+    #[error("the peer's certificate has been revoked")]
+    Revoked,
     /// Before its begin.
     #[error("the peer's certificate is not valid yet")]
     NotYetValid,
@@ -137,6 +131,7 @@ impl PeerError {
             Self::ChainTooLong => "chain_too_long",
             Self::Untrusted => "untrusted_chain",
             Self::Expired => "certificate_expired",
+            Self::Revoked => "certificate_revoked",
             Self::NotYetValid => "certificate_not_yet_valid",
             Self::WrongUsage => "wrong_key_usage",
             Self::Invalid(_) => "invalid_certificate",
@@ -155,6 +150,7 @@ impl PeerError {
             // A signature that does not fit: an issuer of the right name with another key.
             E::UnknownIssuer | E::InvalidSignatureForPublicKey => Self::Untrusted,
             E::CertExpired { .. } => Self::Expired,
+            E::CertRevoked => Self::Revoked,
             E::CertNotValidYet { .. } => Self::NotYetValid,
             E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => Self::WrongUsage,
             other => Self::Invalid(other),
@@ -166,6 +162,7 @@ impl PeerError {
         Error::InvalidCertificate(match self {
             Self::Untrusted => CertificateError::UnknownIssuer,
             Self::Expired => CertificateError::Expired,
+            Self::Revoked => CertificateError::Revoked,
             Self::NotYetValid => CertificateError::NotValidYet,
             other => CertificateError::Other(OtherError(Arc::new(other))),
         })
@@ -311,22 +308,11 @@ impl Chain<'_> {
     /// Bounds the work of path building before it begins.
     fn check_size(&self) -> Result<(), PeerError> {
         let bytes = self.intermediates.iter().map(|c| c.len()).sum::<usize>() + self.leaf.len();
-        if self.intermediates.len() >= MAX_CHAIN || bytes > MAX_CHAIN_BYTES {
+        if self.intermediates.len() >= chain::MAX_CERTIFICATES || bytes > chain::MAX_BYTES {
             return Err(PeerError::ChainTooLong);
         }
         Ok(())
     }
-}
-
-fn anchors(roots: &[CertificateDer<'_>]) -> Result<Vec<TrustAnchor<'static>>, TrustError> {
-    if roots.is_empty() {
-        return Err(TrustError::Empty);
-    }
-    let anchor = |(index, root)| match webpki::anchor_from_trusted_cert(root) {
-        Ok(anchor) => Ok(anchor.to_owned()),
-        Err(reason) => Err(TrustError::Malformed { index, reason }),
-    };
-    roots.iter().enumerate().map(anchor).collect()
 }
 
 fn algorithms() -> &'static WebPkiSupportedAlgorithms {
@@ -337,8 +323,3 @@ fn algorithms() -> &'static WebPkiSupportedAlgorithms {
 fn tls13_only() -> Error {
     Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13)
 }
-
-/// Certificates in a chain, leaf included. Three levels of CA are more than any known mesh has.
-pub(super) const MAX_CHAIN: usize = 4;
-/// Bytes in a chain, leaf included: four RSA-4096 certificates fit with room to spare.
-pub(super) const MAX_CHAIN_BYTES: usize = 16 * 1024;

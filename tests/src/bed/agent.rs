@@ -1,5 +1,5 @@
-//! The `mesh-node` process of a node: started in the node's network namespace and cgroup, restarted when it dies by
-//! itself, killed and restarted when a test says so.
+//! A process of the mesh on a node: started in the node's network namespace and cgroup, restarted when it dies by itself,
+//! killed and restarted when a test says so.
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
@@ -27,6 +27,8 @@ pub(crate) struct AgentSpec {
     /// Where the process itself runs.
     pub(crate) cgroup: PathBuf,
     pub(crate) log: PathBuf,
+    /// Where it says on loopback whether it is ready.
+    pub(crate) ready_port: u16,
 }
 
 /// The process over all its restarts.
@@ -96,6 +98,19 @@ impl Agent {
         self.signal_and_wait(libc::SIGTERM, grace).or_else(|_| self.kill())
     }
 
+    /// Stops it where it stands, or lets it go on.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
+        let signal = if frozen { libc::SIGSTOP } else { libc::SIGCONT };
+        let state = lock(&self.state);
+        let Some((_, process)) = &state.process else { return Ok(()) };
+        process.signal(signal).doing(|| format!("signal {}", self.spec.node))
+    }
+
+    /// The network namespace that it runs in.
+    pub(crate) fn netns(&self) -> &Path {
+        &self.spec.netns
+    }
+
     /// Starts it after [`Agent::kill`] or [`Agent::terminate`]; does not wait for readiness.
     pub(crate) fn revive(&self) {
         let mut state = lock(&self.state);
@@ -114,14 +129,14 @@ impl Agent {
         let mut state = lock(&self.state);
         state.wanted = false;
         if let Some((_, process)) = &state.process {
-            process.signal(signal).doing(|| format!("signal mesh-node of {}", self.spec.node))?;
+            process.signal(signal).doing(|| format!("signal {}", self.spec.node))?;
         }
         let waited = self.moved.wait_timeout_while(state, patience, |state| state.process.is_some());
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if state.process.is_none() {
             return Ok(());
         }
-        let what = format!("the end of mesh-node of {}", self.spec.node);
+        let what = format!("the end of {}", self.spec.node);
         Err(BedError::Timeout { what, within: patience, state: "it still runs".to_owned() })
     }
 
@@ -173,7 +188,7 @@ impl Agent {
     fn observe(&self) {
         loop {
             let running = lock(&self.state).process.is_some();
-            let now = running && is_ready(&self.spec.netns);
+            let now = running && is_ready(&self.spec.netns, self.spec.ready_port);
             let was = {
                 let mut state = lock(&self.state);
                 let now = now && state.process.is_some();
@@ -207,8 +222,8 @@ pub(crate) fn fetch_inside(netns: &Path, port: u16, path: &str, timeout: Duratio
         .doing(|| format!("fetch http://{addr}{path} in {}", netns.display()))
 }
 
-fn is_ready(netns: &Path) -> bool {
-    let answer = fetch_inside(netns, READY_PORT, "/healthz/ready", Duration::from_secs(1));
+fn is_ready(netns: &Path, port: u16) -> bool {
+    let answer = fetch_inside(netns, port, "/healthz/ready", Duration::from_secs(1));
     answer.is_ok_and(|response| response.status == 200)
 }
 
@@ -231,9 +246,6 @@ pub(crate) fn wait_until(deadline: Instant, mut condition: impl FnMut() -> bool)
         thread::sleep(Duration::from_millis(20));
     }
 }
-
-/// Where `mesh-node` says whether it is ready.
-const READY_PORT: u16 = 15021;
 
 /// A process that died this many times in a row without having been ready will not get ready.
 const HOPELESS: u32 = 3;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::Bed;
 use super::agent::{Agent, AgentSpec};
 use super::cgroup;
+use super::control::{self, ControlSpec};
 use super::controller::{BedNode, Controller, Event, Setting, Shared};
 use super::error::{BedError, Doing, Result};
 use super::forward::Forward;
@@ -88,7 +89,9 @@ pub struct Builder {
     network: Network,
     manifests: Manifests,
     mesh: bool,
+    embedded: bool,
     mesh_node: Option<PathBuf>,
+    control_args: Vec<String>,
     mesh_args: Vec<String>,
     mesh_env: Vec<(String, String)>,
     patience: Duration,
@@ -102,7 +105,9 @@ impl Default for Builder {
             network: Network::default(),
             manifests: Manifests::Text(String::new()),
             mesh: true,
+            embedded: false,
             mesh_node: None,
+            control_args: Vec::new(),
             mesh_args: Vec::new(),
             mesh_env: Vec::new(),
             patience: Duration::from_secs(60),
@@ -149,6 +154,20 @@ impl Builder {
     #[must_use]
     pub fn without_mesh(mut self) -> Self {
         self.mesh = false;
+        self
+    }
+
+    /// A control plane inside of every `mesh-node` in place of `mesh-control`.
+    #[must_use]
+    pub fn embedded(mut self) -> Self {
+        self.embedded = true;
+        self
+    }
+
+    /// One more argument for `mesh-control`.
+    #[must_use]
+    pub fn control_arg(mut self, arg: impl Into<String>) -> Self {
+        self.control_args.push(arg.into());
         self
     }
 
@@ -215,17 +234,36 @@ impl Builder {
         let (events, inbox) = mpsc::channel();
         let mut nodes = Vec::new();
         let mut forwards = Vec::new();
-        for net in nets {
-            let host = layout.node_cgroup(&net.name).join("host");
+        for net in &nets {
             // The programs of a node attach here; it has to be there before the first pod.
             cgroup::make(&layout.node_cgroup(&net.name).join("kubepods"))?;
+        }
+        let program = (mesh_node.is_some() && !self.embedded).then(|| tools.sibling("mesh-control"));
+        let program = program.transpose()?;
+        let spec = program.as_ref().map(|program| ControlSpec {
+            program,
+            args: &self.control_args,
+            env: &self.mesh_env,
+            layout: &layout,
+        });
+        let first = nets.first().cloned();
+        let control = match (&spec, &first) {
+            (Some(spec), Some(host)) => Some(control::start(spec, host, &events)?),
+            _ => None,
+        };
+        for net in nets {
+            let host = layout.node_cgroup(&net.name).join("host");
             let prober = Arc::new(Prober::new(tools.testbed.clone(), netns_path(&net.netns), host));
             let mut node = BedNode { net, prober, agent: None, admin: None };
             if let Some(program) = mesh_node {
                 let forward = admin_forward(&node.net)?;
                 node.admin = Some(forward.addr().to_string());
                 forwards.push(forward);
-                node.agent = Some(self.agent(program, &node.net, (&layout, &events)));
+                let source = match (&spec, &first) {
+                    (Some(spec), Some(host)) => control::node_args(spec, host, &node.net.name)?,
+                    _ => embedded_args(&layout),
+                };
+                node.agent = Some(self.agent((program, source), &node.net, (&layout, &events)));
             }
             nodes.push(node);
         }
@@ -243,7 +281,19 @@ impl Builder {
         let controller = Controller::new(setting)?;
         let controller = thread::spawn(move || controller.run(&inbox));
         let (controller, forwards) = (Some(controller), Mutex::new(forwards));
-        Ok(Bed { layout, tools, shared, nodes, wire, source, events, controller, forwards, foundation })
+        Ok(Bed {
+            layout,
+            tools,
+            shared,
+            nodes,
+            control,
+            wire,
+            source,
+            events,
+            controller,
+            forwards,
+            foundation,
+        })
     }
 
     /// The directory that the controller watches.
@@ -269,7 +319,7 @@ impl Builder {
 
     fn agent(
         &self,
-        program: &Path,
+        (program, source): (&Path, Vec<String>),
         net: &NodeNet,
         (layout, events): (&Layout, &Sender<Event>),
     ) -> Arc<Agent> {
@@ -278,28 +328,37 @@ impl Builder {
         let mut args = vec!["node".to_owned()];
         for (option, value) in [
             ("--node", net.name.clone()),
-            ("--config", path(layout.objects())),
-            ("--state", path(layout.state.join("mesh"))),
             ("--cgroup", path(node_cgroup.clone())),
             ("--pin-root", path(layout.pins.clone())),
         ] {
             args.extend([option.to_owned(), value]);
         }
+        args.extend(source);
         args.extend(self.mesh_args.iter().cloned());
         let spec = AgentSpec {
-            node: net.name.clone(),
+            node: format!("mesh-node of {}", net.name),
             program: program.to_owned(),
             args,
             env: self.mesh_env.clone(),
             netns: netns_path(&net.netns),
             cgroup: node_cgroup.join("agent"),
             log: layout.logs().join(format!("{}.mesh-node.log", net.name)),
+            ready_port: READY_PORT,
         };
         let events = events.clone();
         // Nobody listens once the bed ends.
         Agent::start(spec, Arc::new(move || drop(events.send(Event::Changed))))
     }
 }
+
+/// What `mesh-node` needs to be its own control plane.
+fn embedded_args(layout: &Layout) -> Vec<String> {
+    let options = [("--config", layout.objects()), ("--state", layout.state.join("mesh"))];
+    options.into_iter().flat_map(|(option, value)| [option.to_owned(), value.display().to_string()]).collect()
+}
+
+/// Where `mesh-node` says whether it is ready.
+const READY_PORT: u16 = 15021;
 
 /// What a bed stands on: its name, its directories and someone to end it. Dropping it ends the bed.
 #[derive(Debug)]

@@ -81,7 +81,7 @@ struct Layer {
     why: &'static str,
 }
 
-const LAYERS: [Layer; 10] = [
+const LAYERS: [Layer; 11] = [
     Layer { name: "mesh-common", may_use: &[], why: "it is the ABI that kernel and user space share" },
     Layer {
         name: "mesh-ebpf",
@@ -92,6 +92,11 @@ const LAYERS: [Layer; 10] = [
         name: "mesh-core",
         may_use: &[],
         why: "it is pure: everything may rest on it, it rests on nothing",
+    },
+    Layer {
+        name: "mesh-ca",
+        may_use: &["mesh-core"],
+        why: "the node's own CA and the control plane sign with the same code",
     },
     Layer {
         name: "mesh-proto",
@@ -105,12 +110,12 @@ const LAYERS: [Layer; 10] = [
     },
     Layer {
         name: "mesh-node",
-        may_use: &["mesh-common", "mesh-core", "mesh-proto", "mesh-source"],
+        may_use: &["mesh-ca", "mesh-common", "mesh-core", "mesh-proto", "mesh-source"],
         why: "the data plane runs without the control plane",
     },
     Layer {
         name: "mesh-control",
-        may_use: &["mesh-core", "mesh-proto", "mesh-source"],
+        may_use: &["mesh-ca", "mesh-core", "mesh-proto", "mesh-source"],
         why: "the control plane talks to nodes over the wire only",
     },
     Layer {
@@ -120,7 +125,7 @@ const LAYERS: [Layer; 10] = [
     },
     Layer {
         name: "mesh-tests",
-        may_use: &["mesh-common", "mesh-core", "mesh-node", "mesh-proto", "mesh-source"],
+        may_use: &["mesh-ca", "mesh-common", "mesh-core", "mesh-node", "mesh-proto", "mesh-source"],
         why: "the suites run the real binaries",
     },
     Layer { name: "xtask", may_use: &[], why: "it must build before anything else does" },

@@ -4,7 +4,7 @@
 //! ALLOW rule with such a part never matches, and a rule that denies matches as if that part were not there.
 
 use super::super::matcher::{AccountMatch, StringMatch, TrustDomains, parse_ip_block, parse_port};
-use super::super::rule::{Clause, Effect, Matcher, Rule};
+use super::super::rule::{Clause, Effect, Group, Matcher, Rule};
 use crate::model::Report;
 use crate::resource::Object;
 use crate::resource::security::{self, Condition, Operation, Source};
@@ -54,8 +54,12 @@ impl<'a> RuleCompiler<'a> {
         let to =
             to.map(|(i, to)| self.operation(&format!("{path}.to[{i}].operation"), &to.operation)).collect();
         let when = rule.when.iter().enumerate();
-        let when = when.flat_map(|(i, when)| self.condition(&format!("{path}.when[{i}]"), when)).collect();
-        (!self.incomplete || self.effect != Effect::Allow).then_some(Rule { index, from, to, when })
+        let when: Vec<_> =
+            when.flat_map(|(i, when)| self.condition(&format!("{path}.when[{i}]"), when)).collect();
+        let alternatives: [Vec<Vec<Clause>>; 2] = [from, to];
+        let groups = alternatives.into_iter().filter(|alternatives| !alternatives.is_empty());
+        let groups = groups.chain(when.into_iter().map(|clause| vec![vec![clause]])).map(Group).collect();
+        (!self.incomplete || self.effect != Effect::Allow).then_some(Rule { index, groups })
     }
 
     fn source(&mut self, path: &str, source: &Source) -> Vec<Clause> {

@@ -1,103 +1,58 @@
-//! PeerAuthentication: mesh < namespace < workload < port, the oldest of each level wins.
+//! PeerAuthentication → a [`Policy`] that refuses plaintext, so that one engine (and any proxy that knows policies
+//! only) decides. Which one is in force for a workload is decided where workloads are: mesh < namespace < workload.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use super::super::rule::MutualTls;
-use super::{EVERYWHERE, PolicyInput, PolicyName, labels, name_of};
-use crate::model::{Report, SelectorIndex, Workload};
+use super::super::matcher::StringMatch;
+use super::super::rule::{Clause, Effect, Group, Matcher, Policy, Rule, Scope};
+use super::name_of;
+use crate::model::Report;
+use crate::resource::Object;
 use crate::resource::security::{MutualTlsMode, PeerAuthenticationSpec};
-use crate::resource::{Object, Spec};
 
-/// All `PeerAuthentications` that count.
-pub(super) struct Modes<'a> {
-    /// Oldest first; everything else refers to them by index.
-    policies: Vec<(&'a PeerAuthenticationSpec, Arc<PolicyName>)>,
-    /// Without a selector: the oldest of each namespace; [`EVERYWHERE`] for the mesh.
-    by_namespace: HashMap<&'a str, usize>,
-    by_selector: SelectorIndex<'a>,
+/// What a workload's namespace and mesh say about plaintext, for modes that are unset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inherited {
+    Strict,
+    Permissive,
 }
 
-/// The policies that apply to a workload, as indices: the mesh's, the namespace's and its own.
-pub(super) type Levels = [Option<usize>; 3];
-
-impl<'a> Modes<'a> {
-    pub(super) fn compile(input: &PolicyInput<'a>, report: &mut Report) -> Self {
-        let mut sorted: Vec<_> = input
-            .objects
-            .iter()
-            .filter_map(|object| match &object.spec {
-                Spec::PeerAuthentication(spec) => Some((*object, spec)),
-                _ => None,
-            })
-            .collect();
-        sorted.sort_by_key(|(object, _)| {
-            (object.meta.creation_timestamp, &object.meta.namespace, &object.meta.name)
-        });
-        let mut modes = Self {
-            policies: Vec::new(),
-            by_namespace: HashMap::new(),
-            by_selector: SelectorIndex::default(),
-        };
-        for (index, (object, spec)) in sorted.into_iter().enumerate() {
-            modes.policies.push((spec, name_of(object)));
-            warn_about_modes(object, spec, report);
-            let is_root = *object.meta.namespace == *input.root_namespace;
-            match labels(spec.selector.as_ref()) {
-                Some(_) if is_root => {
-                    let reason = "a PeerAuthentication with a selector has no effect in the root namespace";
-                    report.warning(object, "spec.selector", reason);
-                }
-                Some(labels) => modes.by_selector.insert(&object.meta.namespace, labels, index),
-                None => {
-                    let namespace = if is_root { EVERYWHERE } else { &object.meta.namespace };
-                    let oldest = *modes.by_namespace.entry(namespace).or_insert(index);
-                    modes.warn_if_younger(object, oldest, index, report);
-                }
-            }
-        }
-        modes
-    }
-
-    pub(super) fn applying_to(&self, workload: &Workload) -> Levels {
-        let own = self.by_selector.matching(&workload.namespace, &workload.labels);
-        [
-            self.by_namespace.get(EVERYWHERE).copied(),
-            self.by_namespace.get(&*workload.namespace).copied(),
-            own.first().copied(),
-        ]
-    }
-
-    /// What the levels come to: the narrowest that says anything decides.
-    pub(super) fn resolve(&self, levels: Levels) -> MutualTls {
-        let policies = levels.iter().flatten().filter_map(|index| self.policies.get(*index));
-        let strict = policies.fold(None, |inherited, (spec, name)| {
-            apply(spec.mtls.unwrap_or_default().mode, name).unwrap_or(inherited)
-        });
-        let own = levels[2].and_then(|index| self.policies.get(index));
-        let ports = own.into_iter().flat_map(|(spec, name)| {
-            let port_modes = spec.port_level_mtls.iter();
-            port_modes.filter_map(|(port, mtls)| Some((*port, apply(mtls.mode, name)?)))
-        });
-        MutualTls { ports: ports.collect(), strict }
-    }
-
-    fn warn_if_younger(&self, object: &Object, oldest: usize, index: usize, report: &mut Report) {
-        if let Some((_, winner)) = self.policies.get(oldest).filter(|_| oldest != index) {
-            let reason =
-                format!("has no effect: PeerAuthentication {winner} has the same scope and is older");
-            report.warning(object, "spec", reason);
-        }
-    }
+/// Compiles what `spec` comes to; `None` if it refuses nothing.
+pub(crate) fn mutual_tls(
+    object: &Object,
+    spec: &PeerAuthenticationSpec,
+    inherited: Inherited,
+    report: &mut Report,
+) -> Option<Policy> {
+    warn_about_modes(object, spec, report);
+    let strict = is_strict(spec.mtls.unwrap_or_default().mode, inherited);
+    let outer = if strict { Inherited::Strict } else { Inherited::Permissive };
+    let differing = spec.port_level_mtls.iter().filter(|(_, mtls)| is_strict(mtls.mode, outer) != strict);
+    let ports: Vec<u16> = differing.map(|(port, _)| *port).collect();
+    let is_port = Clause { negated: strict, matcher: Matcher::DestinationPort(ports.clone()) };
+    let groups = match (strict, ports.is_empty()) {
+        (false, true) => return None,
+        (true, true) => vec![without_identity()],
+        (_, false) => vec![without_identity(), Group(vec![vec![is_port]])],
+    };
+    let rules = vec![Rule { index: 0, groups }];
+    Some(Policy {
+        name: name_of(object),
+        effect: Effect::MutualTls,
+        dry_run: false,
+        scope: Scope::Listed,
+        rules,
+    })
 }
 
-/// `None` to inherit, else by whose word plaintext is refused, if it is.
-#[expect(clippy::option_option, reason = "inherit, permissive and strict are three outcomes")]
-fn apply(mode: MutualTlsMode, name: &Arc<PolicyName>) -> Option<Option<Arc<PolicyName>>> {
+fn without_identity() -> Group {
+    let matcher = Matcher::Principal(vec![StringMatch::Present]);
+    Group(vec![vec![Clause { negated: true, matcher }]])
+}
+
+fn is_strict(mode: MutualTlsMode, inherited: Inherited) -> bool {
     match mode {
-        MutualTlsMode::Unset => None,
-        MutualTlsMode::Permissive | MutualTlsMode::Disable => Some(None),
-        MutualTlsMode::Strict => Some(Some(Arc::clone(name))),
+        MutualTlsMode::Unset => inherited == Inherited::Strict,
+        MutualTlsMode::Permissive | MutualTlsMode::Disable => false,
+        MutualTlsMode::Strict => true,
     }
 }
 

@@ -125,7 +125,12 @@ impl Reference<'_> {
         let modes = modes.map(|(object, spec)| (object, spec.mtls.unwrap_or_default().mode));
         let (object, mode) =
             port_mode.into_iter().chain(modes).find(|(_, mode)| *mode != MutualTlsMode::Unset)?;
-        (mode == MutualTlsMode::Strict).then(|| name(object))
+        // One that sets ports speaks for its workload on all ports.
+        let sets_ports = |spec: &PeerAuthenticationSpec| {
+            spec.port_level_mtls.values().any(|mtls| mtls.mode != MutualTlsMode::Unset)
+        };
+        let speaker = own.filter(|(_, spec)| sets_ports(spec)).map_or(object, |(own, _)| own);
+        (mode == MutualTlsMode::Strict).then(|| name(speaker))
     }
 
     fn rule(&self, rule: &Rule, action: Action, namespace: &str, c: &Connection<'_>) -> bool {

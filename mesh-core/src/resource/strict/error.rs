@@ -5,24 +5,75 @@ use std::fmt;
 use serde::de;
 
 use super::super::tree::{Path, Problem, quote};
+use super::super::value;
 
 /// A value that does not fit its type.
 #[derive(Debug, Clone)]
 pub(in crate::resource) struct Error {
     path: Option<String>,
+    /// What is to blame below the path that is not known yet.
+    field: Option<String>,
     reason: String,
     hint: Option<String>,
-    missing: bool,
+    conclusion: bool,
+}
+
+/// Why a value that has the right shape is still not one of its type: the error of `#[serde(try_from)]` types. All that
+/// serde hands on is its text, so the parts of a finding travel in that, behind separators that the reason is cleaned of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalid {
+    field: Option<&'static str>,
+    reason: String,
+    hint: Option<String>,
+}
+
+impl Invalid {
+    pub(in crate::resource) fn new(reason: impl Into<String>) -> Self {
+        Self { field: None, reason: reason.into(), hint: None }
+    }
+
+    /// Blames a field of the value, not the whole. It has to be there: a field that is missing cannot be set aside.
+    pub(in crate::resource) fn field(self, field: &'static str) -> Self {
+        Self { field: Some(field), ..self }
+    }
+
+    pub(in crate::resource) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+}
+
+impl From<value::Refusal> for Invalid {
+    fn from(refusal: value::Refusal) -> Self {
+        Self { field: None, reason: refusal.reason, hint: refusal.hint }
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(field) = self.field {
+            write!(f, "{field}{AFTER_FIELD}")?;
+        }
+        f.write_str(&self.reason.replace([AFTER_FIELD, value::HINT], " "))?;
+        match &self.hint {
+            Some(hint) => write!(f, "{}{hint}", value::HINT),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Error {
     pub(super) fn new(reason: impl Into<String>) -> Self {
-        Self { path: None, reason: reason.into(), hint: None, missing: false }
+        Self { path: None, field: None, reason: reason.into(), hint: None, conclusion: false }
     }
 
     /// Gives the error its place unless a deeper one has done so.
     pub(super) fn or_at(mut self, path: Path<'_>) -> Self {
-        self.path.get_or_insert_with(|| path.to_string());
+        if self.path.is_none() {
+            self.path = Some(match self.field.take() {
+                Some(field) => Path::Key(&path, &field).to_string(),
+                None => path.to_string(),
+            });
+        }
         self
     }
 
@@ -31,9 +82,10 @@ impl Error {
         self
     }
 
-    /// Whether a required field is not there; which may be because it was set aside.
-    pub(super) fn is_missing(&self) -> bool {
-        self.missing
+    /// Whether it is about what is in the value, such as a field that is not there; which may be because it was set
+    /// aside.
+    pub(super) fn is_conclusion(&self) -> bool {
+        self.conclusion
     }
 
     pub(super) fn into_problem(self) -> Problem {
@@ -55,7 +107,16 @@ impl std::error::Error for Error {}
 
 impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(message.to_string())
+        let message = message.to_string();
+        let (field, message) = match message.split_once(AFTER_FIELD) {
+            Some((field, message)) => (Some(field.to_owned()), message),
+            None => (None, message.as_str()),
+        };
+        let (reason, hint) = match message.rsplit_once(value::HINT) {
+            Some((reason, hint)) => (reason, Some(hint.to_owned())),
+            None => (message, None),
+        };
+        Self { field, hint, conclusion: true, ..Self::new(reason) }
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -68,7 +129,7 @@ impl de::Error for Error {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self { missing: true, ..Self::new(format!("the field {field} is required, but missing")) }
+        Self { conclusion: true, ..Self::new(format!("the field {field} is required, but missing")) }
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
@@ -120,3 +181,5 @@ fn suggest<'c>(word: &str, candidates: &[&'c str]) -> Option<&'c str> {
 const LISTED: usize = 10;
 /// Characters of a word that suggestions are searched for; no field of any kind is longer.
 const LONGEST: usize = 64;
+/// Separates the parts of an [`Invalid`] in its text.
+const AFTER_FIELD: char = '\u{1e}';

@@ -111,3 +111,54 @@ fn nulls_are_noted() {
     assert_eq!(decoded.null_strings, ["data.a"]);
     assert_eq!(decoded.value.and_then(|map| map.data).expect("given")["a"], "");
 }
+
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+struct Settings {
+    port: u16,
+    name: String,
+    selectors: Vec<Selector>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct Selector {
+    all: Vec<u16>,
+}
+
+#[test]
+fn what_is_right_is_salvaged() {
+    let tree = tree("{port: x, nam: y, name: kept, selectors: [{all: [1]}, {all: [1, a]}, {}, {all: [2]}]}");
+    let decoded = super::salvage::<Settings>(&tree, "a[0]");
+    let selectors = vec![Selector { all: vec![1] }, Selector { all: vec![2] }];
+    assert_eq!(decoded.value, Some(Settings { port: 0, name: "kept".into(), selectors }));
+    let fields: Vec<_> = decoded.problems.iter().map(|it| it.field.as_str()).collect();
+    assert_eq!(fields, ["a[0].port", "a[0].selectors[1].all[1]", "a[0].selectors[2]", "a[0].nam"]);
+    assert_eq!(decode::<Settings>(&tree, "").value, None);
+    assert_eq!(super::salvage::<Settings>(&Tree::String("x".into()), "a").value, None);
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Pair")]
+struct Ordered;
+
+#[derive(Deserialize)]
+struct Pair {
+    low: u16,
+    high: u16,
+}
+
+impl TryFrom<Pair> for Ordered {
+    type Error = super::Invalid;
+
+    fn try_from(Pair { low, high }: Pair) -> Result<Self, super::Invalid> {
+        let blame = super::Invalid::new(format!("{high} is \u{1e}\u{1f}below {low}")).field("high");
+        if low <= high { Ok(Self) } else { Err(blame.hint("swap them")) }
+    }
+}
+
+#[test]
+fn a_refused_value_blames_one_of_its_fields() {
+    let tree = tree("[{low: 1, high: 2}, {low: 2, high: 1}]");
+    let decoded = decode::<Vec<Ordered>>(&tree, "spec");
+    assert_eq!(problems(&decoded), ["spec[1].high: 1 is   below 2 swap them"]);
+}

@@ -1,5 +1,7 @@
 //! PeerAuthentication and AuthorizationPolicy: the checks of Istio's schemas and of its validating webhook.
 
+use std::collections::BTreeMap;
+
 use super::super::Meta;
 use super::super::security::{
     Action, AuthorizationPolicySpec, Condition, Operation, PeerAuthenticationSpec, PolicyTargetReference,
@@ -9,8 +11,7 @@ use super::super::strict::did_you_mean;
 use super::super::tree::quote;
 use super::{Report, child, is_dns_label};
 
-pub(super) fn peer_authentication(spec: &PeerAuthenticationSpec, meta: &Meta, report: &mut Report<'_>) {
-    annotations(meta, None, report);
+pub(super) fn peer_authentication(spec: &PeerAuthenticationSpec, report: &mut Report<'_>) {
     if let Some(selector) = &spec.selector {
         self::selector(selector, report);
     }
@@ -25,8 +26,7 @@ pub(super) fn peer_authentication(spec: &PeerAuthenticationSpec, meta: &Meta, re
 }
 
 pub(super) fn authorization_policy(spec: &AuthorizationPolicySpec, meta: &Meta, report: &mut Report<'_>) {
-    annotations(meta, Some(spec.action), report);
-    targets(spec, meta, report);
+    targets(spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs, meta, report);
     let action = match spec.action {
         Action::Allow => "ALLOW",
         Action::Deny => "DENY",
@@ -55,7 +55,7 @@ pub(super) fn authorization_policy(spec: &AuthorizationPolicySpec, meta: &Meta, 
 }
 
 /// `action` is that of an AuthorizationPolicy, the only kind that can be tried out.
-fn annotations(meta: &Meta, action: Option<Action>, report: &mut Report<'_>) {
+pub(super) fn annotations(meta: &Meta, action: Option<Action>, report: &mut Report<'_>) {
     if let Some(value) = meta.annotations.get(DRY_RUN) {
         let field = child("metadata.annotations", DRY_RUN);
         if !matches!(action, Some(Action::Allow | Action::Deny)) {
@@ -73,13 +73,17 @@ fn annotations(meta: &Meta, action: Option<Action>, report: &mut Report<'_>) {
     }
 }
 
-fn selector(selector: &WorkloadSelector, report: &mut Report<'_>) {
-    let field = "spec.selector.matchLabels";
+pub(super) fn selector(selector: &WorkloadSelector, report: &mut Report<'_>) {
     if selector.match_labels.is_empty() {
         let hint = "remove the selector if all workloads are meant";
         report.warning_with("spec.selector", "a selector without labels selects every workload", hint);
     }
-    for (key, value) in &selector.match_labels {
+    match_labels("spec.selector.matchLabels", &selector.match_labels, report);
+}
+
+/// Labels that a selector asks for.
+pub(super) fn match_labels(field: &str, labels: &BTreeMap<String, String>, report: &mut Report<'_>) {
+    for (key, value) in labels {
         if key.is_empty() {
             report.error(child(field, key), "a label key must not be empty");
         } else if key.contains('*') || value.contains('*') {
@@ -90,21 +94,27 @@ fn selector(selector: &WorkloadSelector, report: &mut Report<'_>) {
     }
 }
 
-fn targets(spec: &AuthorizationPolicySpec, meta: &Meta, report: &mut Report<'_>) {
-    let present = [spec.selector.is_some(), spec.target_ref.is_some(), !spec.target_refs.is_empty()]
-        .into_iter()
-        .filter(|is| *is);
+/// What a policy is for: the three ways to say so exclude each other.
+pub(super) fn targets(
+    selector: Option<&WorkloadSelector>,
+    target_ref: Option<&PolicyTargetReference>,
+    target_refs: &[PolicyTargetReference],
+    meta: &Meta,
+    report: &mut Report<'_>,
+) {
+    let present =
+        [selector.is_some(), target_ref.is_some(), !target_refs.is_empty()].into_iter().filter(|is| *is);
     if present.count() > 1 {
         report.error("spec", "only one of selector, targetRef and targetRefs may be given");
     }
-    if let Some(selector) = &spec.selector {
+    if let Some(selector) = selector {
         self::selector(selector, report);
     }
-    if let Some(target) = &spec.target_ref {
+    if let Some(target) = target_ref {
         self::target("spec.targetRef", target, meta, report);
     }
-    at_most(16, "spec.targetRefs", spec.target_refs.len(), report);
-    for (index, target) in spec.target_refs.iter().enumerate() {
+    at_most(16, "spec.targetRefs", target_refs.len(), report);
+    for (index, target) in target_refs.iter().enumerate() {
         self::target(&format!("spec.targetRefs[{index}]"), target, meta, report);
     }
 }
@@ -310,7 +320,7 @@ fn pattern(field: &str, value: &str, report: &mut Report<'_>) {
     }
 }
 
-fn at_most(limit: usize, field: &str, count: usize, report: &mut Report<'_>) {
+pub(super) fn at_most(limit: usize, field: &str, count: usize, report: &mut Report<'_>) {
     if count > limit {
         report.error(field, format!("has {count} entries, the limit is {limit}"));
     }

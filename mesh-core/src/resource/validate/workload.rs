@@ -17,6 +17,7 @@ pub(super) fn pod(pod: &Pod, report: &mut Report<'_>) {
     if let Some(status) = &pod.status {
         pod_status(status, report);
     }
+    super::proxy::annotation(&pod.metadata, report);
 }
 
 pub(super) fn deployment(deployment: &Deployment, report: &mut Report<'_>) {

@@ -1,0 +1,201 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use mesh_ca::authorize::NodeName;
+use mesh_core::id::TrustDomain;
+
+/// The control plane of the mesh: follows resources, serves discovery and certificates.
+///
+/// Example: mesh-control --config /etc/mesh/config --state /var/lib/mesh-control
+#[derive(Debug, Parser)]
+#[command(name = "mesh-control", version, about, long_about = None, args_conflicts_with_subcommands = true)]
+pub struct Command {
+    /// Something else than to serve.
+    #[command(subcommand)]
+    pub task: Option<Task>,
+    /// How to serve.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What the binary can do besides serving.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// The certificate authority.
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Tokens with which machines outside of Kubernetes join the mesh.
+    Join {
+        /// Directory of the state.
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE, global = true)]
+        state: PathBuf,
+        /// What to do.
+        #[command(subcommand)]
+        command: JoinCommand,
+    },
+}
+
+/// What can be done with the certificate authority.
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Change the root, one step at a time: every peer trusts the new root before anything is signed with it, and the
+    /// old one until nothing signed with it is left.
+    ///
+    /// Example: mesh-control ca rotate begin --state /var/lib/mesh-control
+    Rotate(RotateOptions),
+}
+
+/// A step of a change of the root, and of which CA.
+#[derive(Debug, Args)]
+pub struct RotateOptions {
+    /// What to do.
+    #[arg(value_enum)]
+    pub step: RotateStep,
+    /// Directory of the state.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
+    /// Trust domain of the CA.
+    #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
+    pub trust_domain: TrustDomain,
+    /// Longest lifetime of a certificate, as the serving process has it: no step comes sooner.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub max_svid_lifetime: Duration,
+}
+
+/// A step of a change of the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RotateStep {
+    /// Make a new root and have it trusted.
+    Begin,
+    /// Sign with the new root.
+    Switch,
+    /// Remove the old root.
+    Finish,
+    /// Take back what was begun.
+    Abort,
+    /// Say how far it has come.
+    Status,
+}
+
+/// What can be done with join tokens.
+#[derive(Debug, Subcommand)]
+pub enum JoinCommand {
+    /// Make a token and print it; nobody will see it again.
+    ///
+    /// Example: mesh-control join create --node node-1 --uses 1 --lifetime 1h
+    Create(TokenTerms),
+    /// List the tokens that are still good.
+    List,
+    /// Make a token good for nothing.
+    Revoke {
+        /// As listed.
+        id: String,
+    },
+}
+
+/// What a token is good for.
+#[derive(Debug, Args)]
+pub struct TokenTerms {
+    /// The node that joins with it.
+    #[arg(long, value_parser = node_name)]
+    pub node: NodeName,
+    /// How many times it lets somebody in.
+    #[arg(long, default_value_t = 1)]
+    pub uses: u32,
+    /// For how long, for example 24h, 90m or 30s.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    pub lifetime: Duration,
+}
+
+/// How to serve.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Directory of Kubernetes YAML to follow.
+    #[arg(long, value_name = "DIR", conflicts_with = "kubernetes", required_unless_present = "kubernetes")]
+    pub config: Option<PathBuf>,
+    /// Follow the cluster that this process runs in, or that KUBECONFIG names.
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// Directory for what must survive a restart: the certificate authority and join tokens.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    pub state: PathBuf,
+    /// Where discovery and certificates are served over TLS.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:15012")]
+    pub grpc: SocketAddr,
+    /// Where discovery is served without protection.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15010")]
+    pub plain: SocketAddr,
+    /// Where metrics and what subscribers know are served.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15014")]
+    pub monitoring: SocketAddr,
+    /// Names and addresses that clients know this control plane by, beside the usual ones.
+    #[arg(long = "serve-as", value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Trust domain, unless the mesh configuration names one.
+    #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
+    pub trust_domain: TrustDomain,
+    /// Namespace of mesh-wide configuration.
+    #[arg(long, default_value = "istio-system")]
+    pub root_namespace: String,
+    /// The cluster's name, as telemetry shows it.
+    #[arg(long, default_value = "Kubernetes")]
+    pub cluster: String,
+    /// Longest lifetime of a certificate, for example 24h, 90m or 30s.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    pub max_svid_lifetime: Duration,
+    /// What is logged on standard error, as a tracing filter.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+fn trust_domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::parse(text).map_err(|error| error.to_string())
+}
+
+fn node_name(text: &str) -> Result<NodeName, String> {
+    NodeName::parse(text).map_err(|error| error.to_string())
+}
+
+/// Parses `24h`, `90m`, `30s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time; write 24h, 90m, 30s or 500ms");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let milliseconds = match unit {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => None,
+    };
+    milliseconds.filter(|n| *n > 0).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+const DEFAULT_STATE: &str = "/var/lib/mesh-control";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Command::command().debug_assert();
+    }
+
+    #[test]
+    fn one_source_is_needed_and_one_only() {
+        let parse = |args: &[&str]| Command::try_parse_from(["mesh-control"].iter().chain(args));
+        assert!(parse(&["--config", "d"]).is_ok());
+        assert!(parse(&["--kubernetes"]).is_ok());
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--config", "d", "--kubernetes"]).is_err());
+        assert!(parse(&["join", "create", "--node", "n1"]).is_ok());
+        assert!(parse(&["ca", "rotate", "status"]).is_ok());
+    }
+}

@@ -1,0 +1,126 @@
+//! What the control plane knows, over HTTP: `/metrics`, `/healthz/ready`, and under `/debug` who subscribes, how far
+//! everybody is, and what there is to say about the resources. On loopback by default: it shows names of everybody's.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_ca::Ca;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::feed::Findings;
+use crate::hub::{Client, Hub};
+use crate::metrics::{self, short};
+use crate::tasks;
+
+/// What is shown.
+#[derive(Debug)]
+pub struct Debug {
+    /// Subscribers and what they are told.
+    pub hub: Arc<Hub>,
+    /// The certificate authority.
+    pub ca: Arc<Ca>,
+    /// What there is to say about the resources.
+    pub findings: Arc<Findings>,
+}
+
+impl Debug {
+    /// Answers for ever.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+        loop {
+            let Ok((io, _)) = listener.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let this = Arc::clone(&self);
+            drop(tasks::spawn("monitoring connection", async move {
+                let service = service_fn(move |request| {
+                    let response = this.answer(&request);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let mut server = hyper::server::conn::http1::Builder::new();
+                server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
+                // A client that goes away has lost nothing.
+                let _ = server.serve_connection(TokioIo::new(io), service).await;
+            }));
+        }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+        }
+        match request.uri().path() {
+            "/metrics" => text(StatusCode::OK, metrics::render(&self.hub, &self.ca)),
+            "/healthz/ready" | "/ready" if self.hub.is_ready() => text(StatusCode::OK, "ready\n".to_owned()),
+            "/healthz/ready" | "/ready" => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "the sources have not told everything yet\n".to_owned())
+            }
+            "/debug/syncz" => json(&self.subscribers()),
+            "/debug/findings" => json(&json!(self.findings.lines())),
+            "/debug" | "/" => text(StatusCode::OK, INDEX.to_owned()),
+            _ => text(StatusCode::NOT_FOUND, INDEX.to_owned()),
+        }
+    }
+
+    fn subscribers(&self) -> Value {
+        let sequence = self.hub.shelf().sequence();
+        let clients = self.hub.clients();
+        json!({ "sequence": sequence, "subscribers": clients.iter().map(|one| client(one, sequence)).collect::<Vec<_>>() })
+    }
+}
+
+fn client(client: &Client, sequence: u64) -> Value {
+    let types: Vec<Value> = client
+        .types
+        .iter()
+        .map(|(kind, progress, error)| {
+            json!({
+                "type": short(*kind),
+                "status": match progress {
+                    progress if progress.sent == 0 => "NOT SENT",
+                    progress if progress.in_flight == 0 && progress.sent >= sequence => "SYNCED",
+                    _ => "STALE",
+                },
+                "sent": progress.sent,
+                "acknowledged": progress.acknowledged,
+                "accepted": progress.accepted,
+                "rejected": progress.rejected,
+                "lastRejection": error,
+            })
+        })
+        .collect();
+    let since = SystemTime::now().duration_since(client.since).unwrap_or_default().as_secs();
+    json!({
+        "id": &*client.id,
+        "node": client.node.as_deref(),
+        "identity": &*client.identity,
+        "address": client.address.map(|address| address.to_string()),
+        "connectedSeconds": since,
+        "types": types,
+    })
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; version=0.0.4; charset=utf-8", body)
+}
+
+fn json(value: &Value) -> Response<Full<Bytes>> {
+    respond(StatusCode::OK, "application/json", format!("{value:#}\n"))
+}
+
+fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}
+
+const INDEX: &str = "/metrics\n/healthz/ready\n/debug/syncz\n/debug/findings\n";

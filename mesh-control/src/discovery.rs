@@ -1,0 +1,221 @@
+//! The discovery service: streams of differences.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use mesh_ca::authorize::Rules;
+use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::authn::Authenticator;
+use crate::hub::{Client, Hub, Registration};
+use crate::peer::{Connection, Proven};
+use crate::session::{Session, View};
+use crate::tasks;
+
+/// Serves subscribers.
+#[derive(Debug, Clone)]
+pub struct Discovery {
+    hub: Arc<Hub>,
+    authenticator: Arc<Authenticator>,
+    rules: Arc<Rules>,
+}
+
+impl Discovery {
+    /// Serves what `hub` has.
+    pub fn new(hub: Arc<Hub>, authenticator: Arc<Authenticator>, rules: Arc<Rules>) -> Self {
+        Self { hub, authenticator, rules }
+    }
+}
+
+type Responses = Pin<Box<dyn tokio_stream::Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type DeltaAggregatedResourcesStream = Responses;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Responses>, Status> {
+        let refuse = |status: Status| {
+            self.hub.counters.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(reason = status.message(), "A subscriber was refused.");
+            status
+        };
+        let proven = self.authenticator.authenticate(&request).await.map_err(refuse)?;
+        let connection = request.extensions().get::<Connection>().cloned();
+        let (responses, receiver) = mpsc::channel(BUFFERED);
+        let stream = Stream {
+            hub: Arc::clone(&self.hub),
+            rules: Arc::clone(&self.rules),
+            proven,
+            connection,
+            requests: request.into_inner(),
+            responses,
+        };
+        drop(tasks::spawn("discovery stream", stream.serve()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// One subscriber's stream.
+struct Stream {
+    hub: Arc<Hub>,
+    rules: Arc<Rules>,
+    proven: Proven,
+    connection: Option<Connection>,
+    requests: Streaming<DeltaDiscoveryRequest>,
+    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+}
+
+impl Stream {
+    async fn serve(mut self) {
+        let responses = self.responses.clone();
+        let Err(status) = self.talk().await else { return };
+        if status.code() != tonic::Code::Ok {
+            self.hub.counters.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(peer = %self.proven.describe(), reason = status.message(), "A stream was ended.");
+            let _ = timeout(GOODBYE, responses.send(Err(status))).await;
+        }
+    }
+
+    /// Ends when the subscriber goes, or with the reason why it has to.
+    async fn talk(&mut self) -> Result<(), Status> {
+        self.hub.until_ready().await;
+        let mut changes = self.hub.changes();
+        let Some((mut session, registration)) = self.greet().await? else { return Ok(()) };
+        let mut more = true;
+        let mut waiting_since = None;
+        loop {
+            registration.update(&session);
+            let overdue = waiting_since.map_or_else(far_future, |since: Instant| since + MAX_SILENCE);
+            tokio::select! {
+                request = self.requests.message() => {
+                    let Some(request) = request.ok().flatten() else { return Ok(()) };
+                    self.take(&mut session, request)?;
+                    (more, waiting_since) = (true, None);
+                }
+                slot = self.responses.reserve(), if more => {
+                    let Ok(slot) = slot else { return Ok(()) };
+                    let next = session.next(&self.hub.shelf()).map_err(|refusal| Status::aborted(refusal.to_string()))?;
+                    match next {
+                        Some(response) => {
+                            self.count(&response);
+                            waiting_since = waiting_since.or(Some(Instant::now()));
+                            slot.send(Ok(response));
+                        }
+                        None => more = false,
+                    }
+                }
+                changed = changes.changed(), if !more => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    more = true;
+                }
+                () = tokio::time::sleep_until(overdue) => {
+                    return Err(Status::deadline_exceeded("responses were not answered for too long"));
+                }
+            }
+        }
+    }
+
+    /// Reads what the subscriber says at first: who it is, what it wants and what it has. `None` if it says nothing.
+    async fn greet(&mut self) -> Result<Option<(Session, Registration)>, Status> {
+        let _turn = self.hub.greetings.acquire().await.map_err(|_| Status::unavailable("shutting down"))?;
+        let deadline = Instant::now() + GREETING;
+        let first = timeout_at(deadline, self.requests.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("nothing was asked for"))?;
+        let Some(first) = first.ok().flatten() else { return Ok(None) };
+        let (mut session, registration) = self.admit(first.node.as_ref())?;
+        self.take(&mut session, first)?;
+        // Its other types follow at once; what they have to say is read in the same turn.
+        while Instant::now() < deadline {
+            match timeout(PAUSE, self.requests.message()).await {
+                Err(_) => break,
+                Ok(Ok(Some(request))) => self.take(&mut session, request)?,
+                Ok(_) => return Ok(None),
+            }
+        }
+        Ok(Some((session, registration)))
+    }
+
+    fn admit(&self, node: Option<&Node>) -> Result<(Session, Registration), Status> {
+        let claimed = node.and_then(|node| metadata(node, "NODE_NAME"));
+        let proven = self.proven.node(&self.rules);
+        let node_name = match (&self.proven, proven, claimed) {
+            (Proven::Nobody, _, claimed) => claimed.map(Arc::from),
+            (_, Some(proven), Some(claimed)) if *proven != *claimed => {
+                let text = format!("you are {}, not a proxy of node {claimed}", self.proven.describe());
+                return Err(Status::permission_denied(text));
+            }
+            (_, proven, _) => proven,
+        };
+        let id: String = node.map(|node| node.id.chars().take(MAX_ID).collect()).unwrap_or_default();
+        let client = Client {
+            id: id.into(),
+            node: node_name.clone(),
+            identity: self.proven.describe(),
+            address: self.connection.as_ref().map(|connection| connection.address),
+            since: SystemTime::now(),
+            types: Vec::new(),
+        };
+        tracing::info!(
+            id = &*client.id,
+            node = client.node.as_deref().unwrap_or("-"),
+            identity = &*client.identity,
+            "A subscriber has come."
+        );
+        Ok((Session::new(View { node: node_name }), self.hub.register(client)))
+    }
+
+    fn take(&self, session: &mut Session, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        if let Some(error) = &request.error_detail {
+            self.hub.counters.rejections.fetch_add(1, Ordering::Relaxed);
+            let text: String = error.message.chars().take(MAX_LOGGED).collect();
+            tracing::warn!(peer = %self.proven.describe(), kind = request.type_url, error = text, "A subscriber rejected something.");
+        }
+        session
+            .request(request, &self.hub.shelf())
+            .map_err(|refusal| Status::resource_exhausted(refusal.to_string()))
+    }
+
+    fn count(&self, response: &DeltaDiscoveryResponse) {
+        let bytes: usize = response.resources.iter().map(bytes::Bytes::len).sum();
+        self.hub.counters.responses.fetch_add(1, Ordering::Relaxed);
+        self.hub.counters.bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+fn metadata<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+    match &node.metadata.as_ref()?.fields.get(key)?.kind {
+        Some(prost_types::value::Kind::StringValue(text)) if !text.is_empty() => Some(text),
+        _ => None,
+    }
+}
+
+fn far_future() -> Instant {
+    Instant::now() + Duration::from_secs(365 * 24 * 60 * 60)
+}
+
+/// Responses between a session and its connection.
+const BUFFERED: usize = 2;
+/// What a subscriber has to begin to speak, and to say what it has.
+const GREETING: Duration = Duration::from_secs(10);
+/// A subscriber that says nothing for so long has said at first what it wanted to say.
+const PAUSE: Duration = Duration::from_millis(50);
+/// After so long without an answer to anything a subscriber is not alive.
+const MAX_SILENCE: Duration = Duration::from_secs(300);
+/// What a refused subscriber has to take the reason.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// Characters of what a subscriber calls itself.
+const MAX_ID: usize = 256;
+/// Characters of what a subscriber says in the log.
+const MAX_LOGGED: usize = 500;

@@ -1,0 +1,162 @@
+//! Where what is to be told meets those who are to be told.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::time::SystemTime;
+
+use mesh_core::model::{Record, RecordKey};
+use mesh_proto::names::ResourceType;
+use tokio::sync::{Semaphore, watch};
+
+use crate::session::{Progress, Session};
+use crate::shelf::Shelf;
+
+/// The shelf, and all who subscribe to it.
+#[derive(Debug)]
+pub struct Hub {
+    shelf: RwLock<Shelf>,
+    /// The sequence of the shelf's last change.
+    changed: watch::Sender<u64>,
+    /// Whether the sources have told everything that exists: before that, nobody is told anything.
+    ready: watch::Sender<bool>,
+    clients: Mutex<BTreeMap<u64, Client>>,
+    next_client: AtomicU64,
+    /// Subscribers that may say at the same time what they have. That takes memory, so the others wait.
+    pub(crate) greetings: Semaphore,
+    /// Totals.
+    pub counters: Counters,
+}
+
+/// Totals since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Streams that were opened.
+    pub streams: AtomicU64,
+    /// Streams that were refused or ended by us, for cause.
+    pub refused: AtomicU64,
+    /// Responses sent.
+    pub responses: AtomicU64,
+    /// Bytes of resources sent.
+    pub bytes: AtomicU64,
+    /// Answers that rejected something.
+    pub rejections: AtomicU64,
+    /// Certificates issued.
+    pub certificates: AtomicU64,
+    /// Requests for certificates that were refused or failed.
+    pub certificate_failures: AtomicU64,
+}
+
+/// A subscriber, as it is shown.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// What it calls itself.
+    pub id: Arc<str>,
+    /// The node that it is the proxy of.
+    pub node: Option<Arc<str>>,
+    /// How it has proven who it is.
+    pub identity: Arc<str>,
+    /// Where it connects from.
+    pub address: Option<SocketAddr>,
+    /// When it came.
+    pub since: SystemTime,
+    /// How far it is with each type, and what it said when it last rejected something.
+    pub types: Vec<(ResourceType, Progress, Option<Arc<str>>)>,
+}
+
+/// Takes a subscriber off the list when it goes.
+#[derive(Debug)]
+pub struct Registration {
+    hub: Arc<Hub>,
+    number: u64,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self {
+            shelf: RwLock::default(),
+            changed: watch::Sender::new(0),
+            ready: watch::Sender::new(false),
+            clients: Mutex::default(),
+            next_client: AtomicU64::new(0),
+            greetings: Semaphore::new(GREETINGS),
+            counters: Counters::default(),
+        }
+    }
+}
+
+impl Hub {
+    /// Takes in what a compilation came to, and has everybody told.
+    pub fn publish(&self, news: Vec<(RecordKey, Option<Record>)>) {
+        if news.is_empty() {
+            return;
+        }
+        let sequence = {
+            let mut shelf = self.shelf.write().unwrap_or_else(PoisonError::into_inner);
+            shelf.apply(news);
+            shelf.sequence()
+        };
+        self.changed.send_replace(sequence);
+    }
+
+    /// Everything that exists has been published.
+    pub fn set_ready(&self) {
+        self.ready.send_replace(true);
+    }
+
+    /// Whether everything that exists has been published.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// What there is now.
+    pub fn shelf(&self) -> RwLockReadGuard<'_, Shelf> {
+        self.shelf.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears of every change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Resolves when everything that exists has been published.
+    pub async fn until_ready(&self) {
+        // The sender lives as long as the hub.
+        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
+    }
+
+    /// All subscribers, in the order in which they came.
+    pub fn clients(&self) -> Vec<Client> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Puts a subscriber on the list.
+    pub fn register(self: &Arc<Self>, client: Client) -> Registration {
+        let number = self.next_client.fetch_add(1, Ordering::Relaxed);
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(number, client);
+        self.counters.streams.fetch_add(1, Ordering::Relaxed);
+        Registration { hub: Arc::clone(self), number }
+    }
+}
+
+impl Registration {
+    /// Notes how far the subscriber is.
+    pub fn update(&self, session: &Session) {
+        let types = session.progress().map(|(kind, progress, error)| (kind, progress, error.cloned()));
+        let types = types.collect();
+        let mut clients = self.hub.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get_mut(&self.number) {
+            client.types = types;
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.hub.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+    }
+}
+
+/// What 8 nodes of a mesh of 100,000 pods have to say takes some 250 MB while it is read.
+const GREETINGS: usize = 8;

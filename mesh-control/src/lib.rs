@@ -1,0 +1,22 @@
+//! The control plane: what users write comes in through a source, is compiled, and goes out to every node, waypoint and
+//! gateway as it changes; and whoever proves who it is gets the certificates it may have.
+//!
+//! Invariants: a change costs what depends on it, on the way in and on the way out; a subscriber costs the same however
+//! large the mesh is, and a slow one only itself.
+#![forbid(unsafe_code)]
+
+pub mod authn;
+pub mod certificates;
+pub mod config;
+pub mod debug;
+pub mod discovery;
+pub mod feed;
+pub mod hub;
+pub mod listen;
+pub mod metrics;
+pub mod peer;
+pub mod run;
+pub mod session;
+pub mod shelf;
+pub mod tasks;
+pub mod tls;

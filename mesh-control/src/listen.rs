@@ -1,0 +1,146 @@
+//! Ports: accepts connections, and finds out who is there before anything is read from them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::peer::{Connection, Security};
+use crate::tasks;
+
+/// A connection that gRPC is spoken on.
+#[derive(Debug)]
+pub struct Stream {
+    io: Io,
+    connection: Connection,
+    /// Counts against the limit while the connection lives.
+    _place: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+enum Io {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Makes the TLS configuration of the moment.
+pub type Tls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+
+impl Stream {
+    /// What is known of it.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+/// Accepts connections for ever: at most [`MAX_CONNECTIONS`] at once, of which each has [`HANDSHAKE`] for its handshake.
+/// Errors cost a moment, never the port.
+pub fn accept(listener: TcpListener, tls: Option<Tls>) -> mpsc::Receiver<io::Result<Stream>> {
+    let (sender, receiver) = mpsc::channel(1);
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    drop(tasks::spawn("accept", async move {
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((io, address)) => {
+                    // Small messages are answers that somebody waits for.
+                    let _ = io.set_nodelay(true);
+                    let (sender, tls) = (sender.clone(), tls.clone());
+                    drop(tasks::spawn("handshake", welcome(io, address, place, (tls, sender))));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "A connection could not be accepted.");
+                    tokio::time::sleep(AFTER_ERROR).await;
+                }
+            }
+        }
+    }));
+    receiver
+}
+
+async fn welcome(
+    io: TcpStream,
+    address: SocketAddr,
+    place: OwnedSemaphorePermit,
+    (tls, sender): (Option<Tls>, mpsc::Sender<io::Result<Stream>>),
+) {
+    let (io, security) = match tls {
+        None => (Io::Plain(io), Security::Plain),
+        Some(tls) => {
+            let handshake = TlsAcceptor::from(tls()).accept(io);
+            match tokio::time::timeout(HANDSHAKE, handshake).await {
+                Ok(Ok(stream)) => {
+                    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                    let id = leaf.map(mesh_ca::chain::identity);
+                    let security = match id.transpose() {
+                        Ok(id) => id.map_or(Security::Tls, Security::Mutual),
+                        Err(error) => {
+                            return tracing::warn!(%address, %error, "A client's certificate names nobody.");
+                        }
+                    };
+                    (Io::Tls(Box::new(stream)), security)
+                }
+                Ok(Err(error)) => return tracing::warn!(%address, %error, "A TLS handshake failed."),
+                Err(_) => return tracing::warn!(%address, "A TLS handshake took too long."),
+            }
+        }
+    };
+    let connection = Connection { address, security };
+    let _ = sender.send(Ok(Stream { io, connection, _place: place })).await;
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Plain(io) => Pin::new(io).poll_read(context, buffer),
+            Io::Tls(io) => Pin::new(io).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.io {
+            Io::Plain(io) => Pin::new(io).poll_write(context, bytes),
+            Io::Tls(io) => Pin::new(io).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Plain(io) => Pin::new(io).poll_flush(context),
+            Io::Tls(io) => Pin::new(io).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Plain(io) => Pin::new(io).poll_shutdown(context),
+            Io::Tls(io) => Pin::new(io).poll_shutdown(context),
+        }
+    }
+}
+
+/// Connections at once, of one port.
+const MAX_CONNECTIONS: usize = 10_000;
+/// What a client has for its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Descriptors that have run out come back.
+const AFTER_ERROR: Duration = Duration::from_millis(100);

@@ -1,0 +1,33 @@
+//! `mesh-control`: the control plane's process.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mesh_control::config::{CaCommand, Command, JoinCommand, Task};
+use mesh_control::run;
+
+fn main() -> ExitCode {
+    let command = Command::parse();
+    let outcome = match command.task {
+        None => run::serve(command.options),
+        Some(Task::Ca(CaCommand::Rotate(options))) => run::rotate(&options),
+        Some(Task::Join { state, command }) => match command {
+            JoinCommand::Create(terms) => run::create_token(&state, &terms),
+            JoinCommand::List => run::list_tokens(&state),
+            JoinCommand::Revoke { id } => run::revoke_token(&state, &id),
+        },
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("mesh-control: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the reason why the process ends, where people look for it")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}

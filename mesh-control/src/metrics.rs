@@ -1,0 +1,91 @@
+//! Metrics, in the form that Prometheus scrapes; names as Istio's control plane has them where it has them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mesh_ca::Ca;
+use mesh_proto::names::ResourceType;
+
+use crate::hub::Hub;
+use crate::tasks;
+
+/// Everything there is to scrape.
+pub fn render(hub: &Hub, ca: &Ca) -> String {
+    let mut text = String::new();
+    let counters = &hub.counters;
+    let totals: [(&str, &str, &AtomicU64); 7] = [
+        ("mesh_control_streams_total", "Discovery streams that were opened.", &counters.streams),
+        (
+            "mesh_control_streams_refused_total",
+            "Discovery streams refused or ended for cause.",
+            &counters.refused,
+        ),
+        ("pilot_xds_pushes_total", "Discovery responses sent.", &counters.responses),
+        ("mesh_control_sent_bytes_total", "Bytes of resources sent.", &counters.bytes),
+        (
+            "pilot_total_xds_rejects",
+            "Responses of which a subscriber rejected something.",
+            &counters.rejections,
+        ),
+        ("citadel_server_success_cert_issuance_count", "Certificates issued.", &counters.certificates),
+        (
+            "citadel_server_csr_sign_err_count",
+            "Requests for certificates refused or failed.",
+            &counters.certificate_failures,
+        ),
+    ];
+    for (name, help, value) in totals {
+        family(&mut text, (name, "counter", help), [(String::new(), value.load(Ordering::Relaxed))]);
+    }
+    let clients = hub.clients();
+    let count = u64::try_from(clients.len()).unwrap_or(u64::MAX);
+    family(&mut text, ("pilot_xds", "gauge", "Subscribers."), [(String::new(), count)]);
+    let shelf = hub.shelf();
+    let sizes = ResourceType::ALL.map(|kind| {
+        let size = u64::try_from(shelf.store(kind).len()).unwrap_or(u64::MAX);
+        (format!("{{type=\"{}\"}}", short(kind)), size)
+    });
+    family(&mut text, ("mesh_control_resources", "gauge", "Resources that are served."), sizes);
+    let mut behind: BTreeMap<&str, u64> = BTreeMap::new();
+    for (kind, progress, _) in clients.iter().flat_map(|client| &client.types) {
+        *behind.entry(short(*kind)).or_default() += u64::from(progress.acknowledged < progress.sent);
+    }
+    let behind = behind.into_iter().map(|(kind, count)| (format!("{{type=\"{kind}\"}}"), count));
+    family(
+        &mut text,
+        ("mesh_control_subscribers_behind", "gauge", "Subscribers with answers outstanding."),
+        behind,
+    );
+    let expiry = ca.authority().material().not_after();
+    let expiry = expiry.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let help = "When the signing certificate ends, in seconds since 1970.";
+    family(
+        &mut text,
+        ("citadel_server_root_cert_expiry_timestamp", "gauge", help),
+        [(String::new(), expiry)],
+    );
+    family(
+        &mut text,
+        ("mesh_panics_total", "counter", "Tasks that panicked. Must stay 0."),
+        [(String::new(), tasks::panics())],
+    );
+    text
+}
+
+/// The type's name without its package.
+pub fn short(kind: ResourceType) -> &'static str {
+    kind.url().rsplit('.').next().unwrap_or_default()
+}
+
+fn family(
+    text: &mut String,
+    (name, kind, help): (&str, &str, &str),
+    values: impl IntoIterator<Item = (String, u64)>,
+) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in values {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}

@@ -1,0 +1,70 @@
+//! Who is at the other end of a connection or call, as it has proven.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesh_ca::authorize::{Binding, Caller, Rules, node_of};
+use mesh_core::id::SpiffeId;
+use tonic::transport::server::Connected;
+
+/// What is known of a connection before anything is asked on it.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// The other end.
+    pub address: SocketAddr,
+    /// How it is protected.
+    pub security: Security,
+}
+
+/// How a connection is protected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Security {
+    /// Not at all. Only served where this is wanted, normally on loopback, and whoever comes is believed.
+    Plain,
+    /// TLS; the client has shown nothing.
+    Tls,
+    /// TLS; the client has proven this identity.
+    Mutual(SpiffeId),
+}
+
+/// Who calls.
+#[derive(Debug, Clone)]
+pub enum Proven {
+    /// Nobody in particular, on a port that asks for nothing.
+    Nobody,
+    /// By credential.
+    Caller(Arc<Caller>),
+}
+
+impl Proven {
+    /// The node that the caller is the proxy of, if it has proven that it is one's.
+    pub fn node(&self, rules: &Rules) -> Option<Arc<str>> {
+        let Self::Caller(caller) = self else { return None };
+        let name = match &**caller {
+            Caller::ServiceAccountToken { namespace, service_account, node, .. } => {
+                let account = (namespace.clone(), service_account.clone());
+                node.clone().filter(|_| rules.node_accounts.contains(&account))
+            }
+            Caller::Svid(id) => node_of(id),
+            Caller::JoinToken(Binding::Node(node)) => Some(node.clone()),
+            Caller::JoinToken(Binding::Identity(_)) => None,
+        };
+        name.map(|name| name.as_str().into())
+    }
+
+    /// For logs and lists.
+    pub fn describe(&self) -> Arc<str> {
+        match self {
+            Self::Nobody => "unauthenticated".into(),
+            Self::Caller(caller) => caller.to_string().into(),
+        }
+    }
+}
+
+impl Connected for crate::listen::Stream {
+    type ConnectInfo = Connection;
+
+    fn connect_info(&self) -> Connection {
+        self.connection().clone()
+    }
+}

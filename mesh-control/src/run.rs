@@ -1,0 +1,257 @@
+//! What starts, in which order, and how it stops.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use mesh_ca::authority::Limits;
+use mesh_ca::authorize::{Binding, Rules};
+use mesh_ca::join::{JoinTokens, Terms};
+use mesh_ca::rotation::{self, Dwell};
+use mesh_ca::{Ca, FileVault, Material};
+use mesh_core::id::SpiffeId;
+use mesh_core::model::{CompileOptions, Record, RecordKey, TrustBundle};
+use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use mesh_source::Directory;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::authn::Authenticator;
+use crate::certificates::Certificates;
+use crate::config::{Options, RotateOptions, RotateStep, TokenTerms};
+use crate::debug::Debug;
+use crate::discovery::Discovery;
+use crate::feed::{self, Findings};
+use crate::hub::Hub;
+use crate::listen::{self, Stream};
+use crate::tasks;
+use crate::tls::Serving;
+
+/// Serves until told to stop.
+pub fn serve(options: Options) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&options.log).context("--log")?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    tracing_subscriber::registry().with(filter).with(lines).try_init()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(options))
+}
+
+async fn run(options: Options) -> anyhow::Result<()> {
+    let now = SystemTime::now();
+    info!(version = env!("CARGO_PKG_VERSION"), "Starting.");
+    let limits = Limits::up_to(options.max_svid_lifetime);
+    let vault = Arc::new(FileVault::ca(&options.state));
+    let ca = Ca::open(vault, &options.trust_domain, limits, now).await;
+    let ca = Arc::new(ca.context("opening the certificate authority")?);
+    let join_tokens = JoinTokens::new(Arc::new(FileVault::join(&options.state)));
+    let authenticator = Arc::new(Authenticator::new(Some(join_tokens), None));
+    let rules = Arc::new(Rules::new(options.trust_domain.clone(), &options.root_namespace));
+    let hub = Arc::new(Hub::default());
+    let findings = Arc::new(Findings::default());
+
+    follow(&options, &hub, &findings)?;
+    let services = Services { hub: Arc::clone(&hub), ca: Arc::clone(&ca), authenticator, rules };
+    let serving = Arc::new(serving(&options, &ca)?);
+    let listener = bind(options.grpc).await?;
+    let tls = Arc::clone(&serving);
+    services.serve(listen::accept(listener, Some(Arc::new(move || tls.config()))), "tls port");
+    services.serve(listen::accept(bind(options.plain).await?, None), "plain port");
+    let debug = Arc::new(Debug { hub: Arc::clone(&hub), ca: Arc::clone(&ca), findings });
+    drop(tasks::spawn("monitoring", debug.serve(bind(options.monitoring).await?)));
+    drop(tasks::spawn("certificates", keep_certificates(ca, serving, hub)));
+    info!(grpc = %options.grpc, plain = %options.plain, monitoring = %options.monitoring, "Serving.");
+
+    stop_signal().await?;
+    info!("Stopped; nodes go on with what they know.");
+    Ok(())
+}
+
+/// Starts to follow the source.
+fn follow(options: &Options, hub: &Arc<Hub>, findings: &Arc<Findings>) -> anyhow::Result<()> {
+    let compile = CompileOptions {
+        node: String::new(),
+        trust_domain: options.trust_domain.clone(),
+        root_namespace: options.root_namespace.clone(),
+        cluster: options.cluster.clone(),
+    };
+    let Some(path) = &options.config else {
+        anyhow::bail!("--kubernetes: this build does not follow clusters");
+    };
+    let (source, changes) =
+        Directory::changes(path).with_context(|| format!("opening the configuration {}", path.display()))?;
+    drop(tasks::spawn("source", source.run()));
+    drop(tasks::spawn("compile", feed::run(changes, compile, Arc::clone(hub), Arc::clone(findings))));
+    Ok(())
+}
+
+fn serving(options: &Options, ca: &Arc<Ca>) -> anyhow::Result<Serving> {
+    let id = SpiffeId::new(&options.trust_domain, &options.root_namespace, "mesh-control")?;
+    let services = ["mesh-control", "istiod"].into_iter().flat_map(|name| {
+        [format!("{name}.{}.svc", options.root_namespace), format!("{name}.{}", options.root_namespace)]
+    });
+    let here = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let names = services.chain(here).chain(options.names.iter().cloned()).collect();
+    Serving::new(Arc::clone(ca), id, names).context("making the control plane's certificate")
+}
+
+async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listening on {address}"))
+}
+
+/// What is served on both ports.
+#[derive(Clone)]
+struct Services {
+    hub: Arc<Hub>,
+    ca: Arc<Ca>,
+    authenticator: Arc<Authenticator>,
+    rules: Arc<Rules>,
+}
+
+impl Services {
+    fn serve(&self, connections: tokio::sync::mpsc::Receiver<io::Result<Stream>>, name: &'static str) {
+        let Self { hub, ca, authenticator, rules } = self.clone();
+        let discovery = Discovery::new(Arc::clone(&hub), Arc::clone(&authenticator), Arc::clone(&rules));
+        let discovery =
+            AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST);
+        let certificates = Certificates::new(ca, hub, authenticator, rules);
+        let certificates =
+            IstioCertificateServiceServer::new(certificates).max_decoding_message_size(MAX_CSR);
+        let router = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_concurrent_streams(MAX_STREAMS)
+            .add_service(discovery)
+            .add_service(certificates);
+        drop(tasks::spawn(name, async move {
+            if let Err(error) = router.serve_with_incoming(ReceiverStream::new(connections)).await {
+                // Without its ports the process is of no use; a new one starts clean.
+                tracing::error!(%error, "A port cannot be served.");
+                std::process::exit(1);
+            }
+        }));
+    }
+}
+
+/// Looks after the CA and the own certificate, and tells everybody what to trust.
+async fn keep_certificates(ca: Arc<Ca>, serving: Arc<Serving>, hub: Arc<Hub>) {
+    loop {
+        if let Err(error) = ca.refresh(SystemTime::now()).await {
+            tracing::error!(%error, "The certificate authority cannot be read again; the last state stays in force.");
+        }
+        if let Err(error) = serving.refresh(SystemTime::now()) {
+            tracing::error!(%error, "The control plane's certificate cannot be renewed.");
+        }
+        let authority = ca.authority();
+        let bundle = authority.bundle();
+        let trust = TrustBundle { roots: bundle.roots_pem().into(), crls: bundle.crls().to_pem().into() };
+        let record = Record::Trust(Arc::new(trust));
+        let told = hub
+            .shelf()
+            .store(mesh_proto::names::ResourceType::Trust)
+            .get("trust")
+            .map(|old| old.record.clone());
+        if told.as_ref() != Some(&record) {
+            hub.publish(vec![(RecordKey::Trust, Some(record))]);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// `mesh-control ca rotate`.
+pub fn rotate(options: &RotateOptions) -> anyhow::Result<()> {
+    let RotateOptions { state, step, trust_domain, max_svid_lifetime } = options;
+    let vault = FileVault::ca(state);
+    let (dwell, now) = (Dwell::of(*max_svid_lifetime), SystemTime::now());
+    let status = block_on(async {
+        match step {
+            RotateStep::Begin => {
+                let next = Material::self_made(trust_domain, now)?;
+                Ok(rotation::begin(&vault, trust_domain, &next, dwell, now).await?)
+            }
+            RotateStep::Switch => Ok(rotation::switch(&vault, trust_domain, dwell, now).await?),
+            RotateStep::Finish => Ok(rotation::finish(&vault, trust_domain, dwell, now).await?),
+            RotateStep::Abort => Ok(rotation::abort(&vault, trust_domain, dwell, now).await?),
+            RotateStep::Status => Ok(rotation::status(&vault, trust_domain, dwell, now).await?),
+        }
+    })?;
+    let status = status.map_err(|error: anyhow::Error| error.context("changing the root"))?;
+    print(&format!("{} (next step in {} s)", status.phase, status.left.as_secs()));
+    for root in &status.roots {
+        let signs = if root.signs { "signs" } else { "trusted" };
+        print(&format!("{signs:<8} {} {}", root.fingerprint.get(..16).unwrap_or_default(), root.subject));
+    }
+    Ok(())
+}
+
+/// `mesh-control join create`.
+pub fn create_token(state: &Path, terms: &TokenTerms) -> anyhow::Result<()> {
+    let TokenTerms { node, uses, lifetime } = terms;
+    let terms = Terms { binding: Binding::Node(node.clone()), uses: *uses, lifetime: *lifetime };
+    let token = block_on(JoinTokens::new(Arc::new(FileVault::join(state))).create(terms, SystemTime::now()))?;
+    print(&token?.text());
+    Ok(())
+}
+
+/// `mesh-control join list`.
+pub fn list_tokens(state: &Path) -> anyhow::Result<()> {
+    let now = SystemTime::now();
+    let tokens = block_on(JoinTokens::new(Arc::new(FileVault::join(state))).list(now))??;
+    print(&format!("{:<18} {:<30} {:>9} {:>12}", "ID", "FOR", "USES LEFT", "EXPIRES IN"));
+    for token in tokens {
+        let left = token.expires.duration_since(now).unwrap_or_default().as_secs();
+        let binding = token.binding.to_string();
+        print(&format!("{:<18} {binding:<30} {:>9} {:>11}s", token.id, token.uses_left, left));
+    }
+    Ok(())
+}
+
+/// `mesh-control join revoke`.
+pub fn revoke_token(state: &Path, id: &str) -> anyhow::Result<()> {
+    let tokens = JoinTokens::new(Arc::new(FileVault::join(state)));
+    block_on(tokens.revoke(id, SystemTime::now()))?.with_context(|| format!("revoking {id}"))
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+/// Bytes of a request: what a node of a mesh of 200,000 resources has to say when it comes back.
+const MAX_REQUEST: usize = 32 << 20;
+/// Bytes of a request for a certificate.
+const MAX_CSR: usize = 64 << 10;
+/// A connection that says nothing for so long is asked whether it lives…
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// …and has so long to answer.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes that a client may send before they are read: a subscriber that waits for its turn holds no more than this.
+const WINDOW: u32 = 256 << 10;
+/// Calls at once on a connection: one stream, and certificates.
+const MAX_STREAMS: u32 = 100;
+/// How often the CA's files are looked at.
+const LOOK: Duration = Duration::from_secs(5);

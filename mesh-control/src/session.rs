@@ -1,0 +1,385 @@
+//! What one subscriber has asked for, and what it is to be told next. Pure: a stream is this and two queues.
+//!
+//! Invariants: a subscriber's state does not grow with the mesh; what it is told is always the newest, however long it
+//! took to ask; nothing that it rejected is sent again until it changes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mesh_core::model::Record;
+use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use mesh_proto::names::{self, ResourceType};
+
+use crate::shelf::{Entry, Shelf, Store};
+
+/// One subscriber.
+#[derive(Debug)]
+pub struct Session {
+    view: View,
+    subscriptions: BTreeMap<ResourceType, Subscription>,
+    nonce: u64,
+}
+
+/// What a subscriber may know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// The node that it is the proxy of.
+    pub node: Option<Arc<str>>,
+}
+
+/// Why a request ends its stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A subscriber that asks for so many names wants everything.
+    #[error("more than {MAX_NAMES} names are subscribed to; subscribe to all of them instead")]
+    TooManyNames,
+    /// A name longer than any that exists.
+    #[error("a name has more than {MAX_NAME} bytes")]
+    NameTooLong,
+    /// It is so far behind that what went away meanwhile is not known any more.
+    #[error("too far behind; connect again and say what is there")]
+    TooFarBehind,
+}
+
+/// How far a subscriber is with one type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// All changes up to this sequence were sent.
+    pub sent: u64,
+    /// All changes up to this sequence were answered.
+    pub acknowledged: u64,
+    /// Responses that were not answered yet.
+    pub in_flight: usize,
+    /// Responses that were accepted.
+    pub accepted: u64,
+    /// Responses of which something was rejected.
+    pub rejected: u64,
+}
+
+#[derive(Debug, Default)]
+struct Subscription {
+    wildcard: bool,
+    names: BTreeSet<Arc<str>>,
+    /// To be told whether they changed or not: newly asked for, or different from what the subscriber had.
+    backlog: VecDeque<Arc<str>>,
+    /// To be taken back first of all.
+    removals: Vec<String>,
+    /// Changes up to here were told.
+    told: u64,
+    /// Removals up to here were told.
+    withdrawn: u64,
+    /// Nonces that were not answered, with how far they went.
+    in_flight: VecDeque<(u64, u64)>,
+    /// The last response said that more follows.
+    unfinished: bool,
+    progress: Progress,
+    last_error: Option<Arc<str>>,
+}
+
+impl Session {
+    /// Has asked for nothing yet.
+    pub fn new(view: View) -> Self {
+        Self { view, subscriptions: BTreeMap::new(), nonce: 0 }
+    }
+
+    /// Takes in a request. Requests of types that are not known are passed over, as xDS asks.
+    pub fn request(&mut self, request: DeltaDiscoveryRequest, shelf: &Shelf) -> Result<(), Refusal> {
+        let Some(kind) = ResourceType::of_url(&request.type_url) else { return Ok(()) };
+        let first = !self.subscriptions.contains_key(&kind);
+        let store = shelf.store(kind);
+        let subscription = self.subscriptions.entry(kind).or_default();
+        if !request.response_nonce.is_empty() {
+            subscription.answered(&request);
+        }
+        if first {
+            // To ask for nothing in particular at first is to ask for everything.
+            subscription.wildcard = request.resource_names_subscribe.is_empty();
+            // It knows nothing that could be taken back.
+            subscription.withdrawn = shelf.sequence();
+            if kind == ResourceType::LocalPod && request.initial_resource_versions.is_empty() {
+                // A node's pods are few, and found without looking at everybody's.
+                subscription.backlog = shelf.pods_of(self.view.node.as_deref()).cloned().collect();
+                subscription.told = shelf.sequence();
+            }
+            if !request.initial_resource_versions.is_empty() {
+                subscription.resume(request.initial_resource_versions, shelf.sequence(), store, &self.view);
+            }
+        }
+        for name in request.resource_names_subscribe {
+            subscription.subscribe(name)?;
+        }
+        for name in &request.resource_names_unsubscribe {
+            subscription.unsubscribe(name);
+        }
+        Ok(())
+    }
+
+    /// The next response, if there is anything to be told that may be told now. Additions of all types come before
+    /// removals of any, so that whatever is referred to is there.
+    pub fn next(&mut self, shelf: &Shelf) -> Result<Option<DeltaDiscoveryResponse>, Refusal> {
+        for kind in ResourceType::ALL {
+            if let Some(response) = self.additions(kind, shelf) {
+                return Ok(Some(response));
+            }
+            // A type that waits for answers must not be overtaken by removals of what it refers to.
+            let waits = self.subscriptions.get(&kind).is_some_and(|one| one.is_behind(shelf.store(kind)));
+            if waits {
+                return Ok(None);
+            }
+        }
+        for kind in ResourceType::ALL.into_iter().rev() {
+            if let Some(response) = self.withdrawals(kind, shelf)? {
+                return Ok(Some(response));
+            }
+        }
+        Ok(None)
+    }
+
+    /// How far the subscriber is with each type that it asked for, and what it said when it last rejected something.
+    pub fn progress(&self) -> impl Iterator<Item = (ResourceType, Progress, Option<&Arc<str>>)> {
+        self.subscriptions.iter().map(|(kind, one)| {
+            let progress = Progress { sent: one.told, in_flight: one.in_flight.len(), ..one.progress };
+            (*kind, progress, one.last_error.as_ref())
+        })
+    }
+
+    fn additions(&mut self, kind: ResourceType, shelf: &Shelf) -> Option<DeltaDiscoveryResponse> {
+        let subscription = self.subscriptions.get_mut(&kind).filter(|one| one.may_send())?;
+        let mut batch = Batch::default();
+        batch.removed = std::mem::take(&mut subscription.removals);
+        let store = shelf.store(kind);
+        while let Some(name) = subscription.backlog.front().filter(|_| !batch.is_full()).cloned() {
+            subscription.backlog.pop_front();
+            if let Some(other) = batch.answer(&name, shelf, kind, &self.view) {
+                // Asked for by its address, it is wanted by its name from now on.
+                subscription.names.insert(other);
+            }
+        }
+        let mut told = subscription.told;
+        for (name, entry) in store.after(subscription.told) {
+            if batch.is_full() {
+                break;
+            }
+            told = entry.sequence;
+            if subscription.wants(name) && self.view.includes(&entry.record) {
+                batch.resources.push(entry.bytes.clone());
+                batch.bytes += entry.bytes.len();
+            }
+        }
+        if !batch.is_full() && subscription.backlog.is_empty() {
+            told = shelf.sequence();
+        }
+        subscription.told = told;
+        batch.partial = batch.is_full();
+        let first = !subscription.progress.was_sent();
+        let continued = std::mem::replace(&mut subscription.unfinished, batch.partial);
+        // A type of which there is nothing is answered as well, and so is one whose last part was full: the subscriber
+        // waits for the end.
+        (first || continued || !batch.is_empty()).then(|| self.respond(kind, batch))
+    }
+
+    fn withdrawals(
+        &mut self,
+        kind: ResourceType,
+        shelf: &Shelf,
+    ) -> Result<Option<DeltaDiscoveryResponse>, Refusal> {
+        let Some(subscription) = self.subscriptions.get_mut(&kind).filter(|one| one.may_send()) else {
+            return Ok(None);
+        };
+        let store = shelf.store(kind);
+        let Some(gone) = store.gone_after(subscription.withdrawn) else { return Err(Refusal::TooFarBehind) };
+        let mut removed = Vec::new();
+        let mut withdrawn = subscription.withdrawn;
+        for (sequence, name, record) in gone.take_while(|(sequence, ..)| *sequence <= subscription.told) {
+            if removed.len() >= MAX_REMOVED {
+                break;
+            }
+            withdrawn = sequence;
+            let still = store.get(name).is_some_and(|entry| self.view.includes(&entry.record));
+            if !still && subscription.wants(name) && self.view.includes(record) {
+                removed.push(name.to_string());
+            }
+        }
+        if removed.len() < MAX_REMOVED {
+            withdrawn = subscription.told;
+        }
+        subscription.withdrawn = withdrawn;
+        if removed.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.respond(kind, Batch { removed, ..Batch::default() })))
+    }
+
+    fn respond(&mut self, kind: ResourceType, batch: Batch) -> DeltaDiscoveryResponse {
+        self.nonce += 1;
+        if let Some(subscription) = self.subscriptions.get_mut(&kind) {
+            subscription.in_flight.push_back((self.nonce, subscription.told));
+            subscription.progress.sent = subscription.progress.sent.max(1);
+        }
+        DeltaDiscoveryResponse {
+            system_version_info: if batch.partial { names::PARTIAL.to_owned() } else { String::new() },
+            resources: batch.resources,
+            type_url: kind.url().to_owned(),
+            nonce: self.nonce.to_string(),
+            removed_resources: batch.removed,
+        }
+    }
+}
+
+impl View {
+    /// Whether a subscriber with this view is told of `record`.
+    pub fn includes(&self, record: &Record) -> bool {
+        match record {
+            Record::LocalPod(pod) => self.node.as_ref() == Some(&pod.node),
+            _ => true,
+        }
+    }
+}
+
+impl Progress {
+    fn was_sent(&self) -> bool {
+        self.sent > 0
+    }
+}
+
+impl Subscription {
+    fn answered(&mut self, request: &DeltaDiscoveryRequest) {
+        let Ok(nonce) = request.response_nonce.parse::<u64>() else { return };
+        while let Some((oldest, told)) =
+            self.in_flight.front().copied().filter(|(oldest, _)| *oldest <= nonce)
+        {
+            self.in_flight.pop_front();
+            self.progress.acknowledged = told;
+            if oldest == nonce {
+                break;
+            }
+        }
+        match &request.error_detail {
+            Some(error) => {
+                self.progress.rejected += 1;
+                let text: String = error.message.chars().take(MAX_ERROR).collect();
+                self.last_error = Some(text.into());
+            }
+            None => self.progress.accepted += 1,
+        }
+    }
+
+    /// Works out what differs from what the subscriber says it has.
+    fn resume(&mut self, has: HashMap<String, String>, sequence: u64, store: &Store, view: &View) {
+        for (name, entry) in store.iter().filter(|(_, entry)| view.includes(&entry.record)) {
+            if has.get(&**name).is_none_or(|version| **version != *entry.version) {
+                self.backlog.push_back(Arc::clone(name));
+            }
+        }
+        let exists = |name: &String| store.get(name).is_some_and(|entry| view.includes(&entry.record));
+        self.removals = has.into_keys().filter(|name| !exists(name)).collect();
+        // The order of a map is nobody's business.
+        self.backlog.make_contiguous().sort_unstable();
+        self.removals.sort_unstable();
+        (self.told, self.withdrawn) = (sequence, sequence);
+    }
+
+    fn subscribe(&mut self, name: String) -> Result<(), Refusal> {
+        if name == WILDCARD {
+            if !std::mem::replace(&mut self.wildcard, true) {
+                (self.told, self.withdrawn) = (0, self.withdrawn);
+            }
+            return Ok(());
+        }
+        if name.len() > MAX_NAME {
+            return Err(Refusal::NameTooLong);
+        }
+        if self.names.len() >= MAX_NAMES {
+            return Err(Refusal::TooManyNames);
+        }
+        let name: Arc<str> = name.into();
+        self.names.insert(Arc::clone(&name));
+        self.backlog.push_back(name);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, name: &str) {
+        if name == WILDCARD {
+            self.wildcard = false;
+        } else {
+            self.names.remove(name);
+        }
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    fn may_send(&self) -> bool {
+        self.in_flight.len() < MAX_IN_FLIGHT
+    }
+
+    fn is_behind(&self, store: &Store) -> bool {
+        !self.may_send()
+            && (self.unfinished || !self.backlog.is_empty() || store.after(self.told).next().is_some())
+    }
+}
+
+/// What goes into one response.
+#[derive(Debug, Default)]
+struct Batch {
+    resources: Vec<Bytes>,
+    bytes: usize,
+    removed: Vec<String>,
+    /// More of the same follows.
+    partial: bool,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.bytes >= MAX_BATCH
+    }
+
+    fn is_empty(&self) -> bool {
+        self.resources.is_empty() && self.removed.is_empty()
+    }
+
+    /// Answers a request by name, or by address (`network/ip`), and returns its name in that case. That there is
+    /// nothing is an answer as well.
+    fn answer(&mut self, name: &str, shelf: &Shelf, kind: ResourceType, view: &View) -> Option<Arc<str>> {
+        let store = shelf.store(kind);
+        let visible = |entry: &&Entry| view.includes(&entry.record);
+        if let Some(entry) = store.get(name).filter(visible) {
+            self.bytes += entry.bytes.len();
+            self.resources.push(entry.bytes.clone());
+            return None;
+        }
+        let address = name.split_once('/').and_then(|(_, text)| text.parse::<IpAddr>().ok());
+        let key = address.filter(|_| kind == ResourceType::Address).and_then(|ip| shelf.at(ip));
+        let other = key.map(names::name);
+        let Some(entry) = other.as_ref().and_then(|other| store.get(other)).filter(visible) else {
+            self.removed.push(name.to_owned());
+            return None;
+        };
+        let bytes = mesh_proto::encode::with_alias(&entry.bytes, name);
+        self.bytes += bytes.len();
+        self.resources.push(bytes);
+        other
+    }
+}
+
+/// In place of a name: all of them.
+const WILDCARD: &str = "*";
+/// Names that a subscriber may ask for one by one.
+const MAX_NAMES: usize = 20_000;
+/// Bytes of a name; a uid has a namespace and a name of 253 bytes each.
+const MAX_NAME: usize = 1024;
+/// Characters kept of what a subscriber says about something it rejected.
+const MAX_ERROR: usize = 2000;
+/// Bytes of resources after which a response is sent.
+const MAX_BATCH: usize = 1 << 20;
+/// Names taken back in one response.
+const MAX_REMOVED: usize = 10_000;
+/// Responses of one type that may wait for their answer. Whoever is slower than that is told of the newest state when
+/// it comes to it, and of nothing in between.
+const MAX_IN_FLIGHT: usize = 8;
+
+#[cfg(test)]
+mod tests;

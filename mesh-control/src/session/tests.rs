@@ -1,0 +1,252 @@
+//! Subscribers that are new, slow, late, or ask for little.
+
+use std::collections::BTreeMap;
+
+use mesh_core::model::{LocalPod, MeshSettings, RecordKey, Service};
+use mesh_proto::discovery::Status;
+
+use super::*;
+
+fn service(name: &str, port: u16) -> Record {
+    Record::Service(Arc::new(Service {
+        namespace: "ns".into(),
+        name: name.into(),
+        hostname: format!("{name}.ns").into(),
+        vips: vec![format!("10.0.0.{}", name.len()).parse().unwrap()],
+        ports: vec![mesh_core::model::ServicePort {
+            number: port,
+            name: None,
+            app_protocol: None,
+            endpoints: Vec::new(),
+        }],
+        session_affinity: None,
+        local_only: false,
+        headless: false,
+        publish_not_ready: false,
+        families: mesh_core::model::Families::Any,
+    }))
+}
+
+fn pod(uid: &str, node: &str) -> Record {
+    Record::LocalPod(Arc::new(LocalPod {
+        uid: uid.into(),
+        node: node.into(),
+        pod_uid: None,
+        labels: BTreeMap::new(),
+        probe_ports: Vec::new(),
+        enrolled: true,
+        inbound_bypass: false,
+    }))
+}
+
+fn put(shelf: &mut Shelf, records: Vec<Record>) {
+    shelf.apply(records.into_iter().map(|record| (record.key(), Some(record))).collect());
+}
+
+fn drop_service(shelf: &mut Shelf, name: &str) {
+    let RecordKey::Service(key) = service(name, 1).key() else { unreachable!() };
+    shelf.apply(vec![(RecordKey::Service(key), None)]);
+}
+
+fn ask(kind: ResourceType) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest { type_url: kind.url().to_owned(), ..DeltaDiscoveryRequest::default() }
+}
+
+fn named(kind: ResourceType, names: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+        ..ask(kind)
+    }
+}
+
+fn answer(response: &DeltaDiscoveryResponse, error: Option<&str>) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: response.type_url.clone(),
+        response_nonce: response.nonce.clone(),
+        error_detail: error.map(|text| Status { code: 3, message: text.to_owned() }),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+fn told(response: &DeltaDiscoveryResponse) -> Vec<String> {
+    let name = |bytes: &Bytes| {
+        let resource: mesh_proto::discovery::Resource = prost::Message::decode(bytes.clone()).unwrap();
+        format!("+{}", resource.name)
+    };
+    let removed = response.removed_resources.iter().map(|name| format!("-{name}"));
+    response.resources.iter().map(name).chain(removed).collect()
+}
+
+/// Everything that is to be told now, answered at once.
+fn all(session: &mut Session, shelf: &Shelf) -> Vec<String> {
+    let mut names = Vec::new();
+    while let Some(response) = session.next(shelf).unwrap() {
+        names.extend(told(&response));
+        session.request(answer(&response, None), shelf).unwrap();
+    }
+    names
+}
+
+fn versions(shelf: &Shelf) -> HashMap<String, String> {
+    let store = shelf.store(ResourceType::Address);
+    store.iter().map(|(name, entry)| (name.to_string(), entry.version.to_string())).collect()
+}
+
+#[test]
+fn a_new_subscriber_is_told_everything_and_then_what_changes() {
+    let mut shelf = Shelf::default();
+    put(&mut shelf, vec![service("a", 1), service("b", 1)]);
+    let mut session = Session::new(View::default());
+    assert_eq!(session.next(&shelf), Ok(None), "nothing was asked for");
+    session.request(ask(ResourceType::Address), &shelf).unwrap();
+    assert_eq!(all(&mut session, &shelf), ["+ns/a.ns", "+ns/b.ns"]);
+    put(&mut shelf, vec![service("b", 2)]);
+    drop_service(&mut shelf, "a");
+    assert_eq!(all(&mut session, &shelf), ["+ns/b.ns", "-ns/a.ns"]);
+    assert_eq!(all(&mut session, &shelf), Vec::<String>::new());
+}
+
+#[test]
+fn a_type_of_which_there_is_nothing_is_answered() {
+    let shelf = Shelf::default();
+    let mut session = Session::new(View::default());
+    session.request(ask(ResourceType::Authorization), &shelf).unwrap();
+    let response = session.next(&shelf).unwrap().unwrap();
+    assert!(response.resources.is_empty() && response.removed_resources.is_empty());
+    assert_eq!(session.next(&shelf), Ok(None));
+}
+
+#[test]
+fn whoever_comes_back_is_told_the_difference() {
+    let mut shelf = Shelf::default();
+    put(&mut shelf, vec![service("a", 1), service("bb", 1), service("ccc", 1)]);
+    let mut has = versions(&shelf);
+    put(&mut shelf, vec![service("bb", 2), service("dddd", 1)]);
+    drop_service(&mut shelf, "a");
+    has.insert("ns/never.was".to_owned(), "1".to_owned());
+    let mut session = Session::new(View::default());
+    let request = DeltaDiscoveryRequest { initial_resource_versions: has, ..ask(ResourceType::Address) };
+    session.request(request, &shelf).unwrap();
+    assert_eq!(all(&mut session, &shelf), ["+ns/bb.ns", "+ns/dddd.ns", "-ns/a.ns", "-ns/never.was"]);
+    put(&mut shelf, vec![service("ccc", 2)]);
+    assert_eq!(all(&mut session, &shelf), ["+ns/ccc.ns"]);
+    let mut again = Session::new(View::default());
+    let request =
+        DeltaDiscoveryRequest { initial_resource_versions: versions(&shelf), ..ask(ResourceType::Address) };
+    again.request(request, &shelf).unwrap();
+    assert_eq!(all(&mut again, &shelf), Vec::<String>::new(), "nothing differs");
+}
+
+#[test]
+fn whoever_does_not_answer_is_told_the_newest_later() {
+    let mut shelf = Shelf::default();
+    let mut session = Session::new(View::default());
+    session.request(ask(ResourceType::Address), &shelf).unwrap();
+    let mut waiting = Vec::new();
+    for port in 1..100 {
+        put(&mut shelf, vec![service("a", port)]);
+        waiting.extend(session.next(&shelf).unwrap());
+    }
+    assert_eq!(waiting.len(), MAX_IN_FLIGHT);
+    session.request(answer(waiting.last().unwrap(), None), &shelf).unwrap();
+    assert_eq!(all(&mut session, &shelf), ["+ns/a.ns"], "once, however often it changed");
+}
+
+#[test]
+fn what_was_rejected_is_kept_and_not_repeated() {
+    let mut shelf = Shelf::default();
+    put(&mut shelf, vec![service("a", 1)]);
+    let mut session = Session::new(View::default());
+    session.request(ask(ResourceType::Address), &shelf).unwrap();
+    let response = session.next(&shelf).unwrap().unwrap();
+    session.request(answer(&response, Some("no good")), &shelf).unwrap();
+    assert_eq!(session.next(&shelf), Ok(None));
+    let (_, progress, error) = session.progress().next().unwrap();
+    assert_eq!((progress.rejected, progress.accepted, progress.in_flight), (1, 0, 0));
+    assert_eq!(error.map(|text| &**text), Some("no good"));
+    put(&mut shelf, vec![service("a", 2)]);
+    assert_eq!(all(&mut session, &shelf), ["+ns/a.ns"]);
+}
+
+#[test]
+fn names_and_addresses_on_demand() {
+    let mut shelf = Shelf::default();
+    put(&mut shelf, vec![service("a", 1), service("bb", 1)]);
+    let mut session = Session::new(View::default());
+    let nothing = DeltaDiscoveryRequest {
+        resource_names_unsubscribe: vec!["*".to_owned()],
+        ..named(ResourceType::Address, &["*"])
+    };
+    session.request(nothing, &shelf).unwrap();
+    assert_eq!(all(&mut session, &shelf), Vec::<String>::new());
+    session.request(named(ResourceType::Address, &["/10.0.0.2", "/10.9.9.9", "ns/none"]), &shelf).unwrap();
+    assert_eq!(all(&mut session, &shelf), ["+ns/bb.ns", "-/10.9.9.9", "-ns/none"]);
+    put(&mut shelf, vec![service("a", 2), service("bb", 2)]);
+    assert_eq!(all(&mut session, &shelf), ["+ns/bb.ns"], "it is followed from now on, and the other is not");
+}
+
+#[test]
+fn a_node_is_told_of_its_own_pods() {
+    let mut shelf = Shelf::default();
+    put(&mut shelf, vec![pod("a", "n1"), pod("b", "n2")]);
+    let mut session = Session::new(View { node: Some("n1".into()) });
+    session.request(ask(ResourceType::LocalPod), &shelf).unwrap();
+    assert_eq!(all(&mut session, &shelf), ["+a"]);
+    put(&mut shelf, vec![pod("a", "n2"), pod("b", "n1"), pod("c", "n2")]);
+    assert_eq!(all(&mut session, &shelf), ["+b", "-a"]);
+    let mut nobody = Session::new(View::default());
+    nobody.request(ask(ResourceType::LocalPod), &shelf).unwrap();
+    assert_eq!(all(&mut nobody, &shelf), Vec::<String>::new());
+}
+
+#[test]
+fn what_others_refer_to_comes_first_and_goes_last() {
+    let mut shelf = Shelf::default();
+    put(&mut shelf, vec![service("a", 1), pod("p", "n1"), Record::Mesh(Arc::new(MeshSettings::default()))]);
+    let mut session = Session::new(View { node: Some("n1".into()) });
+    for kind in ResourceType::ALL.into_iter().rev() {
+        session.request(ask(kind), &shelf).unwrap();
+    }
+    assert_eq!(all(&mut session, &shelf), ["+mesh", "+p", "+ns/a.ns"]);
+    let RecordKey::LocalPod(uid) = pod("p", "n1").key() else { unreachable!() };
+    shelf.apply(vec![(RecordKey::LocalPod(uid), None)]);
+    drop_service(&mut shelf, "a");
+    assert_eq!(all(&mut session, &shelf), ["-ns/a.ns", "-p"]);
+}
+
+#[test]
+fn demands_have_limits() {
+    let shelf = Shelf::default();
+    let mut session = Session::new(View::default());
+    let many: Vec<String> = (0..=MAX_NAMES).map(|index| format!("ns/{index}")).collect();
+    let request = DeltaDiscoveryRequest { resource_names_subscribe: many, ..ask(ResourceType::Address) };
+    assert_eq!(session.request(request, &shelf), Err(Refusal::TooManyNames));
+    let long = "x".repeat(MAX_NAME + 1);
+    assert_eq!(session.request(named(ResourceType::Address, &[&long]), &shelf), Err(Refusal::NameTooLong));
+    let unknown = DeltaDiscoveryRequest {
+        type_url: "type.googleapis.com/x".to_owned(),
+        ..named(ResourceType::Mesh, &["x"])
+    };
+    assert_eq!(session.request(unknown, &shelf), Ok(()));
+}
+
+#[test]
+fn large_meshes_come_in_parts() {
+    let mut shelf = Shelf::default();
+    put(
+        &mut shelf,
+        (0..20_000).map(|index| pod(&format!("pod-{index:05}{}", "x".repeat(100)), "n1")).collect(),
+    );
+    let mut session = Session::new(View { node: Some("n1".into()) });
+    session.request(ask(ResourceType::LocalPod), &shelf).unwrap();
+    let mut parts = 0;
+    let mut total = 0;
+    while let Some(response) = session.next(&shelf).unwrap() {
+        let bytes: usize = response.resources.iter().map(Bytes::len).sum();
+        assert!(bytes <= MAX_BATCH + 1024, "{bytes}");
+        (parts, total) = (parts + 1, total + response.resources.len());
+        session.request(answer(&response, None), &shelf).unwrap();
+    }
+    assert_eq!(total, 20_000);
+    assert!(parts > 3, "{parts}");
+}

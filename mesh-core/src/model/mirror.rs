@@ -1,0 +1,368 @@
+//! Records in, snapshots out: what a node makes of what it is told.
+//!
+//! Invariants: a snapshot never changes once it is handed out, and the next one shares with it whatever did not
+//! change; the cost of a record is that of what it touches, not of the mesh.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::record::{MeshSettings, Record, RecordKey};
+use super::service::StaticEndpoint;
+use super::workload::{LocalPod, Membership, ServiceKey};
+use super::{Endpoint, Service, Snapshot, Workload};
+use crate::policy::PolicyName;
+
+/// The working copy that snapshots are taken of.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    snapshot: Snapshot,
+    /// As told, without what [`LocalPod`] adds.
+    workloads: HashMap<Arc<str>, Arc<Workload>>,
+    local_pods: HashMap<Arc<str>, Arc<LocalPod>>,
+    statics: HashMap<Arc<str>, Arc<StaticEndpoint>>,
+    /// As told, without endpoints.
+    services: HashMap<Arc<ServiceKey>, Arc<Service>>,
+    /// The uids of those who serve it.
+    members: HashMap<Arc<ServiceKey>, BTreeSet<Arc<str>>>,
+    /// How many workloads list a policy.
+    listed: HashMap<Arc<PolicyName>, usize>,
+    /// Policies that were withdrawn while workloads still listed them: they hold until the last of those is told.
+    withdrawn: BTreeSet<Arc<PolicyName>>,
+    /// Of which there is one each.
+    settings: Vec<Record>,
+    pending: Pending,
+}
+
+/// What has to be worked out again before the next snapshot.
+#[derive(Debug, Default)]
+struct Pending {
+    services: BTreeSet<Arc<ServiceKey>>,
+    workloads: BTreeSet<Arc<str>>,
+    policies: bool,
+}
+
+impl Mirror {
+    /// Knows nothing yet. `node` is whose pods are local; without a name all workloads are guarded (gateways, tests).
+    pub fn new(node: &str) -> Self {
+        let snapshot = Snapshot { node: node.into(), ..Snapshot::default() };
+        Self { snapshot, ..Self::default() }
+    }
+
+    /// Adds or replaces a record. Takes effect with the next [`Self::snapshot`].
+    pub fn apply(&mut self, record: Record) {
+        match record {
+            Record::Workload(workload) => self.put_workload(&workload),
+            Record::StaticEndpoint(endpoint) => self.put_static(endpoint),
+            Record::LocalPod(pod) => {
+                if self.is_local(&pod.node) {
+                    self.pending.workloads.insert(Arc::clone(&pod.uid));
+                    self.local_pods.insert(Arc::clone(&pod.uid), pod);
+                } else {
+                    // A pod of this name may have been here before.
+                    self.drop_local_pod(&pod.uid);
+                }
+            }
+            Record::Service(service) => {
+                let key = Arc::new(service.key());
+                self.services.insert(Arc::clone(&key), service);
+                self.pending.services.insert(key);
+            }
+            Record::Policy(policy) => {
+                self.withdrawn.remove(&policy.key());
+                self.snapshot.policies.insert(policy);
+                self.pending.policies = true;
+            }
+            Record::Mesh(settings) => {
+                self.set_mesh(&settings);
+                self.keep(Record::Mesh(settings));
+            }
+            // Certificates are not looked at here.
+            Record::Trust(_) => self.keep(record),
+        }
+    }
+
+    /// Takes a record out; nothing happens if it is not there. Takes effect with the next [`Self::snapshot`].
+    pub fn remove(&mut self, key: &RecordKey) {
+        match key {
+            RecordKey::Workload(uid) => {
+                self.drop_workload(uid);
+                self.drop_static(uid);
+            }
+            RecordKey::LocalPod(uid) => self.drop_local_pod(uid),
+            RecordKey::Service(key) => {
+                self.services.remove(key);
+                self.pending.services.insert(Arc::clone(key));
+            }
+            RecordKey::Policy(key) => self.withdraw(key),
+            RecordKey::Mesh | RecordKey::Trust => {}
+        }
+    }
+
+    /// Every key that is there, of records as they were told.
+    pub fn keys(&self) -> impl Iterator<Item = RecordKey> + '_ {
+        let workloads = self.workloads.keys().chain(self.statics.keys()).cloned().map(RecordKey::Workload);
+        let pods = self.local_pods.keys().cloned().map(RecordKey::LocalPod);
+        let services = self.services.keys().cloned().map(RecordKey::Service);
+        let policies = self.snapshot.policies.policies().into_iter().map(|policy| policy.key());
+        workloads.chain(pods).chain(services).chain(policies.map(RecordKey::Policy).collect::<Vec<_>>())
+    }
+
+    /// Every record that is there, as it was told.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        let policies = self.snapshot.policies.policies().into_iter().cloned().map(Record::Policy);
+        let services = self.services.values().cloned().map(Record::Service);
+        let pods = self.local_pods.values().cloned().map(Record::LocalPod);
+        let workloads = self.workloads.values().cloned().map(Record::Workload);
+        let statics = self.statics.values().cloned().map(Record::StaticEndpoint);
+        let settings = self.settings.iter().cloned();
+        settings.chain(policies).chain(services).chain(pods).chain(workloads).chain(statics)
+    }
+
+    /// The model as it is now.
+    pub fn snapshot(&mut self) -> Snapshot {
+        let Pending { services, workloads, policies } = std::mem::take(&mut self.pending);
+        let mut services = services;
+        for uid in &workloads {
+            self.join(uid, &mut services);
+        }
+        for key in &services {
+            self.rebuild(key);
+        }
+        let guarded = if policies { self.snapshot.policies.guarded() } else { Vec::new() };
+        guarded.iter().chain(&workloads).for_each(|uid| self.guard(uid));
+        self.snapshot.loaded = true;
+        self.snapshot.policies.set_loaded();
+        self.snapshot.clone()
+    }
+
+    fn keep(&mut self, record: Record) {
+        self.settings.retain(|old| old.key() != record.key());
+        self.settings.push(record);
+    }
+
+    fn is_local(&self, node: &str) -> bool {
+        self.snapshot.node.is_empty() || *self.snapshot.node == *node
+    }
+
+    fn drop_local_pod(&mut self, uid: &Arc<str>) {
+        if self.local_pods.remove(uid).is_some() {
+            self.pending.workloads.insert(Arc::clone(uid));
+        }
+    }
+
+    fn set_mesh(&mut self, settings: &MeshSettings) {
+        self.snapshot.trust_domain = settings.trust_domain.clone();
+        self.snapshot.trust_domain_aliases = settings.trust_domain_aliases.as_slice().into();
+        self.snapshot.access_log_file.clone_from(&settings.access_log_file);
+        self.snapshot.pod_networks = Arc::new(settings.pod_networks.iter().copied().collect());
+    }
+
+    fn put_workload(&mut self, workload: &Arc<Workload>) {
+        self.drop_static(&workload.uid);
+        let uid = Arc::clone(&workload.uid);
+        for key in &workload.policies {
+            *self.listed.entry(Arc::clone(key)).or_default() += 1;
+        }
+        let old = self.workloads.insert(Arc::clone(&uid), Arc::clone(workload));
+        if let Some(old) = &old {
+            self.leave(&uid, &old.services);
+            self.forget_addresses(old);
+            self.unlist(&old.policies);
+        }
+        self.enter(&uid, &workload.services);
+        self.pending.workloads.insert(uid);
+    }
+
+    fn drop_workload(&mut self, uid: &Arc<str>) {
+        let Some(old) = self.workloads.remove(uid) else { return };
+        self.leave(uid, &old.services);
+        self.forget_addresses(&old);
+        self.unlist(&old.policies);
+        self.snapshot.by_uid.remove_mut(uid);
+        self.snapshot.local.remove_mut(uid);
+        self.snapshot.policies.release(uid);
+    }
+
+    fn put_static(&mut self, endpoint: Arc<StaticEndpoint>) {
+        self.drop_workload(&endpoint.uid);
+        self.drop_static(&endpoint.uid);
+        self.enter(&endpoint.uid, &endpoint.services);
+        self.statics.insert(Arc::clone(&endpoint.uid), endpoint);
+    }
+
+    fn drop_static(&mut self, uid: &Arc<str>) {
+        if let Some(old) = self.statics.remove(uid) {
+            self.leave(uid, &old.services);
+        }
+    }
+
+    fn enter(&mut self, uid: &Arc<str>, services: &[Membership]) {
+        for Membership { service, .. } in services {
+            self.members.entry(Arc::clone(service)).or_default().insert(Arc::clone(uid));
+            self.pending.services.insert(Arc::clone(service));
+        }
+    }
+
+    fn leave(&mut self, uid: &str, services: &[Membership]) {
+        for Membership { service, .. } in services {
+            if let Some(members) = self.members.get_mut(service) {
+                members.remove(uid);
+                if members.is_empty() {
+                    self.members.remove(service);
+                }
+            }
+            self.pending.services.insert(Arc::clone(service));
+        }
+    }
+
+    /// An address may have passed on to another workload already.
+    fn forget_addresses(&mut self, workload: &Workload) {
+        for ip in &workload.ips {
+            if self.snapshot.by_ip.get(ip).is_some_and(|owner| owner.uid == workload.uid) {
+                self.snapshot.by_ip.remove_mut(ip);
+            }
+        }
+    }
+
+    fn unlist(&mut self, policies: &[Arc<PolicyName>]) {
+        for key in policies {
+            let Some(count) = self.listed.get_mut(key) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.listed.remove(key);
+                if self.withdrawn.remove(key) {
+                    self.snapshot.policies.remove(key);
+                    self.pending.policies = true;
+                }
+            }
+        }
+    }
+
+    /// Without a policy that it lists a workload is closed to everybody; the word that it does not list it any more
+    /// may be just behind.
+    fn withdraw(&mut self, key: &Arc<PolicyName>) {
+        if self.listed.contains_key(key) && self.snapshot.policies.contains(key) {
+            self.withdrawn.insert(Arc::clone(key));
+        } else if self.snapshot.policies.remove(key).is_some() {
+            self.pending.policies = true;
+        }
+    }
+
+    /// Brings the parts of a workload together, and has its services notice.
+    fn join(&mut self, uid: &Arc<str>, services: &mut BTreeSet<Arc<ServiceKey>>) {
+        let Some(told) = self.workloads.get(uid) else { return };
+        let workload = match self.local_pods.get(uid) {
+            Some(pod) => Arc::new(with_local(told, pod)),
+            None => Arc::clone(told),
+        };
+        services.extend(workload.services.iter().map(|membership| Arc::clone(&membership.service)));
+        for ip in workload.ips.iter().filter(|_| !workload.host_network) {
+            self.snapshot.by_ip.insert_mut(*ip, Arc::clone(&workload));
+        }
+        let local = !workload.host_network
+            && workload.node.as_deref().is_some_and(|node| *node == *self.snapshot.node);
+        if local {
+            self.snapshot.local.insert_mut(Arc::clone(uid), Arc::clone(&workload));
+        } else {
+            self.snapshot.local.remove_mut(uid);
+        }
+        self.snapshot.by_uid.insert_mut(Arc::clone(uid), workload);
+    }
+
+    /// Puts a service and its endpoints together, or takes it out.
+    fn rebuild(&mut self, key: &Arc<ServiceKey>) {
+        if let Some(old) = self.snapshot.services.get(key).cloned() {
+            self.forget_service(&old);
+        }
+        let Some(told) = self.services.get(key) else {
+            self.snapshot.services.remove_mut(key);
+            return;
+        };
+        let mut service = Service::clone(told);
+        for (index, port) in service.ports.iter_mut().enumerate() {
+            port.endpoints = self.endpoints(key, told, index);
+        }
+        let service = Arc::new(service);
+        for vip in &service.vips {
+            self.snapshot.by_vip.insert_mut(*vip, Arc::clone(&service));
+        }
+        self.snapshot.services.insert_mut(Arc::clone(key), service);
+    }
+
+    fn forget_service(&mut self, service: &Service) {
+        for vip in &service.vips {
+            let own = |owner: &Arc<Service>| {
+                (&owner.namespace, &owner.hostname) == (&service.namespace, &service.hostname)
+            };
+            if self.snapshot.by_vip.get(vip).is_some_and(own) {
+                self.snapshot.by_vip.remove_mut(vip);
+            }
+        }
+    }
+
+    /// The endpoints of a port that may be chosen here, sorted by address.
+    fn endpoints(&self, key: &Arc<ServiceKey>, service: &Service, port: usize) -> Vec<Endpoint> {
+        let Some(number) = service.ports.get(port).map(|port| port.number) else { return Vec::new() };
+        let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
+        let members = self.members.get(key).into_iter().flatten();
+        for (ips, node, ready, memberships, workload) in members.filter_map(|uid| self.member(uid)) {
+            let here = !service.local_only || node.is_some_and(|node| *node == *self.snapshot.node);
+            if !here || !(ready || service.publish_not_ready) {
+                continue;
+            }
+            let target = memberships.iter().find(|one| one.service == *key).and_then(|membership| {
+                membership.ports.iter().find(|(from, _)| *from == number).map(|(_, to)| *to)
+            });
+            let Some(target) = target else { continue };
+            for ip in ips.iter().filter(|ip| service.families.contains(**ip)) {
+                let endpoint = Endpoint::new(SocketAddr::new(*ip, target), workload.cloned());
+                // An address that a workload owns is its own, whatever a slice says.
+                let taken = endpoints.get(&endpoint.addr).is_some_and(|old| old.workload.is_some());
+                if !taken {
+                    endpoints.insert(endpoint.addr, endpoint);
+                }
+            }
+        }
+        endpoints.into_values().collect()
+    }
+
+    fn member(&self, uid: &str) -> Option<Member<'_>> {
+        if let Some(workload) = self.snapshot.by_uid.get(uid) {
+            let Workload { ips, node, ready, services, .. } = &**workload;
+            return Some((ips, node.as_deref(), *ready, services, Some(workload)));
+        }
+        let StaticEndpoint { ip, node, ready, services, .. } = &**self.statics.get(uid)?;
+        Some((std::slice::from_ref(ip), node.as_deref(), *ready, services, None))
+    }
+
+    /// Decisions are made about the workloads of this node, or about all where there is no node.
+    fn guard(&mut self, uid: &str) {
+        let Some(workload) = self.snapshot.by_uid.get(uid) else { return };
+        if workload.node.as_deref().is_some_and(|node| *node == *self.snapshot.node)
+            || self.snapshot.node.is_empty()
+        {
+            self.snapshot.policies.guard(workload);
+        } else {
+            self.snapshot.policies.release(uid);
+        }
+    }
+}
+
+/// Addresses, node, readiness, memberships and the workload, if it is one.
+type Member<'a> =
+    (&'a [std::net::IpAddr], Option<&'a str>, bool, &'a [Membership], Option<&'a Arc<Workload>>);
+
+fn with_local(told: &Workload, pod: &LocalPod) -> Workload {
+    Workload {
+        pod_uid: pod.pod_uid.clone(),
+        labels: pod.labels.clone(),
+        probe_ports: pod.probe_ports.clone(),
+        enrolled: pod.enrolled,
+        inbound_bypass: pod.inbound_bypass,
+        ..told.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,544 @@
+//! Resources in, records out, incrementally: a change costs what depends on it, not what the mesh has.
+//!
+//! Invariants: nothing a resource says can make this fail or panic, what cannot be used is a finding; the records are
+//! a function of the resources, whatever order they came in; a record is told only if it differs from what was told.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
+
+use self::claims::Claims;
+use self::mesh_config::MeshConfig;
+use self::pods::PodFacts;
+use self::policies::{EVERYWHERE, Policies};
+pub(crate) use self::report::Report;
+use self::report::{Findings, Topic};
+use self::selector::{LabelIndex, SelectorIndex, selects};
+use self::services::ServiceFacts;
+use self::slices::SliceFacts;
+use super::{MeshSettings, Record, RecordKey, ServiceKey};
+use crate::id::TrustDomain;
+use crate::resource::{Finding, Object, ObjectKey, Spec};
+
+mod claims;
+mod mesh_config;
+mod pods;
+mod policies;
+mod report;
+mod selector;
+mod services;
+mod slices;
+
+/// What the compiler needs to know besides the resources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// The name of the node that the snapshot is for; empty where there is none (gateways).
+    pub node: String,
+    /// The trust domain if `MeshConfig` sets none.
+    pub trust_domain: TrustDomain,
+    /// The namespace of mesh-wide configuration, normally `istio-system`.
+    pub root_namespace: String,
+    /// The cluster's name as telemetry shows it, normally `Kubernetes`.
+    pub cluster: String,
+}
+
+/// All resources, boiled down, and the records they come to.
+#[derive(Debug)]
+pub struct World {
+    options: CompileOptions,
+    cluster: Arc<str>,
+    mesh: MeshConfig,
+    config_map: Option<Object>,
+    /// Labels.
+    namespaces: HashMap<Arc<str>, BTreeMap<String, String>>,
+    nodes: HashMap<Arc<str>, NodeFacts>,
+    pods: HashMap<Name, PodFacts>,
+    pods_by_namespace: HashMap<Arc<str>, BTreeSet<Name>>,
+    pods_by_node: HashMap<Arc<str>, BTreeSet<Name>>,
+    pods_by_label: LabelIndex,
+    /// The newest pod owns an address.
+    pod_claims: Claims<std::cmp::Reverse<(bool, Option<i64>)>>,
+    services: HashMap<Name, ServiceFacts>,
+    /// Of services.
+    selectors: SelectorIndex<Name>,
+    /// The oldest service owns an address.
+    vip_claims: Claims<Option<i64>>,
+    slices: HashMap<Name, SliceFacts>,
+    slices_by_service: HashMap<Name, BTreeSet<Name>>,
+    /// Slice and index of the endpoint.
+    slices_by_ip: HashMap<IpAddr, BTreeSet<(Name, usize)>>,
+    /// What was told of the addresses without a workload, by slice.
+    statics: HashMap<Name, BTreeSet<Arc<str>>>,
+    policies: Policies,
+    findings: Findings,
+    /// What was told.
+    told: HashMap<RecordKey, Record>,
+    /// What is to be told.
+    news: BTreeMap<RecordKey, Option<Record>>,
+    dirty: Dirty,
+}
+
+impl Default for CompileOptions {
+    /// No node, Istio's defaults for the rest.
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            trust_domain: TrustDomain::default(),
+            root_namespace: "istio-system".to_owned(),
+            cluster: "Kubernetes".to_owned(),
+        }
+    }
+}
+
+/// A namespaced name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Name {
+    namespace: Arc<str>,
+    name: Arc<str>,
+}
+
+/// What is kept of a Node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct NodeFacts {
+    region: Arc<str>,
+    zone: Arc<str>,
+    pod_networks: BTreeSet<IpNet>,
+}
+
+/// What has to be worked out again.
+#[derive(Debug, Default)]
+struct Dirty {
+    mesh: bool,
+    /// Scopes whose `PeerAuthentications` changed.
+    peers: BTreeSet<Arc<str>>,
+    services: BTreeSet<Name>,
+    slices: BTreeSet<Name>,
+    pods: BTreeSet<Name>,
+}
+
+impl World {
+    /// Knows no resource yet. [`CompileOptions::node`] plays no part.
+    pub fn new(options: CompileOptions) -> Self {
+        let mesh = mesh_config::compile(None, &options, &mut Report::default());
+        Self {
+            cluster: options.cluster.as_str().into(),
+            options,
+            mesh,
+            config_map: None,
+            namespaces: HashMap::new(),
+            nodes: HashMap::new(),
+            pods: HashMap::new(),
+            pods_by_namespace: HashMap::new(),
+            pods_by_node: HashMap::new(),
+            pods_by_label: LabelIndex::default(),
+            pod_claims: Claims::default(),
+            services: HashMap::new(),
+            selectors: SelectorIndex::default(),
+            vip_claims: Claims::default(),
+            slices: HashMap::new(),
+            slices_by_service: HashMap::new(),
+            slices_by_ip: HashMap::new(),
+            statics: HashMap::new(),
+            policies: Policies::default(),
+            findings: Findings::default(),
+            told: HashMap::new(),
+            news: BTreeMap::new(),
+            dirty: Dirty { mesh: true, ..Dirty::default() },
+        }
+    }
+
+    /// Adds or replaces a resource. What comes of it is told by the next [`Self::commit`].
+    pub fn upsert(&mut self, object: &Object) {
+        let name =
+            Name { namespace: Arc::clone(&object.meta.namespace), name: Arc::clone(&object.meta.name) };
+        let mut report = Report::default();
+        match &object.spec {
+            Spec::Namespace(_) => self.put_namespace(&name.name, object.meta.labels.clone()),
+            Spec::Node(node) => {
+                let facts = NodeFacts::of(object, node, &mut report);
+                self.put_node(&name.name, Some(facts));
+            }
+            Spec::Pod(pod) => {
+                let facts = PodFacts::of(object, pod, &mut report);
+                self.put_pod(&name, facts);
+            }
+            Spec::Service(service) => {
+                let facts = ServiceFacts::of(object, service, &mut report);
+                self.put_service(&name, facts);
+            }
+            Spec::EndpointSlice(slice) => {
+                let facts = SliceFacts::of(object, slice, &mut report);
+                self.put_slice(&name, facts);
+            }
+            Spec::ConfigMap(_) => return self.put_config_map(object),
+            Spec::AuthorizationPolicy(_) => return self.put_authorization(&name, object.clone()),
+            Spec::PeerAuthentication(_) => return self.put_peer_authentication(&name, object.clone()),
+            // A Deployment's pods are objects of their own, a service account is only ever named, and routes are not
+            // compiled yet.
+            _ => {}
+        }
+        self.findings.set(&object.key(), Topic::Itself, report);
+    }
+
+    /// Takes a resource out; nothing happens if it is not there.
+    pub fn remove(&mut self, key: &ObjectKey) {
+        let name = Name { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) };
+        match key.kind {
+            "Namespace" => {
+                self.namespaces.remove(&name.name);
+                self.mark_namespace(&name.name);
+            }
+            "Node" => self.put_node(&name.name, None),
+            "Pod" => self.put_pod(&name, None),
+            "Service" => self.put_service(&name, None),
+            "EndpointSlice" => self.put_slice(&name, None),
+            "ConfigMap" if self.config_map.as_ref().is_some_and(|map| map.key() == *key) => {
+                self.config_map = None;
+                self.dirty.mesh = true;
+            }
+            "AuthorizationPolicy" => self.drop_authorization(&name),
+            "PeerAuthentication" => self.drop_peer_authentication(&name),
+            _ => {}
+        }
+        self.findings.drop(key);
+    }
+
+    /// Notes that `later` is another definition of the object that `earlier` defines, and is used instead.
+    pub fn report_redefinition(&mut self, earlier: &Object, later: &Object) {
+        let mut report = Report::default();
+        let reason = format!("{} is defined again in {}, which is used instead", earlier.key(), later.origin);
+        report.warning(earlier, "metadata.name", reason);
+        self.findings.set(&earlier.key(), Topic::Redefinition, report);
+    }
+
+    /// Works out what the changes since the last call come to: the records that are new or different, and the keys of
+    /// those that are gone. What others refer to is told before, and withdrawn after them.
+    pub fn commit(&mut self) -> Vec<(RecordKey, Option<Record>)> {
+        if std::mem::take(&mut self.dirty.mesh) {
+            self.commit_mesh();
+        }
+        let scopes = std::mem::take(&mut self.dirty.peers);
+        let all = scopes.contains(EVERYWHERE);
+        for scope in scopes.iter().filter(|scope| !all || &***scope == EVERYWHERE) {
+            self.recompile_peers(scope);
+        }
+        for name in std::mem::take(&mut self.dirty.services) {
+            self.commit_service(&name);
+        }
+        for name in std::mem::take(&mut self.dirty.slices) {
+            self.commit_slice(&name);
+        }
+        for name in std::mem::take(&mut self.dirty.pods) {
+            self.commit_pod(&name);
+        }
+        let (told, gone): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.news).into_iter().partition(|(_, record)| record.is_some());
+        told.into_iter().chain(gone.into_iter().rev()).collect()
+    }
+
+    /// Everything there is to say about the resources, in the order of file names and documents.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.findings.all()
+    }
+
+    /// All records as they were told last, in no order.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.told.values()
+    }
+
+    fn put_namespace(&mut self, name: &Arc<str>, labels: BTreeMap<String, String>) {
+        if self.namespaces.get(name) != Some(&labels) {
+            self.namespaces.insert(Arc::clone(name), labels);
+            self.mark_namespace(name);
+        }
+    }
+
+    fn put_node(&mut self, name: &Arc<str>, facts: Option<NodeFacts>) {
+        let old = match &facts {
+            Some(facts) => self.nodes.insert(Arc::clone(name), facts.clone()),
+            None => self.nodes.remove(name),
+        };
+        let (old, new) = (old.unwrap_or_default(), facts.unwrap_or_default());
+        self.dirty.mesh |= old.pod_networks != new.pod_networks;
+        if (&old.region, &old.zone) != (&new.region, &new.zone) {
+            let pods = self.pods_by_node.get(name).into_iter().flatten().cloned();
+            self.dirty.pods.extend(pods);
+        }
+    }
+
+    fn put_pod(&mut self, name: &Name, facts: Option<PodFacts>) {
+        if self.pods.get(name) == facts.as_ref() {
+            return;
+        }
+        if let Some(old) = self.pods.remove(name) {
+            forget(&mut self.pods_by_namespace, &name.namespace, name);
+            if let Some(node) = &old.node {
+                forget(&mut self.pods_by_node, node, name);
+            }
+            self.pods_by_label.remove(name, &old.labels);
+            self.claim_pod_addresses(name, &old, false);
+        }
+        if let Some(new) = facts {
+            self.pods_by_namespace.entry(Arc::clone(&name.namespace)).or_default().insert(name.clone());
+            if let Some(node) = &new.node {
+                self.pods_by_node.entry(Arc::clone(node)).or_default().insert(name.clone());
+            }
+            self.pods_by_label.insert(name, &new.labels);
+            self.claim_pod_addresses(name, &new, true);
+            self.pods.insert(name.clone(), new);
+        }
+        self.dirty.pods.insert(name.clone());
+    }
+
+    /// Whoever else claims an address, or refers to it, has to be looked at again.
+    fn claim_pod_addresses(&mut self, name: &Name, pod: &PodFacts, claimed: bool) {
+        for ip in &pod.ips {
+            if !pod.host_network {
+                let rank = std::cmp::Reverse((!pod.terminating, pod.created));
+                self.pod_claims.set(*ip, (rank, name.clone()), claimed);
+                self.dirty.pods.extend(self.pod_claims.claimants(*ip).cloned());
+            }
+            let slices = self.slices_by_ip.get(ip).into_iter().flatten();
+            self.dirty.slices.extend(slices.map(|(slice, _)| slice.clone()));
+        }
+    }
+
+    fn put_service(&mut self, name: &Name, facts: Option<ServiceFacts>) {
+        if self.services.get(name) == facts.as_ref() {
+            return;
+        }
+        self.mark_members(name);
+        if let Some(old) = self.services.remove(name) {
+            if let Some(selector) = &old.selector {
+                self.selectors.remove(&name.namespace, selector, name);
+            }
+            self.claim_vips(name, &old, false);
+        }
+        if let Some(new) = facts {
+            if let Some(selector) = &new.selector {
+                self.selectors.insert(&name.namespace, Arc::clone(selector), name.clone());
+            }
+            self.claim_vips(name, &new, true);
+            self.services.insert(name.clone(), new);
+        }
+        self.mark_members(name);
+        self.dirty.services.insert(name.clone());
+    }
+
+    fn claim_vips(&mut self, name: &Name, service: &ServiceFacts, claimed: bool) {
+        for vip in &service.service.vips {
+            self.vip_claims.set(*vip, (service.created, name.clone()), claimed);
+            self.dirty.services.extend(self.vip_claims.claimants(*vip).cloned());
+        }
+    }
+
+    /// Marks whoever is, or could be, an endpoint of a service.
+    fn mark_members(&mut self, name: &Name) {
+        let slices = self.slices_by_service.get(name).cloned().unwrap_or_default();
+        for slice in &slices {
+            self.mark_endpoints(slice);
+        }
+        self.dirty.slices.extend(slices);
+        self.mark_selected_by(name);
+    }
+
+    fn mark_selected_by(&mut self, name: &Name) {
+        let Some(selector) = self.services.get(name).and_then(|facts| facts.selector.as_ref()) else {
+            return;
+        };
+        let candidates = self.pods_by_label.candidates(Some(&name.namespace), selector);
+        let selected =
+            candidates.filter(|name| self.pods.get(name).is_some_and(|pod| selects(selector, &pod.labels)));
+        self.dirty.pods.extend(selected.cloned());
+    }
+
+    fn mark_endpoints(&mut self, slice: &Name) {
+        let endpoints = self.slices.get(slice).into_iter().flat_map(|slice| &slice.endpoints);
+        let owners = endpoints.flat_map(|one| one.ips.iter().filter_map(|ip| self.owner_of(one, *ip)));
+        let owners: Vec<_> = owners.cloned().collect();
+        self.dirty.pods.extend(owners);
+    }
+
+    fn put_slice(&mut self, name: &Name, facts: Option<SliceFacts>) {
+        if self.slices.get(name) == facts.as_ref() {
+            return;
+        }
+        self.mark_endpoints(name);
+        if let Some(old) = self.slices.remove(name) {
+            for (index, ip) in addresses(&old) {
+                forget(&mut self.slices_by_ip, &ip, &(name.clone(), index));
+            }
+            self.group_slice(&old.service, name, false);
+        }
+        if let Some(new) = facts {
+            for (index, ip) in addresses(&new) {
+                self.slices_by_ip.entry(ip).or_default().insert((name.clone(), index));
+            }
+            self.group_slice(&new.service, name, true);
+            self.slices.insert(name.clone(), new);
+        }
+        self.mark_endpoints(name);
+        self.dirty.slices.insert(name.clone());
+    }
+
+    /// With its first slice a service stops looking for pods itself, and with its last it begins to.
+    fn group_slice(&mut self, service: &Name, slice: &Name, present: bool) {
+        let slices = self.slices_by_service.entry(service.clone()).or_default();
+        let before = slices.len();
+        if present {
+            slices.insert(slice.clone());
+        } else {
+            slices.remove(slice);
+        }
+        let after = slices.len();
+        if after == 0 {
+            self.slices_by_service.remove(service);
+        }
+        if (before == 0) != (after == 0) {
+            self.mark_selected_by(service);
+        }
+        self.dirty.services.insert(service.clone());
+    }
+
+    fn put_config_map(&mut self, object: &Object) {
+        if &*object.meta.name == "istio" && *object.meta.namespace == *self.options.root_namespace {
+            self.config_map = Some(object.clone());
+            self.dirty.mesh = true;
+        }
+    }
+
+    fn commit_mesh(&mut self) {
+        let mut report = Report::default();
+        let object = self.config_map.as_ref().and_then(|object| match &object.spec {
+            Spec::ConfigMap(map) => Some((object, map)),
+            _ => None,
+        });
+        let mesh = mesh_config::compile(object, &self.options, &mut report);
+        if let Some((object, _)) = object {
+            let key = object.key();
+            self.findings.set(&key, Topic::Itself, report);
+        }
+        let renamed = (&mesh.trust_domain, &mesh.aliases) != (&self.mesh.trust_domain, &self.mesh.aliases);
+        self.mesh = mesh;
+        let networks: BTreeSet<_> =
+            self.nodes.values().flat_map(|node| &node.pod_networks).copied().collect();
+        let settings = MeshSettings {
+            trust_domain: self.mesh.trust_domain.clone(),
+            trust_domain_aliases: self.mesh.aliases.clone(),
+            access_log_file: self.mesh.access_log_file.clone(),
+            pod_networks: networks.into_iter().collect(),
+        };
+        self.emit(RecordKey::Mesh, Some(Record::Mesh(Arc::new(settings))));
+        if renamed {
+            self.recompile_authorization();
+            self.mark_namespace(EVERYWHERE);
+        }
+    }
+
+    fn commit_service(&mut self, name: &Name) {
+        let mut report = Report::default();
+        let service = self.service(name, &mut report);
+        let origin_key = ObjectKey {
+            kind: "Service",
+            namespace: Arc::clone(&name.namespace),
+            name: Arc::clone(&name.name),
+        };
+        self.findings.set(&origin_key, Topic::Outcome, report);
+        let hostname = format!("{}.{}.svc.cluster.local", name.name, name.namespace).into();
+        let key = ServiceKey { namespace: Arc::clone(&name.namespace), hostname };
+        self.emit(
+            RecordKey::Service(Arc::new(key)),
+            service.map(|service| Record::Service(Arc::new(service))),
+        );
+    }
+
+    fn commit_slice(&mut self, name: &Name) {
+        let records = self.static_endpoints(name);
+        let uids: BTreeSet<_> = records.iter().map(|endpoint| Arc::clone(&endpoint.uid)).collect();
+        let before = if uids.is_empty() {
+            self.statics.remove(name)
+        } else {
+            self.statics.insert(name.clone(), uids.clone())
+        };
+        for gone in before.unwrap_or_default().difference(&uids) {
+            self.emit(RecordKey::Workload(Arc::clone(gone)), None);
+        }
+        for endpoint in records {
+            let key = RecordKey::Workload(Arc::clone(&endpoint.uid));
+            self.emit(key, Some(Record::StaticEndpoint(Arc::new(endpoint))));
+        }
+    }
+
+    fn commit_pod(&mut self, name: &Name) {
+        let mut report = Report::default();
+        let records = self.workload(name, &mut report);
+        let Name { namespace, name } = name;
+        let object = ObjectKey { kind: "Pod", namespace: Arc::clone(namespace), name: Arc::clone(name) };
+        self.findings.set(&object, Topic::Outcome, report);
+        let uid: Arc<str> = format!("{}//Pod/{namespace}/{name}", self.cluster).into();
+        let (workload, local) =
+            records.map(|(workload, local)| (Arc::new(workload), Arc::new(local))).unzip();
+        self.emit(RecordKey::LocalPod(Arc::clone(&uid)), local.map(Record::LocalPod));
+        self.emit(RecordKey::Workload(uid), workload.map(Record::Workload));
+    }
+
+    /// Takes note of what `key` has come to, if that is news.
+    fn emit(&mut self, key: RecordKey, record: Option<Record>) {
+        if self.told.get(&key) == record.as_ref() {
+            return;
+        }
+        match &record {
+            Some(record) => self.told.insert(key.clone(), record.clone()),
+            None => self.told.remove(&key),
+        };
+        self.news.insert(key, record);
+    }
+}
+
+impl NodeFacts {
+    fn of(object: &Object, node: &Node, report: &mut Report) -> Self {
+        let label = |key| object.meta.labels.get(key).map_or("", String::as_str).into();
+        let spec = node.spec.iter();
+        let texts: BTreeSet<_> =
+            spec.flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr)).collect();
+        let mut pod_networks = BTreeSet::new();
+        for text in texts {
+            match text.parse::<IpNet>() {
+                Ok(network) => drop(pod_networks.insert(network.trunc())),
+                Err(_) => report.warning(object, "spec.podCIDRs", format!("\"{text}\" is not a network")),
+            }
+        }
+        let (region, zone) = (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"));
+        Self { region, zone, pod_networks }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// The addresses of a slice, each with the index of its endpoint.
+fn addresses(slice: &SliceFacts) -> impl Iterator<Item = (usize, IpAddr)> {
+    let endpoints = slice.endpoints.iter().enumerate();
+    endpoints.flat_map(|(index, endpoint)| endpoint.ips.iter().map(move |ip| (index, *ip)))
+}
+
+/// Takes `member` out of its group, and the group out when it was the last.
+fn forget<K: Eq + Hash, V: Ord>(groups: &mut HashMap<K, BTreeSet<V>>, group: &K, member: &V) {
+    if let Some(members) = groups.get_mut(group) {
+        members.remove(member);
+        if members.is_empty() {
+            groups.remove(group);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

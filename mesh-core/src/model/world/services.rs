@@ -1,0 +1,175 @@
+//! Services → what is kept of them, and their records.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as kube;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::pods::{PodFacts, valid};
+use super::{Name, Report, World};
+use crate::model::{Families, Service, ServicePort};
+use crate::net::canonical_ip;
+use crate::resource::{Object, Origin};
+
+/// What is kept of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServiceFacts {
+    pub(super) origin: Origin,
+    pub(super) created: Option<i64>,
+    pub(super) selector: Option<Arc<BTreeMap<String, String>>>,
+    /// With all the addresses that it asks for.
+    pub(super) service: Service,
+    /// For each port.
+    targets: Vec<TargetPort>,
+}
+
+/// `targetPort`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum TargetPort {
+    Number(Option<u16>),
+    Named(Box<str>),
+}
+
+impl ServiceFacts {
+    /// `None` for what is an alias in DNS and nothing more.
+    pub(super) fn of(object: &Object, kube: &kube::Service, report: &mut Report) -> Option<Self> {
+        let spec = kube.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))?;
+        let ports: Vec<_> =
+            spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_ref())).collect();
+        Some(Self {
+            origin: object.origin.clone(),
+            created: object.meta.creation_timestamp,
+            selector: spec.selector.clone().filter(|selector| !selector.is_empty()).map(Arc::new),
+            service: describe(object, kube, &ports, report),
+            targets: ports.into_iter().map(TargetPort::of).collect(),
+        })
+    }
+
+    /// The ports that `pod` serves if it is selected: the service's number and its own.
+    pub(super) fn ports_of(&self, pod: &PodFacts) -> Vec<(u16, u16)> {
+        let ports = self.service.ports.iter().zip(&self.targets);
+        ports.filter_map(|(port, target)| Some((port.number, target.on(pod)?))).collect()
+    }
+}
+
+impl TargetPort {
+    fn of(port: &kube::ServicePort) -> Self {
+        match &port.target_port {
+            None => Self::Number(valid(port.port)),
+            Some(IntOrString::Int(number)) => Self::Number(valid(*number)),
+            Some(IntOrString::String(name)) => Self::Named(name.as_str().into()),
+        }
+    }
+
+    fn on(&self, pod: &PodFacts) -> Option<u16> {
+        match self {
+            Self::Number(number) => *number,
+            Self::Named(name) => {
+                let named = pod.named_ports.iter().find(|(known, _)| known == name);
+                named.map(|(_, port)| *port).or_else(|| name.parse().ok().and_then(valid))
+            }
+        }
+    }
+}
+
+impl World {
+    /// The service's record, as things are.
+    pub(super) fn service(&self, name: &Name, report: &mut Report) -> Option<Service> {
+        let facts = self.services.get(name)?;
+        let mut service = facts.service.clone();
+        // Of two services with the same address the older one keeps it, whoever else claims it.
+        service.vips.retain(|vip| match self.vip_claims.owner(*vip) {
+            Some(owner) if owner != name => {
+                let reason = format!("{vip} belongs to Service {owner}, which is older");
+                report.warning_at(&facts.origin, "spec.clusterIPs", reason);
+                false
+            }
+            _ => true,
+        });
+        // Slices say exactly which addresses are endpoints.
+        let slices = self.slices_by_service.get(name).into_iter().flatten();
+        let families = slices.filter_map(|slice| Some(self.slices.get(slice)?.families));
+        if let Some(families) = families.reduce(union) {
+            service.families = families;
+        }
+        Some(service)
+    }
+}
+
+fn union(a: Families, b: Families) -> Families {
+    if a == b { a } else { Families::Any }
+}
+
+fn describe(
+    object: &Object,
+    kube: &kube::Service,
+    ports: &[&kube::ServicePort],
+    report: &mut Report,
+) -> Service {
+    let default = kube::ServiceSpec::default();
+    let spec = kube.spec.as_ref().unwrap_or(&default);
+    let (namespace, name) = (&object.meta.namespace, &object.meta.name);
+    let port = |port: &&kube::ServicePort| {
+        // A number out of range was an error when the resource was parsed; 0 is no destination.
+        let number = valid(port.port).unwrap_or_default();
+        let app_protocol = port.app_protocol.as_deref().map(Arc::from);
+        ServicePort { number, name: port.name.as_deref().map(Arc::from), app_protocol, endpoints: Vec::new() }
+    };
+    Service {
+        namespace: Arc::clone(namespace),
+        name: Arc::clone(name),
+        hostname: format!("{name}.{namespace}.svc.cluster.local").into(),
+        vips: vips(object, kube, report),
+        ports: ports.iter().map(port).collect(),
+        session_affinity: affinity(spec),
+        local_only: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        headless: spec.cluster_ip.as_deref() == Some("None"),
+        publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
+        families: match spec.ip_families.as_deref() {
+            Some([family]) if family == "IPv4" => Families::V4,
+            Some([family]) if family == "IPv6" => Families::V6,
+            _ => Families::Any,
+        },
+    }
+}
+
+/// Cluster addresses, and those of load balancers that nodes answer for themselves.
+fn vips(object: &Object, service: &kube::Service, report: &mut Report) -> Vec<IpAddr> {
+    let spec = service.spec.iter();
+    let cluster = spec.flat_map(|spec| spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()));
+    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = status.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+    let ingress = ingress.filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
+    let texts = cluster.chain(ingress.filter_map(|ingress| ingress.ip.as_ref()));
+    let mut vips = Vec::new();
+    for text in texts.filter(|text| !text.is_empty() && *text != "None") {
+        match text.parse() {
+            Ok(ip) => vips.push(canonical_ip(ip)),
+            Err(_) => report.warning(object, "spec.clusterIPs", format!("\"{text}\" is not an IP address")),
+        }
+    }
+    vips.sort_unstable();
+    vips.dedup();
+    vips
+}
+
+fn affinity(spec: &kube::ServiceSpec) -> Option<Duration> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds =
+        config.and_then(|config| config.timeout_seconds).and_then(|seconds| u64::try_from(seconds).ok());
+    Some(seconds.map_or(DEFAULT_AFFINITY, Duration::from_secs))
+}
+
+/// Kubernetes' default protocol is TCP.
+pub(super) fn is_tcp(protocol: Option<&String>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+/// Kubernetes' default for `timeoutSeconds`.
+const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);

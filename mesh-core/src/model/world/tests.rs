@@ -1,0 +1,171 @@
+//! Changes one by one come to the same as everything at once, and cost no more than what they touch.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use crate::model::{CompileOptions, Mirror, Record, RecordKey, World, compile};
+use crate::resource::{Object, ObjectKey, SourceFile, parse};
+
+/// The variants of a small cluster's objects: later ones of a name replace earlier ones.
+const VARIANTS: &[&str] = &[
+    "{kind: Namespace, metadata: {name: app, labels: {istio.io/dataplane-mode: ambient}}}",
+    "{kind: Namespace, metadata: {name: app}}",
+    "{kind: Node, metadata: {name: n1, labels: {topology.kubernetes.io/zone: z1}}, spec: {podCIDR: 10.0.0.0/24}}",
+    "{kind: Node, metadata: {name: n1, labels: {topology.kubernetes.io/zone: z2}}, spec: {podCIDRs: [10.0.1.0/24]}}",
+    "{kind: Pod, metadata: {name: a, namespace: app, labels: {app: web}}, spec: {nodeName: n1, containers: [{name: c, image: i, ports: [{name: web, containerPort: 8080}]}]}, status: {podIP: 10.0.0.1}}",
+    "{kind: Pod, metadata: {name: a, namespace: app, labels: {app: db}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {podIP: 10.0.0.2}}",
+    "{kind: Pod, metadata: {name: a, namespace: app, deletionTimestamp: '2024-01-01T00:00:00Z', labels: {app: web}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {podIP: 10.0.0.1}}",
+    "{kind: Pod, metadata: {name: b, namespace: app, labels: {app: web}}, spec: {nodeName: n2, containers: [{name: c, image: i, ports: [{name: web, containerPort: 9090}]}]}, status: {podIP: 10.0.0.1, conditions: [{type: Ready, status: 'False'}]}}",
+    "{kind: Pod, metadata: {name: b, namespace: app, labels: {app: web}}, spec: {nodeName: n1, hostNetwork: true, containers: [{name: c, image: i}]}, status: {podIP: 10.0.0.3}}",
+    "{kind: Pod, metadata: {name: b, namespace: app}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {phase: Succeeded, podIP: 10.0.0.3}}",
+    "{kind: Service, metadata: {name: s, namespace: app}, spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: web}]}}",
+    "{kind: Service, metadata: {name: s, namespace: app}, spec: {clusterIP: 10.96.0.1, publishNotReadyAddresses: true, selector: {app: db}, ports: [{name: x, port: 80}, {name: y, port: 81}]}}",
+    "{kind: Service, metadata: {name: s, namespace: app}, spec: {type: ExternalName, externalName: example.com}}",
+    "{kind: Service, metadata: {name: t, namespace: app, creationTimestamp: '2020-01-01T00:00:00Z'}, spec: {clusterIP: 10.96.0.1, ipFamilies: [IPv4], ports: [{name: x, port: 80}]}}",
+    "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s-1, namespace: app, labels: {kubernetes.io/service-name: s}}, addressType: IPv4, ports: [{port: 7070}], endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.9.9.9]}]}",
+    "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s-1, namespace: app, labels: {kubernetes.io/service-name: s}}, addressType: IPv4, ports: [{name: x, port: 7070}], endpoints: [{addresses: [10.0.0.3], targetRef: {kind: Pod, name: b}}, {addresses: [10.0.0.2], conditions: {ready: false}}]}",
+    "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s-1, namespace: app, labels: {kubernetes.io/service-name: t}}, addressType: IPv4, ports: [{name: x, port: 7070}], endpoints: [{addresses: [10.0.0.1], conditions: {terminating: true}}, {addresses: [10.0.0.2]}]}",
+    "{kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: 'trustDomain: td.one'}}",
+    "{kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: 'trustDomainAliases: [td.old]'}}",
+    "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default, namespace: istio-system}, spec: {mtls: {mode: STRICT}}}",
+    "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: ns, namespace: app}, spec: {mtls: {mode: PERMISSIVE}}}",
+    "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: ns, namespace: app}, spec: {selector: {matchLabels: {app: web}}, portLevelMtls: {8080: {mode: PERMISSIVE}}}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: app}, spec: {selector: {matchLabels: {app: web}}, rules: [{from: [{source: {principals: [cluster.local/ns/x/sa/y]}}]}]}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: app}, spec: {selector: {matchLabels: {app: web}}, action: AUDIT, rules: [{}]}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: app}, spec: {action: DENY, rules: [{to: [{operation: {ports: ['80']}}]}]}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: r, namespace: istio-system}, spec: {selector: {matchLabels: {app: web}}, action: DENY, rules: [{}]}}",
+];
+
+fn object(index: usize) -> Object {
+    let text = VARIANTS[index].replacen('{', "{apiVersion: v1, ", 1);
+    let text = if VARIANTS[index].contains("apiVersion") { VARIANTS[index].to_owned() } else { text };
+    // Each object in a file of its own, so that findings have one order whatever came first.
+    let parsed = parse(&SourceFile { name: &format!("{index:02}.yaml"), text: &text });
+    let mut objects = parsed.objects;
+    assert_eq!(objects.len(), 1, "{:?}\n{text}", parsed.findings);
+    objects.remove(0)
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put(usize),
+    Delete(usize),
+    Commit,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let index = 0..VARIANTS.len();
+    prop_oneof![5 => index.clone().prop_map(Step::Put), 2 => index.prop_map(Step::Delete), 2 => Just(Step::Commit)]
+}
+
+fn tell(mirror: &mut Mirror, news: Vec<(RecordKey, Option<Record>)>) {
+    for (key, record) in news {
+        match record {
+            Some(record) => mirror.apply(record),
+            None => mirror.remove(&key),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn changes_one_by_one_come_to_the_same(
+        steps in prop::collection::vec(step(), 0..60), node in select(&["", "n1", "n2"][..]),
+    ) {
+        let objects: Vec<Object> = (0..VARIANTS.len()).map(object).collect();
+        let options = CompileOptions { node: node.to_owned(), ..CompileOptions::default() };
+        let mut world = World::new(options.clone());
+        let mut mirror = Mirror::new(node);
+        let mut there: BTreeMap<ObjectKey, Object> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Put(index) => {
+                    world.upsert(&objects[index]);
+                    there.insert(objects[index].key(), objects[index].clone());
+                }
+                Step::Delete(index) => {
+                    world.remove(&objects[index].key());
+                    there.remove(&objects[index].key());
+                }
+                Step::Commit => {
+                    tell(&mut mirror, world.commit());
+                    // A snapshot in between must leave nothing behind.
+                    let _ = mirror.snapshot();
+                }
+            }
+        }
+        tell(&mut mirror, world.commit());
+        let whole: Vec<Object> = there.into_values().collect();
+        let at_once = compile(&whole, &options);
+        prop_assert_eq!(
+            serde_json::to_string_pretty(&mirror.snapshot()).unwrap(),
+            serde_json::to_string_pretty(&at_once.snapshot).unwrap()
+        );
+        prop_assert_eq!(world.findings(), at_once.findings);
+        prop_assert!(world.commit().is_empty(), "nothing changed since");
+    }
+}
+
+fn keys(news: &[(RecordKey, Option<Record>)]) -> Vec<String> {
+    let kind = |key: &RecordKey| match key {
+        RecordKey::Mesh => "mesh".to_owned(),
+        RecordKey::Trust => "trust".to_owned(),
+        RecordKey::Policy(name) => format!("policy {name}"),
+        RecordKey::Service(key) => format!("service {key}"),
+        RecordKey::LocalPod(uid) => format!("pod {uid}"),
+        RecordKey::Workload(uid) => format!("workload {uid}"),
+    };
+    news.iter()
+        .map(|(key, record)| format!("{}{}", if record.is_some() { "+" } else { "-" }, kind(key)))
+        .collect()
+}
+
+#[test]
+fn what_is_told_is_what_changed_and_in_order() {
+    let mut world = World::new(CompileOptions::default());
+    for index in [0, 2, 4, 10, 22] {
+        world.upsert(&object(index));
+    }
+    let expected = [
+        "+mesh",
+        "+policy app/p",
+        "+service app/s.app.svc.cluster.local",
+        "+pod Kubernetes//Pod/app/a",
+        "+workload Kubernetes//Pod/app/a",
+    ];
+    assert_eq!(keys(&world.commit()), expected);
+    world.upsert(&object(4));
+    assert!(world.commit().is_empty(), "the same again is no news");
+    world.remove(&object(22).key());
+    assert_eq!(keys(&world.commit()), ["+workload Kubernetes//Pod/app/a", "-policy app/p"]);
+    world.remove(&object(4).key());
+    assert_eq!(keys(&world.commit()), ["-workload Kubernetes//Pod/app/a", "-pod Kubernetes//Pod/app/a"]);
+}
+
+/// One more pod costs the same in a mesh of 1,000 and of 20,000 pods: what is told is one pod's records.
+#[test]
+fn a_change_tells_of_nothing_else() {
+    for size in [100_usize, 2_000] {
+        let mut world = World::new(CompileOptions::default());
+        let pod = |index: usize, ready: bool| {
+            let text = format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: p{index}, namespace: ns{}, labels: {{app: web}}}}, \
+                 spec: {{nodeName: n1, containers: [{{name: c, image: i}}]}}, \
+                 status: {{podIP: 10.{}.{}.1, conditions: [{{type: Ready, status: '{}'}}]}}}}",
+                index % 10,
+                index / 200,
+                index % 200,
+                if ready { "True" } else { "False" },
+            );
+            parse(&SourceFile { name: "p.yaml", text: &text }).objects.remove(0)
+        };
+        (0..size).for_each(|index| world.upsert(&pod(index, true)));
+        assert_eq!(world.commit().len(), 2 * size + 1);
+        world.upsert(&pod(7, false));
+        assert_eq!(keys(&world.commit()), ["+workload Kubernetes//Pod/ns7/p7"]);
+    }
+}

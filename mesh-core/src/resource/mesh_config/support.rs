@@ -1,0 +1,165 @@
+//! What the mesh does about each field: one row per field, so that none is passed over in silence.
+
+use super::super::Level;
+use super::super::tree::{Path, Problem, Tree};
+use Support::{Acts, Foreign, Later};
+
+/// What becomes of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Support {
+    /// The mesh does what it says.
+    Acts,
+    /// A user can expect an effect, and there is none yet.
+    Later,
+    /// It is about Envoy, or about a proxy that a pod has to itself: there is nothing that it could mean.
+    Foreign,
+}
+
+/// A field, what becomes of it, and the value that asks for what the mesh does anyway (empty: there is none).
+pub(super) type Row = (&'static str, Support, &'static str);
+
+/// Notes which fields of a `MeshConfig` have no effect.
+pub(super) fn mesh(tree: &Tree, problems: &mut Vec<Problem>) {
+    let root = Path::Root(super::FIELD);
+    note(tree, root, MESH, problems);
+    if let Some(proxy) = tree.get("defaultConfig") {
+        self::proxy(proxy, Path::Key(&root, "defaultConfig"), problems);
+    }
+}
+
+/// Notes which fields of a `ProxyConfig` have no effect.
+pub(super) fn proxy(tree: &Tree, path: Path<'_>, problems: &mut Vec<Problem>) {
+    note(tree, path, PROXY, problems);
+}
+
+fn note(tree: &Tree, path: Path<'_>, rows: &[Row], problems: &mut Vec<Problem>) {
+    let Tree::Map(entries) = tree else { return };
+    for (key, value) in entries.iter().filter(|(_, value)| *value != Tree::Null) {
+        let Some((_, support, same)) = rows.iter().find(|(field, ..)| field == key) else { continue };
+        let (level, reason) = match support {
+            Acts => continue,
+            _ if !same.is_empty() && text(value) == *same => continue,
+            Later => (Level::Warning, "is not supported yet and changes nothing"),
+            Foreign => (Level::Info, "is about a proxy per pod and means nothing here"),
+        };
+        problems.push(Problem { level, ..Problem::error(Path::Key(&path, key), reason) });
+    }
+}
+
+/// A short value in YAML's flow style; long ones equal none of the table's.
+fn text(tree: &Tree) -> String {
+    match tree {
+        Tree::Bool(value) => value.to_string(),
+        Tree::Unsigned(value) => value.to_string(),
+        Tree::String(text) if text.len() <= 64 => text.clone(),
+        Tree::List(items) => match &items[..] {
+            [item] => format!("[{}]", text(item)),
+            _ => String::new(),
+        },
+        Tree::Map(entries) => match &entries[..] {
+            [(key, value)] if key.len() <= 64 => format!("{{{key}: {}}}", text(value)),
+            _ => String::new(),
+        },
+        _ => String::new(),
+    }
+}
+
+/// The fields of `MeshConfig`.
+pub(super) const MESH: &[Row] = &[
+    ("proxyListenPort", Foreign, "15001"),
+    ("proxyInboundListenPort", Foreign, "15006"),
+    ("proxyHttpPort", Later, "0"),
+    ("connectTimeout", Later, ""),
+    ("hboneIdleTimeout", Later, ""),
+    ("protocolDetectionTimeout", Later, ""),
+    ("tcpKeepalive", Later, ""),
+    ("ingressClass", Later, "istio"),
+    ("ingressService", Later, "istio-ingressgateway"),
+    ("ingressControllerMode", Later, "OFF"),
+    ("ingressSelector", Later, "ingressgateway"),
+    ("enableTracing", Later, "false"),
+    ("accessLogFile", Acts, ""),
+    ("accessLogFormat", Later, ""),
+    ("accessLogEncoding", Later, "TEXT"),
+    ("enableEnvoyAccessLogService", Later, "false"),
+    ("disableEnvoyListenerLog", Foreign, ""),
+    // Its own rows say what becomes of it.
+    ("defaultConfig", Acts, ""),
+    ("outboundTrafficPolicy", Later, "{mode: ALLOW_ANY}"),
+    ("inboundTrafficPolicy", Later, "{mode: PASSTHROUGH}"),
+    ("configSources", Later, ""),
+    ("enableAutoMtls", Later, "true"),
+    ("trustDomain", Acts, ""),
+    ("trustDomainAliases", Acts, ""),
+    ("caCertificates", Later, ""),
+    ("defaultServiceExportTo", Later, "[*]"),
+    ("defaultVirtualServiceExportTo", Later, "[*]"),
+    ("defaultDestinationRuleExportTo", Later, "[*]"),
+    // Where this is found decides; whoever compiles it says so if the two differ.
+    ("rootNamespace", Acts, ""),
+    ("localityLbSetting", Later, ""),
+    ("zoneAwareLbSetting", Later, ""),
+    ("dnsRefreshRate", Later, ""),
+    ("h2UpgradePolicy", Later, "DO_NOT_UPGRADE"),
+    ("inboundClusterStatName", Foreign, ""),
+    ("outboundClusterStatName", Foreign, ""),
+    ("certificates", Foreign, ""),
+    ("serviceSettings", Later, ""),
+    ("serviceScopeConfigs", Later, ""),
+    ("enablePrometheusMerge", Foreign, ""),
+    ("verifyCertificateAtClient", Later, "true"),
+    ("ca", Later, ""),
+    ("extensionProviders", Later, ""),
+    ("defaultProviders", Later, "{metrics: [prometheus]}"),
+    ("discoverySelectors", Later, ""),
+    ("pathNormalization", Later, ""),
+    ("defaultHttpRetryPolicy", Later, ""),
+    ("meshMTLS", Later, ""),
+    ("tlsDefaults", Later, ""),
+    ("defaultTrafficPolicy", Later, ""),
+    ("serviceEntryVisibility", Later, ""),
+];
+
+/// The fields of `ProxyConfig`.
+pub(super) const PROXY: &[Row] = &[
+    ("configPath", Foreign, ""),
+    ("binaryPath", Foreign, ""),
+    ("serviceCluster", Foreign, ""),
+    ("tracingServiceName", Later, ""),
+    ("drainDuration", Later, ""),
+    ("discoveryAddress", Foreign, ""),
+    ("discoveryRefreshDelay", Foreign, ""),
+    ("zipkinAddress", Later, ""),
+    ("statsdUdpAddress", Later, ""),
+    ("envoyMetricsServiceAddress", Later, ""),
+    ("proxyAdminPort", Foreign, "15000"),
+    ("availabilityZone", Foreign, ""),
+    ("controlPlaneAuthPolicy", Foreign, ""),
+    ("customConfigFile", Foreign, ""),
+    ("statNameLength", Foreign, ""),
+    ("concurrency", Foreign, ""),
+    ("proxyBootstrapTemplatePath", Foreign, ""),
+    ("interceptionMode", Foreign, ""),
+    ("tracing", Later, ""),
+    ("sds", Foreign, ""),
+    ("envoyAccessLogService", Later, ""),
+    ("envoyMetricsService", Later, ""),
+    ("proxyMetadata", Foreign, ""),
+    ("runtimeValues", Foreign, ""),
+    ("statusPort", Foreign, "15020"),
+    ("extraStatTags", Later, ""),
+    ("gatewayTopology", Later, ""),
+    ("terminationDrainDuration", Later, ""),
+    ("meshId", Later, ""),
+    ("readinessProbe", Later, ""),
+    ("proxyStatsMatcher", Foreign, ""),
+    ("holdApplicationUntilProxyStarts", Foreign, ""),
+    ("caCertificatesPem", Later, ""),
+    ("image", Foreign, ""),
+    ("privateKeyProvider", Foreign, ""),
+    ("proxyHeaders", Later, ""),
+    ("fileFlushInterval", Later, ""),
+    ("fileFlushMinSizeKb", Later, ""),
+    ("statsCompression", Later, ""),
+    ("connectionSettings", Later, ""),
+];

@@ -1,0 +1,17 @@
+//! The control plane on the other side of a network: what it tells is applied as it comes and kept on disk, so that the
+//! node serves without it; and it signs the certificates of this node's pods.
+//!
+//! Invariants: what was good stays in force whatever the control plane says or fails to say; a resource that cannot be
+//! used is rejected alone, by name; nothing is believed from anybody who does not prove to be the control plane.
+
+pub mod connect;
+mod credential;
+mod discovery;
+mod journal;
+mod signer;
+
+pub use connect::{ConnectError, Endpoint};
+pub use credential::{Credential, Link, LinkError};
+pub use discovery::{Discovery, Status};
+pub use journal::{Entry, Journal};
+pub use signer::RemoteCa;

@@ -1,0 +1,236 @@
+//! How the node proves to the control plane which node it is: a token of its service account, or a certificate of its
+//! own that a join token got it.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use mesh_ca::join::JoinToken;
+use mesh_core::id::SpiffeId;
+use mesh_proto::ca::{
+    IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient,
+};
+use prost_types::{Struct, Value, value::Kind};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use tokio::sync::Mutex;
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::connect::{ConnectError, Endpoint};
+
+/// The node's own certificate and key.
+pub struct Credential {
+    id: SpiffeId,
+    chain: Vec<CertificateDer<'static>>,
+    key: Vec<u8>,
+    /// When half of its life is over.
+    due: SystemTime,
+    not_after: SystemTime,
+}
+
+/// The way to the control plane, with whatever the node has to show there.
+#[derive(Debug)]
+pub struct Link {
+    endpoint: Endpoint,
+    token: Option<PathBuf>,
+    /// Held while one is made, so that one token makes one certificate.
+    credential: Mutex<Option<Arc<Credential>>>,
+}
+
+/// A connection, and what is to be said with every call on it.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The connection.
+    pub channel: Channel,
+    authorization: Option<MetadataValue<Ascii>>,
+}
+
+/// Why the control plane cannot be asked, or did not answer as hoped.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The file of the token is of no use.
+    #[error("the token {}: {reason}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It says no.
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot answer now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Its answer is none.
+    #[error("the answer is not a certificate chain: {0}")]
+    Malformed(String),
+}
+
+impl Credential {
+    /// Chain and key, as TLS takes them.
+    pub fn for_tls(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (self.chain.clone(), PrivatePkcs8KeyDer::from(self.key.clone()).into())
+    }
+
+    fn assemble(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Result<Self, LinkError> {
+        let malformed = |reason: String| LinkError::Malformed(reason);
+        let leaf = chain.first().ok_or_else(|| malformed("it is empty".to_owned()))?;
+        let id = mesh_ca::chain::identity(leaf).map_err(|error| malformed(error.to_string()))?;
+        let (_, certificate) =
+            X509Certificate::from_der(leaf).map_err(|error| malformed(error.to_string()))?;
+        let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
+        let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(end);
+        let now = SystemTime::now();
+        let due = now + not_after.duration_since(now).unwrap_or_default() / 2;
+        Ok(Self { id, key: key.serialize_der(), due, not_after, chain })
+    }
+}
+
+impl std::fmt::Debug for Credential {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credential").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// The way to `endpoint` with what `token` holds, which is read anew for every connection.
+    pub fn new(endpoint: Endpoint, token: Option<PathBuf>) -> Self {
+        Self { endpoint, token, credential: Mutex::default() }
+    }
+
+    /// Connects, and gets or renews the node's own certificate where that is how it shows itself.
+    pub async fn open(&self) -> Result<Opened, LinkError> {
+        let token = self.read_token()?;
+        let Some(join) = token.as_deref().filter(|token| JoinToken::parse(token).is_ok()) else {
+            let channel = self.endpoint.connect(None).await?;
+            let authorization = token.as_deref().map(|token| self.bearer(token)).transpose()?;
+            return Ok(Opened { channel, authorization });
+        };
+        let credential = self.join(join).await?;
+        let channel = self.endpoint.connect(Some(&credential)).await?;
+        Ok(Opened { channel, authorization: None })
+    }
+
+    /// The node's own certificate: the one there is, or its successor, or the first one for the join token.
+    async fn join(&self, token: &str) -> Result<Arc<Credential>, LinkError> {
+        let mut held = self.credential.lock().await;
+        let now = SystemTime::now();
+        let valid = held.clone().filter(|credential| now < credential.not_after);
+        if let Some(fresh) = valid.as_ref().filter(|credential| now < credential.due) {
+            return Ok(Arc::clone(fresh));
+        }
+        let renewed = match &valid {
+            Some(old) => {
+                let channel = self.endpoint.connect(Some(old)).await;
+                match channel {
+                    Ok(channel) => own_certificate(Opened { channel, authorization: None }).await,
+                    Err(error) => Err(error.into()),
+                }
+            }
+            None => {
+                let channel = self.endpoint.connect(None).await?;
+                own_certificate(Opened { channel, authorization: Some(self.bearer(token)?) }).await
+            }
+        };
+        match (renewed, valid) {
+            (Ok(credential), _) => {
+                tracing::info!(identity = %credential.id, "The node has a certificate of its own.");
+                Ok(Arc::clone(held.insert(Arc::new(credential))))
+            }
+            // Good until its end; there will be another occasion.
+            (Err(error), Some(old)) => {
+                tracing::warn!(%error, "The node's own certificate could not be renewed.");
+                Ok(old)
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    fn read_token(&self) -> Result<Option<String>, LinkError> {
+        let Some(path) = &self.token else { return Ok(None) };
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) => Err(LinkError::Token { path: path.clone(), reason: error.to_string() }),
+        }
+    }
+
+    fn bearer(&self, token: &str) -> Result<MetadataValue<Ascii>, LinkError> {
+        let path = self.token.clone().unwrap_or_default();
+        let wrong = |_| LinkError::Token { path, reason: "is not one line of text".to_owned() };
+        format!("Bearer {token}").parse().map_err(wrong)
+    }
+}
+
+impl Opened {
+    /// A call with this message.
+    pub fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        request
+    }
+
+    /// Asks for a certificate for the key of `csr` (PEM): the caller's own, or that of `impersonated`.
+    pub async fn certify(
+        &self,
+        csr: String,
+        impersonated: Option<&SpiffeId>,
+        lifetime: Option<Duration>,
+    ) -> Result<Vec<CertificateDer<'static>>, LinkError> {
+        let field = |id: &SpiffeId| {
+            let value = Value { kind: Some(Kind::StringValue(id.uri().to_owned())) };
+            Struct { fields: [("ImpersonatedIdentity".to_owned(), value)].into() }
+        };
+        let seconds = lifetime.map_or(0, |lifetime| lifetime.as_secs());
+        let message = IstioCertificateRequest {
+            csr,
+            validity_duration: i64::try_from(seconds).unwrap_or(i64::MAX),
+            metadata: impersonated.map(field),
+        };
+        let mut client = IstioCertificateServiceClient::new(self.channel.clone());
+        let answer = client.create_certificate(self.request(message)).await?.into_inner();
+        let malformed = |error: rustls_pki_types::pem::Error| LinkError::Malformed(error.to_string());
+        // The last element holds the roots, which are told elsewhere.
+        let (_roots, chain) =
+            answer.cert_chain.split_last().ok_or_else(|| LinkError::Malformed("it is empty".to_owned()))?;
+        let pem = chain.concat();
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(malformed)
+    }
+}
+
+impl From<Status> for LinkError {
+    fn from(status: Status) -> Self {
+        let text = status.message().to_owned();
+        match status.code() {
+            Code::InvalidArgument
+            | Code::Unauthenticated
+            | Code::PermissionDenied
+            | Code::ResourceExhausted
+            | Code::Unimplemented => Self::Refused(text),
+            _ => Self::Unavailable(text),
+        }
+    }
+}
+
+async fn own_certificate(opened: Opened) -> Result<Credential, LinkError> {
+    let made = |error: rcgen::Error| LinkError::Unavailable(format!("the key could not be made: {error}"));
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(made)?;
+    let mut request = CertificateParams::default();
+    request.distinguished_name = DistinguishedName::new();
+    let csr = request.serialize_request(&key).and_then(|csr| csr.pem()).map_err(made)?;
+    let chain = opened.certify(csr, None, None).await?;
+    Credential::assemble(chain, &key)
+}

@@ -1,0 +1,85 @@
+//! The control plane inside the node: a directory is followed and compiled right here.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use mesh_core::{
+    model::{CompileOptions, Mirror, World},
+    resource::Finding,
+};
+use mesh_source::{About, Change, Changes};
+use tracing::{error, info};
+
+use super::publish::Publisher;
+
+/// Turns changes into snapshots, for as long as there are any.
+pub async fn follow(mut changes: Changes, options: CompileOptions, publisher: Publisher) {
+    let mut state = Some(Embedded {
+        mirror: Mirror::new(&options.node),
+        world: World::new(options),
+        told: BTreeMap::new(),
+        objects: 0,
+    });
+    while let Some(batch) = changes.next().await {
+        let started = Instant::now();
+        let Some(mut now) = state.take() else { return };
+        let compiled = tokio::task::spawn_blocking(move || {
+            let changed = now.take(batch);
+            (now, changed)
+        });
+        let (mut now, changed) = match compiled.await {
+            Ok(compiled) => compiled,
+            Err(error) => {
+                // The last good snapshot stays in force, but nothing new would ever come: a new process starts clean.
+                error!(%error, "Compiling the configuration failed.");
+                std::process::exit(1);
+            }
+        };
+        let source = now.told.values().flatten().map(ToString::to_string);
+        publisher.tell(source.chain(now.world.findings().iter().map(ToString::to_string)).collect());
+        // A directory that is empty at the start is one that is not filled yet; nothing is let go of on its word.
+        if now.objects == 0 && !publisher.has_published() {
+            info!("The configuration directory is empty; waiting for it to be filled.");
+        } else if changed || !publisher.has_published() {
+            publisher.publish(now.mirror.snapshot()).await;
+            let took_ms = started.elapsed().as_millis();
+            info!(objects = now.objects, took_ms, "Configuration applied.");
+        }
+        state = Some(now);
+    }
+}
+
+struct Embedded {
+    world: World,
+    mirror: Mirror,
+    /// What the source has to say.
+    told: BTreeMap<About, Vec<Finding>>,
+    /// How many objects there are, more or less: an object that is applied again counts again.
+    objects: usize,
+}
+
+impl Embedded {
+    /// Whether anything came of it.
+    fn take(&mut self, batch: Vec<Change>) -> bool {
+        for change in batch {
+            match change {
+                Change::Apply(object) => {
+                    self.objects += 1;
+                    self.world.upsert(&object);
+                }
+                Change::Delete(key) => self.world.remove(&key),
+                Change::Findings(about, list) if list.is_empty() => drop(self.told.remove(&about)),
+                Change::Findings(about, list) => drop(self.told.insert(about, list)),
+                Change::Synced => {}
+            }
+        }
+        let news = self.world.commit();
+        let changed = !news.is_empty();
+        for (key, record) in news {
+            match record {
+                Some(record) => self.mirror.apply(record),
+                None => self.mirror.remove(&key),
+            }
+        }
+        changed
+    }
+}

@@ -1,0 +1,62 @@
+//! How a new model takes effect.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use mesh_core::{
+    id::{SpiffeId, TrustDomain},
+    model::Snapshot,
+};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::state::Findings;
+use crate::identity::IdentityStore;
+
+/// Puts snapshots into force, wherever they come from.
+#[derive(Debug)]
+pub struct Publisher {
+    /// What the data plane decides with.
+    pub snapshots: watch::Sender<Arc<Snapshot>>,
+    /// The certificates that follow the pods.
+    pub identities: Arc<IdentityStore>,
+    /// What there is to say about the configuration.
+    pub findings: watch::Sender<Findings>,
+}
+
+impl Publisher {
+    /// Puts `snapshot` into force: pods are captured when their certificates are there, and certificates go when their
+    /// pods have been let go of.
+    pub async fn publish(&self, snapshot: Snapshot) {
+        let wanted = local_identities(&snapshot);
+        self.identities.set_trust_domains(accepted_domains(&snapshot));
+        self.identities.prepare(&wanted).await;
+        self.snapshots.send_replace(Arc::new(snapshot));
+        self.identities.want(&wanted);
+    }
+
+    /// Whether anything has been published.
+    pub fn has_published(&self) -> bool {
+        self.snapshots.borrow().is_loaded()
+    }
+
+    /// Says what is new, and what is mended.
+    pub fn tell(&self, findings: BTreeSet<String>) {
+        let findings = Arc::new(findings);
+        let before = self.findings.send_replace(findings.clone());
+        for finding in findings.difference(&before) {
+            warn!(target: "config", "{finding}");
+        }
+        for finding in before.difference(&findings) {
+            info!(target: "config", "Mended: {finding}");
+        }
+    }
+}
+
+fn accepted_domains(snapshot: &Snapshot) -> Vec<TrustDomain> {
+    let own = std::iter::once(snapshot.trust_domain());
+    own.chain(snapshot.trust_domain_aliases()).cloned().collect()
+}
+
+fn local_identities(snapshot: &Snapshot) -> BTreeSet<SpiffeId> {
+    snapshot.local_pods().filter(|pod| pod.enrolled).map(|pod| pod.identity.clone()).collect()
+}

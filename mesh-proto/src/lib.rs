@@ -1,0 +1,45 @@
+//! What travels between control plane and data plane: ambient Istio's workload discovery and certificates, and this
+//! mesh's own types beside them; and the way of each into the types of `mesh-core` and back.
+//!
+//! Invariant: what comes out of [`decode`] obeys the invariants of the model's types, or is an error that names the
+//! resource and the field. A resource is decoded alone: a bad one costs the others nothing.
+#![forbid(unsafe_code)]
+
+pub use self::generated::{ca, discovery, mesh, security, workload};
+
+pub mod decode;
+pub mod encode;
+pub mod names;
+mod policy;
+
+/// Messages and services; `proto/` says what they mean.
+#[expect(missing_docs, unused_qualifications, clippy::pedantic, reason = "generated")]
+mod generated {
+    /// Istio's workload API.
+    pub mod workload {
+        tonic::include_proto!("istio.workload");
+    }
+
+    /// Istio's policy API.
+    pub mod security {
+        tonic::include_proto!("istio.security");
+    }
+
+    /// Incremental xDS.
+    pub mod discovery {
+        tonic::include_proto!("envoy.service.discovery.v3");
+    }
+
+    /// Istio's certificate service.
+    pub mod ca {
+        tonic::include_proto!("istio.v1.auth");
+    }
+
+    /// What only this mesh's own components say to each other.
+    pub mod mesh {
+        tonic::include_proto!("mesh.discovery.v1");
+    }
+}
+
+#[cfg(test)]
+mod tests;

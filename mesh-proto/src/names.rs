@@ -1,0 +1,97 @@
+//! What resources and their types are called on the wire.
+
+use std::sync::Arc;
+
+use mesh_core::model::{RecordKey, ServiceKey};
+use mesh_core::policy::PolicyName;
+
+/// A type of resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ResourceType {
+    /// [`crate::mesh::TrustBundle`].
+    Trust,
+    /// [`crate::mesh::Mesh`].
+    Mesh,
+    /// [`crate::security::Authorization`].
+    Authorization,
+    /// [`crate::mesh::LocalPod`].
+    LocalPod,
+    /// [`crate::workload::Address`]: workloads and services.
+    Address,
+}
+
+impl ResourceType {
+    /// All of them, in the order in which a node should be told.
+    pub const ALL: [Self; 5] = [Self::Trust, Self::Mesh, Self::Authorization, Self::LocalPod, Self::Address];
+
+    /// The type's URL.
+    pub const fn url(self) -> &'static str {
+        match self {
+            Self::Trust => "type.googleapis.com/mesh.discovery.v1.TrustBundle",
+            Self::Mesh => "type.googleapis.com/mesh.discovery.v1.Mesh",
+            Self::Authorization => "type.googleapis.com/istio.security.Authorization",
+            Self::LocalPod => "type.googleapis.com/mesh.discovery.v1.LocalPod",
+            Self::Address => "type.googleapis.com/istio.workload.Address",
+        }
+    }
+
+    /// The type with this URL.
+    pub fn of_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.url() == url)
+    }
+
+    /// The type that a record with this key travels as.
+    pub const fn of(key: &RecordKey) -> Self {
+        match key {
+            RecordKey::Trust => Self::Trust,
+            RecordKey::Mesh => Self::Mesh,
+            RecordKey::Policy(_) => Self::Authorization,
+            RecordKey::LocalPod(_) => Self::LocalPod,
+            RecordKey::Service(_) | RecordKey::Workload(_) => Self::Address,
+        }
+    }
+}
+
+/// The name that the record with this key has among those of its type.
+pub fn name(key: &RecordKey) -> Arc<str> {
+    match key {
+        RecordKey::Trust => TRUST.into(),
+        RecordKey::Mesh => MESH.into(),
+        RecordKey::Policy(name) => name.to_string().into(),
+        RecordKey::Service(key) => key.to_string().into(),
+        RecordKey::LocalPod(uid) | RecordKey::Workload(uid) => Arc::clone(uid),
+    }
+}
+
+/// The key behind a name; `None` if nothing of this type can have it.
+pub fn key(kind: ResourceType, name: &str) -> Option<RecordKey> {
+    Some(match kind {
+        ResourceType::Trust if name == TRUST => RecordKey::Trust,
+        ResourceType::Mesh if name == MESH => RecordKey::Mesh,
+        ResourceType::Trust | ResourceType::Mesh => return None,
+        ResourceType::LocalPod => RecordKey::LocalPod(name.into()),
+        ResourceType::Authorization => {
+            let (namespace, name) = name.split_once('/')?;
+            RecordKey::Policy(Arc::new(PolicyName { namespace: namespace.into(), name: name.into() }))
+        }
+        // A workload's uid has more slashes: neither namespaces nor host names have any.
+        ResourceType::Address => match name.split_once('/')? {
+            (_, rest) if rest.contains('/') => RecordKey::Workload(name.into()),
+            (namespace, hostname) => RecordKey::Service(Arc::new(ServiceKey {
+                namespace: namespace.into(),
+                hostname: hostname.into(),
+            })),
+        },
+    })
+}
+
+/// What a response has for its `system_version_info` while more of the same is on its way.
+pub const PARTIAL: &str = "partial";
+/// There is one bundle.
+const TRUST: &str = "trust";
+/// There is one mesh.
+const MESH: &str = "mesh";
+/// Extension of workloads that carries [`crate::mesh::WorkloadDetails`].
+pub(crate) const WORKLOAD_DETAILS: &str = "mesh/workload";
+/// Extension of services that carries [`crate::mesh::ServiceDetails`].
+pub(crate) const SERVICE_DETAILS: &str = "mesh/service";

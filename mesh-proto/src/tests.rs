@@ -1,0 +1,207 @@
+//! There and back again.
+
+use std::sync::Arc;
+
+use mesh_core::model::Mirror;
+use mesh_core::model::{CompileOptions, Record, RecordKey, World, compile};
+use mesh_core::policy::{Clause, Effect, Group, Matcher, Policy, PolicyName, Rule, Scope, StringMatch};
+use mesh_core::resource::{SourceFile, parse};
+use proptest::prelude::*;
+
+use crate::decode::Decoder;
+use crate::names::{self, ResourceType};
+use crate::{encode, policy, security};
+
+const YAML: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: app, labels: {istio.io/dataplane-mode: ambient}}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: n1, labels: {topology.kubernetes.io/zone: z1, topology.kubernetes.io/region: r1}}, spec: {podCIDRs: [10.0.0.0/24, 'fd00::/64']}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: a-0, namespace: app, uid: u-1, labels: {app: web, version: v2, service.istio.io/canonical-name: shop}, ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: a, uid: x, controller: true}]},
+ spec: {nodeName: n1, serviceAccountName: web, containers: [{name: c, image: i, ports: [{name: web, containerPort: 8080}], readinessProbe: {tcpSocket: {port: web}}}]}, status: {podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: app, annotations: {ambient.istio.io/bypass-inbound-capture: 'true'}}, spec: {nodeName: n1, hostNetwork: true, containers: [{name: c, image: i}]}, status: {podIP: 192.168.0.1, conditions: [{type: Ready, status: 'False'}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: app}, spec: {clusterIP: 10.96.0.1, sessionAffinity: ClientIP, internalTrafficPolicy: Local, selector: {app: web}, ports: [{name: http, port: 80, targetPort: web, appProtocol: http}, {name: raw, port: 81}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: ext, namespace: app}, spec: {clusterIP: None, publishNotReadyAddresses: true, ipFamilies: [IPv4], ports: [{port: 80}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: ext-1, namespace: app, labels: {kubernetes.io/service-name: ext}}, addressType: IPv4, ports: [{port: 7070}], endpoints: [{addresses: [172.16.0.1], conditions: {ready: false}}]}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: '{trustDomain: td.one, trustDomainAliases: [td.old], accessLogFile: /dev/stdout}'}}
+---
+{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default, namespace: istio-system}, spec: {mtls: {mode: STRICT}}}
+---
+{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: web, namespace: app}, spec: {selector: {matchLabels: {app: web}}, portLevelMtls: {8080: {mode: PERMISSIVE}}}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: allow, namespace: app}, spec: {selector: {matchLabels: {app: web}}, rules: [
+  {to: [{operation: {paths: [/x]}}]},
+  {from: [{source: {principals: ['td.one/ns/a/sa/x', 'td.one/ns/b/*'], notNamespaces: [c]}}, {source: {ipBlocks: [10.0.0.0/8], serviceAccounts: [a/x]}}], to: [{operation: {ports: ['80']}}], when: [{key: source.ip, notValues: [10.9.9.9]}, {key: destination.ip, values: ['fd00::/8']}]}]}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: deny, namespace: app, annotations: {istio.io/dry-run: 'true'}}, spec: {action: DENY, rules: [{from: [{source: {trustDomains: [foreign]}}]}]}}
+";
+
+fn records() -> Vec<(RecordKey, Record)> {
+    let parsed = parse(&SourceFile { name: "t.yaml", text: YAML });
+    let mut world = World::new(CompileOptions::default());
+    parsed.objects.iter().for_each(|object| world.upsert(object));
+    world.commit().into_iter().filter_map(|(key, record)| Some((key, record?))).collect()
+}
+
+fn resource(record: &Record) -> bytes::Bytes {
+    let key = record.key();
+    encode::resource(&names::name(&key), "7", ResourceType::of(&key), encode::payload(record))
+}
+
+#[test]
+fn an_alias_is_added_without_decoding() {
+    let record = records().remove(0).1;
+    let with = encode::with_alias(&resource(&record), "/10.0.0.1");
+    let decoded: crate::discovery::Resource = prost::Message::decode(with).unwrap();
+    assert_eq!((decoded.aliases, &*decoded.version), (vec!["/10.0.0.1".to_owned()], "7"));
+    assert!(decoded.resource.is_some());
+}
+
+#[test]
+fn names_lead_back_to_keys() {
+    let records = records();
+    assert!(records.len() > 10);
+    for (key, record) in &records {
+        assert_eq!(*key, record.key());
+        assert_eq!(names::key(ResourceType::of(key), &names::name(key)).as_ref(), Some(key));
+        assert_eq!(ResourceType::of_url(ResourceType::of(key).url()), Some(ResourceType::of(key)));
+    }
+    assert_eq!(names::key(ResourceType::Mesh, "x"), None);
+    assert_eq!(names::key(ResourceType::Authorization, "x"), None);
+    assert_eq!(names::key(ResourceType::Address, "x"), None);
+}
+
+/// The node on the other side of the wire sees the same mesh as one that compiles it itself.
+#[test]
+fn the_wire_changes_nothing() {
+    let mut decoder = Decoder::new("n1");
+    let mut mirror = Mirror::new("n1");
+    for (key, record) in records() {
+        let kind = ResourceType::of(&key);
+        let named = decoder.resource(kind, resource(&record)).unwrap();
+        assert_eq!((&*named.name, &*named.version), (&*names::name(&key), "7"));
+        mirror.apply(named.record.unwrap());
+    }
+    let parsed = parse(&SourceFile { name: "t.yaml", text: YAML });
+    let here =
+        compile(&parsed.objects, &CompileOptions { node: "n1".to_owned(), ..CompileOptions::default() });
+    let there = mirror.snapshot();
+    assert_eq!(there.workloads().collect::<Vec<_>>(), here.snapshot.workloads().collect::<Vec<_>>());
+    assert_eq!(there.services().collect::<Vec<_>>(), here.snapshot.services().collect::<Vec<_>>());
+    assert_eq!(there.trust_domain(), here.snapshot.trust_domain());
+    assert_eq!(there.trust_domain_aliases(), here.snapshot.trust_domain_aliases());
+    assert_eq!(there.access_log_file(), here.snapshot.access_log_file());
+    // A trust domain is said as the beginning of a principal; everything else is the same.
+    let rendered = |snapshot: &mesh_core::model::Snapshot| {
+        let policies: Vec<Policy> =
+            snapshot.policies().policies().into_iter().map(|one| Policy::clone(one)).collect();
+        policies.into_iter().filter(|policy| &*policy.name.name != "deny").collect::<Vec<_>>()
+    };
+    assert_eq!(rendered(&there), rendered(&here.snapshot));
+    assert_eq!(there.policies().len(), here.snapshot.policies().len());
+}
+
+#[test]
+fn a_bad_resource_is_refused_with_its_field() {
+    let mut decoder = Decoder::new("n1");
+    let workload = crate::workload::Workload {
+        uid: "c//Pod/ns/a".to_owned(),
+        namespace: "ns".to_owned(),
+        ..crate::workload::Workload::default()
+    };
+    let port = crate::workload::Port { service_port: 80, target_port: 70_000 };
+    let ports = crate::workload::PortList { ports: vec![port] };
+    let cases: &[(crate::workload::Workload, &str)] = &[
+        (crate::workload::Workload { uid: String::new(), ..workload.clone() }, "uid"),
+        (
+            crate::workload::Workload { addresses: vec![b"abc".as_slice().into()], ..workload.clone() },
+            "addresses",
+        ),
+        (crate::workload::Workload { namespace: "a/b".to_owned(), ..workload.clone() }, "service_account"),
+        (crate::workload::Workload { trust_domain: "A".to_owned(), ..workload.clone() }, "service_account"),
+        (
+            crate::workload::Workload {
+                services: [("nonsense".to_owned(), crate::workload::PortList::default())].into(),
+                ..workload.clone()
+            },
+            "services",
+        ),
+        (
+            crate::workload::Workload { services: [("a/b".to_owned(), ports)].into(), ..workload.clone() },
+            "ports",
+        ),
+        (
+            crate::workload::Workload { authorization_policies: vec!["x".to_owned()], ..workload.clone() },
+            "authorization_policies",
+        ),
+    ];
+    for (message, field) in cases {
+        let address = crate::workload::Address {
+            r#type: Some(crate::workload::address::Type::Workload(message.clone())),
+        };
+        let bytes = prost::Message::encode_to_vec(&address);
+        assert_eq!(decoder.payload(ResourceType::Address, &bytes).unwrap_err().field, *field, "{message:?}");
+    }
+    assert_eq!(decoder.payload(ResourceType::Address, &[]).unwrap_err().field, "type");
+    assert_eq!(decoder.payload(ResourceType::Mesh, &[0xff]).unwrap_err().field, "resource");
+    let misnamed = resource(&records().remove(0).1);
+    assert!(decoder.resource(ResourceType::Authorization, misnamed).unwrap().record.is_err());
+}
+
+fn clause(negated: bool, matcher: Matcher) -> Clause {
+    Clause { negated, matcher }
+}
+
+fn one(effect: Effect, groups: Vec<Group>) -> Policy {
+    let name = Arc::new(PolicyName { namespace: "ns".into(), name: "p".into() });
+    let rules = vec![Rule { index: 1, groups }];
+    Policy { name, effect, dry_run: false, scope: Scope::Namespace, rules }
+}
+
+#[test]
+fn what_the_wire_cannot_say_makes_the_outcome_stricter() {
+    let domain = || clause(false, Matcher::TrustDomain(vec![StringMatch::Suffix("x".into())]));
+    let port = || clause(false, Matcher::DestinationPort(vec![80]));
+    let there_and_back = |policy: &Policy| policy::decode(&policy::encode(policy)).unwrap();
+    // An alternative that cannot be said allows nobody.
+    let allow = one(Effect::Allow, vec![Group(vec![vec![domain()], vec![port()]])]);
+    assert_eq!(there_and_back(&allow).rules, one(Effect::Allow, vec![Group(vec![vec![port()]])]).rules);
+    let allow = one(Effect::Allow, vec![Group(vec![vec![domain()]])]);
+    assert_eq!(there_and_back(&allow).rules, []);
+    // And denies without what cannot be said, up to everybody.
+    let deny = one(Effect::Deny, vec![Group(vec![vec![domain(), port()]])]);
+    assert_eq!(there_and_back(&deny).rules, one(Effect::Deny, vec![Group(vec![vec![port()]])]).rules);
+    let deny = one(Effect::Deny, vec![Group(vec![vec![domain()], vec![port()]])]);
+    assert_eq!(there_and_back(&deny).rules, one(Effect::Deny, vec![]).rules);
+    // CUSTOM travels as the DENY that it comes to.
+    assert_eq!(there_and_back(&one(Effect::Custom, vec![])).effect, Effect::Deny);
+    // What another control plane left empty: ALLOW never matches, DENY always does.
+    let empty = |action: security::Action| security::Authorization {
+        name: "p".to_owned(),
+        namespace: "ns".to_owned(),
+        action: action.into(),
+        rules: vec![security::Rule {
+            clauses: vec![security::Clause { matches: vec![security::Match::default()] }],
+        }],
+        ..security::Authorization::default()
+    };
+    assert_eq!(policy::decode(&empty(security::Action::Allow)).unwrap().rules, []);
+    assert_eq!(
+        policy::decode(&empty(security::Action::Deny)).unwrap().rules,
+        [Rule { index: 0, groups: vec![] }]
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 0..ResourceType::ALL.len()) {
+        let mut decoder = Decoder::new("n");
+        let _ = decoder.payload(ResourceType::ALL[kind], &bytes);
+        let _ = decoder.resource(ResourceType::ALL[kind], bytes.into());
+    }
+}
