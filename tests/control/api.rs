@@ -122,13 +122,21 @@ impl Cluster {
             .post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition_of_things(&group))
             .await;
         made.expect(201);
-        let path = format!("/apis/{group}/v1/things");
+        self.get_soon(&format!("/apis/{group}/v1/things")).await;
+        group
+    }
+
+    /// What is there now, or comes within 20 s.
+    pub(crate) async fn get_soon(&self, path: &str) -> Value {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while self.get(&path).await.status != 200 {
+        loop {
+            let answer = self.get(path).await;
+            if answer.status == 200 {
+                return answer.body;
+            }
             assert!(Instant::now() < deadline, "{path} is not served");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        group
     }
 }
 

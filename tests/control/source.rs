@@ -9,9 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::resource::{Object, ObjectKey};
+use mesh_source::kubernetes::leader::{Candidate, Election, Terms};
+use mesh_source::kubernetes::status::{Rate, Statuses};
 use mesh_source::kubernetes::{Kubernetes, Options, Pace, Wanted, client};
 use mesh_source::{About, Change, Changes};
 use mesh_tests::apiserver::{ApiServer, Settings};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,6 +25,8 @@ struct Follower {
     server: ApiServer,
     changes: Changes,
     wanted: Wanted,
+    statuses: Statuses,
+    election: Option<Election>,
     seen: Seen,
     running: JoinSet<()>,
 }
@@ -62,12 +68,31 @@ impl Follower {
         let mut config = kube::Config::new(server.url().parse().expect("a URL"));
         let token = token.map(|token| token.to_owned().into());
         config.auth_info = kube::config::AuthInfo { token, ..Default::default() };
+        let roots = server.certificate().map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes()));
+        config.root_cert = roots.map(|roots| roots.map(|root| root.expect("PEM").to_vec()).collect());
         let client = client(config).expect("a client");
+        let candidate = Candidate {
+            namespace: "istio-system".into(),
+            name: "mesh-control".into(),
+            identity: "this".into(),
+            terms: Terms::default(),
+        };
+        let (election, leadership) = Election::new(client.clone(), candidate);
         let (source, changes) = Kubernetes::new(client, Options { pace, ..Options::default() });
+        let (writer, statuses) = source.status_writer(leadership, Rate::default());
         let wanted = source.wanted();
         let mut running = JoinSet::new();
         running.spawn(source.run());
-        Self { server, changes, wanted, seen: Seen::default(), running }
+        running.spawn(writer.run());
+        let election = Some(election);
+        Self { server, changes, wanted, statuses, election, seen: Seen::default(), running }
+    }
+
+    /// Wants to lead from now on, and so to write statuses.
+    fn lead(&mut self) {
+        if let Some(election) = self.election.take() {
+            self.running.spawn(election.run(std::future::pending()));
+        }
     }
 
     /// Takes changes until `done` is satisfied; fails after 20 s.

@@ -50,7 +50,7 @@ impl Known {
         let (key, version) = self.header(text)?;
         let entry = self.objects.entry(key.clone()).or_default();
         entry.list = self.list;
-        if *entry.version != version {
+        if *entry.version != version || version.is_empty() {
             entry.version = version.as_str().into();
             match &self.wanted {
                 None => read(self.kind, &key, entry, text, batch),

@@ -77,7 +77,7 @@ enum Outcome {
     Done,
     /// It has been changed while we looked.
     Again,
-    /// There is no such object, or no such kind.
+    /// There is no such object, or no such kind, or it is another's turn to write.
     Gone,
 }
 
@@ -201,7 +201,7 @@ impl StatusWriter {
         };
         // The last moment at which it can be known.
         if !self.leadership.is_leading() {
-            return Err(Failure::Unreachable("this is not the leader any more".into()));
+            return Ok(Outcome::Gone);
         }
         let version = &object["metadata"]["resourceVersion"];
         let body = json!({"metadata": {"resourceVersion": version}, "status": changes});

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use mesh_core::resource::Spec;
+use mesh_source::kubernetes::status::Status;
 use mesh_tests::apiserver::{ApiServer, Settings, Token, User};
 use serde_json::{Value, json};
+use tokio::time::sleep;
 
 use super::{Follower, define_policies, hasty, key, keys, pod, policy, server};
 
@@ -209,4 +211,28 @@ async fn the_manifest_allows_all_that_is_needed() {
     follower.synced().await;
     assert!(follower.seen.has("PeerAuthentication", "a", "strict"));
     assert!(follower.seen.has("ConfigMap", "istio-system", "istio"));
+    // As well as to lead, and to say what became of it.
+    follower.lead();
+    let said = Status { fields: [("said".to_owned(), json!(1))].into(), ..Status::default() };
+    follower.statuses.set(key("PeerAuthentication", "a", "strict"), said);
+    let mut status = Value::Null;
+    for _ in 0..100 {
+        status =
+            follower.server.read("PeerAuthentication", "a", "strict").expect("the policy")["status"].clone();
+        if status["said"] == 1 {
+            break;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(status["said"], 1, "{:?}", follower.server.requests());
+}
+
+#[tokio::test]
+async fn a_cluster_is_followed_over_tls() {
+    let settings = Settings { tls: true, ..Settings::default() };
+    let server = ApiServer::start(&settings).expect("a server");
+    server.put(&pod("a", "p", "1"));
+    let mut follower = Follower::new(server);
+    follower.synced().await;
+    assert!(follower.seen.has("Pod", "a", "p"));
 }

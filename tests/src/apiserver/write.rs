@@ -260,6 +260,11 @@ fn settle(call: &Call, before: &Value, mut wanted: Value) -> Result<Value, Refus
     if !uid.is_empty() && uid != named(before, "uid") {
         return Err(Refusal::conflict(&resource.full_name(), &call.name, "Precondition failed: UID"));
     }
+    let created = named(&wanted, "creationTimestamp");
+    if !created.is_empty() && created != named(before, "creationTimestamp") {
+        let field = "metadata.creationTimestamp";
+        return Err(Refusal::invalid(&resource.kind, &call.name, field, "field is immutable"));
+    }
     let mut after = if call.subresource == "status" {
         let mut after = before.clone();
         after["status"] = wanted["status"].take();
