@@ -53,6 +53,10 @@ pub struct NodeOptions {
     /// File with the token that this node shows to the control plane: one of its service account, or a join token.
     #[arg(long, value_name = "FILE", requires = "control")]
     pub token: Option<PathBuf>,
+    /// Directory in memory (tmpfs) that keeps certificates and keys while this process restarts, so that it can serve
+    /// while the control plane is away [default: /run/mesh/NODE].
+    #[arg(long, value_name = "DIR", requires = "control")]
+    pub svid_cache: Option<PathBuf>,
     /// Directory for what must survive a restart: the certificate authority of a control plane inside this process, or
     /// what a control plane outside of it told last.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/mesh")]

@@ -1,6 +1,6 @@
 //! Identities: a key and a certificate for every workload identity of this node, always fresh.
 //!
-//! Keys are P-256, made here and never written anywhere. A certificate is renewed at half its life; the old one stays
+//! Keys are P-256, made here and never written to a disk. A certificate is renewed at half its life; the old one stays
 //! valid, so that both overlap and no connection notices. If renewing fails, the last good one serves until its end,
 //! and past its end it serves nothing new.
 //!
@@ -15,6 +15,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use mesh_core::id::{SpiffeId, TrustDomain};
 use tokio::sync::Notify;
 
+pub mod cache;
 mod renew;
 mod sign;
 mod svid;
@@ -22,6 +23,7 @@ mod svid;
 pub use sign::{IssuedChain, Sign, SignError, Signing};
 pub use svid::{IssueError, Svid};
 
+use self::cache::Cache;
 use crate::tls::Trust;
 
 /// How an [`IdentityStore`] issues.
@@ -59,6 +61,8 @@ impl Options {
 pub struct IdentityStore {
     ca: Arc<dyn Sign>,
     options: Options,
+    /// Where certificates outlive this process.
+    cache: Option<Cache>,
     trust: Arc<Trust>,
     entries: ArcSwap<BTreeMap<SpiffeId, Arc<Entry>>>,
     /// Told when there is something new to issue.
@@ -134,6 +138,7 @@ impl IdentityStore {
         Self {
             ca,
             options,
+            cache: None,
             trust,
             entries: ArcSwap::default(),
             changed: Notify::new(),
@@ -141,6 +146,13 @@ impl IdentityStore {
             bundle_error: ArcSwapOption::empty(),
             counters: IdentityCounters::default(),
         }
+    }
+
+    /// Keeps certificates in `cache`, and begins with those that are there.
+    #[must_use]
+    pub fn with_cache(mut self, cache: Cache) -> Self {
+        self.cache = Some(cache);
+        self
     }
 
     /// The certificate of `id`, if there is one that is still valid.
@@ -155,7 +167,9 @@ impl IdentityStore {
         self.entries.rcu(|old| {
             let mut entries = BTreeMap::clone(old);
             for id in ids {
-                entries.entry(id.clone()).or_default();
+                entries
+                    .entry(id.clone())
+                    .or_insert_with(|| Arc::new(self.remembered(id).unwrap_or_default()));
             }
             entries
         });
@@ -183,7 +197,37 @@ impl IdentityStore {
             let entry = |id: &SpiffeId| (id.clone(), old.get(id).cloned().unwrap_or_default());
             ids.iter().map(entry).collect::<BTreeMap<_, _>>()
         });
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.retain(ids)
+        {
+            tracing::warn!(%error, "Certificates that are not wanted any more could not be removed.");
+        }
         self.changed.notify_one();
+    }
+
+    /// Tries at once again what failed: whoever signs can be reached again.
+    pub fn hurry(&self) {
+        self.entries.rcu(|old| {
+            let now = SystemTime::now();
+            let hurried = |entry: &Arc<Entry>| match entry.failures {
+                0 => Arc::clone(entry),
+                _ => Arc::new(Entry { due: now, ..entry.as_ref().clone() }),
+            };
+            old.iter().map(|(id, entry)| (id.clone(), hurried(entry))).collect::<BTreeMap<_, _>>()
+        });
+        self.changed.notify_one();
+    }
+
+    /// What the last process of this node has left for `id`.
+    fn remembered(&self, id: &SpiffeId) -> Option<Entry> {
+        let kept = self.cache.as_ref()?.load(id)?;
+        let svid = Svid::assemble(id.clone(), kept.chain, kept.key, self.trust.clone()).ok()?;
+        let now = SystemTime::now();
+        if !svid.is_valid_at(now) {
+            return None;
+        }
+        // Whoever signs it may have changed meanwhile: it is renewed as soon as may be, and serves until then.
+        Some(Entry { svid: Some(Arc::new(svid)), due: now, failures: 0, last_error: None })
     }
 
     /// Replaces the trust domains accepted in peers, from the next handshake on.
@@ -217,6 +261,7 @@ impl std::fmt::Debug for IdentityStore {
 }
 
 /// State of one identity; replaced as a whole.
+#[derive(Clone)]
 struct Entry {
     svid: Option<Arc<Svid>>,
     /// When to issue (again).

@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod diag;
+pub mod fs;
 pub mod limits;
 pub mod netns;
 pub mod sockopt;

@@ -354,7 +354,7 @@ fn nodes_are_killed_and_restarted_at_will() {
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let bed = Bed::builder().nodes(2).mesh_node(&program).manifests(MANIFESTS).start().unwrap();
     let node = bed.node("node-1").unwrap();
-    assert!(node.log().unwrap().contains("node --node node-1 --config "), "{:?}", node.log());
+    assert!(node.log().unwrap().contains("node --node node-1 --cgroup "), "{:?}", node.log());
     assert!(node.metrics().unwrap().contains("bookinfo_pages_total"));
     let first = node.pid().unwrap().unwrap();
     let group = fs::read_to_string(format!("/proc/{first}/cgroup")).unwrap();

@@ -124,7 +124,7 @@ fn files(directory: &Path, prefix: &str, all: &mut BTreeSet<(String, u32)>) -> R
 /// is of the same mesh as before.
 #[test]
 fn the_ca_is_made_once_and_kept() -> Result<()> {
-    let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
+    let bed = start(Bed::builder().nodes(2).embedded().manifests(manifests()))?;
     let (client, to) = (bed.pod("mesh/client")?, at(&bed.pod("mesh/far")?));
     ensure!(dial(&client, &[&to])?.served(), "two nodes share the CA of their state directory");
     let mut all = BTreeSet::new();

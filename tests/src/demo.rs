@@ -48,6 +48,9 @@ pub struct Options {
     /// How pods are connected to their node: routed or bridged.
     #[arg(long, default_value = "routed")]
     pub network: Network,
+    /// Run a control plane inside of every mesh-node in place of mesh-control.
+    #[arg(long)]
+    pub embedded: bool,
     /// How mesh-node takes inbound connections: `sk_lookup` or tc; its own default if not given.
     #[arg(long)]
     pub inbound: Option<Inbound>,
@@ -130,6 +133,9 @@ fn begin(options: &Options, console: Console, interrupted: Interrupt) -> Result<
     ensure!(samples.join("bookinfo.yaml").is_file(), "{} has no bookinfo.yaml", samples.display());
     Command::new("curl").arg("--version").output().context("curl is needed and not found")?;
     let mut builder = Bed::builder().name(options.name.clone()).nodes(options.nodes).network(options.network);
+    if options.embedded {
+        builder = builder.embedded();
+    }
     if let Some(inbound) = options.inbound {
         builder = builder.inbound(inbound);
     }

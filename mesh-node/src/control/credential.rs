@@ -24,6 +24,7 @@ use tonic::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::connect::{ConnectError, Endpoint};
+use crate::identity::cache::Cache;
 
 /// The node's own certificate and key.
 pub struct Credential {
@@ -40,6 +41,8 @@ pub struct Credential {
 pub struct Link {
     endpoint: Endpoint,
     token: Option<PathBuf>,
+    /// Who the node is if it joins by token, and where its certificate outlives this process.
+    own: (SpiffeId, Option<Cache>),
     /// Held while one is made, so that one token makes one certificate.
     credential: Mutex<Option<Arc<Credential>>>,
 }
@@ -83,7 +86,7 @@ impl Credential {
         (self.chain.clone(), PrivatePkcs8KeyDer::from(self.key.clone()).into())
     }
 
-    fn assemble(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Result<Self, LinkError> {
+    fn assemble(chain: Vec<CertificateDer<'static>>, key: Vec<u8>) -> Result<Self, LinkError> {
         let malformed = |reason: String| LinkError::Malformed(reason);
         let leaf = chain.first().ok_or_else(|| malformed("it is empty".to_owned()))?;
         let id = mesh_ca::chain::identity(leaf).map_err(|error| malformed(error.to_string()))?;
@@ -93,7 +96,7 @@ impl Credential {
         let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(end);
         let now = SystemTime::now();
         let due = now + not_after.duration_since(now).unwrap_or_default() / 2;
-        Ok(Self { id, key: key.serialize_der(), due, not_after, chain })
+        Ok(Self { id, key, due, not_after, chain })
     }
 }
 
@@ -105,9 +108,14 @@ impl std::fmt::Debug for Credential {
 }
 
 impl Link {
-    /// The way to `endpoint` with what `token` holds, which is read anew for every connection.
-    pub fn new(endpoint: Endpoint, token: Option<PathBuf>) -> Self {
-        Self { endpoint, token, credential: Mutex::default() }
+    /// The way to `endpoint` with what `token` holds, which is read anew for every connection. A certificate of `own`
+    /// that is still there from before is used up first: join tokens are good for a number of times only.
+    pub fn new(endpoint: Endpoint, token: Option<PathBuf>, own: (SpiffeId, Option<Cache>)) -> Self {
+        let (id, cache) = &own;
+        let kept = cache.as_ref().and_then(|cache| cache.load(id));
+        let kept =
+            kept.and_then(|kept| Credential::assemble(kept.chain, kept.key.secret_pkcs8_der().to_vec()).ok());
+        Self { endpoint, token, credential: Mutex::new(kept.map(Arc::new)), own }
     }
 
     /// Connects, and gets or renews the node's own certificate where that is how it shows itself.
@@ -147,6 +155,11 @@ impl Link {
         match (renewed, valid) {
             (Ok(credential), _) => {
                 tracing::info!(identity = %credential.id, "The node has a certificate of its own.");
+                if let (id, Some(cache)) = &self.own
+                    && let Err(error) = cache.save(id, &credential.chain, &credential.key)
+                {
+                    tracing::warn!(%error, "The node's own certificate could not be kept for the next start.");
+                }
                 Ok(Arc::clone(held.insert(Arc::new(credential))))
             }
             // Good until its end; there will be another occasion.
@@ -232,5 +245,5 @@ async fn own_certificate(opened: Opened) -> Result<Credential, LinkError> {
     request.distinguished_name = DistinguishedName::new();
     let csr = request.serialize_request(&key).and_then(|csr| csr.pem()).map_err(made)?;
     let chain = opened.certify(csr, None, None).await?;
-    Credential::assemble(chain, &key)
+    Credential::assemble(chain, key.serialize_der())
 }

@@ -142,6 +142,7 @@ impl Discovery {
             let Some(response) = responses.message().await? else { return Ok(()) };
             if !self.status.load().connected {
                 info!("Connected to the control plane.");
+                self.publisher.identities.hurry();
                 self.note(|status| (status.connected, status.connections) = (true, status.connections + 1));
             }
             self.take(response, &requests).await?;

@@ -109,6 +109,11 @@ impl IdentityStore {
         } else {
             tracing::debug!(%identity, serial, "Certificate issued.");
         }
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.save(svid.id(), svid.chain(), svid.key())
+        {
+            tracing::warn!(%identity, %error, "A certificate could not be kept for the next start.");
+        }
         let due = renewal_time(&svid);
         Entry { svid: Some(Arc::new(svid)), due, failures: 0, last_error: None }
     }

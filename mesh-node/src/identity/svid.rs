@@ -19,6 +19,8 @@ pub struct Svid {
     not_before: SystemTime,
     not_after: SystemTime,
     chain: Vec<CertificateDer<'static>>,
+    /// PKCS #8.
+    key: Vec<u8>,
     trust: Arc<Trust>,
     client: ClientConfig,
     server: Arc<ServerConfig>,
@@ -67,16 +69,18 @@ impl Svid {
         request.distinguished_name = DistinguishedName::new();
         let request = request.serialize_request(&key)?;
         let chain = ca.sign(id, request.der().clone(), lifetime).await?.certificates;
-        Self::assemble(id.clone(), chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into(), trust.clone())
+        Self::assemble(id.clone(), chain, PrivatePkcs8KeyDer::from(key.serialize_der()), trust.clone())
     }
 
     /// Puts a chain (leaf first) and its key together.
     pub fn assemble(
         id: SpiffeId,
         chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
+        key: PrivatePkcs8KeyDer<'static>,
         trust: Arc<Trust>,
     ) -> Result<Self, IssueError> {
+        let kept = key.secret_pkcs8_der().to_vec();
+        let key = PrivateKeyDer::from(key);
         let leaf = chain.first().ok_or(IssueError::Malformed)?;
         let (_, cert) = X509Certificate::from_der(leaf).map_err(|_| IssueError::Malformed)?;
         let serial = cert.raw_serial().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
@@ -84,7 +88,7 @@ impl Svid {
         let not_after = system_time(cert.validity().not_after.timestamp());
         let client = config::client(chain.clone(), key.clone_key(), trust.clone())?;
         let server = Arc::new(config::server(chain.clone(), key, trust.clone())?);
-        Ok(Self { id, serial, not_before, not_after, chain, trust, client, server })
+        Ok(Self { id, serial, not_before, not_after, chain, key: kept, trust, client, server })
     }
 
     /// Whose certificate this is.
@@ -115,6 +119,11 @@ impl Svid {
     /// The chain as sent to peers, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
+    }
+
+    /// The key, to be kept where [`super::cache`] keeps keys and nowhere else.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.key
     }
 
     pub(crate) fn server(&self) -> &Arc<ServerConfig> {

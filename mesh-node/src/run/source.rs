@@ -1,10 +1,13 @@
 //! Where the model and the certificates come from: a control plane inside this process, or one outside.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{path::Path, sync::Arc, time::SystemTime};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use mesh_ca::{Bundle, Ca, FileVault, Limits};
+use mesh_ca::{
+    Bundle, Ca, FileVault, Limits,
+    authorize::{NodeName, node_identity},
+};
 use mesh_core::model::CompileOptions;
 use mesh_source::{Changes, Directory, DirectoryFeed};
 
@@ -12,7 +15,7 @@ use super::{embedded, publish::Publisher, tasks};
 use crate::{
     config::NodeOptions,
     control::{Discovery, Endpoint, Entry, Journal, Link, RemoteCa, connect},
-    identity::{self, IdentityStore, Sign},
+    identity::{self, IdentityStore, Sign, cache::Cache},
 };
 
 /// Where the model comes from.
@@ -33,6 +36,7 @@ pub struct Control {
 impl Source {
     /// Opens what `options` name, and the CA that belongs to it.
     pub async fn open(options: &NodeOptions) -> anyhow::Result<(Self, Arc<IdentityStore>)> {
+        let mut cache = None;
         let (source, signer): (_, Arc<dyn Sign>) = match (&options.config, &options.control) {
             (Some(path), _) => {
                 let ca = embedded_ca(options).await?;
@@ -41,6 +45,7 @@ impl Source {
                 (Self::Embedded(Box::new((feed, changes))), Arc::new(ca))
             }
             (None, Some(url)) => {
+                cache = open_cache(options, "pods");
                 let control = Control::open(options, url)?;
                 let signer = RemoteCa::new(control.link.clone(), control.bundle.clone());
                 (Self::Control(Box::new(control)), Arc::new(signer))
@@ -50,7 +55,14 @@ impl Source {
         let domain = options.trust_domain.clone();
         let identity =
             identity::Options { lifetime: options.svid_lifetime, ..identity::Options::new(vec![domain]) };
-        Ok((source, Arc::new(IdentityStore::new(signer, identity))))
+        let store = IdentityStore::new(signer, identity);
+        Ok((
+            source,
+            Arc::new(match cache {
+                Some(cache) => store.with_cache(cache),
+                None => store,
+            }),
+        ))
     }
 
     /// Starts to follow it.
@@ -89,9 +101,19 @@ impl Control {
         let bundle = Arc::new(ArcSwap::from_pointee(bundle));
         let endpoint =
             Endpoint::parse(url, options.control_ca.clone(), bundle.clone()).context("--control")?;
-        let link = Arc::new(Link::new(endpoint, options.token.clone()));
+        let name = NodeName::parse(&options.node).context("--node")?;
+        let own = (node_identity(&options.trust_domain, &name), open_cache(options, "node"));
+        let link = Arc::new(Link::new(endpoint, options.token.clone(), own));
         Ok(Self { link, bundle, journal: (journal, remembered) })
     }
+}
+
+/// Where keys may be kept in memory; nothing where there is no such place.
+fn open_cache(options: &NodeOptions, of: &str) -> Option<Cache> {
+    let directory = options.svid_cache.clone().unwrap_or_else(|| Path::new(RUN).join(&options.node));
+    let opened = Cache::open(&directory.join(of));
+    let reason = "Certificates will not outlive this process: after a restart it needs the control plane.";
+    opened.inspect_err(|error| tracing::warn!(%error, "{reason}")).ok()
 }
 
 async fn embedded_ca(options: &NodeOptions) -> anyhow::Result<Ca> {
@@ -100,3 +122,6 @@ async fn embedded_ca(options: &NodeOptions) -> anyhow::Result<Ca> {
     let ca = Ca::open(vault, &options.trust_domain, limits, SystemTime::now());
     ca.await.context("opening the certificate authority")
 }
+
+/// In memory on every distribution that has systemd, and most others.
+const RUN: &str = "/run/mesh";

@@ -96,7 +96,7 @@ impl TestCa {
         let key = KeyPair::generate_for(alg).expect("key");
         let leaf = params.signed_by(&key, &self.issuer).expect("leaf").der().clone();
         let chain = std::iter::once(leaf).chain(self.chain.iter().cloned()).collect();
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         Svid::assemble(id("odd"), chain, key, self.trust()).expect("svid")
     }
 }

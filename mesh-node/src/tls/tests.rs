@@ -4,7 +4,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256,
     PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, SanType,
 };
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::PrivatePkcs8KeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::testkit::{HOUR, TestCa, bundle, id, issue, leaf_params, on_data_thread, tcp_pair, uri};
@@ -168,7 +168,7 @@ fn chains_decide() {
         // Self-signed.
         let key = KeyPair::generate().expect("key");
         let alone = leaf_params(&[uri(GOOD)]).self_signed(&key).expect("certificate").der().clone();
-        let key: PrivateKeyDer<'_> = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         let alone = Svid::assemble(id("client"), vec![alone], key, ours.trust()).expect("svid");
         let (_, seen) = shake(&alone, &server, &id("server")).await;
         assert!(["untrusted_chain", "invalid_certificate"].contains(&seen.expect_err("refused").reason()));

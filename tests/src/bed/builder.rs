@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::Bed;
 use super::agent::{Agent, AgentSpec};
 use super::cgroup;
-use super::control::{self, ControlSpec};
+use super::control::ControlPlane;
 use super::controller::{BedNode, Controller, Event, Setting, Shared};
 use super::error::{BedError, Doing, Result};
 use super::forward::Forward;
@@ -238,35 +238,25 @@ impl Builder {
             // The programs of a node attach here; it has to be there before the first pod.
             cgroup::make(&layout.node_cgroup(&net.name).join("kubepods"))?;
         }
-        let program = (mesh_node.is_some() && !self.embedded).then(|| tools.sibling("mesh-control"));
-        let program = program.transpose()?;
-        let spec = program.as_ref().map(|program| ControlSpec {
-            program,
-            args: &self.control_args,
-            env: &self.mesh_env,
-            layout: &layout,
-        });
-        let first = nets.first().cloned();
-        let control = match (&spec, &first) {
-            (Some(spec), Some(host)) => Some(control::start(spec, host, &events)?),
+        let control = match nets.first() {
+            Some(host) if mesh_node.is_some() && !self.embedded => {
+                let program = tools.sibling("mesh-control")?;
+                Some(ControlPlane::start(
+                    program,
+                    (&self.control_args, &self.mesh_env),
+                    (&layout, host),
+                    &events,
+                )?)
+            }
             _ => None,
         };
         for net in nets {
-            let host = layout.node_cgroup(&net.name).join("host");
-            let prober = Arc::new(Prober::new(tools.testbed.clone(), netns_path(&net.netns), host));
-            let mut node = BedNode { net, prober, agent: None, admin: None };
-            if let Some(program) = mesh_node {
-                let forward = admin_forward(&node.net)?;
-                node.admin = Some(forward.addr().to_string());
-                forwards.push(forward);
-                let source = match (&spec, &first) {
-                    (Some(spec), Some(host)) => control::node_args(spec, host, &node.net.name)?,
-                    _ => embedded_args(&layout),
-                };
-                node.agent = Some(self.agent((program, source), &node.net, (&layout, &events)));
-            }
+            let programs = (&tools, mesh_node);
+            let (node, forward) = self.node(net, programs, control.as_ref(), (&layout, &events))?;
+            forwards.extend(forward);
             nodes.push(node);
         }
+        let control = control.map(|control| control.agent);
         let setting = Setting {
             shared: Arc::new(Shared::new(empty_status(&layout, &wire, self.network))),
             nodes: Arc::new(nodes),
@@ -294,6 +284,28 @@ impl Builder {
             forwards,
             foundation,
         })
+    }
+
+    /// A node, and the way to its admin port if it has one.
+    fn node(
+        &self,
+        net: NodeNet,
+        (tools, mesh_node): (&Tools, Option<&Path>),
+        control: Option<&ControlPlane>,
+        (layout, events): (&Layout, &Sender<Event>),
+    ) -> Result<(BedNode, Option<Forward>)> {
+        let host = layout.node_cgroup(&net.name).join("host");
+        let prober = Arc::new(Prober::new(tools.testbed.clone(), netns_path(&net.netns), host));
+        let mut node = BedNode { net, prober, agent: None, admin: None };
+        let Some(program) = mesh_node else { return Ok((node, None)) };
+        let forward = admin_forward(&node.net)?;
+        node.admin = Some(forward.addr().to_string());
+        let source = match control {
+            Some(control) => control.node_args(layout, &node.net.name)?,
+            None => embedded_args(layout),
+        };
+        node.agent = Some(self.agent((program, source), &node.net, (layout, events)));
+        Ok((node, Some(forward)))
     }
 
     /// The directory that the controller watches.

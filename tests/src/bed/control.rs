@@ -1,7 +1,8 @@
 //! The control plane of a bed: `mesh-control` on the first node, and the tokens with which the nodes join.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -73,84 +74,89 @@ impl ControlHandle {
     }
 }
 
-/// How the control plane is started.
-pub(super) struct ControlSpec<'a> {
-    pub(super) program: &'a Path,
-    pub(super) args: &'a [String],
-    pub(super) env: &'a [(String, String)],
-    pub(super) layout: &'a Layout,
+/// The control plane as nodes are to find it.
+pub(super) struct ControlPlane {
+    program: PathBuf,
+    /// Where it runs.
+    host: IpAddr,
+    pub(super) agent: Arc<Agent>,
 }
 
-/// Starts the control plane on `host` and waits until it serves.
-pub(super) fn start(spec: &ControlSpec<'_>, host: &NodeNet, events: &Sender<Event>) -> Result<Arc<Agent>> {
-    let ControlSpec { program, args, env, layout } = spec;
-    let text = |path: PathBuf| path.display().to_string();
-    let mut all = Vec::new();
-    for (option, value) in [
-        ("--config", text(layout.objects())),
-        ("--state", text(state(layout))),
-        ("--serve-as", host.address.v4.to_string()),
-    ] {
-        all.extend([option.to_owned(), value]);
+impl ControlPlane {
+    /// Starts the control plane on `host` and waits until it serves.
+    pub(super) fn start(
+        program: PathBuf,
+        (args, env): (&[String], &[(String, String)]),
+        (layout, host): (&Layout, &NodeNet),
+        events: &Sender<Event>,
+    ) -> Result<Self> {
+        let address = IpAddr::from(host.address.v4);
+        let text = |path: PathBuf| path.display().to_string();
+        let options = [
+            ("--config", text(layout.objects())),
+            ("--state", text(state(layout))),
+            ("--serve-as", address.to_string()),
+        ];
+        let options = options.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
+        let spec = AgentSpec {
+            node: "the control plane".to_owned(),
+            program: program.clone(),
+            args: options.chain(args.iter().cloned()).collect(),
+            env: env.to_vec(),
+            netns: netns_path(&host.netns),
+            cgroup: layout.node_cgroup(&host.name).join("control"),
+            log: layout.logs().join("mesh-control.log"),
+            ready_port: READY_PORT,
+        };
+        let events = events.clone();
+        // Nobody listens once the bed ends.
+        let agent = Agent::start(spec, Arc::new(move || drop(events.send(Event::Changed))));
+        let up = || agent.health().ready || agent.health().failed.is_some();
+        wait_until(Instant::now() + PATIENCE, up);
+        let health = agent.health();
+        if health.ready {
+            return Ok(Self { program, host: address, agent });
+        }
+        let reason =
+            health.failed.unwrap_or_else(|| format!("it is not ready after {} s", PATIENCE.as_secs()));
+        Err(BedError::Failed { what: "mesh-control".to_owned(), reason, log: agent.log().to_owned() })
     }
-    all.extend(args.iter().cloned());
-    let events = events.clone();
-    let control = AgentSpec {
-        node: "the control plane".to_owned(),
-        program: program.to_path_buf(),
-        args: all,
-        env: env.to_vec(),
-        netns: netns_path(&host.netns),
-        cgroup: layout.node_cgroup(&host.name).join("control"),
-        log: layout.logs().join("mesh-control.log"),
-        ready_port: READY_PORT,
-    };
-    // Nobody listens once the bed ends.
-    let agent = Agent::start(control, Arc::new(move || drop(events.send(Event::Changed))));
-    let up = || agent.health().ready || agent.health().failed.is_some();
-    wait_until(Instant::now() + PATIENCE, up);
-    let health = agent.health();
-    if health.ready {
-        return Ok(agent);
-    }
-    let reason = health.failed.unwrap_or_else(|| format!("it is not ready after {} s", PATIENCE.as_secs()));
-    Err(BedError::Failed { what: "mesh-control".to_owned(), reason, log: agent.log().to_owned() })
-}
 
-/// What `mesh-node` on `node` needs to follow the control plane on `host`.
-pub(super) fn node_args(spec: &ControlSpec<'_>, host: &NodeNet, node: &str) -> Result<Vec<String>> {
-    let ControlSpec { program, layout, .. } = spec;
-    let state = layout.state.join("nodes").join(node);
-    fs::create_dir_all(&state).at("make", &state)?;
-    let token = state.join("token");
-    fs::write(&token, join_token(program, layout, node)?).at("write", &token)?;
-    let text = |path: PathBuf| path.display().to_string();
-    let options = [
-        ("--control", format!("https://{}:15012", host.address.v4)),
-        ("--control-ca", text(self::state(layout).join("ca/root-cert.pem"))),
-        ("--token", text(token)),
-        ("--state", text(state)),
-    ];
-    Ok(options.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect())
+    /// What `mesh-node` on `node` needs to follow it.
+    pub(super) fn node_args(&self, layout: &Layout, node: &str) -> Result<Vec<String>> {
+        let own = layout.state.join("nodes").join(node);
+        fs::create_dir_all(&own).at("make", &own)?;
+        let token = own.join("token");
+        fs::write(&token, self.join_token(layout, node)?).at("write", &token)?;
+        let text = |path: PathBuf| path.display().to_string();
+        let options = [
+            ("--control", format!("https://{}:15012", self.host)),
+            ("--control-ca", text(state(layout).join("ca/root-cert.pem"))),
+            ("--token", text(token)),
+            ("--state", text(own)),
+            ("--svid-cache", text(layout.memory().join(node))),
+        ];
+        Ok(options.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect())
+    }
+
+    fn join_token(&self, layout: &Layout, node: &str) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        command.args(["join", "create", "--uses", "1000", "--lifetime", "24h", "--node", node]);
+        let output = command.arg("--state").arg(state(layout)).output().at("run", &self.program)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        }
+        Err(BedError::Failed {
+            what: format!("mesh-control join create --node {node}"),
+            reason: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            log: layout.logs(),
+        })
+    }
 }
 
 /// Where the control plane keeps its CA.
 fn state(layout: &Layout) -> PathBuf {
     layout.state.join("mesh")
-}
-
-fn join_token(program: &Path, layout: &Layout, node: &str) -> Result<String> {
-    let mut command = Command::new(program);
-    command.args(["join", "create", "--uses", "1000", "--lifetime", "24h", "--node", node]);
-    let output = command.arg("--state").arg(state(layout)).output().at("run", program)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    }
-    Err(BedError::Failed {
-        what: format!("mesh-control join create --node {node}"),
-        reason: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        log: layout.logs(),
-    })
 }
 
 /// Where `mesh-control` says whether it is ready.

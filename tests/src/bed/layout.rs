@@ -85,6 +85,11 @@ impl Layout {
         self.state.join("objects")
     }
 
+    /// Files that must be in memory.
+    pub fn memory(&self) -> PathBuf {
+        Path::new(MEMORY).join(self.name.as_str())
+    }
+
     /// One file of output for each process.
     pub fn logs(&self) -> PathBuf {
         self.state.join("logs")
@@ -124,6 +129,9 @@ impl Layout {
             .collect()
     }
 }
+
+/// A tmpfs on every Linux; `/run` is none in some containers.
+const MEMORY: &str = "/dev/shm/mesh-testbed";
 
 /// The file that names a network namespace.
 pub fn netns_path(name: &str) -> PathBuf {

@@ -148,6 +148,7 @@ pub(crate) fn tear_down(layout: &Layout) {
         let _ = remove_namespace(&netns);
     }
     cgroup::remove(&layout.cgroup);
+    let _ = fs::remove_dir_all(layout.memory());
     let _ = fs::remove_dir_all(&layout.state);
     let _ = fs::remove_file(supervisor_log(layout));
 }

@@ -99,6 +99,9 @@ struct Up {
     /// How pods are connected to their node: routed or bridged.
     #[arg(long, default_value = "routed")]
     network: String,
+    /// Run a control plane inside of every mesh-node in place of mesh-control.
+    #[arg(long)]
+    embedded: bool,
     /// How mesh-node takes inbound connections: `sk_lookup` or tc; its own default if not given.
     #[arg(long)]
     inbound: Option<String>,
@@ -319,6 +322,9 @@ fn begin(up: &Up) -> Result<Bed> {
     let forwards: Vec<(u16, Target)> = up.forward.iter().map(|text| forward(text)).collect::<Result<_>>()?;
     let mut builder = Bed::builder().name(BedName::parse(&up.name)?).nodes(up.nodes).network(network);
     builder = builder.manifests(Manifests::Watch(up.dir.clone()));
+    if up.embedded {
+        builder = builder.embedded();
+    }
     if let Some(inbound) = &up.inbound {
         builder = builder.inbound(inbound.parse::<Inbound>().map_err(|e| anyhow!("--inbound: {e}"))?);
     }
