@@ -126,6 +126,18 @@ fn unknown_fields_are_let_pass_where_they_are_the_cluster_s() {
 }
 
 #[test]
+fn a_newer_gateway_api_is_read_with_warnings() {
+    let class = json!({
+        "metadata": {"name": "c", "fieldOfTheFuture": 1},
+        "spec": {"controllerName": "mesh.io/gateway", "fieldOfTheFuture": 1}, "status": {"anything": 1},
+    });
+    let received = receive("GatewayClass", &class);
+    assert!(received.object.is_some(), "{:?}", lines(&received));
+    let unknown = "GatewayClass c Warning spec.fieldOfTheFuture: unknown field \"fieldOfTheFuture\"";
+    assert!(lines(&received).iter().any(|line| line.starts_with(unknown)), "{:?}", lines(&received));
+}
+
+#[test]
 fn what_is_no_object_is_an_error_of_its_own() {
     let origin = || Origin { file: "Pod a/p".into(), document: usize::MAX };
     for (text, reason) in [
