@@ -139,15 +139,10 @@ impl Link {
         if let Some(fresh) = valid.as_ref().filter(|credential| now < credential.due) {
             return Ok(Arc::clone(fresh));
         }
-        let opened = match &valid {
-            Some(old) => self.endpoint.connect(Some(old)).await.map(|channel| (channel, None)),
-            None => {
-                let authorization = Some(self.bearer(token)?);
-                self.endpoint.connect(None).await.map(|channel| (channel, authorization))
-            }
-        };
+        let authorization = if valid.is_some() { None } else { Some(self.bearer(token)?) };
+        let opened = self.endpoint.connect(valid.as_deref()).await;
         let renewed = match opened {
-            Ok((channel, authorization)) => own_certificate(Opened { channel, authorization }).await,
+            Ok(channel) => own_certificate(Opened { channel, authorization }).await,
             Err(error) => Err(error.into()),
         };
         match (renewed, valid) {

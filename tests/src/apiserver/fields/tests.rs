@@ -11,15 +11,15 @@ fn lists() -> Lists {
     Lists::from([("spec.l".to_owned(), vec!["n".to_owned()]), ("spec.s".to_owned(), Vec::new())])
 }
 
-fn spec(spec: Value) -> Value {
+fn spec(spec: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "K", "metadata": {"name": "x"}, "spec": spec})
 }
 
 /// What several apply one after the other comes to.
 fn applied(wishes: &[(&str, Value)]) -> Value {
-    let mut object = spec(json!({}));
+    let mut object = spec(&json!({}));
     for (name, wish) in wishes {
-        let wish = spec(wish.clone());
+        let wish = spec(wish);
         object = apply(&object, &wish, &manager(name, "Apply"), false, &lists()).expect("no conflict");
     }
     object
@@ -67,7 +67,7 @@ fn what_is_given_up_goes_unless_it_is_shared() {
 #[test]
 fn conflicts_name_the_field_and_the_owner() {
     let object = applied(&[("a", json!({"x": 1, "l": [{"n": 1, "v": 1}]}))]);
-    let wish = spec(json!({"x": 2, "l": [{"n": 1, "v": 3}]}));
+    let wish = spec(&json!({"x": 2, "l": [{"n": 1, "v": 3}]}));
     let refusal = apply(&object, &wish, &manager("b", "Apply"), false, &lists()).expect_err("a conflict");
     let fields: Vec<_> =
         refusal.details["causes"].as_array().expect("causes").iter().map(|it| &it["field"]).collect();
@@ -75,7 +75,7 @@ fn conflicts_name_the_field_and_the_owner() {
     let forced = apply(&object, &wish, &manager("b", "Apply"), true, &lists()).expect("forced");
     assert_eq!(forced["spec"], wish["spec"]);
     // From then on they are the other's.
-    let back = spec(json!({"x": 1}));
+    let back = spec(&json!({"x": 1}));
     assert!(apply(&forced, &back, &manager("a", "Apply"), false, &lists()).is_err());
 }
 
