@@ -173,7 +173,7 @@ impl Stream {
             identity = &*client.identity,
             "A subscriber has come."
         );
-        Ok((Session::new(View { node: node_name }), self.hub.register(client)))
+        Ok((Session::new(View::of(node_name)), self.hub.register(client)))
     }
 
     fn take(&self, session: &mut Session, request: DeltaDiscoveryRequest) -> Result<(), Status> {

@@ -75,7 +75,8 @@ impl Feed {
                 Change::Synced => synced = true,
             }
         }
-        hub.publish(self.world.commit());
+        let news = self.world.commit();
+        hub.publish_with(news, self.world.take_reaches());
         let source = self.told.values().flatten().map(ToString::to_string);
         let compiled = self.world.findings();
         findings.replace(source.chain(compiled.iter().map(ToString::to_string)).collect());

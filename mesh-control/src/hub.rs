@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
-use mesh_core::model::{Record, RecordKey};
+use mesh_core::model::{Reach, Record, RecordKey};
 use mesh_proto::names::ResourceType;
 use tokio::sync::{Semaphore, watch};
 
@@ -89,11 +89,17 @@ impl Default for Hub {
 impl Hub {
     /// Takes in what a compilation came to, and has everybody told.
     pub fn publish(&self, news: Vec<(RecordKey, Option<Record>)>) {
-        if news.is_empty() {
+        self.publish_with(news, Vec::new());
+    }
+
+    /// As [`Self::publish`], with what the pods of some nodes see from now on.
+    pub fn publish_with(&self, news: Vec<(RecordKey, Option<Record>)>, reaches: Vec<(Arc<str>, Arc<Reach>)>) {
+        if news.is_empty() && reaches.is_empty() {
             return;
         }
         let sequence = {
             let mut shelf = self.shelf.write().unwrap_or_else(PoisonError::into_inner);
+            reaches.into_iter().for_each(|(node, reach)| shelf.set_reach(node, reach));
             shelf.apply(news);
             shelf.sequence()
         };

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_core::model::Record;
+use mesh_core::model::{Reach, Record};
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mesh_proto::names::{self, ResourceType};
 
@@ -26,7 +26,9 @@ pub struct Session {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// The node that it is the proxy of.
-    pub node: Option<Arc<str>>,
+    node: Option<Arc<str>>,
+    /// What the pods of that node see; what is not known yet is everything.
+    reach: Option<Arc<Reach>>,
 }
 
 /// Why a request ends its stream.
@@ -87,6 +89,7 @@ impl Session {
     /// Takes in a request. Requests of types that are not known are passed over, as xDS asks.
     pub fn request(&mut self, request: DeltaDiscoveryRequest, shelf: &Shelf) -> Result<(), Refusal> {
         let Some(kind) = ResourceType::of_url(&request.type_url) else { return Ok(()) };
+        self.look_again(shelf);
         let first = !self.subscriptions.contains_key(&kind);
         let store = shelf.store(kind);
         let subscription = self.subscriptions.entry(kind).or_default();
@@ -119,6 +122,7 @@ impl Session {
     /// The next response, if there is anything to be told that may be told now. Additions of all types come before
     /// removals of any, so that whatever is referred to is there.
     pub fn next(&mut self, shelf: &Shelf) -> Result<Option<DeltaDiscoveryResponse>, Refusal> {
+        self.look_again(shelf);
         for kind in ResourceType::ALL {
             if let Some(response) = self.additions(kind, shelf) {
                 return Ok(Some(response));
@@ -145,6 +149,36 @@ impl Session {
         })
     }
 
+    /// Follows what the pods of the subscriber's node see: what has come into view is told, what has gone out of it is
+    /// taken back.
+    fn look_again(&mut self, shelf: &Shelf) {
+        let reach = self.view.node.as_ref().and_then(|node| shelf.reach(node));
+        let same = match (reach, &self.view.reach) {
+            (Some(new), Some(old)) => Arc::ptr_eq(new, old),
+            (new, old) => new.is_none() && old.is_none(),
+        };
+        if same {
+            return;
+        }
+        let view = View { reach: reach.cloned(), ..self.view.clone() };
+        let before = std::mem::replace(&mut self.view, view);
+        for (kind, subscription) in &mut self.subscriptions {
+            let told = |(_, entry): &(&Arc<str>, &Entry)| entry.sequence <= subscription.told;
+            for (name, entry) in shelf.store(*kind).iter().filter(told) {
+                match (before.includes(&entry.record), self.view.includes(&entry.record)) {
+                    (false, true) => subscription.backlog.push_back(Arc::clone(name)),
+                    // What was asked for by name stays.
+                    (true, false) if !subscription.names.contains(name) => {
+                        subscription.removals.push(name.to_string());
+                    }
+                    _ => {}
+                }
+            }
+            subscription.backlog.make_contiguous().sort_unstable();
+            subscription.removals.sort_unstable();
+        }
+    }
+
     fn additions(&mut self, kind: ResourceType, shelf: &Shelf) -> Option<DeltaDiscoveryResponse> {
         let subscription = self.subscriptions.get_mut(&kind).filter(|one| one.may_send())?;
         let mut batch = Batch { removed: std::mem::take(&mut subscription.removals), ..Batch::default() };
@@ -162,7 +196,8 @@ impl Session {
                 break;
             }
             told = entry.sequence;
-            if subscription.wants(name) && self.view.includes(&entry.record) {
+            let named = subscription.names.contains(name) && self.view.may_ask_for(&entry.record);
+            if named || (subscription.wildcard && self.view.includes(&entry.record)) {
                 batch.resources.push(entry.bytes.clone());
                 batch.bytes += entry.bytes.len();
             }
@@ -228,8 +263,23 @@ impl Session {
 }
 
 impl View {
+    /// The view of the proxy of `node`, or of somebody else.
+    pub fn of(node: Option<Arc<str>>) -> Self {
+        Self { node, reach: None }
+    }
+
     /// Whether a subscriber with this view is told of `record`.
     pub fn includes(&self, record: &Record) -> bool {
+        match record {
+            Record::LocalPod(pod) => self.node.as_ref() == Some(&pod.node),
+            Record::Workload(workload) if workload.node.is_some() && workload.node == self.node => true,
+            record => self.reach.as_ref().is_none_or(|reach| reach.includes(record)),
+        }
+    }
+}
+
+impl View {
+    fn may_ask_for(&self, record: &Record) -> bool {
         match record {
             Record::LocalPod(pod) => self.node.as_ref() == Some(&pod.node),
             _ => true,
@@ -344,7 +394,8 @@ impl Batch {
     /// nothing is an answer as well.
     fn answer(&mut self, name: &str, shelf: &Shelf, kind: ResourceType, view: &View) -> Option<Arc<str>> {
         let store = shelf.store(kind);
-        let visible = |entry: &&Entry| view.includes(&entry.record);
+        // Whoever asks for something by name or address is told, whether it is in view or not.
+        let visible = |entry: &&Entry| view.may_ask_for(&entry.record);
         if let Some(entry) = store.get(name).filter(visible) {
             self.bytes += entry.bytes.len();
             self.resources.push(entry.bytes.clone());

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_core::model::{Record, RecordKey};
+use mesh_core::model::{Reach, Record, RecordKey, Workload};
 use mesh_proto::encode;
 use mesh_proto::names::{self, ResourceType};
 
@@ -23,6 +23,8 @@ pub struct Shelf {
     by_address: HashMap<IpAddr, RecordKey>,
     /// Names of `LocalPod`s by node.
     by_node: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// What the pods of a node see.
+    reaches: HashMap<Arc<str>, Arc<Reach>>,
 }
 
 /// The records of one type.
@@ -71,6 +73,16 @@ impl Shelf {
                 self.by_address.insert(*ip, key.clone());
             }
         }
+    }
+
+    /// Takes in what the pods of a node see from now on.
+    pub fn set_reach(&mut self, node: Arc<str>, reach: Arc<Reach>) {
+        self.reaches.insert(node, reach);
+    }
+
+    /// What the pods of a node see; nothing is known of a node without any.
+    pub fn reach(&self, node: &str) -> Option<&Arc<Reach>> {
+        self.reaches.get(node)
     }
 
     /// The sequence of the last change.
@@ -180,6 +192,12 @@ impl Store {
 fn audience_differs(old: &Record, new: &Record) -> bool {
     match (old, new) {
         (Record::LocalPod(old), Record::LocalPod(new)) => old.node != new.node,
+        (Record::Service(old), Record::Service(new)) => old.exported != new.exported,
+        (Record::Workload(old), Record::Workload(new)) => {
+            let keys =
+                |of: &Workload| of.services.iter().map(|one| Arc::clone(&one.service)).collect::<Vec<_>>();
+            keys(old) != keys(new)
+        }
         _ => false,
     }
 }

@@ -16,6 +16,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::compile::{Compiled, compile};
 pub use self::mirror::Mirror;
+pub use self::reach::{Exported, Reach};
 pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
 pub use self::service::{Endpoint, EndpointId, Families, Service, ServicePort, StaticEndpoint};
 pub use self::workload::{LocalPod, Membership, ServiceKey, Workload, WorkloadType};
@@ -27,6 +28,7 @@ use crate::policy::PolicySet;
 mod cidr;
 mod compile;
 mod mirror;
+mod reach;
 mod record;
 mod service;
 mod workload;

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::model::{
-    Families, LocalPod, Membership, MeshSettings, Record, Service, ServiceKey, ServicePort, StaticEndpoint,
-    TrustBundle, Workload, WorkloadType,
+    Exported, Families, LocalPod, Membership, MeshSettings, Record, Service, ServiceKey, ServicePort,
+    StaticEndpoint, TrustBundle, Workload, WorkloadType,
 };
 use mesh_core::policy::PolicyName;
 use prost::Message;
@@ -218,6 +218,7 @@ impl Decoder {
                 workload::IpFamilies::Automatic | workload::IpFamilies::Dual => Families::Any,
             },
             vips,
+            exported: Exported::Everywhere,
         })
     }
 

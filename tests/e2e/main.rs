@@ -11,5 +11,6 @@ mod identity;
 mod inputs;
 mod neighbours;
 mod policy;
+mod reach;
 mod scrape;
 mod services;

@@ -24,6 +24,7 @@ fn service(name: &str, port: u16) -> Record {
         headless: false,
         publish_not_ready: false,
         families: mesh_core::model::Families::Any,
+        exported: mesh_core::model::Exported::Everywhere,
     }))
 }
 
@@ -189,7 +190,7 @@ fn names_and_addresses_on_demand() {
 fn a_node_is_told_of_its_own_pods() {
     let mut shelf = Shelf::default();
     put(&mut shelf, vec![pod("a", "n1"), pod("b", "n2")]);
-    let mut session = Session::new(View { node: Some("n1".into()) });
+    let mut session = Session::new(View::of(Some("n1".into())));
     session.request(ask(ResourceType::LocalPod), &shelf).unwrap();
     assert_eq!(all(&mut session, &shelf), ["+a"]);
     put(&mut shelf, vec![pod("a", "n2"), pod("b", "n1"), pod("c", "n2")]);
@@ -203,7 +204,7 @@ fn a_node_is_told_of_its_own_pods() {
 fn what_others_refer_to_comes_first_and_goes_last() {
     let mut shelf = Shelf::default();
     put(&mut shelf, vec![service("a", 1), pod("p", "n1"), Record::Mesh(Arc::new(MeshSettings::default()))]);
-    let mut session = Session::new(View { node: Some("n1".into()) });
+    let mut session = Session::new(View::of(Some("n1".into())));
     for kind in ResourceType::ALL.into_iter().rev() {
         session.request(ask(kind), &shelf).unwrap();
     }
@@ -237,7 +238,7 @@ fn large_meshes_come_in_parts() {
         &mut shelf,
         (0..20_000).map(|index| pod(&format!("pod-{index:05}{}", "x".repeat(100)), "n1")).collect(),
     );
-    let mut session = Session::new(View { node: Some("n1".into()) });
+    let mut session = Session::new(View::of(Some("n1".into())));
     session.request(ask(ResourceType::LocalPod), &shelf).unwrap();
     let mut parts = 0;
     let mut total = 0;
@@ -249,4 +250,68 @@ fn large_meshes_come_in_parts() {
     }
     assert_eq!(total, 20_000);
     assert!(parts > 3, "{parts}");
+}
+
+fn world(yaml: &[&str]) -> mesh_core::model::World {
+    let mut world = mesh_core::model::World::new(mesh_core::model::CompileOptions::default());
+    apply(&mut world, yaml);
+    world
+}
+
+fn apply(world: &mut mesh_core::model::World, yaml: &[&str]) {
+    let text = yaml.join("\n---\n");
+    let parsed = mesh_core::resource::parse(&mesh_core::resource::SourceFile { name: "t.yaml", text: &text });
+    assert!(parsed.rejected.is_empty(), "{:?}", parsed.findings);
+    parsed.objects.iter().for_each(|object| world.upsert(object));
+}
+
+fn publish(world: &mut mesh_core::model::World, shelf: &mut Shelf) {
+    let news = world.commit();
+    world.take_reaches().into_iter().for_each(|(node, reach)| shelf.set_reach(node, reach));
+    shelf.apply(news);
+}
+
+const POD: &str = "{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: a, labels: {app: p}}, \
+    spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {podIP: 10.0.0.1}}";
+const FAR: &str = "{apiVersion: v1, kind: Pod, metadata: {name: far, namespace: b, labels: {app: far}}, \
+    spec: {nodeName: n2, containers: [{name: c, image: i}]}, status: {podIP: 10.0.0.2}}";
+const SERVICES: &[&str] = &[
+    "{apiVersion: v1, kind: Service, metadata: {name: one, namespace: a}, spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: two, namespace: b}, spec: {clusterIP: 10.96.0.2, selector: {app: far}, ports: [{port: 80}]}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: three, namespace: b, annotations: {networking.istio.io/exportTo: '.'}}, spec: {clusterIP: 10.96.0.3, ports: [{port: 80}]}}",
+];
+const SIDECAR: &str = "{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: default, namespace: a}, \
+    spec: {egress: [{hosts: ['./*']}]}}";
+
+#[test]
+fn a_node_is_told_of_what_its_pods_can_see() {
+    let mut shelf = Shelf::default();
+    let mut world = world(SERVICES);
+    apply(&mut world, &[POD, FAR]);
+    publish(&mut world, &mut shelf);
+    let mut session = Session::new(View::of(Some("n1".into())));
+    session.request(ask(ResourceType::Address), &shelf).unwrap();
+    // The third is not exported to namespace a.
+    assert_eq!(
+        all(&mut session, &shelf),
+        [
+            "+a/one.a.svc.cluster.local",
+            "+b/two.b.svc.cluster.local",
+            "+Kubernetes//Pod/a/p",
+            "+Kubernetes//Pod/b/far"
+        ]
+    );
+    // A Sidecar narrows the view: what has gone out of it is taken back.
+    apply(&mut world, &[SIDECAR]);
+    publish(&mut world, &mut shelf);
+    assert_eq!(all(&mut session, &shelf), ["-Kubernetes//Pod/b/far", "-b/two.b.svc.cluster.local"]);
+    // By address it is told all the same, and followed.
+    session.request(named(ResourceType::Address, &["/10.0.0.2"]), &shelf).unwrap();
+    assert_eq!(all(&mut session, &shelf), ["+Kubernetes//Pod/b/far"]);
+    // Without the Sidecar everything comes back.
+    let sidecar =
+        mesh_core::resource::ObjectKey { kind: "Sidecar", namespace: "a".into(), name: "default".into() };
+    world.remove(&sidecar);
+    publish(&mut world, &mut shelf);
+    assert_eq!(all(&mut session, &shelf), ["+Kubernetes//Pod/b/far", "+b/two.b.svc.cluster.local"]);
 }

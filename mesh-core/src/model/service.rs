@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::Workload;
+use super::reach::Exported;
 use super::workload::{Membership, ServiceKey};
 use crate::balance::mix;
 use crate::net::{canonical, canonical_ip};
@@ -36,6 +37,9 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// Which addresses of its workloads are endpoints.
     pub families: Families,
+    /// Who sees it. Decided before a node is told.
+    #[serde(skip)]
+    pub exported: Exported,
 }
 
 /// IP families.

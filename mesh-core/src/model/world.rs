@@ -16,6 +16,7 @@ use self::claims::Claims;
 use self::mesh_config::MeshConfig;
 use self::pods::PodFacts;
 use self::policies::{EVERYWHERE, Policies};
+use self::reach::{SidecarFacts, Sidecars};
 pub(crate) use self::report::Report;
 use self::report::{Findings, Topic};
 use self::selector::{LabelIndex, SelectorIndex, selects};
@@ -29,6 +30,7 @@ mod claims;
 mod mesh_config;
 mod pods;
 mod policies;
+mod reach;
 mod report;
 mod selector;
 mod services;
@@ -75,6 +77,7 @@ pub struct World {
     /// What was told of the addresses without a workload, by slice.
     statics: HashMap<Name, BTreeSet<Arc<str>>>,
     policies: Policies,
+    sidecars: Sidecars,
     findings: Findings,
     /// What was told.
     told: HashMap<RecordKey, Record>,
@@ -119,6 +122,8 @@ struct Dirty {
     services: BTreeSet<Name>,
     slices: BTreeSet<Name>,
     pods: BTreeSet<Name>,
+    /// Nodes whose pods may see something else.
+    nodes: BTreeSet<Arc<str>>,
 }
 
 impl World {
@@ -145,6 +150,7 @@ impl World {
             slices_by_ip: HashMap::new(),
             statics: HashMap::new(),
             policies: Policies::default(),
+            sidecars: Sidecars::default(),
             findings: Findings::default(),
             told: HashMap::new(),
             news: BTreeMap::new(),
@@ -178,6 +184,10 @@ impl World {
             Spec::ConfigMap(_) => return self.put_config_map(object),
             Spec::AuthorizationPolicy(_) => return self.put_authorization(&name, object.clone()),
             Spec::PeerAuthentication(_) => return self.put_peer_authentication(&name, object.clone()),
+            Spec::Sidecar(sidecar) => {
+                reach::warn_about(object, sidecar, &mut report);
+                self.put_sidecar(&name, SidecarFacts::of(sidecar, object.meta.creation_timestamp));
+            }
             // A Deployment's pods are objects of their own, a service account is only ever named, and routes are not
             // compiled yet.
             _ => {}
@@ -201,6 +211,7 @@ impl World {
                 self.config_map = None;
                 self.dirty.mesh = true;
             }
+            "Sidecar" => self.put_sidecar(&name, None),
             "AuthorizationPolicy" => self.drop_authorization(&name),
             "PeerAuthentication" => self.drop_peer_authentication(&name),
             _ => {}
@@ -277,6 +288,7 @@ impl World {
         }
         if let Some(old) = self.pods.remove(name) {
             forget(&mut self.pods_by_namespace, &name.namespace, name);
+            self.dirty.nodes.extend(old.node.clone());
             if let Some(node) = &old.node {
                 forget(&mut self.pods_by_node, node, name);
             }
@@ -285,6 +297,7 @@ impl World {
         }
         if let Some(new) = facts {
             self.pods_by_namespace.entry(Arc::clone(&name.namespace)).or_default().insert(name.clone());
+            self.dirty.nodes.extend(new.node.clone());
             if let Some(node) = &new.node {
                 self.pods_by_node.entry(Arc::clone(node)).or_default().insert(name.clone());
             }

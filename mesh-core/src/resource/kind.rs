@@ -243,7 +243,6 @@ const NOT_ENFORCED: &[Kind] = &[
     Kind::ServiceEntry,
     Kind::WorkloadEntry,
     Kind::WorkloadGroup,
-    Kind::Sidecar,
     Kind::RequestAuthentication,
     Kind::Telemetry,
     Kind::GatewayClass,

@@ -2,8 +2,9 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -43,6 +44,10 @@ pub struct Discovery {
     known: HashMap<RecordKey, Arc<str>>,
     /// Types of which everything that exists has been told on this connection.
     complete: BTreeMap<ResourceType, bool>,
+    /// Addresses that pods want to reach and nobody has.
+    demands: mpsc::Receiver<IpAddr>,
+    /// Those that were asked for lately.
+    asked: HashMap<IpAddr, Instant>,
     status: Arc<ArcSwap<Status>>,
 }
 
@@ -66,7 +71,7 @@ impl Discovery {
     pub async fn start(
         node: &str,
         (link, bundle): (Arc<Link>, Arc<ArcSwap<Bundle>>),
-        publisher: Publisher,
+        (publisher, demands): (Publisher, mpsc::Receiver<IpAddr>),
         (journal, remembered): (Journal, Vec<Entry>),
     ) -> Self {
         let mut discovery = Self {
@@ -79,6 +84,8 @@ impl Discovery {
             mirror: Mirror::new(node),
             known: HashMap::new(),
             complete: BTreeMap::new(),
+            demands,
+            asked: HashMap::new(),
             status: Arc::default(),
         };
         let count = remembered.len();
@@ -124,6 +131,7 @@ impl Discovery {
 
     async fn session(&mut self) -> Result<(), LinkError> {
         self.complete.clear();
+        self.asked.clear();
         let opened = timeout(OPENING, self.link.open()).await;
         let opened = opened.map_err(|_| LinkError::Unavailable("no connection in time".to_owned()))??;
         let (requests, receiver) = mpsc::channel(REQUESTS);
@@ -139,7 +147,14 @@ impl Discovery {
             .map_err(|_| LinkError::Unavailable("no answer in time".to_owned()))??
             .into_inner();
         loop {
-            let Some(response) = responses.message().await? else { return Ok(()) };
+            let response = tokio::select! {
+                response = responses.message() => response?,
+                Some(ip) = self.demands.recv() => {
+                    self.ask_for(ip, &requests);
+                    continue;
+                }
+            };
+            let Some(response) = response else { return Ok(()) };
             if !self.status.load().connected {
                 info!("Connected to the control plane.");
                 self.publisher.identities.hurry();
@@ -149,6 +164,25 @@ impl Discovery {
             // What is there already belongs to the same change, or is newer.
             self.take_waiting(&mut responses, &requests).await?;
             self.publish_if_complete().await;
+        }
+    }
+
+    /// Asks for whatever has an address that a pod wants to reach and nothing that was told has. Its pods may see less
+    /// than the mesh has.
+    fn ask_for(&mut self, ip: IpAddr, requests: &mpsc::Sender<DeltaDiscoveryRequest>) {
+        let now = Instant::now();
+        self.asked.retain(|_, at| now.duration_since(*at) < ASK_AGAIN);
+        if self.asked.len() >= MAX_ASKED || self.asked.contains_key(&ip) {
+            return;
+        }
+        let request = DeltaDiscoveryRequest {
+            type_url: ResourceType::Address.url().to_owned(),
+            resource_names_subscribe: vec![format!("/{ip}")],
+            ..DeltaDiscoveryRequest::default()
+        };
+        // A queue that is full is that of a connection about to end.
+        if requests.try_send(request).is_ok() {
+            self.asked.insert(ip, now);
         }
     }
 
@@ -318,6 +352,10 @@ fn scattered(pause: Duration) -> Duration {
     pause + pause.mul_f64(f64::from(byte) / 255.0)
 }
 
+/// An address that nobody has may have somebody after so long.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// Addresses asked for in that time.
+const MAX_ASKED: usize = 1000;
 /// What a response has for a version while more of the same is on its way.
 const PARTIAL: &str = names::PARTIAL;
 /// gRPC's code.

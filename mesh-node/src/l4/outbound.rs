@@ -160,14 +160,18 @@ impl Story {
         }
     }
 
-    /// Finds the target; a pod that is too new to be known gets a moment to appear.
+    /// Finds the target; a pod that is too new to be known, or not told of here, gets a moment to appear.
     async fn resolve(&self, wanted: SocketAddr) -> (Arc<Snapshot>, Target) {
         let mut snapshots = self.worker.snapshots();
         let deadline = tokio::time::Instant::now() + NEW_POD_PATIENCE;
+        let mut asked = false;
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
             let target = snapshot.resolve(wanted);
             let settled = !matches!(target, Target::UnknownInPodNetwork);
+            if !settled && !std::mem::replace(&mut asked, true) {
+                self.worker.ask_for(wanted.ip());
+            }
             if settled || tokio::time::timeout_at(deadline, snapshots.changed()).await.is_err() {
                 return (snapshot, target);
             }

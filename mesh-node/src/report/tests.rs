@@ -50,6 +50,7 @@ pub(crate) fn service(name: &str) -> Arc<Service> {
         headless: false,
         publish_not_ready: false,
         families: mesh_core::model::Families::Any,
+        exported: mesh_core::model::Exported::Everywhere,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
@@ -61,10 +62,11 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
 
     let (seeds, threads) = prepare_threads(&options, &redirect, &snapshots);
     let mut manager = Manager::start(redirect.clone(), seeds)?;
+    let (demand, demands) = mpsc::channel(DEMANDS);
     let workers = start_threads(
         threads,
         &redirect.pins,
-        &identities,
+        (&identities, &demand),
         (&reporter, &drained, Descriptors::under(files)),
     )?;
     let publisher =
@@ -89,7 +91,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
     tasks::spawn_local("rotation", identities.run_rotation());
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
-    source.follow(&options, publisher);
+    source.follow(&options, publisher, demands);
 
     stop_signal().await?;
     info!(grace_s = options.drain.as_secs(), "Draining; what is captured stays captured.");
@@ -146,7 +148,7 @@ fn prepare_threads(
 fn start_threads(
     threads: Vec<Waiting>,
     pins: &Pins,
-    identities: &Arc<IdentityStore>,
+    (identities, demand): (&Arc<IdentityStore>, &mpsc::Sender<IpAddr>),
     (reporter, drain, descriptors): (&Arc<Reporter>, &Drain, Descriptors),
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let start = |(index, waiting): (usize, Waiting)| {
@@ -157,6 +159,7 @@ fn start_threads(
             reporter: reporter.clone(),
             flows: FlowMaps::open(pins)?,
             pods: waiting.pods,
+            demand: demand.clone(),
             drain: drain.clone(),
             descriptors,
         };
@@ -204,6 +207,8 @@ async fn stop_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Addresses that wait to be asked for.
+const DEMANDS: usize = 256;
 /// Pods whose listeners wait for a data thread to take them over.
 const PENDING_PODS: usize = 64;
 /// How long the process waits at its end for its last access-log lines.

@@ -1,6 +1,6 @@
 //! Where the model and the certificates come from: a control plane inside this process, or one outside.
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{net::IpAddr, path::Path, sync::Arc, time::SystemTime};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -10,6 +10,7 @@ use mesh_ca::{
 };
 use mesh_core::model::CompileOptions;
 use mesh_source::{Changes, Directory, DirectoryFeed};
+use tokio::sync::mpsc;
 
 use super::{embedded, publish::Publisher, tasks};
 use crate::{
@@ -65,8 +66,8 @@ impl Source {
         ))
     }
 
-    /// Starts to follow it.
-    pub fn follow(self, options: &NodeOptions, publisher: Publisher) {
+    /// Starts to follow it. `demands` are addresses that pods want to reach and nobody has that is known.
+    pub fn follow(self, options: &NodeOptions, publisher: Publisher, demands: mpsc::Receiver<IpAddr>) {
         let node = options.node.clone();
         match self {
             Self::Embedded(source) => {
@@ -82,7 +83,8 @@ impl Source {
             Self::Control(control) => {
                 let Control { link, bundle, journal } = *control;
                 tasks::spawn_local("discovery", async move {
-                    Discovery::start(&node, (link, bundle), publisher, journal).await.run().await;
+                    let told = (publisher, demands);
+                    Discovery::start(&node, (link, bundle), told, journal).await.run().await;
                 });
             }
         }

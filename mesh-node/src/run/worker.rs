@@ -5,7 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
     rc::Rc,
     sync::Arc,
@@ -47,6 +47,8 @@ pub struct Seed {
     pub flows: FlowMaps,
     /// Pods to serve, as they are captured.
     pub pods: mpsc::Receiver<PodSockets>,
+    /// Where to ask for addresses that nobody has that is known.
+    pub demand: mpsc::Sender<IpAddr>,
     /// When to stop.
     pub drain: Drain,
     /// What connections may use of the process's file descriptors.
@@ -66,6 +68,7 @@ pub struct Worker {
     /// What connections may use of the process's file descriptors.
     pub descriptors: Descriptors,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    demand: mpsc::Sender<IpAddr>,
     identities: Arc<IdentityStore>,
     flows: RefCell<FlowMaps>,
     pods: RefCell<HashMap<Arc<str>, Arc<LocalPod>>>,
@@ -89,6 +92,7 @@ pub fn run(seed: Seed) -> io::Result<()> {
             pool: Pool::new(hbone::PoolOptions::default(), drain.clone()),
             load: Rc::default(),
             snapshots: seed.snapshots,
+            demand: seed.demand,
             identities: seed.identities,
             flows: RefCell::new(seed.flows),
             pods: RefCell::default(),
@@ -129,6 +133,12 @@ impl Worker {
     /// The configuration as it changes.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.clone()
+    }
+
+    /// Asks who has `ip`, if there is somebody to ask. The answer is a new snapshot.
+    pub fn ask_for(&self, ip: IpAddr) {
+        // A control plane inside of this process has told everything, and one that is too slow is not helped by more.
+        let _ = self.demand.try_send(ip);
     }
 
     /// Where a captured connection of `pod` wanted to go.

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pods::{PodFacts, valid};
 use super::{Name, Report, World};
-use crate::model::{Families, Service, ServicePort};
+use crate::model::{Exported, Families, Service, ServicePort};
 use crate::net::canonical_ip;
 use crate::resource::{Object, Origin};
 
@@ -133,6 +133,11 @@ fn describe(
             Some([family]) if family == "IPv6" => Families::V6,
             _ => Families::Any,
         },
+        exported: object
+            .meta
+            .annotations
+            .get(EXPORT_TO)
+            .map_or(Exported::Everywhere, |text| Exported::parse(text, namespace)),
     }
 }
 
@@ -171,5 +176,6 @@ pub(super) fn is_tcp(protocol: Option<&String>) -> bool {
     protocol.is_none_or(|protocol| protocol == "TCP")
 }
 
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
 /// Kubernetes' default for `timeoutSeconds`.
 const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);
