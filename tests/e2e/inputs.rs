@@ -155,7 +155,7 @@ fn wrong_documents_are_refused_alone_and_explained() -> Result<()> {
     let policies = dumped(&node, "policies")?;
     ensure!(policies.contains("closes-far") && policies.contains("twice"), "{policies}");
     ensure!(!policies.contains("wrong-type") && !policies.contains("bad-value"), "{policies}");
-    let findings = dumped(&node, "findings")?;
+    let findings = bed.control()?.debug("/debug/findings")?;
     ensure!(findings.contains("wrong.yaml:2 Error spec.mtsl"), "{findings}");
     Ok(())
 }
@@ -196,7 +196,10 @@ fn a_broken_edit_changes_nothing_until_it_is_mended() -> Result<()> {
         let seen = dial(&client, &[&far])?;
         ensure!(seen.refused(), "{name} opened what was closed: {seen:?}");
         ensure!(dumped(&node, "policies")?.contains("closed"), "{name}: the policy is gone from the dump");
-        ensure!(dumped(&node, "findings")?.contains("stays in force"), "{name}: the dump says nothing of it");
+        ensure!(
+            bed.control()?.debug("/debug/findings")?.contains("stays in force"),
+            "{name}: the control plane says nothing of it"
+        );
     }
 
     bed.write_file(
@@ -207,7 +210,8 @@ fn a_broken_edit_changes_nothing_until_it_is_mended() -> Result<()> {
     eventually(&bed, &client, &at(&bed.pod("mesh/near")?), Dialled::refused)
         .context("mended: near is closed")?;
     told(&bed, &["Mended: policy.yaml:1 Error spec.rules"])?;
-    ensure!(dumped(&node, "findings")? == "[]", "{}", dumped(&node, "findings")?);
+    let findings = bed.control()?.debug("/debug/findings")?;
+    ensure!(findings.trim() == "[]", "{findings}");
 
     bed.write_file("policy.yaml", "")?;
     eventually(&bed, &client, &at(&bed.pod("mesh/near")?), Dialled::served).context("removed")?;
