@@ -137,7 +137,7 @@ impl Stream {
         let (mut session, registration) = self.admit(first.node.as_ref())?;
         self.take(&mut session, first)?;
         // Its other types follow at once; what they have to say is read in the same turn.
-        while Instant::now() < deadline {
+        while !session.has_asked_for_all() && Instant::now() < deadline {
             match timeout(PAUSE, self.requests.message()).await {
                 Err(_) => break,
                 Ok(Ok(Some(request))) => self.take(&mut session, request)?,

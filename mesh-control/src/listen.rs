@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tonic::transport::Server;
 
 use crate::peer::{Connection, Security};
 use crate::tasks;
@@ -65,6 +66,16 @@ pub fn accept(listener: TcpListener, tls: Option<Tls>) -> mpsc::Receiver<io::Res
         }
     }));
     receiver
+}
+
+/// How gRPC is spoken on every port.
+pub fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
 }
 
 async fn welcome(
@@ -144,3 +155,11 @@ const MAX_CONNECTIONS: usize = 10_000;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Descriptors that have run out come back.
 const AFTER_ERROR: Duration = Duration::from_millis(100);
+/// A connection that says nothing for so long is asked whether it lives…
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// …and has so long to answer.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes that a client may send before they are read: a subscriber that waits for its turn holds no more than this.
+const WINDOW: u32 = 256 << 10;
+/// Calls at once on a connection: one stream, and certificates.
+const MAX_STREAMS: u32 = 100;

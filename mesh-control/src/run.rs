@@ -19,7 +19,6 @@ use mesh_source::Directory;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Server;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -125,14 +124,7 @@ impl Services {
         let certificates = Certificates::new(ca, hub, authenticator, rules);
         let certificates =
             IstioCertificateServiceServer::new(certificates).max_decoding_message_size(MAX_CSR);
-        let router = Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .max_concurrent_streams(MAX_STREAMS)
-            .add_service(discovery)
-            .add_service(certificates);
+        let router = listen::server().add_service(discovery).add_service(certificates);
         drop(tasks::spawn(name, async move {
             if let Err(error) = router.serve_with_incoming(ReceiverStream::new(connections)).await {
                 // Without its ports the process is of no use; a new one starts clean.
@@ -245,13 +237,5 @@ fn print(text: &str) {
 const MAX_REQUEST: usize = 32 << 20;
 /// Bytes of a request for a certificate.
 const MAX_CSR: usize = 64 << 10;
-/// A connection that says nothing for so long is asked whether it lives…
-const KEEPALIVE: Duration = Duration::from_secs(30);
-/// …and has so long to answer.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Bytes that a client may send before they are read: a subscriber that waits for its turn holds no more than this.
-const WINDOW: u32 = 256 << 10;
-/// Calls at once on a connection: one stream, and certificates.
-const MAX_STREAMS: u32 = 100;
 /// How often the CA's files are looked at.
 const LOOK: Duration = Duration::from_secs(5);

@@ -141,6 +141,11 @@ impl Session {
         Ok(None)
     }
 
+    /// Whether it has asked for every type there is.
+    pub fn has_asked_for_all(&self) -> bool {
+        self.subscriptions.len() == ResourceType::ALL.len()
+    }
+
     /// How far the subscriber is with each type that it asked for, and what it said when it last rejected something.
     pub fn progress(&self) -> impl Iterator<Item = (ResourceType, Progress, Option<&Arc<str>>)> {
         self.subscriptions.iter().map(|(kind, one)| {
@@ -163,8 +168,8 @@ impl Session {
         let view = View { reach: reach.cloned(), ..self.view.clone() };
         let before = std::mem::replace(&mut self.view, view);
         for (kind, subscription) in &mut self.subscriptions {
-            let told = |(_, entry): &(&Arc<str>, &Entry)| entry.sequence <= subscription.told;
-            for (name, entry) in shelf.store(*kind).iter().filter(told) {
+            for entry in shelf.store(*kind).until(subscription.told) {
+                let name = &entry.name;
                 match (before.includes(&entry.record), self.view.includes(&entry.record)) {
                     (false, true) => subscription.backlog.push_back(Arc::clone(name)),
                     // What was asked for by name stays.
@@ -191,12 +196,12 @@ impl Session {
             }
         }
         let mut told = subscription.told;
-        for (name, entry) in store.after(subscription.told) {
+        for (sequence, entry) in store.after(subscription.told) {
             if batch.is_full() {
                 break;
             }
-            told = entry.sequence;
-            let named = subscription.names.contains(name) && self.view.may_ask_for(&entry.record);
+            told = sequence;
+            let named = subscription.names.contains(&entry.name) && self.view.may_ask_for(&entry.record);
             if named || (subscription.wildcard && self.view.includes(&entry.record)) {
                 batch.resources.push(entry.bytes.clone());
                 batch.bytes += entry.bytes.len();
@@ -317,9 +322,9 @@ impl Subscription {
 
     /// Works out what differs from what the subscriber says it has.
     fn resume(&mut self, has: HashMap<String, String>, sequence: u64, store: &Store, view: &View) {
-        for (name, entry) in store.iter().filter(|(_, entry)| view.includes(&entry.record)) {
-            if has.get(&**name).is_none_or(|version| **version != *entry.version) {
-                self.backlog.push_back(Arc::clone(name));
+        for entry in store.iter().filter(|entry| view.includes(&entry.record)) {
+            if has.get(&*entry.name).is_none_or(|version| !entry.version.is(version)) {
+                self.backlog.push_back(Arc::clone(&entry.name));
             }
         }
         let exists = |name: &String| store.get(name).is_some_and(|entry| view.includes(&entry.record));
@@ -423,8 +428,9 @@ const MAX_NAMES: usize = 20_000;
 const MAX_NAME: usize = 1024;
 /// Characters kept of what a subscriber says about something it rejected.
 const MAX_ERROR: usize = 2000;
-/// Bytes of resources after which a response is sent.
-const MAX_BATCH: usize = 1 << 20;
+/// Bytes of resources after which a response is sent. A response is in memory several times on its way to the wire, for
+/// every subscriber that is told everything at the same time, which are all when a control plane starts.
+const MAX_BATCH: usize = 128 << 10;
 /// Names taken back in one response.
 const MAX_REMOVED: usize = 10_000;
 /// Responses of one type that may wait for their answer. Whoever is slower than that is told of the newest state when

@@ -5,6 +5,7 @@
 //! to another, is sent what differs and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::hash::Hasher;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,9 +31,11 @@ pub struct Shelf {
 /// The records of one type.
 #[derive(Debug, Default)]
 pub struct Store {
-    entries: HashMap<Arc<str>, Entry>,
-    /// Names by the sequence of their last change.
-    order: BTreeMap<u64, Arc<str>>,
+    /// By the sequence of their last change: whoever is told everything reads from one end to the other, hundreds of
+    /// subscribers at a time.
+    entries: BTreeMap<u64, Entry>,
+    /// Where each name is.
+    places: HashMap<Arc<str>, u64>,
     /// What went away, or changed so that some who knew it must not know it any more; as it was.
     gone: BTreeMap<u64, (Arc<str>, Record)>,
     /// What went away at or before this sequence is not remembered any more.
@@ -42,15 +45,20 @@ pub struct Store {
 /// A record, ready to be sent.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// When it changed last.
-    pub sequence: u64,
+    /// Its name.
+    pub name: Arc<str>,
     /// Of its content.
-    pub version: Arc<str>,
+    pub version: Version,
     /// An encoded `Resource`.
     pub bytes: Bytes,
     /// The record itself.
     pub record: Record,
 }
+
+/// 64 bits of the content. Not a secret: equal content has to have equal versions, and that two different contents of
+/// one name have the same one happens once in 2^64 changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Version(u64);
 
 impl Shelf {
     /// Takes in what a compilation came to.
@@ -124,7 +132,7 @@ impl Shelf {
 impl Store {
     /// The record with this name.
     pub fn get(&self, name: &str) -> Option<&Entry> {
-        self.entries.get(name)
+        self.entries.get(self.places.get(name)?)
     }
 
     /// How many records there are.
@@ -137,15 +145,19 @@ impl Store {
         self.entries.is_empty()
     }
 
-    /// All records.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
-        self.entries.iter()
+    /// All records, in the order of their last change.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
     }
 
-    /// What changed after `sequence` and is still there, in order.
-    pub fn after(&self, sequence: u64) -> impl Iterator<Item = (&Arc<str>, &Entry)> {
-        let names = self.order.range(sequence + 1..).map(|(_, name)| name);
-        names.filter_map(|name| self.entries.get_key_value(name))
+    /// What changed after `sequence` and is still there, in order and with the sequence of the change.
+    pub fn after(&self, sequence: u64) -> impl Iterator<Item = (u64, &Entry)> {
+        self.entries.range(sequence + 1..).map(|(at, entry)| (*at, entry))
+    }
+
+    /// What changed last at or before `sequence`, in order.
+    pub fn until(&self, sequence: u64) -> impl Iterator<Item = &Entry> {
+        self.entries.range(..=sequence).map(|(_, entry)| entry)
     }
 
     /// What went away after `sequence`, in order, as it was; `None` if that is not known any more.
@@ -157,24 +169,20 @@ impl Store {
 
     fn put(&mut self, sequence: u64, name: Arc<str>, record: &Record) -> Option<Entry> {
         let payload = encode::payload(record);
-        let version = version(&payload);
-        let bytes = encode::resource(&name, &version, ResourceType::of(&record.key()), payload);
-        let entry = Entry { sequence, version, bytes, record: record.clone() };
-        let old = self.entries.insert(Arc::clone(&name), entry);
-        if let Some(old) = &old {
-            self.order.remove(&old.sequence);
-            if audience_differs(&old.record, record) {
-                self.remember(sequence, Arc::clone(&name), old.record.clone());
-            }
+        let version = Version::of(&payload);
+        let bytes = encode::resource(&name, &version.to_string(), ResourceType::of(&record.key()), payload);
+        let place = self.places.insert(Arc::clone(&name), sequence);
+        let old = place.and_then(|place| self.entries.remove(&place));
+        if let Some(old) = old.as_ref().filter(|old| audience_differs(&old.record, record)) {
+            self.remember(sequence, Arc::clone(&name), old.record.clone());
         }
-        self.order.insert(sequence, name);
+        self.entries.insert(sequence, Entry { name, version, bytes, record: record.clone() });
         old
     }
 
     fn take(&mut self, sequence: u64, name: &str) -> Option<Entry> {
-        let (name, old) = self.entries.remove_entry(name)?;
-        self.order.remove(&old.sequence);
-        self.remember(sequence, name, old.record.clone());
+        let old = self.entries.remove(&self.places.remove(name)?)?;
+        self.remember(sequence, Arc::clone(&old.name), old.record.clone());
         Some(old)
     }
 
@@ -185,6 +193,27 @@ impl Store {
                 self.forgotten = sequence;
             }
         }
+    }
+}
+
+impl Version {
+    fn of(payload: &[u8]) -> Self {
+        #[expect(deprecated, reason = "the one hasher of the standard library whose result is defined")]
+        let mut hasher = std::hash::SipHasher::new();
+        hasher.write(payload);
+        Self(hasher.finish())
+    }
+
+    /// Whether `text` is this version, as a subscriber repeats it.
+    pub fn is(self, text: &str) -> bool {
+        u64::from_str_radix(text, 16).is_ok_and(|number| number == self.0)
+    }
+}
+
+impl fmt::Display for Version {
+    /// In hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
     }
 }
 
@@ -200,15 +229,6 @@ fn audience_differs(old: &Record, new: &Record) -> bool {
         }
         _ => false,
     }
-}
-
-/// 64 bits of the content, in hexadecimal digits. Not a secret: equal content has to have equal versions, and that two
-/// different contents of one name have the same one happens once in 2^64 changes.
-fn version(payload: &[u8]) -> Arc<str> {
-    #[expect(deprecated, reason = "the one hasher of the standard library whose result is defined")]
-    let mut hasher = std::hash::SipHasher::new();
-    hasher.write(payload);
-    format!("{:x}", hasher.finish()).into()
 }
 
 fn index(kind: ResourceType) -> usize {

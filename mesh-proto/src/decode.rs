@@ -228,7 +228,7 @@ impl Decoder {
             uid: from.uid.as_str().into(),
             node: Arc::clone(&self.node),
             pod_uid: Some(&*from.pod_uid).filter(|uid| !uid.is_empty()).map(Arc::from),
-            labels: from.labels.into_iter().collect(),
+            labels: Arc::new(from.labels.into_iter().collect()),
             probe_ports: from.probe_ports.iter().map(port).collect::<Result<_, _>>()?,
             enrolled: from.enrolled,
             inbound_bypass: from.inbound_bypass,

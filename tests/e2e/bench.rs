@@ -27,6 +27,32 @@ fn a_case_runs_through_all_systems() -> Result<()> {
 }
 
 #[test]
+fn the_control_plane_tells_all_nodes_of_every_change() -> Result<()> {
+    let file = std::env::temp_dir().join(format!("mesh-bench-control-{}.json", std::process::id()));
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
+    let output = bench
+        .args(["--quick", "control/1000x10", "control/change/1000-pods", "--json"])
+        .arg(&file)
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<Value> = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    fs::remove_file(&file)?;
+    let median = |system: &str, metric: &str| {
+        let row = rows.iter().find(|row| row["system"] == system && row["metric"] == metric);
+        row.and_then(|row| row["median"].as_f64())
+            .with_context(|| format!("no {metric} of {system}: {rows:?}"))
+    };
+    // What does not depend on how fast or busy the machine is.
+    ensure!((1.0..=2000.0).contains(&median("mesh", "bytes_per_change")?), "{rows:?}");
+    let (mesh, direct) = (median("mesh", "bytes_per_change")?, median("direct", "bytes_per_change")?);
+    ensure!((mesh / direct - 1.0).abs() < 0.1, "the baseline sends something else: {rows:?}");
+    for metric in ["p99_ms", "cold_s", "rss_mb", "node_rss_mb", "world_us", "session_us", "snapshot_us"] {
+        ensure!(median("mesh", metric)? > 0.0, "{metric}: {rows:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_name_that_no_case_has_is_an_error() -> Result<()> {
     let output = Command::new(env!("CARGO_BIN_EXE_bench")).arg("crossnode").output()?;
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -31,6 +31,7 @@ use self::{
 
 mod case;
 pub mod client;
+pub mod control;
 mod figures;
 mod load;
 mod manifests;
@@ -103,15 +104,50 @@ impl Outcome {
 /// Measures. `tell` hears of each step. A case that fails for one system does not keep others from being measured;
 /// the error is for what keeps all of them from it.
 pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Outcome> {
-    check_tools(&plan.cases)?;
+    let (control, traffic): (Vec<Case>, Vec<Case>) =
+        plan.cases.iter().partition(|case| matches!(case, Case::Control(_)));
+    check_tools(&traffic)?;
+    let mut outcome = Outcome::default();
+    // Before there are pods, which have something to do even when nobody calls.
+    for case in control {
+        ask(plan, case, tell, &mut outcome);
+    }
+    if traffic.is_empty() {
+        return Ok(outcome);
+    }
     tell("Starting the pods.");
     let mut stand = Stand::start(plan.ztunnel.as_deref())?;
-    let mut outcome = Outcome::default();
-    for case in &plan.cases {
-        Session { stand: &mut stand, plan, case: *case, tell }.run(&mut outcome);
+    for case in traffic {
+        Session { stand: &mut stand, plan, case, tell }.run(&mut outcome);
     }
     tell("Ending the pods.");
     Ok(outcome)
+}
+
+/// Asks a question of the control plane, which needs no pods.
+fn ask(plan: &Plan, case: Case, tell: &mut dyn FnMut(&str), outcome: &mut Outcome) {
+    let Case::Control(question) = case else { return };
+    let mut samples: Vec<(String, Vec<Sample>)> = Vec::new();
+    for round in 1..=plan.runs {
+        let sampled = match question.sample(plan.seconds) {
+            Ok(sampled) => sampled,
+            Err(reason) => {
+                let failure = Failure { case, system: System::Mesh, reason };
+                tell(&failure.to_string());
+                outcome.failures.push(failure);
+                break;
+            }
+        };
+        for (system, sample) in sampled {
+            tell(&format!("{case}, round {round} of {}, {system}: {}", plan.runs, shown(&sample, 0.0)));
+            let name = system.to_string();
+            match samples.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, samples)) => samples.push(sample),
+                None => samples.push((name, vec![sample])),
+            }
+        }
+    }
+    outcome.rows.extend(rows(&case.to_string(), &samples));
 }
 
 /// One case on its way.
@@ -162,6 +198,7 @@ impl Session<'_> {
         match self.case {
             Case::Traffic(traffic) => self.stand.warm_up(system, traffic).map(|()| true),
             Case::Memory(memory) => Ok(memory::applies(system, memory)),
+            Case::Control(_) => Ok(false),
         }
     }
 
@@ -172,6 +209,7 @@ impl Session<'_> {
         let sample = match self.case {
             Case::Traffic(traffic) => load::run(self.stand, system, traffic, self.plan.seconds),
             Case::Memory(memory) => memory::run(self.stand, system, memory),
+            Case::Control(_) => bail!("no question to pods"),
         };
         let others = watch.cores()?;
         self.stand.trim_logs()?;

@@ -33,7 +33,7 @@ fn pod(uid: &str, node: &str) -> Record {
         uid: uid.into(),
         node: node.into(),
         pod_uid: None,
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         probe_ports: Vec::new(),
         enrolled: true,
         inbound_bypass: false,
@@ -90,7 +90,7 @@ fn all(session: &mut Session, shelf: &Shelf) -> Vec<String> {
 
 fn versions(shelf: &Shelf) -> HashMap<String, String> {
     let store = shelf.store(ResourceType::Address);
-    store.iter().map(|(name, entry)| (name.to_string(), entry.version.to_string())).collect()
+    store.iter().map(|entry| (entry.name.to_string(), entry.version.to_string())).collect()
 }
 
 #[test]

@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use mesh_core::model::{LocalPod, MeshSettings};
 
 use super::*;
@@ -9,7 +7,7 @@ fn pod(uid: &str, node: &str, enrolled: bool) -> (RecordKey, Option<Record>) {
         uid: uid.into(),
         node: node.into(),
         pod_uid: None,
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         probe_ports: Vec::new(),
         enrolled,
         inbound_bypass: false,
@@ -19,7 +17,7 @@ fn pod(uid: &str, node: &str, enrolled: bool) -> (RecordKey, Option<Record>) {
 }
 
 fn after(shelf: &Shelf, sequence: u64) -> Vec<String> {
-    shelf.store(ResourceType::LocalPod).after(sequence).map(|(name, _)| name.to_string()).collect()
+    shelf.store(ResourceType::LocalPod).after(sequence).map(|(_, entry)| entry.name.to_string()).collect()
 }
 
 #[test]
@@ -41,10 +39,13 @@ fn a_version_is_that_of_the_content() {
     let version = |record: (RecordKey, Option<Record>)| {
         let mut shelf = Shelf::default();
         shelf.apply(vec![(RecordKey::Mesh, Some(Record::Mesh(Arc::new(MeshSettings::default())))), record]);
-        shelf.store(ResourceType::LocalPod).get("a").unwrap().version.clone()
+        shelf.store(ResourceType::LocalPod).get("a").unwrap().version
     };
     assert_eq!(version(pod("a", "n1", true)), version(pod("a", "n1", true)));
     assert_ne!(version(pod("a", "n1", true)), version(pod("a", "n1", false)));
+    let one = version(pod("a", "n1", true));
+    assert!(one.is(&one.to_string()));
+    assert!(!one.is("") && !one.is("trust") && !one.is(&format!("{one}0")));
 }
 
 #[test]

@@ -356,7 +356,7 @@ type Member<'a> =
 fn with_local(told: &Workload, pod: &LocalPod) -> Workload {
     Workload {
         pod_uid: pod.pod_uid.clone(),
-        labels: pod.labels.clone(),
+        labels: BTreeMap::clone(&pod.labels),
         probe_ports: pod.probe_ports.clone(),
         enrolled: pod.enrolled,
         inbound_bypass: pod.inbound_bypass,

@@ -97,8 +97,8 @@ pub struct LocalPod {
     pub node: Arc<str>,
     /// [`Workload::pod_uid`].
     pub pod_uid: Option<Arc<str>>,
-    /// [`Workload::labels`].
-    pub labels: BTreeMap<String, String>,
+    /// [`Workload::labels`]. The pods of one Deployment share them.
+    pub labels: Arc<BTreeMap<String, String>>,
     /// [`Workload::probe_ports`].
     pub probe_ports: Vec<u16>,
     /// [`Workload::enrolled`].

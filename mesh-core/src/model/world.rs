@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 
 use self::claims::Claims;
+use self::few::Few;
 use self::mesh_config::MeshConfig;
 use self::pods::PodFacts;
 use self::policies::{EVERYWHERE, Policies};
@@ -21,12 +22,14 @@ pub(crate) use self::report::Report;
 use self::report::{Findings, Topic};
 use self::selector::{LabelIndex, SelectorIndex, selects};
 use self::services::ServiceFacts;
+use self::shared::Values;
 use self::slices::SliceFacts;
 use super::{MeshSettings, Record, RecordKey, ServiceKey};
 use crate::id::TrustDomain;
 use crate::resource::{Finding, Object, ObjectKey, Spec};
 
 mod claims;
+mod few;
 mod mesh_config;
 mod pods;
 mod policies;
@@ -34,6 +37,7 @@ mod reach;
 mod report;
 mod selector;
 mod services;
+mod shared;
 mod slices;
 
 /// What the compiler needs to know besides the resources.
@@ -73,11 +77,13 @@ pub struct World {
     slices: HashMap<Name, SliceFacts>,
     slices_by_service: HashMap<Name, BTreeSet<Name>>,
     /// Slice and index of the endpoint.
-    slices_by_ip: HashMap<IpAddr, BTreeSet<(Name, usize)>>,
+    slices_by_ip: HashMap<IpAddr, Few<(Name, usize)>>,
     /// What was told of the addresses without a workload, by slice.
     statics: HashMap<Name, BTreeSet<Arc<str>>>,
     policies: Policies,
     sidecars: Sidecars,
+    /// What many resources say alike.
+    values: Values,
     findings: Findings,
     /// What was told.
     told: HashMap<RecordKey, Record>,
@@ -151,6 +157,7 @@ impl World {
             statics: HashMap::new(),
             policies: Policies::default(),
             sidecars: Sidecars::default(),
+            values: Values::default(),
             findings: Findings::default(),
             told: HashMap::new(),
             news: BTreeMap::new(),
@@ -160,8 +167,8 @@ impl World {
 
     /// Adds or replaces a resource. What comes of it is told by the next [`Self::commit`].
     pub fn upsert(&mut self, object: &Object) {
-        let name =
-            Name { namespace: Arc::clone(&object.meta.namespace), name: Arc::clone(&object.meta.name) };
+        let namespace = self.values.texts.share(Arc::clone(&object.meta.namespace));
+        let name = Name { namespace, name: Arc::clone(&object.meta.name) };
         let mut report = Report::default();
         match &object.spec {
             Spec::Namespace(_) => self.put_namespace(&name.name, object.meta.labels.clone()),
@@ -170,7 +177,7 @@ impl World {
                 self.put_node(&name.name, Some(facts));
             }
             Spec::Pod(pod) => {
-                let facts = PodFacts::of(object, pod, &mut report);
+                let facts = PodFacts::of(object, pod, (&mut self.values, &mut report));
                 self.put_pod(&name, facts);
             }
             Spec::Service(service) => {
@@ -178,7 +185,8 @@ impl World {
                 self.put_service(&name, facts);
             }
             Spec::EndpointSlice(slice) => {
-                let facts = SliceFacts::of(object, slice, &mut report);
+                let mut facts = SliceFacts::of(object, slice, &mut report);
+                facts.iter_mut().for_each(|facts| facts.share(&mut self.values));
                 self.put_slice(&name, facts);
             }
             Spec::ConfigMap(_) => return self.put_config_map(object),
@@ -316,7 +324,7 @@ impl World {
                 self.pod_claims.set(*ip, (rank, name.clone()), claimed);
                 self.dirty.pods.extend(self.pod_claims.claimants(*ip).cloned());
             }
-            let slices = self.slices_by_ip.get(ip).into_iter().flatten();
+            let slices = self.slices_by_ip.get(ip).into_iter().flat_map(Few::iter);
             self.dirty.slices.extend(slices.map(|(slice, _)| slice.clone()));
         }
     }
@@ -384,7 +392,11 @@ impl World {
         self.mark_endpoints(name);
         if let Some(old) = self.slices.remove(name) {
             for (index, ip) in addresses(&old) {
-                forget(&mut self.slices_by_ip, &ip, &(name.clone(), index));
+                let slices = self.slices_by_ip.entry(ip).or_default();
+                slices.remove(&(name.clone(), index));
+                if slices.is_empty() {
+                    self.slices_by_ip.remove(&ip);
+                }
             }
             self.group_slice(&old.service, name, false);
         }
@@ -489,7 +501,10 @@ impl World {
 
     fn commit_pod(&mut self, name: &Name) {
         let mut report = Report::default();
-        let records = self.workload(name, &mut report);
+        let mut records = self.workload(name, &mut report);
+        if let Some((workload, _)) = &mut records {
+            workload.identity = self.values.identity(workload.identity.clone());
+        }
         let Name { namespace, name } = name;
         let object = ObjectKey { kind: "Pod", namespace: Arc::clone(namespace), name: Arc::clone(name) };
         self.findings.set(&object, Topic::Outcome, report);

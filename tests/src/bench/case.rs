@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::control::Question;
+
 /// One thing to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Case {
@@ -9,6 +11,8 @@ pub enum Case {
     Traffic(Traffic),
     /// Memory of the proxies.
     Memory(Memory),
+    /// The control plane, with nodes that carry no traffic.
+    Control(Question),
 }
 
 /// Load between a client and a server.
@@ -64,6 +68,7 @@ impl Case {
             all.extend(loads.map(|(load, concurrency)| Self::Traffic(Traffic { place, load, concurrency })));
         }
         all.extend([Memory::Idle, Memory::PerPod, Memory::HeldConnections].map(Self::Memory));
+        all.extend(Question::all().into_iter().map(Self::Control));
         all
     }
 
@@ -88,7 +93,7 @@ impl Case {
     pub fn traffic(self) -> Option<Traffic> {
         match self {
             Self::Traffic(traffic) => Some(traffic),
-            Self::Memory(_) => None,
+            Self::Memory(_) | Self::Control(_) => None,
         }
     }
 }
@@ -97,6 +102,7 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Traffic(traffic) => traffic.fmt(f),
+            Self::Control(question) => question.fmt(f),
             Self::Memory(Memory::Idle) => f.write_str("node/rss/idle"),
             Self::Memory(Memory::PerPod) => f.write_str("node/rss/per-pod"),
             Self::Memory(Memory::HeldConnections) => f.write_str("node/rss/per-1000-held-connections"),
@@ -141,8 +147,13 @@ mod tests {
     #[test]
     fn all_names() {
         let all = names(&[]).unwrap();
-        assert_eq!(all.len(), 15);
-        for name in ["same-node/bulk/8", "cross-node/connect-3/8", "node/rss/per-1000-held-connections"] {
+        assert_eq!(all.len(), 23);
+        for name in [
+            "same-node/bulk/8",
+            "cross-node/connect-3/8",
+            "node/rss/per-1000-held-connections",
+            "control/100000x500",
+        ] {
             assert!(all.contains(&name.to_owned()), "{name}");
         }
     }

@@ -27,6 +27,38 @@ pub enum Metric {
     KbPerConn,
     /// Resident memory of a proxy for one enrolled pod, in KiB.
     KbPerPod,
+    /// Median time from a change until all nodes have heard of it, in milliseconds.
+    P50Ms,
+    /// The 99th percentile of the same.
+    P99Ms,
+    /// Bytes that arrive at a node for each change, frames of HTTP/2 included.
+    BytesPerChange,
+    /// Processor milliseconds of the control plane for each change, told to all nodes.
+    CpuMsPerChange,
+    /// From the start of the control plane until it serves, in seconds.
+    ReadyS,
+    /// From the start of the control plane until all nodes know everything, in seconds.
+    ColdS,
+    /// Processor seconds of the control plane in that time.
+    ColdCpuS,
+    /// What a node is told in that time, in 2²⁰ bytes.
+    MbPerNode,
+    /// The most resident memory that the control plane ever had, in 2²⁰ bytes.
+    PeakRssMb,
+    /// Resident memory that discovery takes on a node, in 2²⁰ bytes.
+    NodeRssMb,
+    /// The most that it ever took.
+    NodePeakRssMb,
+    /// Microseconds that a change takes the compiler.
+    WorldUs,
+    /// Microseconds to make ready what it came to.
+    ShelfUs,
+    /// Microseconds to find out what to tell one subscriber.
+    SessionUs,
+    /// Microseconds of a node to take in what it is told.
+    MirrorUs,
+    /// Microseconds of a node for the next snapshot.
+    SnapshotUs,
     /// Requests or connections that failed although the run as a whole did not; only there where some have.
     Errors,
 }
@@ -45,6 +77,22 @@ impl Metric {
             Self::RssMb => "rss_mb",
             Self::KbPerConn => "kb_per_conn",
             Self::KbPerPod => "kb_per_pod",
+            Self::P50Ms => "p50_ms",
+            Self::P99Ms => "p99_ms",
+            Self::BytesPerChange => "bytes_per_change",
+            Self::CpuMsPerChange => "cpu_ms_per_change",
+            Self::ReadyS => "ready_s",
+            Self::ColdS => "cold_s",
+            Self::ColdCpuS => "cold_cpu_s",
+            Self::MbPerNode => "mb_per_node",
+            Self::PeakRssMb => "peak_rss_mb",
+            Self::NodeRssMb => "node_rss_mb",
+            Self::NodePeakRssMb => "node_peak_rss_mb",
+            Self::WorldUs => "world_us",
+            Self::ShelfUs => "shelf_us",
+            Self::SessionUs => "session_us",
+            Self::MirrorUs => "mirror_us",
+            Self::SnapshotUs => "snapshot_us",
             Self::Errors => "errors",
         }
     }

@@ -21,9 +21,12 @@ pub(super) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
 
 /// Resident memory of a process in KiB.
 pub(super) fn rss_kb(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    rss(&text).with_context(|| format!("{path} has no VmRSS"))
+    status_kb(pid, "VmRSS:")
+}
+
+/// The most resident memory that a process ever had, in KiB.
+pub(super) fn peak_kb(pid: u32) -> Result<f64> {
+    status_kb(pid, "VmHWM:")
 }
 
 /// Watches what the rest of the machine does while something is measured.
@@ -84,8 +87,14 @@ fn ticks(stat: &str) -> Option<f64> {
     Some(user + system)
 }
 
-fn rss(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn status_kb(pid: u32, field: &str) -> Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    kilobytes(&text, field).with_context(|| format!("{path} has no {field}"))
+}
+
+fn kilobytes(status: &str, field: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
@@ -116,8 +125,10 @@ mod tests {
 
     #[test]
     fn memory() {
-        assert_eq!(rss("VmHWM:\t   99 kB\nVmRSS:\t   15360 kB\n"), Some(15_360.0));
-        assert_eq!(rss("Name:\tx\n"), None);
+        let status = "VmHWM:\t   99 kB\nVmRSS:\t   15360 kB\n";
+        assert_eq!(kilobytes(status, "VmRSS:"), Some(15_360.0));
+        assert_eq!(kilobytes(status, "VmHWM:"), Some(99.0));
+        assert_eq!(kilobytes("Name:\tx\n", "VmRSS:"), None);
         assert!(rss_kb(std::process::id()).is_ok_and(|kb| kb > 100.0));
     }
 }

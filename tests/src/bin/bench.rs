@@ -39,6 +39,9 @@ struct Cli {
     /// Another mesh's proxy to measure in the same run; ztunnel must have been built with `--features testing`.
     #[arg(long, value_name = "ztunnel=PATH", value_parser = bench::parse_peer)]
     peer: Option<PathBuf>,
+    /// Be one of the processes that a bench consists of.
+    #[arg(long, hide = true, value_name = "PART")]
+    part: Option<bench::control::Part>,
 }
 
 fn main() -> ExitCode {
@@ -52,6 +55,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<ExitCode> {
+    if let Some(part) = cli.part {
+        return part.run().map(|()| ExitCode::SUCCESS);
+    }
     let cases = Case::select(&cli.names).map_err(|reason| anyhow!(reason))?;
     if cli.list {
         for case in cases {

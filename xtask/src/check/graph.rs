@@ -125,8 +125,16 @@ const LAYERS: [Layer; 11] = [
     },
     Layer {
         name: "mesh-tests",
-        may_use: &["mesh-ca", "mesh-common", "mesh-core", "mesh-node", "mesh-proto", "mesh-source"],
-        why: "the suites run the real binaries",
+        may_use: &[
+            "mesh-ca",
+            "mesh-common",
+            "mesh-control",
+            "mesh-core",
+            "mesh-node",
+            "mesh-proto",
+            "mesh-source",
+        ],
+        why: "the suites run the real binaries, and benches take parts of them in hand",
     },
     Layer { name: "xtask", may_use: &[], why: "it must build before anything else does" },
 ];

@@ -1,13 +1,14 @@
 //! Who owns an address that several claim.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::Name;
+use super::few::Few;
 
 /// Claims to addresses. Of all who claim one, the one with the lowest rank owns it, and of equals the first by name.
 #[derive(Debug)]
-pub(super) struct Claims<R>(HashMap<IpAddr, BTreeSet<(R, Name)>>);
+pub(super) struct Claims<R>(HashMap<IpAddr, Few<(R, Name)>>);
 
 impl<R> Default for Claims<R> {
     fn default() -> Self {
@@ -36,6 +37,6 @@ impl<R: Ord> Claims<R> {
 
     /// Everyone who claims `ip`.
     pub(super) fn claimants(&self, ip: IpAddr) -> impl Iterator<Item = &Name> {
-        self.0.get(&ip).into_iter().flatten().map(|(_, name)| name)
+        self.0.get(&ip).into_iter().flat_map(Few::iter).map(|(_, name)| name)
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 use self::enrol::Wish;
+use super::shared::Values;
 use super::{Name, Report, World};
 use crate::id::{IdError, SpiffeId};
 use crate::model::{LocalPod, Workload, WorkloadType};
@@ -26,7 +27,7 @@ mod probes;
 #[expect(clippy::struct_excessive_bools, reason = "facts about a pod that are independent of each other")]
 pub(super) struct PodFacts {
     pub(super) origin: Origin,
-    pub(super) labels: BTreeMap<String, String>,
+    pub(super) labels: Arc<BTreeMap<String, String>>,
     pub(super) node: Option<Arc<str>>,
     /// As its status reports them.
     pub(super) ips: Vec<IpAddr>,
@@ -36,10 +37,11 @@ pub(super) struct PodFacts {
     pub(super) ready: bool,
     pub(super) created: Option<i64>,
     /// Of all containers, in their order.
-    pub(super) named_ports: Vec<(Box<str>, u16)>,
+    pub(super) named_ports: Arc<[(Box<str>, u16)]>,
     pod_uid: Option<Arc<str>>,
     account: Arc<str>,
     owner: (Arc<str>, WorkloadType),
+    names: Names,
     probe_ports: Vec<u16>,
     wish: Wish,
     inbound_bypass: bool,
@@ -47,7 +49,11 @@ pub(super) struct PodFacts {
 
 impl PodFacts {
     /// `None` for a pod that has ended: its address may long belong to another.
-    pub(super) fn of(object: &Object, pod: &Pod, report: &mut Report) -> Option<Self> {
+    pub(super) fn of(
+        object: &Object,
+        pod: &Pod,
+        (values, report): (&mut Values, &mut Report),
+    ) -> Option<Self> {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         if matches!(phase, Some("Succeeded" | "Failed")) {
             return None;
@@ -56,19 +62,22 @@ impl PodFacts {
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
         let node = spec.node_name.as_deref().filter(|node| !node.is_empty());
+        let (owner, kind) = owner::of(pod, meta);
+        let owner = values.texts.share(owner);
         Some(Self {
             origin: object.origin.clone(),
-            labels: meta.labels.clone(),
-            node: node.map(Arc::from),
+            names: Names::of(&meta.labels, &owner, values),
+            labels: values.labels.share(meta.labels.clone()),
+            node: node.map(|node| values.texts.share(node)),
             ips: addresses(object, pod, report),
             host_network: spec.host_network.unwrap_or_default(),
             terminating: pod.metadata.deletion_timestamp.is_some(),
             ready: is_ready(pod),
             created: meta.creation_timestamp,
-            named_ports: named_ports(spec),
+            named_ports: values.ports.share(named_ports(spec)),
             pod_uid: meta.uid.as_deref().map(Arc::from),
-            account: service_account(spec).into(),
-            owner: owner::of(pod, meta),
+            account: values.texts.share(service_account(spec)),
+            owner: (owner, kind),
             probe_ports: probes::ports(spec),
             wish: Wish::of(meta, spec),
             inbound_bypass: is_bypassed(meta),
@@ -91,13 +100,12 @@ impl World {
         let locality = pod.node.as_ref().and_then(|node| self.nodes.get(node));
         let enrolled = self.is_enrolled(name, pod);
         let (services, ready_somewhere) = self.memberships(name, pod);
-        let names = Names::of(&pod.labels, &pod.owner.0);
         let uid: Arc<str> = format!("{}//Pod/{}/{}", self.cluster, name.namespace, name.name).into();
         let local = LocalPod {
             uid: Arc::clone(&uid),
             node: pod.node.clone().unwrap_or_default(),
             pod_uid: pod.pod_uid.clone(),
-            labels: pod.labels.clone(),
+            labels: Arc::clone(&pod.labels),
             probe_ports: pod.probe_ports.clone(),
             enrolled,
             inbound_bypass: pod.inbound_bypass,
@@ -112,10 +120,10 @@ impl World {
             identity,
             enrolled: enrolled && !pod.inbound_bypass,
             labels: BTreeMap::new(),
-            app: names.app.into(),
-            version: names.version.into(),
-            canonical_name: names.canonical_name.into(),
-            canonical_revision: names.canonical_revision.into(),
+            app: Arc::clone(&pod.names.app),
+            version: Arc::clone(&pod.names.version),
+            canonical_name: Arc::clone(&pod.names.canonical_name),
+            canonical_revision: Arc::clone(&pod.names.canonical_revision),
             workload_name: Arc::clone(&pod.owner.0),
             workload_type: pod.owner.1,
             service_account: Arc::clone(&pod.account),
@@ -161,15 +169,16 @@ impl World {
 }
 
 /// The names that telemetry groups by.
-struct Names<'a> {
-    app: &'a str,
-    version: &'a str,
-    canonical_name: &'a str,
-    canonical_revision: &'a str,
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Names {
+    app: Arc<str>,
+    version: Arc<str>,
+    canonical_name: Arc<str>,
+    canonical_revision: Arc<str>,
 }
 
-impl<'a> Names<'a> {
-    fn of(labels: &'a BTreeMap<String, String>, workload_name: &'a str) -> Self {
+impl Names {
+    fn of(labels: &BTreeMap<String, String>, workload_name: &str, values: &mut Values) -> Self {
         let first = |keys: &[&str]| {
             let values = keys.iter().filter_map(|key| labels.get(*key));
             values.map(String::as_str).find(|value| !value.is_empty())
@@ -179,12 +188,11 @@ impl<'a> Names<'a> {
         let canonical_revision =
             first(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"])
                 .unwrap_or("latest");
-        Self {
-            app: first(&["app", "app.kubernetes.io/name"]).unwrap_or(canonical_name),
-            version: first(&["version", "app.kubernetes.io/version"]).unwrap_or(canonical_revision),
-            canonical_name,
-            canonical_revision,
-        }
+        let app = first(&["app", "app.kubernetes.io/name"]).unwrap_or(canonical_name);
+        let version = first(&["version", "app.kubernetes.io/version"]).unwrap_or(canonical_revision);
+        let [app, version, canonical_name, canonical_revision] =
+            [app, version, canonical_name, canonical_revision].map(|name| values.texts.share(name));
+        Self { app, version, canonical_name, canonical_revision }
     }
 }
 

@@ -22,8 +22,8 @@ pub(super) struct Policies {
     /// Without a selector, by namespace, the oldest first; the mesh's under [`EVERYWHERE`].
     peers_by_namespace: HashMap<Arc<str>, BTreeSet<Aged>>,
     peer_selectors: SelectorIndex<Aged>,
-    /// What those of a namespace come to; absent if they refuse nothing.
-    mutual_tls: HashMap<Name, Arc<Policy>>,
+    /// Keys of what those of a namespace come to; absent if they refuse nothing.
+    mutual_tls: HashMap<Name, Arc<PolicyName>>,
 }
 
 /// Age decides between policies of one scope: the oldest is in force.
@@ -152,7 +152,7 @@ impl World {
         self.findings.set(&object.key(), Topic::Itself, report);
         let policy = policy.map(Arc::new);
         match &policy {
-            Some(policy) => self.policies.mutual_tls.insert(name.clone(), Arc::clone(policy)),
+            Some(policy) => self.policies.mutual_tls.insert(name.clone(), policy.key()),
             None => self.policies.mutual_tls.remove(name),
         };
         self.emit(RecordKey::Policy(mutual_tls_key(&name_of(object))), policy.map(Record::Policy));
@@ -172,17 +172,18 @@ impl World {
         let selectors = &self.policies.authorization_selectors;
         let mut keys = selectors.matching(EVERYWHERE, workload);
         keys.extend(selectors.matching(&name.namespace, workload));
-        keys.extend(self.mutual_tls_of(name, workload).map(Policy::key));
+        keys.extend(self.mutual_tls_of(name, workload).cloned());
         keys.sort();
+        keys.shrink_to_fit();
         keys
     }
 
     /// What refuses plaintext to a workload: the narrowest `PeerAuthentication` that says anything decides.
-    fn mutual_tls_of(&self, name: &Name, workload: &BTreeMap<String, String>) -> Option<&Policy> {
+    fn mutual_tls_of(&self, name: &Name, workload: &BTreeMap<String, String>) -> Option<&Arc<PolicyName>> {
         let own = self.policies.peer_selectors.matching(&name.namespace, workload);
         let own = own.first().map(|(_, name)| name).filter(|name| self.says_anything(name));
         let policy = own.or_else(|| self.in_force(&name.namespace))?;
-        self.policies.mutual_tls.get(policy).map(|policy| &**policy)
+        self.policies.mutual_tls.get(policy)
     }
 
     /// The `PeerAuthentication` that decides for workloads without one of their own.

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pods::{PodFacts, valid};
 use super::{Name, Report, World};
-use crate::model::{Exported, Families, Service, ServicePort};
+use crate::model::{Exported, Families, Service, ServiceKey, ServicePort};
 use crate::net::canonical_ip;
 use crate::resource::{Object, Origin};
 
@@ -22,6 +22,8 @@ pub(super) struct ServiceFacts {
     pub(super) selector: Option<Arc<BTreeMap<String, String>>>,
     /// With all the addresses that it asks for.
     pub(super) service: Service,
+    /// Its key, which every endpoint has.
+    pub(super) key: Arc<ServiceKey>,
     /// For each port.
     targets: Vec<TargetPort>,
 }
@@ -39,11 +41,13 @@ impl ServiceFacts {
         let spec = kube.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))?;
         let ports: Vec<_> =
             spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_ref())).collect();
+        let service = describe(object, kube, &ports, report);
         Some(Self {
             origin: object.origin.clone(),
             created: object.meta.creation_timestamp,
             selector: spec.selector.clone().filter(|selector| !selector.is_empty()).map(Arc::new),
-            service: describe(object, kube, &ports, report),
+            key: Arc::new(service.key()),
+            service,
             targets: ports.into_iter().map(TargetPort::of).collect(),
         })
     }

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 
+use super::few::Few;
 use super::pods::{PodFacts, valid};
 use super::services::is_tcp;
+use super::shared::Values;
 use super::{Name, Report, World};
-use crate::model::{Families, Membership, ServiceKey, StaticEndpoint};
+use crate::model::{Families, Membership, StaticEndpoint};
 use crate::net::canonical_ip;
 use crate::resource::Object;
 
@@ -54,6 +56,18 @@ impl SliceFacts {
         });
         Some(Self { service, families, ports: ports.collect(), endpoints })
     }
+
+    /// Shares what many slices say alike.
+    pub(super) fn share(&mut self, values: &mut Values) {
+        for endpoint in &mut self.endpoints {
+            if let Some(node) = &mut endpoint.node {
+                *node = values.texts.share(Arc::clone(node));
+            }
+            if let Some(pod) = &mut endpoint.pod {
+                pod.namespace = values.texts.share(Arc::clone(&pod.namespace));
+            }
+        }
+    }
 }
 
 impl World {
@@ -84,6 +98,7 @@ impl World {
         let memberships = services.into_iter().filter_map(|(name, ports)| self.membership(name, ports));
         let mut memberships: Vec<_> = memberships.collect();
         memberships.sort();
+        memberships.shrink_to_fit();
         (memberships, ready)
     }
 
@@ -124,7 +139,7 @@ impl World {
     }
 
     fn endpoints_at(&self, ip: IpAddr) -> impl Iterator<Item = (&SliceFacts, &SliceEndpoint)> {
-        let places = self.slices_by_ip.get(&ip).into_iter().flatten();
+        let places = self.slices_by_ip.get(&ip).into_iter().flat_map(Few::iter);
         places.filter_map(|(slice, index)| {
             let slice = self.slices.get(slice)?;
             Some((slice, slice.endpoints.get(*index)?))
@@ -143,10 +158,8 @@ impl World {
     }
 
     fn membership(&self, name: &Name, ports: BTreeSet<(u16, u16)>) -> Option<Membership> {
-        let service = &self.services.get(name)?.service;
-        let service =
-            ServiceKey { namespace: Arc::clone(&service.namespace), hostname: Arc::clone(&service.hostname) };
-        Some(Membership { service: Arc::new(service), ports: ports.into_iter().collect() })
+        let service = Arc::clone(&self.services.get(name)?.key);
+        Some(Membership { service, ports: ports.into_iter().collect() })
     }
 }
 
