@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Node;
 use self::claims::Claims;
 use self::mesh_config::MeshConfig;
 use self::pods::PodFacts;
+pub(crate) use self::pods::enrol::Wish;
 use self::policies::{EVERYWHERE, Policies};
 pub(crate) use self::report::Report;
 use self::report::{Findings, Topic};

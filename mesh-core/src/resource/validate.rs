@@ -13,7 +13,7 @@ use super::kind::Kind;
 use super::strict::Unknown;
 use super::tree::{MAX_PROBLEMS, Path, Problem, Tree, quote};
 use super::value::Regex;
-use super::{Meta, Spec};
+use super::{Meta, Spec, VirtualServiceSpec};
 
 mod network;
 mod networking;
@@ -249,6 +249,13 @@ pub(super) fn spec(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
         Spec::WorkloadGroup(spec) => networking::workload_group(spec, report),
         Spec::Sidecar(spec) => networking::sidecar(spec, meta, report),
     }
+}
+
+/// What [`spec`] says of rules that are never used, and nothing else.
+pub(super) fn never_used(spec: &VirtualServiceSpec) -> Vec<Problem> {
+    let mut report = Report::new("");
+    networking::never_used(spec, &mut report);
+    report.into_problems()
 }
 
 /// Warns of lists in `spec` that are there but empty: they restrict nothing, which is rarely what was meant.
