@@ -143,7 +143,7 @@ fn same_host(gateways: &[(&Object, &GatewaySpec)], messages: &mut Vec<Message>) 
             if let Some((host, other)) = other {
                 let port = server.port.number;
                 let reason = format!(
-                    "{} has port {port} of the same pods for the same host, {}",
+                    "{} serves {} or a part of it on port {port} of the same pods",
                     other.key(),
                     quote(&host.host.to_string())
                 );
