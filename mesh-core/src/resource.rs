@@ -19,7 +19,6 @@ pub use self::networking::{
 };
 pub use self::security::{AuthorizationPolicySpec, PeerAuthenticationSpec};
 pub use self::served::{Received, ServedKind, from_json};
-pub(crate) use self::tree::quote;
 
 mod decode;
 mod document;
@@ -32,6 +31,8 @@ mod tree;
 mod trim;
 mod validate;
 pub mod value;
+
+pub(crate) use self::tree::quote;
 
 /// A file as it was read: what [`parse`] takes.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +58,7 @@ pub struct Parsed {
     pub documents: usize,
 }
 
-/// What a StatefulSet, DaemonSet, Job or the like makes pods of. The mesh waits for the pods; who judges a set of files
+/// What a `StatefulSet`, `DaemonSet`, Job or the like makes pods of. The mesh waits for the pods; who judges a set of files
 /// wants to know that there will be some.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodTemplate {

@@ -54,7 +54,7 @@ codes! {
     MisplacedAnnotation = 107, Warning;
     /// An annotation in Istio's domain that does not exist.
     UnknownAnnotation = 108, Warning;
-    /// Two VirtualServices are for the same host in the mesh, where only one is used.
+    /// Two `VirtualServices` are for the same host in the mesh, where only one is used.
     ConflictingMeshGatewayVirtualServiceHosts = 109, Error;
     /// Two Sidecars select the same workload, which only gets one.
     ConflictingSidecarWorkloadSelectors = 110, Error;
@@ -78,11 +78,11 @@ codes! {
     VirtualServiceUnreachableRule = 130, Warning;
     /// A condition of a rule that earlier rules leave nothing to.
     VirtualServiceIneffectiveMatch = 131, Info;
-    /// A VirtualService names a Gateway that serves none of its hosts.
+    /// A `VirtualService` names a Gateway that serves none of its hosts.
     VirtualServiceHostNotFoundInGateway = 132, Warning;
     /// The document applies, but probably not as intended.
     SchemaWarning = 133, Warning;
-    /// A ServiceEntry for TCP can only be told from others by an address, and has none.
+    /// A `ServiceEntry` for TCP can only be told from others by an address, and has none.
     ServiceEntryAddressesRequired = 134, Warning;
     /// An annotation that is on its way out.
     DeprecatedAnnotation = 135, Info;
@@ -94,11 +94,11 @@ codes! {
     IngressRouteRulesNotAffected = 140, Warning;
     /// Two Gateways claim the same host and port of the same pods.
     ConflictingGateways = 145, Error;
-    /// A port of an ExternalName service has a name that asks for plain TCP.
+    /// A port of an `ExternalName` service has a name that asks for plain TCP.
     ExternalNameServiceTypeInvalidPortName = 150, Warning;
     /// A Gateway listens on a port that its Service does not have.
     GatewayPortNotDefinedOnService = 162, Warning;
-    /// A VirtualService names a Gateway that Istio makes for itself.
+    /// A `VirtualService` names a Gateway that Istio makes for itself.
     ReferencedInternalGateway = 165, Warning;
     /// A policy selects the pods of a Kubernetes Gateway by label.
     IneffectiveSelector = 166, Warning;
@@ -106,9 +106,9 @@ codes! {
     IneffectivePolicy = 167, Warning;
     /// A subset that none of the service's workloads belongs to.
     DestinationRuleSubsetNotSelectPods = 173, Error;
-    /// A DestinationRule for a host that does not exist.
+    /// A `DestinationRule` for a host that does not exist.
     UnknownDestinationRuleHost = 174, Warning;
-    /// Two ServiceEntries say different things about one port of one host.
+    /// Two `ServiceEntries` say different things about one port of one host.
     ConflictingServiceEntryProtocol = 177, Warning;
 }
 

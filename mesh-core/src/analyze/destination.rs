@@ -1,4 +1,4 @@
-//! Where VirtualServices send traffic: hosts, ports and subsets that exist, and ports that leave no choice.
+//! Where `VirtualServices` send traffic: hosts, ports and subsets that exist, and ports that leave no choice.
 
 use super::hosts::{CLUSTER_DOMAIN, Lookup, Service};
 use super::index::Index;

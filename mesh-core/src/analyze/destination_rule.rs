@@ -1,4 +1,4 @@
-//! DestinationRules: hosts that exist, subsets that have workloads, and TLS that trusts somebody in particular.
+//! `DestinationRules`: hosts that exist, subsets that have workloads, and TLS that trusts somebody in particular.
 
 use super::hosts::{Lookup, Service};
 use super::index::Index;
@@ -76,7 +76,7 @@ fn unselected(
     Some(message.hint("requests for it are answered with 503"))
 }
 
-/// Whether an endpoint of a ServiceEntry has these labels; `None` if that cannot be told.
+/// Whether an endpoint of a `ServiceEntry` has these labels; `None` if that cannot be told.
 fn has_endpoint(service: &Service<'_>, labels: &Labels) -> Option<bool> {
     match &service.object.spec {
         Spec::ServiceEntry(entry) if !entry.endpoints.is_empty() => {

@@ -1,4 +1,4 @@
-//! Which hosts there are: Services and ServiceEntries by every name that rules can use.
+//! Which hosts there are: Services and `ServiceEntries` by every name that rules can use.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -17,7 +17,7 @@ pub(super) struct Service<'a> {
     pub(super) ports: Vec<u16>,
     /// Which workloads it is made of, if labels say so.
     pub(super) selector: Option<&'a Labels>,
-    /// An alias in DNS, or a ServiceEntry: its ports are not all there is to it.
+    /// An alias in DNS, or a `ServiceEntry`: its ports are not all there is to it.
     pub(super) is_external_name: bool,
     visible: Visibility<'a>,
 }
@@ -43,7 +43,7 @@ pub(super) struct Hosts<'a> {
     namespaces: HashMap<&'a str, Vec<&'a str>>,
     /// Services that are there but were refused: nothing is known of them but the name.
     refused: HashSet<String>,
-    /// A ServiceEntry was refused, so any host may be one of its.
+    /// A `ServiceEntry` was refused, so any host may be one of its.
     refused_entry: bool,
 }
 

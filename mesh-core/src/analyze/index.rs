@@ -22,7 +22,7 @@ pub(super) struct Index<'a> {
     by_key: HashMap<ObjectKey, &'a Object>,
     refused: HashSet<&'a ObjectKey>,
     refused_kinds: HashSet<&'static str>,
-    /// DestinationRules by the host that they are for.
+    /// `DestinationRules` by the host that they are for.
     rules: HashMap<String, Vec<(&'a Object, &'a DestinationRuleSpec)>>,
 }
 
@@ -85,7 +85,7 @@ impl<'a> Index<'a> {
         SYSTEM_NAMESPACES.contains(&namespace) || namespace == self.options.root_namespace
     }
 
-    /// The DestinationRules for exactly this qualified host.
+    /// The `DestinationRules` for exactly this qualified host.
     pub(super) fn rules_for(&self, host: &str) -> &[(&'a Object, &'a DestinationRuleSpec)] {
         self.rules.get(host).map_or(&[], Vec::as_slice)
     }

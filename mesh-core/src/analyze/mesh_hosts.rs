@@ -1,4 +1,4 @@
-//! VirtualServices for the same host in the mesh: unlike at gateways they are not merged there.
+//! `VirtualServices` for the same host in the mesh: unlike at gateways they are not merged there.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! What AuthorizationPolicies name: namespaces and targets.
+//! What `AuthorizationPolicies` name: namespaces and targets.
 
 use super::index::Index;
 use super::{Code, Message};

@@ -48,7 +48,7 @@ fn judge(object: &Object, at: usize, port: &ServicePort, is_alias: bool) -> Opti
     Some(message.hint(format!("write PROTOCOL or PROTOCOL-SUFFIX, {PROTOCOL_HINT}")))
 }
 
-/// `PROTOCOL` or `PROTOCOL-SUFFIX` in any case; or one of the names that Kubernetes has for appProtocol.
+/// `PROTOCOL` or `PROTOCOL-SUFFIX` in any case; or one of the names that Kubernetes has for `appProtocol`.
 fn says_protocol(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     let first = text.split_once('-').map_or(text.as_str(), |(first, _)| first);
@@ -61,8 +61,8 @@ const PROTOCOL_HINT: &str = "for example http, http2-web, grpc or tcp-db";
 const PROTOCOLS: [&str; 10] =
     ["grpc", "http", "http2", "https", "mongo", "mysql", "redis", "tcp", "tls", "udp"];
 
-/// Standard names of appProtocol.
+/// Standard names of `appProtocol`.
 const KUBERNETES: [&str; 3] = ["kubernetes.io/h2c", "kubernetes.io/ws", "kubernetes.io/wss"];
 
-/// SMTP, DNS, MySQL and MongoDB: the server speaks first there or nobody would expect HTTP.
+/// Well-known ports of mail, DNS and two databases, where nobody would expect HTTP.
 const SILENT_PORTS: [i32; 4] = [25, 53, 3306, 27017];

@@ -1,4 +1,4 @@
-//! ServiceEntries: addresses where nothing else tells connections apart, and agreement about ports.
+//! `ServiceEntries`: addresses where nothing else tells connections apart, and agreement about ports.
 
 use std::collections::HashMap;
 
@@ -43,36 +43,33 @@ fn addresses(object: &Object, entry: &ServiceEntrySpec, messages: &mut Vec<Messa
 
 /// One port of one host speaks one protocol, wherever it is seen.
 fn protocols<'a>(entries: &[(&'a Object, &'a ServiceEntrySpec)], messages: &mut Vec<Message>) {
-    let mut first: HashMap<(Option<&str>, String, u16), (&Object, Option<Protocol>)> = HashMap::new();
+    let mut first = First::new();
     for (object, entry) in entries {
         let scopes = exported(&entry.export_to, &object.meta.namespace);
-        let scopes = scopes.map_or(vec![None], |names| names.into_iter().map(Some).collect());
-        let mut conflict = None;
-        for host in &entry.hosts {
-            for (at, port) in entry.ports.iter().enumerate() {
-                for scope in &scopes {
-                    let key = |scope| (scope, host.to_string(), port.number.get());
-                    // What everybody sees is seen by one namespace as well.
-                    let everywhere = first.get(&key(None)).copied();
-                    let known =
-                        everywhere.unwrap_or(*first.entry(key(*scope)).or_insert((object, port.protocol)));
-                    if known.1 != port.protocol && conflict.is_none() {
-                        conflict = Some((at, host, known.0));
-                    }
-                }
-            }
-        }
-        if let Some((at, host, other)) = conflict {
-            let reason = format!(
-                "{} says something else about this port of {}",
-                other.key(),
-                quote(&host.to_string())
-            );
+        let scopes: Vec<_> = scopes.map_or(vec![None], |names| names.into_iter().map(Some).collect());
+        let ports = entry.ports.iter().enumerate();
+        let pairs = ports.flat_map(|port| entry.hosts.iter().map(move |host| (port, host)));
+        let conflicts = pairs.filter_map(|((at, port), host)| {
+            let key = |scope| (scope, host.to_string(), port.number.get());
+            // What everybody sees is seen by one namespace as well.
+            let everywhere = first.get(&key(None)).copied();
+            let own = scopes.iter().map(|scope| *first.entry(key(*scope)).or_insert((object, port.protocol)));
+            let mut known: Vec<_> = own.chain(everywhere).collect();
+            known.retain(|(_, protocol)| *protocol != port.protocol);
+            known.first().map(|(other, _)| (at, host, *other))
+        });
+        // All are looked at, for those that come later; one is told.
+        if let Some((at, host, other)) = conflicts.collect::<Vec<_>>().first() {
+            let host = quote(&host.to_string());
+            let reason = format!("{} says something else about this port of {host}", other.key());
             let field = format_args!("spec.ports[{at}].protocol");
             messages.push(Message::new(Code::ConflictingServiceEntryProtocol, object, field, reason));
         }
     }
 }
+
+/// Who has first said what a port of a host speaks, by the namespace that sees it; none for all.
+type First<'a> = HashMap<(Option<&'a str>, String, u16), (&'a Object, Option<Protocol>)>;
 
 /// Switches the mesh's own addresses off, by `false`.
 const AUTO_ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";

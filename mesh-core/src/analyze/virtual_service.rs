@@ -1,4 +1,4 @@
-//! What ties VirtualServices to others: gateways, delegates, and rules that only clients in the mesh see.
+//! What ties `VirtualServices` to others: gateways, delegates, and rules that only clients in the mesh see.
 
 use std::collections::HashMap;
 
@@ -54,7 +54,7 @@ fn gateway(
     Some(message.hint("add them to spec.servers[].hosts there"))
 }
 
-/// Whether a host of the Gateway, for routes of the VirtualService's namespace, is one of `hosts`.
+/// Whether a host of the Gateway, for routes of the `VirtualService`'s namespace, is one of `hosts`.
 fn serves_any(gateway: &GatewaySpec, namespace: &str, hosts: &[Host], object: &Object) -> bool {
     let served = gateway.servers.iter().flat_map(|server| &server.hosts);
     let mut served = served.filter(|host| host.namespace.contains(&object.meta.namespace, namespace));
@@ -77,7 +77,7 @@ fn delegates(index: &Index<'_>, object: &Object, spec: &VirtualServiceSpec, mess
     }
 }
 
-/// VirtualServices that send clients in the mesh to subsets, by the host that these ask for.
+/// `VirtualServices` that send clients in the mesh to subsets, by the host that these ask for.
 fn splits_in_mesh<'a>(index: &Index<'a>) -> HashMap<String, &'a Object> {
     let mut splits = HashMap::new();
     for object in index.objects {

@@ -113,7 +113,7 @@ pub(super) fn show(selector: &Labels) -> String {
     labels.join(",")
 }
 
-fn workload<'a>(object: &'a Object, in_mesh: impl Fn(&Meta, &PodSpec) -> bool) -> Option<Workload<'a>> {
+fn workload(object: &Object, in_mesh: impl Fn(&Meta, &PodSpec) -> bool) -> Option<Workload<'_>> {
     let namespace = &*object.meta.namespace;
     match &object.spec {
         Spec::Pod(pod) => {

@@ -13,7 +13,7 @@ use super::kind::Kind;
 use super::strict::Unknown;
 use super::tree::{MAX_PROBLEMS, Path, Problem, Tree, quote};
 use super::value::Regex;
-use super::{Meta, Spec, VirtualServiceSpec};
+use super::{Meta, Spec};
 
 mod network;
 mod networking;
@@ -251,13 +251,6 @@ pub(super) fn spec(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
     }
 }
 
-/// What [`spec`] says of rules that are never used, and nothing else.
-pub(super) fn never_used(spec: &VirtualServiceSpec) -> Vec<Problem> {
-    let mut report = Report::new("");
-    networking::never_used(spec, &mut report);
-    report.into_problems()
-}
-
 /// Warns of lists in `spec` that are there but empty: they restrict nothing, which is rarely what was meant.
 pub(super) fn empty_lists(tree: &Tree, report: &mut Report<'_>) {
     if let Some(Tree::List(rules)) = tree.get("spec").and_then(|spec| spec.get("rules")) {
@@ -288,6 +281,13 @@ fn empty_lists_in(tree: &Tree, path: Path<'_>, report: &mut Report<'_>) {
         }
         _ => {}
     }
+}
+
+/// What [`spec`] says of rules that are never used, and nothing else.
+pub(super) fn never_used(spec: &super::VirtualServiceSpec) -> Vec<Problem> {
+    let mut report = Report::new("");
+    networking::never_used(spec, &mut report);
+    report.into_problems()
 }
 
 /// Label keys are qualified names, values at most 63 of letters, digits, `-`, `_` and `.`.
