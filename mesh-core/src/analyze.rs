@@ -15,6 +15,7 @@ use crate::resource::{Level, Object, ObjectKey, Origin, Parsed, one_line};
 mod annotation;
 mod backing;
 mod code;
+mod conflict;
 mod deployment;
 mod destination;
 mod destination_rule;

@@ -41,11 +41,12 @@ fn judge(
         };
         if !row.on.is_empty() && !row.on.contains(&kind) {
             let reason = format!("has no effect on a {kind}, only on {}", row.on.join(", "));
-            let message = Message::new(Code::MisplacedAnnotation, object, field, reason);
+            let message = Message::new(Code::MisplacedAnnotation, object, &field, reason);
             let is_for_pods = row.on.contains(&"Pod") && kind == "Deployment";
             let hint = "write it under spec.template.metadata.annotations";
             messages.push(if is_for_pods { message.hint(hint) } else { message });
-        } else if row.is_deprecated {
+        }
+        if row.is_deprecated {
             messages.push(Message::new(Code::DeprecatedAnnotation, object, field, "is deprecated"));
         }
     }
@@ -54,7 +55,8 @@ fn judge(
 /// Whether the part before the slash is in Istio's domain. Those for internal use are parsing's business.
 fn is_istio(name: &str) -> bool {
     let domain = name.split_once('/').map_or("", |(domain, _)| domain);
-    (domain == "istio.io" || domain.ends_with(".istio.io")) && domain != "internal.istio.io"
+    name == INGRESS_CLASS
+        || (domain == "istio.io" || domain.ends_with(".istio.io")) && domain != "internal.istio.io"
 }
 
 /// Annotations that are read in the same places.
@@ -65,8 +67,12 @@ struct Row {
     names: &'static [&'static str],
 }
 
+/// The only one outside Istio's domain that Istio reads.
+const INGRESS_CLASS: &str = "kubernetes.io/ingress.class";
+
 /// What Istio's API defines. Some are for sidecars and do nothing here, but they are no mistake.
 const KNOWN: &[Row] = &[
+    Row { on: &["Ingress"], is_deprecated: false, names: &[INGRESS_CLASS] },
     Row {
         on: &[],
         is_deprecated: false,

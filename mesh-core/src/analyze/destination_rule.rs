@@ -41,7 +41,7 @@ fn host(index: &Index<'_>, object: &Object, rule: &DestinationRuleSpec, messages
     }
 }
 
-/// Says so if there are workloads, but none of a subset.
+/// Says so if a subset has no workload.
 fn unselected(
     index: &Index<'_>,
     object: &Object,
@@ -49,20 +49,18 @@ fn unselected(
     (at, subset): (usize, &Subset),
 ) -> Option<Message> {
     // Where a workload runs is not known before it runs.
-    let by_place = |key: &String| PLACES.iter().any(|place| key.starts_with(place));
-    let labels: Labels = subset.labels.iter().filter(|(key, _)| !by_place(key)).map(clone).collect();
+    let by_place = |(key, value): &(&String, &String)| {
+        !value.is_empty() && PLACES.iter().any(|place| key.starts_with(place))
+    };
+    let labels: Labels = subset.labels.iter().filter(|label| !by_place(label)).map(clone).collect();
     if labels.is_empty() || index.has_unknown_workloads() || has_endpoint(service, &labels)? {
         return None;
     }
     if let Some(selector) = service.selector {
-        let namespace = &*service.object.meta.namespace;
-        let mut members = index.workloads.select(Some(namespace), selector).peekable();
-        let is_told = members.peek().is_some() || index.workloads.any(Some(namespace));
         let mut both = labels.clone();
         both.extend(selector.iter().map(clone));
-        let has_workload =
-            selects(&labels, &both) && index.workloads.select(Some(namespace), &both).next().is_some();
-        if has_workload || !is_told {
+        let mut members = index.workloads.select(Some(&service.object.meta.namespace), &both);
+        if selects(&labels, &both) && members.next().is_some() {
             return None;
         }
     }
@@ -96,12 +94,12 @@ fn trust(object: &Object, rule: &DestinationRuleSpec, messages: &mut Vec<Message
         Some((format!("spec.subsets[{at}].trafficPolicy"), subset.traffic_policy.as_ref()?))
     });
     for (path, policy) in own.chain(subsets) {
-        if let Some(reason) = policy.tls.as_ref().and_then(trusts_anybody) {
+        if let Some(reason) = policy.tls.as_ref().and_then(|tls| trusts_anybody(tls, rule)) {
             let code = Code::NoServerCertificateVerificationDestinationLevel;
             messages.push(Message::new(code, object, format_args!("{path}.tls"), reason).hint(WHOM_TO_TRUST));
         }
         for (at, port) in policy.port_level_settings.iter().enumerate() {
-            if let Some(reason) = port.tls.as_ref().and_then(trusts_anybody) {
+            if let Some(reason) = port.tls.as_ref().and_then(|tls| trusts_anybody(tls, rule)) {
                 let code = Code::NoServerCertificateVerificationPortLevel;
                 let field = format_args!("{path}.portLevelSettings[{at}].tls");
                 messages.push(Message::new(code, object, field, reason).hint(WHOM_TO_TRUST));
@@ -111,7 +109,7 @@ fn trust(object: &Object, rule: &DestinationRuleSpec, messages: &mut Vec<Message
 }
 
 /// Why a server could be somebody else than who is meant.
-fn trusts_anybody(tls: &ClientTls) -> Option<String> {
+fn trusts_anybody(tls: &ClientTls, rule: &DestinationRuleSpec) -> Option<String> {
     let mode = match tls.mode {
         ClientTlsMode::Simple => "SIMPLE",
         ClientTlsMode::Mutual => "MUTUAL",
@@ -120,12 +118,22 @@ fn trusts_anybody(tls: &ClientTls) -> Option<String> {
     if tls.insecure_skip_verify == Some(true) {
         return Some(format!("{mode} with insecureSkipVerify takes whatever certificate the server has"));
     }
-    let names_nobody = tls.ca_certificates.is_empty() && tls.credential_name.is_empty();
-    names_nobody
-        .then(|| format!("{mode} without caCertificates trusts every authority that the system trusts"))
+    if !tls.ca_certificates.is_empty() {
+        return None;
+    }
+    // Without a selector only gateways fetch Secrets for a rule.
+    match (tls.credential_name.is_empty(), &rule.workload_selector) {
+        (true, _) => {
+            Some(format!("{mode} without caCertificates trusts every authority that the system trusts"))
+        }
+        (false, None) => {
+            Some(format!("{mode} with credentialName but no workloadSelector only verifies at gateways"))
+        }
+        (false, Some(_)) => None,
+    }
 }
 
-const WHOM_TO_TRUST: &str = "set caCertificates or credentialName";
+const WHOM_TO_TRUST: &str = "set caCertificates, or credentialName and spec.workloadSelector";
 
 /// What keys of labels begin with that come from a workload's node or cluster.
 const PLACES: [&str; 3] = ["topology.kubernetes.io/", "topology.istio.io/", "kubernetes.io/hostname"];

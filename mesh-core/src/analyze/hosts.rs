@@ -138,7 +138,7 @@ impl<'a> Hosts<'a> {
         match services.find(|service| service.is_visible_in(namespace)) {
             Some(service) => Lookup::Found(service),
             None if self.refused.contains(&qualified) => Lookup::Unknown,
-            None if self.refused_entry && !host.is_short() => Lookup::Unknown,
+            None if self.refused_entry && !qualified.ends_with(CLUSTER_SUFFIX) => Lookup::Unknown,
             None => Lookup::Missing,
         }
     }
@@ -223,5 +223,7 @@ fn annotated<'a>(text: &'a str, own: &'a str) -> Visibility<'a> {
 
 /// Where Services have their names.
 pub(super) const CLUSTER_DOMAIN: &str = "cluster.local";
+/// What the names of Services end with.
+const CLUSTER_SUFFIX: &str = ".svc.cluster.local";
 /// Who sees a Service.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";

@@ -26,19 +26,20 @@ fn undecided(object: &Object) -> Option<Message> {
 fn contradiction(object: &Object) -> Option<Message> {
     let label = |name: &str| object.meta.labels.get(name).map(String::as_str);
     let (mode, injection) = (label(MODE), label(INJECTION));
-    let (key, reason) = match (mode, injection, label(REVISION)) {
-        (Some("none"), Some("enabled"), _) => (INJECTION, format!("says yes to the mesh, {MODE} says no")),
-        (Some("ambient"), Some("disabled"), _) => {
-            (INJECTION, format!("says no to the mesh, {MODE} says yes"))
+    let asks = injection == Some("enabled") && mode.is_some();
+    let (key, reason) = match label(REVISION) {
+        Some(_) if injection == Some("enabled") || mode == Some("ambient") => {
+            (REVISION, "asks for a sidecar beside another label that enrols")
         }
-        (_, Some(_), Some(_)) => {
-            (REVISION, format!("is a second way to ask for injection, beside {INJECTION}"))
+        _ if asks && mode == Some("none") => {
+            (INJECTION, "says yes to the mesh, while istio.io/dataplane-mode says no")
         }
+        _ if asks => (INJECTION, "asks for a sidecar beside istio.io/dataplane-mode, which enrols"),
         _ => return None,
     };
     let field = entry_path("metadata.labels", key);
     let message = Message::new(Code::NamespaceMultipleInjectionLabels, object, field, reason);
-    Some(message.hint(format!("{MODE} counts where it is set: remove the other")))
+    Some(message.hint(format!("remove it: {MODE} is enough and counts where both are set")))
 }
 
 /// Enrols, by `ambient`, or not, by `none`.

@@ -42,7 +42,8 @@ pub(super) fn analyze(parsed: &Parsed, messages: &mut Vec<Message>) {
     }
 }
 
-/// Rules without any condition left are unreachable, other conditions ineffective. Returns the fields parsing named.
+/// Matches that earlier rules leave nothing to are ineffective, rules without any other unreachable. Returns the fields
+/// that parsing has named.
 fn unreachable(object: &Object, spec: &VirtualServiceSpec, messages: &mut Vec<Message>) -> Vec<String> {
     let problems = never_used(spec);
     let mut by_rule: HashMap<&str, Vec<_>> = HashMap::new();
@@ -59,17 +60,18 @@ fn unreachable(object: &Object, spec: &VirtualServiceSpec, messages: &mut Vec<Me
     }
     for (rule, matches) in http.chain(tls).chain(tcp) {
         let Some(found) = by_rule.get(rule.as_str()) else { continue };
-        let is_whole = found.len() == matches || found.iter().any(|(field, ..)| *field == rule);
-        let told = if is_whole { found.get(..1).unwrap_or_default() } else { found };
-        for (field, reason, hint) in told {
-            let (code, field) = if is_whole {
-                (Code::VirtualServiceUnreachableRule, &rule)
-            } else {
-                (Code::VirtualServiceIneffectiveMatch, field)
-            };
-            let message = Message::new(code, object, field, reason);
+        for (field, reason, hint) in found.iter().filter(|(field, ..)| *field != rule) {
+            let message = Message::new(Code::VirtualServiceIneffectiveMatch, object, field, reason);
             messages.push(Message { hint: hint.clone(), ..message });
         }
+        let whole = found.iter().find(|(field, ..)| *field == rule);
+        let reason = match whole {
+            Some((_, reason, _)) => reason.as_str(),
+            None if found.len() == matches => "never used: earlier rules take all that its matches ask for",
+            None => continue,
+        };
+        let message = Message::new(Code::VirtualServiceUnreachableRule, object, &rule, reason);
+        messages.push(Message { hint: whole.and_then(|(.., hint)| hint.clone()), ..message });
     }
     problems.into_iter().map(|(field, ..)| field).collect()
 }

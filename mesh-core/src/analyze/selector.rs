@@ -59,6 +59,17 @@ impl<'a> Selection<'a> {
         let namespace = &*object.meta.namespace;
         let is_root = namespace == index.options.root_namespace;
         let Some(labels) = self.labels else {
+            let is_policy = matches!(object.spec, Spec::AuthorizationPolicy(_));
+            let is_told = index.workloads.any(None) && !index.has_unknown_workloads();
+            if is_policy && is_told && !is_root && !index.workloads.any(Some(namespace)) {
+                let reason = format!("there is no workload in namespace {namespace}");
+                return Some(Message::new(
+                    Code::NoMatchingWorkloadsFound,
+                    object,
+                    "metadata.namespace",
+                    reason,
+                ));
+            }
             let is_outside = index.workloads.any(Some(namespace)) && !index.workloads.any_in_mesh(namespace);
             return (self.acts && is_outside && !is_root).then(|| self.outside(object, "of its namespace"));
         };
@@ -71,7 +82,12 @@ impl<'a> Selection<'a> {
         let mut selected = index.workloads.select(scope, labels).peekable();
         if selected.peek().is_none() {
             let reason = format!("no workload has the labels {}", quote(&show(labels)));
-            let message = Message::new(Code::NoMatchingWorkloadsFound, object, self.field, reason);
+            // As Istio has it: a Sidecar refers to its workloads, a policy may wait for some.
+            let code = match object.spec {
+                Spec::Sidecar(_) => Code::ReferencedResourceNotFound,
+                _ => Code::NoMatchingWorkloadsFound,
+            };
+            let message = Message::new(code, object, self.field, reason);
             return (!index.has_unknown_workloads()).then_some(message);
         }
         if self.acts && !selected.any(|workload| workload.in_mesh) {

@@ -58,8 +58,8 @@ fn says_protocol(text: &str) -> bool {
 const PROTOCOL_HINT: &str = "for example http, http2-web, grpc or tcp-db";
 
 /// What a name can begin with. `grpc-web` begins with `grpc`.
-const PROTOCOLS: [&str; 10] =
-    ["grpc", "http", "http2", "https", "mongo", "mysql", "redis", "tcp", "tls", "udp"];
+const PROTOCOLS: [&str; 11] =
+    ["grpc", "hbone", "http", "http2", "https", "mongo", "mysql", "redis", "tcp", "tls", "udp"];
 
 /// Standard names of `appProtocol`.
 const KUBERNETES: [&str; 3] = ["kubernetes.io/h2c", "kubernetes.io/ws", "kubernetes.io/wss"];

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
+use super::conflict::{Claim, Conflicts};
 use super::hosts::exported;
 use super::index::{Index, by_age};
 use super::{Code, Message};
 use crate::resource::networking::ServiceEntrySpec;
 use crate::resource::value::Protocol;
-use crate::resource::{Object, Spec, quote};
+use crate::resource::{Object, ObjectKey, Spec, quote};
 
 pub(super) fn analyze(index: &Index<'_>, messages: &mut Vec<Message>) {
     let mut entries: Vec<_> = index
@@ -43,33 +44,36 @@ fn addresses(object: &Object, entry: &ServiceEntrySpec, messages: &mut Vec<Messa
 
 /// One port of one host speaks one protocol, wherever it is seen.
 fn protocols<'a>(entries: &[(&'a Object, &'a ServiceEntrySpec)], messages: &mut Vec<Message>) {
+    let hint = "clients get whichever comes first: say the same in both";
+    let mut conflicts = Conflicts::new(Code::ConflictingServiceEntryProtocol, hint, messages);
     let mut first = First::new();
     for (object, entry) in entries {
         let scopes = exported(&entry.export_to, &object.meta.namespace);
         let scopes: Vec<_> = scopes.map_or(vec![None], |names| names.into_iter().map(Some).collect());
         let ports = entry.ports.iter().enumerate();
-        let pairs = ports.flat_map(|port| entry.hosts.iter().map(move |host| (port, host)));
-        let conflicts = pairs.filter_map(|((at, port), host)| {
+        for ((at, port), host) in ports.flat_map(|port| entry.hosts.iter().map(move |host| (port, host))) {
+            let own = (port.protocol, Claim { object, field: format!("spec.ports[{at}].protocol") });
             let key = |scope| (scope, host.to_string(), port.number.get());
+            for scope in &scopes {
+                first.entry(key(*scope)).or_insert_with(|| own.clone());
+            }
             // What everybody sees is seen by one namespace as well.
-            let everywhere = first.get(&key(None)).copied();
-            let own = scopes.iter().map(|scope| *first.entry(key(*scope)).or_insert((object, port.protocol)));
-            let mut known: Vec<_> = own.chain(everywhere).collect();
-            known.retain(|(_, protocol)| *protocol != port.protocol);
-            known.first().map(|(other, _)| (at, host, *other))
-        });
-        // All are looked at, for those that come later; one is told.
-        if let Some((at, host, other)) = conflicts.collect::<Vec<_>>().first() {
-            let host = quote(&host.to_string());
-            let reason = format!("{} says something else about this port of {host}", other.key());
-            let field = format_args!("spec.ports[{at}].protocol");
-            messages.push(Message::new(Code::ConflictingServiceEntryProtocol, object, field, reason));
+            let known = scopes.iter().copied().chain([None]).filter_map(|scope| first.get(&key(scope)));
+            let mut others =
+                known.filter(|(protocol, claim)| *protocol != port.protocol && !claim.is_of(object));
+            if let Some((_, other)) = others.next() {
+                let host = quote(&host.to_string());
+                let reason = |other: &ObjectKey| {
+                    format!("{other} says something else about port {} of {host}", port.number)
+                };
+                conflicts.tell([&own.1, other], reason);
+            }
         }
     }
 }
 
 /// Who has first said what a port of a host speaks, by the namespace that sees it; none for all.
-type First<'a> = HashMap<(Option<&'a str>, String, u16), (&'a Object, Option<Protocol>)>;
+type First<'a> = HashMap<(Option<&'a str>, String, u16), (Option<Protocol>, Claim<'a>)>;
 
 /// Switches the mesh's own addresses off, by `false`.
 const AUTO_ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::conflict::{Claim, Conflicts};
 use super::index::{Index, by_age};
 use super::workloads::Labels;
 use super::{Code, Message};
@@ -12,33 +13,41 @@ pub(super) fn analyze(index: &Index<'_>, messages: &mut Vec<Message>) {
         .objects
         .iter()
         .filter_map(|object| match &object.spec {
-            Spec::Sidecar(spec) => Some((object, spec.workload_selector.as_ref().map(|it| &it.labels))),
+            Spec::Sidecar(spec) => {
+                let labels = spec.workload_selector.as_ref().map(|selector| &selector.labels);
+                Some((object, labels.filter(|labels| !labels.is_empty())))
+            }
             _ => None,
         })
         .collect();
     by_age(&mut sidecars);
-    let mut whole: HashMap<&str, &Object> = HashMap::new();
-    let mut owners = HashMap::new();
-    for (object, selector) in sidecars {
-        let namespace = &*object.meta.namespace;
-        let Some(labels) = selector.filter(|labels| !labels.is_empty()) else {
-            let first = *whole.entry(namespace).or_insert(object);
-            if first.key() != object.key() {
-                let code = Code::MultipleSidecarsWithoutWorkloadSelectors;
-                let reason = format!("{} is for all workloads of the namespace already", first.key());
-                messages.push(Message::new(code, object, "spec.workloadSelector", reason).hint(ONE));
-            }
-            continue;
-        };
-        let mut other = None;
-        for workload in index.workloads.select(Some(namespace), labels) {
-            let owner: &Object = owners.entry(std::ptr::from_ref(workload)).or_insert(object);
-            other = other.or((owner.key() != object.key()).then_some(owner));
+    whole(&sidecars, messages);
+    selected(index, &sidecars, messages);
+}
+
+fn whole(sidecars: &[(&Object, Option<&Labels>)], messages: &mut Vec<Message>) {
+    let mut conflicts = Conflicts::new(Code::MultipleSidecarsWithoutWorkloadSelectors, ONE, messages);
+    let mut first: HashMap<&str, Claim<'_>> = HashMap::new();
+    for (object, _) in sidecars.iter().filter(|(_, selector)| selector.is_none()) {
+        let claim = Claim { object, field: "spec.workloadSelector".to_owned() };
+        let owner = first.entry(&object.meta.namespace).or_insert_with(|| claim.clone());
+        if !owner.is_of(object) {
+            conflicts.tell([&claim, owner], |other| format!("{other} is for the whole namespace as well"));
         }
-        if let Some(other) = other {
-            let code = Code::ConflictingSidecarWorkloadSelectors;
-            let reason = format!("{} selects some of the same workloads", other.key());
-            messages.push(Message::new(code, object, "spec.workloadSelector", reason).hint(ONE));
+    }
+}
+
+fn selected(index: &Index<'_>, sidecars: &[(&Object, Option<&Labels>)], messages: &mut Vec<Message>) {
+    let mut conflicts = Conflicts::new(Code::ConflictingSidecarWorkloadSelectors, ONE, messages);
+    let mut first = HashMap::new();
+    for (object, labels) in sidecars.iter().filter_map(|(object, selector)| Some((object, (*selector)?))) {
+        let claim = Claim { object, field: "spec.workloadSelector".to_owned() };
+        for workload in index.workloads.select(Some(&object.meta.namespace), labels) {
+            let owner = first.entry(std::ptr::from_ref(workload)).or_insert_with(|| claim.clone());
+            if !owner.is_of(object) {
+                conflicts
+                    .tell([&claim, owner], |other| format!("{other} selects some of the same workloads"));
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `meshctl analyze`: what is wrong with resources, before they are applied.
 
+use std::fmt::{Display, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,10 +21,11 @@ mod suppress;
 /// Reads Kubernetes YAML or JSON, any number of documents per file, as `kubectl apply` takes it. Each file is checked
 /// by itself, then all objects together. Codes, names and levels are those of `istioctl analyze`.
 ///
-/// One line per finding: FILE:DOC LEVEL [CODE] field.path: reason (hint). The exit code is 1 if a finding is at or
+/// One line per finding: `FILE:DOC LEVEL [CODE] field.path: reason (hint)`. The exit code is 1 if a finding is at or
 /// above the failure threshold.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub(crate) struct Args {
     /// Files, directories, or - for standard input.
     #[arg(value_name = "PATH", required_unless_present_any = ["list_analyzers", "use_kube", "kubeconfig", "context"])]
@@ -72,11 +74,11 @@ pub(crate) struct Args {
 /// How findings are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// FILE:DOC LEVEL [CODE] field.path: reason (hint)
+    /// `FILE:DOC LEVEL [CODE] field.path: reason (hint)`
     Text,
     /// A list of objects.
     Json,
-    /// LEVEL [CODE] (KIND NAMESPACE/NAME FILE:DOC) field.path: reason (hint)
+    /// `LEVEL [CODE] (KIND NAMESPACE/NAME FILE:DOC) field.path: reason (hint)`
     Log,
 }
 
@@ -97,8 +99,7 @@ enum Threshold {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if args.list_analyzers {
-        let names: String = analyzers().map(|name| format!("{name}\n")).collect();
-        emit(&names)?;
+        emit(&lines(analyzers()))?;
         return Ok(ExitCode::SUCCESS);
     }
     if args.use_kube == Some(true) || args.kubeconfig.is_some() || args.context.is_some() {
@@ -126,10 +127,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     emit(&match args.output {
         Format::Json => show::json(&messages)?,
         _ if messages.is_empty() && !failed => clean(&input.parsed, input.files),
-        Format::Text => show::text(&messages),
-        Format::Log => show::log(&messages),
+        Format::Text => lines(&messages),
+        Format::Log => lines(messages.iter().map(show::log)),
     })?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// One line each.
+fn lines(items: impl IntoIterator<Item = impl Display>) -> String {
+    items.into_iter().fold(String::new(), |mut text, item| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{item}");
+        text
+    })
 }
 
 fn clean(parsed: &Parsed, files: usize) -> String {

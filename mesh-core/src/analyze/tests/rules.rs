@@ -124,20 +124,43 @@ fn a_wildcard_entry_is_every_host_below_it() {
 }
 
 #[test]
-fn the_newer_of_two_hears_of_a_conflict() {
-    let service = |name: &str, time: &str| {
+fn both_hear_of_a_conflict_however_many_there_are() {
+    let service = |name: &str| {
         document(
             "VirtualService",
             name,
             "hosts: [reviews]\nhttp: [{route: [{destination: {host: reviews}}]}]",
         )
-        .replace("namespace: book", &format!("namespace: book, creationTimestamp: \"{time}\""))
     };
-    let text = service("a", "2024-02-01T00:00:00Z") + &service("b", "2024-01-01T00:00:00Z");
-    let found = messages(&text);
-    let [message] = found.as_slice() else { panic!("{found:?}") };
-    assert_eq!(message.key.as_ref().map(|key| &*key.name), Some("a"));
-    assert!(message.reason.ends_with("VirtualService book/b"), "{message}");
+    let text = service("a") + &service("b") + &service("c");
+    let others: Vec<_> = messages(&text)
+        .iter()
+        .map(|message| {
+            let name = message.key.as_ref().map(|key| key.name.to_string()).unwrap_or_default();
+            format!("{name} {}", message.reason.rsplit('/').next().unwrap_or_default())
+        })
+        .collect();
+    assert_eq!(others, ["a b", "b a", "c a"]);
+}
+
+#[test]
+fn hosts_only_conflict_where_both_are_seen() {
+    let service = |name: &str, export: &str| {
+        let spec = "hosts: [reviews]\nhttp: [{route: [{destination: {host: reviews}}]}]";
+        document("VirtualService", name, &format!("{spec}\nexportTo: [{export}]"))
+    };
+    for (one, two, conflict) in [
+        ("'*'", "'*'", true),
+        ("'*'", "a", true),
+        ("a", "'*'", true),
+        (".", "book", true),
+        ("a, b", "b, c", true),
+        ("a", "b", false),
+        (".", "a", false),
+    ] {
+        let places = places(&(service("x", one) + &service("y", two)));
+        assert_eq!(places.len(), if conflict { 2 } else { 0 }, "{one} {two}: {places:?}");
+    }
 }
 
 #[test]

@@ -66,8 +66,8 @@ fn ten_thousand_objects_take_less_than_two_seconds() {
     let start = Instant::now();
     let messages = analyze(&parsed, &Options::default());
     let taken = start.elapsed();
-    // Of each: a missing host, a subset without pods; and of each but the first: a host of another VirtualService, a
-    // certificate and a host of another Gateway.
-    assert_eq!(messages.len(), 2 * count + 3 * (count - 1));
+    // Of each: a missing host, a subset without pods, a host of another VirtualService, a certificate and a host of
+    // another Gateway. The Gateway of the base has a host and port of its own.
+    assert_eq!(messages.len(), 5 * count);
     assert!(taken.as_secs() < 2, "{taken:?} for {} objects", parsed.objects.len());
 }

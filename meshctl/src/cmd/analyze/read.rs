@@ -46,14 +46,12 @@ impl Input {
             let path = entry.path();
             // Links to directories are not followed: one could lead in a circle.
             let kind = entry.file_type().with_context(|| path.display().to_string())?;
-            if is_hidden(&path) {
-                continue;
-            } else if kind.is_dir() && recursive {
-                self.directory(&path, recursive, depth + 1)?;
-            } else if kind.is_dir() {
-                self.skipped.push(path);
-            } else if has_extension(&path) && !path.is_dir() {
-                self.file(&path)?;
+            match kind.is_dir() {
+                _ if is_hidden(&path) => {}
+                true if recursive => self.directory(&path, recursive, depth + 1)?,
+                true => self.skipped.push(path),
+                false if has_extension(&path) && !path.is_dir() => self.file(&path)?,
+                false => {}
             }
         }
         Ok(())

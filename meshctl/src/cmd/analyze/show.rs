@@ -4,22 +4,14 @@ use anyhow::Result;
 use mesh_core::analyze::Message;
 use serde::Serialize;
 
-/// One line each, as [`Message`] displays itself.
-pub(super) fn text(messages: &[Message]) -> String {
-    messages.iter().map(|message| format!("{message}\n")).collect()
-}
-
-/// One line each, the object first, as `istioctl` orders it.
-pub(super) fn log(messages: &[Message]) -> String {
-    let line = |message: &Message| {
-        let (place, rest) = (&message.origin, message.to_string());
-        // What follows the code is shown as text shows it.
-        let code = format!("[{}] ", message.code);
-        let rest = rest.split_once(&code).map_or(rest.as_str(), |(_, rest)| rest);
-        let object = message.key.as_ref().map(|key| format!("{key} ")).unwrap_or_default();
-        format!("{} {code}({object}{place}) {rest}\n", message.level())
-    };
-    messages.iter().map(line).collect()
+/// The line of a message with the object first, as `istioctl` orders it.
+pub(super) fn log(message: &Message) -> String {
+    let (place, shown) = (&message.origin, message.to_string());
+    // What follows the code is shown as text shows it.
+    let code = format!("[{}] ", message.code);
+    let rest = shown.split_once(&code).map_or(shown.as_str(), |(_, rest)| rest);
+    let object = message.key.as_ref().map(|key| format!("{key} ")).unwrap_or_default();
+    format!("{} {code}({object}{place}) {rest}", message.level())
 }
 
 /// A list of objects, indented.
