@@ -34,7 +34,7 @@ mod service;
 mod workload;
 mod world;
 
-pub(crate) use self::world::Report;
+pub(crate) use self::world::{Report, Wish};
 
 /// Everything the data plane decides with, at one moment. Cheap to query, never changes; cheap to clone, because
 /// snapshots share what is equal.

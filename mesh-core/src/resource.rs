@@ -49,6 +49,8 @@ mod trim;
 mod validate;
 pub mod value;
 
+pub(crate) use self::tree::quote;
+
 /// A file as it was read: what [`parse`] takes.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceFile<'a> {
@@ -67,8 +69,22 @@ pub struct Parsed {
     pub findings: Vec<Finding>,
     /// The objects that were there but were refused, so that a caller can keep the last good version of them.
     pub rejected: Vec<Rejected>,
+    /// Pods that somebody else than the mesh makes, of which the file shows what they will be.
+    pub templates: Vec<PodTemplate>,
     /// How many documents there are, empty ones included.
     pub documents: usize,
+}
+
+/// What a `StatefulSet`, `DaemonSet`, Job or the like makes pods of. The mesh waits for the pods; who judges a set of files
+/// wants to know that there will be some.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodTemplate {
+    /// Where it stands.
+    pub origin: Origin,
+    /// Where the pods will be.
+    pub namespace: Arc<str>,
+    /// What they will be labelled with.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A document (or an item of a `List`) that has an [`Level::Error`] finding.
@@ -293,8 +309,19 @@ impl fmt::Display for Finding {
     }
 }
 
+/// The path of an entry of a map: `metadata.labels.app`, `metadata.labels["a/b"]`.
+pub(crate) fn entry_path(map: &str, key: &str) -> String {
+    tree::Path::Key(&tree::Path::Root(map), key).to_string()
+}
+
+/// Rules and matches of `spec` that are never used, as far as parsing finds them: field, reason, hint.
+pub(crate) fn never_used(spec: &VirtualServiceSpec) -> Vec<(String, String, Option<String>)> {
+    let problems = validate::never_used(spec).into_iter();
+    problems.map(|problem| (problem.field, problem.reason, problem.hint)).collect()
+}
+
 /// Users' keys and values end up in these texts; a line break in one must not forge a second finding.
-fn one_line(text: &str) -> Cow<'_, str> {
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) {
         Cow::Owned(text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
     } else {

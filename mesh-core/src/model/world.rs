@@ -16,6 +16,7 @@ use self::claims::Claims;
 use self::few::Few;
 use self::mesh_config::MeshConfig;
 use self::pods::PodFacts;
+pub(crate) use self::pods::enrol::Wish;
 use self::policies::{EVERYWHERE, Policies};
 use self::reach::{SidecarFacts, Sidecars};
 pub(crate) use self::report::Report;

@@ -10,7 +10,7 @@ use super::decode;
 use super::kind::{self, Class};
 use super::strict::did_you_mean;
 use super::tree::{self, Failure, MAX_DEPTH, MAX_PROBLEMS, Path, Problem, Tree, quote};
-use super::{Finding, Level, ObjectKey, Origin, Parsed, Rejected, SourceFile};
+use super::{Finding, Level, ObjectKey, Origin, Parsed, PodTemplate, Rejected, SourceFile};
 
 /// See [`super::parse`].
 pub(super) fn parse(file: &SourceFile<'_>) -> Parsed {
@@ -157,6 +157,7 @@ impl Reader {
                 let reason = format!("{} is not used by the mesh", clean(kind));
                 problems.push(Problem { level: Level::Info, ..Problem::error(path, reason) });
                 self.report(problems);
+                self.parsed.templates.extend(pod_template(tree, self.origin()));
             }
             Class::Wrong { field, reason, hint } => {
                 let problem = Problem::error(Path::Key(&path, field), reason);
@@ -260,6 +261,22 @@ fn header(tree: &Tree) -> Result<(&str, &str), HeaderError> {
 fn misspelt<'t>(tree: &'t Tree, field: &'static str) -> Option<&'t str> {
     let Tree::Map(entries) = tree else { return None };
     entries.iter().map(|(key, _)| key.as_str()).find(|key| did_you_mean(key, &[field]).is_some())
+}
+
+/// The pods that an object of a kind that is not read further will make, if it says so where all such kinds do.
+fn pod_template(tree: &Tree, origin: Origin) -> Option<PodTemplate> {
+    let spec = tree.get("spec")?;
+    let job = spec.get("jobTemplate").and_then(|job| job.get("spec"));
+    let metadata = job.unwrap_or(spec).get("template")?.get("metadata")?;
+    let Some(Tree::Map(labels)) = metadata.get("labels") else { return None };
+    let text = |(key, value): &(String, Tree)| Some((key.clone(), value.as_str()?.to_owned()));
+    let namespace = tree.get("metadata")?.get("namespace").and_then(Tree::as_str);
+    let namespace = namespace.filter(|text| !text.is_empty()).unwrap_or("default");
+    Some(PodTemplate {
+        origin,
+        namespace: Arc::from(namespace),
+        labels: labels.iter().filter_map(text).collect(),
+    })
 }
 
 /// Which object a refused tree would have been, as far as it can be told.

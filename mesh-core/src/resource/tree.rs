@@ -179,7 +179,7 @@ impl fmt::Display for Path<'_> {
 }
 
 /// Text as it is shown in a finding: in quotes, cut after [`SHOWN`] characters.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         None => format!("\"{text}\""),
         Some((end, _)) => format!("\"{}…\"", text.get(..end).unwrap_or_default()),

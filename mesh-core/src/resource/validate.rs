@@ -309,6 +309,13 @@ fn empty_lists_in(tree: &Tree, path: Path<'_>, report: &mut Report<'_>) {
     }
 }
 
+/// What [`spec`] says of rules that are never used, and nothing else.
+pub(super) fn never_used(spec: &super::VirtualServiceSpec) -> Vec<Problem> {
+    let mut report = Report::new("");
+    networking::never_used(spec, &mut report);
+    report.into_problems()
+}
+
 /// Label keys are qualified names, values at most 63 of letters, digits, `-`, `_` and `.`.
 fn labels<'l>(
     field: &str,

@@ -18,7 +18,7 @@ use crate::resource::{Meta, Object, Origin};
 
 pub(super) use self::probes::valid;
 
-mod enrol;
+pub(super) mod enrol;
 mod owner;
 mod probes;
 

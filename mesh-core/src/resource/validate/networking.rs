@@ -13,7 +13,7 @@ pub(super) use self::destination_rule::destination_rule;
 pub(super) use self::gateway::gateway;
 pub(super) use self::service_entry::service_entry;
 pub(super) use self::sidecar::sidecar;
-pub(super) use self::virtual_service::virtual_service;
+pub(super) use self::virtual_service::{never_used, virtual_service};
 pub(super) use self::workload::{workload_entry, workload_group};
 
 mod destination_rule;

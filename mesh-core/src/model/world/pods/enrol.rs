@@ -9,7 +9,7 @@ use crate::resource::Meta;
 
 /// What a pod says about being captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(crate) enum Wish {
     /// There is nothing to capture: its traffic is its node's, or a sidecar has it already.
     Never,
     /// By its own label.
@@ -22,7 +22,7 @@ pub(super) enum Wish {
 }
 
 impl Wish {
-    pub(super) fn of(meta: &Meta, spec: &PodSpec) -> Self {
+    pub(crate) fn of(meta: &Meta, spec: &PodSpec) -> Self {
         if spec.host_network.unwrap_or_default() || meta.annotations.contains_key("sidecar.istio.io/status") {
             return Self::Never;
         }
@@ -34,7 +34,7 @@ impl Wish {
     }
 
     /// What comes of it in `namespace`, whose labels are known if it is.
-    pub(super) fn is_enrolled(
+    pub(crate) fn is_enrolled(
         self,
         namespace: &str,
         labels: Option<&BTreeMap<String, String>>,

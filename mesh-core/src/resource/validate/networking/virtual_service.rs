@@ -49,9 +49,15 @@ pub(in crate::resource::validate) fn virtual_service(
         l4::tcp_route(tcp.at(index), route, report);
     }
     export_to(&spec.export_to, meta, report);
-    unreachable::http(http, &spec.http, report);
-    unreachable::tls(tls, &spec.tls, report);
-    unreachable::tcp(tcp, &spec.tcp, report);
+    never_used(spec, report);
+}
+
+/// Rules that earlier rules leave nothing to.
+pub(in crate::resource::validate) fn never_used(spec: &VirtualServiceSpec, report: &mut Report<'_>) {
+    let root = Path::Root("spec");
+    unreachable::http(root.key("http"), &spec.http, report);
+    unreachable::tls(root.key("tls"), &spec.tls, report);
+    unreachable::tcp(root.key("tcp"), &spec.tcp, report);
 }
 
 /// What rules need to know of the VirtualService they are in, found once for all of them.

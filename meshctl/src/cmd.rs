@@ -1,0 +1,5 @@
+//! One module for each command.
+
+pub(crate) mod analyze;
+pub(crate) mod status;
+pub(crate) mod version;

@@ -1,0 +1,178 @@
+//! `meshctl analyze`: what is wrong with resources, before they are applied.
+
+use std::fmt::{Display, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use mesh_core::analyze::{self, Message, Options, analyzers};
+use mesh_core::resource::{Level, Parsed};
+
+use self::suppress::Suppression;
+use crate::{emit, note};
+
+mod read;
+mod show;
+mod suppress;
+
+/// Analyze resources and print what is wrong with them.
+///
+/// Reads Kubernetes YAML or JSON, any number of documents per file, as `kubectl apply` takes it. Each file is checked
+/// by itself, then all objects together. Codes, names and levels are those of `istioctl analyze`.
+///
+/// One line per finding: `FILE:DOC LEVEL [CODE] field.path: reason (hint)`. The exit code is 1 if a finding is at or
+/// above the failure threshold.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
+pub(crate) struct Args {
+    /// Files, directories, or - for standard input.
+    #[arg(value_name = "PATH", required_unless_present_any = ["list_analyzers", "use_kube", "kubeconfig", "context"])]
+    paths: Vec<PathBuf>,
+    /// Also read the directories within directories.
+    #[arg(short = 'R', long)]
+    recursive: bool,
+    /// How findings are printed.
+    #[arg(short, long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
+    output: Format,
+    /// Level from which on findings make the command fail.
+    #[arg(long, value_name = "LEVEL", default_value = "Error", ignore_case = true)]
+    failure_threshold: Threshold,
+    /// Level from which on findings are printed.
+    #[arg(long, value_name = "LEVEL", default_value = "Info", ignore_case = true)]
+    output_threshold: Threshold,
+    /// Leave out a code for some objects: CODE=KIND NAME[.NAMESPACE], where * stands for any text. Can be repeated.
+    #[arg(short = 'S', long, value_name = "CODE=OBJECT")]
+    suppress: Vec<Suppression>,
+    /// Only print findings about objects of this namespace.
+    #[arg(short, long, value_name = "NAMESPACE", conflicts_with = "all_namespaces")]
+    namespace: Option<String>,
+    /// Print findings about objects of all namespaces, which is the default.
+    #[arg(short = 'A', long)]
+    all_namespaces: bool,
+    /// Namespace of mesh-wide configuration.
+    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
+    root_namespace: String,
+    /// Also tell, on standard error, what the mesh does not use.
+    #[arg(short, long)]
+    verbose: bool,
+    /// List the analyzers and do nothing else.
+    #[arg(short = 'L', long)]
+    list_analyzers: bool,
+    /// Whether to analyze a cluster as well.
+    #[arg(short = 'k', long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    use_kube: Option<bool>,
+    /// Which cluster to analyze as well.
+    #[arg(long, hide = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Which cluster to analyze as well.
+    #[arg(long, hide = true, value_name = "NAME")]
+    context: Option<String>,
+}
+
+/// How findings are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// `FILE:DOC LEVEL [CODE] field.path: reason (hint)`
+    Text,
+    /// A list of objects.
+    Json,
+    /// `LEVEL [CODE] (KIND NAMESPACE/NAME FILE:DOC) field.path: reason (hint)`
+    Log,
+}
+
+/// A level, as users name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Threshold {
+    /// Nothing is wrong, but something could be better.
+    #[value(name = "Info")]
+    Info,
+    /// It applies, but probably not as intended.
+    #[value(name = "Warning")]
+    Warning,
+    /// It is refused, or does not work.
+    #[value(name = "Error")]
+    Error,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if args.list_analyzers {
+        emit(&lines(analyzers()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.use_kube == Some(true) || args.kubeconfig.is_some() || args.context.is_some() {
+        bail!("a cluster cannot be analyzed yet: name files or directories");
+    }
+    if args.paths.is_empty() {
+        bail!("name files or directories to analyze");
+    }
+    let input = read::all(&args.paths, args.recursive)?;
+    for skipped in &input.skipped {
+        note(&format!("{}: a directory within a directory is only read with -R", skipped.display()));
+    }
+    for suppression in args.suppress.iter().filter(|suppression| !suppression.is_known()) {
+        note(&format!("there is no code {}: its suppression has no effect", suppression.code()));
+    }
+    if args.verbose {
+        let unused = input.parsed.findings.iter().filter(|finding| finding.level == Level::Info);
+        unused.for_each(|finding| note(&finding.to_string()));
+    }
+    let mut messages =
+        analyze::analyze(&input.parsed, &Options { root_namespace: args.root_namespace.clone() });
+    messages.retain(|message| args.is_wanted(message));
+    let failed = messages.iter().any(|message| message.level() >= args.failure_threshold.level());
+    messages.retain(|message| message.level() >= args.output_threshold.level());
+    emit(&match args.output {
+        Format::Json => show::json(&messages)?,
+        _ if messages.is_empty() && !failed => clean(&input.parsed, input.files),
+        Format::Text => lines(&messages),
+        Format::Log => lines(messages.iter().map(show::log)),
+    })?;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// One line each.
+fn lines(items: impl IntoIterator<Item = impl Display>) -> String {
+    items.into_iter().fold(String::new(), |mut text, item| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{item}");
+        text
+    })
+}
+
+fn clean(parsed: &Parsed, files: usize) -> String {
+    let objects = parsed.objects.len();
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    format!(
+        "No validation issues found: {objects} object{} in {files} file{}.\n",
+        plural(objects),
+        plural(files)
+    )
+}
+
+impl Args {
+    fn is_wanted(&self, message: &Message) -> bool {
+        let Some(key) = &message.key else { return true };
+        let place = if key.kind == "Namespace" { &key.name } else { &key.namespace };
+        self.namespace.as_deref().is_none_or(|namespace| namespace == &**place)
+            && !self.suppress.iter().any(|suppression| suppression.covers(message.code, key))
+    }
+}
+
+impl Threshold {
+    fn level(self) -> Level {
+        match self {
+            Self::Info => Level::Info,
+            Self::Warning => Level::Warning,
+            Self::Error => Level::Error,
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+Example: meshctl analyze my-app.yaml
+         meshctl analyze -R deploy/ -o json
+         kustomize build | meshctl analyze - --failure-threshold Warning
+         meshctl analyze deploy/ --suppress \"IST0102=Namespace outside\" -S \"IST0118=Service *.default\"";

@@ -1,0 +1,78 @@
+//! `meshctl`: the user's command line. It tells what is wrong with resources before anything acts on them, and how far
+//! the mesh is with those it has.
+//!
+//! Exit codes: 0 for success; 1 for findings at or above the threshold, and for what could not be done; 2 for a command
+//! line that cannot be understood.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod cmd;
+mod http;
+
+/// The command line of the mesh.
+#[derive(Debug, Parser)]
+#[command(name = "meshctl", version, after_help = "Example: meshctl analyze deploy/samples/bookinfo")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Analyze(cmd::analyze::Args),
+    ProxyStatus(cmd::status::Args),
+    Version(cmd::version::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Analyze(args) => cmd::analyze::run(&args),
+        Command::ProxyStatus(args) => cmd::status::run(&args),
+        Command::Version(args) => cmd::version::run(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        note(&format!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Writes what was asked for. A reader that has seen enough (`| head`) is no failure.
+fn emit(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+/// Tells the user something beside what was asked for.
+#[expect(clippy::print_stderr, reason = "where a command line tells what is not its output")]
+fn note(text: &str) {
+    eprintln!("meshctl: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        let mut command = Arguments::command();
+        command.build();
+        for command in command.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Example: meshctl "), "{}: {help}", command.get_name());
+        }
+    }
+}
