@@ -59,7 +59,7 @@ pub(super) fn run(pods: u32) -> Result<Sample> {
 }
 
 fn subscribe(shelf: &Shelf) -> Result<Session> {
-    let mut session = Session::new(View { node: Some(node_name(0).into()) });
+    let mut session = Session::new(View::of(Some(node_name(0).into())));
     for kind in ResourceType::ALL {
         let request =
             DeltaDiscoveryRequest { type_url: kind.url().to_owned(), ..DeltaDiscoveryRequest::default() };
