@@ -1,6 +1,7 @@
 //! The audit log: one line for each certificate that was asked for, with who asked, how they proved who they are, and
 //! the outcome. Lines go to the tracing target `audit`, so that a subscriber can send them where they cannot be lost.
 
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use mesh_core::id::SpiffeId;
@@ -52,9 +53,11 @@ pub(crate) fn refused(caller: &Caller, wanted: Option<&SpiffeId>, refusal: &Refu
     );
 }
 
-/// Somebody who could not prove who they are, or whose request could not be read. `method` is the way they tried.
-pub fn turned_away(method: &str, reason: &str, error: &dyn std::error::Error) {
-    tracing::warn!(target: TARGET, method, error = %error, outcome = reason, "Certificate refused.");
+/// Somebody at `peer` who could not prove who they are, or whose request could not be read. `method` is the way they
+/// tried.
+pub fn turned_away(peer: Option<SocketAddr>, method: &str, reason: &str, error: &str) {
+    let peer = peer.map(tracing::field::display);
+    tracing::warn!(target: TARGET, peer, method, error, outcome = reason, "Certificate refused.");
 }
 
 /// A step of a change of the root.

@@ -65,6 +65,18 @@ impl Authenticator {
         }
     }
 
+    /// How the caller of `request` tries to prove who it is, as a stable token: a certificate comes before a token.
+    pub fn method<T>(request: &Request<T>) -> &'static str {
+        let connection = request.extensions().get::<Connection>();
+        if matches!(connection.map(|one| &one.security), Some(Security::Mutual(_))) {
+            return "svid";
+        }
+        let Some(value) = request.metadata().get("authorization") else { return "none" };
+        let joins =
+            |text: &str| text.split_once(' ').is_some_and(|(_, token)| JoinToken::parse(token).is_ok());
+        if value.to_str().is_ok_and(joins) { "join_token" } else { "token" }
+    }
+
     async fn by_token(&self, token: &str) -> Result<Proven, Status> {
         let caller = if JoinToken::parse(token).is_ok() {
             let tokens =

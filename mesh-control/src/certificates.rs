@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use mesh_ca::authorize::{NodeName, Placement, Request as Wanted, Rules};
-use mesh_ca::{Ca, Csr, IssueError, Signed, issue};
+use mesh_ca::{Ca, Csr, IssueError, Signed, audit, issue};
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Record, RecordKey};
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateService;
@@ -14,11 +14,11 @@ use mesh_proto::names::{self, ResourceType};
 use prost_types::value::Kind;
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::authn::Authenticator;
 use crate::hub::Hub;
-use crate::peer::Proven;
+use crate::peer::{Connection, Proven, Security};
 
 /// Issues certificates.
 #[derive(Debug, Clone)]
@@ -40,13 +40,21 @@ impl Certificates {
         request: Request<IstioCertificateRequest>,
     ) -> Result<IstioCertificateResponse, Status> {
         // A join token is used up by being looked at: look at everything else first.
-        let wanted = parse(request.get_ref())?;
-        let caller = match self.authenticator.authenticate(&request).await? {
-            Proven::Caller(caller) => caller,
-            Proven::Nobody => {
-                return Err(Status::unauthenticated("certificates are for callers who prove who they are"));
+        let wanted = parse(request.get_ref()).inspect_err(|status| turned_away(&request, status))?;
+        let proven = match request.extensions().get::<Connection>() {
+            // A token that is shown in the clear is everybody's; it is not looked at, so that it is not used up.
+            Some(Connection { security: Security::Plain, .. }) => {
+                Err(Status::unauthenticated("certificates are given over TLS only"))
             }
+            _ => self.authenticator.authenticate(&request).await,
         };
+        let proven = proven.and_then(|proven| match proven {
+            Proven::Caller(caller) => Ok(caller),
+            Proven::Nobody => {
+                Err(Status::unauthenticated("certificates are for callers who prove who they are"))
+            }
+        });
+        let caller = proven.inspect_err(|status| turned_away(&request, status))?;
         let authority = self.ca.authority();
         let placement = Pods(&self.hub);
         let signed = issue(&authority, &caller, wanted, (&self.rules, &placement), SystemTime::now());
@@ -87,6 +95,18 @@ impl Placement for Pods<'_> {
             matches!(entry.map(|entry| &entry.record), Some(Record::Workload(one)) if one.identity == *id)
         })
     }
+}
+
+/// A line in the audit log for a request that nobody decides about.
+fn turned_away(request: &Request<IstioCertificateRequest>, status: &Status) {
+    let peer = request.extensions().get::<Connection>();
+    let method = Authenticator::method(request);
+    let reason = match status.code() {
+        Code::InvalidArgument => "bad_request",
+        Code::Unauthenticated => "unauthenticated",
+        _ => "unavailable",
+    };
+    audit::turned_away(peer.map(|peer| peer.address), method, reason, status.message());
 }
 
 fn parse(request: &IstioCertificateRequest) -> Result<Wanted, Status> {

@@ -64,6 +64,9 @@ pub struct RotateOptions {
     /// Longest lifetime of a certificate, as the serving process has it: no step comes sooner.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     pub max_svid_lifetime: Duration,
+    /// How long a change may take to reach everybody, at least 6s: nobody may be away for longer between two steps.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = propagation)]
+    pub propagation: Duration,
 }
 
 /// A step of a change of the root.
@@ -160,6 +163,13 @@ fn node_name(text: &str) -> Result<NodeName, String> {
     NodeName::parse(text).map_err(|error| error.to_string())
 }
 
+/// A [`duration`] in which a serving process has looked at its CA, and told everybody who listens.
+fn propagation(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    let enough = time >= LEAST_PROPAGATION;
+    enough.then_some(time).ok_or_else(|| format!("at least {} s", LEAST_PROPAGATION.as_secs()))
+}
+
 /// Parses `24h`, `90m`, `30s`, `500ms`.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no time; write 24h, 90m, 30s or 500ms");
@@ -176,6 +186,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     milliseconds.filter(|n| *n > 0).map(Duration::from_millis).ok_or_else(wrong)
 }
 
+/// A serving process looks at its CA's files each 5 s.
+const LEAST_PROPAGATION: Duration = Duration::from_secs(6);
 const DEFAULT_STATE: &str = "/var/lib/mesh-control";
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The discovery service: streams of differences.
 
+use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +12,7 @@ use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node}
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::authn::Authenticator;
 use crate::hub::{Client, Hub, Registration};
@@ -79,7 +80,7 @@ impl Stream {
     async fn serve(mut self) {
         let responses = self.responses.clone();
         let Err(status) = self.talk().await else { return };
-        if status.code() != tonic::Code::Ok {
+        if status.code() != Code::Ok {
             self.hub.counters.refused.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(peer = %self.proven.describe(), reason = status.message(), "A stream was ended.");
             let _ = timeout(GOODBYE, responses.send(Err(status))).await;
@@ -98,7 +99,7 @@ impl Stream {
             let overdue = waiting_since.map_or_else(far_future, |since: Instant| since + MAX_SILENCE);
             tokio::select! {
                 request = self.requests.message() => {
-                    let Some(request) = request.ok().flatten() else { return Ok(()) };
+                    let Some(request) = heard(request)? else { return Ok(()) };
                     self.take(&mut session, request)?;
                     (more, waiting_since) = (true, None);
                 }
@@ -129,19 +130,22 @@ impl Stream {
 
     /// Reads what the subscriber says at first: who it is, what it wants and what it has. `None` if it says nothing.
     async fn greet(&mut self) -> Result<Option<(Session, Registration)>, Status> {
-        let _turn = self.hub.greetings.acquire().await.map_err(|_| Status::unavailable("shutting down"))?;
+        let machine = self.connection.as_ref().map_or(Ipv4Addr::UNSPECIFIED.into(), |one| one.address.ip());
+        let _turn = self.hub.greetings.take(machine).await;
         let deadline = Instant::now() + GREETING;
         let first = timeout_at(deadline, self.requests.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("nothing was asked for"))?;
-        let Some(first) = first.ok().flatten() else { return Ok(None) };
+        let Some(first) = heard(first)? else { return Ok(None) };
         let (mut session, registration) = self.admit(first.node.as_ref())?;
         self.take(&mut session, first)?;
         // Its other types follow at once; what they have to say is read in the same turn.
         while !session.has_asked_for_all() && Instant::now() < deadline {
             match timeout(PAUSE, self.requests.message()).await {
                 Err(_) => break,
-                Ok(Ok(Some(request))) => self.take(&mut session, request)?,
-                Ok(_) => return Ok(None),
+                Ok(request) => match heard(request)? {
+                    Some(request) => self.take(&mut session, request)?,
+                    None => return Ok(None),
+                },
             }
         }
         Ok(Some((session, registration)))
@@ -191,6 +195,21 @@ impl Stream {
         let bytes: usize = response.resources.iter().map(bytes::Bytes::len).sum();
         self.hub.counters.responses.fetch_add(1, Ordering::Relaxed);
         self.hub.counters.bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// What a subscriber has said; `None` if it has gone, and why it has to go if what it says is too much or no message.
+fn heard(
+    request: Result<Option<DeltaDiscoveryRequest>, Status>,
+) -> Result<Option<DeltaDiscoveryRequest>, Status> {
+    match request {
+        Ok(request) => Ok(request),
+        Err(status)
+            if matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted | Code::Internal) =>
+        {
+            Err(Status::new(status.code(), format!("the request cannot be read: {}", status.message())))
+        }
+        Err(_) => Ok(None),
     }
 }
 

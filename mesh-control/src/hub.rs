@@ -8,10 +8,11 @@ use std::time::SystemTime;
 
 use mesh_core::model::{Reach, Record, RecordKey};
 use mesh_proto::names::ResourceType;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::session::{Progress, Session};
 use crate::shelf::Shelf;
+use crate::turns::Turns;
 
 /// The shelf, and all who subscribe to it.
 #[derive(Debug)]
@@ -23,8 +24,8 @@ pub struct Hub {
     ready: watch::Sender<bool>,
     clients: Mutex<BTreeMap<u64, Client>>,
     next_client: AtomicU64,
-    /// Subscribers that may say at the same time what they have. That takes memory, so the others wait.
-    pub(crate) greetings: Semaphore,
+    /// Subscribers that may say at the same time what they have.
+    pub(crate) greetings: Turns,
     /// Totals.
     pub counters: Counters,
 }
@@ -80,7 +81,7 @@ impl Default for Hub {
             ready: watch::Sender::new(false),
             clients: Mutex::default(),
             next_client: AtomicU64::new(0),
-            greetings: Semaphore::new(GREETINGS),
+            greetings: Turns::default(),
             counters: Counters::default(),
         }
     }
@@ -163,6 +164,3 @@ impl Drop for Registration {
         self.hub.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
     }
 }
-
-/// What 8 nodes of a mesh of 100,000 pods have to say takes some 250 MB while it is read.
-const GREETINGS: usize = 8;

@@ -20,3 +20,4 @@ pub mod session;
 pub mod shelf;
 pub mod tasks;
 pub mod tls;
+pub mod turns;

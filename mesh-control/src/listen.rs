@@ -10,7 +10,8 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::Server;
@@ -18,19 +19,32 @@ use tonic::transport::Server;
 use crate::peer::{Connection, Security};
 use crate::tasks;
 
+mod places;
+
+use places::{Place, Places};
+
 /// A connection that gRPC is spoken on.
 #[derive(Debug)]
 pub struct Stream {
     io: Io,
     connection: Connection,
-    /// Counts against the limit while the connection lives.
-    _place: OwnedSemaphorePermit,
+    greeting: Option<Greeting>,
+    /// Counts against the limits while the connection lives.
+    _place: Place,
 }
 
 #[derive(Debug)]
 enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What is awaited of a client before anything else is done for it.
+#[derive(Debug)]
+struct Greeting {
+    /// Bytes that have not come yet.
+    left: usize,
+    until: Pin<Box<Sleep>>,
 }
 
 /// Makes the TLS configuration of the moment.
@@ -43,16 +57,20 @@ impl Stream {
     }
 }
 
-/// Accepts connections for ever: at most [`MAX_CONNECTIONS`] at once, of which each has [`HANDSHAKE`] for its handshake.
-/// Errors cost a moment, never the port.
+/// Accepts connections for ever: at most [`MAX_CONNECTIONS`] at once and so many of one machine, of which each has
+/// [`HANDSHAKE`] for its handshake and as long again for HTTP/2's. Errors cost a moment, never the port.
 pub fn accept(listener: TcpListener, tls: Option<Tls>) -> mpsc::Receiver<io::Result<Stream>> {
     let (sender, receiver) = mpsc::channel(1);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::new(MAX_CONNECTIONS);
     drop(tasks::spawn("accept", async move {
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let place = places.wait().await;
             match listener.accept().await {
                 Ok((io, address)) => {
+                    let Some(place) = places.take(address.ip(), place) else {
+                        tracing::debug!(%address, "A connection is one too many of its machine.");
+                        continue;
+                    };
                     // Small messages are answers that somebody waits for.
                     let _ = io.set_nodelay(true);
                     let (sender, tls) = (sender.clone(), tls.clone());
@@ -81,7 +99,7 @@ pub fn server() -> Server {
 async fn welcome(
     io: TcpStream,
     address: SocketAddr,
-    place: OwnedSemaphorePermit,
+    place: Place,
     (tls, sender): (Option<Tls>, mpsc::Sender<io::Result<Stream>>),
 ) {
     let (io, security) = match tls {
@@ -106,7 +124,8 @@ async fn welcome(
         }
     };
     let connection = Connection { address, security };
-    let _ = sender.send(Ok(Stream { io, connection, _place: place })).await;
+    let greeting = Greeting { left: PREFACE, until: Box::pin(tokio::time::sleep(HANDSHAKE)) };
+    let _ = sender.send(Ok(Stream { io, connection, greeting: Some(greeting), _place: place })).await;
 }
 
 impl AsyncRead for Stream {
@@ -115,10 +134,24 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.io {
+        let Self { io, greeting, .. } = &mut *self;
+        if let Some(greeting) = greeting
+            && greeting.until.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buffer.filled().len();
+        let outcome = match io {
             Io::Plain(io) => Pin::new(io).poll_read(context, buffer),
             Io::Tls(io) => Pin::new(io).poll_read(context, buffer),
+        };
+        if let Some(Greeting { left, .. }) = greeting {
+            *left = left.saturating_sub(buffer.filled().len() - before);
+            if *left == 0 {
+                *greeting = None;
+            }
         }
+        outcome
     }
 }
 
@@ -153,6 +186,8 @@ impl AsyncWrite for Stream {
 const MAX_CONNECTIONS: usize = 10_000;
 /// What a client has for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Bytes with which HTTP/2 begins. What comes after them is under its keepalive.
+const PREFACE: usize = 24;
 /// Descriptors that have run out come back.
 const AFTER_ERROR: Duration = Duration::from_millis(100);
 /// A connection that says nothing for so long is asked whether it lives…

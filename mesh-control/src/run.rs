@@ -172,9 +172,10 @@ async fn stop_signal() -> anyhow::Result<()> {
 
 /// `mesh-control ca rotate`.
 pub fn rotate(options: &RotateOptions) -> anyhow::Result<()> {
-    let RotateOptions { state, step, trust_domain, max_svid_lifetime } = options;
+    let RotateOptions { state, step, trust_domain, max_svid_lifetime, propagation } = options;
     let vault = FileVault::ca(state);
-    let (dwell, now) = (Dwell::of(*max_svid_lifetime), SystemTime::now());
+    let dwell = Dwell { longest_leaf: *max_svid_lifetime, propagation: *propagation };
+    let now = SystemTime::now();
     let status = block_on(async {
         match step {
             RotateStep::Begin => {

@@ -3,7 +3,7 @@
 //! Invariants: a subscriber's state does not grow with the mesh; what it is told is always the newest, however long it
 //! took to ask; nothing that it rejected is sent again until it changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -66,6 +66,8 @@ struct Subscription {
     names: BTreeSet<Arc<str>>,
     /// To be told whether they changed or not: newly asked for, or different from what the subscriber had.
     backlog: VecDeque<Arc<str>>,
+    /// What of the backlog was asked for by name: to ask again before the answer is to have asked once.
+    asked: HashSet<Arc<str>>,
     /// To be taken back first of all.
     removals: Vec<String>,
     /// Changes up to here were told.
@@ -99,22 +101,31 @@ impl Session {
         if first {
             // To ask for nothing in particular at first is to ask for everything.
             subscription.wildcard = request.resource_names_subscribe.is_empty();
-            // It knows nothing that could be taken back.
-            subscription.withdrawn = shelf.sequence();
-            if kind == ResourceType::LocalPod && request.initial_resource_versions.is_empty() {
-                // A node's pods are few, and found without looking at everybody's.
-                subscription.backlog = shelf.pods_of(self.view.node.as_deref()).cloned().collect();
-                subscription.told = shelf.sequence();
-            }
-            if !request.initial_resource_versions.is_empty() {
-                subscription.resume(request.initial_resource_versions, shelf.sequence(), store, &self.view);
-            }
         }
         for name in request.resource_names_subscribe {
             subscription.subscribe(name)?;
         }
         for name in &request.resource_names_unsubscribe {
             subscription.unsubscribe(name);
+        }
+        if !first {
+            return Ok(());
+        }
+        // It knows nothing that could be taken back.
+        subscription.withdrawn = shelf.sequence();
+        let has = request.initial_resource_versions;
+        if !subscription.wildcard {
+            // Nothing is wanted that is not asked for by name or was there already.
+            subscription.told = shelf.sequence();
+            return subscription.resume_named(has, store, &self.view);
+        }
+        if kind == ResourceType::LocalPod && has.is_empty() {
+            // A node's pods are few, and found without looking at everybody's.
+            subscription.backlog.extend(shelf.pods_of(self.view.node.as_deref()).cloned());
+            subscription.told = shelf.sequence();
+        }
+        if !has.is_empty() {
+            subscription.resume(has, shelf.sequence(), store, &self.view);
         }
         Ok(())
     }
@@ -190,6 +201,10 @@ impl Session {
         let store = shelf.store(kind);
         while let Some(name) = subscription.backlog.front().filter(|_| !batch.is_full()).cloned() {
             subscription.backlog.pop_front();
+            subscription.asked.remove(&name);
+            if !subscription.wants(&name) {
+                continue;
+            }
             if let Some(other) = batch.answer(&name, shelf, kind, &self.view) {
                 // Asked for by its address, it is wanted by its name from now on.
                 subscription.names.insert(other);
@@ -335,6 +350,26 @@ impl Subscription {
         (self.told, self.withdrawn) = (sequence, sequence);
     }
 
+    /// [`Self::resume`] for a subscriber that does not want everything: what it has is what it wants to hear of.
+    fn resume_named(
+        &mut self,
+        has: HashMap<String, String>,
+        store: &Store,
+        view: &View,
+    ) -> Result<(), Refusal> {
+        for (name, version) in has {
+            let entry = store.get(&name).filter(|entry| view.may_ask_for(&entry.record));
+            match entry {
+                None => self.removals.push(name),
+                Some(entry) if entry.version.is(&version) => self.want(name.into())?,
+                Some(_) => self.subscribe(name)?,
+            }
+        }
+        self.backlog.make_contiguous().sort_unstable();
+        self.removals.sort_unstable();
+        Ok(())
+    }
+
     fn subscribe(&mut self, name: String) -> Result<(), Refusal> {
         if name == WILDCARD {
             if !std::mem::replace(&mut self.wildcard, true) {
@@ -342,15 +377,25 @@ impl Subscription {
             }
             return Ok(());
         }
+        let name: Arc<str> = name.into();
+        self.want(Arc::clone(&name))?;
+        if self.asked.len() >= MAX_ASKED {
+            return Err(Refusal::TooManyNames);
+        }
+        if self.asked.insert(Arc::clone(&name)) {
+            self.backlog.push_back(name);
+        }
+        Ok(())
+    }
+
+    fn want(&mut self, name: Arc<str>) -> Result<(), Refusal> {
         if name.len() > MAX_NAME {
             return Err(Refusal::NameTooLong);
         }
-        if self.names.len() >= MAX_NAMES {
+        if self.names.len() >= MAX_NAMES && !self.names.contains(&name) {
             return Err(Refusal::TooManyNames);
         }
-        let name: Arc<str> = name.into();
-        self.names.insert(Arc::clone(&name));
-        self.backlog.push_back(name);
+        self.names.insert(name);
         Ok(())
     }
 
@@ -424,6 +469,8 @@ impl Batch {
 const WILDCARD: &str = "*";
 /// Names that a subscriber may ask for one by one.
 const MAX_NAMES: usize = 20_000;
+/// Names that may wait for their answer, with those that were asked for and given up again.
+const MAX_ASKED: usize = 2 * MAX_NAMES;
 /// Bytes of a name; a uid has a namespace and a name of 253 bytes each.
 const MAX_NAME: usize = 1024;
 /// Characters kept of what a subscriber says about something it rejected.

@@ -55,8 +55,15 @@ impl Serving {
         Ok(Self { ca, id, names, config: ArcSwap::from_pointee(config) })
     }
 
-    /// The configuration of the moment.
+    /// The configuration of the moment. A certificate that has come of age since anybody looked (the process may have
+    /// been stopped for a while) is renewed first: its clients would refuse it.
     pub fn config(&self) -> Arc<ServerConfig> {
+        let now = SystemTime::now();
+        if now >= self.config.load().due
+            && let Err(error) = self.refresh(now)
+        {
+            tracing::error!(%error, "The control plane's certificate cannot be renewed.");
+        }
         Arc::clone(&self.config.load().tls)
     }
 

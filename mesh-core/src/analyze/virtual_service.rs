@@ -37,7 +37,7 @@ fn gateway(
         return Some(message.hint("attach an HTTPRoute to the Gateway instead"));
     }
     let Some(gateway) = index.find("Gateway", namespace, name) else {
-        if index.exists("Gateway", namespace, name) {
+        if index.exists("Gateway", namespace, name) || index.exists("KubernetesGateway", namespace, name) {
             return None;
         }
         let reason = format!("there is no Gateway {}", quote(&shown));

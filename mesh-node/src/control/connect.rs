@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use mesh_ca::Bundle;
 use rustls::{ClientConfig, RootCertStore, client::WebPkiServerVerifier};
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 use tonic::transport::Channel;
@@ -139,7 +139,7 @@ type Tls = (TlsConnector, ServerName<'static>);
 type Io = TokioIo<Either<TcpStream, Box<TlsStream<TcpStream>>>>;
 
 async fn dial(host: &str, port: u16, tls: Option<Tls>) -> io::Result<Io> {
-    let stream = TcpStream::connect((host, port)).await?;
+    let stream = timeout(REACH, TcpStream::connect((host, port))).await??;
     stream.set_nodelay(true)?;
     Ok(TokioIo::new(match tls {
         None => Either::Left(stream),
@@ -161,9 +161,13 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// What a new connection has to be there.
 const CONNECT: Duration = Duration::from_secs(5);
+/// What the other end's system has to answer: a new attempt gets through sooner than the second try of an old one once
+/// the network is back.
+const REACH: Duration = Duration::from_secs(1);
 /// A connection that says nothing for so long is asked whether it lives…
-const KEEPALIVE: Duration = Duration::from_secs(15);
-/// …and has so long to answer.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEPALIVE: Duration = Duration::from_secs(2);
+/// …and has so long to answer. Together they end before TCP's own pauses have grown past a few seconds, after which
+/// a network that is back would go unnoticed for as long again.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes that the control plane may send before they are read.
 const WINDOW: u32 = 4 << 20;
