@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use aws_lc_rs::rand;
 use mesh_ca::Ca;
 use mesh_core::model::CompileOptions;
-use mesh_source::kubernetes::leader::{Candidate, Election, Leadership, Terms};
+use mesh_source::kubernetes::leader::{Candidate, Election, Terms};
 use mesh_source::kubernetes::status::Rate;
 use mesh_source::kubernetes::{Client, Kubernetes, Options as Source, connect};
 use tokio::sync::{oneshot, watch};
@@ -50,7 +50,6 @@ pub struct Cluster {
 /// Everything that runs because there is a cluster. Its tasks end with the process.
 #[derive(Debug)]
 pub struct Membership {
-    leadership: Leadership,
     end: oneshot::Sender<()>,
     election: JoinHandle<()>,
 }
@@ -111,7 +110,7 @@ impl Cluster {
         let (namespaces, known) = watch::channel(Arc::new(BTreeSet::new()));
         let reports = Box::new(Reports::new(statuses, namespaces));
         let roots = Roots::new(self.client.clone(), Arc::clone(&ca), leadership.clone(), known);
-        let validator = Validator::new(self.client.clone(), ca, leadership.clone());
+        let validator = Validator::new(self.client.clone(), ca, leadership);
         let (end, ended) = oneshot::channel::<()>();
         drop(tasks::spawn("source", source.run()));
         drop(tasks::spawn("compile", feed::run(changes, compile, (hub, findings), Some(reports))));
@@ -122,7 +121,7 @@ impl Cluster {
             // Whoever drops the other end ends the process, and with it this task.
             election.run(async { drop(ended.await) }).await;
         });
-        Membership { leadership, end, election }
+        Membership { end, election }
     }
 
     /// Serves the admission webhook with the certificate of `serving`.
@@ -135,11 +134,6 @@ impl Cluster {
 }
 
 impl Membership {
-    /// Whether this process writes for all.
-    pub fn is_leading(&self) -> bool {
-        self.leadership.is_leading()
-    }
-
     /// Gives up leading, so that another replica need not wait for the lease to run out.
     pub async fn leave(self) {
         // If the election has ended already, there is nothing to give up.

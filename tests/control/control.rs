@@ -237,8 +237,8 @@ impl Subscriber {
         while !done(self) {
             let next = timeout_at(deadline, self.responses.message()).await;
             let names: Vec<_> = self.has.keys().collect();
-            let next = next.unwrap_or_else(|_| panic!("{what} did not come; there is {names:?}"));
-            let response = next.expect("an unbroken stream").expect("no end");
+            assert!(next.is_ok(), "{what} did not come; there is {names:?}");
+            let response = next.expect("in time").expect("an unbroken stream").expect("no end");
             self.take(response).await;
         }
     }

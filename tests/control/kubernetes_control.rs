@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use kube::config::AuthInfo;
 use kube::{Client, Config};
-use mesh_tests::apiserver::ApiServer;
+use mesh_tests::apiserver::{ApiServer, Fault, Refusal};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use tonic::Code;
@@ -192,6 +192,25 @@ async fn every_namespace_has_the_root_certificate_of_the_moment() {
     let both =
         |namespace: &str| root(namespace).is_some_and(|it| it.matches("BEGIN CERTIFICATE").count() == 2);
     until("both roots", || ["shop", "new", "default"].iter().all(|it| both(it))).await;
+}
+
+#[tokio::test]
+async fn a_namespace_that_takes_nothing_keeps_no_other_from_its_roots() {
+    let server = cluster();
+    for name in ["a-full", "b", "c"] {
+        server.put(&namespace(name));
+    }
+    server.fail(Fault {
+        matching: "patch configmaps a-full/".into(),
+        times: usize::MAX,
+        delay: Duration::ZERO,
+        refusal: Some(Refusal::new(403, "Forbidden", "exceeded quota: maps")),
+    });
+    let control = Control::ready(&server).await;
+    let has = |name: &str| server.read("ConfigMap", name, "istio-ca-root-cert").is_some();
+    until("the root in the others", || has("b") && has("c")).await;
+    assert!(!has("a-full"));
+    assert!(control.log().contains("exceeded quota"), "{}", control.log());
 }
 
 #[tokio::test]

@@ -78,8 +78,13 @@ impl Roots {
             }
             match self.write(namespace).await {
                 Ok(()) => {}
-                // The namespace is about to go, or has gone. If it comes back, the next look finds out.
-                Err(error) if error.code() == Some(404) || error.to_string().contains(TERMINATING) => {}
+                // The namespace has gone, is about to, or has a quota: none of which may keep the others from theirs. The
+                // next look finds out whether it is worth another attempt.
+                Err(CallError::Refused { code: 404, .. }) => {}
+                Err(error) if error.to_string().contains(TERMINATING) => {}
+                Err(CallError::Refused { code, message }) if code < 429 => {
+                    tracing::warn!(%namespace, code, error = message, "The root certificates were refused.");
+                }
                 Err(error) => return Err(error),
             }
             self.right.insert(Arc::clone(namespace));
