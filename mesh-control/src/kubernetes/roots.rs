@@ -66,6 +66,8 @@ impl Roots {
         let text = self.ca.authority().bundle().roots_pem();
         if self.text != text || self.looked.is_none_or(|looked| looked.elapsed() >= LOOK) {
             self.text = text;
+            // If the look fails, what is right for another text must not pass for right.
+            self.looked = None;
             self.look().await?;
         }
         let all = Arc::clone(&self.namespaces.borrow_and_update());
@@ -76,17 +78,7 @@ impl Roots {
             if !self.leadership.is_leading() {
                 return Ok(());
             }
-            match self.write(namespace).await {
-                Ok(()) => {}
-                // The namespace has gone, is about to, or has a quota: none of which may keep the others from theirs. The
-                // next look finds out whether it is worth another attempt.
-                Err(CallError::Refused { code: 404, .. }) => {}
-                Err(error) if error.to_string().contains(TERMINATING) => {}
-                Err(CallError::Refused { code, message }) if code < 429 => {
-                    tracing::warn!(%namespace, code, error = message, "The root certificates were refused.");
-                }
-                Err(error) => return Err(error),
-            }
+            self.offer(namespace).await?;
             self.right.insert(Arc::clone(namespace));
             sleep(PAUSE).await;
         }
@@ -105,6 +97,20 @@ impl Roots {
         self.right = right.filter_map(|map| map.metadata.namespace).map(Arc::from).collect();
         self.looked = Some(Instant::now());
         Ok(())
+    }
+
+    /// Writes unless the namespace has gone, is about to, or has a quota: none of which may keep the others from theirs.
+    /// The next look finds out whether it is worth another attempt.
+    async fn offer(&self, namespace: &str) -> Result<(), CallError> {
+        match self.write(namespace).await {
+            Err(CallError::Refused { code, message }) if code < 429 => {
+                if code != 404 && !message.contains(TERMINATING) {
+                    tracing::warn!(namespace, code, error = message, "The root certificates were refused.");
+                }
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     async fn write(&self, namespace: &str) -> Result<(), CallError> {
