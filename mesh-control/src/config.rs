@@ -30,9 +30,9 @@ pub enum Task {
     Ca(CaCommand),
     /// Tokens with which machines outside of Kubernetes join the mesh.
     Join {
-        /// Directory of the state.
-        #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE, global = true)]
-        state: PathBuf,
+        /// Where the tokens are kept.
+        #[command(flatten)]
+        keep: Keep,
         /// What to do.
         #[command(subcommand)]
         command: JoinCommand,
@@ -55,9 +55,9 @@ pub struct RotateOptions {
     /// What to do.
     #[arg(value_enum)]
     pub step: RotateStep,
-    /// Directory of the state.
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
-    pub state: PathBuf,
+    /// Where the CA is kept.
+    #[command(flatten)]
+    pub keep: Keep,
     /// Trust domain of the CA.
     #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
     pub trust_domain: TrustDomain,
@@ -114,6 +114,20 @@ pub struct TokenTerms {
     pub lifetime: Duration,
 }
 
+/// Where the certificate authority and join tokens are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Keep {
+    /// Directory of the state.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE, global = true)]
+    pub state: PathBuf,
+    /// In place of a directory, use Secrets of the cluster that this process runs in, or that KUBECONFIG names.
+    #[arg(long, global = true)]
+    pub kubernetes: bool,
+    /// The namespace of these Secrets.
+    #[arg(long, default_value = "istio-system", global = true)]
+    pub root_namespace: String,
+}
+
 /// How to serve.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
@@ -123,7 +137,8 @@ pub struct Options {
     /// Follow the cluster that this process runs in, or that KUBECONFIG names.
     #[arg(long)]
     pub kubernetes: bool,
-    /// Directory for what must survive a restart: the certificate authority and join tokens.
+    /// Directory for what must survive a restart: the certificate authority and join tokens. With --kubernetes they are
+    /// in Secrets, and nothing is kept here.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
     pub state: PathBuf,
     /// Where discovery and certificates are served over TLS.
@@ -135,6 +150,9 @@ pub struct Options {
     /// Where metrics and what subscribers know are served.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15014")]
     pub monitoring: SocketAddr,
+    /// Where the API server asks whether an object may be written, with --kubernetes.
+    #[arg(long, value_name = "ADDRESS", default_value = "[::]:15017")]
+    pub webhook: SocketAddr,
     /// Names and addresses that clients know this control plane by, beside the usual ones.
     #[arg(long = "serve-as", value_name = "NAME")]
     pub names: Vec<String>,
@@ -153,6 +171,14 @@ pub struct Options {
     /// What is logged on standard error, as a tracing filter.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
+}
+
+impl Options {
+    /// Where the certificate authority and join tokens are kept.
+    pub fn keep(&self) -> Keep {
+        let Self { state, kubernetes, root_namespace, .. } = self;
+        Keep { state: state.clone(), kubernetes: *kubernetes, root_namespace: root_namespace.clone() }
+    }
 }
 
 fn trust_domain(text: &str) -> Result<TrustDomain, String> {
@@ -209,5 +235,21 @@ mod tests {
         assert!(parse(&["--config", "d", "--kubernetes"]).is_err());
         assert!(parse(&["join", "create", "--node", "n1"]).is_ok());
         assert!(parse(&["ca", "rotate", "status"]).is_ok());
+    }
+
+    #[test]
+    fn commands_find_the_same_place_as_the_process_that_serves() {
+        let parse = |args: &[&str]| Command::try_parse_from(["mesh-control"].iter().chain(args)).unwrap();
+        for flags in [&["--state", "s"][..], &["--kubernetes", "--root-namespace", "mesh"], &[]] {
+            let source: &[&str] = if flags.contains(&"--kubernetes") { &[] } else { &["--config", "c"] };
+            let serves = parse(&[source, flags].concat()).options.keep();
+            let Some(Task::Join { keep, .. }) = parse(&[&["join", "list"], flags].concat()).task else {
+                panic!()
+            };
+            assert_eq!(keep, serves);
+            let rotates = parse(&[&["ca", "rotate", "status"], flags].concat()).task;
+            let Some(Task::Ca(CaCommand::Rotate(options))) = rotates else { panic!() };
+            assert_eq!(options.keep, serves);
+        }
     }
 }

@@ -32,9 +32,23 @@ impl Findings {
     }
 }
 
+/// Hears of what comes from a source, and of what was found in it.
+pub trait Observe: Send {
+    /// These changes are about to be compiled.
+    fn saw(&mut self, batch: &[Change]);
+
+    /// All that was seen is compiled, and this is everything there is to say about the resources.
+    fn compiled(&mut self, findings: &mut dyn Iterator<Item = &Finding>);
+}
+
 /// Compiles what `changes` bring into `hub`, until the source ends.
-pub async fn run(mut changes: Changes, options: CompileOptions, hub: Arc<Hub>, findings: Arc<Findings>) {
-    let mut feed = Some(Feed { world: World::new(options), told: BTreeMap::new() });
+pub async fn run(
+    mut changes: Changes,
+    options: CompileOptions,
+    (hub, findings): (Arc<Hub>, Arc<Findings>),
+    observer: Option<Box<dyn Observe>>,
+) {
+    let mut feed = Some(Feed { world: World::new(options), told: BTreeMap::new(), observer });
     while let Some(mut batch) = changes.next().await {
         while let Some(more) = changes.next_waiting().filter(|_| batch.len() < MAX_BATCH) {
             batch.extend(more);
@@ -61,11 +75,15 @@ struct Feed {
     world: World,
     /// What the source has to say.
     told: BTreeMap<About, Vec<Finding>>,
+    observer: Option<Box<dyn Observe>>,
 }
 
 impl Feed {
     fn take(&mut self, batch: Vec<Change>, hub: &Hub, findings: &Findings) {
         let mut synced = false;
+        if let Some(observer) = &mut self.observer {
+            observer.saw(&batch);
+        }
         for change in batch {
             match change {
                 Change::Apply(object) => self.world.upsert(&object),
@@ -77,9 +95,12 @@ impl Feed {
         }
         let news = self.world.commit();
         hub.publish_with(news, self.world.take_reaches());
-        let source = self.told.values().flatten().map(ToString::to_string);
         let compiled = self.world.findings();
-        findings.replace(source.chain(compiled.iter().map(ToString::to_string)).collect());
+        let all = || self.told.values().flatten().chain(&compiled);
+        if let Some(observer) = &mut self.observer {
+            observer.compiled(&mut all());
+        }
+        findings.replace(all().map(ToString::to_string).collect());
         if synced {
             tracing::info!(
                 sequence = hub.shelf().sequence(),

@@ -12,10 +12,10 @@ fn main() -> ExitCode {
     let outcome = match command.task {
         None => run::serve(command.options),
         Some(Task::Ca(CaCommand::Rotate(options))) => run::rotate(&options),
-        Some(Task::Join { state, command }) => match command {
-            JoinCommand::Create(terms) => run::create_token(&state, &terms),
-            JoinCommand::List => run::list_tokens(&state),
-            JoinCommand::Revoke { id } => run::revoke_token(&state, &id),
+        Some(Task::Join { keep, command }) => match command {
+            JoinCommand::Create(terms) => run::create_token(&keep, &terms),
+            JoinCommand::List => run::list_tokens(&keep),
+            JoinCommand::Revoke { id } => run::revoke_token(&keep, &id),
         },
     };
     match outcome {

@@ -1,7 +1,6 @@
 //! What starts, in which order, and how it stops.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +9,7 @@ use mesh_ca::authority::Limits;
 use mesh_ca::authorize::{Binding, Rules};
 use mesh_ca::join::{JoinTokens, Terms};
 use mesh_ca::rotation::{self, Dwell};
-use mesh_ca::{Ca, FileVault, Material};
+use mesh_ca::{Ca, Material};
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{CompileOptions, Record, RecordKey, TrustBundle};
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
@@ -24,9 +23,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::authn::Authenticator;
+use crate::authn::{Authenticator, ReviewToken};
 use crate::certificates::Certificates;
-use crate::config::{Options, RotateOptions, RotateStep, TokenTerms};
+use crate::config::{Keep, Options, RotateOptions, RotateStep, TokenTerms};
 use crate::debug::Debug;
 use crate::discovery::Discovery;
 use crate::feed::{self, Findings};
@@ -34,6 +33,7 @@ use crate::hub::Hub;
 use crate::listen::{self, Stream};
 use crate::tasks;
 use crate::tls::Serving;
+use crate::vaults::{self, Vaults};
 
 /// Serves until told to stop.
 pub fn serve(options: Options) -> anyhow::Result<()> {
@@ -45,21 +45,28 @@ pub fn serve(options: Options) -> anyhow::Result<()> {
 }
 
 async fn run(options: Options) -> anyhow::Result<()> {
-    let now = SystemTime::now();
     info!(version = env!("CARGO_PKG_VERSION"), "Starting.");
     let limits = Limits::up_to(options.max_svid_lifetime);
-    let vault = Arc::new(FileVault::ca(&options.state));
-    let ca = Ca::open(vault, &options.trust_domain, limits, now).await;
+    let Vaults { ca, join, cluster } = Vaults::find(&options.keep()).await?;
+    let ca = vaults::open(ca, &options.trust_domain, limits).await;
     let ca = Arc::new(ca.context("opening the certificate authority")?);
-    let join_tokens = JoinTokens::new(Arc::new(FileVault::join(&options.state)));
-    let authenticator = Arc::new(Authenticator::new(Some(join_tokens), None));
     let rules = Arc::new(Rules::new(options.trust_domain.clone(), &options.root_namespace));
+    let reviewer = cluster.as_ref().map(|cluster| cluster.reviewer(&rules.audiences));
+    let reviewer = reviewer.map(|reviewer| Arc::new(reviewer) as Arc<dyn ReviewToken>);
+    let authenticator = Arc::new(Authenticator::new(Some(JoinTokens::new(join)), reviewer));
     let hub = Arc::new(Hub::default());
     let findings = Arc::new(Findings::default());
 
-    follow(&options, &hub, &findings)?;
-    let services = Services { hub: Arc::clone(&hub), ca: Arc::clone(&ca), authenticator, rules };
     let serving = Arc::new(serving(&options, &ca)?);
+    let told = (Arc::clone(&hub), Arc::clone(&findings));
+    let membership = match &cluster {
+        None => follow(&options, told).map(|()| None)?,
+        Some(cluster) => {
+            cluster.serve_webhook(options.webhook, &serving).await?;
+            Some(cluster.join(Arc::clone(&ca), compile_options(&options), told))
+        }
+    };
+    let services = Services { hub: Arc::clone(&hub), ca: Arc::clone(&ca), authenticator, rules };
     let listener = bind(options.grpc).await?;
     let tls = Arc::clone(&serving);
     services.serve(listen::accept(listener, Some(Arc::new(move || tls.config()))), "tls port");
@@ -70,25 +77,29 @@ async fn run(options: Options) -> anyhow::Result<()> {
     info!(grpc = %options.grpc, plain = %options.plain, monitoring = %options.monitoring, "Serving.");
 
     stop_signal().await?;
+    if let Some(membership) = membership {
+        membership.leave().await;
+    }
     info!("Stopped; nodes go on with what they know.");
     Ok(())
 }
 
-/// Starts to follow the source.
-fn follow(options: &Options, hub: &Arc<Hub>, findings: &Arc<Findings>) -> anyhow::Result<()> {
-    let compile = CompileOptions {
+fn compile_options(options: &Options) -> CompileOptions {
+    CompileOptions {
         node: String::new(),
         trust_domain: options.trust_domain.clone(),
         root_namespace: options.root_namespace.clone(),
         cluster: options.cluster.clone(),
-    };
-    let Some(path) = &options.config else {
-        anyhow::bail!("--kubernetes: this build does not follow clusters");
-    };
+    }
+}
+
+/// Starts to follow a directory.
+fn follow(options: &Options, told: (Arc<Hub>, Arc<Findings>)) -> anyhow::Result<()> {
+    let path = options.config.as_ref().context("there is nothing to follow")?;
     let (source, changes) =
         Directory::changes(path).with_context(|| format!("opening the configuration {}", path.display()))?;
     drop(tasks::spawn("source", source.run()));
-    drop(tasks::spawn("compile", feed::run(changes, compile, Arc::clone(hub), Arc::clone(findings))));
+    drop(tasks::spawn("compile", feed::run(changes, compile_options(options), told, None)));
     Ok(())
 }
 
@@ -137,10 +148,16 @@ impl Services {
 
 /// Looks after the CA and the own certificate, and tells everybody what to trust.
 async fn keep_certificates(ca: Arc<Ca>, serving: Arc<Serving>, hub: Arc<Hub>) {
+    let mut complaint = None;
     loop {
-        if let Err(error) = ca.refresh(SystemTime::now()).await {
-            tracing::error!(%error, "The certificate authority cannot be read again; the last state stays in force.");
+        let error = ca.refresh(SystemTime::now()).await.err().map(|error| error.to_string());
+        if let Some(error) = error.as_ref().filter(|error| complaint.as_ref() != Some(*error)) {
+            tracing::error!(
+                error,
+                "The certificate authority cannot be read again; the last state stays in force."
+            );
         }
+        complaint = error;
         if let Err(error) = serving.refresh(SystemTime::now()) {
             tracing::error!(%error, "The control plane's certificate cannot be renewed.");
         }
@@ -172,20 +189,20 @@ async fn stop_signal() -> anyhow::Result<()> {
 
 /// `mesh-control ca rotate`.
 pub fn rotate(options: &RotateOptions) -> anyhow::Result<()> {
-    let RotateOptions { state, step, trust_domain, max_svid_lifetime, propagation } = options;
-    let vault = FileVault::ca(state);
+    let RotateOptions { keep, step, trust_domain, max_svid_lifetime, propagation } = options;
     let dwell = Dwell { longest_leaf: *max_svid_lifetime, propagation: *propagation };
     let now = SystemTime::now();
     let status = block_on(async {
+        let vault = &*Vaults::find(keep).await?.ca;
         match step {
             RotateStep::Begin => {
                 let next = Material::self_made(trust_domain, now)?;
-                Ok(rotation::begin(&vault, trust_domain, &next, dwell, now).await?)
+                Ok(rotation::begin(vault, trust_domain, &next, dwell, now).await?)
             }
-            RotateStep::Switch => Ok(rotation::switch(&vault, trust_domain, dwell, now).await?),
-            RotateStep::Finish => Ok(rotation::finish(&vault, trust_domain, dwell, now).await?),
-            RotateStep::Abort => Ok(rotation::abort(&vault, trust_domain, dwell, now).await?),
-            RotateStep::Status => Ok(rotation::status(&vault, trust_domain, dwell, now).await?),
+            RotateStep::Switch => Ok(rotation::switch(vault, trust_domain, dwell, now).await?),
+            RotateStep::Finish => Ok(rotation::finish(vault, trust_domain, dwell, now).await?),
+            RotateStep::Abort => Ok(rotation::abort(vault, trust_domain, dwell, now).await?),
+            RotateStep::Status => Ok(rotation::status(vault, trust_domain, dwell, now).await?),
         }
     })?;
     let status = status.map_err(|error: anyhow::Error| error.context("changing the root"))?;
@@ -198,18 +215,24 @@ pub fn rotate(options: &RotateOptions) -> anyhow::Result<()> {
 }
 
 /// `mesh-control join create`.
-pub fn create_token(state: &Path, terms: &TokenTerms) -> anyhow::Result<()> {
+pub fn create_token(keep: &Keep, terms: &TokenTerms) -> anyhow::Result<()> {
     let TokenTerms { node, uses, lifetime } = terms;
     let terms = Terms { binding: Binding::Node(node.clone()), uses: *uses, lifetime: *lifetime };
-    let token = block_on(JoinTokens::new(Arc::new(FileVault::join(state))).create(terms, SystemTime::now()))?;
-    print(&token?.text());
+    let token = block_on(async {
+        let tokens = JoinTokens::new(Vaults::find(keep).await?.join);
+        anyhow::Ok(tokens.create(terms, SystemTime::now()).await?)
+    })??;
+    print(&token.text());
     Ok(())
 }
 
 /// `mesh-control join list`.
-pub fn list_tokens(state: &Path) -> anyhow::Result<()> {
+pub fn list_tokens(keep: &Keep) -> anyhow::Result<()> {
     let now = SystemTime::now();
-    let tokens = block_on(JoinTokens::new(Arc::new(FileVault::join(state))).list(now))??;
+    let tokens = block_on(async {
+        let tokens = JoinTokens::new(Vaults::find(keep).await?.join);
+        anyhow::Ok(tokens.list(now).await?)
+    })??;
     print(&format!("{:<18} {:<30} {:>9} {:>12}", "ID", "FOR", "USES LEFT", "EXPIRES IN"));
     for token in tokens {
         let left = token.expires.duration_since(now).unwrap_or_default().as_secs();
@@ -220,9 +243,11 @@ pub fn list_tokens(state: &Path) -> anyhow::Result<()> {
 }
 
 /// `mesh-control join revoke`.
-pub fn revoke_token(state: &Path, id: &str) -> anyhow::Result<()> {
-    let tokens = JoinTokens::new(Arc::new(FileVault::join(state)));
-    block_on(tokens.revoke(id, SystemTime::now()))?.with_context(|| format!("revoking {id}"))
+pub fn revoke_token(keep: &Keep, id: &str) -> anyhow::Result<()> {
+    block_on(async {
+        let tokens = JoinTokens::new(Vaults::find(keep).await?.join);
+        tokens.revoke(id, SystemTime::now()).await.with_context(|| format!("revoking {id}"))
+    })?
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
@@ -238,5 +263,5 @@ fn print(text: &str) {
 const MAX_REQUEST: usize = 32 << 20;
 /// Bytes of a request for a certificate.
 const MAX_CSR: usize = 64 << 10;
-/// How often the CA's files are looked at.
+/// How often the CA's files, or its Secret, are looked at.
 const LOOK: Duration = Duration::from_secs(5);

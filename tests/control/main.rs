@@ -3,8 +3,12 @@
 
 mod api;
 mod apiserver;
+mod control;
 mod hook;
+mod kubernetes_control;
 mod leader;
 mod real;
 mod source;
 mod status;
+mod vault;
+mod webhook;

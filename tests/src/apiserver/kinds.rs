@@ -264,12 +264,15 @@ const BUILT_IN: &[Row] = &[
         ..Row::new("apps", "Deployment", "deployments", "nsg")
     },
     Row::new("coordination.k8s.io", "Lease", "leases", "nvc"),
-    Row::new(
-        "admissionregistration.k8s.io",
-        "ValidatingWebhookConfiguration",
-        "validatingwebhookconfigurations",
-        "g",
-    ),
+    Row {
+        lists: &[("webhooks", &["name"])],
+        ..Row::new(
+            "admissionregistration.k8s.io",
+            "ValidatingWebhookConfiguration",
+            "validatingwebhookconfigurations",
+            "g",
+        )
+    },
     Row::new("apiextensions.k8s.io", "CustomResourceDefinition", "customresourcedefinitions", "sgv"),
     Row::new("rbac.authorization.k8s.io", "ClusterRole", "clusterroles", ""),
     Row::new("rbac.authorization.k8s.io", "ClusterRoleBinding", "clusterrolebindings", ""),

@@ -17,7 +17,8 @@ fn plural(kind: ServedKind) -> String {
     }
 }
 
-/// What the manifest grants: verbs by group and resource, for the whole cluster and in the mesh's own namespace.
+/// What the manifest grants: verbs by group and resource, for the whole cluster and in the mesh's own namespace. What it
+/// grants of objects with certain names only has their names behind the resource.
 fn granted() -> (BTreeMap<String, BTreeSet<String>>, BTreeMap<String, BTreeSet<String>>) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac/mesh-control.yaml");
     let text = std::fs::read_to_string(path).expect("the manifest");
@@ -43,7 +44,9 @@ fn granted() -> (BTreeMap<String, BTreeSet<String>>, BTreeMap<String, BTreeSet<S
 fn grant(rule: &PolicyRule, place: &mut BTreeMap<String, BTreeSet<String>>) {
     for group in rule.api_groups.iter().flatten() {
         for resource in rule.resources.iter().flatten() {
-            let verbs = place.entry(format!("{group}/{resource}")).or_default();
+            let names = rule.resource_names.as_deref().unwrap_or_default().join(" ");
+            let resource = format!("{group}/{resource} {names}");
+            let verbs = place.entry(resource.trim_end().to_owned()).or_default();
             verbs.extend(rule.verbs.iter().cloned());
         }
     }
@@ -57,6 +60,11 @@ fn the_role_grants_what_is_watched_and_nothing_else() {
         let verbs =
             cluster.remove(&resource).unwrap_or_else(|| panic!("{resource} is watched but not granted"));
         let needed = if watched.on_demand { vec!["get", "list", "watch"] } else { vec!["list", "watch"] };
+        assert_eq!(verbs.iter().map(String::as_str).collect::<Vec<_>>(), needed, "{resource}");
+    }
+    // What is written beside statuses has a name.
+    for (resource, needed) in WRITTEN {
+        let verbs = cluster.remove(resource).unwrap_or_else(|| panic!("{resource} is not granted"));
         assert_eq!(verbs.iter().map(String::as_str).collect::<Vec<_>>(), needed, "{resource}");
     }
     // What is left is asked or written, not read.
@@ -77,6 +85,23 @@ fn the_role_grants_what_is_watched_and_nothing_else() {
 }
 
 #[test]
+fn in_its_own_namespace_it_may_write_what_replicas_share() {
+    let (_, local) = granted();
+    let local: Vec<_> = local.iter().map(|(resource, verbs)| (resource.as_str(), verbs)).collect();
+    let expected = [
+        ("/secrets", vec!["create"]),
+        ("/secrets istio-ca-secret mesh-join-tokens", vec!["patch"]),
+        ("coordination.k8s.io/leases", vec!["create"]),
+        ("coordination.k8s.io/leases mesh-control", vec!["get", "update"]),
+    ];
+    assert_eq!(local.len(), expected.len(), "{local:?}");
+    for ((resource, verbs), (name, needed)) in local.into_iter().zip(expected) {
+        assert_eq!(resource, name);
+        assert_eq!(verbs.iter().map(String::as_str).collect::<Vec<_>>(), needed, "{resource}");
+    }
+}
+
+#[test]
 fn nothing_is_granted_by_wildcard() {
     let (cluster, local) = granted();
     for (resource, verbs) in cluster.iter().chain(&local) {
@@ -90,3 +115,9 @@ fn what_is_passed_over_exists() {
         assert!(ServedKind::all().any(|kind| kind.key() == name), "{name}");
     }
 }
+
+/// What the leader writes for others to read.
+const WRITTEN: [(&str, [&str; 2]); 2] = [
+    ("/configmaps istio-ca-root-cert", ["create", "patch"]),
+    ("admissionregistration.k8s.io/validatingwebhookconfigurations mesh-validator", ["get", "patch"]),
+];

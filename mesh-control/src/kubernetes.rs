@@ -1,0 +1,194 @@
+//! The control plane in a cluster: what it asks the API server for besides resources, and what it writes back.
+//!
+//! Any number of replicas may run. All of them read, serve and answer; what is written for others to read (statuses,
+//! root certificates, the trust of the webhook) is written by the one that leads. What must be the same for all, the
+//! certificate authority and the join tokens, is in Secrets that are changed on the condition that they are still what
+//! was read.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use aws_lc_rs::rand;
+use mesh_ca::Ca;
+use mesh_core::model::CompileOptions;
+use mesh_source::kubernetes::leader::{Candidate, Election, Terms};
+use mesh_source::kubernetes::status::Rate;
+use mesh_source::kubernetes::{Client, Kubernetes, Options as Source, connect};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use self::review::Reviewer;
+use self::roots::Roots;
+use self::statuses::Reports;
+use self::validator::Validator;
+use self::vault::SecretVault;
+use crate::feed::{self, Findings};
+use crate::hub::Hub;
+use crate::tasks;
+use crate::tls::Serving;
+
+mod admission;
+mod review;
+mod roots;
+mod statuses;
+mod validator;
+mod vault;
+mod webhook;
+
+/// A cluster, and the namespace of it that is the mesh's own.
+#[derive(Clone)]
+pub struct Cluster {
+    client: Client,
+    root_namespace: String,
+}
+
+/// Everything that runs because there is a cluster. Its tasks end with the process.
+#[derive(Debug)]
+pub struct Membership {
+    end: oneshot::Sender<()>,
+    election: JoinHandle<()>,
+}
+
+/// Why the API server did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+enum CallError {
+    /// It says no.
+    #[error("{code}: {message}")]
+    Refused { code: u16, message: String },
+    /// It was not reached, or what it said was not understood.
+    #[error("{0}")]
+    Failed(String),
+    /// It has not answered within [`ANSWER`].
+    #[error("the API server does not answer")]
+    Silent,
+}
+
+impl Cluster {
+    /// The cluster that `KUBECONFIG` or the service account of this pod names. Does not connect yet: an API server that
+    /// cannot be reached now may come.
+    pub async fn find(root_namespace: &str) -> anyhow::Result<Self> {
+        Ok(Self { client: connect().await?, root_namespace: root_namespace.to_owned() })
+    }
+
+    /// Where the certificate authority is kept.
+    pub fn ca_vault(&self) -> SecretVault {
+        SecretVault::ca(self.client.clone(), &self.root_namespace)
+    }
+
+    /// Where join tokens are kept.
+    pub fn join_vault(&self) -> SecretVault {
+        SecretVault::join(self.client.clone(), &self.root_namespace)
+    }
+
+    /// Asks this cluster who holds a token that was made for one of `audiences`.
+    pub fn reviewer(&self, audiences: &[String]) -> Reviewer {
+        Reviewer::new(self.client.clone(), audiences.to_vec())
+    }
+
+    /// Follows the cluster into `hub`, takes part in the election of a leader, and writes what a leader writes.
+    pub fn join(
+        &self,
+        ca: Arc<Ca>,
+        compile: CompileOptions,
+        (hub, findings): (Arc<Hub>, Arc<Findings>),
+    ) -> Membership {
+        let candidate = Candidate {
+            namespace: self.root_namespace.clone(),
+            name: LEASE.to_owned(),
+            identity: identity(),
+            terms: Terms::default(),
+        };
+        let (election, leadership) = Election::new(self.client.clone(), candidate);
+        let source = Source { root_namespace: self.root_namespace.clone(), ..Source::default() };
+        let (source, changes) = Kubernetes::new(self.client.clone(), source);
+        let (writer, statuses) = source.status_writer(leadership.clone(), Rate::default());
+        let (namespaces, known) = watch::channel(Arc::new(BTreeSet::new()));
+        let reports = Box::new(Reports::new(statuses, namespaces));
+        let roots = Roots::new(self.client.clone(), Arc::clone(&ca), leadership.clone(), known);
+        let validator = Validator::new(self.client.clone(), ca, leadership);
+        let (end, ended) = oneshot::channel::<()>();
+        drop(tasks::spawn("source", source.run()));
+        drop(tasks::spawn("compile", feed::run(changes, compile, (hub, findings), Some(reports))));
+        drop(tasks::spawn("statuses", writer.run()));
+        drop(tasks::spawn("root certificates", roots.run()));
+        drop(tasks::spawn("webhook's trust", validator.run()));
+        let election = tasks::spawn("election", async move {
+            // Whoever drops the other end ends the process, and with it this task.
+            election.run(async { drop(ended.await) }).await;
+        });
+        Membership { end, election }
+    }
+
+    /// Serves the admission webhook with the certificate of `serving`.
+    pub async fn serve_webhook(&self, address: SocketAddr, serving: &Arc<Serving>) -> anyhow::Result<()> {
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.with_context(|| format!("listening on {address}"))?;
+        drop(tasks::spawn("webhook", webhook::serve(listener, Arc::clone(serving))));
+        Ok(())
+    }
+}
+
+impl Membership {
+    /// Gives up leading, so that another replica need not wait for the lease to run out.
+    pub async fn leave(self) {
+        // If the election has ended already, there is nothing to give up.
+        let _ = self.end.send(());
+        if timeout(LEAVE, self.election).await.is_err() {
+            tracing::info!("The lease could not be given up in time; it will run out.");
+        }
+    }
+}
+
+impl CallError {
+    /// The status code of the answer, if there was one.
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            Self::Failed(_) | Self::Silent => None,
+        }
+    }
+}
+
+impl From<kube::Error> for CallError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => Self::Refused { code: status.code, message: status.message },
+            error => {
+                let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+                let deepest = causes.last().map(ToString::to_string);
+                Self::Failed(deepest.map_or_else(|| error.to_string(), |why| format!("{error}: {why}")))
+            }
+        }
+    }
+}
+
+/// One call, which must not take longer than [`ANSWER`].
+async fn call<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, CallError> {
+    match timeout(ANSWER, call).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(CallError::Silent),
+    }
+}
+
+/// The pod's name and something random, as a pod that starts anew in its old place must not take itself for the old one.
+fn identity() -> String {
+    let mut random = [0; 8];
+    // Without random numbers there would be no CA either; the name alone tells replicas apart.
+    let _ = rand::fill(&mut random);
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| MANAGER.to_owned());
+    format!("{host}_{:016x}", u64::from_be_bytes(random))
+}
+
+/// As whom fields are owned.
+const MANAGER: &str = "mesh-control";
+/// The Lease by which one of several leads.
+const LEASE: &str = "mesh-control";
+/// An API server answers a small request within milliseconds, or is in trouble.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long leaving may take: well within what a pod is given to end.
+const LEAVE: Duration = Duration::from_secs(3);

@@ -1,0 +1,290 @@
+//! The real `mesh-control --kubernetes`, in a cluster that grants it what its manifest says and nothing else.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use mesh_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
+use mesh_proto::ca::{IstioCertificateRequest, IstioCertificateResponse};
+use mesh_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource as Sent};
+use mesh_proto::names::ResourceType;
+use mesh_tests::apiserver::{ApiServer, Resource, Settings, Token, User};
+use prost::Message as _;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value as ProtoValue};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+
+/// A process that is killed when it is dropped.
+pub(crate) struct Control {
+    child: Child,
+    plain: SocketAddr,
+    monitoring: SocketAddr,
+    pub(crate) webhook: SocketAddr,
+    kubeconfig: PathBuf,
+    directory: TempDir,
+}
+
+/// Somebody who follows discovery.
+pub(crate) struct Subscriber {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+    /// What it has by name.
+    pub(crate) has: BTreeMap<String, Vec<u8>>,
+    /// What it was told to forget, in order.
+    pub(crate) removed: Vec<String>,
+}
+
+/// A cluster as the installation leaves it.
+pub(crate) fn cluster() -> ApiServer {
+    let settings = Settings {
+        rbac: true,
+        private: true,
+        bookmark_interval: Duration::from_millis(500),
+        ..Settings::default()
+    };
+    let server = ApiServer::start(&settings).expect("a server");
+    let versions = ["v1", "v1beta1"];
+    for (group, kind, plural) in [
+        ("security.istio.io", "PeerAuthentication", "peerauthentications"),
+        ("security.istio.io", "AuthorizationPolicy", "authorizationpolicies"),
+        ("networking.istio.io", "VirtualService", "virtualservices"),
+    ] {
+        server.define(Resource::custom(group, &versions, kind, plural));
+    }
+    for document in manifests("rbac/mesh-control.yaml") {
+        server.put(&document);
+    }
+    server.add_token("control", Token::of(User::service_account("istio-system", "mesh-control")));
+    server.add_token("admin", Token::of(User::admin()));
+    server
+}
+
+/// The documents of a file of `deploy`.
+pub(crate) fn manifests(name: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name);
+    let text = fs::read_to_string(path).expect("a manifest");
+    serde_yaml_ng::Deserializer::from_str(&text)
+        .map(|document| Value::deserialize(document).expect("YAML"))
+        .collect()
+}
+
+/// A namespace in the mesh.
+pub(crate) fn namespace(name: &str) -> Value {
+    let labels = json!({"istio.io/dataplane-mode": "ambient", "kubernetes.io/metadata.name": name});
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+}
+
+/// A pod that runs.
+pub(crate) fn pod((namespace, name): (&str, &str), (node, ip): (&str, &str), account: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": {
+            "nodeName": node, "serviceAccountName": account, "containers": [{"name": "c", "image": "i"}],
+        },
+        "status": {
+            "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    })
+}
+
+/// Waits for something to come true; fails after a minute.
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not come");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+impl Control {
+    /// Starts one; it need not have come far yet.
+    pub(crate) fn start(server: &ApiServer) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let kubeconfig = directory.path().join("kubeconfig");
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": server.url()}}],
+            "users": [{"name": "u", "user": {"token": "control"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        });
+        fs::write(&kubeconfig, config.to_string()).expect("written");
+        let [grpc, plain, monitoring, webhook] = addresses();
+        let log = File::create(directory.path().join("log")).expect("a file");
+        let mut command = program(&kubeconfig);
+        command.args(["--kubernetes", "--log", "info,mesh_source=debug"]).stderr(log).stdin(Stdio::null());
+        for (option, address) in
+            [("--grpc", grpc), ("--plain", plain), ("--monitoring", monitoring), ("--webhook", webhook)]
+        {
+            command.arg(option).arg(address.to_string());
+        }
+        let child = command.spawn().expect("mesh-control starts");
+        Self { child, plain, monitoring, webhook, kubeconfig, directory }
+    }
+
+    /// Starts one and waits until it has read the cluster.
+    pub(crate) async fn ready(server: &ApiServer) -> Self {
+        let mut control = Self::start(server);
+        control.until_ready().await;
+        control
+    }
+
+    pub(crate) async fn until_ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.get("/healthz/ready").await.is_none_or(|answer| !answer.contains(" 200 ")) {
+            let ended = self.child.try_wait().expect("a child");
+            let late = Instant::now() >= deadline;
+            assert!(ended.is_none() && !late, "it does not become ready ({ended:?}):\n{}", self.log());
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).expect("a log")
+    }
+
+    /// Another command of the same program, in the same cluster.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        program(&self.kubeconfig).args(arguments).output().expect("mesh-control runs")
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) async fn terminate(&mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().expect("kill runs").success());
+        let child = &mut self.child;
+        until("the end of the process", || child.try_wait().expect("a child").is_some()).await;
+    }
+
+    /// Asks for a certificate with a token.
+    pub(crate) async fn certificate(
+        &self,
+        token: &str,
+        identity: Option<&str>,
+    ) -> Result<IstioCertificateResponse, Status> {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let csr = rcgen::CertificateParams::default().serialize_request(&key).expect("a request");
+        let field = identity.map(|id| {
+            let value = ProtoValue { kind: Some(Kind::StringValue(id.to_owned())) };
+            ("ImpersonatedIdentity".to_owned(), value)
+        });
+        let metadata = Some(Struct { fields: field.into_iter().collect() });
+        let csr = csr.pem().expect("PEM");
+        let mut request = Request::new(IstioCertificateRequest { csr, validity_duration: 600, metadata });
+        let token = format!("Bearer {token}").parse().expect("a header");
+        request.metadata_mut().insert("authorization", token);
+        let answer =
+            IstioCertificateServiceClient::new(self.channel().await).create_certificate(request).await;
+        answer.map(tonic::Response::into_inner)
+    }
+
+    /// Follows all services and workloads.
+    pub(crate) async fn subscribe(&self) -> Subscriber {
+        let (requests, receiver) = mpsc::channel(16);
+        let node = Node { id: "test".to_owned(), ..Node::default() };
+        let kind = ResourceType::Address.url().to_owned();
+        let first = DeltaDiscoveryRequest { node: Some(node), type_url: kind, ..Default::default() };
+        requests.send(first).await.expect("room");
+        let mut client = AggregatedDiscoveryServiceClient::new(self.channel().await);
+        let responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await;
+        let responses = responses.expect("a stream").into_inner();
+        Subscriber { requests, responses, has: BTreeMap::new(), removed: Vec::new() }
+    }
+
+    async fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.plain)).expect("an address");
+        endpoint.connect().await.expect("a connection")
+    }
+
+    /// The answer of the monitoring port, head and all; none if there is none.
+    async fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.monitoring).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Subscriber {
+    /// Takes what comes until `done` is satisfied; fails after a minute.
+    pub(crate) async fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !done(self) {
+            let next = timeout_at(deadline, self.responses.message()).await;
+            let names: Vec<_> = self.has.keys().collect();
+            assert!(next.is_ok(), "{what} did not come; there is {names:?}");
+            let response = next.expect("in time").expect("an unbroken stream").expect("no end");
+            self.take(response).await;
+        }
+    }
+
+    /// Takes what comes within this time.
+    pub(crate) async fn listen(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        while let Ok(next) = timeout_at(deadline, self.responses.message()).await {
+            let response = next.expect("an unbroken stream").expect("no end");
+            self.take(response).await;
+        }
+    }
+
+    /// Whether something is there whose name ends like this.
+    pub(crate) fn knows(&self, end: &str) -> bool {
+        self.has.keys().any(|name| name.ends_with(end))
+    }
+
+    async fn take(&mut self, response: DeltaDiscoveryResponse) {
+        for bytes in &response.resources {
+            let sent = Sent::decode(bytes.as_ref()).expect("a resource");
+            self.has.insert(sent.name, sent.resource.expect("content").value);
+        }
+        for name in response.removed_resources {
+            self.has.remove(&name);
+            self.removed.push(name);
+        }
+        let DeltaDiscoveryResponse { type_url, nonce, .. } = response;
+        let acknowledged = DeltaDiscoveryRequest { type_url, response_nonce: nonce, ..Default::default() };
+        self.requests.send(acknowledged).await.expect("somebody listens");
+    }
+}
+
+/// The program, which stands beside the directory of this one.
+fn program(kubeconfig: &Path) -> Command {
+    let own = std::env::current_exe().expect("a program");
+    let path = own.ancestors().nth(2).expect("a target directory").join("mesh-control");
+    let there = path.is_file();
+    assert!(there, "there is no {} (`cargo build -p mesh-control` makes it)", path.display());
+    let mut command = Command::new(path);
+    command.env("KUBECONFIG", kubeconfig).env_remove("RUST_LOG");
+    command
+}
+
+/// Addresses that were free a moment ago.
+fn addresses() -> [SocketAddr; 4] {
+    let listeners = [(); 4].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
+    listeners.map(|listener| listener.local_addr().expect("an address"))
+}
