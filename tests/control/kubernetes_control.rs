@@ -129,7 +129,7 @@ async fn a_token_gets_the_certificates_of_its_node_and_no_others() {
     server.stop().await;
     assert_eq!(code(&unseen, &web).await.err(), Some(Code::Unavailable));
     let log = control.log();
-    for outcome in ["not_on_node", "token_invalid", "token_review_unavailable"] {
+    for outcome in ["not_on_node", "unauthenticated", "unavailable"] {
         assert!(log.contains(outcome), "no line about {outcome} in the audit log:\n{log}");
     }
 }
