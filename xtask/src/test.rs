@@ -153,7 +153,7 @@ fn run_suite(suite: Suite, workspace: &Workspace, args: &Args, tally: &mut Tally
     if suite.needs_root() {
         privilege::require()?;
     }
-    if suite.needs_root() {
+    if suite != Suite::Unit {
         shell::must(&mut build::command(Profile::Debug)).context("the binaries under test do not build")?;
     }
     for run in runs.iter().filter(|run| run.can_build) {
