@@ -1,7 +1,5 @@
 //! Subscribers that are new, slow, late, or ask for little.
 
-use std::collections::BTreeMap;
-
 use mesh_core::model::{LocalPod, MeshSettings, RecordKey, Service};
 use mesh_proto::discovery::Status;
 
