@@ -129,8 +129,8 @@ fn ask(plan: &Plan, case: Case, tell: &mut dyn FnMut(&str), outcome: &mut Outcom
     let Case::Control(question) = case else { return };
     let mut samples: Vec<(String, Vec<Sample>)> = Vec::new();
     for round in 1..=plan.runs {
-        let sampled = match question.sample(plan.seconds) {
-            Ok(sampled) => sampled,
+        let turns = match question.sample(plan.seconds) {
+            Ok(turns) => turns,
             Err(reason) => {
                 let failure = Failure { case, system: System::Mesh, reason };
                 tell(&failure.to_string());
@@ -138,7 +138,7 @@ fn ask(plan: &Plan, case: Case, tell: &mut dyn FnMut(&str), outcome: &mut Outcom
                 break;
             }
         };
-        for (system, sample) in sampled {
+        for (system, sample) in turns {
             tell(&format!("{case}, round {round} of {}, {system}: {}", plan.runs, shown(&sample, 0.0)));
             let name = system.to_string();
             match samples.iter_mut().find(|(known, _)| *known == name) {

@@ -50,7 +50,7 @@ impl Subscriber {
     /// `received`.
     pub(super) async fn open(address: SocketAddr, node: &str, received: Arc<AtomicU64>) -> Result<Self> {
         let channel = connect(address, received).await?;
-        let (requests, receiver) = mpsc::channel(REQUESTS);
+        let (requests, outgoing) = mpsc::channel(REQUESTS);
         for kind in ResourceType::ALL {
             let request = DeltaDiscoveryRequest {
                 node: Some(describe(node)),
@@ -61,7 +61,7 @@ impl Subscriber {
         }
         let mut client =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE);
-        let call = client.delta_aggregated_resources(ReceiverStream::new(receiver));
+        let call = client.delta_aggregated_resources(ReceiverStream::new(outgoing));
         let responses = call.await.context("the stream is refused")?.into_inner();
         let incomplete = ResourceType::ALL.into_iter().map(ResourceType::url).collect();
         Ok(Self { requests, responses, incomplete })
