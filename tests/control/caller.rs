@@ -1,6 +1,6 @@
 //! Who calls: connections to a control plane, plain or TLS, and certificates asked for over them.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -112,7 +112,7 @@ pub(crate) async fn handshake(
     config: Arc<ClientConfig>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(to).await?;
-    let name = ServerName::from(IpAddr::from(to.ip()));
+    let name = ServerName::from(to.ip());
     TlsConnector::from(config).connect(name, stream).await
 }
 

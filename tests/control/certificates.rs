@@ -114,7 +114,7 @@ async fn a_node_may_be_its_pods_and_nobody_elses() -> Result<()> {
         let who = caller.leaf()?.0;
         match (impersonate(&plane, caller, wanted).await?, granted) {
             (Some(svid), true) => {
-                ensure!(svid.leaf()?.0 == [wanted], "{who:?} as {wanted} is {:?}", svid.leaf()?)
+                ensure!(svid.leaf()?.0 == [wanted], "{who:?} as {wanted} is {:?}", svid.leaf()?);
             }
             (None, false) => {}
             (svid, _) => anyhow::bail!("{who:?} as {wanted}: granted {}", svid.is_some()),

@@ -156,13 +156,13 @@ async fn removals_come_last_and_in_reverse() -> Result<()> {
     plane.write("d.yaml", &(app("d", "n1", "10.1.0.4", 80) + "\n---\n" + &policy("d", "a")))?;
     told = subscriber.hear(&format!("-{}", workload("c"))).await?;
     told.extend(subscriber.told().await?);
-    let place = |wanted: &str| {
+    let turn = |wanted: &str| {
         told.iter().position(|one| one == wanted).with_context(|| format!("no {wanted} in {told:?}"))
     };
     // The policies of a pod that is added are there before it, those of one that goes are there until it is gone.
-    ensure!(place("+d/only")? < place(&format!("+{}", workload("d")))?, "{told:?}");
+    ensure!(turn("+d/only")? < turn(&format!("+{}", workload("d")))?, "{told:?}");
     let local = told.iter().rposition(|one| *one == format!("-{}", workload("c"))).context("the pod")?;
-    ensure!(place(&format!("-{}", service("c")))? < local, "{told:?}");
+    ensure!(turn(&format!("-{}", service("c")))? < local, "{told:?}");
     Ok(())
 }
 
