@@ -1,14 +1,24 @@
-//! The control plane's way to Kubernetes: the API server of the test suite held to the protocol, and what talks to it.
-//! Needs no privilege.
+//! The control plane as its clients see it, and its way to Kubernetes: the real process, real connections, real faults,
+//! and an API server of the suite's own that is held to the protocol. Needs no privilege.
 
 mod api;
 mod apiserver;
+mod caller;
+mod certificates;
 mod control;
+mod discovery;
+mod evil;
 mod hook;
+mod hostile;
 mod kubernetes_control;
 mod leader;
+mod plane;
 mod real;
+mod resume;
+mod rotation;
 mod source;
 mod status;
+mod subscriber;
 mod vault;
 mod webhook;
+mod ztunnel;

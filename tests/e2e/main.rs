@@ -3,6 +3,7 @@
 mod admin;
 mod bed;
 mod bench;
+mod control;
 mod enrol;
 mod faults;
 mod forge;
