@@ -373,6 +373,7 @@ const TOGETHER: Duration = Duration::from_millis(1);
 /// What a connection and its first answer may take.
 const OPENING: Duration = Duration::from_secs(10);
 /// Between attempts, the first and the longest, as long again by chance. A control plane that is back is to be noticed
-/// within two seconds, and a thousand nodes are not to come all at once.
+/// within two seconds, one of
+/// which may go to an attempt that was lost just before; and a thousand nodes are not to come all at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_millis(800);
+const LONGEST_PAUSE: Duration = Duration::from_millis(300);
