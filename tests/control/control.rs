@@ -5,8 +5,10 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use mesh_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use mesh_proto::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use mesh_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -16,6 +18,10 @@ use mesh_tests::apiserver::{ApiServer, Resource, Settings, Token, User};
 use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value as ProtoValue};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -27,14 +33,57 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
+use crate::caller;
+
 /// A process that is killed when it is dropped.
 pub(crate) struct Control {
     child: Child,
+    grpc: SocketAddr,
     plain: SocketAddr,
     monitoring: SocketAddr,
     pub(crate) webhook: SocketAddr,
     kubeconfig: PathBuf,
     directory: TempDir,
+}
+
+/// Takes whoever answers for the server.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.3 only".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// Somebody who follows discovery.
@@ -133,7 +182,7 @@ impl Control {
             command.arg(option).arg(address.to_string());
         }
         let child = command.spawn().expect("mesh-control starts");
-        Self { child, plain, monitoring, webhook, kubeconfig, directory }
+        Self { child, grpc, plain, monitoring, webhook, kubeconfig, directory }
     }
 
     /// Starts one and waits until it has read the cluster.
@@ -189,7 +238,7 @@ impl Control {
         let token = format!("Bearer {token}").parse().expect("a header");
         request.metadata_mut().insert("authorization", token);
         let answer =
-            IstioCertificateServiceClient::new(self.channel().await).create_certificate(request).await;
+            IstioCertificateServiceClient::new(self.secure_channel().await).create_certificate(request).await;
         answer.map(tonic::Response::into_inner)
     }
 
@@ -209,6 +258,26 @@ impl Control {
     async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.plain)).expect("an address");
         endpoint.connect().await.expect("a connection")
+    }
+
+    /// Certificates are given over TLS only. Whether the server is who it says is not what these tests are about.
+    async fn secure_channel(&self) -> Channel {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let anybody = Arc::new(Anybody(Arc::clone(&provider)));
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(anybody)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let (to, config) = (self.grpc, Arc::new(config));
+        let connector = tower::service_fn(move |_| {
+            let config = Arc::clone(&config);
+            async move { caller::handshake(to, config).await.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://mesh-control");
+        endpoint.connect_with_connector(connector).await.expect("a connection")
     }
 
     /// The answer of the monitoring port, head and all; none if there is none.
