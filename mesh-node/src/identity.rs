@@ -148,6 +148,11 @@ impl IdentityStore {
         }
     }
 
+    /// Whether `id` is to be held, with a certificate or still without.
+    pub fn holds(&self, id: &SpiffeId) -> bool {
+        self.entries.load().contains_key(id)
+    }
+
     /// Keeps certificates in `cache`, and begins with those that are there.
     #[must_use]
     pub fn with_cache(mut self, cache: Cache) -> Self {

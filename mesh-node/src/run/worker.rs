@@ -171,6 +171,10 @@ impl Worker {
             if let Some(svid) = self.identities.current(id) {
                 return Ok(svid);
             }
+            // Its pods have been let go of, and nobody will ever sign it: a connection of one of them is cut at once.
+            if !self.identities.holds(id) {
+                return Err(format!("{id} is not an identity of this node any more"));
+            }
             if tokio::time::Instant::now() >= deadline {
                 return Err(format!("no certificate for {id} yet"));
             }
