@@ -15,6 +15,7 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 pub use self::compile::{Compiled, compile};
+pub use self::config::Config;
 pub use self::mirror::Mirror;
 pub use self::reach::{Exported, Reach};
 pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
@@ -24,9 +25,11 @@ pub use self::world::{CompileOptions, World};
 use crate::id::TrustDomain;
 use crate::net::canonical;
 use crate::policy::PolicySet;
+use crate::resource::ObjectKey;
 
 mod cidr;
 mod compile;
+mod config;
 mod mirror;
 mod reach;
 mod record;
@@ -53,6 +56,9 @@ pub struct Snapshot {
     by_vip: HashTrieMapSync<IpAddr, Arc<Service>>,
     pod_networks: Arc<cidr::CidrSet>,
     policies: PolicySet,
+    configs: RedBlackTreeMapSync<Arc<ObjectKey>, Arc<Config>>,
+    /// Differs whenever [`Self::configs`] does.
+    config_generation: u64,
 }
 
 /// Where a connection goes.
@@ -148,6 +154,11 @@ impl Snapshot {
     /// The compiled policies.
     pub fn policies(&self) -> &PolicySet {
         &self.policies
+    }
+
+    /// The resources of traffic management, by kind, namespace and name.
+    pub fn configs(&self) -> impl Iterator<Item = &Arc<Config>> {
+        self.configs.values()
     }
 
     /// The trust domain of this mesh: `MeshConfig`'s, else the one given to the compiler.

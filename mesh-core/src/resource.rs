@@ -119,6 +119,8 @@ pub struct Object {
     pub spec: Spec,
     /// Of everything the object says: it differs, but for one case in 2⁶⁴, where two versions of the object do.
     pub digest: u64,
+    /// `spec` in JSON, of kinds that travel to the data plane as they are ([`crate::model::Config`]).
+    pub spec_json: Option<Arc<str>>,
 }
 
 /// Where an object stands: a document of a file, or a cluster ([`Origin::in_cluster`]).

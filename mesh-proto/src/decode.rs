@@ -1,6 +1,6 @@
 //! Messages → records, with limits.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::model::{
-    Exported, Families, LocalPod, Membership, MeshSettings, Record, Service, ServiceKey, ServicePort,
+    Config, Exported, Families, LocalPod, Membership, MeshSettings, Record, Service, ServiceKey, ServicePort,
     StaticEndpoint, TrustBundle, Workload, WorkloadType,
 };
 use mesh_core::policy::PolicyName;
@@ -104,6 +104,7 @@ impl Decoder {
                 let policy = policy::decode(&message::<security::Authorization>(bytes)?)?;
                 Ok(Record::Policy(Arc::new(policy)))
             }
+            ResourceType::Config => Ok(Record::Config(Arc::new(config(&message(bytes)?)?))),
             ResourceType::LocalPod => Ok(Record::LocalPod(Arc::new(self.local_pod(message(bytes)?)?))),
             ResourceType::Trust => {
                 let mesh::TrustBundle { roots, crls } = message(bytes)?;
@@ -161,7 +162,7 @@ impl Decoder {
             ips,
             identity,
             enrolled: from.tunnel_protocol() == workload::TunnelProtocol::Hbone,
-            labels: BTreeMap::new(),
+            labels: details.labels.into_iter().collect(),
             workload_name: self.text(&from.workload_name),
             workload_type: workload_type(from.workload_type(), &details.workload_type),
             app: self.text(or(&details.app, &from.canonical_name)),
@@ -306,6 +307,11 @@ impl Decoder {
         self.texts.insert(Arc::clone(&text));
         text
     }
+}
+
+fn config(from: &mesh::Config) -> Result<Config, Invalid> {
+    let name = (&*from.namespace, &*from.name);
+    Config::read(&from.kind, name, from.created, &from.spec).map_err(|reason| Invalid::new("spec", reason))
 }
 
 fn settings(from: &mesh::Mesh) -> Result<MeshSettings, Invalid> {

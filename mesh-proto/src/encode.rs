@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use mesh_core::model::{
-    Families, LocalPod, Membership, MeshSettings, Record, Service, StaticEndpoint, Workload, WorkloadType,
+    Config, Families, LocalPod, Membership, MeshSettings, Record, Service, StaticEndpoint, Workload, WorkloadType,
 };
 use prost::Message;
 use prost_types::Any;
@@ -37,6 +37,7 @@ pub fn payload(record: &Record) -> Bytes {
         Record::StaticEndpoint(one) => address(workload::address::Type::Workload(static_endpoint(one))),
         Record::Service(one) => address(workload::address::Type::Service(service(one))),
         Record::Policy(one) => policy::encode(one).encode_to_vec(),
+        Record::Config(one) => config(one).encode_to_vec(),
         Record::LocalPod(one) => local_pod(one).encode_to_vec(),
         Record::Mesh(one) => settings(one).encode_to_vec(),
         Record::Trust(one) => {
@@ -105,6 +106,7 @@ fn details(from: &Workload) -> Option<mesh::WorkloadDetails> {
             WorkloadType::DaemonSet => "DaemonSet".to_owned(),
             _ => String::new(),
         },
+        labels: from.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
     };
     (details != mesh::WorkloadDetails::default()).then_some(details)
 }
@@ -164,6 +166,17 @@ fn balancing(from: &Service) -> Option<workload::LoadBalancing> {
     };
     let health = if from.publish_not_ready { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
     Some(workload::LoadBalancing { routing_preference, mode: mode.into(), health_policy: health.into() })
+}
+
+fn config(from: &Config) -> mesh::Config {
+    let key = from.key();
+    mesh::Config {
+        kind: key.kind.to_owned(),
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        created: from.object().meta.creation_timestamp,
+        spec: from.text().to_string(),
+    }
 }
 
 fn local_pod(from: &LocalPod) -> mesh::LocalPod {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mesh_core::model::{RecordKey, ServiceKey};
 use mesh_core::policy::PolicyName;
+use mesh_core::resource::{ObjectKey, ServedKind};
 
 /// A type of resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,6 +15,8 @@ pub enum ResourceType {
     Mesh,
     /// [`crate::security::Authorization`].
     Authorization,
+    /// [`crate::mesh::Config`].
+    Config,
     /// [`crate::mesh::LocalPod`].
     LocalPod,
     /// [`crate::workload::Address`]: workloads and services.
@@ -22,7 +25,8 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All of them, in the order in which a node should be told.
-    pub const ALL: [Self; 5] = [Self::Trust, Self::Mesh, Self::Authorization, Self::LocalPod, Self::Address];
+    pub const ALL: [Self; 6] =
+        [Self::Trust, Self::Mesh, Self::Authorization, Self::Config, Self::LocalPod, Self::Address];
 
     /// The type's URL.
     pub const fn url(self) -> &'static str {
@@ -30,6 +34,7 @@ impl ResourceType {
             Self::Trust => "type.googleapis.com/mesh.discovery.v1.TrustBundle",
             Self::Mesh => "type.googleapis.com/mesh.discovery.v1.Mesh",
             Self::Authorization => "type.googleapis.com/istio.security.Authorization",
+            Self::Config => "type.googleapis.com/mesh.discovery.v1.Config",
             Self::LocalPod => "type.googleapis.com/mesh.discovery.v1.LocalPod",
             Self::Address => "type.googleapis.com/istio.workload.Address",
         }
@@ -46,6 +51,7 @@ impl ResourceType {
             RecordKey::Trust => Self::Trust,
             RecordKey::Mesh => Self::Mesh,
             RecordKey::Policy(_) => Self::Authorization,
+            RecordKey::Config(_) => Self::Config,
             RecordKey::LocalPod(_) => Self::LocalPod,
             RecordKey::Service(_) | RecordKey::Workload(_) => Self::Address,
         }
@@ -58,6 +64,7 @@ pub fn name(key: &RecordKey) -> Arc<str> {
         RecordKey::Trust => TRUST.into(),
         RecordKey::Mesh => MESH.into(),
         RecordKey::Policy(name) => name.to_string().into(),
+        RecordKey::Config(key) => format!("{}/{}/{}", key.kind, key.namespace, key.name).into(),
         RecordKey::Service(key) => key.to_string().into(),
         RecordKey::LocalPod(uid) | RecordKey::Workload(uid) => Arc::clone(uid),
     }
@@ -69,6 +76,12 @@ pub fn key(kind: ResourceType, name: &str) -> Option<RecordKey> {
         ResourceType::Trust if name == TRUST => RecordKey::Trust,
         ResourceType::Mesh if name == MESH => RecordKey::Mesh,
         ResourceType::Trust | ResourceType::Mesh => return None,
+        ResourceType::Config => {
+            let (kind, rest) = name.split_once('/')?;
+            let (namespace, name) = rest.split_once('/')?;
+            let kind = ServedKind::all().map(ServedKind::key).find(|known| *known == kind)?;
+            RecordKey::Config(Arc::new(ObjectKey { kind, namespace: namespace.into(), name: name.into() }))
+        }
         ResourceType::LocalPod => RecordKey::LocalPod(name.into()),
         ResourceType::Authorization => {
             let (namespace, name) = name.split_once('/')?;

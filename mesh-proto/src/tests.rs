@@ -39,6 +39,12 @@ const YAML: &str = "
   {from: [{source: {principals: ['td.one/ns/a/sa/x', 'td.one/ns/b/*'], notNamespaces: [c]}}, {source: {ipBlocks: [10.0.0.0/8], serviceAccounts: [a/x]}}], to: [{operation: {ports: ['80']}}], when: [{key: source.ip, notValues: [10.9.9.9]}, {key: destination.ip, values: ['fd00::/8']}]}]}}
 ---
 {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: deny, namespace: app, annotations: {istio.io/dry-run: 'true'}}, spec: {action: DENY, rules: [{from: [{source: {trustDomains: [foreign]}}]}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: web, namespace: app, creationTimestamp: '2025-01-01T00:00:00Z'}, spec: {hosts: [web], http: [{match: [{uri: {prefix: /a}}], route: [{destination: {host: web, subset: v2}}], timeout: 1.5s}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: web, namespace: app}, spec: {host: web, subsets: [{name: v2, labels: {version: v2}}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: edge, namespace: app}, spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}}
 ";
 
 fn records() -> Vec<(RecordKey, Record)> {

@@ -76,10 +76,10 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "a kind that is not enforced yet",
-        document: "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
-                   metadata: {name: routes, namespace: mesh}\nspec: {hosts: [far], http: [{route: [{destination: {host: near}}]}]}",
+        document: "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\n\
+                   metadata: {name: logs, namespace: mesh}\nspec: {accessLogging: [{disabled: true}]}",
         level: "Warning",
-        says: &["VirtualService", "not enforced yet"],
+        says: &["Telemetry", "not enforced yet"],
     },
     Case {
         name: "a kind of somebody else",

@@ -73,6 +73,10 @@ impl Mirror {
                 self.snapshot.policies.insert(policy);
                 self.pending.policies = true;
             }
+            Record::Config(config) => {
+                self.snapshot.configs.insert_mut(config.key(), config);
+                self.snapshot.config_generation += 1;
+            }
             Record::Mesh(settings) => {
                 self.set_mesh(&settings);
                 self.keep(Record::Mesh(settings));
@@ -95,6 +99,11 @@ impl Mirror {
                 self.pending.services.insert(Arc::clone(key));
             }
             RecordKey::Policy(key) => self.withdraw(key),
+            RecordKey::Config(key) => {
+                if self.snapshot.configs.remove_mut(key) {
+                    self.snapshot.config_generation += 1;
+                }
+            }
             RecordKey::Mesh | RecordKey::Trust => {}
         }
     }
@@ -105,7 +114,9 @@ impl Mirror {
         let pods = self.local_pods.keys().cloned().map(RecordKey::LocalPod);
         let services = self.services.keys().cloned().map(RecordKey::Service);
         let policies = self.snapshot.policies.policies().into_iter().map(|policy| policy.key());
-        workloads.chain(pods).chain(services).chain(policies.map(RecordKey::Policy).collect::<Vec<_>>())
+        let configs = self.snapshot.configs.keys().cloned().map(RecordKey::Config);
+        let policies = policies.map(RecordKey::Policy).collect::<Vec<_>>();
+        workloads.chain(pods).chain(services).chain(configs).chain(policies)
     }
 
     /// Every record that is there, as it was told.
@@ -116,7 +127,8 @@ impl Mirror {
         let workloads = self.workloads.values().cloned().map(Record::Workload);
         let statics = self.statics.values().cloned().map(Record::StaticEndpoint);
         let settings = self.settings.iter().cloned();
-        settings.chain(policies).chain(services).chain(pods).chain(workloads).chain(statics)
+        let configs = self.snapshot.configs.values().cloned().map(Record::Config);
+        settings.chain(policies).chain(configs).chain(services).chain(pods).chain(workloads).chain(statics)
     }
 
     /// The model as it is now.

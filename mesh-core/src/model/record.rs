@@ -8,9 +8,10 @@ use ipnet::IpNet;
 
 use super::service::StaticEndpoint;
 use super::workload::{LocalPod, ServiceKey};
-use super::{Service, Workload};
+use super::{Config, Service, Workload};
 use crate::id::TrustDomain;
 use crate::policy::{Policy, PolicyName};
+use crate::resource::ObjectKey;
 
 /// One piece of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub enum Record {
     Service(Arc<Service>),
     /// A policy.
     Policy(Arc<Policy>),
+    /// A resource of traffic management.
+    Config(Arc<Config>),
     /// The mesh's settings.
     Mesh(Arc<MeshSettings>),
     /// What peers' certificates are checked against.
@@ -40,6 +43,8 @@ pub enum RecordKey {
     Mesh,
     /// By [`Policy::key`].
     Policy(Arc<PolicyName>),
+    /// By [`Config::key`].
+    Config(Arc<ObjectKey>),
     /// By [`Service::key`].
     Service(Arc<ServiceKey>),
     /// By [`LocalPod::uid`].
@@ -79,6 +84,7 @@ impl Record {
             Self::StaticEndpoint(endpoint) => RecordKey::Workload(Arc::clone(&endpoint.uid)),
             Self::Service(service) => RecordKey::Service(Arc::new(service.key())),
             Self::Policy(policy) => RecordKey::Policy(policy.key()),
+            Self::Config(config) => RecordKey::Config(config.key()),
             Self::Mesh(_) => RecordKey::Mesh,
             Self::Trust(_) => RecordKey::Trust,
         }

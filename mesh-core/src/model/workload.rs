@@ -32,7 +32,7 @@ pub struct Workload {
     pub identity: SpiffeId,
     /// Whether its traffic is captured. Other nodes are only told whether it ends tunnels.
     pub enrolled: bool,
-    /// The pod's labels. Only its own node knows them.
+    /// The pod's labels. Nodes other than its own know only those that subsets tell endpoints apart by.
     pub labels: BTreeMap<String, String>,
     /// What owns the pod: the Deployment, `StatefulSet`, `DaemonSet` or Job, else the pod itself.
     pub workload_name: Arc<str>,

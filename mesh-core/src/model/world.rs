@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 
 use self::claims::Claims;
+use self::configs::SubsetLabels;
 use self::few::Few;
 use self::mesh_config::MeshConfig;
 use self::pods::PodFacts;
@@ -30,6 +31,7 @@ use crate::id::TrustDomain;
 use crate::resource::{Finding, Object, ObjectKey, Spec};
 
 mod claims;
+mod configs;
 mod few;
 mod mesh_config;
 mod pods;
@@ -83,6 +85,7 @@ pub struct World {
     statics: HashMap<Name, BTreeSet<Arc<str>>>,
     policies: Policies,
     sidecars: Sidecars,
+    subset_labels: SubsetLabels,
     /// What many resources say alike.
     values: Values,
     findings: Findings,
@@ -158,6 +161,7 @@ impl World {
             statics: HashMap::new(),
             policies: Policies::default(),
             sidecars: Sidecars::default(),
+            subset_labels: SubsetLabels::default(),
             values: Values::default(),
             findings: Findings::default(),
             told: HashMap::new(),
@@ -197,8 +201,11 @@ impl World {
                 reach::warn_about(object, sidecar, &mut report);
                 self.put_sidecar(&name, SidecarFacts::of(sidecar, object.meta.creation_timestamp));
             }
-            // A Deployment's pods are objects of their own, a service account is only ever named, and routes are not
-            // compiled yet.
+            Spec::VirtualService(_) | Spec::DestinationRule(_) | Spec::Gateway(_) => {
+                self.put_config(&object.key(), Some(object));
+            }
+            // A Deployment's pods are objects of their own, a service account is only ever named, and routes of
+            // the Gateway API are not compiled yet.
             _ => {}
         }
         self.findings.set(&object.key(), Topic::Itself, report);
@@ -221,6 +228,7 @@ impl World {
                 self.dirty.mesh = true;
             }
             "Sidecar" => self.put_sidecar(&name, None),
+            "VirtualService" | "DestinationRule" | "Gateway" => self.put_config(key, None),
             "AuthorizationPolicy" => self.drop_authorization(&name),
             "PeerAuthentication" => self.drop_peer_authentication(&name),
             _ => {}

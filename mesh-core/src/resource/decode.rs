@@ -47,7 +47,8 @@ fn checked(kind: Kind, tree: &Tree, mut report: Report<'_>, origin: Origin) -> O
             let reason = format!("{} is not enforced yet: this document has no effect", kind.name());
             report.warning("", reason);
         }
-        Object { origin, meta, spec, digest: tree.digest() }
+        let spec_json = kind.travels().then(|| tree.get("spec").map_or("{}".into(), Tree::to_json));
+        Object { origin, meta, spec, digest: tree.digest(), spec_json }
     });
     let problems = report.into_problems();
     let failed = problems.iter().any(|problem| problem.level == Level::Error);

@@ -169,6 +169,11 @@ impl Kind {
         !NOT_ENFORCED.contains(&self)
     }
 
+    /// Whether the data plane compiles it itself, for the pods that it serves.
+    pub(super) fn travels(self) -> bool {
+        matches!(self, Self::VirtualService | Self::DestinationRule | Self::Gateway)
+    }
+
     /// `group/version` of every served version, the one to recommend first.
     fn api_versions(self) -> impl Iterator<Item = String> {
         let Row { group, versions, .. } = self.row();
@@ -237,9 +242,6 @@ fn unknown_kind(api_version: &str, kind: &str, kinds: &[&str]) -> Class {
 
 /// Kinds that are read and checked while nothing acts on them yet.
 const NOT_ENFORCED: &[Kind] = &[
-    Kind::Gateway,
-    Kind::VirtualService,
-    Kind::DestinationRule,
     Kind::ServiceEntry,
     Kind::WorkloadEntry,
     Kind::WorkloadGroup,

@@ -7,7 +7,9 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
+use serde::ser::{Serialize, Serializer};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::Level;
@@ -89,6 +91,11 @@ impl Tree {
         hasher.finish()
     }
 
+    /// The value in JSON.
+    pub(super) fn to_json(&self) -> Arc<str> {
+        serde_json::to_string(self).expect("a tree has string keys only").into()
+    }
+
     /// The text of a string.
     pub(super) fn as_str(&self) -> Option<&str> {
         match self {
@@ -108,6 +115,21 @@ impl Tree {
             Self::String(text) => format!("string {}", quote(text)),
             Self::List(_) => "a list".into(),
             Self::Map(_) => "an object".into(),
+        }
+    }
+}
+
+impl Serialize for Tree {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Unsigned(value) => serializer.serialize_u64(*value),
+            Self::Signed(value) => serializer.serialize_i64(*value),
+            Self::Float(value) => serializer.serialize_f64(*value),
+            Self::String(text) => serializer.serialize_str(text),
+            Self::List(items) => serializer.collect_seq(items),
+            Self::Map(entries) => serializer.collect_map(entries.iter().map(|(key, value)| (key, value))),
         }
     }
 }

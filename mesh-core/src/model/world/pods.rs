@@ -119,7 +119,7 @@ impl World {
             ips: self.owned_addresses(name, pod, report),
             identity,
             enrolled: enrolled && !pod.inbound_bypass,
-            labels: BTreeMap::new(),
+            labels: self.subset_labels.pick(&pod.labels),
             app: Arc::clone(&pod.names.app),
             version: Arc::clone(&pod.names.version),
             canonical_name: Arc::clone(&pod.names.canonical_name),

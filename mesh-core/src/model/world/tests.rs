@@ -115,6 +115,7 @@ fn keys(news: &[(RecordKey, Option<Record>)]) -> Vec<String> {
         RecordKey::Mesh => "mesh".to_owned(),
         RecordKey::Trust => "trust".to_owned(),
         RecordKey::Policy(name) => format!("policy {name}"),
+        RecordKey::Config(key) => format!("config {key}"),
         RecordKey::Service(key) => format!("service {key}"),
         RecordKey::LocalPod(uid) => format!("pod {uid}"),
         RecordKey::Workload(uid) => format!("workload {uid}"),

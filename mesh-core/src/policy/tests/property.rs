@@ -148,7 +148,7 @@ fn policies() -> impl Strategy<Value = Vec<Object>> {
                     generation: None,
                 };
                 let origin = Origin { file: "generated".into(), document: index + 1 };
-                Object { origin, meta, spec, digest: 0 }
+                Object { origin, meta, spec, digest: 0, spec_json: None }
             };
         policies.into_iter().enumerate().map(object).collect()
     })

@@ -1,0 +1,75 @@
+//! Resources of traffic management on their way to the data plane.
+//!
+//! A route means something else for every client (its labels, its namespace, its gateway), so whoever serves the client
+//! compiles it; what travels is what the author wrote, checked.
+
+use std::sync::Arc;
+
+use crate::resource::{Level, Object, ObjectKey, Origin, ServedKind, from_json};
+
+/// A `VirtualService`, `DestinationRule` or `Gateway`.
+#[derive(Debug, Clone)]
+pub struct Config {
+    key: Arc<ObjectKey>,
+    object: Object,
+    text: Arc<str>,
+}
+
+impl Config {
+    /// `None` for an object of a kind that does not travel.
+    pub fn of(object: &Object) -> Option<Self> {
+        let text = object.spec_json.clone()?;
+        Some(Self { key: Arc::new(object.key()), object: object.clone(), text })
+    }
+
+    /// Reads one that has travelled: its kind as [`ObjectKey::kind`], its namespace and name, when it was created in
+    /// seconds since the Unix epoch, and its `spec` in JSON. It is checked again: who sent it may be of another version.
+    pub fn read(
+        kind: &str,
+        (namespace, name): (&str, &str),
+        created: Option<i64>,
+        spec: &str,
+    ) -> Result<Self, String> {
+        let served = ServedKind::all().find(|served| served.key() == kind);
+        let served = served.ok_or_else(|| format!("{kind} is no kind that is known here"))?;
+        let origin: Arc<str> = format!("{kind} {namespace}/{name}").into();
+        let origin = Origin { file: origin, document: usize::MAX };
+        let metadata = serde_json::json!({ "namespace": namespace, "name": name });
+        let text = format!("{{\"metadata\":{metadata},\"spec\":{spec}}}");
+        let received = from_json(served, &text, &origin);
+        let Some(mut object) = received.object else {
+            let first = received.findings.into_iter().find(|one| one.level == Level::Error);
+            return Err(first.map_or_else(|| "cannot be read".to_owned(), |one| one.to_string()));
+        };
+        object.meta.creation_timestamp = created;
+        Self::of(&object).ok_or_else(|| format!("{kind} does not travel"))
+    }
+
+    /// What makes it unique.
+    pub fn key(&self) -> Arc<ObjectKey> {
+        Arc::clone(&self.key)
+    }
+
+    /// The resource.
+    pub fn object(&self) -> &Object {
+        &self.object
+    }
+
+    /// Its `spec` in JSON.
+    pub fn text(&self) -> &Arc<str> {
+        &self.text
+    }
+}
+
+/// Where it was written makes no difference.
+impl PartialEq for Config {
+    fn eq(&self, other: &Self) -> bool {
+        let created = |one: &Self| one.object.meta.creation_timestamp;
+        self.key == other.key && created(self) == created(other) && self.text == other.text
+    }
+}
+
+impl Eq for Config {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! Resources that travel as they are, and the labels that come with workloads because of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Name, World};
+use crate::model::{Config, Record, RecordKey};
+use crate::resource::{Object, ObjectKey, Spec};
+
+/// The labels that subsets tell endpoints apart by. Only these are told of every workload.
+#[derive(Debug, Default)]
+pub(super) struct SubsetLabels {
+    /// By `DestinationRule`.
+    keys: BTreeMap<Name, BTreeSet<String>>,
+    /// How many rules use a key.
+    used: BTreeMap<String, usize>,
+}
+
+impl SubsetLabels {
+    /// Notes the keys that a rule uses, none if it is gone. Returns those that came into use or fell out of it.
+    fn set(&mut self, rule: &Name, keys: BTreeSet<String>) -> Vec<String> {
+        let mut changed = Vec::new();
+        for key in &keys {
+            let count = self.used.entry(key.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                changed.push(key.clone());
+            }
+        }
+        let old =
+            if keys.is_empty() { self.keys.remove(rule) } else { self.keys.insert(rule.clone(), keys) };
+        for key in old.unwrap_or_default() {
+            let count = self.used.entry(key.clone()).or_default();
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.used.remove(&key);
+                changed.push(key);
+            }
+        }
+        changed
+    }
+
+    /// Those of `labels` that matter.
+    pub(super) fn pick(&self, labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let used = labels.iter().filter(|(key, _)| self.used.contains_key(*key));
+        used.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+}
+
+impl World {
+    /// Takes note of a resource that travels, or that it is gone.
+    pub(super) fn put_config(&mut self, key: &ObjectKey, object: Option<&Object>) {
+        if key.kind == "DestinationRule" {
+            self.note_subsets(key, object);
+        }
+        let config = object.and_then(Config::of).map(|config| Record::Config(Arc::new(config)));
+        self.emit(RecordKey::Config(Arc::new(key.clone())), config);
+    }
+
+    fn note_subsets(&mut self, key: &ObjectKey, object: Option<&Object>) {
+        let keys = match object.map(|object| &object.spec) {
+            Some(Spec::DestinationRule(rule)) => {
+                let labels = rule.subsets.iter().flat_map(|subset| subset.labels.keys());
+                labels.cloned().collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        let rule = Name { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) };
+        let changed = self.subset_labels.set(&rule, keys);
+        if !changed.is_empty() {
+            let has = |labels: &BTreeMap<String, String>| changed.iter().any(|key| labels.contains_key(key));
+            let pods = self.pods.iter().filter(|(_, pod)| has(&pod.labels)).map(|(name, _)| name.clone());
+            self.dirty.pods.extend(pods.collect::<Vec<_>>());
+        }
+    }
+}
