@@ -155,6 +155,7 @@ fn tag(kind: ResourceType) -> u8 {
         ResourceType::Authorization => 3,
         ResourceType::LocalPod => 4,
         ResourceType::Address => 5,
+        ResourceType::Config => 6,
     }
 }
 

@@ -1,0 +1,181 @@
+//! One request of an HTTP/2 client.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{StatusCode, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version as HttpVersion, header};
+
+use crate::l7::h1::{Authority, Framing, Reason, Target, Upgrade};
+use crate::l7::message::{Broken, Piece, RequestHead, ResponseHead, Version};
+use crate::l7::streams::{Receiving, Sending};
+use crate::l7::transfer::{Body, Downstream, Sink};
+
+/// The client's side of one stream. Dropped before the response has ended, it resets the stream.
+#[derive(Debug)]
+pub struct H2Downstream {
+    recv: Receiving,
+    respond: SendResponse<Bytes>,
+    send: Option<Sending>,
+    ended: bool,
+    leaves: bool,
+}
+
+impl H2Downstream {
+    /// Takes a request apart that a connection has accepted. `Err` says what is wrong with its head.
+    pub fn accept(
+        request: Request<h2::RecvStream>,
+        respond: SendResponse<Bytes>,
+        secure: bool,
+    ) -> (Self, Result<RequestHead, Reason>) {
+        let (parts, body) = request.into_parts();
+        let head = head(parts, body.is_end_stream(), secure);
+        (Self { recv: Receiving::new(body), respond, send: None, ended: false, leaves: false }, head)
+    }
+
+    fn sending(&mut self) -> Result<&mut Sending, Broken> {
+        self.send.as_mut().ok_or(Broken::Closed("before the response"))
+    }
+}
+
+fn head(parts: http::request::Parts, ended: bool, secure: bool) -> Result<RequestHead, Reason> {
+    let http::request::Parts { method, uri, mut headers, extensions, .. } = parts;
+    let protocol = extensions.get::<h2::ext::Protocol>();
+    let upgrade = protocol.map(|it| Upgrade::named(it.as_str()).ok_or(Reason::Target)).transpose()?;
+    let authority = authority(&uri, headers.remove(header::HOST))?;
+    let path = uri.path_and_query().map(|it| Bytes::copy_from_slice(it.as_str().as_bytes()));
+    let (target, _) = match path {
+        Some(path) if upgrade.is_some() => (Target::origin(path)?, None),
+        Some(path) => Target::parse(&method, path)?,
+        None => Target::parse(&method, authority.as_bytes().clone())?,
+    };
+    let framing = match headers.get(header::CONTENT_LENGTH) {
+        _ if ended => Framing::None,
+        Some(length) => {
+            let length = length.to_str().ok().and_then(|text| text.parse().ok());
+            Framing::Length(length.ok_or(Reason::ContentLength)?)
+        }
+        None => Framing::Chunked,
+    };
+    join_cookies(&mut headers);
+    Ok(RequestHead {
+        // What asks for another protocol is a GET to everybody but HTTP/2.
+        method: if upgrade.is_some() { Method::GET } else { method },
+        secure,
+        authority: Some(authority),
+        target,
+        version: Version::Http2,
+        expects_continue: false,
+        headers,
+        framing,
+        upgrade,
+    })
+}
+
+fn authority(uri: &Uri, host: Option<HeaderValue>) -> Result<Authority, Reason> {
+    let named = uri.authority().map(|it| it.as_str().as_bytes());
+    match (named, &host) {
+        (Some(named), Some(host)) if !named.eq_ignore_ascii_case(host.as_bytes()) => Err(Reason::Host),
+        (Some(named), _) => Authority::parse(Bytes::copy_from_slice(named)),
+        (None, Some(host)) => Authority::parse(Bytes::copy_from_slice(host.as_bytes())),
+        (None, None) => Err(Reason::HostMissing),
+    }
+}
+
+/// HTTP/2 may send cookies in parts, HTTP/1.1 may not (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(header::COOKIE).iter();
+    if cookies.next().is_some() && cookies.next().is_some() {
+        let all: Vec<_> = headers.get_all(header::COOKIE).iter().map(|value| value.as_bytes()).collect();
+        if let Ok(joined) = http::HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+            headers.insert(header::COOKIE, joined);
+        }
+    }
+}
+
+impl Body for H2Downstream {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Broken>> {
+        self.recv.poll_piece(cx)
+    }
+}
+
+impl Sink for H2Downstream {
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        match &mut self.send {
+            Some(send) => send.poll_room(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn push(&mut self, data: Bytes) -> Result<(), Broken> {
+        self.sending()?.push(data)
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Broken> {
+        if std::mem::replace(&mut self.ended, true) {
+            return Ok(());
+        }
+        self.sending()?.end(trailers)
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        // The connection's own task writes.
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Downstream for H2Downstream {
+    fn inform(&mut self, head: ResponseHead) {
+        let mut response = Response::new(());
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        // Nobody waits for it.
+        let _ = self.respond.send_informational(response);
+    }
+
+    fn respond(&mut self, head: ResponseHead) -> Result<(), Broken> {
+        let ResponseHead { mut status, mut headers, framing, .. } = head;
+        if let Framing::Length(length) = framing {
+            headers.insert(header::CONTENT_LENGTH, length.into());
+        }
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            // RFC 8441: what is a 101 elsewhere is a 200 here.
+            status = StatusCode::OK;
+        }
+        let mut response = Response::new(());
+        *response.version_mut() = HttpVersion::HTTP_2;
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        self.ended = !framing.has_body() && !self.leaves;
+        self.send = Some(Sending(self.respond.send_response(response, self.ended)?));
+        Ok(())
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        let reset = match &mut self.send {
+            Some(send) => send.0.poll_reset(cx),
+            None => self.respond.poll_reset(cx),
+        };
+        reset.map(|reason| reason.map_or_else(Broken::from, Broken::Reset))
+    }
+
+    fn leave_http(&mut self) {
+        self.leaves = true;
+    }
+}
+
+impl Drop for H2Downstream {
+    fn drop(&mut self) {
+        if self.ended {
+            if !self.recv.is_ended() {
+                // The response is complete; the rest of the request is not wanted (RFC 9113, 8.1).
+                self.respond.send_reset(h2::Reason::NO_ERROR);
+            }
+            return;
+        }
+        match &mut self.send {
+            Some(send) => send.reset(h2::Reason::INTERNAL_ERROR),
+            None => self.respond.send_reset(h2::Reason::INTERNAL_ERROR),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The byte streams that HTTP travels on: a socket, TLS on a socket, or a stream of a tunnel.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::hbone;
+
+/// One connection, whatever it is made of.
+#[derive(Debug)]
+pub enum Io {
+    /// A socket.
+    Tcp(TcpStream),
+    /// TLS on a socket, either end of it.
+    Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
+    /// TLS inside of a tunnel, or on any of these.
+    Nested(Box<tokio_rustls::TlsStream<Io>>),
+    /// A stream of a tunnel.
+    Tunnel(Box<Tunnelled>),
+}
+
+/// A stream of a tunnel as bytes.
+#[derive(Debug)]
+pub struct Tunnelled {
+    stream: hbone::Stream,
+    /// Read from the stream, not yet taken.
+    rest: Bytes,
+    /// Both ends have been passed on: there is nothing to reset.
+    ended: bool,
+}
+
+impl From<TcpStream> for Io {
+    fn from(tcp: TcpStream) -> Self {
+        Self::Tcp(tcp)
+    }
+}
+
+impl From<hbone::Stream> for Io {
+    fn from(stream: hbone::Stream) -> Self {
+        Self::Tunnel(Box::new(Tunnelled { stream, rest: Bytes::new(), ended: false }))
+    }
+}
+
+impl Io {
+    /// The socket at the bottom, unless there is none of its own.
+    pub fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Tls(tls) => Some(tls.get_ref().0),
+            Self::Nested(tls) => tls.get_ref().0.socket(),
+            Self::Tunnel(_) => None,
+        }
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Nested(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Tunnel(io) => io.poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Nested(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Tunnel(io) => io.poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Nested(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Tunnel(io) => {
+                let first = bufs.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
+                io.poll_write(cx, first)
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        !matches!(self, Self::Tunnel(_))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(_) | Self::Tunnel(_) => Poll::Ready(Ok(())),
+            Self::Tls(io) => Pin::new(io).poll_flush(cx),
+            Self::Nested(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Nested(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Tunnel(io) => Poll::Ready(io.finish()),
+        }
+    }
+}
+
+impl Tunnelled {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.rest.is_empty() {
+            match ready!(self.stream.recv.poll_data(cx)) {
+                Some(Ok(data)) => self.rest = data,
+                Some(Err(error)) => return Poll::Ready(Err(lost(&error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let taken = self.rest.split_to(self.rest.len().min(buf.remaining()));
+        buf.put_slice(&taken);
+        // Fails only if the stream is gone, and its window with it.
+        let _ = self.stream.recv.flow_control().release_capacity(taken.len());
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let send = &mut self.stream.send;
+        send.reserve_capacity(bytes.len());
+        while send.capacity() == 0 {
+            match ready!(send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(lost(&error))),
+                None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            }
+        }
+        let (now, _) = bytes.split_at(bytes.len().min(send.capacity()));
+        send.send_data(Bytes::copy_from_slice(now), false).map_err(|error| lost(&error))?;
+        Poll::Ready(Ok(now.len()))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.stream.send.send_data(Bytes::new(), true).map_err(|error| lost(&error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Tunnelled {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.stream.send.send_reset(h2::Reason::CONNECT_ERROR);
+        }
+    }
+}
+
+fn lost(error: &h2::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error.to_string())
+}

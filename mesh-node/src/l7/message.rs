@@ -1,0 +1,139 @@
+//! Requests and responses as the engine sees them, whatever protocol they came by.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+use super::h1::{self, Authority, Framing, Refused, Target, Upgrade};
+
+/// The head of a request.
+#[derive(Debug)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// Whether the client used TLS.
+    pub secure: bool,
+    /// Host and port as the client wrote them. `None` in HTTP/1.0 only.
+    pub authority: Option<Authority>,
+    /// Path and query.
+    pub target: Target,
+    /// What the client speaks.
+    pub version: Version,
+    /// All but `Host` and what belongs to one connection. A `Content-Length` is equal to the framing.
+    pub headers: HeaderMap,
+    /// What comes after the head; never [`Framing::Close`].
+    pub framing: Framing,
+    /// The protocol that the client would like to speak instead; also what an extended CONNECT asks for.
+    pub upgrade: Option<Upgrade>,
+    /// The client waits for a 100 before it sends the body.
+    pub expects_continue: bool,
+}
+
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2.
+    Http2,
+}
+
+/// The head of a response.
+#[derive(Debug)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: StatusCode,
+    /// All but what belongs to one connection.
+    pub headers: HeaderMap,
+    /// What comes after the head.
+    pub framing: Framing,
+    /// The protocol that a 101 switches to.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// A part of a body.
+#[derive(Debug)]
+pub enum Piece {
+    /// Some bytes; not empty.
+    Data(Bytes),
+    /// The end, with trailers if there are any.
+    End(Option<HeaderMap>),
+}
+
+/// How a connection, or a stream of one, broke.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Broken {
+    /// The socket or the tunnel under it.
+    #[error("{0}")]
+    Io(String),
+    /// It ended where it must not.
+    #[error("the connection was closed {0}")]
+    Closed(&'static str),
+    /// The stream was reset; nothing was done with the request if the code is `REFUSED_STREAM`.
+    #[error("the stream was reset ({0})")]
+    Reset(h2::Reason),
+    /// What came is no HTTP, or not HTTP that is let through.
+    #[error("{0}")]
+    Refused(#[from] Refused),
+    /// A body that is not as long as its head says.
+    #[error("{0}")]
+    Length(#[from] h1::EncodeError),
+    /// Nothing came for too long.
+    #[error("timed out {0}")]
+    TimedOut(&'static str),
+}
+
+impl Version {
+    /// As access logs write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
+impl RequestHead {
+    /// Whether what follows the head is no message: a CONNECT, or another protocol.
+    pub fn leaves_http(&self) -> bool {
+        self.method == Method::CONNECT || self.upgrade.is_some()
+    }
+
+    /// Whether this is a gRPC call.
+    pub fn is_grpc(&self) -> bool {
+        self.headers.get(http::header::CONTENT_TYPE).is_some_and(|value| is_grpc(value.as_bytes()))
+    }
+}
+
+/// `application/grpc`, alone or with a format after it.
+pub fn is_grpc(content_type: &[u8]) -> bool {
+    content_type
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
+}
+
+impl From<std::io::Error> for Broken {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error.to_string())
+    }
+}
+
+impl From<h2::Error> for Broken {
+    fn from(error: h2::Error) -> Self {
+        match error.reason() {
+            Some(reason) if error.is_reset() => Self::Reset(reason),
+            _ => Self::Io(error.to_string()),
+        }
+    }
+}
+
+impl From<h1::Version> for Version {
+    fn from(version: h1::Version) -> Self {
+        match version {
+            h1::Version::Http10 => Self::Http10,
+            h1::Version::Http11 => Self::Http11,
+        }
+    }
+}
