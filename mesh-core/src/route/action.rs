@@ -1,0 +1,225 @@
+//! A rule, compiled: what is done with the requests that it is for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::header_ops::host;
+use super::{Cors, Fault, HeaderOps, Redirect, ResourceName, RetryPolicy, Rewrite, is_drawn};
+use crate::resource::networking::Destination;
+use crate::resource::networking::virtual_service::{self, Body, HttpAction, HttpDestination, HttpRoute};
+use crate::resource::value::{self, Host, Percent};
+
+/// What is done with a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Its name, or empty; `default` for a service that no VirtualService is about.
+    pub name: Arc<str>,
+    /// The VirtualService that it is of; that of the root where it is a delegate's.
+    pub virtual_service: Option<Arc<ResourceName>>,
+    /// What is done.
+    pub action: Action,
+    /// What happens to the path before the request is sent on.
+    pub rewrite: Option<Rewrite>,
+    /// Changes to headers of answers that are made here, and of requests that go nowhere. Those that are sent on have
+    /// [`Weighted::headers`] instead.
+    pub headers: HeaderOps,
+    /// Requests of pages from other origins.
+    pub cors: Option<Cors>,
+    /// Faults to make.
+    pub fault: Option<Fault>,
+    /// For the whole request with all retries.
+    pub timeout: Option<Duration>,
+    /// When it is tried again.
+    pub retries: Option<RetryPolicy>,
+    /// Who gets copies; none of them gets none.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// What is done with a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// It is sent on.
+    Forward(Forward),
+    /// It is answered with another address.
+    Redirect(Redirect),
+    /// It is answered here.
+    Respond(DirectResponse),
+}
+
+/// Where a request may go: never nowhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    destinations: Vec<Weighted>,
+    total: u64,
+}
+
+/// A destination and its share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weighted {
+    /// Where to.
+    pub to: ClusterRef,
+    /// Its share is this, divided by the sum of all; never 0.
+    pub weight: u32,
+    /// All changes to headers: those of the rule, then those of the destination.
+    pub headers: HeaderOps,
+    /// The host that the request gets.
+    pub host: Option<Arc<str>>,
+}
+
+/// Endpoints that requests can be sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterRef {
+    /// The full name of a service, which need not exist.
+    pub host: Arc<str>,
+    /// A subset that a DestinationRule defines.
+    pub subset: Option<Arc<str>>,
+    /// Port of the service, see [`ClusterRef::port_of`].
+    pub port: Option<u16>,
+}
+
+/// An answer that is made here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectResponse {
+    /// The status.
+    pub status: StatusCode,
+    /// The body, at most 1 MiB.
+    pub body: Arc<[u8]>,
+}
+
+/// Somebody who gets copies of requests; the answers are dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    /// Who.
+    pub to: ClusterRef,
+    /// Of which share of the requests; never 0.
+    pub share: Percent,
+}
+
+/// Where a rule stands: what its names are relative to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Home<'a> {
+    /// The VirtualService whose rules it is among.
+    pub(super) name: &'a Arc<ResourceName>,
+    /// The namespace that short names are of.
+    pub(super) namespace: &'a str,
+    pub(super) cluster_domain: &'a str,
+}
+
+impl Route {
+    /// What is done with requests for a service that no VirtualService is about: they go there, and are tried again
+    /// where Istio does so by default.
+    pub fn to(destination: ClusterRef) -> Self {
+        let only = Weighted { to: destination, weight: 1, headers: HeaderOps::default(), host: None };
+        Self {
+            name: "default".into(),
+            virtual_service: None,
+            action: Action::Forward(Forward { destinations: vec![only], total: 1 }),
+            rewrite: None,
+            headers: HeaderOps::default(),
+            cors: None,
+            fault: None,
+            timeout: None,
+            retries: Some(RetryPolicy::default()),
+            mirrors: Vec::new(),
+        }
+    }
+
+    /// `None` for a rule that nothing can be done by: a redirect with a status that is none, or no destination.
+    pub(super) fn of(rule: &HttpRoute, home: Home<'_>) -> Option<Self> {
+        let headers = HeaderOps::of(&rule.headers);
+        let action = match rule.action() {
+            HttpAction::Route(_) => Action::Forward(Forward::of(rule, &headers, home)?),
+            HttpAction::Redirect(redirect) => Action::Redirect(Redirect::of(redirect)?),
+            HttpAction::Respond(response) => Action::Respond(DirectResponse::of(response)?),
+            HttpAction::Delegate(_) => return None,
+        };
+        let mirrors = rule.copies().filter(|(_, share)| *share > Percent::default());
+        Some(Self {
+            name: rule.name.as_str().into(),
+            virtual_service: Some(Arc::clone(home.name)),
+            action,
+            rewrite: rule.rewrite.as_ref().and_then(Rewrite::of),
+            headers,
+            cors: rule.cors_policy.as_ref().map(Cors::of),
+            fault: rule.fault.as_ref().and_then(Fault::of),
+            timeout: rule.timeout.map(value::Duration::get),
+            retries: RetryPolicy::of(rule.retries.as_ref()),
+            mirrors: mirrors.map(|(to, share)| Mirror { to: ClusterRef::of(to, home), share }).collect(),
+        })
+    }
+}
+
+impl Forward {
+    fn of(rule: &HttpRoute, headers: &HeaderOps, home: Home<'_>) -> Option<Self> {
+        let rewritten = rule.rewrite.as_ref().map(|rewrite| &*rewrite.authority);
+        let rewritten = rewritten.filter(|host| !host.is_empty()).map(str::to_owned);
+        let of_rule = rewritten.or_else(|| host(&rule.headers.request));
+        let weighted = |it: &HttpDestination, weight: u32| Weighted {
+            to: ClusterRef::of(&it.destination, home),
+            weight,
+            headers: headers.then(&HeaderOps::of(&it.headers)),
+            host: of_rule.clone().or_else(|| host(&it.headers.request)).map(Arc::from),
+        };
+        let destinations: Vec<_> = match rule.route.as_slice() {
+            [only] => vec![weighted(only, 1)],
+            several => {
+                let some = several.iter().filter(|it| it.weight > 0);
+                some.map(|it| weighted(it, it.weight)).collect()
+            }
+        };
+        let total = destinations.iter().map(|it| u64::from(it.weight)).sum();
+        (total > 0).then_some(Self { destinations, total })
+    }
+
+    /// Where a request goes. `seed` is drawn from all of `u64`, and every destination gets its share of it.
+    pub fn choose(&self, seed: u64) -> &Weighted {
+        // The quotient is below the total, so it fits.
+        let mut lot = u64::try_from((u128::from(seed) * u128::from(self.total)) >> 64).unwrap_or_default();
+        let drawn = self.destinations.iter().find(|it| {
+            let weight = u64::from(it.weight);
+            let is_it = lot < weight;
+            lot = lot.saturating_sub(weight);
+            is_it
+        });
+        drawn.or(self.destinations.first()).expect("there is a destination, or there is no rule")
+    }
+
+    /// All destinations that a request may go to, in the user's order.
+    pub fn destinations(&self) -> &[Weighted] {
+        &self.destinations
+    }
+}
+
+impl ClusterRef {
+    pub(super) fn of(destination: &Destination, home: Home<'_>) -> Self {
+        let host = match destination.host.qualified(home.namespace, home.cluster_domain) {
+            Host::Name(name) => name,
+            other => other.to_string().into(),
+        };
+        let subset = Some(&*destination.subset).filter(|subset| !subset.is_empty());
+        Self { host, subset: subset.map(Arc::from), port: destination.port.map(|port| port.number.get()) }
+    }
+
+    /// The port of the service to use: what the rule says, else the only one of `ports` that the service has, else the
+    /// one that was asked for.
+    pub fn port_of(&self, mut ports: impl Iterator<Item = u16>, asked: u16) -> u16 {
+        let only = || ports.next().filter(|_| ports.next().is_none());
+        self.port.or_else(only).unwrap_or(asked)
+    }
+}
+
+impl DirectResponse {
+    fn of(response: &virtual_service::DirectResponse) -> Option<Self> {
+        let body = response.body.as_ref().map(Body::as_bytes).unwrap_or_default();
+        Some(Self { status: StatusCode::from_u16(response.status.get()).ok()?, body: body.into() })
+    }
+}
+
+impl Mirror {
+    /// Whether a request is copied. `lot` is drawn from all of `u64`.
+    pub fn is_drawn(&self, lot: u64) -> bool {
+        is_drawn(self.share, lot)
+    }
+}

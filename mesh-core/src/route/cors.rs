@@ -1,0 +1,107 @@
+//! Requests of pages from other origins.
+
+use http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
+};
+use http::{HeaderMap, HeaderValue, Method};
+
+use super::RequestView;
+use super::condition::matches;
+use crate::resource::networking::virtual_service::{CorsPolicy, UnmatchedPreflights};
+use crate::resource::value::StringMatch;
+
+/// Who may read the answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cors {
+    origins: Vec<StringMatch>,
+    methods: Option<HeaderValue>,
+    request_headers: Option<HeaderValue>,
+    response_headers: Option<HeaderValue>,
+    max_age: Option<HeaderValue>,
+    credentials: bool,
+    answers_unmatched: bool,
+}
+
+/// What follows for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CorsAnswer<'a> {
+    /// Nothing: it says nothing of an origin, or one that is not allowed. Headers of the destination stay as they are.
+    None,
+    /// It is a question, and is answered here with 200, no body, and what [`Cors::preflight`] adds.
+    Preflight(&'a HeaderValue),
+    /// It is a question of an origin that is not allowed, and is answered here with 200 and nothing.
+    Refused,
+    /// It goes on, and its answer gets what [`Cors::actual`] adds.
+    Actual(&'a HeaderValue),
+}
+
+impl Cors {
+    pub(super) fn of(policy: &CorsPolicy) -> Self {
+        let older = || policy.allow_origin.iter().cloned().map(StringMatch::Exact).collect();
+        let list = |words: &[String]| {
+            let list = HeaderValue::from_str(&words.join(",")).ok();
+            list.filter(|list| !list.is_empty())
+        };
+        Self {
+            origins: if policy.allow_origins.is_empty() { older() } else { policy.allow_origins.clone() },
+            methods: list(&policy.allow_methods),
+            request_headers: list(&policy.allow_headers),
+            response_headers: list(&policy.expose_headers),
+            max_age: policy.max_age.map(|age| HeaderValue::from(age.get().as_secs())),
+            credentials: policy.allow_credentials.unwrap_or_default(),
+            answers_unmatched: policy.unmatched_preflights == UnmatchedPreflights::Ignore,
+        }
+    }
+
+    /// What follows for `request`.
+    pub fn decide<'r>(&self, request: &RequestView<'r>) -> CorsAnswer<'r> {
+        let Some(origin) = request.headers.get(ORIGIN).filter(|origin| !origin.is_empty()) else {
+            return CorsAnswer::None;
+        };
+        let asks = request.headers.get(ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|it| !it.is_empty());
+        let asks = asks && request.method == Method::OPTIONS;
+        match (self.allows(origin), asks) {
+            (true, true) => CorsAnswer::Preflight(origin),
+            (true, false) => CorsAnswer::Actual(origin),
+            (false, true) if self.answers_unmatched => CorsAnswer::Refused,
+            (false, _) => CorsAnswer::None,
+        }
+    }
+
+    /// Adds the permission to the answer of a question from `origin`.
+    pub fn preflight(&self, origin: &HeaderValue, answer: &mut HeaderMap) {
+        self.permit(origin, answer);
+        let lists = [
+            (ACCESS_CONTROL_ALLOW_METHODS, &self.methods),
+            (ACCESS_CONTROL_ALLOW_HEADERS, &self.request_headers),
+            (ACCESS_CONTROL_MAX_AGE, &self.max_age),
+        ];
+        for (name, value) in lists {
+            if let Some(value) = value {
+                answer.insert(name, value.clone());
+            }
+        }
+    }
+
+    /// Adds the permission to the answer of the destination; it replaces what that one had to say.
+    pub fn actual(&self, origin: &HeaderValue, answer: &mut HeaderMap) {
+        self.permit(origin, answer);
+        if let Some(value) = &self.response_headers {
+            answer.insert(ACCESS_CONTROL_EXPOSE_HEADERS, value.clone());
+        }
+    }
+
+    fn permit(&self, origin: &HeaderValue, answer: &mut HeaderMap) {
+        answer.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        if self.credentials {
+            answer.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        }
+    }
+
+    /// Whatever matches a star allows all.
+    fn allows(&self, origin: &HeaderValue) -> bool {
+        self.origins.iter().any(|allowed| matches(allowed, b"*") || matches(allowed, origin.as_bytes()))
+    }
+}

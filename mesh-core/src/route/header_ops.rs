@@ -1,0 +1,165 @@
+//! Changes to headers, in the order of Istio's proxies: what goes away first, then what is set, then what is added;
+//! those of the rule before those of the destination.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::condition::header_name;
+use crate::resource::networking::virtual_service::{HeaderOperations, Headers};
+use crate::resource::value::{self, HeaderSegment};
+
+/// Changes to the headers of a request and of its answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeaderOps {
+    /// Of the request, before it is sent on. The host is not among them, see [`super::Weighted::host`].
+    pub request: HeaderEdit,
+    /// Of the answer.
+    pub response: HeaderEdit,
+}
+
+/// Changes to headers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeaderEdit {
+    remove: Vec<HeaderName>,
+    puts: Vec<Put>,
+    /// Whether a value has variables.
+    computes: bool,
+}
+
+/// A header that is set or added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Put {
+    name: HeaderName,
+    value: Template,
+    /// Beside what is there, instead of in its place.
+    appends: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Template {
+    Fixed(HeaderValue),
+    Computed(Vec<HeaderSegment>),
+}
+
+impl HeaderOps {
+    pub(super) fn of(headers: &Headers) -> Self {
+        Self { request: HeaderEdit::of(&headers.request), response: HeaderEdit::of(&headers.response) }
+    }
+
+    /// These, and then `others`; whatever any of them removes goes away first.
+    pub(super) fn then(&self, others: &Self) -> Self {
+        Self { request: self.request.then(&others.request), response: self.response.then(&others.response) }
+    }
+
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        self.request.is_empty() && self.response.is_empty()
+    }
+}
+
+impl HeaderEdit {
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.puts.is_empty()
+    }
+
+    /// Changes `headers`. `variable` knows the values of variables such as `REQ(x-id)`, and is given the headers as they
+    /// are before anything is set or added; a value that comes out empty or is none of a header changes nothing.
+    pub fn apply(&self, headers: &mut HeaderMap, variable: impl Fn(&str, &HeaderMap) -> Option<String>) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        if !self.computes {
+            for put in &self.puts {
+                if let Template::Fixed(value) = &put.value {
+                    put.apply(headers, value.clone());
+                }
+            }
+            return;
+        }
+        let values: Vec<_> = self.puts.iter().map(|put| put.value.evaluate(headers, &variable)).collect();
+        for (put, value) in self.puts.iter().zip(values) {
+            if let Some(value) = value {
+                put.apply(headers, value);
+            }
+        }
+    }
+
+    fn of(operations: &HeaderOperations) -> Self {
+        let put = |appends: bool| {
+            move |(name, value): (&value::HeaderName, &value::HeaderValue)| {
+                let name = header_name(name).filter(|_| !name.is_authority())?;
+                Some(Put { name, value: Template::of(value)?, appends })
+            }
+        };
+        let set = operations.set.iter().filter_map(put(false));
+        let puts: Vec<Put> = set.chain(operations.add.iter().filter_map(put(true))).collect();
+        let remove = operations.remove.iter().filter(|name| !name.is_authority()).filter_map(header_name);
+        let computes = puts.iter().any(|put| matches!(put.value, Template::Computed(_)));
+        Self { remove: remove.collect(), puts, computes }
+    }
+
+    fn then(&self, others: &Self) -> Self {
+        Self {
+            remove: self.remove.iter().chain(&others.remove).cloned().collect(),
+            puts: self.puts.iter().chain(&others.puts).cloned().collect(),
+            computes: self.computes || others.computes,
+        }
+    }
+}
+
+impl Put {
+    fn apply(&self, headers: &mut HeaderMap, value: HeaderValue) {
+        if self.appends {
+            headers.append(&self.name, value);
+        } else {
+            headers.insert(&self.name, value);
+        }
+    }
+}
+
+impl Template {
+    /// `None` for an empty value, which changes nothing.
+    fn of(value: &value::HeaderValue) -> Option<Self> {
+        match value.segments() {
+            [] => None,
+            [HeaderSegment::Text(text)] => HeaderValue::from_str(text).ok().map(Self::Fixed),
+            segments => Some(Self::Computed(segments.to_vec())),
+        }
+    }
+
+    fn evaluate(
+        &self,
+        headers: &HeaderMap,
+        variable: impl Fn(&str, &HeaderMap) -> Option<String>,
+    ) -> Option<HeaderValue> {
+        let segments = match self {
+            Self::Fixed(value) => return Some(value.clone()),
+            Self::Computed(segments) => segments,
+        };
+        let text: String = segments
+            .iter()
+            .map(|segment| match segment {
+                HeaderSegment::Text(text) => Cow::Borrowed(&**text),
+                HeaderSegment::Variable(name) => Cow::Owned(variable(name, headers).unwrap_or_default()),
+            })
+            .collect();
+        if text.is_empty() { None } else { HeaderValue::from_str(&text).ok() }
+    }
+}
+
+/// The host that `operations` give a request. It is taken literally: variables are not replaced in it.
+pub(super) fn host(operations: &HeaderOperations) -> Option<String> {
+    let named = |(name, _): &(&value::HeaderName, _)| name.is_authority();
+    let (_, value) = operations.set.iter().find(named).or_else(|| operations.add.iter().find(named))?;
+    let text: String = value
+        .segments()
+        .iter()
+        .map(|segment| match segment {
+            HeaderSegment::Text(text) => Cow::Borrowed(&**text),
+            HeaderSegment::Variable(name) => Cow::Owned(format!("%{name}%")),
+        })
+        .collect();
+    Some(text).filter(|text| !text.is_empty())
+}

@@ -1,0 +1,242 @@
+//! The rules for one kind of client, by the host that is asked for.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::action::ClusterRef;
+use super::condition::Condition;
+use super::hosts::HostMap;
+use super::index::{Entry, Index};
+use super::virtuals::{Audience, Virtual};
+use super::{Client, MatchInfo, MatchedPath, RequestView, Route, Virtuals};
+use crate::resource::value::Host;
+
+/// Rules for requests of one kind of client to one port. Never changes; picking does not allocate.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    hosts: HostMap,
+    virtual_hosts: Vec<VirtualHost>,
+}
+
+/// What a table says about a request.
+#[derive(Debug, Clone, Copy)]
+pub enum Picked<'t> {
+    /// This rule is for it, because of this match.
+    Route(&'t Arc<Route>, &'t Arc<MatchInfo>),
+    /// It came in plain text to a host that is for `https` only: 301 to [`super::https_location`].
+    ToHttps,
+    /// The host has rules, and none is for it: 404.
+    NoRoute,
+    /// The table does not know the host. In the mesh the request goes where it was going; at a gateway: 404.
+    NoHost,
+}
+
+/// A service of the registry that speaks HTTP on the port of a table.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceName<'a> {
+    /// Its full name in lower case; that of a ServiceEntry may be a wildcard.
+    pub host: &'a str,
+    /// Its own addresses, which clients may use for its name.
+    pub addresses: &'a [IpAddr],
+}
+
+/// Rules for a set of hosts.
+#[derive(Debug)]
+pub(super) struct VirtualHost {
+    pub(super) index: Index,
+    /// Requests in plain text are sent to `https`.
+    pub(super) to_https: bool,
+}
+
+impl RouteTable {
+    /// Rules for requests that `client` sends to port `port`, whichever of `services` they are for: all that have that
+    /// port and that it sees. As in Istio's sidecars: the host that is asked for decides, rules for a host that is no
+    /// service work on port 80 only, and of several VirtualServices for one service the most specific host, then the
+    /// oldest is used. A service that no VirtualService is about is not in the table.
+    ///
+    /// `None` if there is nothing to decide.
+    pub fn for_mesh(
+        virtuals: &Virtuals,
+        client: Client<'_>,
+        port: u16,
+        services: &[ServiceName<'_>],
+    ) -> Option<Self> {
+        let audience = Audience { client, port, gateway: None };
+        let mut mesh = Mesh::new(services, audience);
+        virtuals.seen_by(audience).for_each(|it| mesh.offer(it));
+        let table = mesh.into_table(virtuals.cluster_domain());
+        Some(table).filter(|table| !table.virtual_hosts.is_empty())
+    }
+
+    /// Rules for requests that `client` sends to `port` of the service `host`, a full name in lower case, whatever the
+    /// requests say about their host: for whoever knows the service from the address.
+    ///
+    /// `None` if no VirtualService is about it.
+    pub fn for_service(virtuals: &Virtuals, client: Client<'_>, port: u16, host: &str) -> Option<Self> {
+        let audience = Audience { client, port, gateway: None };
+        let mut about: Vec<_> = virtuals
+            .about(host)
+            .filter(|it| it.is_seen_by(audience))
+            .filter_map(|it| Some((specificity(it, host)?, it)))
+            .collect();
+        // Stable: of equals the oldest stays first.
+        about.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
+        let entries = about.into_iter().map(|(_, it)| it.entries(audience)).find(|it| !it.is_empty())?;
+        let mut table = Self::default();
+        let at = table.add(VirtualHost::new(entries));
+        table.hosts.insert(&Host::Any, at);
+        Some(table)
+    }
+
+    /// The rule for `request`.
+    pub fn pick(&self, request: &RequestView<'_>) -> Picked<'_> {
+        let host = self.hosts.find(request.authority).and_then(|at| self.virtual_hosts.get(at));
+        match host {
+            None => Picked::NoHost,
+            Some(host) if host.to_https && request.scheme != "https" => Picked::ToHttps,
+            Some(host) => match host.index.find(request) {
+                Some(entry) => Picked::Route(&entry.route, &entry.info),
+                None => Picked::NoRoute,
+            },
+        }
+    }
+
+    pub(super) fn add(&mut self, host: VirtualHost) -> usize {
+        self.virtual_hosts.push(host);
+        self.virtual_hosts.len() - 1
+    }
+}
+
+impl VirtualHost {
+    pub(super) fn new(entries: Vec<Entry>) -> Self {
+        Self { index: Index::new(entries), to_https: false }
+    }
+
+    /// All requests go to one service.
+    fn of_service(host: &str, port: u16) -> Self {
+        let to = ClusterRef { host: host.into(), subset: None, port: Some(port) };
+        let route = Arc::new(Route::to(to));
+        let info =
+            MatchInfo { name: Arc::clone(&route.name), stat_prefix: None, path: MatchedPath::Prefix(1) };
+        let condition = Arc::new(Condition::any());
+        Self::new(vec![Entry { condition, route, info: Arc::new(info) }])
+    }
+}
+
+/// A table for clients in the mesh, in the making.
+struct Mesh<'a, 's> {
+    services: &'a [ServiceName<'s>],
+    audience: Audience<'a>,
+    by_host: HashMap<&'s str, usize>,
+    /// For each service, how specific the host is that it is reached by, and the virtual host.
+    best: Vec<Option<(usize, usize)>>,
+    /// Hosts that are no service, in order, with their virtual hosts.
+    plain: Vec<(Host, usize)>,
+    virtual_hosts: Vec<VirtualHost>,
+}
+
+impl<'a, 's> Mesh<'a, 's> {
+    fn new(services: &'a [ServiceName<'s>], audience: Audience<'a>) -> Self {
+        Self {
+            services,
+            audience,
+            by_host: services.iter().enumerate().map(|(at, service)| (service.host, at)).collect(),
+            best: vec![None; services.len()],
+            plain: Vec::new(),
+            virtual_hosts: Vec::new(),
+        }
+    }
+
+    /// Takes note of a VirtualService; older ones have been before.
+    fn offer(&mut self, it: &Virtual) {
+        let (mut reached, mut plain) = (Vec::new(), Vec::new());
+        for host in &it.hosts {
+            let before = reached.len();
+            match host {
+                Host::Name(name) => reached.extend(self.by_host.get(&**name).map(|at| (*at, usize::MAX))),
+                Host::Any | Host::Suffix(_) => {
+                    let covered = self.services.iter().enumerate().filter(|(_, it)| host.matches(it.host));
+                    reached.extend(covered.map(|(at, _)| (at, rank(host))));
+                }
+                Host::Address(_) => {}
+            }
+            if reached.len() == before {
+                plain.push(host);
+            }
+        }
+        if reached.is_empty() && self.audience.port != PLAIN_PORT {
+            return;
+        }
+        let entries = it.entries(self.audience);
+        if entries.is_empty() {
+            return;
+        }
+        let virtual_host = self.virtual_hosts.len();
+        self.virtual_hosts.push(VirtualHost::new(entries));
+        for (service, rank) in reached {
+            if let Some(best) = self.best.get_mut(service)
+                && best.is_none_or(|(other, _)| rank > other)
+            {
+                *best = Some((rank, virtual_host));
+            }
+        }
+        self.plain.extend(plain.into_iter().map(|host| (host.clone(), virtual_host)));
+    }
+
+    /// Names are given away in this order: to services by their full names, to hosts that are none, to services by
+    /// other names.
+    fn into_table(self, cluster_domain: &str) -> RouteTable {
+        let mut table = RouteTable { hosts: HostMap::default(), virtual_hosts: self.virtual_hosts };
+        let services = || self.services.iter().zip(&self.best);
+        let known = || services().filter_map(|(service, best)| Some((service, (*best)?.1)));
+        for (service, to) in known() {
+            match Host::parse(service.host) {
+                Ok(host) => table.hosts.insert(&host, to),
+                Err(_) => table.hosts.insert_name(service.host, to),
+            }
+            service.addresses.iter().for_each(|address| table.hosts.insert_address(*address, to));
+        }
+        self.plain.iter().for_each(|(host, to)| table.hosts.insert(host, *to));
+        let aliases = |service| aliases(service, cluster_domain, self.audience.client.namespace);
+        for (service, to) in known() {
+            aliases(service).iter().for_each(|alias| table.hosts.insert_name(alias, to));
+        }
+        if table.hosts.has_wildcards() {
+            // A wildcard is not for services that have a name of their own, even if no rule is about them.
+            for (service, _) in services().filter(|(_, best)| best.is_none()) {
+                let names = aliases(service).into_iter().chain([service.host.to_owned()]);
+                let covered: Vec<_> = names.filter(|name| table.hosts.find(name).is_some()).collect();
+                if !covered.is_empty() {
+                    let to = table.add(VirtualHost::of_service(service.host, self.audience.port));
+                    covered.iter().for_each(|name| table.hosts.insert_name(name, to));
+                }
+            }
+        }
+        table
+    }
+}
+
+/// How specific the host is by which `it` is about the service `name`; the more the larger.
+fn specificity(it: &Virtual, name: &str) -> Option<usize> {
+    it.hosts.iter().filter(|host| host.matches(name)).map(rank).max()
+}
+
+fn rank(host: &Host) -> usize {
+    match host {
+        Host::Name(_) | Host::Address(_) => usize::MAX,
+        Host::Suffix(suffix) => suffix.len(),
+        Host::Any => 0,
+    }
+}
+
+/// The shorter names by which clients of `namespace` know a service of Kubernetes.
+fn aliases(service: &ServiceName<'_>, cluster_domain: &str, namespace: &str) -> Vec<String> {
+    let name = service.host.strip_suffix(cluster_domain).and_then(|name| name.strip_suffix(".svc."));
+    let Some((name, of)) = name.and_then(|name| name.split_once('.')) else { return Vec::new() };
+    let short = (of == namespace).then(|| name.to_owned());
+    short.into_iter().chain([format!("{name}.{of}"), format!("{name}.{of}.svc")]).collect()
+}
+
+/// The only port of the mesh where rules for hosts that are no service apply.
+const PLAIN_PORT: u16 = 80;
