@@ -6,9 +6,11 @@
 
 pub mod analyze;
 pub mod balance;
+pub mod cluster;
 pub mod id;
 pub mod model;
 pub mod net;
 pub mod policy;
 pub mod resource;
+pub mod retry;
 pub mod route;

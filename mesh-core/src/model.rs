@@ -19,13 +19,15 @@ pub use self::config::Config;
 pub use self::mirror::Mirror;
 pub use self::reach::{Exported, Reach};
 pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
-pub use self::service::{Endpoint, EndpointId, Families, Service, ServicePort, StaticEndpoint};
+pub use self::service::{Declared, Endpoint, EndpointId, Families, Service, ServicePort, StaticEndpoint};
 pub use self::workload::{LocalPod, Membership, ServiceKey, Workload, WorkloadType};
 pub use self::world::{CompileOptions, World};
 use crate::id::TrustDomain;
 use crate::net::canonical;
+use crate::cluster::Rules;
 use crate::policy::PolicySet;
 use crate::resource::ObjectKey;
+use crate::route::Virtuals;
 
 mod cidr;
 mod compile;
@@ -59,6 +61,8 @@ pub struct Snapshot {
     configs: RedBlackTreeMapSync<Arc<ObjectKey>, Arc<Config>>,
     /// Differs whenever [`Self::configs`] does.
     config_generation: u64,
+    virtuals: Arc<Virtuals>,
+    rules: Rules,
 }
 
 /// Where a connection goes.
@@ -159,6 +163,28 @@ impl Snapshot {
     /// The resources of traffic management, by kind, namespace and name.
     pub fn configs(&self) -> impl Iterator<Item = &Arc<Config>> {
         self.configs.values()
+    }
+
+    /// A number that differs between two snapshots of a [`Mirror`] if their [`Self::configs`] do.
+    pub fn config_generation(&self) -> u64 {
+        self.config_generation
+    }
+
+    /// The `VirtualServices`, compiled as far as they can be before it is known who asks.
+    pub fn virtuals(&self) -> &Arc<Virtuals> {
+        &self.virtuals
+    }
+
+    /// The `DestinationRules`.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The service of this full host name.
+    pub fn service_by_host(&self, host: &str) -> Option<&Arc<Service>> {
+        // A service of Kubernetes carries its namespace in its name.
+        let namespace = host.split('.').nth(1)?;
+        self.services.get(&ServiceKey { namespace: namespace.into(), hostname: host.into() })
     }
 
     /// The trust domain of this mesh: `MeshConfig`'s, else the one given to the compiler.

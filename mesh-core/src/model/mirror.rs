@@ -11,7 +11,10 @@ use super::record::{MeshSettings, Record, RecordKey};
 use super::service::StaticEndpoint;
 use super::workload::{LocalPod, Membership, ServiceKey};
 use super::{Endpoint, Service, Snapshot, Workload};
+use crate::cluster::DestinationRule;
 use crate::policy::PolicyName;
+use crate::resource::{DestinationRuleSpec, Meta, ObjectKey, Spec, VirtualServiceSpec};
+use crate::route::{self, VirtualService, Virtuals};
 
 /// The working copy that snapshots are taken of.
 #[derive(Debug, Default)]
@@ -40,6 +43,8 @@ struct Pending {
     services: BTreeSet<Arc<ServiceKey>>,
     workloads: BTreeSet<Arc<str>>,
     policies: bool,
+    /// VirtualServices.
+    virtuals: bool,
 }
 
 impl Mirror {
@@ -74,8 +79,12 @@ impl Mirror {
                 self.pending.policies = true;
             }
             Record::Config(config) => {
+                if let Spec::DestinationRule(spec) = &config.object().spec {
+                    let rule = rule_of(&config.object().meta, spec);
+                    self.snapshot.rules.insert(Arc::new(rule));
+                }
+                self.note_config(&config.key());
                 self.snapshot.configs.insert_mut(config.key(), config);
-                self.snapshot.config_generation += 1;
             }
             Record::Mesh(settings) => {
                 self.set_mesh(&settings);
@@ -101,7 +110,10 @@ impl Mirror {
             RecordKey::Policy(key) => self.withdraw(key),
             RecordKey::Config(key) => {
                 if self.snapshot.configs.remove_mut(key) {
-                    self.snapshot.config_generation += 1;
+                    if key.kind == "DestinationRule" {
+                        self.snapshot.rules.remove(&key.namespace, &key.name);
+                    }
+                    self.note_config(key);
                 }
             }
             RecordKey::Mesh | RecordKey::Trust => {}
@@ -133,7 +145,10 @@ impl Mirror {
 
     /// The model as it is now.
     pub fn snapshot(&mut self) -> Snapshot {
-        let Pending { services, workloads, policies } = std::mem::take(&mut self.pending);
+        let Pending { services, workloads, policies, virtuals } = std::mem::take(&mut self.pending);
+        if virtuals {
+            self.compile_virtuals();
+        }
         let mut services = services;
         for uid in &workloads {
             self.join(uid, &mut services);
@@ -146,6 +161,20 @@ impl Mirror {
         self.snapshot.loaded = true;
         self.snapshot.policies.set_loaded();
         self.snapshot.clone()
+    }
+
+    fn note_config(&mut self, key: &ObjectKey) {
+        self.snapshot.config_generation += 1;
+        self.pending.virtuals |= key.kind == "VirtualService";
+    }
+
+    fn compile_virtuals(&mut self) {
+        let all = self.snapshot.configs.values().filter_map(|config| match &config.object().spec {
+            Spec::VirtualService(spec) => Some(virtual_service_of(&config.object().meta, spec)),
+            _ => None,
+        });
+        let all: Vec<_> = all.collect();
+        self.snapshot.virtuals = Arc::new(Virtuals::of(&all, &route::Settings::default()));
     }
 
     fn keep(&mut self, record: Record) {
@@ -364,6 +393,24 @@ impl Mirror {
 /// Addresses, node, readiness, memberships and the workload, if it is one.
 type Member<'a> =
     (&'a [std::net::IpAddr], Option<&'a str>, bool, &'a [Membership], Option<&'a Arc<Workload>>);
+
+fn rule_of(meta: &Meta, spec: &DestinationRuleSpec) -> DestinationRule {
+    DestinationRule {
+        namespace: Arc::clone(&meta.namespace),
+        name: Arc::clone(&meta.name),
+        created: meta.creation_timestamp,
+        spec: spec.clone(),
+    }
+}
+
+fn virtual_service_of(meta: &Meta, spec: &VirtualServiceSpec) -> VirtualService {
+    VirtualService {
+        namespace: Arc::clone(&meta.namespace),
+        name: Arc::clone(&meta.name),
+        created: meta.creation_timestamp,
+        spec: spec.clone(),
+    }
+}
 
 fn with_local(told: &Workload, pod: &LocalPod) -> Workload {
     Workload {

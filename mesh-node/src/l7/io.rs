@@ -21,6 +21,15 @@ pub enum Io {
     Nested(Box<tokio_rustls::TlsStream<Io>>),
     /// A stream of a tunnel.
     Tunnel(Box<Tunnelled>),
+    /// Any of these, of which some bytes were read already.
+    Prefixed(Box<Prefixed>),
+}
+
+/// A connection of which some bytes were read already, and are read again.
+#[derive(Debug)]
+pub struct Prefixed {
+    prefix: Bytes,
+    io: Io,
 }
 
 /// A stream of a tunnel as bytes.
@@ -46,6 +55,11 @@ impl From<hbone::Stream> for Io {
 }
 
 impl Io {
+    /// The same, with bytes before those that are still to be read.
+    pub fn with_prefix(self, prefix: Bytes) -> Self {
+        if prefix.is_empty() { self } else { Self::Prefixed(Box::new(Prefixed { prefix, io: self })) }
+    }
+
     /// The socket at the bottom, unless there is none of its own.
     pub fn socket(&self) -> Option<&TcpStream> {
         match self {
@@ -53,6 +67,7 @@ impl Io {
             Self::Tls(tls) => Some(tls.get_ref().0),
             Self::Nested(tls) => tls.get_ref().0.socket(),
             Self::Tunnel(_) => None,
+            Self::Prefixed(it) => it.io.socket(),
         }
     }
 }
@@ -68,6 +83,12 @@ impl AsyncRead for Io {
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
             Self::Nested(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tunnel(io) => io.poll_read(cx, buf),
+            Self::Prefixed(it) if it.prefix.is_empty() => Pin::new(&mut it.io).poll_read(cx, buf),
+            Self::Prefixed(it) => {
+                let taken = it.prefix.split_to(it.prefix.len().min(buf.remaining()));
+                buf.put_slice(&taken);
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }
@@ -79,6 +100,7 @@ impl AsyncWrite for Io {
             Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
             Self::Nested(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tunnel(io) => io.poll_write(cx, buf),
+            Self::Prefixed(it) => Pin::new(&mut it.io).poll_write(cx, buf),
         }
     }
 
@@ -91,6 +113,7 @@ impl AsyncWrite for Io {
             Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Nested(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Prefixed(it) => Pin::new(&mut it.io).poll_write_vectored(cx, bufs),
             Self::Tunnel(io) => {
                 let first = bufs.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
                 io.poll_write(cx, first)
@@ -99,7 +122,11 @@ impl AsyncWrite for Io {
     }
 
     fn is_write_vectored(&self) -> bool {
-        !matches!(self, Self::Tunnel(_))
+        match self {
+            Self::Tunnel(_) => false,
+            Self::Prefixed(it) => it.io.is_write_vectored(),
+            _ => true,
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -107,6 +134,7 @@ impl AsyncWrite for Io {
             Self::Tcp(_) | Self::Tunnel(_) => Poll::Ready(Ok(())),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
             Self::Nested(io) => Pin::new(io).poll_flush(cx),
+            Self::Prefixed(it) => Pin::new(&mut it.io).poll_flush(cx),
         }
     }
 
@@ -115,6 +143,7 @@ impl AsyncWrite for Io {
             Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
             Self::Nested(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Prefixed(it) => Pin::new(&mut it.io).poll_shutdown(cx),
             Self::Tunnel(io) => Poll::Ready(io.finish()),
         }
     }

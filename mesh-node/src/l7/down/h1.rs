@@ -140,6 +140,18 @@ impl H1Downstream {
         self.keep_alive && !self.leaves && self.response_ended && self.decoder.is_done() && !self.awaits_continue
     }
 
+    /// Whether the response under way was begun and will not be ended.
+    pub fn is_cut(&self) -> bool {
+        self.encoder.is_some() && !self.response_ended
+    }
+
+    /// Resets the connection: nobody is to take what was sent for all there is.
+    pub fn abort(self) {
+        if let Some(socket) = self.io.socket() {
+            let _ = crate::sys::sockopt::set_linger_zero(socket, true);
+        }
+    }
+
     /// Waits for the next request from now on.
     pub fn rest(&mut self) {
         self.deadline.set(Some(self.timeouts.idle));
@@ -289,10 +301,12 @@ impl Downstream for H1Downstream {
         }
     }
 
-    fn leave_http(&mut self) {
+    fn leave_http(&mut self, head: ResponseHead) -> Result<(), Broken> {
+        self.respond(head)?;
         self.leaves = true;
         self.decoder = BodyDecoder::raw();
         self.encoder = Some(BodyEncoder::raw());
+        Ok(())
     }
 }
 

@@ -159,8 +159,9 @@ impl Downstream for H2Downstream {
         reset.map(|reason| reason.map_or_else(Broken::from, Broken::Reset))
     }
 
-    fn leave_http(&mut self) {
+    fn leave_http(&mut self, head: ResponseHead) -> Result<(), Broken> {
         self.leaves = true;
+        self.respond(head)
     }
 }
 
