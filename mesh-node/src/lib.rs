@@ -7,6 +7,7 @@ pub mod control;
 pub mod hbone;
 pub mod identity;
 pub mod l4;
+pub mod l7;
 pub mod redirect;
 pub mod report;
 pub mod run;

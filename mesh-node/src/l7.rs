@@ -1,0 +1,3 @@
+//! Layer 7: what the node does with HTTP, once somebody asked for it.
+
+pub mod h1;
