@@ -7,6 +7,7 @@
 pub mod analyze;
 pub mod balance;
 pub mod cluster;
+pub mod http;
 pub mod id;
 pub mod model;
 pub mod net;

@@ -1,0 +1,235 @@
+//! The fields of a head, in one pass: into the map they go, and what frames the message is noted on the way.
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::hop::{self, Connection};
+use super::{Framing, Limits, Reason, Underscores, Upgrade, Version};
+
+/// What the fields of a head say.
+pub(super) struct Fields {
+    pub(super) headers: HeaderMap,
+    /// The value of Host. Requests only; it is not in the map, since the target may overrule it.
+    pub(super) host: Option<Bytes>,
+    pub(super) length: Option<u64>,
+    pub(super) chunked: bool,
+    pub(super) connection: Connection,
+    /// Whether any field is there that must not be sent on.
+    pub(super) hop_by_hop: bool,
+    expects: Expects,
+    upgrades: usize,
+    underscores: bool,
+}
+
+/// What the Expect fields ask for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expects {
+    Nothing,
+    Continue,
+    Other,
+}
+
+/// Whose head it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Message {
+    Request,
+    Response,
+}
+
+impl Fields {
+    /// Takes the fields out of `head`, of which `parsed` are the slices. Their map is made of `spare`.
+    pub(super) fn collect(
+        head: &Bytes,
+        parsed: &[httparse::Header<'_>],
+        message: Message,
+        spare: &mut HeaderMap,
+    ) -> Result<Self, Reason> {
+        let mut headers = std::mem::take(spare);
+        headers.clear();
+        headers.reserve(parsed.len());
+        let mut fields = Self {
+            headers,
+            host: None,
+            length: None,
+            chunked: false,
+            connection: Connection::default(),
+            hop_by_hop: false,
+            expects: Expects::Nothing,
+            upgrades: 0,
+            underscores: false,
+        };
+        for field in parsed {
+            fields.add(head, field, message)?;
+        }
+        Ok(fields)
+    }
+
+    /// What follows the head, by RFC 9112, section 6.3, without its tolerance. `None` is for the message to decide.
+    pub(super) fn framing(&self, version: Version) -> Result<Option<Framing>, Reason> {
+        match (self.chunked, self.length) {
+            (true, Some(_)) => Err(Reason::LengthAndEncoding),
+            (true, None) if version == Version::Http10 => Err(Reason::TransferEncodingVersion),
+            (true, None) => Ok(Some(Framing::Chunked)),
+            (false, Some(length)) => Ok(Some(Framing::Length(length))),
+            (false, None) => Ok(None),
+        }
+    }
+
+    /// Whether the connection stays open after the message.
+    pub(super) const fn keep_alive(&self, version: Version) -> bool {
+        !self.connection.close
+            && match version {
+                Version::Http11 => true,
+                Version::Http10 => self.connection.keep_alive,
+            }
+    }
+
+    /// Whether `100-continue` is expected.
+    pub(super) fn expects_continue(&self) -> Result<bool, Reason> {
+        match self.expects {
+            Expects::Nothing => Ok(false),
+            Expects::Continue => Ok(true),
+            Expects::Other => Err(Reason::Expectation),
+        }
+    }
+
+    /// The one protocol that the connection could switch to. Anything else is no upgrade, and its fields are dropped
+    /// with the other hop-by-hop ones: RFC 9110, section 7.8, lets a server ignore them.
+    pub(super) fn upgrade(&self, version: Version) -> Option<Upgrade> {
+        if !self.connection.upgrade || self.upgrades != 1 || version == Version::Http10 {
+            return None;
+        }
+        Upgrade::parse(self.headers.get(header::UPGRADE)?)
+    }
+
+    /// Refuses or drops what applications could take for another field.
+    pub(super) fn judge_underscores(&mut self, limits: &Limits) -> Result<(), Reason> {
+        if !self.underscores {
+            return Ok(());
+        }
+        if limits.underscores == Underscores::Refuse {
+            return Err(Reason::Underscore);
+        }
+        let twins: Vec<HeaderName> = self.headers.keys().filter(|name| self.is_twin(name)).cloned().collect();
+        for name in twins {
+            self.headers.remove(name);
+        }
+        Ok(())
+    }
+
+    fn is_twin(&self, name: &HeaderName) -> bool {
+        if !name.as_str().contains('_') {
+            return false;
+        }
+        let dashed = name.as_str().replace('_', "-");
+        self.headers.contains_key(&*dashed) || hop::is_relied_on(&dashed)
+    }
+
+    fn add(&mut self, head: &Bytes, field: &httparse::Header<'_>, message: Message) -> Result<(), Reason> {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Reason::FieldName)?;
+        let raw = head.slice_ref(field.value);
+        if message == Message::Request {
+            self.underscores |= field.name.contains('_');
+            if name == header::HOST {
+                return if self.host.replace(raw).is_none() { Ok(()) } else { Err(Reason::HostRepeated) };
+            }
+        }
+        let keep = self.note(&name, &raw)?;
+        if keep {
+            let value = HeaderValue::from_maybe_shared(raw).map_err(|_| Reason::FieldValue)?;
+            self.headers.try_append(name, value).map_err(|_| Reason::TooManyFields)?;
+        }
+        Ok(())
+    }
+
+    /// Notes what concerns the message itself; `false` keeps the field out of the map.
+    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Reason> {
+        match *name {
+            header::CONTENT_LENGTH => {
+                if self.length.replace(content_length(value)?).is_some() {
+                    return Err(Reason::ContentLengthRepeated);
+                }
+            }
+            header::TRANSFER_ENCODING => {
+                if std::mem::replace(&mut self.chunked, true) {
+                    return Err(Reason::TransferEncoding);
+                }
+                only_chunked(value)?;
+                return Ok(false);
+            }
+            header::CONNECTION => {
+                self.connection.add(value)?;
+                self.hop_by_hop = true;
+            }
+            header::UPGRADE => {
+                self.upgrades += 1;
+                self.hop_by_hop = true;
+            }
+            header::EXPECT => {
+                let first = self.expects == Expects::Nothing;
+                let known = first && value.eq_ignore_ascii_case(b"100-continue");
+                self.expects = if known { Expects::Continue } else { Expects::Other };
+            }
+            _ => self.hop_by_hop |= hop::is_hop_by_hop(name),
+        }
+        Ok(true)
+    }
+}
+
+/// A plain decimal number, without sign, space, list or leading zero. RFC 9110, section 8.6, lets a recipient take
+/// `5, 5` for 5; whoever sends that has lost track of what it frames, and is refused.
+pub(super) fn content_length(value: &[u8]) -> Result<u64, Reason> {
+    if value.is_empty() || (value.len() > 1 && value.first() == Some(&b'0')) {
+        return Err(Reason::ContentLength);
+    }
+    let mut length: u64 = 0;
+    for &digit in value {
+        if !digit.is_ascii_digit() {
+            return Err(Reason::ContentLength);
+        }
+        let next = length.checked_mul(10).and_then(|n| n.checked_add(u64::from(digit - b'0')));
+        length = next.ok_or(Reason::ContentLength)?;
+    }
+    Ok(length)
+}
+
+/// `chunked` and nothing else. Codings below it are transfer codings that nobody speaks any more: RFC 9112, section
+/// 6.1, answers them with 501, and everything that leaves the end of the body open with 400.
+fn only_chunked(value: &[u8]) -> Result<(), Reason> {
+    if value.eq_ignore_ascii_case(b"chunked") {
+        return Ok(());
+    }
+    let mut codings = value.rsplit(|&b| b == b',').map(<[u8]>::trim_ascii);
+    let last_is_chunked = codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked"));
+    let is_other = |coding: &[u8]| {
+        !coding.is_empty()
+            && coding.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+            && !coding.eq_ignore_ascii_case(b"chunked")
+            && !coding.eq_ignore_ascii_case(b"identity")
+    };
+    if last_is_chunked && codings.all(is_other) {
+        Err(Reason::TransferCoding)
+    } else {
+        Err(Reason::TransferEncoding)
+    }
+}
+
+/// The fields after a body. Those that frame, route or authenticate came too late to be judged with the head, and are
+/// refused: RFC 9110, section 6.5.1.
+pub(super) fn trailers(section: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, Reason> {
+    let mut map = HeaderMap::with_capacity(parsed.len());
+    for field in parsed {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Reason::FieldName)?;
+        if !may_trail(&name) {
+            return Err(Reason::TrailerField);
+        }
+        let value = HeaderValue::from_maybe_shared(section.slice_ref(field.value));
+        map.try_append(name, value.map_err(|_| Reason::FieldValue)?).map_err(|_| Reason::TrailersTooLarge)?;
+    }
+    Ok(map)
+}
+
+/// Whether a field may stand after the body.
+pub(super) fn may_trail(name: &HeaderName) -> bool {
+    !hop::is_hop_by_hop(name) && !hop::is_relied_on(name.as_str())
+}
