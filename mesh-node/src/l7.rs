@@ -20,6 +20,8 @@ pub mod serve;
 pub mod shared;
 pub mod site;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 /// Clients.

@@ -155,11 +155,11 @@ impl Load for Cluster {
     }
 }
 
+fn place(workload: Option<&Workload>) -> locality::Place<'_> {
+    workload.map(locality::Place::of).unwrap_or_default()
+}
+
 fn candidates(policy: &ClusterPolicy, client: Option<&Workload>, members: &[Rc<Member>]) -> Candidates {
-    let place = |workload: Option<&Workload>| {
-        // Owned by the workloads, which live longer than this.
-        workload.map(locality::Place::of).unwrap_or_default()
-    };
     let workloads: Vec<_> = members.iter().map(|it| it.endpoint.workload.clone()).collect();
     let places: Vec<_> = workloads.iter().map(|it| place(it.as_deref())).collect();
     let placements = locality::priorities(&policy.locality, &place(client), &places);

@@ -59,7 +59,7 @@ pub fn answer(stage: &Stage<'_>, headers: &mut HeaderMap, took: Duration) {
 /// Adds what clients are told of an answer of the proxy's own.
 pub fn answer_alone(_: &Stage<'_>, headers: &mut HeaderMap) {
     headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
-    if let Ok(date) = HeaderValue::from_str(&crate::report::http_date(std::time::SystemTime::now())) {
+    if let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(std::time::SystemTime::now())) {
         headers.insert(header::DATE, date);
     }
 }

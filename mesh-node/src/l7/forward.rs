@@ -182,7 +182,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
         if self.head.leaves_http() {
             return None;
         }
-        match should_retry(policy, attempt, tries, &request, self.stage.engine.random()) {
+        match should_retry(policy, attempt, tries, request, self.stage.engine.random()) {
             RetryDecision::Retry(backoff) => {
                 let budget = self.cluster.policy.retry_budget.as_ref();
                 // Given back first: a second retry of one request takes the place of its first.
@@ -353,14 +353,13 @@ impl<D: Downstream> Journey<'_, '_, D> {
 
     /// Whether the rule wants another answer than this, and when.
     fn again(&mut self, answer: &ResponseHead, tries: u32) -> Option<Duration> {
-        let policy = self.job.route.retries.as_ref()?;
         let status = answer.status.as_u16();
+        if status < 400 && !answer.headers.contains_key("grpc-status") {
+            return None;
+        }
         let grpc_status = answer.headers.get("grpc-status").and_then(|it| it.to_str().ok()?.parse().ok());
         let rate_limited = answer.headers.contains_key("x-envoy-ratelimited");
         let facts = Answer { status, grpc_status, rate_limited, retriable_header: None };
-        if !policy.on.wants_answer(&facts) {
-            return None;
-        }
         self.decide(&Attempt::Answer(facts), tries)
     }
 

@@ -22,7 +22,8 @@ pub struct Teed<'a, D> {
     copies: Vec<mpsc::Sender<Copied>>,
 }
 
-enum Copied {
+/// What a copy is given.
+pub enum Copied {
     Data(Bytes),
     End,
 }

@@ -120,7 +120,7 @@ async fn refuse(stage: &Stage<'_>, mut client: H1Downstream, broken: &Broken) {
         Broken::TimedOut(_) => Refusal::RequestTimeout,
         _ => return,
     };
-    stage.engine.reporter.count(crate::report::Event::BadRequest);
+    stage.engine.reporter.count(crate::report::Event::GarbageRequest);
     tracing::debug!(peer = %stage.facts.peer, %broken, "Refused a request.");
     client.close_after();
     let mut reply = Reply::refuse(refusal, false);
@@ -173,7 +173,7 @@ async fn http2(engine: Rc<Engine>, connection: Connection, drain: Drain) {
             match head {
                 Ok(head) => exchange::serve(&stage, head, &mut client).await,
                 Err(reason) => {
-                    stage.engine.reporter.count(crate::report::Event::BadRequest);
+                    stage.engine.reporter.count(crate::report::Event::GarbageRequest);
                     tracing::debug!(peer = %facts.peer, %reason, "Refused a request.");
                     let mut reply = Reply::refuse(Refusal::BadRequest(StatusCode::BAD_REQUEST), false);
                     super::edge::answer_alone(&stage, &mut reply.head.headers);
