@@ -59,6 +59,7 @@ const CHUNKS: &[Case] = &[
     ("trailer without name", b"0\r\n: y\r\n\r\n", "400 field_name"),
     ("trailer with NUL", b"0\r\nX: \0\r\n\r\n", "400 field_value"),
     ("trailers too many", b"0\r\nA: 1\r\nB: 2\r\nC: 3\r\n\r\n", "431 trailers_too_large"),
+    ("trailers too many, without end", b"0\r\nA: 1\r\nB: 2\r\nC: 3\r\n", "431 trailers_too_large"),
     (
         "trailers too long",
         b"0\r\nA: 0123456789012345678901234567890123456789\r\n\r\n",

@@ -134,6 +134,25 @@ fn responses_say_where_they_end() {
 }
 
 #[test]
+fn only_the_answer_closes_the_connection() {
+    let none = HeaderMap::new();
+    for (status, expected) in [(100, "100 Continue\r\n"), (204, "204 No Content\r\nconnection: close\r\n")] {
+        let mut out = BytesMut::new();
+        let parts = ResponseParts {
+            method: &Method::POST,
+            version: Version::Http11,
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: &none,
+            framing: Framing::None,
+            keep_alive: false,
+            upgrade: None,
+        };
+        encode_response(&parts, &mut out);
+        assert_eq!(out, format!("HTTP/1.1 {expected}\r\n"));
+    }
+}
+
+#[test]
 fn a_switch_is_written() {
     let (upgrade, none, mut out) = (upgrade(), HeaderMap::new(), BytesMut::new());
     let parts = ResponseParts {

@@ -256,6 +256,11 @@ const LIMITS: &[Case] = &[
     ("line too long", b"GET /1234567 HTTP/1.1\r\nHost: a\r\n\r\n", "414 line_too_long"),
     ("line without end", b"GET /12345678901234567890", "414 line_too_long"),
     ("fields fit", b"GET / HTTP/1.1\r\nHost: a\r\nB: b\r\nC: c\r\n\r\n", "GET / a none b=b c=c"),
+    (
+        "too many fields, without end",
+        b"GET / HTTP/1.1\r\nA: 1\r\nA: 1\r\nA: 1\r\nA: 1\r\nA",
+        "431 too_many_fields",
+    ),
     ("too many fields", b"GET / HTTP/1.1\r\nHost: a\r\nB: b\r\nC: c\r\nD: d\r\n\r\n", "431 too_many_fields"),
     (
         "head fits",
