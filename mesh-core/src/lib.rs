@@ -11,3 +11,4 @@ pub mod model;
 pub mod net;
 pub mod policy;
 pub mod resource;
+pub mod retry;
