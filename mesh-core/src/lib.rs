@@ -6,6 +6,7 @@
 
 pub mod analyze;
 pub mod balance;
+pub mod cluster;
 pub mod id;
 pub mod model;
 pub mod net;
