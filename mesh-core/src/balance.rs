@@ -7,7 +7,9 @@ pub use self::balancer::{Balancer, PickContext};
 pub use self::candidates::{Candidate, Candidates, Placement};
 use self::draw::below;
 pub use self::hash::{Affinity, HashInput, Issued, hash_bytes, hash_ip, hash_key};
-pub use self::settings::{Algorithm, Cookie, HashPolicy, HashSource, HashTable, Settings, Warmup};
+pub use self::settings::{
+    Algorithm, Cookie, HashPolicy, HashSource, HashTable, MAX_MAGLEV, MAX_RING, Settings, Warmup,
+};
 use crate::model::{Endpoint, EndpointId};
 
 mod balancer;

@@ -1,6 +1,6 @@
 //! What `DestinationRules` decide: how a service is talked to once a route has chosen it.
 //!
-//! [`Rules`] finds the rules of a client and a service, [`resolve`] makes one [`ClusterPolicy`] of them; both are for when
+//! [`Rules`] finds the rules of a client and a service, [`resolve()`] makes one [`ClusterPolicy`] of them; both are for when
 //! configuration changes. What a policy needs while requests run are state machines that a data thread drives:
 //! [`Outliers`], [`Admission`], [`crate::balance::Balancer`] and [`crate::retry`].
 //!

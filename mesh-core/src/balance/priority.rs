@@ -49,10 +49,11 @@ pub(super) fn bearable(weight: u64, health: Tally) -> u64 {
 }
 
 impl Tally {
-    /// Per cent of the traffic that it can bear, all of it if 72 % are well.
+    /// Per cent of the traffic that it can bear, all of it if 72 % are well. Never 0 if one is well: there is nothing
+    /// to be gained from failing beside it.
     pub(super) fn available(self) -> u32 {
         let percent = self.well.saturating_mul(140).checked_div(self.all).unwrap_or(0);
-        u32::try_from(percent).unwrap_or(100).min(100)
+        u32::try_from(percent.max(self.well.min(1))).unwrap_or(100).min(100)
     }
 
     fn panics(self, min_health_percent: u32) -> bool {

@@ -70,7 +70,7 @@ pub struct Cookie {
 /// How a hash becomes an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum HashTable {
-    /// A ring with at least so many places, at most [`MAX_RING`].
+    /// A ring with at least so many places, and less than twice as many; at most [`MAX_RING`] can be asked for.
     Ring(u32),
     /// A Maglev table of so many places, a prime of 2..=[`MAX_MAGLEV`].
     Maglev(u32),
@@ -167,7 +167,7 @@ impl Warmup {
     }
 }
 
-/// Places of the largest ring, Envoy's limit.
+/// Places that a ring can be asked to have, Envoy's limit.
 pub const MAX_RING: u32 = 8 * 1024 * 1024;
-/// Places of the largest Maglev table: the largest prime below Envoy's limit.
-pub const MAX_MAGLEV: u32 = 5_000_011 - 1;
+/// Places that a Maglev table can have, Envoy's limit.
+pub const MAX_MAGLEV: u32 = 5_000_011;

@@ -62,7 +62,7 @@ fn ring(minimum: u32, entries: &[Entry]) -> Box<[(u64, u32)]> {
     while total << times < wanted && total > 0 {
         times += 1;
     }
-    while (total << times) >> share > u64::from(MAX_RING) {
+    while total >> (share + 1) >= wanted {
         share += 1;
     }
     let places = |entry: &Entry| ((u64::from(entry.weight) << times) >> share).max(1);

@@ -9,6 +9,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::balance::{AllWell, Candidate, HashPolicy, HashTable, Placement};
 
+mod bench;
+
 /// Those that are out; the generation is how many there are.
 struct Out(BTreeSet<EndpointId>, u64);
 
@@ -149,6 +151,16 @@ fn idle_endpoints_share_by_weight() {
 }
 
 #[test]
+fn the_last_one_that_is_well_serves_all() {
+    for algorithm in all_algorithms() {
+        let mut bed = Bed::new(settings(algorithm.clone()), &weighted(&[1; 200]));
+        bed.eject(&(0..199).collect::<Vec<_>>());
+        assert_eq!(bed.pick(1, Some(1), &[]), Some(199), "{algorithm:?}");
+        assert_eq!(bed.pick(1, Some(1), &[id(199)]), Some(199), "{algorithm:?}");
+    }
+}
+
+#[test]
 fn a_weight_of_nothing_is_one() {
     let counts = Bed::new(settings(Algorithm::Random), &weighted(&[0, 1])).counts(2000);
     assert!(counts.iter().all(|count| near(*count, 1000, 10)), "{counts:?}");
@@ -187,7 +199,7 @@ fn turns_are_exact() {
 
 #[test]
 fn hashes_stay_where_they_are() {
-    for table in [HashTable::Ring(1024), HashTable::Maglev(65_537)] {
+    for table in [HashTable::Ring(1024), HashTable::Maglev(5003)] {
         let mut bed = Bed::new(settings(hashing(table)), &weighted(&[1; 5]));
         let picks = |bed: &mut Bed, tried: &[EndpointId]| -> Vec<_> {
             (0..200).map(|hash| bed.pick(hash, Some(super::super::mix(hash)), tried).unwrap()).collect()

@@ -57,6 +57,15 @@ fn a_priority_without_endpoints_gets_nothing() {
     assert_eq!(percents, [0, 100]);
 }
 
+#[test]
+fn one_of_many_is_better_than_none() {
+    let one = Tally { well: 1, all: 200 };
+    let none = Tally { well: 0, all: 200 };
+    assert_eq!((one.available(), none.available(), bearable(70, one), bearable(70, none)), (1, 0, 70, 0));
+    let percents: Vec<_> = loads(&[none, one], 0).iter().map(|load| load.percent).collect();
+    assert_eq!(percents, [0, 100]);
+}
+
 proptest! {
     #[test]
     fn loads_add_up(sizes in prop::collection::vec((0usize..50, 0usize..50), 1..6), min in 0u32..=100) {

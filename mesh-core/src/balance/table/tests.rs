@@ -59,10 +59,11 @@ fn weights_count() {
 fn sizes_are_kept_in_bounds() {
     let Table::Ring(points) = Table::new(HashTable::Ring(5000), &entries(&[1; 10])) else { unreachable!() };
     assert!((5000..10_000).contains(&points.len()), "{}", points.len());
+    // Large weights are a matter of shares, not of size.
     let Table::Ring(points) = Table::new(HashTable::Ring(1), &entries(&[u32::MAX, 1])) else {
         unreachable!()
     };
-    assert!(points.len() <= index(MAX_RING) + 2, "{}", points.len());
+    assert!((200..500).contains(&points.len()), "{}", points.len());
     let Table::Maglev(places) = Table::new(HashTable::Maglev(2), &entries(&[1; 10])) else { unreachable!() };
     assert_eq!(places.len(), 2);
 }
@@ -76,7 +77,7 @@ fn a_size_that_is_no_prime_still_ends() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
 
     #[test]
     fn the_order_does_not_matter(weights in prop::collection::vec(1u32..5, 1..20), rotate in 0usize..20) {
