@@ -50,9 +50,10 @@ fn named<'a>(index: &Index<'a>, object: &'a Object) -> Vec<Named<'a>> {
 /// A gateway reads Secrets of the namespace that its pods run in.
 fn of_istio<'a>(index: &Index<'a>, gateway: &'a GatewaySpec) -> Vec<Named<'a>> {
     let mut all = Vec::new();
-    let namespaces: BTreeSet<_> = match gateway.selector.is_empty() {
-        true => BTreeSet::new(),
-        false => index.workloads.select(None, &gateway.selector).map(|workload| workload.namespace).collect(),
+    let namespaces: BTreeSet<_> = if gateway.selector.is_empty() {
+        BTreeSet::new()
+    } else {
+        index.workloads.select(None, &gateway.selector).map(|workload| workload.namespace).collect()
     };
     for (at, server) in gateway.servers.iter().enumerate() {
         let Some(tls) = &server.tls else { continue };

@@ -124,7 +124,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Some(access) => {
             // Every Secret that the analysis asks for is looked for.
             options.secrets_are_complete = true;
-            Input { parsed: cluster::with_files(access, input.parsed, &options)?, ..input }
+            Input { parsed: cluster::with_files(access, &input.parsed, &options)?, ..input }
         }
     };
     if args.verbose {
@@ -169,7 +169,7 @@ impl Args {
     fn access(&self) -> Option<Access<'_>> {
         let Self { kubernetes, kubeconfig, context, .. } = self;
         let wanted = kubernetes.unwrap_or(kubeconfig.is_some() || context.is_some());
-        wanted.then(|| Access { kubeconfig: kubeconfig.as_deref(), context: context.as_deref() })
+        wanted.then_some(Access { kubeconfig: kubeconfig.as_deref(), context: context.as_deref() })
     }
 
     fn is_wanted(&self, message: &Message) -> bool {

@@ -20,7 +20,7 @@ pub(super) struct Access<'a> {
 
 /// The objects of the cluster with those of `files` in their place; of Secrets, those that an analysis of them all
 /// would look at.
-pub(super) fn with_files(access: &Access<'_>, files: Parsed, options: &Options) -> Result<Parsed> {
+pub(super) fn with_files(access: &Access<'_>, files: &Parsed, options: &Options) -> Result<Parsed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (client, address) = connect_to(access.kubeconfig, access.context).await?;
@@ -29,14 +29,14 @@ pub(super) fn with_files(access: &Access<'_>, files: Parsed, options: &Options) 
         let mut there = cluster.list().await.with_context(|| address.clone())?;
         note(&format!("{} objects in the cluster", there.objects.len()));
         // Gateways of the files may name Secrets of the cluster.
-        let both = apply(&there, &files);
+        let both = apply(&there, files);
         let secrets = analyze::secrets(&both, options);
         let secrets = cluster.secrets(&secrets).await.with_context(|| address.clone())?;
         for secret in secrets.rejected.iter().filter(|it| !is_told(&secrets, it.key.as_ref())) {
             note(&format!("{}: may not be read, so nothing is said about it", secret.origin));
         }
         there.append(secrets);
-        Ok(apply(&there, &files))
+        Ok(apply(&there, files))
     })
 }
 
