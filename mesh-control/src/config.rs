@@ -180,6 +180,16 @@ impl Options {
         let Self { state, kubernetes, root_namespace, .. } = self;
         Keep { state: state.clone(), kubernetes: *kubernetes, root_namespace: root_namespace.clone() }
     }
+
+    /// Names and addresses that clients may know this control plane by: those of its Services, Istio's for it, this
+    /// machine's, and those that the user adds.
+    pub fn serving_names(&self) -> Vec<String> {
+        let services = ["mesh-control", "istiod"].into_iter().flat_map(|name| {
+            [format!("{name}.{}.svc", self.root_namespace), format!("{name}.{}", self.root_namespace)]
+        });
+        let here = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        services.chain(here).chain(self.names.iter().cloned()).collect()
+    }
 }
 
 /// A [`time`] in which a serving process has looked at its CA, and told everybody who listens.

@@ -107,12 +107,8 @@ fn follow(options: &Options, told: (Arc<Hub>, Arc<Findings>)) -> anyhow::Result<
 
 fn serving(options: &Options, ca: &Arc<Ca>) -> anyhow::Result<Serving> {
     let id = SpiffeId::new(&options.trust_domain, &options.root_namespace, "mesh-control")?;
-    let services = ["mesh-control", "istiod"].into_iter().flat_map(|name| {
-        [format!("{name}.{}.svc", options.root_namespace), format!("{name}.{}", options.root_namespace)]
-    });
-    let here = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-    let names = services.chain(here).chain(options.names.iter().cloned()).collect();
-    Serving::new(Arc::clone(ca), id, names).context("making the control plane's certificate")
+    Serving::new(Arc::clone(ca), id, options.serving_names())
+        .context("making the control plane's certificate")
 }
 
 async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {

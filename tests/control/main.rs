@@ -13,6 +13,7 @@ mod hook;
 mod hostile;
 mod kubernetes_control;
 mod leader;
+mod manifests;
 mod plane;
 mod real;
 mod resume;
