@@ -1,7 +1,7 @@
 //! The discovery service: streams of differences.
 
 use std::net::Ipv4Addr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use mesh_ca::authorize::Rules;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -93,15 +93,16 @@ impl Stream {
         let mut changes = self.hub.changes();
         let Some((mut session, registration)) = self.greet().await? else { return Ok(()) };
         let mut more = true;
-        let mut waiting_since = None;
+        // Runs from the first response that is not answered.
+        let mut awaits_answer = false;
+        let mut overdue = pin!(sleep(MAX_SILENCE));
         loop {
             registration.update(&session);
-            let overdue = waiting_since.map_or_else(far_future, |since: Instant| since + MAX_SILENCE);
             tokio::select! {
                 request = self.requests.message() => {
                     let Some(request) = heard(request)? else { return Ok(()) };
                     self.take(&mut session, request)?;
-                    (more, waiting_since) = (true, None);
+                    (more, awaits_answer) = (true, false);
                 }
                 slot = self.responses.reserve(), if more => {
                     let Ok(slot) = slot else { return Ok(()) };
@@ -109,8 +110,11 @@ impl Stream {
                     match next {
                         Some(response) => {
                             self.count(&response);
-                            waiting_since = waiting_since.or(Some(Instant::now()));
                             slot.send(Ok(response));
+                            if !awaits_answer {
+                                overdue.as_mut().reset(Instant::now() + MAX_SILENCE);
+                                awaits_answer = true;
+                            }
                         }
                         None => more = false,
                     }
@@ -121,7 +125,7 @@ impl Stream {
                     }
                     more = true;
                 }
-                () = tokio::time::sleep_until(overdue) => {
+                () = overdue.as_mut(), if awaits_answer => {
                     return Err(Status::deadline_exceeded("responses were not answered for too long"));
                 }
             }
@@ -218,10 +222,6 @@ fn metadata<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
         Some(prost_types::value::Kind::StringValue(text)) if !text.is_empty() => Some(text),
         _ => None,
     }
-}
-
-fn far_future() -> Instant {
-    Instant::now() + Duration::from_secs(365 * 24 * 60 * 60)
 }
 
 /// Responses between a session and its connection.

@@ -274,6 +274,11 @@ impl World {
         self.findings.all()
     }
 
+    /// Another number whenever [`Self::findings`] may have changed.
+    pub fn findings_version(&self) -> u64 {
+        self.findings.version()
+    }
+
     /// All records as they were told last, in no order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.told.values()

@@ -36,7 +36,8 @@ struct Row<'a> {
 #[derive(Serialize)]
 struct Place<'a> {
     file: &'a str,
-    document: usize,
+    /// Counted from 1; none in a cluster.
+    document: Option<usize>,
     kind: Option<&'a str>,
     namespace: Option<&'a str>,
     name: Option<&'a str>,
@@ -51,7 +52,7 @@ impl<'a> Row<'a> {
             level: message.level().to_string(),
             origin: Place {
                 file: &message.origin.file,
-                document: message.origin.document,
+                document: message.origin.document_in_file(),
                 kind: key.map(|key| key.kind),
                 namespace: key.map(|key| &*key.namespace).filter(|namespace| !namespace.is_empty()),
                 name: key.map(|key| &*key.name),
