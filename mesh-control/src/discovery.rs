@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::authn::Authenticator;
+use crate::gate::Gate;
 use crate::hub::{Client, Hub, Registration};
 use crate::peer::{Connection, Proven};
 use crate::session::{Session, View};
@@ -26,12 +27,16 @@ pub struct Discovery {
     hub: Arc<Hub>,
     authenticator: Arc<Authenticator>,
     rules: Arc<Rules>,
+    /// For lines about those that are turned away, or that reject something.
+    complaints: Arc<Gate>,
+    /// For lines about those that come.
+    arrivals: Arc<Gate>,
 }
 
 impl Discovery {
     /// Serves what `hub` has.
     pub fn new(hub: Arc<Hub>, authenticator: Arc<Authenticator>, rules: Arc<Rules>) -> Self {
-        Self { hub, authenticator, rules }
+        Self { hub, authenticator, rules, complaints: Arc::default(), arrivals: Arc::default() }
     }
 }
 
@@ -47,7 +52,9 @@ impl AggregatedDiscoveryService for Discovery {
     ) -> Result<Response<Responses>, Status> {
         let refuse = |status: Status| {
             self.hub.counters.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(reason = status.message(), "A subscriber was refused.");
+            if let Some(muted) = self.complaints.pass() {
+                tracing::warn!(reason = status.message(), muted, "A subscriber was refused.");
+            }
             status
         };
         let proven = self.authenticator.authenticate(&request).await.map_err(refuse)?;
@@ -56,6 +63,8 @@ impl AggregatedDiscoveryService for Discovery {
         let stream = Stream {
             hub: Arc::clone(&self.hub),
             rules: Arc::clone(&self.rules),
+            complaints: Arc::clone(&self.complaints),
+            arrivals: Arc::clone(&self.arrivals),
             proven,
             connection,
             requests: request.into_inner(),
@@ -70,6 +79,8 @@ impl AggregatedDiscoveryService for Discovery {
 struct Stream {
     hub: Arc<Hub>,
     rules: Arc<Rules>,
+    complaints: Arc<Gate>,
+    arrivals: Arc<Gate>,
     proven: Proven,
     connection: Option<Connection>,
     requests: Streaming<DeltaDiscoveryRequest>,
@@ -82,7 +93,9 @@ impl Stream {
         let Err(status) = self.talk().await else { return };
         if status.code() != Code::Ok {
             self.hub.counters.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(peer = %self.proven.describe(), reason = status.message(), "A stream was ended.");
+            if let Some(muted) = self.complaints.pass() {
+                tracing::warn!(peer = %self.proven.describe(), reason = status.message(), muted, "A stream was ended.");
+            }
             let _ = timeout(GOODBYE, responses.send(Err(status))).await;
         }
     }
@@ -171,12 +184,15 @@ impl Stream {
             since: SystemTime::now(),
             types: Vec::new(),
         };
-        tracing::info!(
-            id = &*client.id,
-            node = client.node.as_deref().unwrap_or("-"),
-            identity = &*client.identity,
-            "A subscriber has come."
-        );
+        if let Some(muted) = self.arrivals.pass() {
+            tracing::info!(
+                id = &*client.id,
+                node = client.node.as_deref().unwrap_or("-"),
+                identity = &*client.identity,
+                muted,
+                "A subscriber has come."
+            );
+        }
         Ok((Session::new(View::of(node_name)), self.hub.register(client)))
     }
 
@@ -184,7 +200,10 @@ impl Stream {
         if let Some(error) = &request.error_detail {
             self.hub.counters.rejections.fetch_add(1, Ordering::Relaxed);
             let text: String = error.message.chars().take(MAX_LOGGED).collect();
-            tracing::warn!(peer = %self.proven.describe(), kind = request.type_url, error = text, "A subscriber rejected something.");
+            if let Some(muted) = self.complaints.pass() {
+                let kind: String = request.type_url.chars().take(MAX_LOGGED).collect();
+                tracing::warn!(peer = %self.proven.describe(), kind, error = text, muted, "A subscriber rejected something.");
+            }
         }
         session
             .request(request, &self.hub.shelf())

@@ -11,6 +11,7 @@ pub mod config;
 pub mod debug;
 pub mod discovery;
 pub mod feed;
+pub mod gate;
 pub mod hub;
 pub mod kubernetes;
 pub mod listen;

@@ -7,6 +7,7 @@
 pub mod analyze;
 pub mod balance;
 pub mod id;
+pub mod log_gate;
 pub mod model;
 pub mod net;
 pub mod policy;

@@ -161,6 +161,29 @@ async fn demands_have_limits() -> Result<()> {
     is_whole(&plane)
 }
 
+/// Those who fail at the door are worth some lines a second, however many they are.
+#[tokio::test]
+async fn the_turned_away_do_not_fill_the_log() -> Result<()> {
+    let plane = start()?;
+    let begun = Instant::now();
+    for _ in 0..400 {
+        let mut stream = dial(Ipv4Addr::LOCALHOST, plane.at(TLS)).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
+        closed(&mut stream, Duration::from_secs(1)).await;
+    }
+    let seconds = usize::try_from(begun.elapsed().as_secs())? + 1;
+    sleep(Duration::from_millis(1100)).await;
+    let mut last = dial(Ipv4Addr::LOCALHOST, plane.at(TLS)).await?;
+    last.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
+    closed(&mut last, Duration::from_secs(1)).await;
+    let log = plane.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("A client was turned away.")).collect();
+    ensure!(lines.len() <= 20 * (seconds + 1), "{} lines in {seconds} s", lines.len());
+    let muted = lines.iter().filter_map(|line| line.split("muted=").nth(1)?.parse::<usize>().ok());
+    ensure!(lines.len() + muted.sum::<usize>() == 401, "each is counted: {log}");
+    Ok(())
+}
+
 /// Lists of millions of nothings are a few MB on the wire and hundreds in memory; none of them gets there.
 #[tokio::test]
 async fn what_is_small_on_the_wire_is_small_in_memory() -> Result<()> {
