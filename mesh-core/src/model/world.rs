@@ -475,7 +475,7 @@ impl World {
             name: Arc::clone(&name.name),
         };
         self.findings.set(&origin_key, Topic::Outcome, report);
-        let hostname = format!("{}.{}.svc.cluster.local", name.name, name.namespace).into();
+        let hostname = services::hostname(&name.name, &name.namespace);
         let key = ServiceKey { namespace: Arc::clone(&name.namespace), hostname };
         self.emit(
             RecordKey::Service(Arc::new(key)),
