@@ -1,6 +1,6 @@
 //! The discovery service: streams of differences.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +17,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::authn::Authenticator;
 use crate::gate::Gate;
 use crate::hub::{Client, Hub, Registration};
+use crate::intake::Intake;
 use crate::peer::{Connection, Proven};
 use crate::session::{Session, View};
 use crate::tasks;
@@ -59,6 +60,8 @@ impl AggregatedDiscoveryService for Discovery {
         };
         let proven = self.authenticator.authenticate(&request).await.map_err(refuse)?;
         let connection = request.extensions().get::<Connection>().cloned();
+        // Every call has one; a call that had not could not be read.
+        let intake = request.extensions().get::<Intake>().cloned().unwrap_or_default();
         let (responses, receiver) = mpsc::channel(BUFFERED);
         let stream = Stream {
             hub: Arc::clone(&self.hub),
@@ -67,6 +70,7 @@ impl AggregatedDiscoveryService for Discovery {
             arrivals: Arc::clone(&self.arrivals),
             proven,
             connection,
+            intake,
             requests: request.into_inner(),
             responses,
         };
@@ -83,6 +87,7 @@ struct Stream {
     arrivals: Arc<Gate>,
     proven: Proven,
     connection: Option<Connection>,
+    intake: Intake,
     requests: Streaming<DeltaDiscoveryRequest>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
@@ -110,12 +115,15 @@ impl Stream {
         loop {
             registration.update(&session);
             let overdue = waiting_since.map_or_else(far_future, |since: Instant| since + MAX_SILENCE);
+            let mut large = false;
             tokio::select! {
                 request = self.requests.message() => {
                     let Some(request) = heard(request)? else { return Ok(()) };
+                    self.intake.grant(MAX_WITHOUT_TURN);
                     self.take(&mut session, request)?;
                     (more, waiting_since) = (true, None);
                 }
+                () = self.intake.used_up() => large = true,
                 slot = self.responses.reserve(), if more => {
                     let Ok(slot) = slot else { return Ok(()) };
                     let next = session.next(&self.hub.shelf()).map_err(|refusal| Status::aborted(refusal.to_string()))?;
@@ -138,14 +146,19 @@ impl Stream {
                     return Err(Status::deadline_exceeded("responses were not answered for too long"));
                 }
             }
+            if large {
+                let Some(request) = self.hear_much().await? else { return Ok(()) };
+                self.take(&mut session, request)?;
+                (more, waiting_since) = (true, None);
+            }
         }
     }
 
     /// Reads what the subscriber says at first: who it is, what it wants and what it has. `None` if it says nothing.
     async fn greet(&mut self) -> Result<Option<(Session, Registration)>, Status> {
-        let machine = self.connection.as_ref().map_or(Ipv4Addr::UNSPECIFIED.into(), |one| one.address.ip());
-        let _turn = self.hub.greetings.take(machine).await;
+        let _turn = self.hub.greetings.take(self.machine()).await;
         let deadline = Instant::now() + GREETING;
+        self.intake.grant(MAX_REQUEST);
         let first = timeout_at(deadline, self.requests.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("nothing was asked for"))?;
         let Some(first) = heard(first)? else { return Ok(None) };
@@ -153,6 +166,7 @@ impl Stream {
         self.take(&mut session, first)?;
         // Its other types follow at once; what they have to say is read in the same turn.
         while !session.has_asked_for_all() && Instant::now() < deadline {
+            self.intake.grant(MAX_REQUEST);
             match timeout(PAUSE, self.requests.message()).await {
                 Err(_) => break,
                 Ok(request) => match heard(request)? {
@@ -161,7 +175,21 @@ impl Stream {
                 },
             }
         }
+        self.intake.grant(MAX_WITHOUT_TURN);
         Ok(Some((session, registration)))
+    }
+
+    /// Reads the rest of a large request, in a turn.
+    async fn hear_much(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
+        let _turn = self.hub.greetings.take(self.machine()).await;
+        self.intake.grant(MAX_REQUEST);
+        let request = timeout(GREETING, self.requests.message()).await;
+        self.intake.grant(MAX_WITHOUT_TURN);
+        heard(request.map_err(|_| Status::deadline_exceeded("a request took too long"))?)
+    }
+
+    fn machine(&self) -> IpAddr {
+        self.connection.as_ref().map_or(Ipv4Addr::UNSPECIFIED.into(), |one| one.address.ip())
     }
 
     fn admit(&self, node: Option<&Node>) -> Result<(Session, Registration), Status> {
@@ -243,6 +271,10 @@ fn far_future() -> Instant {
     Instant::now() + Duration::from_secs(365 * 24 * 60 * 60)
 }
 
+/// Bytes of a request: what a node of a mesh of 200,000 resources has to say when it comes back.
+pub const MAX_REQUEST: usize = 32 << 20;
+/// Bytes of a request that are read before it has a turn: those that answer have some hundreds.
+const MAX_WITHOUT_TURN: usize = 16 << 10;
 /// Responses between a session and its connection.
 const BUFFERED: usize = 2;
 /// What a subscriber has to begin to speak, and to say what it has.

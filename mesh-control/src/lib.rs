@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod feed;
 pub mod gate;
 pub mod hub;
+pub mod intake;
 pub mod kubernetes;
 pub mod listen;
 pub mod metrics;

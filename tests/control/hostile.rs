@@ -227,6 +227,42 @@ async fn what_is_small_on_the_wire_is_small_in_memory() -> Result<()> {
     is_whole(&plane)
 }
 
+/// Whoever has greeted with little and sends much later has its turn for it, as with a greeting.
+#[tokio::test]
+async fn large_requests_are_read_in_turn() -> Result<()> {
+    let plane = start()?;
+    let mut crowd = Vec::new();
+    for _ in 0..12 {
+        let mut one = Subscriber::open(plain(&plane, HONEST).await?, Some("n1")).await?;
+        one.ask(&[ResourceType::Mesh]).await?;
+        one.hear("mesh").await?;
+        crowd.push(one);
+    }
+    let (before, _) = plane.memory()?;
+    let name = "x".repeat(10 << 20);
+    for one in &mut crowd {
+        one.send(named(ResourceType::Address, &[&name], &[])).await?;
+    }
+    for one in &mut crowd {
+        let status = one.end().await?;
+        ensure!(status.code() == Code::ResourceExhausted, "a name of 10 MB: {status:?}");
+    }
+    let (_, most) = plane.memory()?;
+    let grown = most.saturating_sub(before) >> 20;
+    ensure!(grown < 80, "{grown} MB for 12 requests of 10 MB, of which two are read at a time");
+    // What is large and right is heard as well.
+    let mut late = Subscriber::open(plain(&plane, HONEST).await?, Some("n1")).await?;
+    late.ask(&[ResourceType::Mesh]).await?;
+    late.hear("mesh").await?;
+    let first = DeltaDiscoveryRequest {
+        initial_resource_versions: versions(100_000),
+        ..request(ResourceType::Address)
+    };
+    late.send(first).await?;
+    late.hear(&service("a")).await?;
+    is_whole(&plane)
+}
+
 /// A node of a large mesh that comes back says how much it has, and is heard.
 #[tokio::test]
 async fn whoever_has_100_000_resources_may_say_so() -> Result<()> {
