@@ -27,9 +27,10 @@ use crate::authn::{Authenticator, ReviewToken};
 use crate::certificates::Certificates;
 use crate::config::{Keep, Options, RotateOptions, RotateStep, TokenTerms};
 use crate::debug::Debug;
-use crate::discovery::Discovery;
+use crate::discovery::{Discovery, MAX_REQUEST};
 use crate::feed::{self, Findings};
 use crate::hub::Hub;
+use crate::intake::Metered;
 use crate::listen::{self, Stream};
 use crate::tasks;
 use crate::tls::Serving;
@@ -133,7 +134,7 @@ impl Services {
         let certificates = Certificates::new(ca, hub, authenticator, rules);
         let certificates =
             IstioCertificateServiceServer::new(certificates).max_decoding_message_size(MAX_CSR);
-        let router = listen::server().add_service(discovery).add_service(certificates);
+        let router = listen::server().add_service(Metered(discovery)).add_service(certificates);
         drop(tasks::spawn(name, async move {
             if let Err(error) = router.serve_with_incoming(ReceiverStream::new(connections)).await {
                 // Without its ports the process is of no use; a new one starts clean.
@@ -264,8 +265,6 @@ fn print(text: &str) {
     println!("{text}");
 }
 
-/// Bytes of a request: what a node of a mesh of 200,000 resources has to say when it comes back.
-const MAX_REQUEST: usize = 32 << 20;
 /// Bytes of a request for a certificate.
 const MAX_CSR: usize = 64 << 10;
 /// How often the CA's files, or its Secret, are looked at.

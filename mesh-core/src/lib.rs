@@ -9,6 +9,7 @@ pub mod balance;
 pub mod cluster;
 pub mod http;
 pub mod id;
+pub mod log_gate;
 pub mod model;
 pub mod net;
 pub mod policy;

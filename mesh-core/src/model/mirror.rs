@@ -28,7 +28,7 @@ pub struct Mirror {
     services: HashMap<Arc<ServiceKey>, Arc<Service>>,
     /// The uids of those who serve it.
     members: HashMap<Arc<ServiceKey>, BTreeSet<Arc<str>>>,
-    /// How many workloads list a policy.
+    /// How many of the workloads that decisions are made about list a policy.
     listed: HashMap<Arc<PolicyName>, usize>,
     /// Policies that were withdrawn while workloads still listed them: they hold until the last of those is told.
     withdrawn: BTreeSet<Arc<PolicyName>>,
@@ -202,14 +202,15 @@ impl Mirror {
     fn put_workload(&mut self, workload: &Arc<Workload>) {
         self.drop_static(&workload.uid);
         let uid = Arc::clone(&workload.uid);
-        for key in &workload.policies {
+        let decided = self.decides_about(workload);
+        for key in workload.policies.iter().filter(|_| decided) {
             *self.listed.entry(Arc::clone(key)).or_default() += 1;
         }
         let old = self.workloads.insert(Arc::clone(&uid), Arc::clone(workload));
         if let Some(old) = &old {
             self.leave(&uid, &old.services);
             self.forget_addresses(old);
-            self.unlist(&old.policies);
+            self.unlist(old);
         }
         self.enter(&uid, &workload.services);
         self.pending.workloads.insert(uid);
@@ -219,7 +220,7 @@ impl Mirror {
         let Some(old) = self.workloads.remove(uid) else { return };
         self.leave(uid, &old.services);
         self.forget_addresses(&old);
-        self.unlist(&old.policies);
+        self.unlist(&old);
         self.snapshot.by_uid.remove_mut(uid);
         self.snapshot.local.remove_mut(uid);
         self.snapshot.policies.release(uid);
@@ -266,8 +267,11 @@ impl Mirror {
         }
     }
 
-    fn unlist(&mut self, policies: &[Arc<PolicyName>]) {
-        for key in policies {
+    fn unlist(&mut self, workload: &Workload) {
+        if !self.decides_about(workload) {
+            return;
+        }
+        for key in &workload.policies {
             let Some(count) = self.listed.get_mut(key) else { continue };
             *count -= 1;
             if *count == 0 {
@@ -378,12 +382,14 @@ impl Mirror {
     }
 
     /// Decisions are made about the workloads of this node, or about all where there is no node.
+    fn decides_about(&self, workload: &Workload) -> bool {
+        workload.node.as_deref().is_some_and(|node| self.is_local(node)) || self.snapshot.node.is_empty()
+    }
+
     fn guard(&mut self, uid: &str) {
-        let Some(workload) = self.snapshot.by_uid.get(uid) else { return };
-        if workload.node.as_deref().is_some_and(|node| *node == *self.snapshot.node)
-            || self.snapshot.node.is_empty()
-        {
-            self.snapshot.policies.guard(workload);
+        let Some(workload) = self.snapshot.by_uid.get(uid).cloned() else { return };
+        if self.decides_about(&workload) {
+            self.snapshot.policies.guard(&workload);
         } else {
             self.snapshot.policies.release(uid);
         }

@@ -35,7 +35,9 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
     let _ = sockopt::set_nodelay(&tcp);
     let Some(wanted) = worker.original_destination(&pod, client) else {
         worker.reporter.count(Event::LostDestination);
-        tracing::warn!(pod = %pod.uid, %client, "Refused a connection that capture knows nothing of.");
+        if let Some(muted) = worker.may_complain() {
+            tracing::warn!(pod = %pod.uid, %client, muted, "Refused a connection that capture knows nothing of.");
+        }
         return;
     };
     let own = pod.ips.iter().find(|ip| ip.is_ipv4() == wanted.is_ipv4()).copied().unwrap_or(client.ip());

@@ -141,6 +141,11 @@ impl Worker {
         let _ = self.demand.try_send(ip);
     }
 
+    /// Whether one more line about somebody who was refused may be logged, and how many could not be before it.
+    pub fn may_complain(&self) -> Option<u64> {
+        self.refusals.pass()
+    }
+
     /// Where a captured connection of `pod` wanted to go.
     pub fn original_destination(&self, pod: &LocalPod, client: SocketAddr) -> Option<SocketAddr> {
         self.flows.borrow().original_destination(pod.netns.cookie(), client)
@@ -259,7 +264,12 @@ impl Worker {
         let Some(identity) = identity else { return };
         let svid = match self.svid(&identity).await {
             Ok(svid) => svid,
-            Err(reason) => return tracing::warn!(%peer, pod = %pod.uid, reason, "Refused a tunnel."),
+            Err(reason) => {
+                if let Some(muted) = self.refusals.pass() {
+                    tracing::warn!(%peer, pod = %pod.uid, reason, muted, "Refused a tunnel.");
+                }
+                return;
+            }
         };
         let local = tcp.local_addr().unwrap_or(peer);
         let accepted = tokio::select! {
