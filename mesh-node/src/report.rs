@@ -37,7 +37,9 @@ pub use conn::{ConnReport, ConnView, Counters};
 pub use event::{Event, Family};
 pub use metrics::{CertificateFigure, NodeFigures, classic_text};
 pub use reason::{Failure, Flag, Stage};
-pub use request::{Flags, HeaderLookup, Perspective, RequestFacts, RequestHeaderFacts};
+pub use request::{
+    AccessFormat, Flags, FormatError, HeaderLookup, Perspective, RequestFacts, RequestHeaderFacts,
+};
 pub use time::Rfc3339;
 
 use conn::Live;

@@ -8,6 +8,7 @@
 
 mod encode;
 mod flags;
+mod format;
 mod labels;
 mod series;
 
@@ -19,8 +20,10 @@ use mesh_core::id::SpiffeId;
 use mesh_core::model::{Service, Workload};
 
 pub use flags::Flags;
+pub use format::{AccessFormat, FormatError};
 
 pub(super) use encode::append;
+pub(super) use format::Clock;
 pub(super) use series::RequestMap;
 
 use super::{Event, PseudoService, Reporter};
@@ -158,8 +161,17 @@ impl Reporter {
         if self.requests.record(facts) {
             self.count(Event::LabelOverflow);
         }
+        self.access.request(facts);
+    }
+
+    /// Logs requests in a format of their own, whether connections are logged or not; with `None` as connections are
+    /// (see [`Reporter::set_access_log`]), in Istio's format.
+    pub fn set_request_log(&self, format: Option<AccessFormat>) {
+        self.access.set_requests(format);
     }
 }
 
+#[cfg(test)]
+mod log_tests;
 #[cfg(test)]
 pub(crate) mod tests;
