@@ -153,7 +153,7 @@ impl Stream {
             if large {
                 let Some(request) = self.hear_much().await? else { return Ok(()) };
                 self.take(&mut session, request)?;
-                (more, waiting_since) = (true, None);
+                (more, awaits_answer) = (true, false);
             }
         }
     }

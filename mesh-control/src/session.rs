@@ -307,7 +307,7 @@ impl View {
         match kind {
             ResourceType::Authorization => !reach.needs_like(other),
             ResourceType::Address => !reach.sees_like(other),
-            ResourceType::Trust | ResourceType::Mesh | ResourceType::LocalPod => false,
+            ResourceType::Trust | ResourceType::Mesh | ResourceType::Config | ResourceType::LocalPod => false,
         }
     }
 

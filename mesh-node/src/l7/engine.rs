@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_core::cluster::{self, Destination};
-use mesh_core::model::Snapshot;
+use mesh_core::model::{Snapshot, Workload};
 use mesh_core::route::ClusterRef;
 use tokio::sync::watch;
 
@@ -33,6 +33,7 @@ pub struct Engine {
 #[derive(Default)]
 struct View {
     snapshot: Arc<Snapshot>,
+    workload: Option<Arc<Workload>>,
     clusters: HashMap<ClusterRef, Vec<Known>>,
 }
 
@@ -55,7 +56,8 @@ impl Engine {
         snapshots: watch::Receiver<Arc<Snapshot>>,
         seed: u64,
     ) -> Rc<Self> {
-        let view = View { snapshot: snapshots.borrow().clone(), clusters: HashMap::new() };
+        let snapshot = snapshots.borrow().clone();
+        let view = View { workload: client.workload(&snapshot), snapshot, clusters: HashMap::new() };
         let engine = Rc::new(Self {
             client,
             reporter,
@@ -72,6 +74,11 @@ impl Engine {
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.refresh();
         Arc::clone(&self.view.borrow().snapshot)
+    }
+
+    /// The client's own workload, as the configuration had it when it was looked at last.
+    pub fn client_workload(&self) -> Option<Arc<Workload>> {
+        self.view.borrow().workload.clone()
     }
 
     /// A pseudo-random number (xorshift, mixed): good for spreading load, useless for secrets.
@@ -154,6 +161,7 @@ impl Engine {
                 view.clusters.insert(to, kept);
             }
         }
+        view.workload = self.client.workload(&snapshot);
         view.snapshot = snapshot;
     }
 

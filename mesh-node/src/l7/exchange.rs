@@ -17,6 +17,7 @@ use super::message::{Broken, RequestHead};
 use super::record::Record;
 use super::reply::{Refusal, Reply};
 use super::site::{Facts, Site};
+use crate::report::Flags;
 use super::transfer::Downstream;
 
 /// What a request is served with.
@@ -183,7 +184,7 @@ async fn inject<D: Downstream>(
     let Some(fault) = &route.fault else { return Ok(()) };
     let injection = fault.decide(stage.engine.random(), stage.engine.random());
     if let Some(delay) = injection.delay {
-        record.flag("DI");
+        record.flag(Flags::DI);
         pause(delay, head, client).await?;
     }
     match injection.abort {
@@ -193,7 +194,7 @@ async fn inject<D: Downstream>(
             Err(Ended::Refused(Refusal::Fault(status), String::new()))
         }
         Some(AbortError::Grpc(status)) => {
-            record.flag("FI");
+            record.flag(Flags::FI);
             record.details("fault_filter_abort");
             send(stage, client, Reply::grpc(status.code(), "fault filter abort"), record).await?;
             Err(Ended::Gone(Broken::Closed("on purpose")))

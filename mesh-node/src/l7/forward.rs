@@ -25,6 +25,7 @@ use super::mirror;
 use super::record::Record;
 use super::reply::Refusal;
 use super::site::{DialError, Site};
+use crate::report::Flags;
 use super::transfer::{Downstream, Either, Flow, Sink, Upstream};
 
 /// What a rule wants done with a request.
@@ -191,7 +192,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
                 self.retry.is_some().then_some(backoff)
             }
             RetryDecision::Give(retry::Reason::Exhausted) => {
-                self.record.flag("URX");
+                self.record.flag(Flags::URX);
                 None
             }
             RetryDecision::Give(_) => None,

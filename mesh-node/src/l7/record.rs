@@ -13,6 +13,7 @@ use super::exchange::Stage;
 use super::h1::{Authority, Target};
 use super::message::{Broken, Piece, RequestHead, Version};
 use super::reply::Refusal;
+use crate::report::{Flags, Perspective, RequestFacts, RequestHeaderFacts};
 
 /// See the module.
 pub struct Record {
@@ -28,10 +29,11 @@ pub struct Record {
     encrypted: bool,
     status: Option<StatusCode>,
     grpc_status: Option<u32>,
-    flags: Vec<&'static str>,
+    flags: Flags,
     details: &'static str,
     reason: String,
     sent: u64,
+    received: u64,
     service_time: Option<Duration>,
 }
 
@@ -51,10 +53,11 @@ impl Record {
             encrypted: false,
             status: None,
             grpc_status: None,
-            flags: Vec::new(),
+            flags: Flags::NONE,
             details: "via_upstream",
             reason: String::new(),
             sent: 0,
+            received: 0,
             service_time: None,
         }
     }
@@ -90,10 +93,8 @@ impl Record {
     }
 
     /// A response flag.
-    pub fn flag(&mut self, flag: &'static str) {
-        if flag != "-" && !self.flags.contains(&flag) {
-            self.flags.push(flag);
-        }
+    pub fn flag(&mut self, flag: Flags) {
+        self.flags.insert(flag);
     }
 
     /// How the answer came to be.
@@ -110,7 +111,7 @@ impl Record {
 
     /// The client went away.
     pub fn gone(&mut self, broken: &Broken) {
-        self.flag("DC");
+        self.flag(Flags::DC);
         self.details = "downstream_remote_disconnect";
         self.reason = broken.to_string();
     }
@@ -118,10 +119,10 @@ impl Record {
     /// The answer was not complete.
     pub fn cut(&mut self, broken: &Broken) {
         self.flag(match broken {
-            Broken::TimedOut(_) => "SI",
-            Broken::Refused(_) | Broken::Length(_) => "UPE",
-            Broken::Reset(_) => "UR",
-            Broken::Io(_) | Broken::Closed(_) => "UC",
+            Broken::TimedOut(_) => Flags::SI,
+            Broken::Refused(_) | Broken::Length(_) => Flags::UPE,
+            Broken::Reset(_) => Flags::UR,
+            Broken::Io(_) | Broken::Closed(_) => Flags::UC,
         });
         self.details = "upstream_reset_after_response_started";
         self.reason = broken.to_string();
@@ -146,6 +147,11 @@ impl Record {
         }
     }
 
+    /// Bytes of the request.
+    pub fn received(&mut self, bytes: usize) {
+        self.received = self.received.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
     /// Bytes of the answer.
     pub fn sent(&mut self, bytes: usize) {
         self.sent = self.sent.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
@@ -162,26 +168,61 @@ impl Record {
             "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => self.cluster.as_ref()?.name.to_string(),
             "ROUTE_NAME" => self.route.as_ref()?.name.to_string(),
             "RESPONSE_CODE" => self.status?.as_u16().to_string(),
-            "RESPONSE_FLAGS" => self.flags.join(","),
+            "RESPONSE_FLAGS" => self.flags.to_string(),
             "REQUESTED_SERVER_NAME" => stage.facts.sni.as_ref()?.to_string(),
             _ => return None,
         })
     }
 
     /// The request is over.
-    pub fn finish(self, _: &Stage<'_>, head: &RequestHead) {
-        tracing::debug!(
-            method = %head.method,
-            path = self.target.as_str(),
-            status = ?self.status,
-            flags = ?self.flags,
-            details = self.details,
-            reason = self.reason,
-            cluster = self.cluster.as_ref().map(|it| tracing::field::display(&it.name)),
-            sent = self.sent,
-            "A request is over."
-        );
-        let _ = (self.wall, self.authority, self.encrypted, self.grpc_status, self.service_time);
+    pub fn finish(self, stage: &Stage<'_>, head: &RequestHead) {
+        let facts = stage.facts;
+        let header = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
+        let destination = self.endpoint.as_ref().and_then(|it| it.workload.as_ref());
+        let request = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
+        let source = stage.engine.client_workload();
+        stage.engine.reporter.request(&RequestFacts {
+            reporter: Perspective::Source,
+            start: self.wall,
+            duration: self.start.elapsed(),
+            source: facts.source.as_ref().or(source.as_ref()),
+            source_identity: facts.identity.as_ref(),
+            destination,
+            destination_identity: destination.filter(|_| self.encrypted).map(|it| &it.identity),
+            service: self.cluster.as_ref().map(|it| &it.service),
+            pseudo_service: None,
+            encrypted: self.encrypted,
+            grpc: self.grpc,
+            protocol: self.version.name(),
+            method: head.method.as_str(),
+            path: self.target.as_str(),
+            authority: self.authority.as_ref().map_or("", |it| it.as_str()),
+            code: self.status.map_or(0, |status| status.as_u16()),
+            grpc_status: self.grpc_status,
+            flags: self.flags,
+            details: self.details,
+            termination_details: "",
+            upstream_failure: &self.reason,
+            bytes_received: self.received,
+            bytes_sent: self.sent,
+            request_messages: 0,
+            response_messages: 0,
+            upstream_service_time: self.service_time,
+            headers: RequestHeaderFacts {
+                x_forwarded_for: header("x-forwarded-for"),
+                user_agent: header("user-agent"),
+                request_id: header("x-request-id"),
+                request: &request,
+                response: &|_| None,
+            },
+            upstream_host: self.endpoint.as_ref().map(|it| it.addr),
+            upstream_cluster: self.cluster.as_ref().map_or("", |it| &it.name),
+            upstream_local: None,
+            downstream_local: facts.local,
+            downstream_remote: facts.peer,
+            sni: facts.sni.as_deref().unwrap_or_default(),
+            route_name: self.route.as_ref().map_or("", |it| &it.name),
+        });
     }
 }
 
