@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use mesh_core::model::{
-    Config, Families, LocalPod, Membership, MeshSettings, Record, Service, StaticEndpoint, Workload, WorkloadType,
+    Config, Families, LocalPod, Membership, MeshSettings, Record, Service, StaticEndpoint, Workload,
+    WorkloadType,
 };
 use prost::Message;
 use prost_types::Any;

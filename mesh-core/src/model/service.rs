@@ -136,7 +136,8 @@ impl ServicePort {
     /// What it is declared to speak, by `appProtocol` before its name, as Istio does. Well-known ports of protocols in
     /// which the server speaks first are not guessed.
     pub fn declared(&self) -> Declared {
-        let by_name = || self.name.as_deref().map(|name| name.split_once('-').map_or(name, |(prefix, _)| prefix));
+        let by_name =
+            || self.name.as_deref().map(|name| name.split_once('-').map_or(name, |(prefix, _)| prefix));
         match self.app_protocol.as_deref().or_else(by_name).and_then(declared) {
             Some(declared) => declared,
             None if SERVER_FIRST.contains(&self.number) => Declared::Tcp,

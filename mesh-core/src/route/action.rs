@@ -8,9 +8,9 @@ use http::StatusCode;
 use super::header_ops::host;
 use super::{Cors, Fault, HeaderOps, Redirect, ResourceName, Rewrite, is_drawn};
 use crate::resource::networking::Destination;
-use crate::retry::RetryPolicy;
 use crate::resource::networking::virtual_service::{self, Body, HttpAction, HttpDestination, HttpRoute};
 use crate::resource::value::{self, Host, Percent};
+use crate::retry::RetryPolicy;
 
 /// What is done with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +146,8 @@ impl Route {
             cors: rule.cors_policy.as_ref().map(Cors::of),
             fault: rule.fault.as_ref().and_then(Fault::of),
             timeout: rule.timeout.map(value::Duration::get),
-            retries: Some(RetryPolicy::new(rule.retries.as_ref(), false)).filter(|policy| policy.attempts > 0),
+            retries: Some(RetryPolicy::new(rule.retries.as_ref(), false))
+                .filter(|policy| policy.attempts > 0),
             mirrors: mirrors.map(|(to, share)| Mirror { to: ClusterRef::of(to, home), share }).collect(),
         })
     }

@@ -86,7 +86,8 @@ impl Cluster {
         let none = std::collections::BTreeMap::new();
         let labels = |endpoint: &Endpoint| endpoint.workload.as_ref().map(|it| it.labels.clone());
         let chosen = all.iter().filter(|endpoint| {
-            policy.subset_labels.is_none() || policy.selects(&labels(endpoint).unwrap_or_else(|| none.clone()))
+            policy.subset_labels.is_none()
+                || policy.selects(&labels(endpoint).unwrap_or_else(|| none.clone()))
         });
         let known = |endpoint: &Endpoint| {
             let old = old.filter(|old| old.policy.tls == policy.tls)?;

@@ -15,7 +15,7 @@ use super::h1::Limits;
 use super::io::Io;
 use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
 use super::pool::{Kept, Place};
-use super::site::{Dial, DialError, Dialled};
+use super::site::{Dial, DialError, Dialled, Held};
 use super::transfer::{Body, Sink, Upstream};
 use super::up::h1::{H1Connection, H1Upstream};
 use super::up::h2::H2Upstream;
@@ -83,8 +83,8 @@ impl Engine {
                 Granted::Leave(ticket) => ticket,
             },
         };
-        let Dialled { io, encrypted } = self.dial(cluster, member).await?;
-        let connection = H1Connection::new(io, encrypted);
+        let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+        let connection = H1Connection::new(io, encrypted, held);
         h1(member, Kept { connection, born: Instant::now(), ticket }, head, false)
     }
 
@@ -102,8 +102,8 @@ impl Engine {
             None => {
                 let ticket =
                     cluster.shared.admission.ticket(Resource::Connection).map_err(BeginError::Overflow)?;
-                let Dialled { io, encrypted } = self.dial(cluster, member).await?;
-                let sender = handshake(io).await.map_err(BeginError::Broken)?;
+                let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+                let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
                 member.pool.add(sender, encrypted, ticket, Instant::now())
             }
         };
@@ -189,7 +189,7 @@ fn speaks_h2(cluster: &Cluster, head: &RequestHead) -> bool {
     }
 }
 
-async fn handshake(io: Io) -> Result<h2::client::SendRequest<Bytes>, Broken> {
+async fn handshake(io: Io, held: Option<Held>) -> Result<h2::client::SendRequest<Bytes>, Broken> {
     let handshake = h2::client::Builder::new()
         .initial_window_size(WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -198,6 +198,7 @@ async fn handshake(io: Io) -> Result<h2::client::SendRequest<Bytes>, Broken> {
         .handshake(io);
     let (sender, connection) = handshake.await?;
     tasks::spawn_local("http/2 client", async move {
+        let _held = held;
         if let Err(error) = connection.await {
             tracing::debug!(%error, "An HTTP/2 connection to a server broke.");
         }
@@ -224,7 +225,10 @@ impl Server {
         };
         let pool = &cluster.policy.pool;
         let now = Instant::now();
-        let worn = pool.http.max_requests_per_connection.is_some_and(|most| connection.served() >= most.get())
+        let worn = pool
+            .http
+            .max_requests_per_connection
+            .is_some_and(|most| connection.served() >= most.get())
             || pool.max_connection_duration.is_some_and(|most| now.saturating_duration_since(born) >= most);
         if worn {
             drop(connection);

@@ -17,8 +17,8 @@ use super::message::{Broken, RequestHead};
 use super::record::Record;
 use super::reply::{Refusal, Reply};
 use super::site::{Facts, Site};
-use crate::report::Flags;
 use super::transfer::Downstream;
+use crate::report::Flags;
 
 /// What a request is served with.
 pub struct Stage<'a> {
@@ -203,11 +203,7 @@ async fn inject<D: Downstream>(
 }
 
 /// Waits, unless the client goes away.
-pub async fn pause<D: Downstream>(
-    delay: Duration,
-    head: &RequestHead,
-    client: &mut D,
-) -> Result<(), Ended> {
+pub async fn pause<D: Downstream>(delay: Duration, head: &RequestHead, client: &mut D) -> Result<(), Ended> {
     let watches = !head.framing.has_body();
     let gone = poll_fn(|cx| if watches { client.poll_gone(cx) } else { std::task::Poll::Pending });
     tokio::select! {

@@ -25,8 +25,8 @@ use super::mirror;
 use super::record::Record;
 use super::reply::Refusal;
 use super::site::{DialError, Site};
-use crate::report::Flags;
 use super::transfer::{Downstream, Either, Flow, Sink, Upstream};
+use crate::report::Flags;
 
 /// What a rule wants done with a request.
 pub struct Job<'a> {
@@ -232,11 +232,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
     }
 
     /// The head of the answer, while the request goes up.
-    async fn await_head(
-        &mut self,
-        server: &mut Server,
-        upload: &mut Upload,
-    ) -> Result<ResponseHead, Waited> {
+    async fn await_head(&mut self, server: &mut Server, upload: &mut Upload) -> Result<ResponseHead, Waited> {
         loop {
             let head = poll_fn(|cx| {
                 if let Poll::Ready(Err(broken)) = upload.poll(cx, self.client, &mut self.kept, server) {
@@ -537,7 +533,9 @@ fn not_begun(error: &BeginError) -> Try {
     let reason = error.to_string();
     match error {
         BeginError::Overflow(_) => Try::Failed(Failure::Overflow, Refusal::Overflow, reason),
-        BeginError::Dial(DialError::Connect(_)) => Try::Failed(Failure::Connect, Refusal::ConnectFailure, reason),
+        BeginError::Dial(DialError::Connect(_)) => {
+            Try::Failed(Failure::Connect, Refusal::ConnectFailure, reason)
+        }
         BeginError::Dial(DialError::Tls(_)) => Try::Failed(Failure::Connect, Refusal::TlsFailure, reason),
         BeginError::Dial(DialError::Denied(_)) => Try::Ended(Ended::Refused(Refusal::ConnectFailure, reason)),
         BeginError::Broken(_) => Try::Failed(Failure::Refused, Refusal::ConnectFailure, reason),
@@ -548,7 +546,9 @@ fn broken_before_head(server: &Server, broken: &Broken) -> Try {
     let reason = broken.to_string();
     let stale = server.reused && server.is_unheard();
     match broken {
-        Broken::Reset(h2::Reason::REFUSED_STREAM) => Try::Failed(Failure::Refused, Refusal::RemoteReset, reason),
+        Broken::Reset(h2::Reason::REFUSED_STREAM) => {
+            Try::Failed(Failure::Refused, Refusal::RemoteReset, reason)
+        }
         Broken::Reset(_) => Try::Failed(Failure::Reset, Refusal::RemoteReset, reason),
         Broken::Refused(_) => Try::Failed(Failure::Reset, Refusal::ProtocolError, reason),
         _ if stale => Try::Failed(Failure::Stale, Refusal::Terminated, reason),

@@ -52,7 +52,8 @@ impl EndpointPool {
     pub fn take(&self, idle_timeout: Option<Duration>, now: Instant) -> Option<Kept> {
         let mut idle = self.idle.borrow_mut();
         while let Some(mut last) = idle.pop() {
-            let expired = idle_timeout.is_some_and(|limit| now.saturating_duration_since(last.since) >= limit);
+            let expired =
+                idle_timeout.is_some_and(|limit| now.saturating_duration_since(last.since) >= limit);
             if expired {
                 // Those before have been idle for longer.
                 idle.clear();

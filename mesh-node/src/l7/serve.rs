@@ -81,8 +81,10 @@ async fn sniff(connection: &mut Connection) -> Option<Protocol> {
 async fn http1(engine: Rc<Engine>, connection: Connection, drain: Drain) {
     let Connection { io, input, facts, site, .. } = connection;
     let edge = site.is_edge();
-    let limits =
-        Limits { underscores: if edge { Underscores::Refuse } else { Underscores::DropTwins }, ..Limits::default() };
+    let limits = Limits {
+        underscores: if edge { Underscores::Refuse } else { Underscores::DropTwins },
+        ..Limits::default()
+    };
     let mut client = H1Downstream::new(io, input, facts.secure, limits, TIMEOUTS);
     let stage = Stage { engine: &engine, site: &*site, facts: &facts };
     let mut first = true;
@@ -125,7 +127,8 @@ async fn refuse(stage: &Stage<'_>, mut client: H1Downstream, broken: &Broken) {
     client.close_after();
     let mut reply = Reply::refuse(refusal, false);
     super::edge::answer_alone(stage, &mut reply.head.headers);
-    let answered = client.respond(reply.head).and_then(|()| client.push(reply.body)).and_then(|()| client.end(None));
+    let answered =
+        client.respond(reply.head).and_then(|()| client.push(reply.body)).and_then(|()| client.end(None));
     if answered.is_ok() {
         client.close().await;
     }

@@ -28,7 +28,12 @@ pub struct SharedCluster {
 
 impl Shared {
     /// The state of `cluster` for `client`, made with this policy if nobody has it yet.
-    pub fn cluster(&self, client: &Arc<str>, cluster: &Arc<str>, policy: &ClusterPolicy) -> Arc<SharedCluster> {
+    pub fn cluster(
+        &self,
+        client: &Arc<str>,
+        cluster: &Arc<str>,
+        policy: &ClusterPolicy,
+    ) -> Arc<SharedCluster> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (Arc::clone(client), Arc::clone(cluster));
         if let Some(known) = all.get(&key).and_then(Weak::upgrade)

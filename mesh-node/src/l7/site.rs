@@ -8,6 +8,7 @@ use std::time::Duration;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Endpoint, Service, Snapshot, Workload};
 use mesh_core::route::{Route, RouteTable};
+use tokio::task::JoinHandle;
 
 use super::io::Io;
 
@@ -47,6 +48,25 @@ pub struct Dialled {
     pub io: Io,
     /// Whether identities were proven at both ends.
     pub encrypted: bool,
+    /// What ends with the connection.
+    pub held: Option<Held>,
+}
+
+/// A task that watches over a connection, and ends with it.
+#[derive(Debug)]
+pub struct Held(JoinHandle<()>);
+
+impl Held {
+    /// Ends the task when it is dropped.
+    pub fn new(task: JoinHandle<()>) -> Self {
+        Self(task)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Why there is no connection.

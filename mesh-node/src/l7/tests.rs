@@ -38,7 +38,7 @@ impl Client for Direct {
         Box::pin(async move {
             let tcp = TcpStream::connect(to.endpoint.addr).await;
             let tcp = tcp.map_err(|error| DialError::Connect(error.to_string()))?;
-            Ok(Dialled { io: Io::Tcp(tcp), encrypted: false })
+            Ok(Dialled { io: Io::Tcp(tcp), encrypted: false, held: None })
         })
     }
 }
@@ -104,7 +104,8 @@ async fn origin(ip: &str, script: Script) -> (SocketAddr, Rc<RefCell<Vec<String>
                     let body = String::from_utf8(input.split_to(length).to_vec()).unwrap();
                     heard.borrow_mut().push(format!("{head}{body}"));
                     let answer = script(&head);
-                    if tcp.write_all(answer.as_bytes()).await.is_err() || answer.contains("connection: close") {
+                    if tcp.write_all(answer.as_bytes()).await.is_err() || answer.contains("connection: close")
+                    {
                         return;
                     }
                 }
@@ -156,7 +157,8 @@ async fn engine(text: &str) -> (SocketAddr, watch::Sender<Arc<Snapshot>>) {
             let (tcp, peer) = listener.accept().await.unwrap();
             let facts = Facts { peer, local: None, sni: None, secure: false, source: None, identity: None };
             let input = BytesMut::new();
-            let served = Connection { io: Io::Tcp(tcp), input, facts, site: Rc::clone(&site), protocol: None };
+            let served =
+                Connection { io: Io::Tcp(tcp), input, facts, site: Rc::clone(&site), protocol: None };
             tasks::spawn_local("connection", connection(Rc::clone(&engine), served, drain.clone()));
         }
     });
@@ -221,14 +223,16 @@ fn a_request_goes_where_the_rule_says_and_the_rule_may_change() {
 fn bodies_pass_in_both_directions_and_connections_are_kept() {
     run(async {
         let script: Script = Rc::new(|_| {
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n".to_owned()
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
+                .to_owned()
         });
         let (v1, seen) = origin("127.0.0.1", script).await;
         let (edge, _config) = engine(&yaml(v1, v1, "")).await;
         let mut tcp = TcpStream::connect(edge).await.unwrap();
         for round in 0..3 {
             let body = "x".repeat(100_000 * round + 1);
-            let head = format!("POST /{round} HTTP/1.1\r\nHost: web\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head =
+                format!("POST /{round} HTTP/1.1\r\nHost: web\r\nContent-Length: {}\r\n\r\n", body.len());
             tcp.write_all(head.as_bytes()).await.unwrap();
             tcp.write_all(body.as_bytes()).await.unwrap();
             let mut answer = BytesMut::new();
@@ -236,7 +240,10 @@ fn bodies_pass_in_both_directions_and_connections_are_kept() {
                 assert!(tcp.read_buf(&mut answer).await.unwrap() > 0);
             }
             let answer = String::from_utf8(answer.to_vec()).unwrap();
-            assert!(answer.contains("\r\nabcdefg\r\n") || answer.contains("3\r\nabc\r\n4\r\ndefg\r\n"), "{answer}");
+            assert!(
+                answer.contains("\r\nabcdefg\r\n") || answer.contains("3\r\nabc\r\n4\r\ndefg\r\n"),
+                "{answer}"
+            );
             assert_eq!(seen.borrow().last().unwrap().matches('x').count() >= body.len(), true);
         }
     });
@@ -247,7 +254,11 @@ fn refusals_say_what_istio_says() {
     run(async {
         let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
         for (rules, head, body) in [
-            (rule("[{match: [{uri: {prefix: /only}}], route: [{destination: {host: web}}]}]"), "404 Not Found", ""),
+            (
+                rule("[{match: [{uri: {prefix: /only}}], route: [{destination: {host: web}}]}]"),
+                "404 Not Found",
+                "",
+            ),
             (rule("[{route: [{destination: {host: nowhere}}]}]"), "503 Service Unavailable", ""),
             (rule("[{route: [{destination: {host: web, subset: v9}}]}]"), "503 Service Unavailable", ""),
             (
@@ -256,11 +267,17 @@ fn refusals_say_what_istio_says() {
                 "upstream connect error or disconnect/reset before headers. reset reason: connection failure",
             ),
             (
-                rule("[{fault: {abort: {httpStatus: 418, percentage: {value: 100}}}, route: [{destination: {host: web}}]}]"),
+                rule(
+                    "[{fault: {abort: {httpStatus: 418, percentage: {value: 100}}}, route: [{destination: {host: web}}]}]",
+                ),
                 "418 I'm a teapot",
                 "fault filter abort",
             ),
-            (rule("[{directResponse: {status: 503, body: {string: closed}}}]"), "503 Service Unavailable", "closed"),
+            (
+                rule("[{directResponse: {status: 503, body: {string: closed}}}]"),
+                "503 Service Unavailable",
+                "closed",
+            ),
             (rule("[{redirect: {uri: /new, authority: new.example}}]"), "301 Moved Permanently", ""),
         ] {
             let (edge, _config) = engine(&yaml(nobody, nobody, &rules)).await;
@@ -276,8 +293,11 @@ fn what_is_no_request_is_answered_and_hung_up_on() {
     run(async {
         let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let (edge, _config) = engine(&yaml(nobody, nobody, "")).await;
-        let smuggled = "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n";
-        for request in [smuggled, "GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01hello", "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let smuggled =
+            "POST / HTTP/1.1\r\nHost: web\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n";
+        for request in
+            [smuggled, "GET / HTTP/1.1\r\n\r\n", "\x16\x03\x01hello", "GET /a b HTTP/1.1\r\nHost: a\r\n\r\n"]
+        {
             let answer = ask(edge, request).await;
             assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{request:?}: {answer}");
         }
@@ -293,7 +313,8 @@ fn a_failed_try_is_followed_by_another_and_a_slow_one_is_given_up() {
             format!("HTTP/1.1 {status} It\r\ncontent-length: 0\r\n\r\n")
         });
         let (v1, seen) = origin("127.0.0.1", script).await;
-        let rules = rule("[{retries: {attempts: 2, retryOn: 5xx}, route: [{destination: {host: web, subset: v1}}]}]");
+        let rules =
+            rule("[{retries: {attempts: 2, retryOn: 5xx}, route: [{destination: {host: web, subset: v1}}]}]");
         let (edge, _config) = engine(&yaml(v1, v1, &rules)).await;
         assert!(ask(edge, &get("/", "")).await.starts_with("HTTP/1.1 200 "));
         assert_eq!(seen.borrow().len(), 3);
@@ -302,6 +323,9 @@ fn a_failed_try_is_followed_by_another_and_a_slow_one_is_given_up() {
         let addr = silent.local_addr().unwrap();
         let (edge, _config) = engine(&yaml(addr, addr, &rules)).await;
         let answer = ask(edge, &get("/", "")).await;
-        assert!(answer.starts_with("HTTP/1.1 504 ") && answer.ends_with("upstream request timeout"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 504 ") && answer.ends_with("upstream request timeout"),
+            "{answer}"
+        );
     });
 }

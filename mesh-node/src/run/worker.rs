@@ -26,7 +26,8 @@ use crate::{
     admit::{self, Cap, CloseMode, Descriptors, LogGate},
     hbone::{self, Pool, ServeError},
     identity::{IdentityStore, Svid},
-    l4,
+    l4::{self, PodRequests},
+    l7::shared::Shared,
     redirect::{LocalPod, PodSockets, maps::FlowMaps},
     report::{Event, Reporter},
     run::{drain::Drain, tasks},
@@ -53,6 +54,8 @@ pub struct Seed {
     pub drain: Drain,
     /// What connections may use of the process's file descriptors.
     pub descriptors: Descriptors,
+    /// What all data threads know of the services that requests are sent to.
+    pub shared: Arc<Shared>,
 }
 
 /// The state of a data thread.
@@ -67,6 +70,9 @@ pub struct Worker {
     pub drain: Drain,
     /// What connections may use of the process's file descriptors.
     pub descriptors: Descriptors,
+    /// What all data threads know of the services that requests are sent to.
+    pub shared: Arc<Shared>,
+    requests: RefCell<HashMap<Arc<str>, Rc<PodRequests>>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     demand: mpsc::Sender<IpAddr>,
     identities: Arc<IdentityStore>,
@@ -101,6 +107,8 @@ pub fn run(seed: Seed) -> io::Result<()> {
             shed: LogGate::new(1),
             descriptors: seed.descriptors,
             random: Cell::new(seed_of(seed.index)),
+            shared: seed.shared,
+            requests: RefCell::default(),
             reporter: seed.reporter,
             drain: drain.clone(),
         });
@@ -114,6 +122,8 @@ pub fn run(seed: Seed) -> io::Result<()> {
             }
         }
         drop(pods);
+        // Connections that wait for requests would keep this thread busy.
+        worker.requests.borrow_mut().clear();
         tokio::select! {
             () = worker.idle() => return,
             () = drain.forced() => {}
@@ -164,6 +174,16 @@ impl Worker {
     /// A captured pod of this node by its workload's uid.
     pub fn local_pod(&self, uid: &str) -> Option<Arc<LocalPod>> {
         self.pods.borrow().get(uid).cloned()
+    }
+
+    /// What this thread has for the requests of a pod; made when there is nothing yet.
+    pub fn requests(&self, pod: &LocalPod, make: impl FnOnce() -> Rc<PodRequests>) -> Rc<PodRequests> {
+        if let Some(known) = self.requests.borrow().get(&pod.workload) {
+            return known.clone();
+        }
+        let new = make();
+        self.requests.borrow_mut().insert(pod.workload.clone(), new.clone());
+        new
     }
 
     /// The certificate of an identity; waits a while for one that is still being signed.
@@ -349,6 +369,7 @@ impl Worker {
             () = self.drain.graceful() => return,
         }
         self.pool.retire_pod(&pod.workload);
+        self.requests.borrow_mut().remove(&pod.workload);
         let mut pods = self.pods.borrow_mut();
         if pods.get(&pod.workload).is_some_and(|known| Arc::ptr_eq(known, &pod)) {
             pods.remove(&pod.workload);

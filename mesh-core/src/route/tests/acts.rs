@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::retry::RetryPolicy;
 use crate::resource::networking::virtual_service::{AbortError, GrpcStatus};
 use crate::resource::value::{HttpStatus, Percent};
+use crate::retry::RetryPolicy;
 
 /// The rule of `fields`, and the match that `uri` makes.
 fn rule(uri: &str, fields: &str) -> (Arc<Route>, Arc<MatchInfo>) {
@@ -401,7 +401,8 @@ fn retries() {
     assert_eq!(policy, Some(RetryPolicy::new(None, false)));
     assert_eq!(policy.unwrap().attempts, 2);
     assert_eq!(forward("retries: {attempts: 0}").retries, None);
-    let policy = forward("retries: {attempts: 5, perTryTimeout: 2s, retryOn: '5xx'}").retries.clone().unwrap();
+    let policy =
+        forward("retries: {attempts: 5, perTryTimeout: 2s, retryOn: '5xx'}").retries.clone().unwrap();
     assert_eq!((policy.attempts, policy.per_try_timeout), (5, Some(Duration::from_secs(2))));
 }
 

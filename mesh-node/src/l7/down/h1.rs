@@ -137,7 +137,11 @@ impl H1Downstream {
 
     /// Whether another request may follow: both bodies have ended, and both sides want it.
     pub fn is_reusable(&self) -> bool {
-        self.keep_alive && !self.leaves && self.response_ended && self.decoder.is_done() && !self.awaits_continue
+        self.keep_alive
+            && !self.leaves
+            && self.response_ended
+            && self.decoder.is_done()
+            && !self.awaits_continue
     }
 
     /// Whether the response under way was begun and will not be ended.
