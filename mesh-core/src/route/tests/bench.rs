@@ -7,22 +7,26 @@ use std::time::Instant;
 
 use super::*;
 
-/// Rules of three kinds in turn, for paths that end with their number.
+/// Rules of three kinds in turn, for paths that end with their number; more than would fit into one document.
 fn rules(count: usize) -> Vec<VirtualService> {
-    let mut yaml = "vs default/reviews\nhosts: [reviews]\nhttp:\n".to_owned();
-    for number in 0..count {
-        let path = match number % 3 {
-            0 => format!("exact: /api/v1/orders/{number}"),
-            1 => format!("prefix: /api/v1/orders/{number}/"),
-            _ => format!("prefix: /api/v1/orders/{number}"),
-        };
-        let extra = if number % 3 == 2 { ", headers: {user: {exact: jason}}" } else { "" };
-        let _ = writeln!(
-            yaml,
-            "- match: [{{uri: {{{path}}}{extra}}}]\n  route: [{{destination: {{host: reviews}}}}]"
-        );
+    let mut all: Vec<VirtualService> = Vec::new();
+    for first in (0..count).step_by(500) {
+        let mut yaml = "vs default/reviews\nhosts: [reviews]\nhttp:\n".to_owned();
+        for number in first..count.min(first + 500) {
+            let asked = match number % 3 {
+                0 => format!("uri: {{exact: /api/v1/orders/{number}}}"),
+                1 => format!("uri: {{prefix: /api/v1/orders/{number}/}}"),
+                _ => format!("uri: {{prefix: /api/v1/orders/{number}}}, headers: {{user: {{exact: jason}}}}"),
+            };
+            let _ = writeln!(yaml, "- match: [{{{asked}}}]\n  route: [{{destination: {{host: reviews}}}}]");
+        }
+        let more = virtual_services(&yaml);
+        match all.first_mut() {
+            Some(one) => one.spec.http.extend(more.into_iter().flat_map(|it| it.spec.http)),
+            None => all = more,
+        }
     }
-    virtual_services(&yaml)
+    all
 }
 
 #[test]
