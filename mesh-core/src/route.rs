@@ -6,8 +6,8 @@
 //! can never match (its labels, its namespace, the port) is not in its table.
 //!
 //! Invariants: the first rule that matches is the one that is used, in the order that Istio gives them. Picking does
-//! not allocate, but where a rule looks at a header that the request repeats or at a claim, and looks at few rules,
-//! however many there are.
+//! not allocate, but where a rule looks at a header that the request repeats, or at `:path` with its query; and it
+//! looks at few rules, however many there are.
 
 use std::fmt;
 use std::sync::Arc;

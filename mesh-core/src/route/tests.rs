@@ -9,6 +9,7 @@ use super::*;
 use crate::resource::{self, SourceFile, Spec};
 
 mod acts;
+mod bench;
 mod delegate;
 mod gateway;
 mod mesh;

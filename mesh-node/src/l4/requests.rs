@@ -296,8 +296,9 @@ impl PodClient {
         let watcher = Rc::downgrade(worker);
         let watch = tasks::spawn_local("revocation", async move {
             let Some(worker) = watcher.upgrade() else { return };
+            let reports = [&report];
             tokio::select! {
-                () = revoked(&worker, &facts, &[&report]) => {}
+                () = revoked(&worker, &facts, &reports) => {}
                 () = worker.drain.forced() => {}
             }
             let _ = cut.shutdown(std::net::Shutdown::Both);

@@ -64,7 +64,7 @@ fn the_root_says_what_the_delegate_does_not() {
         hosts: [reviews]
         http:
         - match: [{uri: {prefix: /a}}]
-          rewrite: {uri: /root}
+          rewrite: {uri: /whole}
           delegate: {name: leaf}
         - match: [{uri: {prefix: /b}}]
           directResponse: {status: 503}
@@ -76,7 +76,7 @@ fn the_root_says_what_the_delegate_does_not() {
           route: [{destination: {host: own}}]
         - route: [{destination: {host: leaf}}]",
         "
-        inherited      | default | GET http://reviews/a/1          | leaf /root/1
+        inherited      | default | GET http://reviews/a/1          | leaf /whole/1
         not-inherited  | default | GET http://reviews/a/1 ; own: 1 | own /leaf/1
         acts-itself    | default | GET http://reviews/b            | leaf",
     );
