@@ -1,5 +1,5 @@
 //! What became of policies, for their status: the condition that ambient Istio writes, from what the compiler found. And
-//! which GatewayClasses are ours.
+//! which `GatewayClass`es are ours.
 //!
 //! A commit costs what changed and what has findings, not what exists.
 
@@ -203,7 +203,7 @@ fn is_policy(key: &ObjectKey) -> bool {
 const ACCEPTED: &str = "ZtunnelAccepted";
 /// Kinds that nodes enforce.
 const POLICIES: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
-/// Who takes care of GatewayClasses that are ours: of gateways, and of waypoints. The names are Istio's.
+/// Who takes care of a `GatewayClass` that is ours: of gateways, and of waypoints. The names are Istio's.
 const CONTROLLERS: [&str; 2] = ["istio.io/gateway-controller", "istio.io/mesh-controller"];
 /// Bytes; Kubernetes allows a condition 32 KiB, and nobody reads more than this.
 const MAX_MESSAGE: usize = 2048;
