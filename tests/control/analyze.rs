@@ -3,6 +3,9 @@
 use std::fs;
 use std::process::{Command, Output, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mesh_tests::apiserver::{ApiServer, Settings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -143,6 +146,10 @@ async fn a_cluster_is_analyzed_and_nothing_in_it_is_touched() {
         );
     }
 
+    let output = bed.analyze(None, &["-o", "log"]);
+    let start = format!("Error [IST0101] (VirtualService {namespace}/x) spec.http[0]");
+    assert!(text(&output.stdout).lines().any(|line| line.starts_with(&start)), "{}", text(&output.stdout));
+
     let output = bed.analyze(None, &["-o", "json", "--output-threshold", "Error"]);
     let rows: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
     let [row] = &rows[..] else { panic!("{rows:?}") };
@@ -202,6 +209,32 @@ async fn what_cannot_be_read_fails_the_whole() {
     let output = bed.analyze(Some("nobody's"), &[]);
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(1), String::new()));
     assert!(text(&output.stderr).contains("401 Unauthorized"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_cluster_is_known_by_its_certificate() {
+    let server = ApiServer::start(&Settings { tls: true, ..Settings::default() }).expect("a server");
+    let directory = tempfile::tempdir().expect("a directory");
+    let kubeconfig = directory.path().join("kubeconfig");
+    let analyze = |roots: &str| {
+        let cluster = json!({"server": server.url(), "certificate-authority-data": STANDARD.encode(roots)});
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "other",
+            "clusters": [{"name": "c", "cluster": cluster}], "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "this", "context": {"cluster": "c", "user": "u"}}],
+        });
+        fs::write(&kubeconfig, config.to_string()).expect("written");
+        let mut command = Command::new(program_at("meshctl"));
+        // Found as kubectl finds it.
+        command.env("KUBECONFIG", &kubeconfig).args(["analyze", "--context", "this"]);
+        command.stdin(Stdio::null()).output().expect("meshctl starts")
+    };
+    let output = analyze(server.certificate().expect("TLS"));
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let output = analyze(&other.cert.pem());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("certificate"), "{}", text(&output.stderr));
 }
 
 const ISTIO: &str = "/apis/networking.istio.io/v1";
