@@ -6,8 +6,8 @@
 //! can never match (its labels, its namespace, the port) is not in its table.
 //!
 //! Invariants: the first rule that matches is the one that is used, in the order that Istio gives them. Picking does
-//! not allocate, but where a rule looks at a header that the request repeats or at a claim, and looks at few rules,
-//! however many there are.
+//! not allocate, but where a rule looks at a header that the request repeats, or at `:path` with its query; and it
+//! looks at few rules, however many there are.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,19 +18,23 @@ use serde_json::{Map, Value};
 pub use self::action::{Action, ClusterRef, DirectResponse, Forward, Mirror, Route, Weighted};
 pub use self::cors::{Cors, CorsAnswer};
 pub use self::fault::{Fault, Injection, is_drawn};
+pub use self::gateway::{
+    Conflict, ConflictReason, GatewayListener, GatewayServer, ListenerProtocol, Listeners,
+};
 pub use self::header_ops::{HeaderEdit, HeaderOps};
 pub use self::redirect::{Redirect, https_location};
 pub use self::retry::{Failure, RetryPolicy};
 pub use self::rewrite::{Piece, Rewrite};
 pub use self::table::{Picked, RouteTable, ServiceName};
 pub use self::virtuals::{Settings, Virtuals};
-use crate::resource::VirtualServiceSpec;
+use crate::resource::{GatewaySpec, VirtualServiceSpec};
 
 mod action;
 mod condition;
 mod cors;
 mod delegate;
 mod fault;
+mod gateway;
 mod header_ops;
 mod hosts;
 mod index;
@@ -52,6 +56,19 @@ pub struct VirtualService {
     pub created: Option<i64>,
     /// What it says.
     pub spec: VirtualServiceSpec,
+}
+
+/// A Gateway of Istio as the model carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// As [`VirtualService::created`].
+    pub created: Option<i64>,
+    /// What it says.
+    pub spec: GatewaySpec,
 }
 
 /// An object of the user, as `namespace/name`.

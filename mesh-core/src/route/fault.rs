@@ -24,14 +24,11 @@ pub struct Injection {
 impl Fault {
     /// `None` for one that never happens.
     pub(super) fn of(fault: &virtual_service::Fault) -> Option<Self> {
-        let some = |share: &Percent| *share > Percent::default();
         let delay = fault.delay.as_ref().and_then(|it| Some((it.fixed_delay?.get(), it.share())));
         let abort = fault.abort.as_ref().and_then(|it| Some((it.error()?, it.share())));
-        let fault = Self {
-            delay: delay.filter(|(_, share)| some(share)),
-            abort: abort.filter(|(_, share)| some(share)),
-        };
-        (fault.delay.is_some() || fault.abort.is_some()).then_some(fault)
+        let delay = delay.filter(|(_, share)| *share > Percent::default());
+        let abort = abort.filter(|(_, share)| *share > Percent::default());
+        (delay.is_some() || abort.is_some()).then_some(Self { delay, abort })
     }
 
     /// What happens to a request. Both lots are drawn from all of `u64`, and independent.

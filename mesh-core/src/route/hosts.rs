@@ -43,6 +43,16 @@ impl HostMap {
         self.addresses.entry(address.to_canonical()).or_insert(to);
     }
 
+    /// The virtual host of exactly `host`.
+    pub(super) fn get(&self, host: &Host) -> Option<usize> {
+        match host {
+            Host::Any => self.any,
+            Host::Address(address) => self.addresses.get(&address.to_canonical()).copied(),
+            Host::Name(name) => self.exact.get(name.strip_suffix('.').unwrap_or(name)).copied(),
+            Host::Suffix(suffix) => self.suffixes.get(&**suffix).copied(),
+        }
+    }
+
     /// Whether it holds a wildcard.
     pub(super) fn has_wildcards(&self) -> bool {
         self.any.is_some() || !self.suffixes.is_empty()

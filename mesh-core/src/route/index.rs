@@ -111,6 +111,11 @@ impl Index {
         self.entries.get(usize::try_from(search.best).ok()?)
     }
 
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
     fn folded_at(&mut self, path: &str) -> &mut PathFiles {
         self.folded.get_or_insert_with(Trie::folded).entry(path.as_bytes())
     }

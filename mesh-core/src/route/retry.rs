@@ -90,7 +90,7 @@ impl RetryPolicy {
             Failure::Connect => no_answer() || any(&[RetryOn::ConnectFailure, RetryOn::ResetBeforeRequest]),
             Failure::RefusedStream => no_answer() || any(&[RetryOn::RefusedStream]),
             Failure::ResetBeforeRequest => no_answer() || any(&[RetryOn::ResetBeforeRequest]),
-            // A try that took too long counts as a 504 of the proxy's own.
+            // A try that took too long is reset by the proxy.
             Failure::Reset | Failure::TryTimeout => no_answer(),
             Failure::Answer { status, grpc_status, rate_limited } => {
                 self.covers_status(status)

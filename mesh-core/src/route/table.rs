@@ -12,6 +12,8 @@ use super::virtuals::{Audience, Virtual};
 use super::{Client, MatchInfo, MatchedPath, RequestView, Route, Virtuals};
 use crate::resource::value::Host;
 
+mod gateway;
+
 /// Rules for requests of one kind of client to one port. Never changes; picking does not allocate.
 #[derive(Debug, Default)]
 pub struct RouteTable {
@@ -105,6 +107,11 @@ impl RouteTable {
     pub(super) fn add(&mut self, host: VirtualHost) -> usize {
         self.virtual_hosts.push(host);
         self.virtual_hosts.len() - 1
+    }
+
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.virtual_hosts.iter().flat_map(|host| host.index.entries())
     }
 }
 

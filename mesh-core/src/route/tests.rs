@@ -8,7 +8,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use super::*;
 use crate::resource::{self, SourceFile, Spec};
 
+mod acts;
+mod bench;
+mod delegate;
+mod gateway;
 mod mesh;
+mod property;
 
 /// The VirtualServices of `yaml`, which must be fine. `metadata: {}` may be left out by writing `vs NAMESPACE/NAME`
 /// [`@`age] in a line of its own, and the fields of the spec below it.
@@ -28,22 +33,22 @@ pub(super) fn virtual_services(yaml: &str) -> Vec<VirtualService> {
     objects.collect()
 }
 
-/// `vs ns/name @3` and indented lines become a document.
+/// `vs ns/name @3`, or `gw`, and the lines below it become a document.
 fn expand(yaml: &str) -> String {
     let mut out = String::new();
-    let indent = yaml
-        .lines()
-        .find(|line| line.trim_start().starts_with("vs "))
-        .map_or(0, |line| line.len() - line.trim_start().len());
+    let first = yaml.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let indent = first.len() - first.trim_start().len();
     for line in yaml.lines() {
         let line = line.get(indent..).unwrap_or_default();
-        if let Some(name) = line.strip_prefix("vs ") {
+        let kinds = [("vs ", "VirtualService"), ("gw ", "Gateway")];
+        let kind = kinds.into_iter().find_map(|(short, kind)| Some((kind, line.strip_prefix(short)?)));
+        if let Some((kind, name)) = kind {
             let (name, age) = name.split_once(" @").unwrap_or((name, "0"));
             let (namespace, name) = name.split_once('/').unwrap();
             let _ = write!(
                 out,
-                "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{namespace: {namespace}, \
-                 name: {name}, creationTimestamp: \"2024-01-01T00:00:0{age}Z\"}}\nspec:\n"
+                "---\napiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{namespace: {namespace}, name: {name}, \
+                 creationTimestamp: \"2024-01-01T00:00:0{age}Z\"}}\nspec:\n"
             );
         } else {
             let _ = writeln!(out, "  {line}");
@@ -58,6 +63,7 @@ pub(super) fn labels(text: &str) -> BTreeMap<String, String> {
 }
 
 /// A request that owns its parts: `GET http://host:port/path?query` and `name: value` in further lines.
+#[derive(Debug)]
 pub(super) struct Request {
     method: Method,
     scheme: String,

@@ -107,6 +107,18 @@ impl Virtuals {
         all.into_iter().filter_map(|at| self.services.get(at))
     }
 
+    /// All matches there are, what stands behind catch-alls included.
+    #[cfg(test)]
+    pub(super) fn entries_of_all(&self) -> Vec<Entry> {
+        let rules = self.services.iter().flat_map(|service| &service.rules);
+        let entry = |route: &Arc<Route>, it: &Match| Entry {
+            condition: Arc::clone(&it.condition),
+            route: Arc::clone(route),
+            info: Arc::clone(&it.info),
+        };
+        rules.flat_map(|rule| rule.matches.iter().map(|it| entry(&rule.route, it))).collect()
+    }
+
     pub(super) fn cluster_domain(&self) -> &str {
         &self.cluster_domain
     }

@@ -152,7 +152,7 @@ pub struct Headers {
     pub response: HeaderOperations,
 }
 
-/// Changes to headers: first set, then add, then remove.
+/// Changes to headers. Istio's proxies first remove, then set, then add.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", default)]
