@@ -9,6 +9,7 @@ pub mod balance;
 pub mod id;
 pub mod model;
 pub mod net;
+pub mod own;
 pub mod policy;
 pub mod resource;
 pub mod route;
