@@ -4,16 +4,32 @@ use std::{collections::BTreeMap, time::Instant};
 
 use mesh_core::{
     model::{CompileOptions, Mirror, World},
-    resource::Finding,
+    resource::{Finding, Object, ObjectKey},
 };
 use mesh_source::{About, Change, Changes};
 use tracing::{error, info};
 
 use super::publish::Publisher;
 
+/// Sees the resources themselves, before what comes of them is published.
+pub trait Observe: Send {
+    /// A resource is new, or different.
+    fn apply(&mut self, object: &Object);
+    /// A resource is gone.
+    fn remove(&mut self, key: &ObjectKey);
+    /// What belongs together has been seen.
+    fn settle(&mut self);
+}
+
 /// Turns changes into snapshots, for as long as there are any.
-pub async fn follow(mut changes: Changes, options: CompileOptions, publisher: Publisher) {
+pub async fn follow(
+    mut changes: Changes,
+    options: CompileOptions,
+    publisher: Publisher,
+    observer: Option<Box<dyn Observe>>,
+) {
     let mut state = Some(Embedded {
+        observer,
         mirror: Mirror::new(&options.node),
         world: World::new(options),
         told: BTreeMap::new(),
@@ -49,6 +65,7 @@ pub async fn follow(mut changes: Changes, options: CompileOptions, publisher: Pu
 }
 
 struct Embedded {
+    observer: Option<Box<dyn Observe>>,
     world: World,
     mirror: Mirror,
     /// What the source has to say.
@@ -65,13 +82,18 @@ impl Embedded {
                 Change::Apply(object) => {
                     self.objects += 1;
                     self.world.upsert(&object);
+                    self.observe(|observer| observer.apply(&object));
                 }
-                Change::Delete(key) => self.world.remove(&key),
+                Change::Delete(key) => {
+                    self.world.remove(&key);
+                    self.observe(|observer| observer.remove(&key));
+                }
                 Change::Findings(about, list) if list.is_empty() => drop(self.told.remove(&about)),
                 Change::Findings(about, list) => drop(self.told.insert(about, list)),
                 Change::Synced => {}
             }
         }
+        self.observe(|observer| observer.settle());
         let news = self.world.commit();
         let changed = !news.is_empty();
         for (key, record) in news {
@@ -81,5 +103,11 @@ impl Embedded {
             }
         }
         changed
+    }
+
+    fn observe(&mut self, tell: impl FnOnce(&mut dyn Observe)) {
+        if let Some(observer) = self.observer.as_deref_mut() {
+            tell(observer);
+        }
     }
 }
