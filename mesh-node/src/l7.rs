@@ -2,7 +2,7 @@
 
 mod deadline;
 pub mod h1;
-mod io;
+pub mod io;
 mod message;
 mod out;
 mod reply;
