@@ -103,7 +103,7 @@ fn make(ca: &Ca, id: &SpiffeId, names: &[String]) -> Result<Config, ServingError
         .allow_unauthenticated()
         .build()?;
     let mut tls = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
+        .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(clients)
         .with_single_cert(signed.certificates, key.into())?;
     tls.alpn_protocols = vec![b"h2".to_vec()];

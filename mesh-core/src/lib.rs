@@ -12,6 +12,7 @@ pub mod id;
 pub mod log_gate;
 pub mod model;
 pub mod net;
+pub mod own;
 pub mod policy;
 pub mod resource;
 pub mod retry;

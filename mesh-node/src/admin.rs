@@ -50,6 +50,11 @@ pub trait AdminState: Send + Sync {
         Vec::new()
     }
 
+    /// What a gateway listens to, for `/config_dump`. Must not hold secrets.
+    fn listeners(&self) -> Option<serde_json::Value> {
+        None
+    }
+
     /// The local pods that are enrolled, or were until a moment ago.
     fn pods(&self) -> Vec<PodStatus>;
 

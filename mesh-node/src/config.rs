@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use mesh_core::{id::TrustDomain, resource::value::time};
@@ -29,6 +29,14 @@ pub enum Role {
     /// Example: mesh-node node --node node-1 --control `https://mesh-control.istio-system.svc:15012`
     ///     --control-ca /var/run/secrets/istio/root-cert.pem --token /var/run/secrets/tokens/istio-token
     Node(Box<NodeOptions>),
+    /// Serve what Gateways say at the edge of the mesh. Needs no privilege but for ports below 1024, and nothing in the
+    /// kernel.
+    ///
+    /// Example: mesh-node gateway --name istio-system/istio-ingressgateway --config /etc/mesh/config --bind 127.0.0.1
+    ///
+    /// Example: mesh-node gateway --name shop/edge --config . --label istio=edge --admin-port 16000
+    ///     --metrics-port 16020 --ready-port 16021
+    Gateway(Box<GatewayOptions>),
     /// Remove everything that a node process has put into the kernel: its pods are outside of the mesh then.
     ///
     /// Example: mesh-node cleanup --node node-1
@@ -96,6 +104,87 @@ pub struct NodeOptions {
     pub drain: Duration,
 }
 
+/// Options of the gateway role.
+#[derive(Clone, Debug, Args)]
+pub struct GatewayOptions {
+    /// Who this gateway is: namespace and name of its Pod, Deployment, Service, or Gateway of the Gateway API, from which
+    /// it has its labels. Gateways select it by these.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced)]
+    pub name: Namespaced,
+    /// Directory of Kubernetes YAML to follow, with a control plane inside this process.
+    #[arg(long, value_name = "DIR", conflicts_with = "control", required_unless_present = "control")]
+    pub config: Option<PathBuf>,
+    /// Control plane to follow, for example `https://mesh-control.istio-system.svc:15012`.
+    #[arg(long, value_name = "URL", requires = "state")]
+    pub control: Option<String>,
+    /// File with the root certificates of the control plane (PEM).
+    #[arg(long, value_name = "FILE", requires = "control")]
+    pub control_ca: Option<PathBuf>,
+    /// File with the token that this gateway shows to the control plane: one of its service account, or a join token.
+    #[arg(long, value_name = "FILE", requires = "control")]
+    pub token: Option<PathBuf>,
+    /// Directory in memory (tmpfs) that keeps certificates and keys while this process restarts, so that it can serve
+    /// while the control plane is away [default: /run/mesh/NAMESPACE.NAME].
+    #[arg(long, value_name = "DIR", requires = "control")]
+    pub svid_cache: Option<PathBuf>,
+    /// Directory with the certificate authority that nodes with a control plane of their own share, from which this
+    /// gateway has its identity in the mesh, and for what a control plane told last. Without it the gateway has no
+    /// identity, and reaches only what is reached without.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Where to listen, unless a Gateway says it [default: all addresses].
+    #[arg(long, value_name = "IP")]
+    pub bind: Option<IpAddr>,
+    /// A label of this gateway, besides those it has by its name; may be given several times.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
+    /// Data threads [default: one for each core].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Limit of open files of this process [default: the hard limit].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(MIN_OPEN_FILES..))]
+    pub open_files: Option<u64>,
+    /// Port for people and tools on this machine, on loopback.
+    #[arg(long, value_name = "PORT", default_value_t = 15000)]
+    pub admin_port: u16,
+    /// Port for metrics.
+    #[arg(long, value_name = "PORT", default_value_t = 15020)]
+    pub metrics_port: u16,
+    /// Port for readiness probes.
+    #[arg(long, value_name = "PORT", default_value_t = 15021)]
+    pub ready_port: u16,
+    /// Trust domain, unless the mesh configuration names one.
+    #[arg(long, default_value = "cluster.local", value_parser = TrustDomain::parse)]
+    pub trust_domain: TrustDomain,
+    /// Lifetime of the gateway's own certificate, for example 24h, 90m or 30s.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
+    pub svid_lifetime: Duration,
+    /// Where and how requests are logged: one line each on standard output.
+    #[arg(long, value_enum, default_value = "text")]
+    pub access_log: AccessLogFormat,
+    /// What is logged on standard error, as a tracing filter.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: String,
+    /// How long connections may go on after a request to stop.
+    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = time)]
+    pub drain: Duration,
+}
+
+/// `NAMESPACE/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespaced {
+    /// Before the slash.
+    pub namespace: String,
+    /// Behind it.
+    pub name: String,
+}
+
+impl std::fmt::Display for Namespaced {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// Options of the cleanup role.
 #[derive(Clone, Debug, Args)]
 pub struct CleanupOptions {
@@ -108,6 +197,31 @@ pub struct CleanupOptions {
     /// Cgroup that holds the node's pods [default: the root of cgroup v2].
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+}
+
+fn namespaced(text: &str) -> Result<Namespaced, String> {
+    let dns = |name: &str| {
+        let labels = name.split('.').all(|label| {
+            !label.is_empty()
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        });
+        labels && name.len() <= 253
+    };
+    match text.split_once('/') {
+        Some((namespace, name)) if dns(namespace) && dns(name) && !namespace.contains('.') => {
+            Ok(Namespaced { namespace: namespace.to_owned(), name: name.to_owned() })
+        }
+        _ => Err(format!("{text:?} is not NAMESPACE/NAME")),
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not KEY=VALUE")),
+    }
 }
 
 const DEFAULT_PIN_ROOT: &str = "/sys/fs/bpf/mesh";
@@ -123,4 +237,20 @@ mod tests {
         use clap::CommandFactory;
         Command::command().debug_assert();
     }
+
+    #[test]
+    fn names_and_labels() {
+        let name = namespaced("istio-system/istio-ingressgateway").expect("good");
+        assert_eq!(
+            (name.to_string().as_str(), &*name.name),
+            ("istio-system/istio-ingressgateway", "istio-ingressgateway")
+        );
+        for wrong in ["", "a", "a/", "/b", "a/b/c", "A/b", "a.b/c", "a/-b", "a/b..c"] {
+            assert!(namespaced(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(label("istio=edge"), Ok(("istio".to_owned(), "edge".to_owned())));
+        assert_eq!(label("empty="), Ok(("empty".to_owned(), String::new())));
+        assert!(label("istio").is_err() && label("=x").is_err());
+    }
+
 }

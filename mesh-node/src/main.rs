@@ -5,12 +5,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use mesh_node::{
     config::{Command, Role},
-    run,
+    gateway, run,
 };
 
 fn main() -> ExitCode {
     let result = match Command::parse().role {
         Role::Node(options) => run::node::run(*options),
+        Role::Gateway(options) => gateway::run(*options),
         Role::Cleanup(options) => run::cleanup::run(&options),
     };
     match result {

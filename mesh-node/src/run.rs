@@ -2,11 +2,11 @@
 
 pub mod cleanup;
 pub mod drain;
-mod embedded;
-mod figures;
+pub(crate) mod embedded;
+pub(crate) mod figures;
 pub mod node;
 pub mod publish;
-mod source;
+pub(crate) mod source;
 pub mod state;
 pub mod tasks;
 pub mod worker;

@@ -14,7 +14,7 @@ use crate::report::{ConnView, Direction, Rfc3339};
 pub(super) fn dump(admin: &Admin) -> Value {
     let snapshot = admin.state.snapshot();
     let policies = serde_json::to_value(snapshot.policies()).unwrap_or_default();
-    json!({
+    let mut dump = json!({
         "config": admin.state.config(),
         "version": { "version": admin.reporter.version(), "node": admin.state.node() },
         "loaded": snapshot.is_loaded(),
@@ -26,7 +26,11 @@ pub(super) fn dump(admin: &Admin) -> Value {
         "policySet": policies,
         "certificates": admin.state.certificates().iter().map(certificate).collect::<Vec<_>>(),
         "workloadState": pods(admin),
-    })
+    });
+    if let (Some(listeners), Some(fields)) = (admin.state.listeners(), dump.as_object_mut()) {
+        fields.insert("listeners".to_owned(), listeners);
+    }
+    dump
 }
 
 fn workload(snapshot: &Snapshot, workload: &Workload) -> Value {

@@ -72,14 +72,25 @@ impl Servers {
     /// # Errors
     /// If a port is taken. That the machine has no IPv6 is no error.
     pub async fn bind(ports: Ports) -> Result<Self, AdminError> {
+        Self::bind_at(ports, None).await
+    }
+
+    /// As [`Self::bind`], with the ports for everybody at one address only.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub async fn bind_at(ports: Ports, address: Option<IpAddr>) -> Result<Self, AdminError> {
         let mut listeners = Vec::new();
         for (endpoint, port) in [
             (Endpoint::Admin, ports.admin),
             (Endpoint::Metrics, ports.metrics),
             (Endpoint::Ready, ports.ready),
         ] {
-            let bound =
-                if endpoint == Endpoint::Admin { bind_loopback(port).await } else { bind_all(port).await };
+            let bound = match address {
+                _ if endpoint == Endpoint::Admin => bind_loopback(port).await,
+                Some(address) => TcpListener::bind((address, port)).await.map(|listener| vec![listener]),
+                None => bind_all(port).await,
+            };
             let bound = bound.map_err(|source| AdminError { endpoint, port, source })?;
             listeners.extend(bound.into_iter().map(|listener| (endpoint, listener)));
         }

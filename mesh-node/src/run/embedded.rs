@@ -2,15 +2,34 @@
 
 use std::time::Instant;
 
-use mesh_core::model::{CompileOptions, Mirror, World};
+use mesh_core::{
+    model::{CompileOptions, Mirror, World},
+    resource::{Object, ObjectKey},
+};
 use mesh_source::{Change, Changes, Remarks};
 use tracing::{error, info};
 
 use super::publish::Publisher;
 
+/// Sees the resources themselves, before what comes of them is published.
+pub trait Observe: Send {
+    /// A resource is new, or different.
+    fn apply(&mut self, object: &Object);
+    /// A resource is gone.
+    fn remove(&mut self, key: &ObjectKey);
+    /// What belongs together has been seen.
+    fn settle(&mut self);
+}
+
 /// Turns changes into snapshots, for as long as there are any.
-pub async fn follow(mut changes: Changes, options: CompileOptions, publisher: Publisher) {
+pub async fn follow(
+    mut changes: Changes,
+    options: CompileOptions,
+    publisher: Publisher,
+    observer: Option<Box<dyn Observe>>,
+) {
     let mut state = Some(Embedded {
+        observer,
         mirror: Mirror::new(&options.node),
         world: World::new(options),
         remarks: Remarks::default(),
@@ -45,6 +64,7 @@ pub async fn follow(mut changes: Changes, options: CompileOptions, publisher: Pu
 }
 
 struct Embedded {
+    observer: Option<Box<dyn Observe>>,
     world: World,
     mirror: Mirror,
     remarks: Remarks,
@@ -60,12 +80,17 @@ impl Embedded {
                 Change::Apply(object) => {
                     self.objects += 1;
                     self.world.upsert(&object);
+                    self.observe(|observer| observer.apply(&object));
                 }
-                Change::Delete(key) => self.world.remove(&key),
+                Change::Delete(key) => {
+                    self.world.remove(&key);
+                    self.observe(|observer| observer.remove(&key));
+                }
                 Change::Findings(about, list) => self.remarks.set(about, list),
                 Change::Synced => {}
             }
         }
+        self.observe(|observer| observer.settle());
         let news = self.world.commit();
         self.remarks.update(&self.world);
         let changed = !news.is_empty();
@@ -76,5 +101,11 @@ impl Embedded {
             }
         }
         changed
+    }
+
+    fn observe(&mut self, tell: impl FnOnce(&mut dyn Observe)) {
+        if let Some(observer) = self.observer.as_deref_mut() {
+            tell(observer);
+        }
     }
 }

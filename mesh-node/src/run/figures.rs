@@ -16,6 +16,7 @@ use prometheus_client::{
 };
 
 use super::state::NodeState;
+use crate::identity::IdentityStore;
 
 /// Adds this node's figures to every scrape.
 pub struct Figures(pub Arc<NodeState>);
@@ -34,32 +35,33 @@ impl Collector for Figures {
         for (event, count) in stats {
             family.encode_family(&[("event", event)])?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
         }
-        let totals = self.0.identities.counters();
-        for (name, help, value) in [
-            ("mesh_certificates_issued", "Certificates issued to this node's pods.", &totals.issued),
-            (
-                "mesh_certificate_rotations",
-                "Certificates that took the place of older ones.",
-                &totals.rotated,
-            ),
-            ("mesh_certificate_failures", "Attempts to issue a certificate that failed.", &totals.failed),
-            ("mesh_trust_bundle_changes", "Changes of roots or revocation lists.", &totals.bundle_changes),
-            (
-                "mesh_trust_bundle_failures",
-                "Looks at roots and revocation lists that failed.",
-                &totals.bundle_failures,
-            ),
-        ] {
-            counter(&mut encoder, name, help, value)?;
-        }
-        let bundle = self.0.identities.trust().bundle();
-        let roots = i64::try_from(bundle.roots().len()).unwrap_or(i64::MAX);
-        gauge(&mut encoder, "mesh_trust_bundle_roots", "Root certificates that peers may be under.", roots)?;
-        let next = bundle.crls().next_update().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        let Some(next) = next.and_then(|next| i64::try_from(next.as_secs()).ok()) else { return Ok(()) };
-        let help = "When the first revocation list should have been replaced, in seconds since 1970.";
-        gauge(&mut encoder, "mesh_crl_next_update_timestamp_seconds", help, next)
+        encode_certificates(&self.0.identities, &mut encoder)
     }
+}
+
+/// The figures of a process's own certificates.
+pub fn encode_certificates(identities: &IdentityStore, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let totals = identities.counters();
+    for (name, help, value) in [
+        ("mesh_certificates_issued", "Certificates issued to this node's pods.", &totals.issued),
+        ("mesh_certificate_rotations", "Certificates that took the place of older ones.", &totals.rotated),
+        ("mesh_certificate_failures", "Attempts to issue a certificate that failed.", &totals.failed),
+        ("mesh_trust_bundle_changes", "Changes of roots or revocation lists.", &totals.bundle_changes),
+        (
+            "mesh_trust_bundle_failures",
+            "Looks at roots and revocation lists that failed.",
+            &totals.bundle_failures,
+        ),
+    ] {
+        counter(encoder, name, help, value)?;
+    }
+    let bundle = identities.trust().bundle();
+    let roots = i64::try_from(bundle.roots().len()).unwrap_or(i64::MAX);
+    gauge(encoder, "mesh_trust_bundle_roots", "Root certificates that peers may be under.", roots)?;
+    let next = bundle.crls().next_update().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let Some(next) = next.and_then(|next| i64::try_from(next.as_secs()).ok()) else { return Ok(()) };
+    let help = "When the first revocation list should have been replaced, in seconds since 1970.";
+    gauge(encoder, "mesh_crl_next_update_timestamp_seconds", help, next)
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: i64) -> fmt::Result {

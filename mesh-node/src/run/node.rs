@@ -32,8 +32,8 @@ use crate::{
     run::{
         drain::{self, Drain},
         figures::Figures,
-        publish::Publisher,
-        source::Source,
+        publish::{self, Publisher},
+        source::{Place, Source},
         state::{Findings, NodeState},
         tasks, worker,
     },
@@ -56,7 +56,8 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         ReportOptions { access_log: options.access_log, ..ReportOptions::default() },
         Box::new(io::stdout()),
     )?;
-    let (source, identities) = Source::open(&options).await?;
+    let place = Place::from(&options);
+    let (source, identities) = Source::open(&place).await?;
     let snapshots = watch::Sender::new(Arc::<Snapshot>::default());
     let told = watch::Sender::new(Findings::default());
     let (switch, drained) = drain::channel();
@@ -70,8 +71,12 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         (&identities, &demand),
         (&reporter, &drained, Descriptors::under(files)),
     )?;
-    let publisher =
-        Publisher { snapshots: snapshots.clone(), identities: identities.clone(), findings: told.clone() };
+    let publisher = Publisher {
+        snapshots: snapshots.clone(),
+        identities: identities.clone(),
+        findings: told.clone(),
+        wanted: Box::new(publish::local_identities),
+    };
     let state = Arc::new(NodeState {
         node: options.node.clone(),
         settings: settings(&options),
@@ -92,7 +97,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
     tasks::spawn_local("rotation", identities.run_rotation());
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
-    source.follow(&options, publisher, demands);
+    source.follow(&place, publisher, demands, None);
 
     stop_signal().await?;
     info!(grace_s = options.drain.as_secs(), "Draining; what is captured stays captured.");
@@ -193,14 +198,16 @@ fn settings(options: &NodeOptions) -> serde_json::Value {
     })
 }
 
-fn start_log(levels: &str) -> anyhow::Result<LogControl> {
+/// Begins to log as `levels` say.
+pub(crate) fn start_log(levels: &str) -> anyhow::Result<LogControl> {
     let (layer, control) = LogControl::layer(levels)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     tracing_subscriber::registry().with(layer).with(lines).try_init()?;
     Ok(control)
 }
 
-async fn stop_signal() -> anyhow::Result<()> {
+/// Resolves when somebody wants the process to stop.
+pub(crate) async fn stop_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
@@ -211,8 +218,8 @@ async fn stop_signal() -> anyhow::Result<()> {
 }
 
 /// Addresses that wait to be asked for.
-const DEMANDS: usize = 256;
+pub(crate) const DEMANDS: usize = 256;
 /// Pods whose listeners wait for a data thread to take them over.
 const PENDING_PODS: usize = 64;
 /// How long the process waits at its end for its last access-log lines.
-const LAST_LINES: Duration = Duration::from_secs(1);
+pub(crate) const LAST_LINES: Duration = Duration::from_secs(1);

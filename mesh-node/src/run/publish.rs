@@ -1,6 +1,6 @@
 //! How a new model takes effect.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use mesh_core::{
     id::{SpiffeId, TrustDomain},
@@ -12,7 +12,6 @@ use super::state::Findings;
 use crate::identity::IdentityStore;
 
 /// Puts snapshots into force, wherever they come from.
-#[derive(Debug)]
 pub struct Publisher {
     /// What the data plane decides with.
     pub snapshots: watch::Sender<Arc<Snapshot>>,
@@ -20,13 +19,18 @@ pub struct Publisher {
     pub identities: Arc<IdentityStore>,
     /// What there is to say about the configuration.
     pub findings: watch::Sender<Findings>,
+    /// Whose certificates a model asks for.
+    pub wanted: Wanted,
 }
+
+/// The identities that a process needs certificates of under a model.
+pub type Wanted = Box<dyn Fn(&Snapshot) -> BTreeSet<SpiffeId> + Send + Sync>;
 
 impl Publisher {
     /// Puts `snapshot` into force: pods are captured when their certificates are there, and certificates go when their
     /// pods have been let go of.
     pub async fn publish(&self, snapshot: Snapshot) {
-        let wanted = local_identities(&snapshot);
+        let wanted = (self.wanted)(&snapshot);
         self.identities.set_trust_domains(accepted_domains(&snapshot));
         self.identities.prepare(&wanted).await;
         self.snapshots.send_replace(Arc::new(snapshot));
@@ -39,11 +43,18 @@ impl Publisher {
     }
 }
 
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").finish_non_exhaustive()
+    }
+}
+
 fn accepted_domains(snapshot: &Snapshot) -> Vec<TrustDomain> {
     let own = std::iter::once(snapshot.trust_domain());
     own.chain(snapshot.trust_domain_aliases()).cloned().collect()
 }
 
-fn local_identities(snapshot: &Snapshot) -> BTreeSet<SpiffeId> {
+/// Those of the enrolled pods of this node.
+pub fn local_identities(snapshot: &Snapshot) -> BTreeSet<SpiffeId> {
     snapshot.local_pods().filter(|pod| pod.enrolled).map(|pod| pod.identity.clone()).collect()
 }

@@ -1,6 +1,11 @@
 //! Where the model and the certificates come from: a control plane inside this process, or one outside.
 
-use std::{net::IpAddr, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -8,16 +13,43 @@ use mesh_ca::{
     Bundle, Ca, FileVault, Limits,
     authorize::{NodeName, node_identity},
 };
-use mesh_core::model::CompileOptions;
+use mesh_core::{id::TrustDomain, model::CompileOptions};
 use mesh_source::{Changes, Directory, DirectoryFeed};
 use tokio::sync::mpsc;
 
-use super::{embedded, publish::Publisher, tasks};
+use super::{
+    embedded::{self, Observe},
+    publish::Publisher,
+    tasks,
+};
 use crate::{
     config::NodeOptions,
     control::{Discovery, Endpoint, Entry, Journal, Link, RemoteCa, connect},
     identity::{self, IdentityStore, Sign, cache::Cache},
 };
+
+/// What to follow, and as whom.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The node that is served.
+    pub node: String,
+    /// A directory, or…
+    pub config: Option<PathBuf>,
+    /// …a control plane.
+    pub control: Option<String>,
+    /// Its roots.
+    pub control_ca: Option<PathBuf>,
+    /// What is shown to it.
+    pub token: Option<PathBuf>,
+    /// Where certificates outlive the process.
+    pub svid_cache: Option<PathBuf>,
+    /// Where other things do.
+    pub state: PathBuf,
+    /// The trust domain unless the configuration names one.
+    pub trust_domain: TrustDomain,
+    /// Lifetime of certificates.
+    pub svid_lifetime: Duration,
+}
 
 /// Where the model comes from.
 pub enum Source {
@@ -34,29 +66,39 @@ pub struct Control {
     journal: (Journal, Vec<Entry>),
 }
 
+impl From<&NodeOptions> for Place {
+    fn from(options: &NodeOptions) -> Self {
+        Self {
+            node: options.node.clone(),
+            config: options.config.clone(),
+            control: options.control.clone(),
+            control_ca: options.control_ca.clone(),
+            token: options.token.clone(),
+            svid_cache: options.svid_cache.clone(),
+            state: options.state.clone(),
+            trust_domain: options.trust_domain.clone(),
+            svid_lifetime: options.svid_lifetime,
+        }
+    }
+}
+
 impl Source {
-    /// Opens what `options` name, and the CA that belongs to it.
-    pub async fn open(options: &NodeOptions) -> anyhow::Result<(Self, Arc<IdentityStore>)> {
-        let mut cache = None;
-        let (source, signer): (_, Arc<dyn Sign>) = match (&options.config, &options.control) {
+    /// Opens what `place` names, and the CA that belongs to it.
+    pub async fn open(place: &Place) -> anyhow::Result<(Self, Arc<IdentityStore>)> {
+        let (source, signer, cache): (_, Arc<dyn Sign>, _) = match (&place.config, &place.control) {
             (Some(path), _) => {
-                let ca = embedded_ca(options).await?;
-                let (feed, changes) = Directory::changes(path)
-                    .with_context(|| format!("opening the configuration {}", path.display()))?;
-                (Self::Embedded(Box::new((feed, changes))), Arc::new(ca))
+                let ca = embedded_ca(place).await?;
+                (Self::embedded(path)?, Arc::new(ca), None)
             }
             (None, Some(url)) => {
-                cache = open_cache(options, "pods");
-                let control = Control::open(options, url)?;
+                let cache = open_cache(place, "pods");
+                let control = Control::open(place, url)?;
                 let signer = RemoteCa::new(control.link.clone(), control.bundle.clone());
-                (Self::Control(Box::new(control)), Arc::new(signer))
+                (Self::Control(Box::new(control)), Arc::new(signer), cache)
             }
             (None, None) => anyhow::bail!("--config or --control is needed"),
         };
-        let domain = options.trust_domain.clone();
-        let identity =
-            identity::Options { lifetime: options.svid_lifetime, ..identity::Options::new(vec![domain]) };
-        let store = IdentityStore::new(signer, identity);
+        let store = IdentityStore::new(signer, place.identities());
         Ok((
             source,
             Arc::new(match cache {
@@ -66,19 +108,33 @@ impl Source {
         ))
     }
 
-    /// Starts to follow it. `demands` are addresses that pods want to reach and nobody has that is known.
-    pub fn follow(self, options: &NodeOptions, publisher: Publisher, demands: mpsc::Receiver<IpAddr>) {
-        let node = options.node.clone();
+    /// Opens a directory, without any CA.
+    pub fn embedded(path: &Path) -> anyhow::Result<Self> {
+        let (feed, changes) = Directory::changes(path)
+            .with_context(|| format!("opening the configuration {}", path.display()))?;
+        Ok(Self::Embedded(Box::new((feed, changes))))
+    }
+
+    /// Starts to follow it. `demands` are addresses that pods want to reach and nobody has that is known; `observer` sees
+    /// the resources themselves where they are compiled here.
+    pub fn follow(
+        self,
+        place: &Place,
+        publisher: Publisher,
+        demands: mpsc::Receiver<IpAddr>,
+        observer: Option<Box<dyn Observe>>,
+    ) {
+        let node = place.node.clone();
         match self {
             Self::Embedded(source) => {
                 let (feed, changes) = *source;
                 let compile = CompileOptions {
                     node,
-                    trust_domain: options.trust_domain.clone(),
+                    trust_domain: place.trust_domain.clone(),
                     ..CompileOptions::default()
                 };
                 tasks::spawn_local("source", feed.run());
-                tasks::spawn_local("compile", embedded::follow(changes, compile, publisher));
+                tasks::spawn_local("compile", embedded::follow(changes, compile, publisher, observer));
             }
             Self::Control(control) => {
                 let Control { link, bundle, journal } = *control;
@@ -91,37 +147,45 @@ impl Source {
     }
 }
 
+impl Place {
+    /// How its certificates are issued.
+    pub fn identities(&self) -> identity::Options {
+        let domain = self.trust_domain.clone();
+        identity::Options { lifetime: self.svid_lifetime, ..identity::Options::new(vec![domain]) }
+    }
+}
+
 impl Control {
-    fn open(options: &NodeOptions, url: &str) -> anyhow::Result<Self> {
-        let (journal, remembered) = Journal::open(&options.state)
-            .with_context(|| format!("opening the state in {}", options.state.display()))?;
+    fn open(place: &Place, url: &str) -> anyhow::Result<Self> {
+        let (journal, remembered) = Journal::open(&place.state)
+            .with_context(|| format!("opening the state in {}", place.state.display()))?;
         // Until something is told, peers are checked against the roots that the control plane is checked against.
-        let bundle = match &options.control_ca {
+        let bundle = match &place.control_ca {
             Some(path) => connect::read_roots(path)?,
             None => anyhow::bail!("--control-ca is needed: without roots nobody can be recognised"),
         };
         let bundle = Arc::new(ArcSwap::from_pointee(bundle));
-        let endpoint =
-            Endpoint::parse(url, options.control_ca.clone(), bundle.clone()).context("--control")?;
-        let name = NodeName::parse(&options.node).context("--node")?;
-        let own = (node_identity(&options.trust_domain, &name), open_cache(options, "node"));
-        let link = Arc::new(Link::new(endpoint, options.token.clone(), own));
+        let endpoint = Endpoint::parse(url, place.control_ca.clone(), bundle.clone()).context("--control")?;
+        let name = NodeName::parse(&place.node).context("--node")?;
+        let own = (node_identity(&place.trust_domain, &name), open_cache(place, "node"));
+        let link = Arc::new(Link::new(endpoint, place.token.clone(), own));
         Ok(Self { link, bundle, journal: (journal, remembered) })
     }
 }
 
 /// Where keys may be kept in memory; nothing where there is no such place.
-fn open_cache(options: &NodeOptions, of: &str) -> Option<Cache> {
-    let directory = options.svid_cache.clone().unwrap_or_else(|| Path::new(RUN).join(&options.node));
+fn open_cache(place: &Place, of: &str) -> Option<Cache> {
+    let directory = place.svid_cache.clone().unwrap_or_else(|| Path::new(RUN).join(&place.node));
     let opened = Cache::open(&directory.join(of));
     let reason = "Certificates will not outlive this process: after a restart it needs the control plane.";
     opened.inspect_err(|error| tracing::warn!(%error, "{reason}")).ok()
 }
 
-async fn embedded_ca(options: &NodeOptions) -> anyhow::Result<Ca> {
-    let vault = Arc::new(FileVault::ca(&options.state));
-    let limits = Limits::up_to(options.svid_lifetime);
-    let ca = Ca::open(vault, &options.trust_domain, limits, SystemTime::now());
+/// The certificate authority in the state directory, made if there is none yet.
+pub async fn embedded_ca(place: &Place) -> anyhow::Result<Ca> {
+    let vault = Arc::new(FileVault::ca(&place.state));
+    let limits = Limits::up_to(place.svid_lifetime);
+    let ca = Ca::open(vault, &place.trust_domain, limits, SystemTime::now());
     ca.await.context("opening the certificate authority")
 }
 

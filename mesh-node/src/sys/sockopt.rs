@@ -45,6 +45,18 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
+/// Whether a socket could have `address` for itself: fails if anybody listens there, whether they would share it or not.
+pub fn may_bind(address: SocketAddr) -> io::Result<()> {
+    let socket = tcp_socket(address.is_ipv6())?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32)?;
+    if address.is_ipv6() {
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1_i32)?;
+    }
+    let (name, length) = socket_name(address);
+    // SAFETY: the name outlives the call and its length is its own.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const name).cast(), length) }).map(drop)
+}
+
 /// An unconnected TCP socket in the calling thread's network namespace, non-blocking, close-on-exec.
 pub fn tcp_socket(v6: bool) -> io::Result<OwnedFd> {
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };

@@ -1,0 +1,331 @@
+//! Certificates of clients: which are accepted, and what is known of them afterwards.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use mesh_ca::Bundle;
+use mesh_ca::chain::revocation;
+use mesh_core::id::SpiffeId;
+use mesh_core::resource::networking::gateway::{ServerTls, ServerTlsMode};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+
+use super::server::hex;
+use super::settings::algorithms;
+use crate::gateway::certificates::Materials;
+
+/// The certificate that a client has shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate itself.
+    pub der: CertificateDer<'static>,
+    /// SHA-256 of it.
+    pub sha256: [u8; 32],
+    /// Its subject as RFC 2253 writes it.
+    pub subject: String,
+    /// URIs among its names.
+    pub uris: Vec<String>,
+    /// DNS names.
+    pub dns: Vec<String>,
+    /// Who it is in the mesh, where that was proven.
+    pub identity: Option<SpiffeId>,
+    /// Whether it was checked, and not just taken.
+    pub verified: bool,
+}
+
+impl ClientCertificate {
+    /// What `leaf` says; what cannot be read is left out.
+    pub(super) fn read(leaf: &CertificateDer<'_>, verified: bool) -> Self {
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest(&SHA256, leaf).as_ref());
+        let mut read = Self {
+            der: leaf.clone().into_owned(),
+            sha256,
+            subject: String::new(),
+            uris: Vec::new(),
+            dns: Vec::new(),
+            identity: None,
+            verified,
+        };
+        let Ok((_, certificate)) = X509Certificate::from_der(leaf) else { return read };
+        read.subject = rfc2253(certificate.subject());
+        for name in names(&certificate) {
+            match name {
+                GeneralName::URI(uri) => read.uris.push((*uri).to_owned()),
+                GeneralName::DNSName(name) => read.dns.push((*name).to_owned()),
+                _ => {}
+            }
+        }
+        read
+    }
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCertificate")
+            .field("subject", &self.subject)
+            .field("sha256", &hex(&self.sha256))
+            .finish_non_exhaustive()
+    }
+}
+
+/// Which clients are accepted.
+pub(super) struct ClientVerifier {
+    mandatory: bool,
+    /// `None` takes any.
+    rules: Option<Rules>,
+}
+
+struct Rules {
+    bundle: Bundle,
+    hints: Vec<DistinguishedName>,
+    /// Of which a certificate must have one, unless there is none.
+    names: Vec<String>,
+    /// Of which one must be the certificate's, or its key's; unless there is none of either.
+    hashes: Vec<String>,
+    keys: Vec<String>,
+}
+
+impl ClientVerifier {
+    /// What `spec` asks of clients; `None` if it is nothing.
+    pub(super) fn of(spec: &ServerTls, materials: &Materials) -> Result<Option<Self>, String> {
+        let mandatory = match spec.mode {
+            ServerTlsMode::Mutual => true,
+            ServerTlsMode::OptionalMutual => false,
+            _ => return Ok(None),
+        };
+        if spec.insecure_skip_verify == Some(true) {
+            return Ok(Some(Self { mandatory, rules: None }));
+        }
+        let ca = materials.ca.as_deref().ok_or("there are no authorities to check clients against")?;
+        let crl = materials.crl.as_deref().unwrap_or_default();
+        let bundle =
+            Bundle::parse(ca, crl).map_err(|error| format!("the authorities for clients: {error}"))?;
+        let hints = bundle.roots().iter().filter_map(subject_of).collect();
+        let normal = |hash: &String| hash.replace(':', "").to_ascii_lowercase();
+        let rules = Rules {
+            bundle,
+            hints,
+            names: spec.subject_alt_names.clone(),
+            hashes: spec.verify_certificate_hash.iter().map(normal).collect(),
+            keys: spec.verify_certificate_spki.clone(),
+        };
+        Ok(Some(Self { mandatory, rules: Some(rules) }))
+    }
+
+    /// Whether certificates are checked at all.
+    pub(super) fn verifies(&self) -> bool {
+        self.rules.is_some()
+    }
+}
+
+impl Rules {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let bytes = intermediates.iter().map(|one| one.len()).sum::<usize>() + leaf.len();
+        if intermediates.len() >= MAX_CERTIFICATES || bytes > MAX_BYTES {
+            return Err(refused("the chain is too long"));
+        }
+        let lists = self.bundle.crls().lists();
+        let parsed = EndEntityCert::try_from(leaf).map_err(|error| from_webpki(&error))?;
+        let (usage, revoked) = (KeyUsage::client_auth(), revocation(&lists));
+        let anchors = self.bundle.anchors();
+        parsed
+            .verify_for_usage(algorithms().all, anchors, intermediates, now, usage, revoked, None)
+            .map_err(|error| from_webpki(&error))?;
+        let (_, certificate) =
+            X509Certificate::from_der(leaf).map_err(|_| Error::from(CertificateError::BadEncoding))?;
+        if !self.names.is_empty() && !self.has_a_name(&certificate) {
+            return Err(refused("it has none of the names that are asked for"));
+        }
+        if self.hashes.is_empty() && self.keys.is_empty() {
+            return Ok(());
+        }
+        let hash = hex(digest(&SHA256, leaf).as_ref());
+        let key = BASE64_STANDARD.encode(digest(&SHA256, certificate.public_key().raw));
+        if self.hashes.contains(&hash) || self.keys.contains(&key) {
+            Ok(())
+        } else {
+            Err(refused("neither it nor its key is one of those that are asked for"))
+        }
+    }
+
+    fn has_a_name(&self, certificate: &X509Certificate<'_>) -> bool {
+        let is_asked_for = |name: &GeneralName<'_>| match name {
+            GeneralName::DNSName(name) => self.names.iter().any(|asked| is_host(name, asked)),
+            GeneralName::URI(text) | GeneralName::RFC822Name(text) => {
+                self.names.iter().any(|asked| asked == text)
+            }
+            GeneralName::IPAddress(octets) => {
+                let ip = address(octets);
+                ip.is_some() && self.names.iter().any(|asked| asked.parse::<IpAddr>().ok() == ip)
+            }
+            _ => false,
+        };
+        names(certificate).any(is_asked_for)
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.rules.as_ref().map_or(&[], |rules| &rules.hints)
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        if let Some(rules) = &self.rules {
+            rules.verify(leaf, intermediates, now)?;
+        }
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        algorithms().supported_schemes()
+    }
+}
+
+impl fmt::Debug for ClientVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientVerifier").field("mandatory", &self.mandatory).finish_non_exhaustive()
+    }
+}
+
+/// Why a certificate is refused, though it is under an authority that is trusted.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotWanted(&'static str);
+
+fn refused(why: &'static str) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(NotWanted(why)))))
+}
+
+/// The kinds with an alert of their own keep it, so that the client's log says why.
+fn from_webpki(error: &webpki::Error) -> Error {
+    use webpki::Error as E;
+    Error::InvalidCertificate(match error {
+        E::UnknownIssuer | E::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer,
+        E::CertExpired { .. } => CertificateError::Expired,
+        E::CertRevoked => CertificateError::Revoked,
+        E::CertNotValidYet { .. } => CertificateError::NotValidYet,
+        E::BadDer | E::BadDerTime => CertificateError::BadEncoding,
+        other => CertificateError::Other(OtherError(Arc::new(other.clone()))),
+    })
+}
+
+fn names<'c>(certificate: &'c X509Certificate<'_>) -> impl Iterator<Item = &'c GeneralName<'c>> {
+    let names = certificate.subject_alternative_name().ok().flatten();
+    names.into_iter().flat_map(|names| &names.value.general_names)
+}
+
+/// Whether a DNS name of a certificate stands for `asked`; a star in it stands for one label.
+fn is_host(name: &str, asked: &str) -> bool {
+    let (name, asked) = (name.to_ascii_lowercase(), asked.to_ascii_lowercase());
+    let star = name.strip_prefix("*.").zip(asked.split_once('.'));
+    name == asked || star.is_some_and(|(rest, (label, behind))| !label.is_empty() && rest == behind)
+}
+
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    match octets.len() {
+        4 => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+fn subject_of(root: &CertificateDer<'_>) -> Option<DistinguishedName> {
+    let (_, certificate) = X509Certificate::from_der(root).ok()?;
+    Some(DistinguishedName::from(certificate.subject().as_raw().to_vec()))
+}
+
+/// A name with its most specific part first, `CN=a,O=b`.
+fn rfc2253(name: &X509Name<'_>) -> String {
+    let part = |(oid, value): (String, String)| {
+        let short = ATTRIBUTES.iter().find(|(known, _)| *known == oid).map(|(_, short)| *short);
+        format!("{}={}", short.unwrap_or(&oid), escaped(&value))
+    };
+    let parts = name.iter_rdn().map(|rdn| {
+        let attributes = rdn.iter().map(|attribute| {
+            let value = attribute.as_str().unwrap_or_default().to_owned();
+            part((attribute.attr_type().to_id_string(), value))
+        });
+        attributes.collect::<Vec<_>>().join("+")
+    });
+    let mut parts: Vec<_> = parts.collect();
+    parts.reverse();
+    parts.join(",")
+}
+
+fn escaped(value: &str) -> String {
+    let last = value.len().saturating_sub(1);
+    let mut out = String::with_capacity(value.len());
+    for (at, c) in value.char_indices() {
+        let at_an_end = (at == 0 && (c == ' ' || c == '#')) || (at == last && c == ' ');
+        if at_an_end || matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// The attributes that RFC 2253 has short names for, and the one that everybody else has.
+const ATTRIBUTES: [(&str, &str); 10] = [
+    ("2.5.4.3", "CN"),
+    ("2.5.4.6", "C"),
+    ("2.5.4.7", "L"),
+    ("2.5.4.8", "ST"),
+    ("2.5.4.9", "STREET"),
+    ("2.5.4.10", "O"),
+    ("2.5.4.11", "OU"),
+    ("0.9.2342.19200300.100.1.25", "DC"),
+    ("0.9.2342.19200300.100.1.1", "UID"),
+    ("1.2.840.113549.1.9.1", "emailAddress"),
+];
+/// Certificates in a chain, leaf included.
+const MAX_CERTIFICATES: usize = 8;
+/// Bytes in a chain: eight of RSA-4096 certificates.
+const MAX_BYTES: usize = 32 << 10;
+
+#[cfg(test)]
+mod tests;
