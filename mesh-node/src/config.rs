@@ -252,5 +252,4 @@ mod tests {
         assert_eq!(label("empty="), Ok(("empty".to_owned(), String::new())));
         assert!(label("istio").is_err() && label("=x").is_err());
     }
-
 }

@@ -187,6 +187,7 @@ pub(super) async fn serve(
         secure: false,
         source: Some(Arc::clone(source)),
         identity: Some(source.identity.clone()),
+        certificate: None,
     };
     let served = Connection { io: Io::Tcp(tcp), input: BytesMut::new(), facts, site, protocol: None };
     connection(engine, served, worker.drain.clone()).await;

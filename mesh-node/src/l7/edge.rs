@@ -18,6 +18,9 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) {
         strip(headers);
         append_address(headers, stage.facts.peer.ip());
         headers.insert(X_FORWARDED_PROTO, scheme);
+        if let Some(Ok(certificate)) = stage.facts.certificate.as_deref().map(HeaderValue::from_str) {
+            headers.insert(X_FORWARDED_CLIENT_CERT, certificate);
+        }
         if !internal {
             headers.remove(&X_REQUEST_ID);
         }

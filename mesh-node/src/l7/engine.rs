@@ -116,11 +116,8 @@ impl Engine {
         let number = to.port_of(service.ports.iter().map(|port| port.number), asked);
         let port = service.ports.iter().position(|port| port.number == number).ok_or(NoCluster)?;
         let workload = self.client.workload(snapshot);
-        let none = std::collections::BTreeMap::new();
-        let client = cluster::Client {
-            namespace: workload.as_ref().map_or("", |it| &it.namespace),
-            labels: workload.as_ref().map_or(&none, |it| &it.labels),
-        };
+        let (namespace, labels) = self.client.namespace_and_labels(snapshot);
+        let client = cluster::Client { namespace: &namespace, labels: &labels };
         let destination = Destination::new(&service.namespace, &service.hostname, number);
         let policy = cluster::resolve(snapshot.rules(), &client, &destination, to.subset.as_deref());
         let policy = policy.map_err(|_| NoCluster)?;

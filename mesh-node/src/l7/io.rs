@@ -23,6 +23,8 @@ pub enum Io {
     Tunnel(Box<Tunnelled>),
     /// Any of these, of which some bytes were read already.
     Prefixed(Box<Prefixed>),
+    /// None any more.
+    Closed,
 }
 
 /// A connection of which some bytes were read already, and are read again.
@@ -68,6 +70,7 @@ impl Io {
             Self::Nested(tls) => tls.get_ref().0.socket(),
             Self::Tunnel(_) => None,
             Self::Prefixed(it) => it.io.socket(),
+            Self::Closed => None,
         }
     }
 }
@@ -85,6 +88,7 @@ impl AsyncRead for Io {
                 buf.put_slice(&taken);
                 Poll::Ready(Ok(()))
             }
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 }
@@ -97,6 +101,7 @@ impl AsyncWrite for Io {
             Self::Nested(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tunnel(io) => io.poll_write(cx, buf),
             Self::Prefixed(it) => Pin::new(&mut it.io).poll_write(cx, buf),
+            Self::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -110,6 +115,7 @@ impl AsyncWrite for Io {
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Nested(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Prefixed(it) => Pin::new(&mut it.io).poll_write_vectored(cx, bufs),
+            Self::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             Self::Tunnel(io) => {
                 let first = bufs.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
                 io.poll_write(cx, first)
@@ -127,7 +133,7 @@ impl AsyncWrite for Io {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(_) | Self::Tunnel(_) => Poll::Ready(Ok(())),
+            Self::Tcp(_) | Self::Tunnel(_) | Self::Closed => Poll::Ready(Ok(())),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
             Self::Nested(io) => Pin::new(io).poll_flush(cx),
             Self::Prefixed(it) => Pin::new(&mut it.io).poll_flush(cx),
@@ -141,6 +147,7 @@ impl AsyncWrite for Io {
             Self::Nested(io) => Pin::new(io).poll_shutdown(cx),
             Self::Prefixed(it) => Pin::new(&mut it.io).poll_shutdown(cx),
             Self::Tunnel(io) => Poll::Ready(io.finish()),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What the engine is told by whoever runs it: who the clients are, which rules are theirs, how endpoints are reached.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,6 +24,12 @@ pub trait Client {
 
     /// Its workload, as the configuration has it now.
     fn workload(&self, snapshot: &Snapshot) -> Option<Arc<Workload>>;
+
+    /// Its namespace and labels, by which rules are for it or not.
+    fn namespace_and_labels(&self, snapshot: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {
+        let workload = self.workload(snapshot);
+        workload.map_or_else(|| ("".into(), BTreeMap::new()), |it| (it.namespace.clone(), it.labels.clone()))
+    }
 
     /// Opens a connection to an endpoint, after asking whether it may.
     fn dial<'a>(&'a self, to: &'a Dial<'a>) -> LocalBoxFuture<'a, Result<Dialled, DialError>>;
@@ -113,4 +120,6 @@ pub struct Facts {
     pub source: Option<Arc<Workload>>,
     /// Its identity, if it is proven.
     pub identity: Option<SpiffeId>,
+    /// What `x-forwarded-client-cert` is to say of its certificate.
+    pub certificate: Option<Arc<str>>,
 }

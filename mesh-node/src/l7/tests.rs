@@ -155,7 +155,15 @@ async fn engine(text: &str) -> (SocketAddr, watch::Sender<Arc<Snapshot>>) {
         std::mem::forget(switch);
         loop {
             let (tcp, peer) = listener.accept().await.unwrap();
-            let facts = Facts { peer, local: None, sni: None, secure: false, source: None, identity: None };
+            let facts = Facts {
+                peer,
+                local: None,
+                sni: None,
+                secure: false,
+                source: None,
+                identity: None,
+                certificate: None,
+            };
             let input = BytesMut::new();
             let served =
                 Connection { io: Io::Tcp(tcp), input, facts, site: Rc::clone(&site), protocol: None };
