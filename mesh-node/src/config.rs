@@ -93,7 +93,7 @@ pub struct NodeOptions {
     /// Lifetime of the certificates of pods, for example 24h, 90m or 30s.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub svid_lifetime: Duration,
-    /// Where and how connections are logged: one line each on standard output.
+    /// How connections and HTTP requests are logged: one line each on standard output.
     #[arg(long, value_enum, default_value = "text")]
     pub access_log: AccessLogFormat,
     /// What is logged on standard error, as a tracing filter.

@@ -1,5 +1,5 @@
-//! What the proxy tells about the connections it carries: metrics, one access-log line each, and the table of
-//! those open now.
+//! What the proxy tells about the connections and HTTP requests it carries: metrics, one access-log line each, and the
+//! table of the connections open now. Of requests see [`RequestFacts`].
 //!
 //! A connection's story is told by a [`ConnReport`], made when the connection is accepted and dropped when it is over;
 //! the drop writes the one line and closes the books, whichever way the code left. Bytes are counted by whoever moves
@@ -138,7 +138,7 @@ pub struct ConnInfo {
 pub struct ReportOptions {
     /// Version of this build, for `istio_build`.
     pub version: String,
-    /// Whether and how connections are logged at first; [`Reporter::set_access_log`] changes it.
+    /// Whether and how connections and requests are logged at first; [`Reporter::set_access_log`] changes it.
     pub access_log: AccessLogFormat,
     /// Most label sets a family of connection metrics may have for each flag; more are counted as `unknown`.
     pub max_label_sets: usize,
@@ -221,7 +221,7 @@ impl Reporter {
         }
     }
 
-    /// Switches the access log.
+    /// Switches the access log of connections, and that of requests as long as they have no format of their own.
     pub fn set_access_log(&self, format: AccessLogFormat) {
         self.access.set_format(format);
     }

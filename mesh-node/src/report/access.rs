@@ -26,7 +26,7 @@ use super::request::{AccessFormat, RequestFacts};
 use ring::Ring;
 use writer::{Message, Writer};
 
-/// Whether and how connections are logged.
+/// Whether and how connections are logged, and requests that have no format of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum AccessLogFormat {
     /// No access log.

@@ -50,9 +50,14 @@ impl Writer {
     pub(super) fn run(&mut self) {
         while let Ok(message) = self.wait() {
             if let Some(first) = message {
+                // Who calls a busy writer has a whole batch already, and should not run out of room meanwhile.
+                let is_urgent = self.pace == Pace::Busy && matches!(first, Message::Wake);
                 self.take(first);
-                // Under load a pause collects lines for one write, and spares their senders the cost of waking this thread.
-                std::thread::sleep(PAUSE);
+                if !is_urgent {
+                    // Under load a pause collects lines for one write, and spares their senders the cost of waking this
+                    // thread.
+                    std::thread::sleep(PAUSE);
+                }
                 while let Ok(next) = self.lines.try_recv() {
                     self.take(next);
                 }
