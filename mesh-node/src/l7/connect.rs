@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use mesh_core::cluster::{Overflow, Resource, Ticket, Upstream as Wanted};
+use mesh_core::cluster::{Overflow, Resource, Upstream as Wanted};
 use mesh_core::model::Declared;
 
 use super::cluster::{Cluster, Member};
@@ -14,7 +14,7 @@ use super::engine::Engine;
 use super::h1::Limits;
 use super::io::Io;
 use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
-use super::pool::{Kept, Place};
+use super::pool::{Kept, Leave, Place};
 use super::site::{Dial, DialError, Dialled, Held};
 use super::transfer::{Body, Sink, Upstream};
 use super::up::h1::{H1Connection, H1Upstream};
@@ -32,7 +32,7 @@ pub struct Server {
 }
 
 enum Kind {
-    H1 { upstream: Box<H1Upstream>, born: Instant, ticket: Ticket },
+    H1 { upstream: Box<H1Upstream>, born: Instant, leave: Leave },
     H2 { upstream: Box<H2Upstream>, place: Place },
 }
 
@@ -76,16 +76,16 @@ impl Engine {
         if let Some(kept) = idle() {
             return h1(member, kept, head, true);
         }
-        let ticket = match cluster.shared.admission.ticket(Resource::Connection) {
-            Ok(ticket) => ticket,
-            Err(_) => match wait(cluster, idle).await? {
+        let leave = match member.pool.leave(&cluster.shared) {
+            Ok(leave) => leave,
+            Err(_) => match wait(cluster, member, idle).await? {
                 Granted::Connection(kept) => return h1(member, *kept, head, true),
-                Granted::Leave(ticket) => ticket,
+                Granted::Leave(leave) => leave,
             },
         };
         let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
         let connection = H1Connection::new(io, encrypted, held);
-        h1(member, Kept { connection, born: Instant::now(), ticket }, head, false)
+        h1(member, Kept { connection, born: Instant::now(), leave }, head, false)
     }
 
     async fn begin_h2(
@@ -100,11 +100,10 @@ impl Engine {
         let place = match found {
             Some(place) => place,
             None => {
-                let ticket =
-                    cluster.shared.admission.ticket(Resource::Connection).map_err(BeginError::Overflow)?;
+                let leave = member.pool.leave(&cluster.shared).map_err(BeginError::Overflow)?;
                 let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
                 let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
-                member.pool.add(sender, encrypted, ticket, Instant::now())
+                member.pool.add(sender, encrypted, leave, Instant::now())
             }
         };
         let Some(mut sender) = place.sender() else {
@@ -146,11 +145,15 @@ impl Engine {
 
 enum Granted {
     Connection(Box<Kept>),
-    Leave(Ticket),
+    Leave(Leave),
 }
 
 /// Waits for a connection to become free, if so many may wait.
-async fn wait(cluster: &Rc<Cluster>, idle: impl Fn() -> Option<Kept>) -> Result<Granted, BeginError> {
+async fn wait(
+    cluster: &Rc<Cluster>,
+    member: &Member,
+    idle: impl Fn() -> Option<Kept>,
+) -> Result<Granted, BeginError> {
     let admission = &cluster.shared.admission;
     let _pending = admission.ticket(Resource::Pending).map_err(BeginError::Overflow)?;
     loop {
@@ -160,18 +163,18 @@ async fn wait(cluster: &Rc<Cluster>, idle: impl Fn() -> Option<Kept>) -> Result<
         if let Some(kept) = idle() {
             return Ok(Granted::Connection(Box::new(kept)));
         }
-        if let Ok(ticket) = admission.ticket(Resource::Connection) {
-            return Ok(Granted::Leave(ticket));
+        if let Ok(leave) = member.pool.leave(&cluster.shared) {
+            return Ok(Granted::Leave(leave));
         }
         free.await;
     }
 }
 
 fn h1(member: &Rc<Member>, kept: Kept, head: &RequestHead, reused: bool) -> Result<Server, BeginError> {
-    let Kept { connection, born, ticket } = kept;
+    let Kept { connection, born, leave } = kept;
     let encrypted = connection.is_encrypted();
     let upstream = Box::new(connection.begin(head, Limits::default()).map_err(BeginError::Broken)?);
-    let kind = Kind::H1 { upstream, born, ticket };
+    let kind = Kind::H1 { upstream, born, leave };
     Ok(Server { kind, member: Rc::clone(member), reused, encrypted })
 }
 
@@ -217,10 +220,8 @@ impl Server {
 
     /// The response is complete: the connection may serve another request.
     pub fn release(self, cluster: &Cluster) {
-        let Kind::H1 { upstream, born, ticket } = self.kind else { return };
+        let Kind::H1 { upstream, born, leave } = self.kind else { return };
         let Some(connection) = upstream.into_idle() else {
-            drop(ticket);
-            cluster.shared.freed.notify_one();
             return;
         };
         let pool = &cluster.policy.pool;
@@ -230,14 +231,9 @@ impl Server {
             .max_requests_per_connection
             .is_some_and(|most| connection.served() >= most.get())
             || pool.max_connection_duration.is_some_and(|most| now.saturating_duration_since(born) >= most);
-        if worn {
-            drop(connection);
-            drop(ticket);
-        } else {
-            self.member.pool.put(Kept { connection, born, ticket }, now);
-        }
-        if cluster.shared.admission.current(Resource::Pending) > 0 {
-            cluster.shared.freed.notify_one();
+        if !worn {
+            self.member.pool.put(Kept { connection, born, leave }, now);
+            cluster.shared.tell_waiting();
         }
     }
 
