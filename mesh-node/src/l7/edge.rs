@@ -68,6 +68,11 @@ pub fn forward(_: &Stage<'_>, route: &Route, head: &mut RequestHead) {
     }
 }
 
+/// Says that this is the `tries`-th try.
+pub fn count_try(head: &mut RequestHead, tries: u32) {
+    head.headers.insert(X_ENVOY_ATTEMPT_COUNT, tries.into());
+}
+
 /// Adds what clients are told of an answer that took so long.
 pub fn answer(stage: &Stage<'_>, headers: &mut HeaderMap, took: Duration) {
     let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);

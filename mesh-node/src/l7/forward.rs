@@ -45,7 +45,7 @@ struct Journey<'a, 'r, D> {
     stage: &'a Stage<'a>,
     job: &'a Job<'a>,
     cluster: Rc<Cluster>,
-    head: &'a RequestHead,
+    head: &'a mut RequestHead,
     client: &'a mut D,
     record: &'r mut Record,
     kept: Kept,
@@ -136,6 +136,9 @@ impl<D: Downstream> Journey<'_, '_, D> {
         let mut tries = 0;
         loop {
             tries += 1;
+            if tries > 1 {
+                edge::count_try(self.head, tries);
+            }
             let ignores = policy.is_none_or(|policy| policy.ignore_previous_hosts);
             let choice = Choice {
                 seed: self.stage.engine.random(),
@@ -207,15 +210,15 @@ impl<D: Downstream> Journey<'_, '_, D> {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        let (cluster, head, stage) = (Rc::clone(&self.cluster), self.head, self.stage);
-        let server = within(until, stage.engine.begin(&cluster, member, head)).await;
+        let cluster = Rc::clone(&self.cluster);
+        let server = within(until, self.stage.engine.begin(&cluster, member, self.head)).await;
         let mut server = match server {
             None => return Err(self.late()),
             Some(Ok(server)) => server,
             Some(Err(error)) => return Err(not_begun(&error)),
         };
         self.record.encrypted(server.encrypted);
-        let mut upload = Upload::new(head, &mut server);
+        let mut upload = Upload::new(self.head, &mut server);
         let answer = within(until, self.await_head(&mut server, &mut upload)).await;
         let answer = match answer {
             None => return Err(self.late()),
