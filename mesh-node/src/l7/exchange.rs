@@ -13,6 +13,7 @@ use mesh_core::route::{Action, Cors, CorsAnswer, MatchInfo, Picked, RequestView,
 use super::edge;
 use super::engine::Engine;
 use super::forward;
+use super::h1::Framing;
 use super::message::{Broken, RequestHead};
 use super::record::Record;
 use super::reply::{Refusal, Reply};
@@ -100,6 +101,9 @@ async fn run<D: Downstream>(
     };
     let mut reply = reply;
     route.headers.response.apply(&mut reply.head.headers, |name, _| record.variable(stage, name));
+    if let Some(cors) = &cors {
+        cors.apply(&mut reply.head.headers);
+    }
     send(stage, client, reply, record).await
 }
 
@@ -229,7 +233,12 @@ pub async fn send<D: Downstream>(
     reply: Reply,
     record: &mut Record,
 ) -> Result<(), Ended> {
-    let Reply { mut head, body } = reply;
+    let Reply { mut head, mut body } = reply;
+    if record.is_bodiless() {
+        head.headers.insert(header::CONTENT_LENGTH, body.len().into());
+        head.framing = Framing::None;
+        body.clear();
+    }
     edge::answer_alone(stage, &mut head.headers);
     record.answered(head.status, &head.headers);
     record.sent(body.len());
