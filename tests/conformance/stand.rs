@@ -150,7 +150,8 @@ impl Gateway {
         command.args(["gateway", "--name", "istio-system/istio-ingressgateway", "--bind", "127.0.0.1"]);
         command.args(["--access-log", "json", "--log", "info", "--drain", "1s"]).args(options);
         command.arg("--config").arg(&directory);
-        for (option, port) in [("--admin-port", admin), ("--metrics-port", metrics), ("--ready-port", ready)] {
+        for (option, port) in [("--admin-port", admin), ("--metrics-port", metrics), ("--ready-port", ready)]
+        {
             command.args([option, &port.to_string()]);
         }
         let said = fs::File::create(files.path().join("stderr"))?;
@@ -333,6 +334,7 @@ const PODS: &[(&str, &str, &str, u8, bool)] = &[
     ("many-4", "many", "v2", 14, true),
     ("half-1", "half", "v1", 21, true),
     ("half-2", "half", "v1", 22, false),
+    ("single-1", "single", "v1", 41, true),
     ("dead-1", "dead", "v1", 31, false),
 ];
 
