@@ -83,7 +83,9 @@ async fn run<D: Downstream>(
         CorsStep::Answer(reply) => return send(stage, client, reply, record).await,
         CorsStep::Go(cors) => cors,
     };
-    inject(stage, &route, head, client, record).await?;
+    if let Some(reply) = inject(stage, &route, head, client, record).await? {
+        return send(stage, client, reply, record).await;
+    }
     let reply = match &route.action {
         Action::Forward(forward) => {
             let job = forward::Job { route: &route, forward, matched: &matched, cors };
@@ -179,22 +181,22 @@ fn answer_cors(stage: &Stage<'_>, route: &Arc<Route>, head: &RequestHead) -> Cor
     }
 }
 
-/// Makes the faults that the rule asks for.
+/// Makes the faults that the rule asks for; an answer is all that the client gets.
 async fn inject<D: Downstream>(
     stage: &Stage<'_>,
     route: &Route,
     head: &RequestHead,
     client: &mut D,
     record: &mut Record,
-) -> Result<(), Ended> {
-    let Some(fault) = &route.fault else { return Ok(()) };
+) -> Result<Option<Reply>, Ended> {
+    let Some(fault) = &route.fault else { return Ok(None) };
     let injection = fault.decide(stage.engine.random(), stage.engine.random());
     if let Some(delay) = injection.delay {
         record.flag(Flags::DI);
         pause(delay, head, client).await?;
     }
     match injection.abort {
-        None => Ok(()),
+        None => Ok(None),
         Some(AbortError::Http(status)) => {
             let status = StatusCode::from_u16(status.get()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             Err(Ended::Refused(Refusal::Fault(status), String::new()))
@@ -202,8 +204,7 @@ async fn inject<D: Downstream>(
         Some(AbortError::Grpc(status)) => {
             record.flag(Flags::FI);
             record.details("fault_filter_abort");
-            send(stage, client, Reply::grpc(status.code(), "fault filter abort"), record).await?;
-            Err(Ended::Gone(Broken::Closed("on purpose")))
+            Ok(Some(Reply::grpc(status.code(), "fault filter abort")))
         }
     }
 }

@@ -87,7 +87,7 @@ pub async fn run<D: Downstream>(
         Err(overflow) => return Err(Ended::Refused(Refusal::Overflow, overflow.to_string())),
     };
     let keeps = head.framing.has_body() && job.route.retries.is_some();
-    let journey = Journey {
+    let mut journey = Journey {
         stage,
         job: &job,
         until: deadline(record.start(), job.route.timeout),
@@ -99,7 +99,9 @@ pub async fn run<D: Downstream>(
         set_cookie: None,
         retry: None,
     };
-    journey.travel(weighted).await
+    let ended = journey.travel(weighted).await;
+    journey.record.received(journey.kept.received());
+    ended
 }
 
 /// Makes the request what the endpoint is to see.
@@ -129,7 +131,7 @@ fn prepare(
 }
 
 impl<D: Downstream> Journey<'_, '_, D> {
-    async fn travel(mut self, weighted: &Weighted) -> Result<(), Ended> {
+    async fn travel(&mut self, weighted: &Weighted) -> Result<(), Ended> {
         let hash = self.affinity();
         let policy = self.job.route.retries.as_ref();
         let mut tried: Vec<EndpointId> = Vec::new();
