@@ -317,7 +317,7 @@ async fn exchange(sender: h2::client::SendRequest<Bytes>, request: &Req) -> Resu
     if !request.trailers.is_empty() {
         stream.send_trailers(map(&request.trailers)?)?;
     }
-    let (parts, mut incoming) = response.await?.into_parts();
+    let (parts, mut incoming) = response.await.context("the head of the answer")?.into_parts();
     let mut reply = Reply {
         version: "HTTP/2".to_owned(),
         status: parts.status.as_u16(),

@@ -96,6 +96,9 @@ fn run(rows: Vec<Row>) -> Result<Vec<Outcome>> {
             say(&format!("test {} ... {verdict}", outcome.id));
             outcomes.push(outcome);
         }
+        if std::env::var_os("CONFORMANCE_LOG").is_some() {
+            say(&stand.gateway.said());
+        }
         outcomes.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(outcomes)
     })
