@@ -16,6 +16,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::compile::{Compiled, compile};
 pub use self::config::Config;
+pub use self::credential::{Credential, CredentialName, CredentialScope};
 pub use self::mirror::Mirror;
 pub use self::reach::{Exported, Reach};
 pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
@@ -25,11 +26,12 @@ pub use self::world::{CompileOptions, World};
 use crate::id::TrustDomain;
 use crate::net::canonical;
 use crate::policy::PolicySet;
-use crate::resource::ObjectKey;
+use crate::resource::{ObjectKey, Secret};
 
 mod cidr;
 mod compile;
 mod config;
+mod credential;
 mod mirror;
 mod reach;
 mod record;
@@ -59,6 +61,10 @@ pub struct Snapshot {
     configs: RedBlackTreeMapSync<Arc<ObjectKey>, Arc<Config>>,
     /// Differs whenever [`Self::configs`] does.
     config_generation: u64,
+    /// Certificates with keys: for gateways, and never shown.
+    credentials: RedBlackTreeMapSync<Arc<CredentialName>, Arc<Credential>>,
+    /// Differs whenever [`Self::credentials`] does.
+    credential_generation: u64,
 }
 
 /// Where a connection goes.
@@ -159,6 +165,22 @@ impl Snapshot {
     /// The resources of traffic management, by kind, namespace and name.
     pub fn configs(&self) -> impl Iterator<Item = &Arc<Config>> {
         self.configs.values()
+    }
+
+    /// The Secret of this name, if this is a gateway of its namespace and a Gateway names it.
+    pub fn credential(&self, namespace: &str, name: &str) -> Option<&Arc<Secret>> {
+        let key = CredentialName { namespace: namespace.into(), name: name.into() };
+        self.credentials.get(&key).map(|credential| &credential.secret)
+    }
+
+    /// All Secrets that this gateway was told, by namespace and name.
+    pub fn credentials(&self) -> impl Iterator<Item = &Arc<Credential>> {
+        self.credentials.values()
+    }
+
+    /// A number that differs between two snapshots of a [`Mirror`] if their [`Self::credentials`] do.
+    pub fn credential_generation(&self) -> u64 {
+        self.credential_generation
     }
 
     /// The trust domain of this mesh: `MeshConfig`'s, else the one given to the compiler.

@@ -77,6 +77,10 @@ impl Mirror {
                 self.snapshot.configs.insert_mut(config.key(), config);
                 self.snapshot.config_generation += 1;
             }
+            Record::Credential(credential) => {
+                self.snapshot.credentials.insert_mut(Arc::clone(&credential.name), credential);
+                self.snapshot.credential_generation += 1;
+            }
             Record::Mesh(settings) => {
                 self.set_mesh(&settings);
                 self.keep(Record::Mesh(settings));
@@ -104,6 +108,11 @@ impl Mirror {
                     self.snapshot.config_generation += 1;
                 }
             }
+            RecordKey::Credential(name) => {
+                if self.snapshot.credentials.remove_mut(name) {
+                    self.snapshot.credential_generation += 1;
+                }
+            }
             RecordKey::Mesh | RecordKey::Trust => {}
         }
     }
@@ -116,10 +125,12 @@ impl Mirror {
         let policies = self.snapshot.policies.policies().into_iter().map(|policy| policy.key());
         let configs = self.snapshot.configs.keys().cloned().map(RecordKey::Config);
         let policies = policies.map(RecordKey::Policy).collect::<Vec<_>>();
-        workloads.chain(pods).chain(services).chain(configs).chain(policies)
+        let credentials = self.snapshot.credentials.keys().cloned().map(RecordKey::Credential);
+        workloads.chain(pods).chain(services).chain(configs).chain(policies).chain(credentials)
     }
 
-    /// Every record that is there, as it was told.
+    /// Every record that is there, as it was told, but for credentials: whoever asks for all of them wants to keep or
+    /// show them.
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
         let policies = self.snapshot.policies.policies().into_iter().cloned().map(Record::Policy);
         let services = self.services.values().cloned().map(Record::Service);
