@@ -109,8 +109,11 @@ fn forwarded(certificate: &ClientCertificate) -> Arc<str> {
 struct EdgeSite {
     connection: HttpConnection,
     /// The rules as they were last, and what they were found in.
-    known: RefCell<Option<(Arc<Serving>, Option<Arc<RouteTable>>)>>,
+    known: RefCell<Option<Known>>,
 }
+
+/// What a listener served, and the rules of one server in it.
+type Known = (Arc<Serving>, Option<Arc<RouteTable>>);
 
 impl Site for EdgeSite {
     fn routes(&self) -> Option<Arc<RouteTable>> {

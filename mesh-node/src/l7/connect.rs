@@ -99,15 +99,14 @@ impl Engine {
         let pool = &cluster.policy.pool;
         let found = member.pool.place(pool.http.max_concurrent_streams);
         let reused = found.is_some();
-        let place = match found {
-            Some(place) => place,
-            None => {
-                let ticket =
-                    cluster.shared.admission.ticket(Resource::Connection).map_err(BeginError::Overflow)?;
-                let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
-                let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
-                member.pool.add(sender, encrypted, ticket, Instant::now())
-            }
+        let place = if let Some(place) = found {
+            place
+        } else {
+            let ticket =
+                cluster.shared.admission.ticket(Resource::Connection).map_err(BeginError::Overflow)?;
+            let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+            let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
+            member.pool.add(sender, encrypted, ticket, Instant::now())
         };
         let Some(mut sender) = place.sender() else {
             return Err(BeginError::Broken(Broken::Closed("before the request")));

@@ -16,9 +16,10 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) {
     if stage.site.is_edge() {
         let internal = is_internal(stage.facts.peer.ip()) && !headers.contains_key(X_FORWARDED_FOR);
         strip(headers);
-        match headers.contains_key(X_FORWARDED_FOR) {
-            true => append_address(headers, stage.facts.peer.ip()),
-            false => drop(headers.insert(X_FORWARDED_FOR, stage.facts.forwarded_for())),
+        if headers.contains_key(X_FORWARDED_FOR) {
+            append_address(headers, stage.facts.peer.ip());
+        } else {
+            headers.insert(X_FORWARDED_FOR, stage.facts.forwarded_for());
         }
         headers.insert(X_FORWARDED_PROTO, scheme);
         if let Some(Ok(certificate)) = stage.facts.certificate.as_deref().map(HeaderValue::from_str) {

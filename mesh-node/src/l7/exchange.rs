@@ -108,8 +108,11 @@ async fn run<D: Downstream>(
     send(stage, client, reply, record).await
 }
 
+/// A rule, and the match that it was chosen by.
+type Chosen = (Arc<Route>, Arc<MatchInfo>);
+
 /// The rule for a request; `Ok(None)` sends it to https.
-fn pick(stage: &Stage<'_>, head: &RequestHead) -> Result<Option<(Arc<Route>, Arc<MatchInfo>)>, Ended> {
+fn pick(stage: &Stage<'_>, head: &RequestHead) -> Result<Option<Chosen>, Ended> {
     let table = stage.site.routes();
     let picked = table.as_deref().map_or(Picked::NoHost, |table| table.pick(&view(stage, head)));
     match picked {

@@ -234,7 +234,14 @@ impl<D: Downstream> Journey<'_, '_, D> {
             return Err(Try::Again(backoff));
         }
         self.kept.forget();
-        self.pass_back(answer, server, upload, (answered, answered.saturating_duration_since(begun), weighted)).await.map_err(Try::Ended)
+        self.pass_back(
+            answer,
+            server,
+            upload,
+            (answered, answered.saturating_duration_since(begun), weighted),
+        )
+        .await
+        .map_err(Try::Ended)
     }
 
     /// The head of the answer, while the request goes up.
@@ -320,10 +327,9 @@ impl<D: Downstream> Journey<'_, '_, D> {
             });
             match down {
                 Poll::Ready(Ok(())) if !tunnels || upload.is_done() => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(Either::Sink(broken))) => return Poll::Ready(Err(Ended::Gone(broken))),
                 Poll::Ready(Err(Either::Body(broken))) => return Poll::Ready(Err(Ended::Cut(broken))),
-                Poll::Pending => {}
+                Poll::Ready(Ok(())) | Poll::Pending => {}
             }
             if moved || !idle.is_set() {
                 idle.set(Some(STREAM_IDLE));
@@ -396,8 +402,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
 /// Sends a copy of a request to nobody's knowledge.
 pub async fn shadow(
     engine: Rc<super::engine::Engine>,
-    facts: super::site::Facts,
-    port: u16,
+    (facts, port): (super::site::Facts, u16),
     route: Arc<Route>,
     mut head: RequestHead,
     mut client: mirror::Nobody,

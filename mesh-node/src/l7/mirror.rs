@@ -64,7 +64,7 @@ fn begin(stage: &Stage<'_>, mirror: &Mirror, head: &RequestHead) -> Option<mpsc:
     let route = Arc::new(Route::to(mirror.to.clone()));
     let (engine, facts, port) = (Rc::clone(stage.engine), stage.facts.clone(), stage.site.port());
     tasks::spawn_local("mirror", async move {
-        shadow(engine, facts, port, route, copy, Nobody { body: receiver }).await;
+        shadow(engine, (facts, port), route, copy, Nobody { body: receiver }).await;
     });
     sender
 }

@@ -45,15 +45,11 @@ pub enum Protocol {
 
 /// Serves a connection to its end.
 pub async fn connection(engine: Rc<Engine>, mut connection: Connection, drain: Drain) {
-    let protocol = match connection.protocol {
-        Some(protocol) => protocol,
-        None => {
-            let sniffed = tokio::time::timeout(HEAD, sniff(&mut connection)).await;
-            match sniffed {
-                Ok(Some(protocol)) => protocol,
-                Ok(None) | Err(_) => return,
-            }
-        }
+    let protocol = if let Some(protocol) = connection.protocol {
+        protocol
+    } else {
+        let Ok(Some(protocol)) = tokio::time::timeout(HEAD, sniff(&mut connection)).await else { return };
+        protocol
     };
     match protocol {
         Protocol::Http1 => http1(engine, connection, drain).await,

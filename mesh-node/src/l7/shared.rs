@@ -12,8 +12,11 @@ use tokio::sync::Notify;
 /// Circuit breakers and outliers by client and cluster. Entries live as long as a thread uses them.
 #[derive(Debug, Default)]
 pub struct Shared {
-    all: Mutex<HashMap<(Arc<str>, Arc<str>), Weak<SharedCluster>>>,
+    all: Mutex<HashMap<Name, Weak<SharedCluster>>>,
 }
+
+/// The names of a client and of a cluster.
+type Name = (Arc<str>, Arc<str>);
 
 /// What the threads share of one cluster for one client.
 #[derive(Debug)]

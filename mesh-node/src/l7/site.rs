@@ -132,7 +132,8 @@ impl Facts {
     /// The client's address as a header's value.
     pub fn forwarded_for(&self) -> HeaderValue {
         let value = || {
-            HeaderValue::from_str(&self.peer.ip().to_canonical().to_string()).expect("an address is a header's value")
+            HeaderValue::from_str(&self.peer.ip().to_canonical().to_string())
+                .expect("an address is a header's value")
         };
         self.forwarded_for.get_or_init(value).clone()
     }

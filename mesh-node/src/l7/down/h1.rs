@@ -19,6 +19,10 @@ use crate::l7::transfer::{Body, Downstream, Sink};
 
 /// The client's side of a connection. Between two requests it waits for the next head, see [`H1Downstream::poll_request`].
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts about a connection that are independent of each other"
+)]
 pub struct H1Downstream {
     io: Io,
     secure: bool,
