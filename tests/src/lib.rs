@@ -11,6 +11,7 @@ pub mod bookinfo;
 pub mod demo;
 pub mod foreign;
 pub mod http;
+pub mod origin;
 pub mod scenario;
 mod sys;
 pub mod tool;

@@ -30,7 +30,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, ebpf, e2e; the latter two need root, through sudo where necessary.
+    /// unit, control, conformance, ebpf, e2e; the latter two need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Seconds that each suite may run, instead of its own limit.
@@ -48,6 +48,8 @@ enum Suite {
     Unit,
     /// What talks to Kubernetes, against an API server of our own; without privilege.
     Control,
+    /// What users of Istio rely on, against real gateways, one row each; without privilege.
+    Conformance,
     /// The kernel programs on this kernel.
     Ebpf,
     /// The real binaries in the test bed.
@@ -69,12 +71,13 @@ struct Report {
 }
 
 impl Suite {
-    const ALL: [Self; 4] = [Self::Unit, Self::Control, Self::Ebpf, Self::EndToEnd];
+    const ALL: [Self; 5] = [Self::Unit, Self::Control, Self::Conformance, Self::Ebpf, Self::EndToEnd];
 
     fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
             Self::Control => "control",
+            Self::Conformance => "conformance",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
         }
@@ -87,14 +90,14 @@ impl Suite {
     /// How long the tests may run once they are built. Generous: it is there to end what hangs.
     fn limit(self) -> Duration {
         match self {
-            Self::Unit | Self::Control | Self::Ebpf => Duration::from_secs(10 * 60),
+            Self::Unit | Self::Control | Self::Conformance | Self::Ebpf => Duration::from_secs(10 * 60),
             Self::EndToEnd => Duration::from_secs(25 * 60),
         }
     }
 
     fn parts(self) -> &'static [Part] {
         match self {
-            Self::Unit | Self::Control => &[Part::Ebpf],
+            Self::Unit | Self::Control | Self::Conformance => &[Part::Ebpf],
             Self::Ebpf | Self::EndToEnd => &[Part::Ebpf, Part::Tools],
         }
     }
@@ -105,6 +108,7 @@ impl Suite {
         let target = match self {
             Self::Unit => return Ok(unit_runs(workspace)),
             Self::Control => "control",
+            Self::Conformance => "conformance",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
         };
@@ -218,7 +222,7 @@ fn conclude(reports: &[Report]) -> ExitCode {
         let Tally { passed, failed, ignored, .. } = tally;
         let (name, seconds) = (suite.name(), took.as_secs());
         print(format_args!(
-            "{name:<7} {passed:>5} passed {failed:>4} failed {ignored:>4} ignored {seconds:>5} s"
+            "{name:<11} {passed:>5} passed {failed:>4} failed {ignored:>4} ignored {seconds:>5} s"
         ));
         total.add(tally);
     }
@@ -233,7 +237,7 @@ fn conclude(reports: &[Report]) -> ExitCode {
 const EVERYTHING: [&str; 2] = ["--workspace", "--exclude=mesh-ebpf"];
 
 /// Names that the project has promised, but not filled yet.
-const PLANNED: [&str; 3] = ["conformance", "interop", "chaos"];
+const PLANNED: [&str; 2] = ["interop", "chaos"];
 
 #[cfg(test)]
 mod tests;

@@ -1,16 +1,22 @@
 //! What a proxy adds to requests and answers, and what it does not believe.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use mesh_core::http::path::{EscapedSlashes, Normalization, PathError, normalize};
 use mesh_core::route::Route;
 
 use super::exchange::Stage;
+use super::h1::TargetForm;
 use super::message::RequestHead;
 
 /// Makes a request one that rules can be asked about: what a stranger says about itself is taken away, and what others
 /// rely on is there.
-pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) {
+///
+/// `Err` says what is wrong with its path.
+pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), PathError> {
+    normalize_path(head)?;
     let scheme = HeaderValue::from_static(if head.secure { "https" } else { "http" });
     let headers = &mut head.headers;
     if stage.site.is_edge() {
@@ -34,6 +40,20 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) {
     if !headers.contains_key(&X_REQUEST_ID) {
         headers.insert(X_REQUEST_ID, request_id(stage));
     }
+    Ok(())
+}
+
+/// Rules are asked about the path that is sent on, and it is what servers make of the one that came. Istio's default.
+fn normalize_path(head: &mut RequestHead) -> Result<(), PathError> {
+    if !matches!(head.target.form(), TargetForm::Origin | TargetForm::Absolute(_)) {
+        return Ok(());
+    }
+    let path = match normalize(head.target.path(), Normalization::Base, EscapedSlashes::Keep)? {
+        Cow::Borrowed(_) => return Ok(()),
+        Cow::Owned(path) => path,
+    };
+    head.target = head.target.with_path(&path).map_err(|_| PathError::Character)?;
+    Ok(())
 }
 
 /// Notes the path before it is rewritten.

@@ -76,13 +76,15 @@ async fn run<D: Downstream>(
     client: &mut D,
     record: &mut Record,
 ) -> Result<(), Ended> {
-    edge::receive(stage, head);
+    edge::receive(stage, head).map_err(|wrong| {
+        Ended::Refused(Refusal::BadRequest(StatusCode::BAD_REQUEST), wrong.as_str().to_owned())
+    })?;
     let Some((route, matched)) = pick(stage, head)? else {
         let location = https_location(&view(stage, head));
         let reply = redirect(StatusCode::MOVED_PERMANENTLY, &location);
         return send(stage, client, reply, record).await;
     };
-    record.route(&route);
+    record.route(&matched);
     let cors = match answer_cors(stage, &route, head) {
         CorsStep::Answer(reply) => return send(stage, client, reply, record).await,
         CorsStep::Go(cors) => cors,

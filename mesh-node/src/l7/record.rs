@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 use mesh_core::model::Endpoint;
-use mesh_core::route::Route;
+use mesh_core::route::MatchInfo;
 
 use super::cluster::Cluster;
 use super::exchange::Stage;
@@ -23,7 +23,7 @@ pub struct Record {
     grpc: bool,
     target: Target,
     authority: Option<Authority>,
-    route: Option<Arc<Route>>,
+    route: Option<Arc<str>>,
     cluster: Option<Rc<Cluster>>,
     endpoint: Option<Endpoint>,
     encrypted: bool,
@@ -67,9 +67,9 @@ impl Record {
         self.start
     }
 
-    /// The rule that is used.
-    pub fn route(&mut self, route: &Arc<Route>) {
-        self.route = Some(Arc::clone(route));
+    /// The rule that is used, and its match: their names are one in the log.
+    pub fn route(&mut self, matched: &MatchInfo) {
+        self.route = Some(Arc::clone(&matched.name));
     }
 
     /// The cluster it goes to.
@@ -166,7 +166,7 @@ impl Record {
             "PROTOCOL" => self.version.name().to_owned(),
             "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => self.endpoint.as_ref()?.addr.to_string(),
             "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => self.cluster.as_ref()?.name.to_string(),
-            "ROUTE_NAME" => self.route.as_ref()?.name.to_string(),
+            "ROUTE_NAME" => self.route.as_ref()?.to_string(),
             "RESPONSE_CODE" => self.status?.as_u16().to_string(),
             "RESPONSE_FLAGS" => self.flags.to_string(),
             "REQUESTED_SERVER_NAME" => stage.facts.sni.as_ref()?.to_string(),
@@ -222,7 +222,7 @@ impl Record {
             downstream_local: facts.local,
             downstream_remote: facts.peer,
             sni: facts.sni.as_deref().unwrap_or_default(),
-            route_name: self.route.as_ref().map_or("", |it| &it.name),
+            route_name: self.route.as_deref().unwrap_or_default(),
         });
         now
     }
