@@ -5,6 +5,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["workload.proto", "authorization.proto", "discovery.proto", "ca.proto", "mesh.proto"];
     let descriptors = protox::compile(files, ["proto"])?;
     // Payloads stay in the buffer that they arrived in.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".").codec_path("crate::codec::Codec").compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Chains of certificates: what counts as one, and the check of one against roots and revocations.
 
+use std::time::{Duration, SystemTime};
+
 use mesh_core::id::{IdError, SpiffeId};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
@@ -74,6 +76,11 @@ pub fn revocation<'a>(lists: &'a [&'a CertRevocationList<'a>]) -> Option<Revocat
     let builder = builder.with_depth(RevocationCheckDepth::Chain);
     let builder = builder.with_status_policy(UnknownStatusPolicy::Allow);
     Some(builder.with_expiration_policy(ExpirationPolicy::Ignore).build())
+}
+
+/// A time of a certificate, in seconds since 1970; those before are as good as 1970.
+pub fn time(timestamp: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0))
 }
 
 /// A root as the checks take it.

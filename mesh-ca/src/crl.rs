@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::bundle::pem;
-use crate::material::time;
+use crate::chain;
 use crate::vault::MAX_ENTRY;
 
 /// Any number of revocation lists, also none. Cheap to clone.
@@ -130,7 +130,7 @@ impl Crl {
         if named.peek().is_some() && !named.any(|issuer| has_signed(issuer, &parsed)) {
             return Err(CrlError::Forged { index, issuer: parsed.issuer().to_string() });
         }
-        let next_update = parsed.next_update().map(|at| time(at.timestamp()));
+        let next_update = parsed.next_update().map(|at| chain::time(at.timestamp()));
         Ok(Self { der: der.to_vec(), list: list.into(), next_update })
     }
 }

@@ -1,7 +1,11 @@
 //! Certificate requests: a public key, and the proof that whoever asks holds the private one. Nothing else of a request
 //! counts, whatever it says about names, uses or extensions.
 
-use rcgen::SubjectPublicKeyInfo;
+use rcgen::{
+    CertificateParams, CertificateSigningRequest, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256,
+    SubjectPublicKeyInfo,
+};
+use rustls_pki_types::PrivatePkcs8KeyDer;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ECDSA_WITH_SHA256};
 use x509_parser::prelude::FromDer;
@@ -75,6 +79,16 @@ impl Csr {
     pub(crate) fn key(&self) -> &SubjectPublicKeyInfo {
         &self.key
     }
+}
+
+/// A new P-256 key, and a request that proves possession of it and names nobody: who a certificate is for is the CA's
+/// decision.
+pub fn make() -> Result<(PrivatePkcs8KeyDer<'static>, CertificateSigningRequest), rcgen::Error> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let request = params.serialize_request(&key)?;
+    Ok((key.serialize_der().into(), request))
 }
 
 /// The named curve, and a point that is written out in full: what peers take without exception.

@@ -82,8 +82,8 @@ impl Material {
             let reason = format!("its key is not the one of {}", slot.certificate);
             return Err(CaError::Malformed { place: place(slot.key), reason });
         }
-        let not_before = time(parsed.validity().not_before.timestamp());
-        let not_after = time(parsed.validity().not_after.timestamp());
+        let not_before = chain::time(parsed.validity().not_before.timestamp());
+        let not_after = chain::time(parsed.validity().not_after.timestamp());
         if not_after <= now {
             return Err(CaError::Malformed { place: at_signer, reason: "it has expired".into() });
         }
@@ -227,11 +227,6 @@ fn key(pem: &[u8], place: &str) -> Result<KeyPair, CaError> {
 pub(crate) fn malformed<E: fmt::Display>(place: &str) -> impl FnOnce(E) -> CaError + use<E> {
     let place = place.to_owned();
     move |e| CaError::Malformed { place, reason: e.to_string() }
-}
-
-/// A time of a certificate; those before 1970 are as good as 1970.
-pub(crate) fn time(timestamp: i64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0))
 }
 
 /// The signer of now, but for the time between switch and finish of a rotation.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use mesh_ca::authorize::NodeName;
 use mesh_core::id::TrustDomain;
+use mesh_core::resource::value::time;
 
 /// The control plane of the mesh: follows resources, serves discovery and certificates.
 ///
@@ -59,10 +60,10 @@ pub struct RotateOptions {
     #[command(flatten)]
     pub keep: Keep,
     /// Trust domain of the CA.
-    #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
+    #[arg(long, default_value = "cluster.local", value_parser = TrustDomain::parse)]
     pub trust_domain: TrustDomain,
     /// Longest lifetime of a certificate, as the serving process has it: no step comes sooner.
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub max_svid_lifetime: Duration,
     /// How long a change may take to reach everybody, at least 6s: nobody may be away for longer between two steps.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = propagation)]
@@ -104,13 +105,13 @@ pub enum JoinCommand {
 #[derive(Debug, Args)]
 pub struct TokenTerms {
     /// The node that joins with it.
-    #[arg(long, value_parser = node_name)]
+    #[arg(long, value_parser = NodeName::parse)]
     pub node: NodeName,
     /// How many times it lets somebody in.
     #[arg(long, default_value_t = 1)]
     pub uses: u32,
     /// For how long, for example 24h, 90m or 30s.
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = time)]
     pub lifetime: Duration,
 }
 
@@ -157,7 +158,7 @@ pub struct Options {
     #[arg(long = "serve-as", value_name = "NAME")]
     pub names: Vec<String>,
     /// Trust domain, unless the mesh configuration names one.
-    #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
+    #[arg(long, default_value = "cluster.local", value_parser = TrustDomain::parse)]
     pub trust_domain: TrustDomain,
     /// Namespace of mesh-wide configuration.
     #[arg(long, default_value = "istio-system")]
@@ -166,7 +167,7 @@ pub struct Options {
     #[arg(long, default_value = "Kubernetes")]
     pub cluster: String,
     /// Longest lifetime of a certificate, for example 24h, 90m or 30s.
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub max_svid_lifetime: Duration,
     /// What is logged on standard error, as a tracing filter.
     #[arg(long, value_name = "FILTER", default_value = "info")]
@@ -179,37 +180,23 @@ impl Options {
         let Self { state, kubernetes, root_namespace, .. } = self;
         Keep { state: state.clone(), kubernetes: *kubernetes, root_namespace: root_namespace.clone() }
     }
+
+    /// Names and addresses that clients may know this control plane by: those of its Services, Istio's for it, this
+    /// machine's, and those that the user adds.
+    pub fn serving_names(&self) -> Vec<String> {
+        let services = ["mesh-control", "istiod"].into_iter().flat_map(|name| {
+            [format!("{name}.{}.svc", self.root_namespace), format!("{name}.{}", self.root_namespace)]
+        });
+        let here = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        services.chain(here).chain(self.names.iter().cloned()).collect()
+    }
 }
 
-fn trust_domain(text: &str) -> Result<TrustDomain, String> {
-    TrustDomain::parse(text).map_err(|error| error.to_string())
-}
-
-fn node_name(text: &str) -> Result<NodeName, String> {
-    NodeName::parse(text).map_err(|error| error.to_string())
-}
-
-/// A [`duration`] in which a serving process has looked at its CA, and told everybody who listens.
+/// A [`time`] in which a serving process has looked at its CA, and told everybody who listens.
 fn propagation(text: &str) -> Result<Duration, String> {
-    let time = duration(text)?;
-    let enough = time >= LEAST_PROPAGATION;
-    enough.then_some(time).ok_or_else(|| format!("at least {} s", LEAST_PROPAGATION.as_secs()))
-}
-
-/// Parses `24h`, `90m`, `30s`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time; write 24h, 90m, 30s or 500ms");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let milliseconds = match unit {
-        "ms" => Some(number),
-        "s" => number.checked_mul(1_000),
-        "m" => number.checked_mul(60_000),
-        "h" => number.checked_mul(3_600_000),
-        _ => None,
-    };
-    milliseconds.filter(|n| *n > 0).map(Duration::from_millis).ok_or_else(wrong)
+    let propagation = time(text)?;
+    let enough = propagation >= LEAST_PROPAGATION;
+    enough.then_some(propagation).ok_or_else(|| format!("at least {} s", LEAST_PROPAGATION.as_secs()))
 }
 
 /// A serving process looks at its CA's files each 5 s.

@@ -62,7 +62,7 @@ impl Debug {
                 text(StatusCode::SERVICE_UNAVAILABLE, "the sources have not told everything yet\n".to_owned())
             }
             "/debug/syncz" => json(&self.subscribers()),
-            "/debug/findings" => json(&json!(self.findings.lines())),
+            "/debug/findings" => json(&json!(*self.findings.lines())),
             "/debug" | "/" => text(StatusCode::OK, INDEX.to_owned()),
             _ => text(StatusCode::NOT_FOUND, INDEX.to_owned()),
         }

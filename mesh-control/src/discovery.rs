@@ -1,7 +1,7 @@
 //! The discovery service: streams of differences.
 
-use std::net::Ipv4Addr;
-use std::pin::Pin;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -10,12 +10,14 @@ use mesh_ca::authorize::Rules;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::authn::Authenticator;
+use crate::gate::Gate;
 use crate::hub::{Client, Hub, Registration};
+use crate::intake::Intake;
 use crate::peer::{Connection, Proven};
 use crate::session::{Session, View};
 use crate::tasks;
@@ -26,12 +28,16 @@ pub struct Discovery {
     hub: Arc<Hub>,
     authenticator: Arc<Authenticator>,
     rules: Arc<Rules>,
+    /// For lines about those that are turned away, or that reject something.
+    complaints: Arc<Gate>,
+    /// For lines about those that come.
+    arrivals: Arc<Gate>,
 }
 
 impl Discovery {
     /// Serves what `hub` has.
     pub fn new(hub: Arc<Hub>, authenticator: Arc<Authenticator>, rules: Arc<Rules>) -> Self {
-        Self { hub, authenticator, rules }
+        Self { hub, authenticator, rules, complaints: Arc::default(), arrivals: Arc::default() }
     }
 }
 
@@ -47,17 +53,24 @@ impl AggregatedDiscoveryService for Discovery {
     ) -> Result<Response<Responses>, Status> {
         let refuse = |status: Status| {
             self.hub.counters.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(reason = status.message(), "A subscriber was refused.");
+            if let Some(muted) = self.complaints.pass() {
+                tracing::warn!(reason = status.message(), muted, "A subscriber was refused.");
+            }
             status
         };
         let proven = self.authenticator.authenticate(&request).await.map_err(refuse)?;
         let connection = request.extensions().get::<Connection>().cloned();
+        // Every call has one; a call that had not could not be read.
+        let intake = request.extensions().get::<Intake>().cloned().unwrap_or_default();
         let (responses, receiver) = mpsc::channel(BUFFERED);
         let stream = Stream {
             hub: Arc::clone(&self.hub),
             rules: Arc::clone(&self.rules),
+            complaints: Arc::clone(&self.complaints),
+            arrivals: Arc::clone(&self.arrivals),
             proven,
             connection,
+            intake,
             requests: request.into_inner(),
             responses,
         };
@@ -70,8 +83,11 @@ impl AggregatedDiscoveryService for Discovery {
 struct Stream {
     hub: Arc<Hub>,
     rules: Arc<Rules>,
+    complaints: Arc<Gate>,
+    arrivals: Arc<Gate>,
     proven: Proven,
     connection: Option<Connection>,
+    intake: Intake,
     requests: Streaming<DeltaDiscoveryRequest>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
@@ -82,7 +98,9 @@ impl Stream {
         let Err(status) = self.talk().await else { return };
         if status.code() != Code::Ok {
             self.hub.counters.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(peer = %self.proven.describe(), reason = status.message(), "A stream was ended.");
+            if let Some(muted) = self.complaints.pass() {
+                tracing::warn!(peer = %self.proven.describe(), reason = status.message(), muted, "A stream was ended.");
+            }
             let _ = timeout(GOODBYE, responses.send(Err(status))).await;
         }
     }
@@ -93,24 +111,31 @@ impl Stream {
         let mut changes = self.hub.changes();
         let Some((mut session, registration)) = self.greet().await? else { return Ok(()) };
         let mut more = true;
-        let mut waiting_since = None;
+        // Runs from the first response that is not answered.
+        let mut awaits_answer = false;
+        let mut overdue = pin!(sleep(MAX_SILENCE));
         loop {
             registration.update(&session);
-            let overdue = waiting_since.map_or_else(far_future, |since: Instant| since + MAX_SILENCE);
+            let mut large = false;
             tokio::select! {
                 request = self.requests.message() => {
                     let Some(request) = heard(request)? else { return Ok(()) };
+                    self.intake.grant(MAX_WITHOUT_TURN);
                     self.take(&mut session, request)?;
-                    (more, waiting_since) = (true, None);
+                    (more, awaits_answer) = (true, false);
                 }
+                () = self.intake.used_up() => large = true,
                 slot = self.responses.reserve(), if more => {
                     let Ok(slot) = slot else { return Ok(()) };
                     let next = session.next(&self.hub.shelf()).map_err(|refusal| Status::aborted(refusal.to_string()))?;
                     match next {
                         Some(response) => {
                             self.count(&response);
-                            waiting_since = waiting_since.or(Some(Instant::now()));
                             slot.send(Ok(response));
+                            if !awaits_answer {
+                                overdue.as_mut().reset(Instant::now() + MAX_SILENCE);
+                                awaits_answer = true;
+                            }
                         }
                         None => more = false,
                     }
@@ -121,18 +146,23 @@ impl Stream {
                     }
                     more = true;
                 }
-                () = tokio::time::sleep_until(overdue) => {
+                () = overdue.as_mut(), if awaits_answer => {
                     return Err(Status::deadline_exceeded("responses were not answered for too long"));
                 }
+            }
+            if large {
+                let Some(request) = self.hear_much().await? else { return Ok(()) };
+                self.take(&mut session, request)?;
+                (more, awaits_answer) = (true, false);
             }
         }
     }
 
     /// Reads what the subscriber says at first: who it is, what it wants and what it has. `None` if it says nothing.
     async fn greet(&mut self) -> Result<Option<(Session, Registration)>, Status> {
-        let machine = self.connection.as_ref().map_or(Ipv4Addr::UNSPECIFIED.into(), |one| one.address.ip());
-        let _turn = self.hub.greetings.take(machine).await;
+        let _turn = self.hub.greetings.take(self.machine()).await;
         let deadline = Instant::now() + GREETING;
+        self.intake.grant(MAX_REQUEST);
         let first = timeout_at(deadline, self.requests.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("nothing was asked for"))?;
         let Some(first) = heard(first)? else { return Ok(None) };
@@ -140,6 +170,7 @@ impl Stream {
         self.take(&mut session, first)?;
         // Its other types follow at once; what they have to say is read in the same turn.
         while !session.has_asked_for_all() && Instant::now() < deadline {
+            self.intake.grant(MAX_REQUEST);
             match timeout(PAUSE, self.requests.message()).await {
                 Err(_) => break,
                 Ok(request) => match heard(request)? {
@@ -148,7 +179,21 @@ impl Stream {
                 },
             }
         }
+        self.intake.grant(MAX_WITHOUT_TURN);
         Ok(Some((session, registration)))
+    }
+
+    /// Reads the rest of a large request, in a turn.
+    async fn hear_much(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
+        let _turn = self.hub.greetings.take(self.machine()).await;
+        self.intake.grant(MAX_REQUEST);
+        let request = timeout(GREETING, self.requests.message()).await;
+        self.intake.grant(MAX_WITHOUT_TURN);
+        heard(request.map_err(|_| Status::deadline_exceeded("a request took too long"))?)
+    }
+
+    fn machine(&self) -> IpAddr {
+        self.connection.as_ref().map_or(Ipv4Addr::UNSPECIFIED.into(), |one| one.address.ip())
     }
 
     fn admit(&self, node: Option<&Node>) -> Result<(Session, Registration), Status> {
@@ -171,12 +216,15 @@ impl Stream {
             since: SystemTime::now(),
             types: Vec::new(),
         };
-        tracing::info!(
-            id = &*client.id,
-            node = client.node.as_deref().unwrap_or("-"),
-            identity = &*client.identity,
-            "A subscriber has come."
-        );
+        if let Some(muted) = self.arrivals.pass() {
+            tracing::info!(
+                id = &*client.id,
+                node = client.node.as_deref().unwrap_or("-"),
+                identity = &*client.identity,
+                muted,
+                "A subscriber has come."
+            );
+        }
         Ok((Session::new(View::of(node_name)), self.hub.register(client)))
     }
 
@@ -184,7 +232,10 @@ impl Stream {
         if let Some(error) = &request.error_detail {
             self.hub.counters.rejections.fetch_add(1, Ordering::Relaxed);
             let text: String = error.message.chars().take(MAX_LOGGED).collect();
-            tracing::warn!(peer = %self.proven.describe(), kind = request.type_url, error = text, "A subscriber rejected something.");
+            if let Some(muted) = self.complaints.pass() {
+                let kind: String = request.type_url.chars().take(MAX_LOGGED).collect();
+                tracing::warn!(peer = %self.proven.describe(), kind, error = text, muted, "A subscriber rejected something.");
+            }
         }
         session
             .request(request, &self.hub.shelf())
@@ -220,10 +271,10 @@ fn metadata<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
     }
 }
 
-fn far_future() -> Instant {
-    Instant::now() + Duration::from_secs(365 * 24 * 60 * 60)
-}
-
+/// Bytes of a request: what a node of a mesh of 200,000 resources has to say when it comes back.
+pub const MAX_REQUEST: usize = 32 << 20;
+/// Bytes of a request that are read before it has a turn: those that answer have some hundreds.
+const MAX_WITHOUT_TURN: usize = 16 << 10;
 /// Responses between a session and its connection.
 const BUFFERED: usize = 2;
 /// What a subscriber has to begin to speak, and to say what it has.

@@ -1,34 +1,23 @@
 //! From a source to the shelf: changes are compiled as they come, those that have piled up together.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use mesh_core::model::{CompileOptions, World};
 use mesh_core::resource::Finding;
-use mesh_source::{About, Change, Changes};
+use mesh_source::{Change, Changes, Remarks};
 
 use crate::hub::Hub;
 
 /// What there is to say about the resources.
 #[derive(Debug, Default)]
-pub struct Findings(Mutex<BTreeSet<String>>);
+pub struct Findings(ArcSwap<BTreeSet<String>>);
 
 impl Findings {
     /// One line each, in order.
-    pub fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
-    }
-
-    /// Says what is new, and what is mended.
-    fn replace(&self, findings: BTreeSet<String>) {
-        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for finding in findings.difference(&now) {
-            tracing::warn!(target: "config", "{finding}");
-        }
-        for finding in now.difference(&findings) {
-            tracing::info!(target: "config", "Mended: {finding}");
-        }
-        *now = findings;
+    pub fn lines(&self) -> Arc<BTreeSet<String>> {
+        self.0.load_full()
     }
 }
 
@@ -48,7 +37,7 @@ pub async fn run(
     (hub, findings): (Arc<Hub>, Arc<Findings>),
     observer: Option<Box<dyn Observe>>,
 ) {
-    let mut feed = Some(Feed { world: World::new(options), told: BTreeMap::new(), observer });
+    let mut feed = Some(Feed { world: World::new(options), remarks: Remarks::default(), observer });
     while let Some(mut batch) = changes.next().await {
         while let Some(more) = changes.next_waiting().filter(|_| batch.len() < MAX_BATCH) {
             batch.extend(more);
@@ -73,8 +62,7 @@ pub async fn run(
 
 struct Feed {
     world: World,
-    /// What the source has to say.
-    told: BTreeMap<About, Vec<Finding>>,
+    remarks: Remarks,
     observer: Option<Box<dyn Observe>>,
 }
 
@@ -88,19 +76,17 @@ impl Feed {
             match change {
                 Change::Apply(object) => self.world.upsert(&object),
                 Change::Delete(key) => self.world.remove(&key),
-                Change::Findings(about, list) if list.is_empty() => drop(self.told.remove(&about)),
-                Change::Findings(about, list) => drop(self.told.insert(about, list)),
+                Change::Findings(about, list) => self.remarks.set(about, list),
                 Change::Synced => synced = true,
             }
         }
         let news = self.world.commit();
         hub.publish_with(news, self.world.take_reaches());
-        let compiled = self.world.findings();
-        let all = || self.told.values().flatten().chain(&compiled);
+        self.remarks.update(&self.world);
         if let Some(observer) = &mut self.observer {
-            observer.compiled(&mut all());
+            observer.compiled(&mut self.remarks.iter());
         }
-        findings.replace(all().map(ToString::to_string).collect());
+        findings.0.store(Arc::clone(self.remarks.lines()));
         if synced {
             tracing::info!(
                 sequence = hub.shelf().sequence(),

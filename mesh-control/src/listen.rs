@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::Server;
 
+use crate::gate::Gate;
 use crate::peer::{Connection, Security};
 use crate::tasks;
 
@@ -47,6 +48,17 @@ struct Greeting {
     until: Pin<Box<Sleep>>,
 }
 
+/// Why a client got no further than its handshake.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("its TLS handshake failed: {0}")]
+    Handshake(#[from] io::Error),
+    #[error("its TLS handshake took too long")]
+    Deadline,
+    #[error("its certificate names nobody: {0}")]
+    Nobody(#[from] mesh_ca::chain::IdentityError),
+}
+
 /// Makes the TLS configuration of the moment.
 pub type Tls = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
@@ -62,6 +74,7 @@ impl Stream {
 pub fn accept(listener: TcpListener, tls: Option<Tls>) -> mpsc::Receiver<io::Result<Stream>> {
     let (sender, receiver) = mpsc::channel(1);
     let places = Places::new(MAX_CONNECTIONS);
+    let door = Arc::new(Door { tls, sender, complaints: Gate::default() });
     drop(tasks::spawn("accept", async move {
         loop {
             let place = places.wait().await;
@@ -73,11 +86,12 @@ pub fn accept(listener: TcpListener, tls: Option<Tls>) -> mpsc::Receiver<io::Res
                     };
                     // Small messages are answers that somebody waits for.
                     let _ = io.set_nodelay(true);
-                    let (sender, tls) = (sender.clone(), tls.clone());
-                    drop(tasks::spawn("handshake", welcome(io, address, place, (tls, sender))));
+                    drop(tasks::spawn("handshake", Arc::clone(&door).admit(io, address, place)));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "A connection could not be accepted.");
+                    if let Some(muted) = door.complaints.pass() {
+                        tracing::warn!(%error, muted, "A connection could not be accepted.");
+                    }
                     tokio::time::sleep(AFTER_ERROR).await;
                 }
             }
@@ -96,36 +110,47 @@ pub fn server() -> Server {
         .max_concurrent_streams(MAX_STREAMS)
 }
 
+/// What every connection of a port has to pass.
+struct Door {
+    tls: Option<Tls>,
+    sender: mpsc::Sender<io::Result<Stream>>,
+    complaints: Gate,
+}
+
+impl Door {
+    async fn admit(self: Arc<Self>, io: TcpStream, address: SocketAddr, place: Place) {
+        match welcome(io, address, place, self.tls.as_ref()).await {
+            // When the process ends nobody takes it any more.
+            Ok(stream) => drop(self.sender.send(Ok(stream)).await),
+            Err(refusal) => {
+                if let Some(muted) = self.complaints.pass() {
+                    tracing::warn!(%address, reason = %refusal, muted, "A client was turned away.");
+                }
+            }
+        }
+    }
+}
+
 async fn welcome(
     io: TcpStream,
     address: SocketAddr,
     place: Place,
-    (tls, sender): (Option<Tls>, mpsc::Sender<io::Result<Stream>>),
-) {
+    tls: Option<&Tls>,
+) -> Result<Stream, Refusal> {
     let (io, security) = match tls {
         None => (Io::Plain(io), Security::Plain),
         Some(tls) => {
             let handshake = TlsAcceptor::from(tls()).accept(io);
-            match tokio::time::timeout(HANDSHAKE, handshake).await {
-                Ok(Ok(stream)) => {
-                    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                    let id = leaf.map(mesh_ca::chain::identity);
-                    let security = match id.transpose() {
-                        Ok(id) => id.map_or(Security::Tls, Security::Mutual),
-                        Err(error) => {
-                            return tracing::warn!(%address, %error, "A client's certificate names nobody.");
-                        }
-                    };
-                    (Io::Tls(Box::new(stream)), security)
-                }
-                Ok(Err(error)) => return tracing::warn!(%address, %error, "A TLS handshake failed."),
-                Err(_) => return tracing::warn!(%address, "A TLS handshake took too long."),
-            }
+            let stream =
+                tokio::time::timeout(HANDSHAKE, handshake).await.map_err(|_| Refusal::Deadline)??;
+            let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let id = leaf.map(mesh_ca::chain::identity).transpose()?;
+            (Io::Tls(Box::new(stream)), id.map_or(Security::Tls, Security::Mutual))
         }
     };
     let connection = Connection { address, security };
     let greeting = Greeting { left: PREFACE, until: Box::pin(tokio::time::sleep(HANDSHAKE)) };
-    let _ = sender.send(Ok(Stream { io, connection, greeting: Some(greeting), _place: place })).await;
+    Ok(Stream { io, connection, greeting: Some(greeting), _place: place })
 }
 
 impl AsyncRead for Stream {

@@ -9,7 +9,7 @@ use mesh_ca::authority::Limits;
 use mesh_ca::authorize::{Binding, Rules};
 use mesh_ca::join::{JoinTokens, Terms};
 use mesh_ca::rotation::{self, Dwell};
-use mesh_ca::{Ca, Material};
+use mesh_ca::{Bundle, Ca, Material};
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{CompileOptions, Record, RecordKey, TrustBundle};
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
@@ -27,9 +27,10 @@ use crate::authn::{Authenticator, ReviewToken};
 use crate::certificates::Certificates;
 use crate::config::{Keep, Options, RotateOptions, RotateStep, TokenTerms};
 use crate::debug::Debug;
-use crate::discovery::Discovery;
+use crate::discovery::{Discovery, MAX_REQUEST};
 use crate::feed::{self, Findings};
 use crate::hub::Hub;
+use crate::intake::Metered;
 use crate::listen::{self, Stream};
 use crate::tasks;
 use crate::tls::Serving;
@@ -56,6 +57,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let authenticator = Arc::new(Authenticator::new(Some(JoinTokens::new(join)), reviewer));
     let hub = Arc::new(Hub::default());
     let findings = Arc::new(Findings::default());
+    let mut trust = Trust { hub: Arc::clone(&hub), told: None };
+    trust.tell(ca.authority().bundle());
 
     let serving = Arc::new(serving(&options, &ca)?);
     let told = (Arc::clone(&hub), Arc::clone(&findings));
@@ -71,9 +74,9 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let tls = Arc::clone(&serving);
     services.serve(listen::accept(listener, Some(Arc::new(move || tls.config()))), "tls port");
     services.serve(listen::accept(bind(options.plain).await?, None), "plain port");
-    let debug = Arc::new(Debug { hub: Arc::clone(&hub), ca: Arc::clone(&ca), findings });
+    let debug = Arc::new(Debug { hub, ca: Arc::clone(&ca), findings });
     drop(tasks::spawn("monitoring", debug.serve(bind(options.monitoring).await?)));
-    drop(tasks::spawn("certificates", keep_certificates(ca, serving, hub)));
+    drop(tasks::spawn("certificates", keep_certificates(ca, serving, trust)));
     info!(grpc = %options.grpc, plain = %options.plain, monitoring = %options.monitoring, "Serving.");
 
     stop_signal().await?;
@@ -106,12 +109,8 @@ fn follow(options: &Options, told: (Arc<Hub>, Arc<Findings>)) -> anyhow::Result<
 
 fn serving(options: &Options, ca: &Arc<Ca>) -> anyhow::Result<Serving> {
     let id = SpiffeId::new(&options.trust_domain, &options.root_namespace, "mesh-control")?;
-    let services = ["mesh-control", "istiod"].into_iter().flat_map(|name| {
-        [format!("{name}.{}.svc", options.root_namespace), format!("{name}.{}", options.root_namespace)]
-    });
-    let here = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-    let names = services.chain(here).chain(options.names.iter().cloned()).collect();
-    Serving::new(Arc::clone(ca), id, names).context("making the control plane's certificate")
+    Serving::new(Arc::clone(ca), id, options.serving_names())
+        .context("making the control plane's certificate")
 }
 
 async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
@@ -136,7 +135,7 @@ impl Services {
         let certificates = Certificates::new(ca, hub, authenticator, rules);
         let certificates =
             IstioCertificateServiceServer::new(certificates).max_decoding_message_size(MAX_CSR);
-        let router = listen::server().add_service(discovery).add_service(certificates);
+        let router = listen::server().add_service(Metered(discovery)).add_service(certificates);
         drop(tasks::spawn(name, async move {
             if let Err(error) = router.serve_with_incoming(ReceiverStream::new(connections)).await {
                 // Without its ports the process is of no use; a new one starts clean.
@@ -147,10 +146,29 @@ impl Services {
     }
 }
 
+/// Tells subscribers what to trust.
+struct Trust {
+    hub: Arc<Hub>,
+    told: Option<Arc<Bundle>>,
+}
+
+impl Trust {
+    /// Unless it is what was told last.
+    fn tell(&mut self, bundle: &Arc<Bundle>) {
+        if self.told.as_ref() == Some(bundle) {
+            return;
+        }
+        let trust = TrustBundle { roots: bundle.roots_pem().into(), crls: bundle.crls().to_pem().into() };
+        self.hub.publish(vec![(RecordKey::Trust, Some(Record::Trust(Arc::new(trust))))]);
+        self.told = Some(Arc::clone(bundle));
+    }
+}
+
 /// Looks after the CA and the own certificate, and tells everybody what to trust.
-async fn keep_certificates(ca: Arc<Ca>, serving: Arc<Serving>, hub: Arc<Hub>) {
+async fn keep_certificates(ca: Arc<Ca>, serving: Arc<Serving>, mut trust: Trust) {
     let mut complaint = None;
     loop {
+        tokio::time::sleep(LOOK).await;
         let error = ca.refresh(SystemTime::now()).await.err().map(|error| error.to_string());
         if let Some(error) = error.as_ref().filter(|error| complaint.as_ref() != Some(*error)) {
             tracing::error!(
@@ -162,19 +180,7 @@ async fn keep_certificates(ca: Arc<Ca>, serving: Arc<Serving>, hub: Arc<Hub>) {
         if let Err(error) = serving.refresh(SystemTime::now()) {
             tracing::error!(%error, "The control plane's certificate cannot be renewed.");
         }
-        let authority = ca.authority();
-        let bundle = authority.bundle();
-        let trust = TrustBundle { roots: bundle.roots_pem().into(), crls: bundle.crls().to_pem().into() };
-        let record = Record::Trust(Arc::new(trust));
-        let told = hub
-            .shelf()
-            .store(mesh_proto::names::ResourceType::Trust)
-            .get("trust")
-            .map(|old| old.record.clone());
-        if told.as_ref() != Some(&record) {
-            hub.publish(vec![(RecordKey::Trust, Some(record))]);
-        }
-        tokio::time::sleep(LOOK).await;
+        trust.tell(ca.authority().bundle());
     }
 }
 
@@ -260,9 +266,34 @@ fn print(text: &str) {
     println!("{text}");
 }
 
-/// Bytes of a request: what a node of a mesh of 200,000 resources has to say when it comes back.
-const MAX_REQUEST: usize = 32 << 20;
 /// Bytes of a request for a certificate.
 const MAX_CSR: usize = 64 << 10;
 /// How often the CA's files, or its Secret, are looked at.
 const LOOK: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::names::ResourceType;
+
+    use super::*;
+
+    fn bundle(name: &str) -> Arc<Bundle> {
+        let root = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+        Arc::new(Bundle::parse(root.cert.pem().as_bytes(), b"").expect("a bundle"))
+    }
+
+    #[test]
+    fn trust_is_told_at_once_and_again_when_it_differs() {
+        let hub = Arc::new(Hub::default());
+        let mut trust = Trust { hub: Arc::clone(&hub), told: None };
+        let (one, two) = (bundle("one"), bundle("two"));
+        trust.tell(&one);
+        trust.tell(&Arc::new(Bundle::clone(&one)));
+        assert_eq!(hub.shelf().sequence(), 1);
+        trust.tell(&two);
+        assert_eq!(hub.shelf().sequence(), 2);
+        let told: Vec<_> =
+            hub.shelf().store(ResourceType::Trust).iter().map(|entry| entry.record.clone()).collect();
+        assert!(matches!(&told[..], [Record::Trust(told)] if *told.roots == *two.roots_pem()), "{told:?}");
+    }
+}

@@ -68,7 +68,7 @@ struct Subscription {
     backlog: VecDeque<Arc<str>>,
     /// What of the backlog was asked for by name: to ask again before the answer is to have asked once.
     asked: HashSet<Arc<str>>,
-    /// To be taken back first of all.
+    /// To be taken back without having gone: first of all, or last if it is what others are decided by.
     removals: Vec<String>,
     /// Changes up to here were told.
     told: u64,
@@ -148,6 +148,10 @@ impl Session {
             if let Some(response) = self.withdrawals(kind, shelf)? {
                 return Ok(Some(response));
             }
+            // Nor by those of what it may still refer to.
+            if self.subscriptions.get(&kind).is_some_and(|one| !one.may_send()) {
+                return Ok(None);
+            }
         }
         Ok(None)
     }
@@ -179,25 +183,18 @@ impl Session {
         let view = View { reach: reach.cloned(), ..self.view.clone() };
         let before = std::mem::replace(&mut self.view, view);
         for (kind, subscription) in &mut self.subscriptions {
-            for entry in shelf.store(*kind).until(subscription.told) {
-                let name = &entry.name;
-                match (before.includes(&entry.record), self.view.includes(&entry.record)) {
-                    (false, true) => subscription.backlog.push_back(Arc::clone(name)),
-                    // What was asked for by name stays.
-                    (true, false) if !subscription.names.contains(name) => {
-                        subscription.removals.push(name.to_string());
-                    }
-                    _ => {}
-                }
+            if self.view.differs(&before, *kind) {
+                subscription.look_again(shelf.store(*kind), &before, &self.view);
             }
-            subscription.backlog.make_contiguous().sort_unstable();
-            subscription.removals.sort_unstable();
         }
     }
 
     fn additions(&mut self, kind: ResourceType, shelf: &Shelf) -> Option<DeltaDiscoveryResponse> {
         let subscription = self.subscriptions.get_mut(&kind).filter(|one| one.may_send())?;
-        let mut batch = Batch { removed: std::mem::take(&mut subscription.removals), ..Batch::default() };
+        let mut batch = Batch::default();
+        if !goes_last(kind) {
+            batch.removed = std::mem::take(&mut subscription.removals);
+        }
         let store = shelf.store(kind);
         while let Some(name) = subscription.backlog.front().filter(|_| !batch.is_full()).cloned() {
             subscription.backlog.pop_front();
@@ -245,6 +242,11 @@ impl Session {
         let store = shelf.store(kind);
         let Some(gone) = store.gone_after(subscription.withdrawn) else { return Err(Refusal::TooFarBehind) };
         let mut removed = Vec::new();
+        if goes_last(kind) {
+            let back = |name: &String| store.get(name).is_some_and(|entry| self.view.includes(&entry.record));
+            removed = std::mem::take(&mut subscription.removals);
+            removed.retain(|name| !back(name));
+        }
         let mut withdrawn = subscription.withdrawn;
         for (sequence, name, record) in gone.take_while(|(sequence, ..)| *sequence <= subscription.told) {
             if removed.len() >= MAX_REMOVED {
@@ -291,7 +293,7 @@ impl View {
     /// Whether a subscriber with this view is told of `record`.
     pub fn includes(&self, record: &Record) -> bool {
         match record {
-            Record::LocalPod(pod) => self.node.as_ref() == Some(&pod.node),
+            Record::LocalPod(_) | Record::Credential(_) => self.may_ask_for(record),
             Record::Workload(workload) if workload.node.is_some() && workload.node == self.node => true,
             record => self.reach.as_ref().is_none_or(|reach| reach.includes(record)),
         }
@@ -299,9 +301,24 @@ impl View {
 }
 
 impl View {
+    /// Whether what is in view of one of the two need not be in view of the other.
+    fn differs(&self, other: &Self, kind: ResourceType) -> bool {
+        let (Some(reach), Some(other)) = (&self.reach, &other.reach) else { return true };
+        match kind {
+            ResourceType::Authorization => !reach.needs_like(other),
+            ResourceType::Address => !reach.sees_like(other),
+            ResourceType::Trust
+            | ResourceType::Mesh
+            | ResourceType::Credential
+            | ResourceType::Config
+            | ResourceType::LocalPod => false,
+        }
+    }
+
     fn may_ask_for(&self, record: &Record) -> bool {
         match record {
             Record::LocalPod(pod) => self.node.as_ref() == Some(&pod.node),
+            Record::Credential(_) => false,
             _ => true,
         }
     }
@@ -332,6 +349,40 @@ impl Subscription {
                 self.last_error = Some(text.into());
             }
             None => self.progress.accepted += 1,
+        }
+    }
+
+    /// Works out what has come into view, and what has gone out of it.
+    fn look_again(&mut self, store: &Store, before: &View, now: &View) {
+        for entry in store.until(self.told) {
+            match (before.includes(&entry.record), now.includes(&entry.record)) {
+                (false, true) => self.backlog.push_back(Arc::clone(&entry.name)),
+                (true, false) => self.take_back(&entry.name),
+                _ => {}
+            }
+        }
+        // What has changed, or gone, at the same moment; nothing of it is in view any more to be noticed there.
+        if before.reach.is_some() {
+            let left = |record: &Record| before.includes(record) && !now.includes(record);
+            let changed = store.after(self.told).map(|(_, entry)| (&entry.name, &entry.record));
+            let gone = store
+                .gone_after(self.withdrawn)
+                .into_iter()
+                .flatten()
+                .map(|(_, name, record)| (name, record));
+            for (name, _) in changed.chain(gone).filter(|(_, record)| left(record)) {
+                self.take_back(name);
+            }
+        }
+        self.backlog.make_contiguous().sort_unstable();
+        self.removals.sort_unstable();
+        self.removals.dedup();
+    }
+
+    /// What was asked for by name stays.
+    fn take_back(&mut self, name: &Arc<str>) {
+        if !self.names.contains(name) {
+            self.removals.push(name.to_string());
         }
     }
 
@@ -419,6 +470,12 @@ impl Subscription {
         !self.may_send()
             && (self.unfinished || !self.backlog.is_empty() || store.after(self.told).next().is_some())
     }
+}
+
+/// Whether resources of this type, when they go out of view, go after everything else: a workload must not be there a
+/// moment longer than what decides about it.
+fn goes_last(kind: ResourceType) -> bool {
+    kind == ResourceType::Authorization
 }
 
 /// What goes into one response.

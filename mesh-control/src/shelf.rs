@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_core::model::{Reach, Record, RecordKey, Workload};
+use mesh_core::model::{Reach, Record, RecordKey};
 use mesh_proto::encode;
 use mesh_proto::names::{self, ResourceType};
 
@@ -222,10 +222,9 @@ fn audience_differs(old: &Record, new: &Record) -> bool {
     match (old, new) {
         (Record::LocalPod(old), Record::LocalPod(new)) => old.node != new.node,
         (Record::Service(old), Record::Service(new)) => old.exported != new.exported,
+        (Record::Policy(old), Record::Policy(new)) => old.scope != new.scope,
         (Record::Workload(old), Record::Workload(new)) => {
-            let keys =
-                |of: &Workload| of.services.iter().map(|one| Arc::clone(&one.service)).collect::<Vec<_>>();
-            keys(old) != keys(new)
+            !old.services.iter().map(|one| &one.service).eq(new.services.iter().map(|one| &one.service))
         }
         _ => false,
     }

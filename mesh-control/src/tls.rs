@@ -7,11 +7,9 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use mesh_ca::{Bundle, Ca, CaError, Csr};
 use mesh_core::id::SpiffeId;
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use rustls_pki_types::PrivatePkcs8KeyDer;
 
 /// Holds the TLS configuration of the moment.
 pub struct Serving {
@@ -88,10 +86,8 @@ impl fmt::Debug for Serving {
 fn make(ca: &Ca, id: &SpiffeId, names: &[String]) -> Result<Config, ServingError> {
     let now = SystemTime::now();
     let authority = ca.authority();
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let mut request = CertificateParams::default();
-    request.distinguished_name = DistinguishedName::new();
-    let csr = Csr::parse(request.serialize_request(&key)?.der())?;
+    let (key, request) = mesh_ca::csr::make()?;
+    let csr = Csr::parse(request.der())?;
     let signed = authority.sign_server(id, names, &csr, now)?;
     let bundle = Arc::clone(authority.bundle());
     let mut roots = RootCertStore::empty();
@@ -109,7 +105,7 @@ fn make(ca: &Ca, id: &SpiffeId, names: &[String]) -> Result<Config, ServingError
     let mut tls = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(clients)
-        .with_single_cert(signed.certificates, PrivatePkcs8KeyDer::from(key.serialize_der()).into())?;
+        .with_single_cert(signed.certificates, key.into())?;
     tls.alpn_protocols = vec![b"h2".to_vec()];
     // A resumed session would outlive the check of the certificate it began with.
     tls.send_tls13_tickets = 0;

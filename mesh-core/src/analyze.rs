@@ -5,7 +5,7 @@
 //! not said a second time. Time grows with the number of objects and references, not with their product.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 pub use self::code::{Code, UnknownCode};
@@ -14,11 +14,14 @@ use crate::resource::{Level, Object, ObjectKey, Origin, Parsed, one_line};
 
 mod annotation;
 mod backing;
+mod claims;
 mod code;
 mod conflict;
+mod credential;
 mod deployment;
 mod destination;
 mod destination_rule;
+mod exclusive;
 mod gateway;
 mod hosts;
 mod index;
@@ -29,7 +32,6 @@ mod schema;
 mod selector;
 mod service;
 mod service_entry;
-mod sidecar;
 mod virtual_service;
 mod workloads;
 
@@ -38,6 +40,8 @@ mod workloads;
 pub struct Options {
     /// Namespace of mesh-wide configuration.
     pub root_namespace: String,
+    /// Whether every Secret of [`secrets`] that exists is among the objects, so that another one does not exist.
+    pub secrets_are_complete: bool,
 }
 
 /// Something a user should know. `Display` is the line that tools print:
@@ -72,6 +76,11 @@ pub fn analyze(parsed: &Parsed, options: &Options) -> Vec<Message> {
     messages.sort_by_cached_key(|it| (it.origin.clone(), Reverse(it.level()), it.code, it.field.clone()));
     messages.dedup();
     messages
+}
+
+/// The Secrets that an analysis of `parsed` would look at, be it that they exist or not.
+pub fn secrets(parsed: &Parsed, options: &Options) -> BTreeSet<ObjectKey> {
+    credential::secrets(&Index::of(parsed, options))
 }
 
 /// The names of all analyzers, as `meshctl analyze --list-analyzers` shows them.
@@ -117,7 +126,7 @@ impl fmt::Display for Message {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { root_namespace: "istio-system".into() }
+        Self { root_namespace: "istio-system".into(), secrets_are_complete: false }
     }
 }
 
@@ -140,16 +149,18 @@ const SUPPRESS: &str = "galley.istio.io/analyze-suppress";
 /// One row per analyzer, in no order that matters.
 const ANALYZERS: &[(&str, Analyzer)] = &[
     ("annotation", annotation::analyze),
+    ("credential", credential::analyze),
     ("deployment.services", deployment::analyze),
     ("destination", destination::analyze),
     ("destinationrule", destination_rule::analyze),
+    ("exclusive", exclusive::analyze),
     ("gateway", gateway::analyze),
     ("namespace", namespace::analyze),
     ("policy", policy::analyze),
     ("selector", selector::analyze),
     ("service.ports", service::analyze),
     ("serviceentry", service_entry::analyze),
-    ("sidecar", sidecar::analyze),
+    ("virtualservice.claims", claims::analyze),
     ("virtualservice.gateways", virtual_service::analyze),
     ("virtualservice.meshhosts", mesh_hosts::analyze),
 ];

@@ -1,13 +1,53 @@
-//! Which endpoint of a service a connection goes to.
+//! Which endpoint of a service a connection or request goes to.
 //!
-//! Pure: load, randomness and the endpoints that were tried before are arguments, so every choice can be replayed.
+//! Pure: load, randomness, time and the endpoints that were tried before are arguments, so every choice can be replayed.
+//! [`choose`] is for services without rules; with a DestinationRule it is a [`Balancer`] over [`Candidates`].
 
+pub use self::balancer::{Balancer, PickContext};
+pub use self::candidates::{Candidate, Candidates, Placement};
+use self::draw::below;
+pub use self::hash::{Affinity, HashInput, Issued, hash_bytes, hash_ip, hash_key};
+pub use self::settings::{
+    Algorithm, Cookie, HashPolicy, HashSource, HashTable, MAX_MAGLEV, MAX_RING, Settings, Warmup,
+};
 use crate::model::{Endpoint, EndpointId};
+
+mod balancer;
+mod candidates;
+mod draw;
+mod hash;
+pub mod locality;
+mod priority;
+mod rotation;
+mod settings;
+mod table;
 
 /// What is known about the endpoints' load.
 pub trait Load {
     /// Connections or requests on their way to `id` at the moment, as far as the caller counts them.
     fn outstanding(&self, id: EndpointId) -> u32;
+}
+
+/// What is known about the endpoints' health.
+pub trait Health {
+    /// Changes whenever [`Self::is_ejected`] does for anybody.
+    fn generation(&self) -> u64;
+    /// Whether `id` is left out at the moment.
+    fn is_ejected(&self, id: EndpointId) -> bool;
+}
+
+/// Where nobody is ever left out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AllWell;
+
+impl Health for AllWell {
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    fn is_ejected(&self, _: EndpointId) -> bool {
+        false
+    }
 }
 
 impl<F: Fn(EndpointId) -> u32> Load for F {
@@ -74,10 +114,9 @@ fn least_of_two<'a>(
     if load.outstanding(other.id) < load.outstanding(first.id) { Some(other) } else { Some(first) }
 }
 
-/// A uniform number below `count`: the high half of a product, without a division and without noticeable bias.
-fn below(count: usize, random: u64) -> usize {
-    let product = u128::from(random) * u128::try_from(count).expect("usize fits in 128 bits");
-    usize::try_from(product >> 64).expect("is below a usize")
+/// As an index.
+fn index(endpoint: u32) -> usize {
+    usize::try_from(endpoint).expect("a usize has at least 32 bits")
 }
 
 #[cfg(test)]

@@ -6,10 +6,14 @@
 
 pub mod analyze;
 pub mod balance;
+pub mod cluster;
+pub mod http;
 pub mod id;
+pub mod log_gate;
 pub mod model;
 pub mod net;
 pub mod own;
 pub mod policy;
 pub mod resource;
+pub mod retry;
 pub mod route;

@@ -20,13 +20,15 @@ pub use self::credential::{Credential, CredentialName, CredentialScope};
 pub use self::mirror::Mirror;
 pub use self::reach::{Exported, Reach};
 pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
-pub use self::service::{Endpoint, EndpointId, Families, Service, ServicePort, StaticEndpoint};
+pub use self::service::{Declared, Endpoint, EndpointId, Families, Service, ServicePort, StaticEndpoint};
 pub use self::workload::{LocalPod, Membership, ServiceKey, Workload, WorkloadType};
 pub use self::world::{CompileOptions, World};
+use crate::cluster::Rules;
 use crate::id::TrustDomain;
 use crate::net::canonical;
 use crate::policy::PolicySet;
 use crate::resource::{ObjectKey, Secret};
+use crate::route::Virtuals;
 
 mod cidr;
 mod compile;
@@ -65,6 +67,8 @@ pub struct Snapshot {
     credentials: RedBlackTreeMapSync<Arc<CredentialName>, Arc<Credential>>,
     /// Differs whenever [`Self::credentials`] does.
     credential_generation: u64,
+    virtuals: Arc<Virtuals>,
+    rules: Rules,
 }
 
 /// Where a connection goes.
@@ -181,6 +185,28 @@ impl Snapshot {
     /// A number that differs between two snapshots of a [`Mirror`] if their [`Self::credentials`] do.
     pub fn credential_generation(&self) -> u64 {
         self.credential_generation
+    }
+
+    /// A number that differs between two snapshots of a [`Mirror`] if their [`Self::configs`] do.
+    pub fn config_generation(&self) -> u64 {
+        self.config_generation
+    }
+
+    /// The `VirtualServices`, compiled as far as they can be before it is known who asks.
+    pub fn virtuals(&self) -> &Arc<Virtuals> {
+        &self.virtuals
+    }
+
+    /// The `DestinationRules`.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The service of this full host name.
+    pub fn service_by_host(&self, host: &str) -> Option<&Arc<Service>> {
+        // A service of Kubernetes carries its namespace in its name.
+        let namespace = host.split('.').nth(1)?;
+        self.services.get(&ServiceKey { namespace: namespace.into(), hostname: host.into() })
     }
 
     /// The trust domain of this mesh: `MeshConfig`'s, else the one given to the compiler.

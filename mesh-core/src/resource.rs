@@ -250,6 +250,18 @@ pub fn parse(file: &SourceFile<'_>) -> Parsed {
     document::parse(file)
 }
 
+impl Parsed {
+    /// Adds what another file contained.
+    pub fn append(&mut self, other: Self) {
+        let Self { objects, findings, rejected, templates, documents } = other;
+        self.objects.extend(objects);
+        self.findings.extend(findings);
+        self.rejected.extend(rejected);
+        self.templates.extend(templates);
+        self.documents += documents;
+    }
+}
+
 impl Object {
     /// What makes this object unique.
     pub fn key(&self) -> ObjectKey {
@@ -265,6 +277,11 @@ impl Origin {
     /// The origin of an object that an API server holds: it is shown as `Kind namespace/name`.
     pub fn in_cluster(key: &ObjectKey) -> Self {
         Self { file: key.to_string().into(), document: usize::MAX }
+    }
+
+    /// The number of the document; `None` for an object of a cluster.
+    pub fn document_in_file(&self) -> Option<usize> {
+        Some(self.document).filter(|document| *document != usize::MAX)
     }
 }
 

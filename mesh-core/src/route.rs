@@ -23,7 +23,6 @@ pub use self::gateway::{
 };
 pub use self::header_ops::{HeaderEdit, HeaderOps};
 pub use self::redirect::{Redirect, https_location};
-pub use self::retry::{Failure, RetryPolicy};
 pub use self::rewrite::{Piece, Rewrite};
 pub use self::table::{Picked, RouteTable, ServiceName};
 pub use self::virtuals::{Settings, Virtuals};
@@ -39,7 +38,6 @@ mod header_ops;
 mod hosts;
 mod index;
 mod redirect;
-mod retry;
 mod rewrite;
 mod table;
 mod virtuals;

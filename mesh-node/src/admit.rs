@@ -10,11 +10,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use mesh_core::log_gate;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use crate::sys::sockopt;
 
@@ -92,34 +92,22 @@ fn is_of_one_connection(e: &io::Error) -> bool {
     ) || e.raw_os_error() == Some(libc::EPROTO)
 }
 
-/// Lets so many log lines a second pass and counts the others: a peer must not fill a disk by misbehaving.
+/// A thread's [`log_gate::LogGate`].
 #[derive(Debug)]
-pub struct LogGate {
-    per_second: u32,
-    begin: Cell<Option<Instant>>,
-    passed: Cell<u32>,
-    muted: Cell<u64>,
-}
+pub struct LogGate(Cell<log_gate::LogGate>);
 
 impl LogGate {
     /// A gate for `per_second` lines.
     pub fn new(per_second: u32) -> Self {
-        Self { per_second, begin: Cell::new(None), passed: Cell::new(0), muted: Cell::new(0) }
+        Self(Cell::new(log_gate::LogGate::new(per_second)))
     }
 
     /// The number of lines left out since the last one, if this one may pass.
     pub fn pass(&self) -> Option<u64> {
-        let now = Instant::now();
-        if self.begin.get().is_none_or(|begin| now - begin >= LOG_INTERVAL) {
-            self.begin.set(Some(now));
-            self.passed.set(0);
-        }
-        if self.passed.get() >= self.per_second {
-            self.muted.set(self.muted.get() + 1);
-            return None;
-        }
-        self.passed.set(self.passed.get() + 1);
-        Some(self.muted.take())
+        let mut gate = self.0.get();
+        let muted = gate.pass(Instant::now());
+        self.0.set(gate);
+        muted
     }
 }
 
@@ -222,7 +210,6 @@ pub const MAX_HANDSHAKES: usize = 512;
 /// Pauses after an error of `accept`.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_millis(100);
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// Descriptors kept back for the ports for people and probes, new pods, and files.
 const MIN_RESERVE: RawFd = 40;
 const MAX_RESERVE: RawFd = 512;

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use mesh_core::id::TrustDomain;
+use mesh_core::{id::TrustDomain, resource::value::time};
 
 use crate::{
     redirect::{Inbound, TcHook},
@@ -88,19 +88,19 @@ pub struct NodeOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(MIN_OPEN_FILES..))]
     pub open_files: Option<u64>,
     /// Trust domain, unless the mesh configuration names one.
-    #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
+    #[arg(long, default_value = "cluster.local", value_parser = TrustDomain::parse)]
     pub trust_domain: TrustDomain,
     /// Lifetime of the certificates of pods, for example 24h, 90m or 30s.
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub svid_lifetime: Duration,
-    /// Where and how connections are logged: one line each on standard output.
+    /// How connections and HTTP requests are logged: one line each on standard output.
     #[arg(long, value_enum, default_value = "text")]
     pub access_log: AccessLogFormat,
     /// What is logged on standard error, as a tracing filter.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
     /// How long connections may go on after a request to stop.
-    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = time)]
     pub drain: Duration,
 }
 
@@ -154,10 +154,10 @@ pub struct GatewayOptions {
     #[arg(long, value_name = "PORT", default_value_t = 15021)]
     pub ready_port: u16,
     /// Trust domain, unless the mesh configuration names one.
-    #[arg(long, default_value = "cluster.local", value_parser = trust_domain)]
+    #[arg(long, default_value = "cluster.local", value_parser = TrustDomain::parse)]
     pub trust_domain: TrustDomain,
     /// Lifetime of the gateway's own certificate, for example 24h, 90m or 30s.
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub svid_lifetime: Duration,
     /// Where and how requests are logged: one line each on standard output.
     #[arg(long, value_enum, default_value = "text")]
@@ -166,7 +166,7 @@ pub struct GatewayOptions {
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
     /// How long connections may go on after a request to stop.
-    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = time)]
     pub drain: Duration,
 }
 
@@ -199,10 +199,6 @@ pub struct CleanupOptions {
     pub cgroup: Option<PathBuf>,
 }
 
-fn trust_domain(text: &str) -> Result<TrustDomain, String> {
-    TrustDomain::parse(text).map_err(|error| error.to_string())
-}
-
 fn namespaced(text: &str) -> Result<Namespaced, String> {
     let dns = |name: &str| {
         let labels = name.split('.').all(|label| {
@@ -226,22 +222,6 @@ fn label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("{text:?} is not KEY=VALUE")),
     }
-}
-
-/// Parses `24h`, `90m`, `30s`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time; write 24h, 90m, 30s or 500ms");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let milliseconds = match unit {
-        "ms" => Some(number),
-        "s" => number.checked_mul(1_000),
-        "m" => number.checked_mul(60_000),
-        "h" => number.checked_mul(3_600_000),
-        _ => None,
-    };
-    milliseconds.filter(|n| *n > 0).map(Duration::from_millis).ok_or_else(wrong)
 }
 
 const DEFAULT_PIN_ROOT: &str = "/sys/fs/bpf/mesh";
@@ -271,14 +251,5 @@ mod tests {
         assert_eq!(label("istio=edge"), Ok(("istio".to_owned(), "edge".to_owned())));
         assert_eq!(label("empty="), Ok(("empty".to_owned(), String::new())));
         assert!(label("istio").is_err() && label("=x").is_err());
-    }
-
-    #[test]
-    fn durations() {
-        assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        for wrong in ["", "h", "5", "0s", "-1s", "1d", "99999999999999999999s", "18446744073709551615h"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
     }
 }

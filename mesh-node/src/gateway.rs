@@ -13,9 +13,9 @@ mod edge;
 mod figures;
 mod identity;
 mod listener;
+mod requests;
 mod sockets;
 mod state;
-mod stub;
 pub mod tls;
 mod worker;
 
@@ -54,7 +54,7 @@ use crate::{
 
 /// Serves until told to stop.
 pub fn run(options: GatewayOptions) -> anyhow::Result<()> {
-    run_with(options, Arc::new(stub::engine))
+    run_with(options, requests::engine())
 }
 
 /// As [`run`], with an engine of the caller's.

@@ -8,4 +8,7 @@ mod forwarded;
 pub mod inbound;
 pub mod outbound;
 pub mod relay;
+mod requests;
 mod revoke;
+
+pub use requests::PodRequests;

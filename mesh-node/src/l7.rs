@@ -1,12 +1,27 @@
 //! Layer 7: one engine that reads requests, decides, and carries them, for the node and for gateways.
 
+mod cluster;
+mod connect;
 mod deadline;
+mod edge;
+pub mod engine;
+mod exchange;
+mod forward;
 pub mod h1;
 pub mod io;
+mod kept;
 mod message;
+mod mirror;
 mod out;
+mod pool;
+mod record;
 mod reply;
+pub mod serve;
+pub mod shared;
+pub mod site;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod transfer;
 
 /// Clients.

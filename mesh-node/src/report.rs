@@ -1,5 +1,5 @@
-//! What the proxy tells about the connections it carries: metrics, one access-log line each, and the table of
-//! those open now.
+//! What the proxy tells about the connections and HTTP requests it carries: metrics, one access-log line each, and the
+//! table of the connections open now. Of requests see [`RequestFacts`].
 //!
 //! A connection's story is told by a [`ConnReport`], made when the connection is accepted and dropped when it is over;
 //! the drop writes the one line and closes the books, whichever way the code left. Bytes are counted by whoever moves
@@ -16,6 +16,7 @@ mod labels;
 mod metrics;
 mod process;
 mod reason;
+mod request;
 mod series;
 mod table;
 mod time;
@@ -36,6 +37,9 @@ pub use conn::{ConnReport, ConnView, Counters};
 pub use event::{Event, Family};
 pub use metrics::{CertificateFigure, NodeFigures, classic_text};
 pub use reason::{Failure, Flag, Stage};
+pub use request::{
+    AccessFormat, Flags, FormatError, HeaderLookup, Perspective, RequestFacts, RequestHeaderFacts,
+};
 pub use time::Rfc3339;
 
 use conn::Live;
@@ -134,16 +138,23 @@ pub struct ConnInfo {
 pub struct ReportOptions {
     /// Version of this build, for `istio_build`.
     pub version: String,
-    /// Whether and how connections are logged at first; [`Reporter::set_access_log`] changes it.
+    /// Whether and how connections and requests are logged at first; [`Reporter::set_access_log`] changes it.
     pub access_log: AccessLogFormat,
-    /// Most label sets a metric family may have for each flag; more are counted as `unknown`.
+    /// Most label sets a family of connection metrics may have for each flag; more are counted as `unknown`.
     pub max_label_sets: usize,
+    /// Most label sets a family of request metrics may have; more are counted as `unknown`.
+    pub max_request_sets: usize,
 }
 
 impl Default for ReportOptions {
     fn default() -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { version, access_log: AccessLogFormat::Off, max_label_sets: MAX_LABEL_SETS }
+        Self {
+            version,
+            access_log: AccessLogFormat::Off,
+            max_label_sets: MAX_LABEL_SETS,
+            max_request_sets: MAX_REQUEST_SETS,
+        }
     }
 }
 
@@ -152,6 +163,7 @@ impl Default for ReportOptions {
 pub struct Reporter {
     version: String,
     series: SeriesMap,
+    requests: request::RequestMap,
     live: Table<Live>,
     open: [AtomicU64; 2],
     next_id: AtomicU64,
@@ -170,6 +182,7 @@ impl Reporter {
         Ok(Arc::new(Self {
             version: options.version,
             series: SeriesMap::new(options.max_label_sets),
+            requests: request::RequestMap::new(options.max_request_sets),
             live: Table::default(),
             open: [AtomicU64::new(0), AtomicU64::new(0)],
             next_id: AtomicU64::new(1),
@@ -208,7 +221,7 @@ impl Reporter {
         }
     }
 
-    /// Switches the access log.
+    /// Switches the access log of connections, and that of requests as long as they have no format of their own.
     pub fn set_access_log(&self, format: AccessLogFormat) {
         self.access.set_format(format);
     }
@@ -225,6 +238,7 @@ impl Reporter {
         let sweeps = self.sweeps.fetch_add(1, Ordering::Relaxed);
         if sweeps % SWEEPS_PER_EPOCH == SWEEPS_PER_EPOCH - 1 {
             self.series.forget_cached();
+            self.requests.forget_cached();
         }
     }
 
@@ -276,6 +290,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 const SWEEPS_PER_EPOCH: u64 = 12;
 /// Far above the pairs of workloads that one node's pods talk to; some 40 MB of text at a scrape.
 const MAX_LABEL_SETS: usize = 10_000;
+/// Requests take more samples for each label set, some 60 KB of text: at most some 200 MB at a scrape.
+const MAX_REQUEST_SETS: usize = 3_000;
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -7,6 +7,7 @@
 
 pub use self::generated::{ca, discovery, mesh, security, workload};
 
+pub mod codec;
 pub mod decode;
 pub mod encode;
 pub mod names;

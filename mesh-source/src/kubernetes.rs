@@ -9,9 +9,11 @@
 
 use std::collections::BTreeSet;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use mesh_core::resource::ObjectKey;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
@@ -30,6 +32,7 @@ mod discovery;
 mod kinds;
 mod known;
 pub mod leader;
+pub mod once;
 mod reflector;
 pub mod status;
 mod wire;
@@ -88,6 +91,9 @@ pub enum ConnectError {
     /// Neither a kubeconfig nor the files of a Pod's service account say where the API is.
     #[error("there is no cluster to connect to")]
     NoCluster(#[source] Box<kube::config::InferConfigError>),
+    /// A kubeconfig cannot be read, or has no such context.
+    #[error("the kubeconfig names no cluster")]
+    Kubeconfig(#[source] Box<kube::config::KubeconfigError>),
     /// Keys, certificates or addresses are not what they should be.
     #[error("the connection to the cluster cannot be set up")]
     Client(#[source] Box<kube::Error>),
@@ -96,8 +102,30 @@ pub enum ConnectError {
 /// A client for the cluster that `$KUBECONFIG`, `~/.kube/config` or, in a Pod, its service account names. Does not
 /// connect yet.
 pub async fn connect() -> Result<Client, ConnectError> {
-    let config = kube::Config::infer().await.map_err(|error| ConnectError::NoCluster(Box::new(error)))?;
-    client(config)
+    client(infer().await?)
+}
+
+/// A client for the cluster of a context of a kubeconfig, and that cluster's address. Without `file` it is the kubeconfig
+/// that `kubectl` would take, without `context` the one that is current there; without both, what [`connect`] finds.
+pub async fn connect_to(
+    file: Option<&Path>,
+    context: Option<&str>,
+) -> Result<(Client, String), ConnectError> {
+    let wrong = |error| ConnectError::Kubeconfig(Box::new(error));
+    let config = match (file, context) {
+        (None, None) => infer().await?,
+        (file, context) => {
+            let kubeconfig = match file {
+                Some(file) => Kubeconfig::read_from(file).map_err(wrong)?,
+                None => Kubeconfig::read().map_err(wrong)?,
+            };
+            let options =
+                KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(wrong)?
+        }
+    };
+    let address = config.cluster_url.to_string();
+    Ok((client(config)?, address))
 }
 
 /// A client for a cluster that the caller describes.
@@ -209,6 +237,10 @@ impl std::fmt::Debug for Kubernetes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kubernetes").field("pace", &self.pace).finish_non_exhaustive()
     }
+}
+
+async fn infer() -> Result<kube::Config, ConnectError> {
+    kube::Config::infer().await.map_err(|error| ConnectError::NoCluster(Box::new(error)))
 }
 
 /// `/api/v1/pods` in a namespace: `/api/v1/namespaces/NAMESPACE/pods`.

@@ -11,6 +11,7 @@
 pub use self::changes::{About, Change, Changes};
 pub use self::diff::DirectoryFeed;
 pub use self::directory::{Directory, Loaded, SourceError};
+pub use self::remarks::Remarks;
 
 mod changes;
 mod diff;
@@ -18,4 +19,5 @@ mod directory;
 mod file;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+mod remarks;
 mod scan;

@@ -175,8 +175,12 @@ fn what_cannot_be_done_is_said_and_fails() {
     };
     let (code, text) = stderr(&["analyze", "/nonexistent/a.yaml"]);
     assert!(code == Some(1) && text.starts_with("meshctl: /nonexistent/a.yaml: No such file"), "{text}");
-    let (code, text) = stderr(&["analyze", "--use-kube"]);
-    assert!(code == Some(1) && text.contains("a cluster cannot be analyzed yet"), "{text}");
+    for wrong in [&["--kubeconfig", "/nonexistent/config"][..], &["-k", "--context", "nowhere"]] {
+        let (code, text) = stderr(&[&["analyze"], wrong].concat());
+        assert!(code == Some(1) && text.starts_with("meshctl: the kubeconfig names no cluster: "), "{text}");
+    }
+    let (code, text) = stderr(&["analyze", "--use-kube=false"]);
+    assert!(code == Some(1) && text.contains("name files or directories"), "{text}");
     assert_eq!(stderr(&["analyze"]).0, Some(2));
     assert_eq!(stderr(&["analyze", "-o", "xml", "-"]).0, Some(2));
     // Whoever comes from istioctl switches the cluster off.

@@ -56,6 +56,21 @@ impl Cluster {
         with_token(&self.config, token)
     }
 
+    /// A kubeconfig for the administrator, or for whoever owns a token.
+    pub(crate) fn kubeconfig(&self, token: Option<&str>) -> Value {
+        let token = token.or(self.ours.as_ref().map(|_| "admin")).map(|token| json!({"token": token}));
+        let user = token.unwrap_or_else(|| serde_json::to_value(&self.config.auth_info).expect("JSON"));
+        let server = self.config.cluster_url.to_string();
+        // A real one is that of a test, too, whose certificate nobody has signed.
+        let cluster = json!({"server": server, "insecure-skip-tls-verify": self.ours.is_none()});
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": user}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        })
+    }
+
     /// A namespace of its own, freshly made.
     pub(crate) async fn namespace(&self) -> String {
         let name = unique("t");

@@ -343,13 +343,17 @@ impl Subscriber {
 
 /// The program, which stands beside the directory of this one.
 fn program(kubeconfig: &Path) -> Command {
-    let own = std::env::current_exe().expect("a program");
-    let path = own.ancestors().nth(2).expect("a target directory").join("mesh-control");
-    let there = path.is_file();
-    assert!(there, "there is no {} (`cargo build -p mesh-control` makes it)", path.display());
-    let mut command = Command::new(path);
+    let mut command = Command::new(program_at("mesh-control"));
     command.env("KUBECONFIG", kubeconfig).env_remove("RUST_LOG");
     command
+}
+
+/// Where a program of ours is.
+pub(crate) fn program_at(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("a program");
+    let path = own.ancestors().nth(2).expect("a target directory").join(name);
+    assert!(path.is_file(), "there is no {} (`cargo build -p {name}` makes it)", path.display());
+    path
 }
 
 /// Addresses that were free a moment ago.

@@ -166,6 +166,46 @@ async fn removals_come_last_and_in_reverse() -> Result<()> {
     Ok(())
 }
 
+/// A policy goes where it decides about a pod, before that pod, and nowhere else.
+#[tokio::test]
+async fn policies_go_to_the_nodes_that_enforce_them() -> Result<()> {
+    let plane = over(&[
+        ("a.yaml", app("a", "n1", "10.1.0.1", 80)),
+        ("b.yaml", app("b", "n2", "10.2.0.2", 80)),
+        ("policies.yaml", format!("{}\n---\n{}", policy("a", "x"), policy("b", "x"))),
+        ("mesh.yaml", policy("istio-system", "x")),
+    ])?;
+    let policies = |subscriber: &Subscriber| -> Vec<String> {
+        let own = subscriber.held.keys().filter(|(kind, _)| *kind == ResourceType::Authorization);
+        own.map(|(_, name)| name.clone()).collect()
+    };
+    let (mut one, _) = everything(&plane, "n1").await?;
+    ensure!(policies(&one) == ["a/only", "istio-system/only"], "{:?}", policies(&one));
+    let (two, _) = everything(&plane, "n2").await?;
+    ensure!(policies(&two) == ["b/only", "istio-system/only"], "{:?}", policies(&two));
+
+    plane.write("policies.yaml", &format!("{}\n---\n{}", policy("a", "x"), policy("b", "y")))?;
+    let told = one.told().await?;
+    ensure!(told.is_empty(), "nor does it hear of a change: {told:?}");
+
+    let pod = app("b", "n1", "10.1.0.3", 80).replace("name: web, namespace", "name: near, namespace");
+    plane.write("near.yaml", pod.split("---\n").nth(1).context("the pod")?)?;
+    let mut told = one.hear("Kubernetes//Pod/b/near").await?;
+    told.extend(one.told().await?);
+    let turn = |wanted: &str| told.iter().position(|one| one == wanted);
+    let (policy, pod) = (turn("+b/only"), turn("+Kubernetes//Pod/b/near"));
+    ensure!(policy.is_some() && policy < pod, "what decides about a pod is there before it: {told:?}");
+
+    plane.remove("near.yaml")?;
+    let mut told = one.hear("-b/only").await?;
+    told.extend(one.told().await?);
+    let gone = |wanted: &str| told.iter().rposition(|one| one == wanted);
+    let (policy, pod) = (gone("-b/only"), gone("-Kubernetes//Pod/b/near"));
+    ensure!(pod.is_some() && pod < policy, "and goes after it: {told:?}");
+    ensure!(policies(&one) == ["a/only", "istio-system/only"], "{:?}", policies(&one));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_rejection_is_shown_and_not_repeated() -> Result<()> {
     let plane = over(&two())?;

@@ -1,11 +1,14 @@
 //! Clients that mean harm: each is refused within limits, and the others are served meanwhile.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use mesh_proto::discovery::DeltaDiscoveryRequest;
+use mesh_proto::discovery::{DeltaDiscoveryRequest, Node};
 use mesh_proto::names::ResourceType;
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Value};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -13,7 +16,7 @@ use tonic::Code;
 
 use crate::caller::{self, Wish, certify, dial, join, plain, tls};
 use crate::discovery::{app, over, service};
-use crate::plane::{PLAIN, Plane, TLS};
+use crate::plane::{PLAIN, Plane, TLS, until};
 use crate::subscriber::{Subscriber, named, request};
 
 /// Where those come from who mean no harm.
@@ -156,6 +159,127 @@ async fn demands_have_limits() -> Result<()> {
     let grown = most.saturating_sub(before) >> 20;
     ensure!(grown < 300, "{grown} MB for demands that are refused");
     is_whole(&plane)
+}
+
+/// Those who fail at the door are worth some lines a second, however many they are.
+#[tokio::test]
+async fn the_turned_away_do_not_fill_the_log() -> Result<()> {
+    let plane = start()?;
+    let begun = Instant::now();
+    for _ in 0..400 {
+        let mut stream = dial(Ipv4Addr::LOCALHOST, plane.at(TLS)).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
+        closed(&mut stream, Duration::from_secs(1)).await;
+    }
+    let seconds = usize::try_from(begun.elapsed().as_secs())? + 1;
+    sleep(Duration::from_millis(1100)).await;
+    let mut last = dial(Ipv4Addr::LOCALHOST, plane.at(TLS)).await?;
+    last.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
+    closed(&mut last, Duration::from_secs(1)).await;
+    let lines = || -> Vec<String> {
+        let log = plane.log();
+        log.lines().filter(|line| line.contains("A client was turned away.")).map(str::to_owned).collect()
+    };
+    let muted = |line: &String| line.split("muted=").nth(1)?.parse::<usize>().ok();
+    let counted = || lines().iter().filter_map(muted).map(|muted| muted + 1).sum::<usize>();
+    until(Duration::from_secs(5), || counted() == 401).await.with_context(|| format!("{}", counted()))?;
+    ensure!(lines().len() <= 20 * (seconds + 1), "{} lines in {seconds} s", lines().len());
+    Ok(())
+}
+
+/// Lists of millions of nothings are a few MB on the wire and hundreds in memory; none of them gets there.
+#[tokio::test]
+async fn what_is_small_on_the_wire_is_small_in_memory() -> Result<()> {
+    let plane = start()?;
+    let empty = || DeltaDiscoveryRequest { ..request(ResourceType::Address) };
+    let nothings =
+        |count| Value { kind: Some(Kind::ListValue(ListValue { values: vec![Value::default(); count] })) };
+    let tree = Struct { fields: [("x".to_owned(), nothings(4_000_000))].into() };
+    let demands = [
+        (
+            "names",
+            DeltaDiscoveryRequest { resource_names_subscribe: vec![String::new(); 4_000_000], ..empty() },
+        ),
+        (
+            "names",
+            DeltaDiscoveryRequest { resource_names_unsubscribe: vec![String::new(); 4_000_000], ..empty() },
+        ),
+        ("versions", DeltaDiscoveryRequest { initial_resource_versions: versions(600_000), ..empty() }),
+        (
+            "description",
+            DeltaDiscoveryRequest { node: Some(Node { metadata: Some(tree), ..Node::default() }), ..empty() },
+        ),
+    ];
+    let (before, _) = plane.memory()?;
+    for (what, demand) in demands {
+        let mut subscriber = Subscriber::open(plain(&plane, Ipv4Addr::LOCALHOST).await?, None).await?;
+        subscriber.send(demand).await?;
+        let status = subscriber.end().await?;
+        ensure!(
+            status.code() == Code::ResourceExhausted && status.message().contains(what),
+            "{what}: {status:?}"
+        );
+    }
+    let (_, most) = plane.memory()?;
+    let grown = most.saturating_sub(before) >> 20;
+    ensure!(grown < 60, "{grown} MB for requests of 20 MB at most");
+    serves(&plane).await?;
+    is_whole(&plane)
+}
+
+/// Whoever has greeted with little and sends much later has its turn for it, as with a greeting.
+#[tokio::test]
+async fn large_requests_are_read_in_turn() -> Result<()> {
+    let plane = start()?;
+    let mut crowd = Vec::new();
+    for _ in 0..12 {
+        let mut one = Subscriber::open(plain(&plane, HONEST).await?, Some("n1")).await?;
+        one.ask(&[ResourceType::Mesh]).await?;
+        one.hear("mesh").await?;
+        crowd.push(one);
+    }
+    let (before, _) = plane.memory()?;
+    let name = "x".repeat(10 << 20);
+    for one in &mut crowd {
+        one.send(named(ResourceType::Address, &[&name], &[])).await?;
+    }
+    for one in &mut crowd {
+        let status = one.end().await?;
+        ensure!(status.code() == Code::ResourceExhausted, "a name of 10 MB: {status:?}");
+    }
+    let (_, most) = plane.memory()?;
+    let grown = most.saturating_sub(before) >> 20;
+    ensure!(grown < 80, "{grown} MB for 12 requests of 10 MB, of which two are read at a time");
+    // What is large and right is heard as well.
+    let mut late = Subscriber::open(plain(&plane, HONEST).await?, Some("n1")).await?;
+    late.ask(&[ResourceType::Mesh]).await?;
+    late.hear("mesh").await?;
+    let first = DeltaDiscoveryRequest {
+        initial_resource_versions: versions(100_000),
+        ..request(ResourceType::Address)
+    };
+    late.send(first).await?;
+    late.hear(&service("a")).await?;
+    is_whole(&plane)
+}
+
+/// A node of a large mesh that comes back says how much it has, and is heard.
+#[tokio::test]
+async fn whoever_has_100_000_resources_may_say_so() -> Result<()> {
+    let plane = start()?;
+    let mut subscriber = Subscriber::open(plain(&plane, HONEST).await?, Some("n1")).await?;
+    let has = versions(100_000);
+    let first = DeltaDiscoveryRequest { initial_resource_versions: has, ..request(ResourceType::Address) };
+    subscriber.send(first).await?;
+    let response = subscriber.next().await?;
+    ensure!(response.resources.len() == 4, "what it does not have: {}", response.resources.len());
+    ensure!(response.removed_resources.len() == 100_000, "what is not there any more");
+    is_whole(&plane)
+}
+
+/// What a node says of resources that there are not, with names as pods have them.
+fn versions(count: u32) -> HashMap<String, String> {
+    (0..count).map(|n| (format!("Kubernetes//Pod/ns/p-{n}"), n.to_string())).collect()
 }
 
 /// Connections that say nothing, on both ports, from few machines: each machine has its share, nobody stays without

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use kube::config::AuthInfo;
 use kube::{Client, Config};
-use mesh_tests::apiserver::{ApiServer, Fault, Refusal};
+use mesh_tests::apiserver::{ApiServer, Fault, Refusal, Resource};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use tonic::Code;
@@ -164,6 +164,31 @@ async fn two_replicas_have_one_leader_who_writes_and_is_followed() {
     server.put(&policy("late", &json!({"rules": [{}]})));
     until("a status from the new leader", || accepted(&server, "late").is_some()).await;
     drop(second);
+}
+
+#[tokio::test]
+async fn a_class_that_names_us_is_accepted_in_its_status() {
+    let server = cluster();
+    let group = "gateway.networking.k8s.io";
+    let resource = Resource::custom(group, &["v1"], "GatewayClass", "gatewayclasses");
+    server.define(Resource { namespaced: false, ..resource });
+    let class = |name: &str, controller: &str| {
+        let others = json!([{"type": "SupportedVersion", "status": "True", "reason": "SupportedVersion"}]);
+        server.put(&json!({
+            "apiVersion": format!("{group}/v1"), "kind": "GatewayClass", "metadata": {"name": name},
+            "spec": {"controllerName": controller}, "status": {"conditions": others},
+        }));
+    };
+    class("istio", "istio.io/gateway-controller");
+    class("nginx", "example.com/gateway-controller");
+    let _control = Control::ready(&server).await;
+    let conditions = |name: &str| -> Vec<String> {
+        let object = server.read("GatewayClass", "", name).expect("the class");
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().map(|it| format!("{}={}", it["type"], it["status"]).replace('"', "")).collect()
+    };
+    until("the status", || conditions("istio") == ["SupportedVersion=True", "Accepted=True"]).await;
+    assert_eq!(conditions("nginx"), ["SupportedVersion=True"]);
 }
 
 #[tokio::test]

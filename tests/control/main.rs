@@ -1,6 +1,7 @@
 //! The control plane as its clients see it, and its way to Kubernetes: the real process, real connections, real faults,
 //! and an API server of the suite's own that is held to the protocol. Needs no privilege.
 
+mod analyze;
 mod api;
 mod apiserver;
 mod caller;
@@ -12,6 +13,7 @@ mod hook;
 mod hostile;
 mod kubernetes_control;
 mod leader;
+mod manifests;
 mod plane;
 mod real;
 mod resume;

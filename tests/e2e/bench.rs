@@ -59,3 +59,21 @@ fn a_name_that_no_case_has_is_an_error() -> Result<()> {
     ensure!(!output.status.success() && errors.contains("\n  cross-node/http/32\n"), "{errors}");
     Ok(())
 }
+
+#[test]
+fn a_peer_that_is_missing_is_a_row_with_the_reason() -> Result<()> {
+    let file = std::env::temp_dir().join(format!("mesh-bench-l7-{}.json", std::process::id()));
+    let mut bench = Command::new(env!("CARGO_BIN_EXE_bench"));
+    let output =
+        bench.args(["--quick", "l7/rss", "--envoy", "/nowhere/envoy", "--json"]).arg(&file).output()?;
+    let tables = String::from_utf8_lossy(&output.stdout);
+    ensure!(!output.status.success(), "somebody is missing, which must not pass for a result: {tables}");
+    ensure!(tables.contains("\nenvoy  failed: there is no /nowhere/envoy"), "{tables}");
+    ensure!(tables.contains("<= 0.50 x envoy"), "what is demanded is shown in any case: {tables}");
+    let rows: Vec<Value> = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    fs::remove_file(&file)?;
+    let of = |system: &str| rows.iter().find(|row| row["system"] == system).context("no row");
+    ensure!(of("nginx")?["metric"] == "rss_mb" && of("nginx")?["median"].as_f64() > Some(0.0), "{rows:?}");
+    ensure!(of("envoy")?["runs"] == 0 && of("envoy")?["error"].is_string(), "{rows:?}");
+    Ok(())
+}

@@ -3,7 +3,7 @@
 //! Figures of one machine mean little by themselves, so each case runs through all systems in turn, several rounds,
 //! and what counts is the ratio of the medians. Load comes from `iperf3` (bulk), `wrk` on `nginx` (kept connections)
 //! and [`client`] (new connections). Nothing is pinned, no setting of the machine is changed, and proxies run as in
-//! production: a line of access log for each connection, into a file.
+//! production: a line of access log for each connection, into a file. [`l7`] has its own rules.
 //!
 //! The processor time of a proxy is what the kernel charges to its process. The work that the kernel does for it on
 //! somebody else's account (interrupts, the other end's system calls) shows in the rates only.
@@ -19,12 +19,12 @@ use anyhow::{Result, bail};
 
 pub use self::{
     case::Case,
-    figures::{Metric, Row, rows, table},
+    figures::{Metric, Row, Verdict, rows, table},
     stand::System,
 };
 use self::{
     case::Load,
-    figures::{Sample, number},
+    figures::{Sample, error_row, number},
     process::Disturbance,
     stand::Stand,
 };
@@ -33,10 +33,13 @@ mod case;
 pub mod client;
 pub mod control;
 mod figures;
+pub mod grpc;
+mod l7;
 mod load;
 mod manifests;
 mod memory;
 mod output;
+pub mod pace;
 mod process;
 pub mod relay;
 mod stand;
@@ -53,6 +56,8 @@ pub struct Plan {
     pub seconds: u64,
     /// The `ztunnel` to compare with, if there is one.
     pub ztunnel: Option<PathBuf>,
+    /// The `envoy` to compare gateways with; none means the one that `cargo xtask bench` has installed.
+    pub envoy: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -66,15 +71,17 @@ pub struct Outcome {
     pub turns: usize,
     /// Those of them during which others took more than a tenth of a processor.
     pub disturbed: usize,
+    /// A table of what is demanded of the mesh beside others, and whether it is so.
+    demands: Option<String>,
 }
 
 /// A case that a system has failed.
 #[derive(Debug)]
 pub struct Failure {
     /// Which case.
-    pub case: Case,
+    pub case: String,
     /// Through which system.
-    pub system: System,
+    pub system: String,
     /// Why, with all that the tools have said.
     pub reason: anyhow::Error,
 }
@@ -86,7 +93,7 @@ impl fmt::Display for Failure {
 }
 
 impl Outcome {
-    /// A table for each case.
+    /// A table for each case, and one of what is demanded of the mesh if anything is.
     pub fn tables(&self) -> String {
         let mut text = String::new();
         for case in self.rows.chunk_by(|a, b| a.case == b.case) {
@@ -97,26 +104,48 @@ impl Outcome {
             text.push('\n');
             text.push_str(&table(case));
         }
+        if let Some(demands) = &self.demands {
+            text.push('\n');
+            text.push_str(demands);
+        }
         text
+    }
+
+    /// Notes that a system has failed a case: as a row, so that it is not taken for one that was not asked.
+    fn fail(&mut self, failure: Failure, tell: &mut dyn FnMut(&str)) {
+        tell(&failure.to_string());
+        self.rows.push(error_row(&failure.case, &failure.system, &format!("{:#}", failure.reason)));
+        self.failures.push(failure);
     }
 }
 
 /// Measures. `tell` hears of each step. A case that fails for one system does not keep others from being measured;
 /// the error is for what keeps all of them from it.
 pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Outcome> {
-    let (control, traffic): (Vec<Case>, Vec<Case>) =
-        plan.cases.iter().partition(|case| matches!(case, Case::Control(_)));
-    check_tools(&traffic)?;
+    let traffic: Vec<Case> = plan
+        .cases
+        .iter()
+        .copied()
+        .filter(|case| matches!(case, Case::Traffic(_) | Case::Memory(_)))
+        .collect();
+    if !traffic.is_empty() {
+        check_tools(&traffic)?;
+    }
     let mut outcome = Outcome::default();
     // Before there are pods, which have something to do even when nobody calls.
-    for case in control {
-        ask(plan, case, tell, &mut outcome);
+    for case in &plan.cases {
+        match case {
+            Case::Control(_) => ask(plan, *case, tell, &mut outcome),
+            Case::L7(subject) => l7::run(*subject, plan, tell, &mut outcome),
+            Case::Traffic(_) | Case::Memory(_) => {}
+        }
     }
+    outcome.demands = l7::demand::judge(&mut outcome.rows);
     if traffic.is_empty() {
         return Ok(outcome);
     }
     tell("Starting the pods.");
-    let mut stand = Stand::start(plan.ztunnel.as_deref())?;
+    let mut stand = Stand::start(&[System::Direct, System::Relay, System::Mesh], plan.ztunnel.as_deref())?;
     for case in traffic {
         Session { stand: &mut stand, plan, case, tell }.run(&mut outcome);
     }
@@ -132,9 +161,8 @@ fn ask(plan: &Plan, case: Case, tell: &mut dyn FnMut(&str), outcome: &mut Outcom
         let turns = match question.sample(plan.seconds) {
             Ok(turns) => turns,
             Err(reason) => {
-                let failure = Failure { case, system: System::Mesh, reason };
-                tell(&failure.to_string());
-                outcome.failures.push(failure);
+                let (case, system) = (case.to_string(), System::Mesh.to_string());
+                outcome.fail(Failure { case, system, reason }, tell);
                 break;
             }
         };
@@ -167,12 +195,12 @@ impl Session<'_> {
             match self.prepare(system) {
                 Ok(true) => samples.push((system, Vec::new())),
                 Ok(false) => {}
-                Err(reason) => failures.push(self.failure(system, reason)),
+                Err(reason) => failures.push((system, reason)),
             }
         }
         for round in 1..=self.plan.runs {
             for (system, samples) in &mut samples {
-                if failures.iter().any(|failure| failure.system == *system) {
+                if failures.iter().any(|(failed, _)| failed == system) {
                     continue;
                 }
                 match self.sample(*system) {
@@ -183,14 +211,17 @@ impl Session<'_> {
                         outcome.turns += usize::from(case.traffic().is_some());
                         outcome.disturbed += usize::from(case.traffic().is_some() && others > DISTURBING);
                     }
-                    Err(reason) => failures.push(self.failure(*system, reason)),
+                    Err(reason) => failures.push((*system, reason)),
                 }
             }
         }
         let named: Vec<(String, Vec<Sample>)> =
             samples.into_iter().map(|(system, samples)| (system.to_string(), samples)).collect();
         outcome.rows.extend(rows(&case.to_string(), &named));
-        outcome.failures.extend(failures);
+        for (system, reason) in failures {
+            let (case, system) = (case.to_string(), system.to_string());
+            outcome.fail(Failure { case, system, reason }, self.tell);
+        }
     }
 
     /// Whether a case can be measured through a system; makes it ready if so.
@@ -198,7 +229,7 @@ impl Session<'_> {
         match self.case {
             Case::Traffic(traffic) => self.stand.warm_up(system, traffic).map(|()| true),
             Case::Memory(memory) => Ok(memory::applies(system, memory)),
-            Case::Control(_) => Ok(false),
+            Case::Control(_) | Case::L7(_) => Ok(false),
         }
     }
 
@@ -209,17 +240,11 @@ impl Session<'_> {
         let sample = match self.case {
             Case::Traffic(traffic) => load::run(self.stand, system, traffic, self.plan.seconds),
             Case::Memory(memory) => memory::run(self.stand, system, memory),
-            Case::Control(_) => bail!("no question to pods"),
+            Case::Control(_) | Case::L7(_) => bail!("no question to pods"),
         };
         let others = watch.cores()?;
         self.stand.trim_logs()?;
         Ok((sample?, others))
-    }
-
-    fn failure(&mut self, system: System, reason: anyhow::Error) -> Failure {
-        let failure = Failure { case: self.case, system, reason };
-        (self.tell)(&failure.to_string());
-        failure
     }
 }
 

@@ -4,6 +4,7 @@
 //! that is there already, everything is announced before it is done, and the other verbs call [`ensure`] for the
 //! parts they need, so that nobody has to know about this one.
 
+mod envoy;
 mod plan;
 
 use std::{
@@ -36,6 +37,8 @@ pub(crate) enum Part {
     Ebpf,
     /// What tests, demo and benches run beside our own binaries.
     Tools,
+    /// Those that the bench of layer 7 compares the gateway with, and their load.
+    Peers,
     /// What only `check` uses.
     Audit,
 }
@@ -118,6 +121,7 @@ fn carry_out(action: &Action) -> Result<()> {
             }
             must(&mut install)
         }
+        Action::Envoy => envoy::install(plan::ENVOY),
     }
 }
 
@@ -143,11 +147,14 @@ impl Apt {
 }
 
 fn install(names: &[String]) -> Result<()> {
-    let brings_nginx = names.iter().any(|name| name.starts_with("nginx"));
     must(apt_get()?.args(["install", "-y", "--no-install-recommends"]).args(names))?;
-    if brings_nginx && Path::new("/run/systemd/system").is_dir() {
-        say("turning off the web server that its package has started: only the program is wanted");
-        must(shell::as_root("systemctl")?.args(["disable", "--now", "nginx"]))?;
+    for service in ["nginx", "haproxy"] {
+        if names.iter().any(|name| name.starts_with(service)) && Path::new("/run/systemd/system").is_dir() {
+            say(format_args!(
+                "turning off {service}, which its package has started: only the program is wanted"
+            ));
+            must(shell::as_root("systemctl")?.args(["disable", "--now", service]))?;
+        }
     }
     Ok(())
 }
@@ -177,6 +184,7 @@ impl Facts {
             offered: std::collections::BTreeMap::default(),
             llvm: installed_llvm(),
             programs: plan::PROGRAMS.into_iter().filter(|name| has_program(name)).collect(),
+            envoy: envoy::installed(),
         }
     }
 }

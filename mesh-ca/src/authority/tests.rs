@@ -32,8 +32,8 @@ fn leaves_are_what_peers_expect() {
         assert!(usage.server_auth && usage.client_auth && !usage.any);
         assert!(leaf.raw_serial().len() <= 20);
         assert_eq!(hex(leaf.raw_serial()), signed.serial);
-        assert_eq!(material::time(leaf.validity().not_before.timestamp()), signed.not_before);
-        assert_eq!(material::time(leaf.validity().not_after.timestamp()), signed.not_after);
+        assert_eq!(crate::chain::time(leaf.validity().not_before.timestamp()), signed.not_before);
+        assert_eq!(crate::chain::time(leaf.validity().not_after.timestamp()), signed.not_after);
     });
     assert_eq!(signed.not_before, now() - Duration::from_secs(60), "clocks differ");
     assert_eq!(signed.not_after, now() + HOUR);

@@ -1,4 +1,4 @@
-use rcgen::{CertificateParams, CustomExtension, KeyPair};
+use rcgen::{CustomExtension, PublicKeyData};
 
 use super::*;
 use crate::testkit::csr_der;
@@ -6,6 +6,14 @@ use crate::testkit::csr_der;
 fn request(alg: &'static rcgen::SignatureAlgorithm) -> Vec<u8> {
     let key = KeyPair::generate_for(alg).expect("key");
     CertificateParams::default().serialize_request(&key).expect("request").der().to_vec()
+}
+
+#[test]
+fn a_request_that_is_made_is_one() {
+    let (key, request) = make().expect("a key");
+    let key = KeyPair::try_from(&key).expect("PKCS #8");
+    let parsed = Csr::parse(request.der()).expect("a request");
+    assert_eq!(parsed.key().der_bytes(), PublicKeyData::der_bytes(&key));
 }
 
 #[test]
@@ -26,7 +34,7 @@ fn a_request_must_prove_its_key() {
 
 #[test]
 fn only_p256_is_certified() {
-    Csr::parse(&request(&rcgen::PKCS_ECDSA_P256_SHA256)).expect("P-256");
+    Csr::parse(&request(&PKCS_ECDSA_P256_SHA256)).expect("P-256");
     for alg in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519, &rcgen::PKCS_RSA_SHA256] {
         assert_eq!(Csr::parse(&request(alg)).expect_err("another"), CsrError::Algorithm, "{alg:?}");
     }

@@ -10,8 +10,9 @@ use super::{Dwell, Phase, Rotation, Step, StepError};
 use crate::audit;
 use crate::authority::{Authority, Limits};
 use crate::bundle::pem;
+use crate::chain;
 use crate::error::CaError;
-use crate::material::{CURRENT, Material, NEXT, certificates, time};
+use crate::material::{CURRENT, Material, NEXT, certificates};
 use crate::random::{hex, sha256};
 use crate::vault::{Change, Contents, Vault, VaultError};
 
@@ -195,7 +196,7 @@ fn describe(root: &CertificateDer<'_>, anchors: &[CertificateDer<'_>]) -> RootSt
     RootStatus {
         subject,
         fingerprint: fingerprint(root),
-        not_after: time(end),
+        not_after: chain::time(end),
         signs: anchors.contains(root),
     }
 }

@@ -1,11 +1,12 @@
-//! What became of policies, for their status: the condition that ambient Istio writes, from what the compiler found.
+//! What became of policies, for their status: the condition that ambient Istio writes, from what the compiler found. And
+//! which `GatewayClass`es are ours.
 //!
 //! A commit costs what changed and what has findings, not what exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_core::resource::{Finding, Level, Object, ObjectKey};
+use mesh_core::resource::{Finding, Level, Object, ObjectKey, Spec};
 use mesh_source::kubernetes::status::{Condition, Status, Statuses};
 use mesh_source::{About, Change};
 use tokio::sync::watch;
@@ -55,6 +56,10 @@ impl Reports {
             let name = Arc::clone(&object.origin.file);
             self.changed.insert(Arc::clone(&name));
             self.policies.insert(name, Policy { key, uid, generation, is_valid: true });
+        } else if let Spec::GatewayClass(class) = &object.spec {
+            if CONTROLLERS.contains(&class.controller_name.as_ref()) {
+                self.sink.set(key, class_status(object));
+            }
         } else if key.kind == "Namespace" {
             self.namespaces.send_if_modified(|known| {
                 !known.contains(&key.name) && Arc::make_mut(known).insert(Arc::clone(&key.name))
@@ -65,6 +70,8 @@ impl Reports {
     fn remove(&mut self, key: &ObjectKey) {
         if is_policy(key) {
             self.policies.remove(key.to_string().as_str());
+            self.sink.forget(key);
+        } else if key.kind == "GatewayClass" {
             self.sink.forget(key);
         } else if key.kind == "Namespace" {
             self.namespaces.send_if_modified(|known| {
@@ -160,6 +167,18 @@ impl Sink for Statuses {
     }
 }
 
+/// What a class says that names us. It depends on the class alone: its parameters are nothing that we read.
+fn class_status(object: &Object) -> Status {
+    let condition = Condition {
+        sort: "Accepted".to_owned(),
+        status: "True".to_owned(),
+        reason: "Accepted".to_owned(),
+        message: "handled by mesh-control, which does not serve Gateways yet".to_owned(),
+        observed_generation: object.meta.generation,
+    };
+    Status { uid: object.meta.uid.clone(), conditions: vec![condition], ..Status::default() }
+}
+
 /// A finding without the name of the object in whose status it stands.
 fn text(finding: &Finding) -> String {
     let line = finding.to_string();
@@ -184,6 +203,8 @@ fn is_policy(key: &ObjectKey) -> bool {
 const ACCEPTED: &str = "ZtunnelAccepted";
 /// Kinds that nodes enforce.
 const POLICIES: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
+/// Who takes care of a `GatewayClass` that is ours: of gateways, and of waypoints. The names are Istio's.
+const CONTROLLERS: [&str; 2] = ["istio.io/gateway-controller", "istio.io/mesh-controller"];
 /// Bytes; Kubernetes allows a condition 32 KiB, and nobody reads more than this.
 const MAX_MESSAGE: usize = 2048;
 

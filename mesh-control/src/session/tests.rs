@@ -313,3 +313,5 @@ fn a_node_is_told_of_what_its_pods_can_see() {
     publish(&mut world, &mut shelf);
     assert_eq!(all(&mut session, &shelf), ["+Kubernetes//Pod/b/far", "+b/two.b.svc.cluster.local"]);
 }
+
+mod policies;

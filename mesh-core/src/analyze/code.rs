@@ -94,8 +94,16 @@ codes! {
     IngressRouteRulesNotAffected = 140, Warning;
     /// Two Gateways claim the same host and port of the same pods.
     ConflictingGateways = 145, Error;
+    /// A route by a claim of a token, behind a gateway that verifies none.
+    JwtClaimBasedRoutingWithoutRequestAuthN = 149, Error;
     /// A port of an `ExternalName` service has a name that asks for plain TCP.
     ExternalNameServiceTypeInvalidPortName = 150, Warning;
+    /// Two Telemetries select the same workload, which only gets one.
+    ConflictingTelemetryWorkloadSelectors = 159, Error;
+    /// Two Telemetries are for the same whole namespace, which only gets one.
+    MultipleTelemetriesWithoutWorkloadSelectors = 160, Error;
+    /// The certificate that a Gateway names is of no use.
+    InvalidGatewayCredential = 161, Error;
     /// A Gateway listens on a port that its Service does not have.
     GatewayPortNotDefinedOnService = 162, Warning;
     /// A `VirtualService` names a Gateway that Istio makes for itself.

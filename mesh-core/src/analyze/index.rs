@@ -7,7 +7,7 @@ use super::backing::Backing;
 use super::hosts::{CLUSTER_DOMAIN, Hosts};
 use super::workloads::{Labels, Workloads};
 use crate::resource::networking::{DestinationRuleSpec, GatewaySpec};
-use crate::resource::{Object, ObjectKey, Parsed, Spec};
+use crate::resource::{Object, ObjectKey, Parsed, Secret, Spec};
 
 /// The objects, and ways to find them.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(super) struct Index<'a> {
     /// Labels of the namespaces that are known.
     pub(super) namespaces: HashMap<&'a str, &'a Labels>,
     by_key: HashMap<ObjectKey, &'a Object>,
+    /// Namespaces with a Secret.
+    secret_namespaces: HashSet<&'a str>,
     refused: HashSet<&'a ObjectKey>,
     refused_kinds: HashSet<&'static str>,
     /// `DestinationRules` by the host that they are for.
@@ -29,12 +31,13 @@ pub(super) struct Index<'a> {
 impl<'a> Index<'a> {
     pub(super) fn of(parsed: &'a Parsed, options: &'a Options) -> Self {
         let mut namespaces: HashMap<&str, &Labels> = HashMap::new();
-        let mut by_key = HashMap::new();
+        let (mut by_key, mut secret_namespaces) = (HashMap::new(), HashSet::new());
         let mut rules: HashMap<String, Vec<_>> = HashMap::new();
         for object in &parsed.objects {
             by_key.entry(object.key()).or_insert(object);
             match &object.spec {
                 Spec::Namespace(_) => _ = namespaces.insert(&object.meta.name, &object.meta.labels),
+                Spec::Secret(_) => _ = secret_namespaces.insert(&*object.meta.namespace),
                 Spec::DestinationRule(rule) => {
                     let host = rule.host.qualified(&object.meta.namespace, CLUSTER_DOMAIN).to_string();
                     rules.entry(host).or_default().push((object, &**rule));
@@ -51,6 +54,7 @@ impl<'a> Index<'a> {
             workloads: Workloads::of(parsed, &namespaces, &options.root_namespace),
             namespaces,
             by_key,
+            secret_namespaces,
             backing: Backing::of(&parsed.objects),
             refused_kinds: refused.iter().map(|key| key.kind).collect(),
             refused,
@@ -67,6 +71,24 @@ impl<'a> Index<'a> {
     pub(super) fn exists(&self, kind: &'static str, namespace: &str, name: &str) -> bool {
         let key = key(kind, namespace, name);
         self.by_key.contains_key(&key) || self.refused.contains(&key)
+    }
+
+    /// Whether there is such an object, and nobody knows what it says.
+    pub(super) fn is_refused(&self, kind: &'static str, namespace: &str, name: &str) -> bool {
+        self.refused.contains(&key(kind, namespace, name))
+    }
+
+    pub(super) fn secret(&self, namespace: &str, name: &str) -> Option<&'a Secret> {
+        match &self.find("Secret", namespace, name)?.spec {
+            Spec::Secret(secret) => Some(secret),
+            _ => None,
+        }
+    }
+
+    /// Whether a Secret that is not among the objects of this namespace does not exist. Files that hold no Secret at all
+    /// leave Secrets to somebody else.
+    pub(super) fn knows_secrets_of(&self, namespace: &str) -> bool {
+        self.options.secrets_are_complete || self.secret_namespaces.contains(namespace)
     }
 
     /// Whether any object of this kind was refused: then nobody knows what it would have said.
@@ -110,7 +132,8 @@ pub(super) fn by_age<T>(objects: &mut [(&Object, T)]) {
     });
 }
 
-fn key(kind: &'static str, namespace: &str, name: &str) -> ObjectKey {
+/// The key of an object of this kind and name.
+pub(super) fn key(kind: &'static str, namespace: &str, name: &str) -> ObjectKey {
     ObjectKey { kind, namespace: namespace.into(), name: name.into() }
 }
 

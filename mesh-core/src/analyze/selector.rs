@@ -33,6 +33,18 @@ impl<'a> Selection<'a> {
                 }
                 ("spec.selector", policy.selector.as_ref().map(|selector| &selector.match_labels))
             }
+            Spec::RequestAuthentication(policy) => {
+                if policy.target_ref.is_some() || !policy.target_refs.is_empty() {
+                    return None;
+                }
+                ("spec.selector", policy.selector.as_ref().map(|selector| &selector.match_labels))
+            }
+            Spec::Telemetry(telemetry) => {
+                if telemetry.target_ref.is_some() || !telemetry.target_refs.is_empty() {
+                    return None;
+                }
+                ("spec.selector", telemetry.selector.as_ref().map(|selector| &selector.match_labels))
+            }
             Spec::PeerAuthentication(policy) => {
                 ("spec.selector", policy.selector.as_ref().map(|selector| &selector.match_labels))
             }
@@ -50,8 +62,11 @@ impl<'a> Selection<'a> {
         Some(Self {
             field,
             labels: labels.filter(|labels| !labels.is_empty()),
-            mesh_wide: matches!(object.spec, Spec::AuthorizationPolicy(_)),
-            acts: !matches!(object.spec, Spec::ServiceEntry(_) | Spec::DestinationRule(_)),
+            mesh_wide: has_targets(object),
+            acts: matches!(
+                object.spec,
+                Spec::AuthorizationPolicy(_) | Spec::PeerAuthentication(_) | Spec::Sidecar(_)
+            ),
         })
     }
 
@@ -93,8 +108,7 @@ impl<'a> Selection<'a> {
         if self.acts && !selected.any(|workload| workload.in_mesh) {
             return Some(self.outside(object, "that it selects"));
         }
-        let is_policy = matches!(object.spec, Spec::AuthorizationPolicy(_));
-        if is_policy && index.workloads.has_gateways() {
+        if has_targets(object) && index.workloads.has_gateways() {
             let mut selected = index.workloads.select(scope, labels);
             selected.find(|workload| workload.is_gateway()).map(|_| self.gateway(object))
         } else {
@@ -114,4 +128,10 @@ impl<'a> Selection<'a> {
         Message::new(Code::IneffectiveSelector, object, self.field, reason)
             .hint("name the Gateway in spec.targetRefs")
     }
+}
+
+/// Whether objects of this kind can name a Gateway in place of selecting its pods. They are also those that are for the
+/// whole mesh in the root namespace.
+fn has_targets(object: &Object) -> bool {
+    matches!(object.spec, Spec::AuthorizationPolicy(_) | Spec::RequestAuthentication(_) | Spec::Telemetry(_))
 }

@@ -13,11 +13,7 @@ const BOOK: &str = include_str!("tests/book.yaml");
 fn read(texts: &[&str]) -> Parsed {
     let mut all = Parsed::default();
     for (number, text) in texts.iter().enumerate() {
-        let parsed = parse(&SourceFile { name: &format!("{number}.yaml"), text });
-        all.objects.extend(parsed.objects);
-        all.findings.extend(parsed.findings);
-        all.rejected.extend(parsed.rejected);
-        all.templates.extend(parsed.templates);
+        all.append(parse(&SourceFile { name: &format!("{number}.yaml"), text }));
     }
     // That nothing acts on a kind yet is no finding about the document.
     all.findings.retain(|finding| !finding.reason.contains("is not enforced yet"));

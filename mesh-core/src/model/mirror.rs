@@ -11,7 +11,10 @@ use super::record::{MeshSettings, Record, RecordKey};
 use super::service::StaticEndpoint;
 use super::workload::{LocalPod, Membership, ServiceKey};
 use super::{Endpoint, Service, Snapshot, Workload};
+use crate::cluster::DestinationRule;
 use crate::policy::PolicyName;
+use crate::resource::{DestinationRuleSpec, Meta, ObjectKey, Spec, VirtualServiceSpec};
+use crate::route::{self, VirtualService, Virtuals};
 
 /// The working copy that snapshots are taken of.
 #[derive(Debug, Default)]
@@ -25,7 +28,7 @@ pub struct Mirror {
     services: HashMap<Arc<ServiceKey>, Arc<Service>>,
     /// The uids of those who serve it.
     members: HashMap<Arc<ServiceKey>, BTreeSet<Arc<str>>>,
-    /// How many workloads list a policy.
+    /// How many of the workloads that decisions are made about list a policy.
     listed: HashMap<Arc<PolicyName>, usize>,
     /// Policies that were withdrawn while workloads still listed them: they hold until the last of those is told.
     withdrawn: BTreeSet<Arc<PolicyName>>,
@@ -40,6 +43,8 @@ struct Pending {
     services: BTreeSet<Arc<ServiceKey>>,
     workloads: BTreeSet<Arc<str>>,
     policies: bool,
+    /// VirtualServices.
+    virtuals: bool,
 }
 
 impl Mirror {
@@ -74,8 +79,12 @@ impl Mirror {
                 self.pending.policies = true;
             }
             Record::Config(config) => {
+                if let Spec::DestinationRule(spec) = &config.object().spec {
+                    let rule = rule_of(&config.object().meta, spec);
+                    self.snapshot.rules.insert(Arc::new(rule));
+                }
+                self.note_config(&config.key());
                 self.snapshot.configs.insert_mut(config.key(), config);
-                self.snapshot.config_generation += 1;
             }
             Record::Credential(credential) => {
                 self.snapshot.credentials.insert_mut(Arc::clone(&credential.name), credential);
@@ -105,7 +114,10 @@ impl Mirror {
             RecordKey::Policy(key) => self.withdraw(key),
             RecordKey::Config(key) => {
                 if self.snapshot.configs.remove_mut(key) {
-                    self.snapshot.config_generation += 1;
+                    if key.kind == "DestinationRule" {
+                        self.snapshot.rules.remove(&key.namespace, &key.name);
+                    }
+                    self.note_config(key);
                 }
             }
             RecordKey::Credential(name) => {
@@ -144,7 +156,10 @@ impl Mirror {
 
     /// The model as it is now.
     pub fn snapshot(&mut self) -> Snapshot {
-        let Pending { services, workloads, policies } = std::mem::take(&mut self.pending);
+        let Pending { services, workloads, policies, virtuals } = std::mem::take(&mut self.pending);
+        if virtuals {
+            self.compile_virtuals();
+        }
         let mut services = services;
         for uid in &workloads {
             self.join(uid, &mut services);
@@ -157,6 +172,20 @@ impl Mirror {
         self.snapshot.loaded = true;
         self.snapshot.policies.set_loaded();
         self.snapshot.clone()
+    }
+
+    fn note_config(&mut self, key: &ObjectKey) {
+        self.snapshot.config_generation += 1;
+        self.pending.virtuals |= key.kind == "VirtualService";
+    }
+
+    fn compile_virtuals(&mut self) {
+        let all = self.snapshot.configs.values().filter_map(|config| match &config.object().spec {
+            Spec::VirtualService(spec) => Some(virtual_service_of(&config.object().meta, spec)),
+            _ => None,
+        });
+        let all: Vec<_> = all.collect();
+        self.snapshot.virtuals = Arc::new(Virtuals::of(&all, &route::Settings::default()));
     }
 
     fn keep(&mut self, record: Record) {
@@ -184,14 +213,15 @@ impl Mirror {
     fn put_workload(&mut self, workload: &Arc<Workload>) {
         self.drop_static(&workload.uid);
         let uid = Arc::clone(&workload.uid);
-        for key in &workload.policies {
+        let decided = self.decides_about(workload);
+        for key in workload.policies.iter().filter(|_| decided) {
             *self.listed.entry(Arc::clone(key)).or_default() += 1;
         }
         let old = self.workloads.insert(Arc::clone(&uid), Arc::clone(workload));
         if let Some(old) = &old {
             self.leave(&uid, &old.services);
             self.forget_addresses(old);
-            self.unlist(&old.policies);
+            self.unlist(old);
         }
         self.enter(&uid, &workload.services);
         self.pending.workloads.insert(uid);
@@ -201,7 +231,7 @@ impl Mirror {
         let Some(old) = self.workloads.remove(uid) else { return };
         self.leave(uid, &old.services);
         self.forget_addresses(&old);
-        self.unlist(&old.policies);
+        self.unlist(&old);
         self.snapshot.by_uid.remove_mut(uid);
         self.snapshot.local.remove_mut(uid);
         self.snapshot.policies.release(uid);
@@ -248,8 +278,11 @@ impl Mirror {
         }
     }
 
-    fn unlist(&mut self, policies: &[Arc<PolicyName>]) {
-        for key in policies {
+    fn unlist(&mut self, workload: &Workload) {
+        if !self.decides_about(workload) {
+            return;
+        }
+        for key in &workload.policies {
             let Some(count) = self.listed.get_mut(key) else { continue };
             *count -= 1;
             if *count == 0 {
@@ -360,12 +393,14 @@ impl Mirror {
     }
 
     /// Decisions are made about the workloads of this node, or about all where there is no node.
+    fn decides_about(&self, workload: &Workload) -> bool {
+        workload.node.as_deref().is_some_and(|node| self.is_local(node)) || self.snapshot.node.is_empty()
+    }
+
     fn guard(&mut self, uid: &str) {
-        let Some(workload) = self.snapshot.by_uid.get(uid) else { return };
-        if workload.node.as_deref().is_some_and(|node| *node == *self.snapshot.node)
-            || self.snapshot.node.is_empty()
-        {
-            self.snapshot.policies.guard(workload);
+        let Some(workload) = self.snapshot.by_uid.get(uid).cloned() else { return };
+        if self.decides_about(&workload) {
+            self.snapshot.policies.guard(&workload);
         } else {
             self.snapshot.policies.release(uid);
         }
@@ -375,6 +410,24 @@ impl Mirror {
 /// Addresses, node, readiness, memberships and the workload, if it is one.
 type Member<'a> =
     (&'a [std::net::IpAddr], Option<&'a str>, bool, &'a [Membership], Option<&'a Arc<Workload>>);
+
+fn rule_of(meta: &Meta, spec: &DestinationRuleSpec) -> DestinationRule {
+    DestinationRule {
+        namespace: Arc::clone(&meta.namespace),
+        name: Arc::clone(&meta.name),
+        created: meta.creation_timestamp,
+        spec: spec.clone(),
+    }
+}
+
+fn virtual_service_of(meta: &Meta, spec: &VirtualServiceSpec) -> VirtualService {
+    VirtualService {
+        namespace: Arc::clone(&meta.namespace),
+        name: Arc::clone(&meta.name),
+        created: meta.creation_timestamp,
+        spec: spec.clone(),
+    }
+}
 
 fn with_local(told: &Workload, pod: &LocalPod) -> Workload {
     Workload {

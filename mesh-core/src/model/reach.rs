@@ -1,13 +1,16 @@
-//! What of the mesh the pods of a node can see, so that the node need not be told the rest.
+//! What of the mesh the pods of a node can see, and which policies decide about them, so that the node need not be told
+//! the rest.
 //!
 //! `Sidecar` resources narrow what their workloads see, `exportTo` narrows who sees a service. What a node's pods
-//! cannot see is no secret: whoever is asked for by address is told all the same.
+//! cannot see is no secret: whoever is asked for by address is told all the same. Policies are enforced where their
+//! workloads run, and nowhere else.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::record::Record;
 use super::{Service, ServiceKey};
+use crate::policy::{Policy, PolicyName, Scope};
 use crate::resource::value::EgressHost;
 
 /// What the pods of one node see together.
@@ -15,6 +18,16 @@ use crate::resource::value::EgressHost;
 pub struct Reach {
     /// What different pods see; a node without pods sees everything.
     views: BTreeSet<View>,
+    needs: Needs,
+}
+
+/// The policies that decide about the pods of one node, besides those of the mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// Whose own policies do.
+    pub(super) namespaces: BTreeSet<Arc<str>>,
+    /// Those that select any of the pods.
+    pub(super) listed: BTreeSet<Arc<PolicyName>>,
 }
 
 /// What some pods of a namespace see.
@@ -36,12 +49,25 @@ pub enum Exported {
 }
 
 impl Reach {
-    pub(super) fn of(views: BTreeSet<View>) -> Self {
-        Self { views }
+    pub(super) fn of(views: BTreeSet<View>, needs: Needs) -> Self {
+        Self { views, needs }
+    }
+
+    /// Whether services, workloads and endpoints are in view of one of the two exactly if they are of the other.
+    pub fn sees_like(&self, other: &Self) -> bool {
+        self.views == other.views
+    }
+
+    /// Whether the same policies decide about the pods of both.
+    pub fn needs_like(&self, other: &Self) -> bool {
+        self.needs == other.needs
     }
 
     /// Whether a node with this reach is told of `record`.
     pub fn includes(&self, record: &Record) -> bool {
+        if let Record::Policy(policy) = record {
+            return self.needs.include(policy);
+        }
         if self.views.is_empty() {
             return true;
         }
@@ -67,6 +93,16 @@ impl Reach {
 
     fn sees_any_host(&self) -> bool {
         self.views.iter().any(|view| view.hosts.is_none())
+    }
+}
+
+impl Needs {
+    fn include(&self, policy: &Policy) -> bool {
+        match policy.scope {
+            Scope::Mesh => true,
+            Scope::Namespace => self.namespaces.contains(&policy.name.namespace),
+            Scope::Listed => self.listed.contains(&policy.key()),
+        }
     }
 }
 

@@ -117,7 +117,34 @@ impl Families {
     }
 }
 
+/// What a port is declared to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum Declared {
+    /// HTTP/1.1, or what the client upgrades it to.
+    Http,
+    /// HTTP/2 without TLS, gRPC included.
+    Http2,
+    /// TLS, whatever is inside.
+    Tls,
+    /// Anything else: bytes.
+    Tcp,
+    /// Nothing: the first bytes tell.
+    Nothing,
+}
+
 impl ServicePort {
+    /// What it is declared to speak, by `appProtocol` before its name, as Istio does. Well-known ports of protocols in
+    /// which the server speaks first are not guessed.
+    pub fn declared(&self) -> Declared {
+        let by_name =
+            || self.name.as_deref().map(|name| name.split_once('-').map_or(name, |(prefix, _)| prefix));
+        match self.app_protocol.as_deref().or_else(by_name).and_then(declared) {
+            Some(declared) => declared,
+            None if SERVER_FIRST.contains(&self.number) => Declared::Tcp,
+            None => Declared::Nothing,
+        }
+    }
+
     /// The endpoints of one address family, so that a client of an IPv4 address is served over IPv4; all of them where
     /// the family has none.
     pub fn endpoints_for(&self, ipv4: bool) -> &[Endpoint] {
@@ -186,3 +213,16 @@ impl Serialize for EndpointId {
 fn serialize_uid<S: Serializer>(workload: &Option<Arc<Workload>>, serializer: S) -> Result<S::Ok, S::Error> {
     workload.as_ref().map(|workload| &workload.uid).serialize(serializer)
 }
+
+fn declared(name: &str) -> Option<Declared> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        "http" | "grpc-web" | "kubernetes.io/ws" => Declared::Http,
+        "http2" | "grpc" | "h2c" | "kubernetes.io/h2c" => Declared::Http2,
+        "https" | "tls" | "kubernetes.io/wss" => Declared::Tls,
+        "tcp" | "udp" | "mongo" | "redis" | "mysql" => Declared::Tcp,
+        _ => return None,
+    })
+}
+
+/// SMTP, DNS, MySQL and MongoDB.
+const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];

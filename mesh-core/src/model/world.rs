@@ -283,6 +283,11 @@ impl World {
         self.findings.all()
     }
 
+    /// Another number whenever [`Self::findings`] may have changed.
+    pub fn findings_version(&self) -> u64 {
+        self.findings.version()
+    }
+
     /// All records as they were told last, in no order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.told.values()
@@ -492,7 +497,7 @@ impl World {
             name: Arc::clone(&name.name),
         };
         self.findings.set(&origin_key, Topic::Outcome, report);
-        let hostname = format!("{}.{}.svc.cluster.local", name.name, name.namespace).into();
+        let hostname = services::hostname(&name.name, &name.namespace);
         let key = ServiceKey { namespace: Arc::clone(&name.namespace), hostname };
         self.emit(
             RecordKey::Service(Arc::new(key)),
@@ -523,14 +528,25 @@ impl World {
         if let Some((workload, _)) = &mut records {
             workload.identity = self.values.identity(workload.identity.clone());
         }
+        let uid = self.uid_of(name);
+        let listed = records.as_ref().map_or(&[][..], |(workload, _)| &workload.policies);
+        if *listed != *self.listed_by(&uid) {
+            // Its node needs other policies.
+            let node = self.pods.get(name).and_then(|pod| pod.node.clone());
+            self.dirty.nodes.extend(node);
+        }
         let Name { namespace, name } = name;
         let object = ObjectKey { kind: "Pod", namespace: Arc::clone(namespace), name: Arc::clone(name) };
         self.findings.set(&object, Topic::Outcome, report);
-        let uid: Arc<str> = format!("{}//Pod/{namespace}/{name}", self.cluster).into();
         let (workload, local) =
             records.map(|(workload, local)| (Arc::new(workload), Arc::new(local))).unzip();
         self.emit(RecordKey::LocalPod(Arc::clone(&uid)), local.map(Record::LocalPod));
         self.emit(RecordKey::Workload(uid), workload.map(Record::Workload));
+    }
+
+    /// The uid of a pod's workload.
+    fn uid_of(&self, Name { namespace, name }: &Name) -> Arc<str> {
+        format!("{}//Pod/{namespace}/{name}", self.cluster).into()
     }
 
     /// Takes note of what `key` has come to, if that is news.

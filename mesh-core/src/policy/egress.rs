@@ -28,17 +28,22 @@ impl Snapshot {
         }
         let destination = canonical(destination);
         self.check_owner(destination)?;
-        let leads_there = match target {
-            Target::Service { service, port } => service
-                .ports
-                .get(*port)
-                .is_some_and(|port| port.endpoints.iter().any(|endpoint| endpoint.addr == destination)),
-            Target::Workload { addr, .. } => canonical(*addr) == destination,
-            Target::External => true,
-            Target::UnknownInPodNetwork => return Err(DeniedBy::UnknownInPodNetwork.into()),
-            Target::ServiceWithoutPort(_) => false,
-        };
-        if leads_there { Ok(Permit::mint(destination, None)) } else { Err(DeniedBy::WrongDestination.into()) }
+        leads_to(target, destination)
+    }
+
+    /// Decides whether a gateway may be connected to `destination` without a tunnel, because nobody there could end one.
+    ///
+    /// As [`Snapshot::permit_egress`], but for a process that need not be a workload. What is on its own host, at a loopback
+    /// address, is reached by no other way, whatever namespace it claims to be of; nobody else can listen in there.
+    pub fn permit_gateway(&self, destination: SocketAddr, target: &Target) -> Result<Permit, Denied> {
+        if !self.is_loaded() {
+            return Err(DeniedBy::NotLoaded.into());
+        }
+        let destination = canonical(destination);
+        if !destination.ip().is_loopback() {
+            self.check_owner(destination)?;
+        }
+        leads_to(target, destination)
     }
 
     /// Refuses every destination that may not be dialled without a tunnel.
@@ -53,4 +58,18 @@ impl Snapshot {
             Target::Workload { .. } | Target::External => Ok(()),
         }
     }
+}
+
+fn leads_to(target: &Target, destination: SocketAddr) -> Result<Permit, Denied> {
+    let leads_there = match target {
+        Target::Service { service, port } => service
+            .ports
+            .get(*port)
+            .is_some_and(|port| port.endpoints.iter().any(|endpoint| endpoint.addr == destination)),
+        Target::Workload { addr, .. } => canonical(*addr) == destination,
+        Target::External => true,
+        Target::UnknownInPodNetwork => return Err(DeniedBy::UnknownInPodNetwork.into()),
+        Target::ServiceWithoutPort(_) => false,
+    };
+    if leads_there { Ok(Permit::mint(destination, None)) } else { Err(DeniedBy::WrongDestination.into()) }
 }

@@ -66,6 +66,12 @@ impl Material {
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
+
+    /// Whether a PEM block begins in it that is called `label`, with whatever before that (`EC PRIVATE KEY`).
+    pub fn is_pem(&self, label: &str) -> bool {
+        let text = String::from_utf8_lossy(&self.0);
+        text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(label))
+    }
 }
 
 impl fmt::Debug for Material {
@@ -151,9 +157,7 @@ impl Values<'_> {
     fn pem(&mut self, keys: &[&str], label: &str) -> Option<Material> {
         let key = keys.iter().find(|key| self.has(key))?;
         let value = self.take(key)?;
-        let text = String::from_utf8_lossy(value.expose());
-        let begins = text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(label));
-        if !begins {
+        if !value.is_pem(label) {
             let reason =
                 format!("has no line \"-----BEGIN {label}-----\": it is not PEM, or not what belongs here");
             self.problems.push(Problem::warning(at(self.prefix, "data", Some(key)), reason));

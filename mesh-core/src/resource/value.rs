@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
-pub use self::duration::{Duration, DurationOrZero};
+pub use self::duration::{Duration, DurationOrZero, time};
 pub use self::export::ExportTo;
 pub use self::header::{HeaderKey, HeaderName, HeaderSegment, HeaderValue};
 pub use self::host::Host;

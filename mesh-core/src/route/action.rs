@@ -6,10 +6,11 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::header_ops::host;
-use super::{Cors, Fault, HeaderOps, Redirect, ResourceName, RetryPolicy, Rewrite, is_drawn};
+use super::{Cors, Fault, HeaderOps, Redirect, ResourceName, Rewrite, is_drawn};
 use crate::resource::networking::Destination;
 use crate::resource::networking::virtual_service::{self, Body, HttpAction, HttpDestination, HttpRoute};
 use crate::resource::value::{self, Host, Percent};
+use crate::retry::RetryPolicy;
 
 /// What is done with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +122,7 @@ impl Route {
             cors: None,
             fault: None,
             timeout: None,
-            retries: Some(RetryPolicy::default()),
+            retries: Some(RetryPolicy::new(None, false)),
             mirrors: Vec::new(),
         }
     }
@@ -145,7 +146,8 @@ impl Route {
             cors: rule.cors_policy.as_ref().map(Cors::of),
             fault: rule.fault.as_ref().and_then(Fault::of),
             timeout: rule.timeout.map(value::Duration::get),
-            retries: RetryPolicy::of(rule.retries.as_ref()),
+            retries: Some(RetryPolicy::new(rule.retries.as_ref(), false))
+                .filter(|policy| policy.attempts > 0),
             mirrors: mirrors.map(|(to, share)| Mirror { to: ClusterRef::of(to, home), share }).collect(),
         })
     }

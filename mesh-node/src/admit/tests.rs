@@ -76,19 +76,6 @@ fn errors_neither_end_nor_spin_the_loop() {
 }
 
 #[test]
-fn one_line_a_second() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
-    runtime.block_on(async {
-        let gate = LogGate::new(1);
-        assert_eq!(gate.pass(), Some(0));
-        assert_eq!(gate.pass(), None);
-        assert_eq!(gate.pass(), None);
-        gate.begin.set(gate.begin.get().map(|begin| begin.checked_sub(LOG_INTERVAL).expect("uptime")));
-        assert_eq!(gate.pass(), Some(2));
-    });
-}
-
-#[test]
 fn a_full_cap_gives_up_the_oldest() {
     on_data_thread(async {
         let cap = Cap::new(2);

@@ -7,13 +7,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_ca::join::JoinToken;
+use mesh_ca::{csr, join::JoinToken};
 use mesh_core::id::SpiffeId;
 use mesh_proto::ca::{
     IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient,
 };
 use prost_types::{Struct, Value, value::Kind};
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use tokio::sync::Mutex;
 use tonic::{
@@ -92,8 +91,7 @@ impl Credential {
         let id = mesh_ca::chain::identity(leaf).map_err(|error| malformed(error.to_string()))?;
         let (_, certificate) =
             X509Certificate::from_der(leaf).map_err(|error| malformed(error.to_string()))?;
-        let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
-        let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(end);
+        let not_after = mesh_ca::chain::time(certificate.validity().not_after.timestamp());
         let now = SystemTime::now();
         let due = now + not_after.duration_since(now).unwrap_or_default() / 2;
         Ok(Self { id, chain, key, due, not_after })
@@ -233,10 +231,7 @@ impl From<Status> for LinkError {
 
 async fn own_certificate(opened: Opened) -> Result<Credential, LinkError> {
     let made = |error: rcgen::Error| LinkError::Unavailable(format!("the key could not be made: {error}"));
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(made)?;
-    let mut request = CertificateParams::default();
-    request.distinguished_name = DistinguishedName::new();
-    let csr = request.serialize_request(&key).and_then(|csr| csr.pem()).map_err(made)?;
-    let chain = opened.certify(csr, None, None).await?;
-    Credential::assemble(chain, key.serialize_der())
+    let (key, request) = csr::make().map_err(made)?;
+    let chain = opened.certify(request.pem().map_err(made)?, None, None).await?;
+    Credential::assemble(chain, key.secret_pkcs8_der().to_vec())
 }

@@ -219,7 +219,7 @@ impl Discovery {
                     }
                 }
                 removed_resources.iter().for_each(|name| self.remove(kind, name));
-                self.complete.insert(kind, system_version_info != PARTIAL);
+                self.complete.insert(kind, system_version_info != names::PARTIAL);
             }
         }
         if let Some(journal) = &mut self.journal
@@ -356,8 +356,6 @@ fn scattered(pause: Duration) -> Duration {
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Addresses asked for in that time.
 const MAX_ASKED: usize = 1000;
-/// What a response has for a version while more of the same is on its way.
-const PARTIAL: &str = names::PARTIAL;
 /// gRPC's code.
 const INVALID_ARGUMENT: i32 = 3;
 /// Problems named in one answer.
@@ -373,7 +371,7 @@ const TOGETHER: Duration = Duration::from_millis(1);
 /// What a connection and its first answer may take.
 const OPENING: Duration = Duration::from_secs(10);
 /// Between attempts, the first and the longest, as long again by chance. A control plane that is back is to be noticed
-/// within two seconds, one of
-/// which may go to an attempt that was lost just before; and a thousand nodes are not to come all at once.
+/// within two seconds, one of which may go to an attempt that was lost just before; and a thousand nodes are not to
+/// come all at once.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(300);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use mesh_ca::{chain, csr};
 use mesh_core::id::SpiffeId;
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -63,13 +63,9 @@ impl Svid {
         lifetime: Duration,
         trust: &Arc<Trust>,
     ) -> Result<Self, IssueError> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        // The request proves possession of the key and names nobody: who it is for is the CA's decision.
-        let mut request = CertificateParams::default();
-        request.distinguished_name = DistinguishedName::new();
-        let request = request.serialize_request(&key)?;
+        let (key, request) = csr::make()?;
         let chain = ca.sign(id, request.der().clone(), lifetime).await?.certificates;
-        Self::assemble(id.clone(), chain, PrivatePkcs8KeyDer::from(key.serialize_der()), trust.clone())
+        Self::assemble(id.clone(), chain, key, trust.clone())
     }
 
     /// Puts a chain (leaf first) and its key together.
@@ -84,8 +80,8 @@ impl Svid {
         let leaf = chain.first().ok_or(IssueError::Malformed)?;
         let (_, cert) = X509Certificate::from_der(leaf).map_err(|_| IssueError::Malformed)?;
         let serial = cert.raw_serial().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
-        let not_before = system_time(cert.validity().not_before.timestamp());
-        let not_after = system_time(cert.validity().not_after.timestamp());
+        let not_before = chain::time(cert.validity().not_before.timestamp());
+        let not_after = chain::time(cert.validity().not_after.timestamp());
         let client = config::client(chain.clone(), key.clone_key(), trust.clone())?;
         let server = Arc::new(config::server(chain.clone(), key, trust.clone())?);
         Ok(Self { id, serial, not_before, not_after, chain, key: kept, trust, client, server })
@@ -140,8 +136,4 @@ impl std::fmt::Debug for Svid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Svid").field("id", &self.id).field("serial", &self.serial).finish_non_exhaustive()
     }
-}
-
-fn system_time(timestamp: i64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(timestamp).unwrap_or(0))
 }

@@ -19,6 +19,7 @@ use tokio::{io::Interest, net::TcpStream};
 use super::{
     dial, forwarded, inbound,
     relay::{self, Far},
+    requests,
     revoke::{Facts, revoked},
 };
 use crate::{
@@ -35,7 +36,9 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
     let _ = sockopt::set_nodelay(&tcp);
     let Some(wanted) = worker.original_destination(&pod, client) else {
         worker.reporter.count(Event::LostDestination);
-        tracing::warn!(pod = %pod.uid, %client, "Refused a connection that capture knows nothing of.");
+        if let Some(muted) = worker.may_complain() {
+            tracing::warn!(pod = %pod.uid, %client, muted, "Refused a connection that capture knows nothing of.");
+        }
         return;
     };
     let own = pod.ips.iter().find(|ip| ip.is_ipv4() == wanted.is_ipv4()).copied().unwrap_or(client.ip());
@@ -43,6 +46,10 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
     let story = Story::begin(worker, pod, client, wanted);
     let Some(source) = story.source() else {
         return story.report.fail(Stage::Capture, "the pod is not in the configuration");
+    };
+    let tcp = match story.requests(tcp, &source, wanted).await {
+        Some(tcp) => tcp,
+        None => return,
     };
     let reached = tokio::select! {
         // Boxed: handshakes are large and over soon, and the task keeps the room of its largest step until it ends.
@@ -132,6 +139,31 @@ impl Story {
 
     fn source(&self) -> Option<Arc<Workload>> {
         self.worker.snapshot().workload_by_uid(&self.pod.workload).cloned()
+    }
+
+    /// Serves the connection request by request, if rules are about those; gives it back if it stays bytes.
+    async fn requests(
+        &self,
+        tcp: TcpStream,
+        source: &Arc<Workload>,
+        wanted: SocketAddr,
+    ) -> Option<TcpStream> {
+        let snapshot = self.worker.snapshot();
+        let Target::Service { service, port } = snapshot.resolve(wanted) else { return Some(tcp) };
+        let kind = requests::classify(&self.worker, &self.pod, &snapshot, (&service, port), tcp).await;
+        match kind {
+            requests::Kind::Bytes(tcp) => Some(tcp),
+            requests::Kind::Requests(tcp, rules) => {
+                self.report.set_service(service.clone());
+                self.report.carries_requests();
+                // A connection of requests ends with its last answer, and that is to arrive.
+                let _ = sockopt::set_linger_zero(&tcp, false);
+                let connection = (tcp, self.client, wanted);
+                let served = requests::serve(&self.worker, rules, source, (service, port), connection);
+                Box::pin(served).await;
+                None
+            }
+        }
     }
 
     /// Opens the far side of the connection.

@@ -20,6 +20,11 @@ impl Deadline {
         self.at = after.map(|after| Instant::now() + after);
     }
 
+    /// Whether it will ever be met.
+    pub fn is_set(&self) -> bool {
+        self.at.is_some()
+    }
+
     /// Ready once it has passed.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.at else { return Poll::Pending };

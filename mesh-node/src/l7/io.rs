@@ -21,6 +21,17 @@ pub enum Io {
     Nested(Box<tokio_rustls::TlsStream<Io>>),
     /// A stream of a tunnel.
     Tunnel(Box<Tunnelled>),
+    /// Any of these, of which some bytes were read already.
+    Prefixed(Box<Prefixed>),
+    /// None any more.
+    Closed,
+}
+
+/// A connection of which some bytes were read already, and are read again.
+#[derive(Debug)]
+pub struct Prefixed {
+    prefix: Bytes,
+    io: Io,
 }
 
 /// A stream of a tunnel as bytes.
@@ -46,6 +57,11 @@ impl From<hbone::Stream> for Io {
 }
 
 impl Io {
+    /// The same, with bytes before those that are still to be read.
+    pub fn with_prefix(self, prefix: Bytes) -> Self {
+        if prefix.is_empty() { self } else { Self::Prefixed(Box::new(Prefixed { prefix, io: self })) }
+    }
+
     /// The socket at the bottom, unless there is none of its own.
     pub fn socket(&self) -> Option<&TcpStream> {
         match self {
@@ -53,21 +69,26 @@ impl Io {
             Self::Tls(tls) => Some(tls.get_ref().0),
             Self::Nested(tls) => tls.get_ref().0.socket(),
             Self::Tunnel(_) => None,
+            Self::Prefixed(it) => it.io.socket(),
+            Self::Closed => None,
         }
     }
 }
 
 impl AsyncRead for Io {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tls(io) => Pin::new(io).poll_read(cx, buf),
             Self::Nested(io) => Pin::new(io).poll_read(cx, buf),
             Self::Tunnel(io) => io.poll_read(cx, buf),
+            Self::Prefixed(it) if it.prefix.is_empty() => Pin::new(&mut it.io).poll_read(cx, buf),
+            Self::Prefixed(it) => {
+                let taken = it.prefix.split_to(it.prefix.len().min(buf.remaining()));
+                buf.put_slice(&taken);
+                Poll::Ready(Ok(()))
+            }
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 }
@@ -79,6 +100,8 @@ impl AsyncWrite for Io {
             Self::Tls(io) => Pin::new(io).poll_write(cx, buf),
             Self::Nested(io) => Pin::new(io).poll_write(cx, buf),
             Self::Tunnel(io) => io.poll_write(cx, buf),
+            Self::Prefixed(it) => Pin::new(&mut it.io).poll_write(cx, buf),
+            Self::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
@@ -91,6 +114,8 @@ impl AsyncWrite for Io {
             Self::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Tls(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Nested(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Prefixed(it) => Pin::new(&mut it.io).poll_write_vectored(cx, bufs),
+            Self::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
             Self::Tunnel(io) => {
                 let first = bufs.iter().find(|slice| !slice.is_empty()).map_or(&[][..], |slice| slice);
                 io.poll_write(cx, first)
@@ -99,14 +124,19 @@ impl AsyncWrite for Io {
     }
 
     fn is_write_vectored(&self) -> bool {
-        !matches!(self, Self::Tunnel(_))
+        match self {
+            Self::Tunnel(_) => false,
+            Self::Prefixed(it) => it.io.is_write_vectored(),
+            _ => true,
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(_) | Self::Tunnel(_) => Poll::Ready(Ok(())),
+            Self::Tcp(_) | Self::Tunnel(_) | Self::Closed => Poll::Ready(Ok(())),
             Self::Tls(io) => Pin::new(io).poll_flush(cx),
             Self::Nested(io) => Pin::new(io).poll_flush(cx),
+            Self::Prefixed(it) => Pin::new(&mut it.io).poll_flush(cx),
         }
     }
 
@@ -115,7 +145,9 @@ impl AsyncWrite for Io {
             Self::Tcp(io) => Pin::new(io).poll_shutdown(cx),
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
             Self::Nested(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Prefixed(it) => Pin::new(&mut it.io).poll_shutdown(cx),
             Self::Tunnel(io) => Poll::Ready(io.finish()),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 }

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use super::h1::Framing;
 use super::message::ResponseHead;
+use crate::report::Flags;
 
 /// Why the proxy answers a request itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -65,22 +66,22 @@ impl Refusal {
     }
 
     /// The response flag.
-    pub const fn flag(self) -> &'static str {
+    pub const fn flag(self) -> Flags {
         match self {
-            Self::NoRoute => "NR",
-            Self::NoCluster => "NC",
-            Self::NoHealthyUpstream => "UH",
-            Self::ConnectFailure | Self::TlsFailure => "UF",
-            Self::Terminated => "UC",
-            Self::RemoteReset => "UR",
-            Self::ProtocolError => "UPE",
-            Self::Overflow => "UO",
-            Self::Timeout => "UT",
-            Self::Fault(_) => "FI",
-            Self::Denied => "-",
-            Self::BadRequest(_) => "DPE",
-            Self::RequestTimeout => "SI",
-            Self::Overload => "OM",
+            Self::NoRoute => Flags::NR,
+            Self::NoCluster => Flags::NC,
+            Self::NoHealthyUpstream => Flags::UH,
+            Self::ConnectFailure | Self::TlsFailure => Flags::UF,
+            Self::Terminated => Flags::UC,
+            Self::RemoteReset => Flags::UR,
+            Self::ProtocolError => Flags::UPE,
+            Self::Overflow => Flags::UO,
+            Self::Timeout => Flags::UT,
+            Self::Fault(_) => Flags::FI,
+            Self::Denied => Flags::NONE,
+            Self::BadRequest(_) => Flags::DPE,
+            Self::RequestTimeout => Flags::SI,
+            Self::Overload => Flags::OM,
         }
     }
 

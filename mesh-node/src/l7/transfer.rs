@@ -42,8 +42,8 @@ pub trait Downstream: Sink + Body {
     /// Resolves when the client has gone, without taking anything from it.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken>;
 
-    /// From here on bytes are no HTTP: both sides have agreed to leave it.
-    fn leave_http(&mut self);
+    /// Begins the response, which says that from here on bytes are no HTTP: both sides have agreed to leave it.
+    fn leave_http(&mut self, head: ResponseHead) -> Result<(), Broken>;
 }
 
 /// A server that was sent the head of one request.
@@ -51,7 +51,7 @@ pub trait Upstream: Sink + Body {
     /// The head of the response; interim ones come before it.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Broken>>;
 
-    /// As [`Downstream::leave_http`].
+    /// The answer was to leave HTTP.
     fn leave_http(&mut self);
 }
 

@@ -1,19 +1,32 @@
-//! The access log: one line for each connection, written when it is over.
+//! The access log: one line for each connection or request, written when it is over.
 //!
-//! Data threads only put finished lines into a bounded queue. A thread of its own takes them out and writes many at a
-//! time; if it cannot keep up, for instance because nobody reads the pipe, lines are dropped and counted.
+//! Data threads only hand finished lines over: those of connections through a bounded queue, those of requests, of which
+//! there are many more, through a ring that each thread has for itself. A thread of its own takes them out and writes many
+//! at a time; if it cannot keep up, for instance because nobody reads the pipe, lines are dropped and counted.
+//!
+//! Invariant: a line handed over before [`AccessLog::flush`] is called, or before the log is dropped, is written before the
+//! flush returns or the writer ends.
 
+mod lane;
 mod line;
+mod ring;
+mod writer;
 
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub(super) use line::Line;
+use arc_swap::ArcSwapOption;
 
-/// Whether and how connections are logged.
+pub(super) use line::{Line, escape, is_plain};
+
+use super::request::{AccessFormat, RequestFacts};
+use ring::Ring;
+use writer::{Message, Writer};
+
+/// Whether and how connections are logged, and requests that have no format of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum AccessLogFormat {
     /// No access log.
@@ -40,24 +53,57 @@ impl AccessLogFormat {
 #[derive(Debug)]
 pub(super) struct AccessLog {
     format: AtomicU8,
+    /// How requests are logged, if it is not as connections are.
+    requests: ArcSwapOption<AccessFormat>,
     queue: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
+    shared: Arc<Shared>,
 }
 
-enum Message {
-    Line(String),
-    /// Answered when everything before it has been written.
-    Flush(SyncSender<()>),
+/// What both ends of the log know.
+#[derive(Debug)]
+struct Shared {
+    /// Tells the lanes of the threads which log they lead to.
+    id: u64,
+    /// Of all threads that have logged a request and still run.
+    rings: Mutex<Vec<Arc<Ring>>>,
+    /// Whether the writer wants to be called when there is a line in a ring.
+    asleep: AtomicBool,
+    dropped: AtomicU64,
 }
 
 impl AccessLog {
     /// Starts the writing thread; it ends when the log is dropped and all lines are written.
     pub(super) fn start(format: AccessLogFormat, sink: Box<dyn Write + Send>) -> io::Result<Self> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let (queue, lines) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let mut writer = Writer { lines, sink, dropped: dropped.clone(), batch: Vec::new(), held: 0 };
+        let shared = Arc::new(Shared {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            rings: Mutex::default(),
+            asleep: AtomicBool::new(true),
+            dropped: AtomicU64::new(0),
+        });
+        let mut writer = Writer::new(lines, sink, shared.clone());
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { format: AtomicU8::new(format as u8), queue, dropped })
+        Ok(Self { format: AtomicU8::new(format as u8), requests: ArcSwapOption::empty(), queue, shared })
+    }
+
+    /// Logs a request; never waits.
+    pub(super) fn request(&self, facts: &RequestFacts<'_>) {
+        let own = self.requests.load();
+        let format = match (own.as_deref(), self.format()) {
+            (Some(own), _) => own,
+            (None, Some(format)) => AccessFormat::standard(format),
+            (None, None) => return,
+        };
+        if lane::log(&self.shared, |lane| format.write(&mut lane.line, &mut lane.clock, facts)) {
+            // A full queue calls the writer just as well.
+            let _ = self.queue.try_send(Message::Wake);
+        }
+    }
+
+    /// Logs requests in a format of their own, or again as connections are.
+    pub(super) fn set_requests(&self, format: Option<AccessFormat>) {
+        self.requests.store(format.map(Arc::new));
     }
 
     /// How to format lines; `None` if nobody wants any.
@@ -73,13 +119,13 @@ impl AccessLog {
     /// Queues a line that ends in a newline; never waits.
     pub(super) fn write(&self, line: String) {
         if self.queue.try_send(Message::Line(line)).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Lines lost so far.
     pub(super) fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.shared.dropped.load(Ordering::Relaxed)
     }
 
     /// Waits until all lines queued so far are written, or the time is up.
@@ -100,62 +146,9 @@ impl AccessLog {
     }
 }
 
-/// The writing thread's end.
-struct Writer {
-    lines: Receiver<Message>,
-    sink: Box<dyn Write + Send>,
-    dropped: Arc<AtomicU64>,
-    /// Lines not written yet, and how many.
-    batch: Vec<u8>,
-    held: u64,
-}
-
-impl Writer {
-    fn run(&mut self) {
-        while let Ok(first) = self.lines.recv() {
-            self.take(first);
-            // Under load a pause collects lines for one write, and spares their senders the cost of waking this thread.
-            std::thread::sleep(PAUSE);
-            while let Ok(next) = self.lines.try_recv() {
-                self.take(next);
-            }
-            self.write_out();
-        }
-    }
-
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Line(line) => {
-                self.batch.extend_from_slice(line.as_bytes());
-                self.held += 1;
-                if self.batch.len() >= BATCH {
-                    self.write_out();
-                }
-            }
-            Message::Flush(done) => {
-                self.write_out();
-                let _ = done.try_send(());
-            }
-        }
-    }
-
-    fn write_out(&mut self) {
-        if self.batch.is_empty() {
-            return;
-        }
-        if self.sink.write_all(&self.batch).and_then(|()| self.sink.flush()).is_err() {
-            self.dropped.fetch_add(self.held, Ordering::Relaxed);
-        }
-        self.batch.clear();
-        self.held = 0;
-    }
-}
-
-/// Lines that may wait for the writer: some 4 MB.
+/// Lines of connections that may wait for the writer: some 4 MB.
 const QUEUE: usize = 8_192;
-/// Bytes after which a batch is written without waiting for more.
-const BATCH: usize = 64 * 1024;
-/// How long the first line of a batch waits for company.
+/// How long the first line of a batch waits for company, and a flush for room.
 const PAUSE: Duration = Duration::from_millis(5);
 
 #[cfg(test)]

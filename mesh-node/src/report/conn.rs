@@ -1,7 +1,7 @@
 //! The report of one connection.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -68,6 +68,12 @@ impl ConnReport {
         self.live.id
     }
 
+    /// States that what the connection carries is reported request by request: unless it fails, it counts for nothing
+    /// itself.
+    pub fn carries_requests(&self) {
+        self.live.requests.store(true, Ordering::Relaxed);
+    }
+
     /// States that the connection is established on both sides and bytes may flow.
     pub fn opened(&self) {
         self.live.bind(&self.reporter);
@@ -127,8 +133,11 @@ impl Drop for ConnReport {
     fn drop(&mut self) {
         let Self { reporter, live, slot } = self;
         reporter.live.remove(*slot);
-        live.end(reporter);
         reporter.open_of(live.direction).fetch_sub(1, Ordering::Relaxed);
+        if live.requests.load(Ordering::Relaxed) && live.lock().failure.is_none() {
+            return;
+        }
+        live.end(reporter);
         if let Some(format) = reporter.access.format() {
             let state = live.lock();
             let line = Line {
@@ -178,6 +187,8 @@ pub(super) struct Live {
     /// Settled once; with it the connection counts as opened.
     series: OnceLock<Arc<Series>>,
     state: Mutex<State>,
+    /// What it carries is reported elsewhere.
+    requests: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -199,6 +210,7 @@ impl Live {
             flushed: Counters::default(),
             series: OnceLock::new(),
             state: Mutex::new(State { info, failure: None }),
+            requests: AtomicBool::new(false),
         }
     }
 

@@ -35,6 +35,8 @@ pub enum Event {
     GarbageTarget,
     /// A tunnel peer that does not speak HTTP/2 as it should.
     GarbageProtocol,
+    /// An HTTP request that is malformed, or that two programs could read in two ways.
+    GarbageRequest,
     /// `accept()` failed: no file descriptor left.
     AcceptDescriptors,
     /// `accept()` failed: no memory.
@@ -61,7 +63,7 @@ pub enum Event {
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -76,6 +78,7 @@ impl Event {
         Self::GarbageAuthority,
         Self::GarbageTarget,
         Self::GarbageProtocol,
+        Self::GarbageRequest,
         Self::AcceptDescriptors,
         Self::AcceptMemory,
         Self::AcceptOther,
@@ -102,9 +105,11 @@ impl Event {
             | Self::DeniedNotLoaded
             | Self::DeniedTarget
             | Self::DeniedLater => &DENIED,
-            Self::GarbageMethod | Self::GarbageAuthority | Self::GarbageTarget | Self::GarbageProtocol => {
-                &GARBAGE
-            }
+            Self::GarbageMethod
+            | Self::GarbageAuthority
+            | Self::GarbageTarget
+            | Self::GarbageProtocol
+            | Self::GarbageRequest => &GARBAGE,
             Self::AcceptDescriptors | Self::AcceptMemory | Self::AcceptOther => &ACCEPT,
             Self::LostDestination | Self::ShedConnections | Self::ShedPod => &SHED,
             Self::AdminHost | Self::AdminConnections => &ADMIN,
@@ -130,6 +135,7 @@ impl Event {
             Self::GarbageAuthority => "authority",
             Self::DeniedTarget | Self::GarbageTarget => "target",
             Self::GarbageProtocol => "protocol",
+            Self::GarbageRequest => "request",
             Self::AcceptDescriptors => "descriptors",
             Self::AcceptMemory => "memory",
             Self::AcceptOther => "other",
@@ -191,10 +197,8 @@ static HANDSHAKES: Family =
     Family { name: "mesh_handshakes_refused", help: "TLS handshakes that did not end in a tunnel" };
 static DENIED: Family =
     Family { name: "mesh_connections_denied", help: "Connections refused or ended by policy" };
-static GARBAGE: Family = Family {
-    name: "mesh_invalid_requests",
-    help: "Tunnel requests that are malformed or ask for what is not here",
-};
+static GARBAGE: Family =
+    Family { name: "mesh_invalid_requests", help: "Requests that are malformed or ask for what is not here" };
 static ACCEPT: Family = Family { name: "mesh_accept_errors", help: "Failures of accept()" };
 static SHED: Family = Family {
     name: "mesh_connections_shed",

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 
 use super::process::ProcessFigures;
 use super::series::Series;
-use super::{Direction, Event, Flag, Reporter};
+use super::{Direction, Event, Flag, Reporter, request};
 
 /// What a scrape shows besides the reporter's own counters.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +48,9 @@ impl Reporter {
         }
         let mut text = String::new();
         encode(&mut text, &registry).expect("a String takes all");
+        text.truncate(text.trim_end_matches(END).len());
+        request::append(&mut text, &self.requests);
+        text.push_str(END);
         text
     }
 }
@@ -56,7 +59,7 @@ impl Reporter {
 /// family is named like its samples, with `_total`.
 pub fn classic_text(open_metrics: &str) -> String {
     let mut classic = String::with_capacity(open_metrics.len() + 1024);
-    let mut lines = open_metrics.lines().filter(|line| *line != "# EOF").peekable();
+    let mut lines = open_metrics.lines().filter(|line| *line != END.trim_end()).peekable();
     while let Some(line) = lines.next() {
         let is_counter = |line: &str| line.starts_with("# TYPE ") && line.ends_with(" counter");
         let declared =
@@ -251,6 +254,9 @@ fn sentence(help: &str) -> String {
 fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
+
+/// The last line of an `OpenMetrics` exposition.
+const END: &str = "# EOF\n";
 
 type PlainFamily = (&'static str, &'static str, fn(&Series) -> &AtomicU64);
 type FlaggedFamily = (&'static str, &'static str, fn(&Series, Flag) -> &AtomicU64);

@@ -94,16 +94,17 @@ impl Write for Sink {
 
 pub(crate) fn reporter(access_log: AccessLogFormat) -> (Arc<Reporter>, Sink) {
     let sink = Sink::default();
-    let options = ReportOptions { version: "1.2.3".to_owned(), access_log, max_label_sets: 100 };
+    let options =
+        ReportOptions { version: "1.2.3".to_owned(), access_log, max_label_sets: 100, max_request_sets: 100 };
     (Reporter::new(options, Box::new(sink.clone())).unwrap(), sink)
 }
 
-fn scrape(reporter: &Arc<Reporter>) -> String {
+pub(crate) fn scrape(reporter: &Arc<Reporter>) -> String {
     reporter.scrape(NodeFigures::default())
 }
 
 /// The value of the one sample of a family whose labels include all of `with`; 0 if there is none.
-fn sample(text: &str, name: &str, with: &[&str]) -> u64 {
+pub(crate) fn sample(text: &str, name: &str, with: &[&str]) -> u64 {
     let ours = |line: &&str| {
         line.split(['{', ' ']).next() == Some(name) && with.iter().all(|label| line.contains(label))
     };

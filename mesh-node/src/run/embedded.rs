@@ -1,12 +1,12 @@
 //! The control plane inside the node: a directory is followed and compiled right here.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::time::Instant;
 
 use mesh_core::{
     model::{CompileOptions, Mirror, World},
-    resource::{Finding, Object, ObjectKey},
+    resource::{Object, ObjectKey},
 };
-use mesh_source::{About, Change, Changes};
+use mesh_source::{Change, Changes, Remarks};
 use tracing::{error, info};
 
 use super::publish::Publisher;
@@ -32,7 +32,7 @@ pub async fn follow(
         observer,
         mirror: Mirror::new(&options.node),
         world: World::new(options),
-        told: BTreeMap::new(),
+        remarks: Remarks::default(),
         objects: 0,
     });
     while let Some(batch) = changes.next().await {
@@ -50,8 +50,7 @@ pub async fn follow(
                 std::process::exit(1);
             }
         };
-        let source = now.told.values().flatten().map(ToString::to_string);
-        publisher.tell(source.chain(now.world.findings().iter().map(ToString::to_string)).collect());
+        publisher.findings.send_replace(now.remarks.lines().clone());
         // A directory that is empty at the start is one that is not filled yet; nothing is let go of on its word.
         if now.objects == 0 && !publisher.has_published() {
             info!("The configuration directory is empty; waiting for it to be filled.");
@@ -68,8 +67,7 @@ struct Embedded {
     observer: Option<Box<dyn Observe>>,
     world: World,
     mirror: Mirror,
-    /// What the source has to say.
-    told: BTreeMap<About, Vec<Finding>>,
+    remarks: Remarks,
     /// How many objects there are, more or less: an object that is applied again counts again.
     objects: usize,
 }
@@ -88,13 +86,13 @@ impl Embedded {
                     self.world.remove(&key);
                     self.observe(|observer| observer.remove(&key));
                 }
-                Change::Findings(about, list) if list.is_empty() => drop(self.told.remove(&about)),
-                Change::Findings(about, list) => drop(self.told.insert(about, list)),
+                Change::Findings(about, list) => self.remarks.set(about, list),
                 Change::Synced => {}
             }
         }
         self.observe(|observer| observer.settle());
         let news = self.world.commit();
+        self.remarks.update(&self.world);
         let changed = !news.is_empty();
         for (key, record) in news {
             match record {

@@ -22,6 +22,7 @@ use crate::{
     admit::Descriptors,
     config::NodeOptions,
     identity::IdentityStore,
+    l7::shared::Shared,
     redirect::{
         self, KernelLog, Manager, cgroup,
         maps::{ControlMaps, FlowMaps},
@@ -156,6 +157,7 @@ fn start_threads(
     (identities, demand): (&Arc<IdentityStore>, &mpsc::Sender<IpAddr>),
     (reporter, drain, descriptors): (&Arc<Reporter>, &Drain, Descriptors),
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let shared = Arc::<Shared>::default();
     let start = |(index, waiting): (usize, Waiting)| {
         let seed = worker::Seed {
             index,
@@ -167,6 +169,7 @@ fn start_threads(
             demand: demand.clone(),
             drain: drain.clone(),
             descriptors,
+            shared: shared.clone(),
         };
         let body = move || {
             if let Err(error) = worker::run(seed) {

@@ -7,7 +7,6 @@ use mesh_core::{
     model::Snapshot,
 };
 use tokio::sync::watch;
-use tracing::{info, warn};
 
 use super::state::Findings;
 use crate::identity::IdentityStore;
@@ -41,18 +40,6 @@ impl Publisher {
     /// Whether anything has been published.
     pub fn has_published(&self) -> bool {
         self.snapshots.borrow().is_loaded()
-    }
-
-    /// Says what is new, and what is mended.
-    pub fn tell(&self, findings: BTreeSet<String>) {
-        let findings = Arc::new(findings);
-        let before = self.findings.send_replace(findings.clone());
-        for finding in findings.difference(&before) {
-            warn!(target: "config", "{finding}");
-        }
-        for finding in before.difference(&findings) {
-            info!(target: "config", "Mended: {finding}");
-        }
     }
 }
 

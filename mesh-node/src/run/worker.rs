@@ -26,7 +26,8 @@ use crate::{
     admit::{self, Cap, CloseMode, Descriptors, LogGate},
     hbone::{self, Pool, ServeError},
     identity::{IdentityStore, Svid},
-    l4,
+    l4::{self, PodRequests},
+    l7::shared::Shared,
     redirect::{LocalPod, PodSockets, maps::FlowMaps},
     report::{Event, Reporter},
     run::{drain::Drain, tasks},
@@ -53,6 +54,8 @@ pub struct Seed {
     pub drain: Drain,
     /// What connections may use of the process's file descriptors.
     pub descriptors: Descriptors,
+    /// What all data threads know of the services that requests are sent to.
+    pub shared: Arc<Shared>,
 }
 
 /// The state of a data thread.
@@ -67,6 +70,9 @@ pub struct Worker {
     pub drain: Drain,
     /// What connections may use of the process's file descriptors.
     pub descriptors: Descriptors,
+    /// What all data threads know of the services that requests are sent to.
+    pub shared: Arc<Shared>,
+    requests: RefCell<HashMap<Arc<str>, Rc<PodRequests>>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     demand: mpsc::Sender<IpAddr>,
     identities: Arc<IdentityStore>,
@@ -101,6 +107,8 @@ pub fn run(seed: Seed) -> io::Result<()> {
             shed: LogGate::new(1),
             descriptors: seed.descriptors,
             random: Cell::new(seed_of(seed.index)),
+            shared: seed.shared,
+            requests: RefCell::default(),
             reporter: seed.reporter,
             drain: drain.clone(),
         });
@@ -114,6 +122,8 @@ pub fn run(seed: Seed) -> io::Result<()> {
             }
         }
         drop(pods);
+        // Connections that wait for requests would keep this thread busy.
+        worker.requests.borrow_mut().clear();
         tokio::select! {
             () = worker.idle() => return,
             () = drain.forced() => {}
@@ -141,6 +151,11 @@ impl Worker {
         let _ = self.demand.try_send(ip);
     }
 
+    /// Whether one more line about somebody who was refused may be logged, and how many could not be before it.
+    pub fn may_complain(&self) -> Option<u64> {
+        self.refusals.pass()
+    }
+
     /// Where a captured connection of `pod` wanted to go.
     pub fn original_destination(&self, pod: &LocalPod, client: SocketAddr) -> Option<SocketAddr> {
         self.flows.borrow().original_destination(pod.netns.cookie(), client)
@@ -159,6 +174,16 @@ impl Worker {
     /// A captured pod of this node by its workload's uid.
     pub fn local_pod(&self, uid: &str) -> Option<Arc<LocalPod>> {
         self.pods.borrow().get(uid).cloned()
+    }
+
+    /// What this thread has for the requests of a pod; made when there is nothing yet.
+    pub fn requests(&self, pod: &LocalPod, make: impl FnOnce() -> Rc<PodRequests>) -> Rc<PodRequests> {
+        if let Some(known) = self.requests.borrow().get(&pod.workload) {
+            return known.clone();
+        }
+        let new = make();
+        self.requests.borrow_mut().insert(pod.workload.clone(), new.clone());
+        new
     }
 
     /// The certificate of an identity; waits a while for one that is still being signed.
@@ -259,7 +284,12 @@ impl Worker {
         let Some(identity) = identity else { return };
         let svid = match self.svid(&identity).await {
             Ok(svid) => svid,
-            Err(reason) => return tracing::warn!(%peer, pod = %pod.uid, reason, "Refused a tunnel."),
+            Err(reason) => {
+                if let Some(muted) = self.refusals.pass() {
+                    tracing::warn!(%peer, pod = %pod.uid, reason, muted, "Refused a tunnel.");
+                }
+                return;
+            }
         };
         let local = tcp.local_addr().unwrap_or(peer);
         let accepted = tokio::select! {
@@ -339,6 +369,7 @@ impl Worker {
             () = self.drain.graceful() => return,
         }
         self.pool.retire_pod(&pod.workload);
+        self.requests.borrow_mut().remove(&pod.workload);
         let mut pods = self.pods.borrow_mut();
         if pods.get(&pod.workload).is_some_and(|known| Arc::ptr_eq(known, &pod)) {
             pods.remove(&pod.workload);

@@ -128,3 +128,8 @@ fn socket_name(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t)
 /// As `libc` has them, in the width that socket names have.
 const AF_INET: libc::sa_family_t = 2;
 const AF_INET6: libc::sa_family_t = 10;
+
+/// Another handle on the same connection, to cut it by while somebody else owns the first.
+pub fn duplicate(socket: &impl AsFd) -> io::Result<std::net::TcpStream> {
+    socket.as_fd().try_clone_to_owned().map(std::net::TcpStream::from)
+}

@@ -2,10 +2,10 @@
 //! domain we accept. Names, addresses and the subject count for nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use mesh_ca::{Bundle, chain};
+use mesh_ca::Bundle;
+use mesh_ca::chain::{self, IdentityError};
 use mesh_core::id::{IdError, SpiffeId, TrustDomain};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
@@ -16,7 +16,6 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Peer;
@@ -171,25 +170,20 @@ impl PeerError {
 
 /// The identity and the end of validity of a leaf whose chain was verified.
 pub(super) fn peer_of(leaf: &CertificateDer<'_>) -> Result<Peer, PeerError> {
-    let (rest, cert) = X509Certificate::from_der(leaf).map_err(|_| PeerError::MalformedNames)?;
-    if !rest.is_empty() {
-        return Err(PeerError::MalformedNames);
-    }
-    let names =
-        cert.subject_alternative_name().map_err(|_| PeerError::MalformedNames)?.ok_or(PeerError::NoId)?;
-    let mut uri = None;
-    for name in &names.value.general_names {
-        match name {
-            GeneralName::URI(_) if uri.is_some() => return Err(PeerError::SeveralIds),
-            GeneralName::URI(text) => uri = Some(*text),
-            // A name that one parser skips and another reads is how two parties come to differ about an identity.
-            GeneralName::Invalid(..) => return Err(PeerError::MalformedNames),
-            _ => {}
+    let id = chain::identity(leaf)?;
+    let (_, cert) = X509Certificate::from_der(leaf).map_err(|_| PeerError::MalformedNames)?;
+    Ok(Peer { id, not_after: chain::time(cert.validity().not_after.timestamp()) })
+}
+
+impl From<IdentityError> for PeerError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Malformed => Self::MalformedNames,
+            IdentityError::None => Self::NoId,
+            IdentityError::Several => Self::SeveralIds,
+            IdentityError::Id(error) => Self::MalformedId(error),
         }
     }
-    let id = SpiffeId::parse(uri.ok_or(PeerError::NoId)?).map_err(PeerError::MalformedId)?;
-    let seconds = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
-    Ok(Peer { id, not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) })
 }
 
 /// A [`Trust`] in the two shapes rustls asks for.

@@ -78,57 +78,9 @@ impl Discovery {
 
     /// One round of questions. `Err` if one of them got no answer; kinds that it is about stay where they are.
     async fn look(&mut self) -> Result<(), Failure> {
-        let groups: Groups = self.ask("/apis").await?;
-        let mut found = Places::new();
-        let mut result = Ok(());
-        for group in self.kinds.iter().map(|kind| kind.group()).collect::<BTreeSet<_>>() {
-            let versions = match groups.groups.iter().find(|known| known.name == group) {
-                Some(known) => known.versions.iter().map(|version| version.version.as_str()).collect(),
-                // The core group is not listed with the others.
-                None if group.is_empty() => vec!["v1"],
-                None => Vec::new(),
-            };
-            match self.look_into(group, &versions).await {
-                Ok(places) => found.extend(places),
-                Err(failure) => result = Err(failure),
-            }
-        }
+        let (found, outcome) = find(&self.api, &self.kinds).await;
         self.publish(found);
-        result
-    }
-
-    /// The places of a group's kinds, each in the version that we prefer.
-    async fn look_into(&self, group: &str, served: &[&str]) -> Result<Places, Failure> {
-        let kinds: Vec<_> = self.kinds.iter().filter(|kind| kind.group() == group).collect();
-        let mut places: Places = kinds.iter().map(|kind| (kind.key(), Place::Absent)).collect();
-        let wanted: BTreeSet<_> = kinds.iter().flat_map(|kind| kind.versions()).copied().collect();
-        let mut resources = HashMap::new();
-        for version in wanted.into_iter().filter(|version| served.contains(version)) {
-            let path = if group.is_empty() { "/api/v1".into() } else { format!("/apis/{group}/{version}") };
-            match self.ask::<Resources>(&path).await {
-                Ok(list) => drop(resources.insert(version, (path, list))),
-                // Gone since it was listed.
-                Err(failure) if failure.is_absent() => {}
-                Err(failure) => return Err(failure),
-            }
-        }
-        for kind in kinds {
-            let at = kind.versions().iter().find_map(|version| {
-                let (path, list) = resources.get(version)?;
-                let has = |verb: &str, verbs: &[String]| verbs.iter().any(|it| it == verb);
-                let resource = list.resources.iter().find(|it| {
-                    it.kind == kind.name()
-                        && !it.name.contains('/')
-                        && has("list", &it.verbs)
-                        && has("watch", &it.verbs)
-                })?;
-                Some(Place::At(format!("{path}/{}", resource.name).into()))
-            });
-            if let Some(at) = at {
-                places.insert(kind.key(), at);
-            }
-        }
-        Ok(places)
+        outcome
     }
 
     /// Makes known what was found, and says once what is new about it.
@@ -171,12 +123,72 @@ impl Discovery {
         let places = self.places.borrow();
         self.kinds.iter().any(|kind| !matches!(places.get(kind.key()), Some(Place::At(_))))
     }
+}
 
-    async fn ask<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let request = http::Request::get(path).body(Vec::new()).map_err(Failure::malformed)?;
-        let text = self.api.read(request).await?;
-        serde_json::from_str(&text).map_err(Failure::malformed)
+/// Where these kinds are at this moment, as far as there were answers; `Err` if one of the questions got none.
+pub(super) async fn find(api: &Api, kinds: &[ServedKind]) -> (Places, Result<(), Failure>) {
+    let mut found = Places::new();
+    let groups: Groups = match ask(api, "/apis").await {
+        Ok(groups) => groups,
+        Err(failure) => return (found, Err(failure)),
+    };
+    let mut outcome = Ok(());
+    for group in kinds.iter().map(|kind| kind.group()).collect::<BTreeSet<_>>() {
+        let versions = match groups.groups.iter().find(|known| known.name == group) {
+            Some(known) => known.versions.iter().map(|version| version.version.as_str()).collect(),
+            // The core group is not listed with the others.
+            None if group.is_empty() => vec!["v1"],
+            None => Vec::new(),
+        };
+        let kinds: Vec<_> = kinds.iter().filter(|kind| kind.group() == group).copied().collect();
+        match find_in_group(api, &kinds, &versions).await {
+            Ok(places) => found.extend(places),
+            Err(failure) => outcome = Err(failure),
+        }
     }
+    (found, outcome)
+}
+
+/// The places of kinds of one group, each in the version that we prefer.
+async fn find_in_group(api: &Api, kinds: &[ServedKind], served: &[&str]) -> Result<Places, Failure> {
+    let mut places: Places = kinds.iter().map(|kind| (kind.key(), Place::Absent)).collect();
+    let wanted: BTreeSet<_> = kinds
+        .iter()
+        .flat_map(|kind| kind.versions().iter().map(|version| (kind.group(), *version)))
+        .collect();
+    let mut resources = HashMap::new();
+    for (group, version) in wanted.into_iter().filter(|(_, version)| served.contains(version)) {
+        let path = if group.is_empty() { "/api/v1".into() } else { format!("/apis/{group}/{version}") };
+        match ask::<Resources>(api, &path).await {
+            Ok(list) => drop(resources.insert(version, (path, list))),
+            // Gone since it was listed.
+            Err(failure) if failure.is_absent() => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    for kind in kinds {
+        let at = kind.versions().iter().find_map(|version| {
+            let (path, list) = resources.get(version)?;
+            let has = |verb: &str, verbs: &[String]| verbs.iter().any(|it| it == verb);
+            let resource = list.resources.iter().find(|it| {
+                it.kind == kind.name()
+                    && !it.name.contains('/')
+                    && has("list", &it.verbs)
+                    && has("watch", &it.verbs)
+            })?;
+            Some(Place::At(format!("{path}/{}", resource.name).into()))
+        });
+        if let Some(at) = at {
+            places.insert(kind.key(), at);
+        }
+    }
+    Ok(places)
+}
+
+async fn ask<T: serde::de::DeserializeOwned>(api: &Api, path: &str) -> Result<T, Failure> {
+    let request = http::Request::get(path).body(Vec::new()).map_err(Failure::malformed)?;
+    let text = api.read(request).await?;
+    serde_json::from_str(&text).map_err(Failure::malformed)
 }
 
 /// A cluster that has every kind is asked so often all the same: it may come to serve another version.

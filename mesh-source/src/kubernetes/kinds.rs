@@ -34,6 +34,14 @@ pub(super) fn watched() -> impl Iterator<Item = Watched> {
     })
 }
 
+/// What is listed where nothing is watched: also Deployments, of which a cluster can be asked what they promise; and
+/// nothing of which the content is on demand.
+pub(super) fn listed() -> impl Iterator<Item = Watched> {
+    let deployments = ServedKind::all().filter(|kind| kind.key() == "Deployment");
+    let deployments = deployments.map(|kind| Watched { kind, fields: "", on_demand: false });
+    watched().filter(|watched| !watched.on_demand).chain(deployments)
+}
+
 /// Kinds that only mean something in a directory: a cluster has made Pods of its Deployments, and names the service
 /// account in each.
 const PASSED_OVER: [&str; 2] = ["Deployment", "ServiceAccount"];

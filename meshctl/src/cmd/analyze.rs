@@ -1,4 +1,4 @@
-//! `meshctl analyze`: what is wrong with resources, before they are applied.
+//! `meshctl analyze`: what is wrong with resources, before they are applied and after.
 
 use std::fmt::{Display, Write as _};
 use std::path::PathBuf;
@@ -7,11 +7,14 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use mesh_core::analyze::{self, Message, Options, analyzers};
-use mesh_core::resource::{Level, Parsed};
+use mesh_core::resource::Level;
 
+use self::cluster::Access;
+use self::read::Input;
 use self::suppress::Suppression;
 use crate::{emit, note};
 
+mod cluster;
 mod read;
 mod show;
 mod suppress;
@@ -21,14 +24,16 @@ mod suppress;
 /// Reads Kubernetes YAML or JSON, any number of documents per file, as `kubectl apply` takes it. Each file is checked
 /// by itself, then all objects together. Codes, names and levels are those of `istioctl analyze`.
 ///
-/// One line per finding: `FILE:DOC LEVEL [CODE] field.path: reason (hint)`. The exit code is 1 if a finding is at or
-/// above the failure threshold.
+/// With --kubernetes, what is in a cluster is analyzed, and files as if they had been applied to it. Nothing is written.
+///
+/// One line per finding: `FILE:DOC LEVEL [CODE] field.path: reason (hint)`, with `KIND NAMESPACE/NAME` in place of
+/// `FILE:DOC` for what is in the cluster. The exit code is 1 if a finding is at or above the failure threshold.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own on the command line")]
 pub(crate) struct Args {
     /// Files, directories, or - for standard input.
-    #[arg(value_name = "PATH", required_unless_present_any = ["list_analyzers", "use_kube", "kubeconfig", "context"])]
+    #[arg(value_name = "PATH", required_unless_present_any = ["list_analyzers", "kubernetes", "kubeconfig", "context"])]
     paths: Vec<PathBuf>,
     /// Also read the directories within directories.
     #[arg(short = 'R', long)]
@@ -60,14 +65,14 @@ pub(crate) struct Args {
     /// List the analyzers and do nothing else.
     #[arg(short = 'L', long)]
     list_analyzers: bool,
-    /// Whether to analyze a cluster as well.
-    #[arg(short = 'k', long, hide = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    use_kube: Option<bool>,
-    /// Which cluster to analyze as well.
-    #[arg(long, hide = true, value_name = "FILE")]
+    /// Analyze the cluster that kubectl would talk to, with the files on top of it.
+    #[arg(short = 'k', long, visible_alias = "use-kube", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    kubernetes: Option<bool>,
+    /// Kubeconfig to find the cluster in; implies --kubernetes.
+    #[arg(short = 'c', long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// Which cluster to analyze as well.
-    #[arg(long, hide = true, value_name = "NAME")]
+    /// Context of the kubeconfig; implies --kubernetes.
+    #[arg(long, value_name = "NAME")]
     context: Option<String>,
 }
 
@@ -102,12 +107,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         emit(&lines(analyzers()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    if args.use_kube == Some(true) || args.kubeconfig.is_some() || args.context.is_some() {
-        bail!("a cluster cannot be analyzed yet: name files or directories");
-    }
-    if args.paths.is_empty() {
-        bail!("name files or directories to analyze");
-    }
     let input = read::all(&args.paths, args.recursive)?;
     for skipped in &input.skipped {
         note(&format!("{}: a directory within a directory is only read with -R", skipped.display()));
@@ -115,18 +114,30 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for suppression in args.suppress.iter().filter(|suppression| !suppression.is_known()) {
         note(&format!("there is no code {}: its suppression has no effect", suppression.code()));
     }
+    let access = args.access();
+    if access.is_none() && args.paths.is_empty() {
+        bail!("name files or directories to analyze, or --kubernetes");
+    }
+    let mut options = Options { root_namespace: args.root_namespace.clone(), ..Options::default() };
+    let input = match &access {
+        None => input,
+        Some(access) => {
+            // Every Secret that the analysis asks for is looked for.
+            options.secrets_are_complete = true;
+            Input { parsed: cluster::with_files(access, &input.parsed, &options)?, ..input }
+        }
+    };
     if args.verbose {
         let unused = input.parsed.findings.iter().filter(|finding| finding.level == Level::Info);
         unused.for_each(|finding| note(&finding.to_string()));
     }
-    let mut messages =
-        analyze::analyze(&input.parsed, &Options { root_namespace: args.root_namespace.clone() });
+    let mut messages = analyze::analyze(&input.parsed, &options);
     messages.retain(|message| args.is_wanted(message));
     let failed = messages.iter().any(|message| message.level() >= args.failure_threshold.level());
     messages.retain(|message| message.level() >= args.output_threshold.level());
     emit(&match args.output {
         Format::Json => show::json(&messages)?,
-        _ if messages.is_empty() && !failed => clean(&input.parsed, input.files),
+        _ if messages.is_empty() && !failed => clean(&input, access.is_some()),
         Format::Text => lines(&messages),
         Format::Log => lines(messages.iter().map(show::log)),
     })?;
@@ -142,17 +153,25 @@ fn lines(items: impl IntoIterator<Item = impl Display>) -> String {
     })
 }
 
-fn clean(parsed: &Parsed, files: usize) -> String {
-    let objects = parsed.objects.len();
-    let plural = |count: usize| if count == 1 { "" } else { "s" };
-    format!(
-        "No validation issues found: {objects} object{} in {files} file{}.\n",
-        plural(objects),
-        plural(files)
-    )
+fn clean(input: &Input, has_cluster: bool) -> String {
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let objects = count(input.parsed.objects.len(), "object");
+    let place = match (has_cluster, count(input.files, "file")) {
+        (false, files) => files,
+        (true, _) if input.files == 0 => "the cluster".to_owned(),
+        (true, files) => format!("the cluster and {files}"),
+    };
+    format!("No validation issues found: {objects} in {place}.\n")
 }
 
 impl Args {
+    /// The cluster to analyze, if there is one to be.
+    fn access(&self) -> Option<Access<'_>> {
+        let Self { kubernetes, kubeconfig, context, .. } = self;
+        let wanted = kubernetes.unwrap_or(kubeconfig.is_some() || context.is_some());
+        wanted.then_some(Access { kubeconfig: kubeconfig.as_deref(), context: context.as_deref() })
+    }
+
     fn is_wanted(&self, message: &Message) -> bool {
         let Some(key) = &message.key else { return true };
         let place = if key.kind == "Namespace" { &key.name } else { &key.namespace };
@@ -174,5 +193,7 @@ impl Threshold {
 const EXAMPLES: &str = "\
 Example: meshctl analyze my-app.yaml
          meshctl analyze -R deploy/ -o json
+         meshctl analyze --kubernetes --context staging -n shop
+         meshctl analyze -k new-policy.yaml
          kustomize build | meshctl analyze - --failure-threshold Warning
          meshctl analyze deploy/ --suppress \"IST0102=Namespace outside\" -S \"IST0118=Service *.default\"";

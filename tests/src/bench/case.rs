@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::control::Question;
+use super::{control::Question, l7::Subject};
 
 /// One thing to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Case {
     Memory(Memory),
     /// The control plane, with nodes that carry no traffic.
     Control(Question),
+    /// What is done to requests, beside other proxies.
+    L7(Subject),
 }
 
 /// Load between a client and a server.
@@ -33,6 +35,8 @@ pub enum Place {
     SameNode,
     /// On another node.
     CrossNode,
+    /// On another node, by the address of its service.
+    Service,
 }
 
 /// A kind of load.
@@ -69,6 +73,7 @@ impl Case {
         }
         all.extend([Memory::Idle, Memory::PerPod, Memory::HeldConnections].map(Self::Memory));
         all.extend(Question::all().into_iter().map(Self::Control));
+        all.extend(Subject::all().into_iter().map(Self::L7));
         all
     }
 
@@ -93,7 +98,7 @@ impl Case {
     pub fn traffic(self) -> Option<Traffic> {
         match self {
             Self::Traffic(traffic) => Some(traffic),
-            Self::Memory(_) | Self::Control(_) => None,
+            Self::Memory(_) | Self::Control(_) | Self::L7(_) => None,
         }
     }
 }
@@ -103,6 +108,7 @@ impl fmt::Display for Case {
         match self {
             Self::Traffic(traffic) => traffic.fmt(f),
             Self::Control(question) => question.fmt(f),
+            Self::L7(subject) => subject.fmt(f),
             Self::Memory(Memory::Idle) => f.write_str("node/rss/idle"),
             Self::Memory(Memory::PerPod) => f.write_str("node/rss/per-pod"),
             Self::Memory(Memory::HeldConnections) => f.write_str("node/rss/per-1000-held-connections"),
@@ -115,6 +121,7 @@ impl fmt::Display for Traffic {
         let place = match self.place {
             Place::SameNode => "same-node",
             Place::CrossNode => "cross-node",
+            Place::Service => "service",
         };
         let load = match self.load {
             Load::Bulk => "bulk",
@@ -147,12 +154,13 @@ mod tests {
     #[test]
     fn all_names() {
         let all = names(&[]).unwrap();
-        assert_eq!(all.len(), 23);
+        assert_eq!(all.len(), 32);
         for name in [
             "same-node/bulk/8",
             "cross-node/connect-3/8",
             "node/rss/per-1000-held-connections",
             "control/100000x500",
+            "l7/plain/32",
         ] {
             assert!(all.contains(&name.to_owned()), "{name}");
         }

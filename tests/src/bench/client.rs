@@ -55,11 +55,21 @@ pub fn run(plan: &Plan) -> Report {
     report(tallies, start.elapsed())
 }
 
+/// What one connection, or one thread, has seen.
 #[derive(Debug, Default)]
-struct Tally {
-    times: Vec<Duration>,
+pub(super) struct Tally {
+    /// Of those that were answered.
+    pub(super) times: Vec<Duration>,
     errors: u64,
     first_error: Option<String>,
+}
+
+impl Tally {
+    /// Counts an error; the first one is kept.
+    pub(super) fn fail(&mut self, reason: &str) {
+        self.errors += 1;
+        self.first_error.get_or_insert_with(|| reason.to_owned());
+    }
 }
 
 fn ask(servers: &[SocketAddr], number: usize, deadline: Instant) -> Tally {
@@ -73,8 +83,7 @@ fn ask(servers: &[SocketAddr], number: usize, deadline: Instant) -> Tally {
         match once(*server, &mut answer) {
             Ok(()) => tally.times.push(start.elapsed()),
             Err(error) => {
-                tally.errors += 1;
-                tally.first_error.get_or_insert_with(|| format!("{server}: {error}"));
+                tally.fail(&format!("{server}: {error}"));
                 // What is refused at once must not become a busy loop beside the others.
                 thread::sleep(Duration::from_millis(1));
             }
@@ -97,7 +106,8 @@ fn once(server: SocketAddr, answer: &mut Vec<u8>) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidData, format!("answered {line:?}")))
 }
 
-fn report(tallies: Vec<Tally>, elapsed: Duration) -> Report {
+/// All tallies together.
+pub(super) fn report(tallies: Vec<Tally>, elapsed: Duration) -> Report {
     let mut report = Report { seconds: elapsed.as_secs_f64(), ..Report::default() };
     let mut times = Vec::new();
     for tally in tallies {

@@ -121,6 +121,45 @@ pub struct Row {
     /// The median divided by that of `direct` in the same case; absent where `direct` has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
+    /// What must not be fallen short of, where anything is demanded of this figure and there is something to compare.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub must: Option<Verdict>,
+    /// Where this figure is to go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aim: Option<Verdict>,
+    /// Why there are no figures; the row then has no other meaning, and its metric is `failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A figure beside what is demanded of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verdict {
+    /// The system, or the case of the same system, that it is compared with.
+    pub against: &'static str,
+    /// The ratio that is demanded.
+    pub wanted: f64,
+    /// The ratio that was measured.
+    pub is: f64,
+    /// Whether that is good enough.
+    pub pass: bool,
+}
+
+/// The row of a system that could not be measured.
+pub fn error_row(case: &str, system: &str, reason: &str) -> Row {
+    Row {
+        case: case.to_owned(),
+        system: system.to_owned(),
+        metric: FAILED,
+        median: 0.0,
+        min: 0.0,
+        max: 0.0,
+        runs: 0,
+        ratio: None,
+        must: None,
+        aim: None,
+        error: Some(reason.to_owned()),
+    }
 }
 
 /// The rows of one case from the samples of its systems, `direct` first or absent.
@@ -151,6 +190,9 @@ pub fn rows(case: &str, samples: &[(String, Vec<Sample>)]) -> Vec<Row> {
                 max: summary.max,
                 runs: values.len(),
                 ratio: base.filter(|base| *base > 0.0).map(|base| summary.median / base),
+                must: None,
+                aim: None,
+                error: None,
             });
         }
     }
@@ -181,8 +223,19 @@ impl Summary {
 }
 
 /// The rows of one case for reading: one line a system, and for each metric the median, the range and the ratio to
-/// `direct`.
+/// `direct`. Systems without figures follow, with the first line of the reason.
 pub fn table(rows: &[Row]) -> String {
+    let (failed, measured): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.error.is_some());
+    let mut text = if measured.is_empty() { String::new() } else { measured_table(&measured) };
+    for row in failed {
+        let reason = row.error.as_deref().unwrap_or_default();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{}  {FAILED}: {}", row.system, reason.lines().next().unwrap_or_default());
+    }
+    text
+}
+
+fn measured_table(rows: &[&Row]) -> String {
     let mut systems: Vec<&str> = Vec::new();
     let mut metrics: Vec<&str> = Vec::new();
     for row in rows {
@@ -196,7 +249,8 @@ pub fn table(rows: &[Row]) -> String {
     for system in systems {
         let mut line = vec![system.to_owned()];
         for metric in &metrics {
-            line.extend(cells(rows.iter().find(|row| row.system == system && row.metric == *metric)));
+            let row = rows.iter().find(|row| row.system == system && row.metric == *metric);
+            line.extend(cells(row.copied()));
         }
         lines.push(line);
     }
@@ -223,7 +277,8 @@ fn cells(row: Option<&Row>) -> [String; 2] {
     [value, row.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))]
 }
 
-fn align(lines: &[Vec<String>], kept: &[usize]) -> String {
+/// Columns of text, each as wide as its widest cell; `kept` are the positions of those that are shown.
+pub(super) fn align(lines: &[Vec<String>], kept: &[usize]) -> String {
     let cell = |line: &[String], column: usize| line.get(column).cloned().unwrap_or_default();
     let width =
         |column: usize| lines.iter().map(|line| cell(line, column).chars().count()).max().unwrap_or(0);
@@ -249,6 +304,9 @@ pub(super) fn number(value: f64) -> String {
 
 /// The name of the system that everything is compared with.
 pub(super) const DIRECT: &str = "direct";
+
+/// What stands for a metric where there is none.
+const FAILED: &str = "failed";
 
 #[cfg(test)]
 mod tests {
@@ -288,6 +346,16 @@ mod tests {
                 "min": 50.0, "max": 70.0, "runs": 2, "ratio": 0.3})
         );
         assert!(rows[2].get("ratio").is_none(), "absent, not null: {}", rows[2]);
+    }
+
+    #[test]
+    fn what_failed_is_shown() {
+        let mut rows = two_systems();
+        rows.push(error_row("cross-node/http/1", "envoy", "not installed\nand more"));
+        assert!(table(&rows).ends_with("0.0200\nenvoy  failed: not installed\n"), "{}", table(&rows));
+        let row = serde_json::to_value(rows.last().unwrap()).unwrap();
+        assert_eq!((&row["metric"], &row["runs"]), (&"failed".into(), &0.into()));
+        assert_eq!(row["error"], "not installed\nand more");
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::process::Output;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::{
-    case::{Load, Traffic},
+    case::{Load, Place, Traffic},
     figures::{Metric, Sample},
+    manifests,
     output::{self, Requests},
     process,
     stand::{Port, SERVERS, Stand, System},
@@ -81,7 +82,12 @@ fn words(stand: &Stand, system: System, traffic: Traffic, seconds: u64) -> Resul
     };
     // A load that hangs is an outcome, not a reason to hang as well.
     let words = format!("timeout --kill-after=5 {} {load}", seconds + 20);
-    Ok(words.split(' ').map(str::to_owned).collect())
+    let mut words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+    if traffic.place == Place::Service && traffic.load == Load::Http {
+        // Rules for a service are found by its name.
+        words.extend(["--header".to_owned(), format!("Host: {}", manifests::service_host(system))]);
+    }
+    Ok(words)
 }
 
 /// A command with all it has said, for the text of an error.
@@ -95,4 +101,4 @@ fn shown(words: &[&str], output: &Output) -> String {
 }
 
 /// The part of all requests that may fail without the run counting as failed. They are reported in any case.
-const TOLERABLE_ERRORS: f64 = 0.01;
+pub(super) const TOLERABLE_ERRORS: f64 = 0.01;

@@ -6,7 +6,11 @@ use super::stand::{NODES, Port, SERVERS, System};
 
 /// A namespace with a client and the servers of both nodes. `files` is where `nginx.conf` is.
 pub(super) fn namespace(system: System, files: &Path) -> String {
-    let label = if system == System::Mesh { ", labels: {istio.io/dataplane-mode: ambient}" } else { "" };
+    let label = if matches!(system, System::Mesh | System::MeshL7) {
+        ", labels: {istio.io/dataplane-mode: ambient}"
+    } else {
+        ""
+    };
     let mut text = format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {system}{label}}}}}\n---\n");
     text.push_str(&pod(system, ("client", NODES[0]), &[("main", &words("sleep infinity"))]));
     for (names, node) in [(NEAR, NODES[0]), (FAR, NODES[1])] {
@@ -20,6 +24,30 @@ pub(super) fn namespace(system: System, files: &Path) -> String {
         }
     }
     text
+}
+
+/// A service in front of the first server of the other node.
+pub(super) fn service(system: System) -> String {
+    let (name, port) = (FAR[0], Port::Http.number());
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: {system}}}, \
+         spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: {port}}}]}}}}\n---\n"
+    )
+}
+
+/// The name of that service.
+pub(super) fn service_host(system: System) -> String {
+    format!("{}.{system}.svc.cluster.local", FAR[0])
+}
+
+/// A route to that service, which sets a header in every answer.
+pub(super) fn route(system: System, header: &str) -> String {
+    let host = service_host(system);
+    format!(
+        "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: far, namespace: {system}}}, \
+         spec: {{hosts: [{host}], http: [{{match: [{{uri: {{prefix: /}}}}], route: [{{destination: {{host: {host}}}, \
+         headers: {{response: {{set: {{{header}: \"yes\"}}}}}}}}]}}]}}}}\n---\n"
+    )
 }
 
 /// Many idle pods on the first node, all with the namespace's default service account.
@@ -90,8 +118,9 @@ mod tests {
         let systems = [System::Direct, System::Mesh];
         let mut text: String = systems.iter().map(|s| namespace(*s, Path::new("/run/x y"))).collect();
         text.push_str(&crowd(System::Mesh, 50));
+        text.push_str(&(service(System::MeshL7) + &route(System::MeshL7, "x-routed")));
         let parsed = resource::parse(&SourceFile { name: "bench.yaml", text: &text });
         assert!(parsed.findings.iter().all(|finding| finding.level != Level::Error), "{:?}", parsed.findings);
-        assert_eq!(parsed.objects.len(), 2 * (1 + 2 * 7) + 1);
+        assert_eq!(parsed.objects.len(), 2 * (1 + 2 * 7) + 1 + 2);
     }
 }

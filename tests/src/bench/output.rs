@@ -78,6 +78,28 @@ pub(super) fn wrk(text: &str) -> Result<Requests, String> {
     Ok(read)
 }
 
+/// Reads the output of `h2load`, which shows no percentiles: they are 0.
+pub(super) fn h2load(text: &str) -> Result<Requests, String> {
+    let mut read = Requests { count: 0.0, per_second: 0.0, p50_us: 0.0, p99_us: 0.0, errors: 0.0 };
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["finished", "in", _, rate, "req/s,", ..] => read.per_second = plain(rate)?,
+            // `requests: 9 total, 9 started, 9 done, 9 succeeded, 0 failed, ...`; what failed includes errors and 4xx.
+            ["requests:", _, _, _, _, _, _, _, _, failed, "failed,", ..] => read.errors += plain(failed)?,
+            ["status", "codes:", good, "2xx,", elsewhere, "3xx,", ..] => {
+                read.count = plain(good)?;
+                read.errors += plain(elsewhere)?;
+            }
+            _ => {}
+        }
+    }
+    if read.count <= 0.0 || read.per_second <= 0.0 {
+        return Err("no request was answered".to_owned());
+    }
+    Ok(read)
+}
+
 /// Reads the report of our own client, [`super::client`].
 pub(super) fn client(text: &str) -> Result<Requests, String> {
     let report: super::client::Report =
@@ -152,6 +174,19 @@ Transfer/sec:    161.25MB
         let text = WRK.replace("433012 requests", "0 requests");
         assert_eq!(wrk(&text).unwrap_err(), "no request was answered");
         assert!(wrk("unable to connect to 10.0.0.1:8080 Connection refused\n").is_err());
+    }
+
+    #[test]
+    fn what_h2load_prints() {
+        let text = "finished in 3.00s, 57695.00 req/s, 3.74MB/s
+requests: 115390 total, 115390 started, 115390 done, 115387 succeeded, 3 failed, 1 errored, 0 timeout
+status codes: 115387 2xx, 1 3xx, 2 4xx, 0 5xx
+time for request:       98us      6.64ms      2.16ms       864us    73.07%
+";
+        let read = h2load(text).unwrap();
+        assert_eq!((read.count, read.per_second, read.errors), (115_387.0, 57_695.0, 4.0));
+        let none = "finished in 199us, 0.00 req/s, 0B/s\nstatus codes: 0 2xx, 0 3xx, 0 4xx, 0 5xx\n";
+        assert_eq!(h2load(none).unwrap_err(), "no request was answered");
     }
 
     #[test]

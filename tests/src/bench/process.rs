@@ -19,6 +19,20 @@ pub(super) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
     Ok(sum)
 }
 
+/// Processor time of this process and of those of its children, and theirs, that have been waited for, in seconds.
+pub(super) fn family_seconds() -> Result<f64> {
+    let text = fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
+    let ticks = fields(&text, 4).with_context(|| format!("/proc/self/stat is not understood: {text}"))?;
+    Ok(ticks / TICKS_PER_SECOND)
+}
+
+/// Seconds that all processors have spent on processes, and on other machines on the same hardware. Interrupts are
+/// left out: the network's are on nobody's account, so that their share could not be told.
+pub(super) fn task_seconds() -> Result<f64> {
+    let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    columns(&text, |column| matches!(column, 0..=2 | 7)).context("/proc/stat is not understood")
+}
+
 /// Resident memory of a process in KiB.
 pub(super) fn rss_kb(pid: u32) -> Result<f64> {
     status_kb(pid, "VmRSS:")
@@ -71,20 +85,27 @@ fn group_seconds(group: &Path) -> Result<f64> {
 
 /// Seconds of all processors that were not idle: user, nice, system, (idle, iowait,) irq, softirq, steal.
 fn busy(stat: &str) -> Option<f64> {
+    columns(stat, |column| !matches!(column, 3..=4))
+}
+
+fn columns(stat: &str, wanted: impl Fn(usize) -> bool) -> Option<f64> {
     let all = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
     let ticks: Vec<f64> = all.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
-    let idle = 3..=4;
-    let busy = ticks.iter().take(8).enumerate().filter(|(column, _)| !idle.contains(column));
-    Some(busy.map(|(_, ticks)| ticks).sum::<f64>() / TICKS_PER_SECOND)
+    let wanted = ticks.iter().take(8).enumerate().filter(|(column, _)| wanted(*column));
+    Some(wanted.map(|(_, ticks)| ticks).sum::<f64>() / TICKS_PER_SECOND)
 }
 
 /// `utime` and `stime`, the 14th and 15th field. The second is the name, in parentheses and with any character in it.
 fn ticks(stat: &str) -> Option<f64> {
+    fields(stat, 2)
+}
+
+/// The sum of some fields from the 14th on; the next two, `cutime` and `cstime`, are those of children.
+fn fields(stat: &str, count: usize) -> Option<f64> {
     let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11);
-    let user: f64 = fields.next()?.parse().ok()?;
-    let system: f64 = fields.next()?.parse().ok()?;
-    Some(user + system)
+    let fields: Vec<f64> =
+        rest.split_whitespace().skip(11).take(count).map(str::parse).collect::<Result<_, _>>().ok()?;
+    (fields.len() == count).then(|| fields.iter().sum())
 }
 
 fn status_kb(pid: u32, field: &str) -> Result<f64> {
@@ -109,7 +130,7 @@ mod tests {
     fn processor_time() {
         let stat =
             "4711 (mesh) node :) S 1 4711 4711 0 -1 4194560 900 0 0 0 250 150 7 9 20 0 4 0 8868 31 512 184";
-        assert_eq!(ticks(stat), Some(400.0));
+        assert_eq!((ticks(stat), fields(stat, 4)), (Some(400.0), Some(416.0)));
         assert_eq!(ticks("4711 (mesh-node) S 1"), None);
         assert!(cpu_seconds(&[std::process::id()]).is_ok());
     }
@@ -118,6 +139,7 @@ mod tests {
     fn the_rest_of_the_machine() {
         assert_eq!(busy("cpu  100 20 30 9999 999 5 6 39 7 7\ncpu0 1 1\n"), Some(2.0));
         assert_eq!(busy("intr 1\n"), None);
+        assert!(task_seconds().is_ok_and(|all| all >= family_seconds().unwrap()));
         assert!(
             Disturbance::watch(Vec::new()).and_then(|watch| watch.cores()).is_ok_and(|cores| cores >= 0.0)
         );

@@ -33,6 +33,8 @@ pub enum System {
     Relay,
     /// The mesh.
     Mesh,
+    /// The mesh, with rules of layer 7.
+    MeshL7,
     /// A `ztunnel` that the user has brought.
     Ztunnel,
 }
@@ -44,13 +46,14 @@ impl System {
             Self::Direct => super::figures::DIRECT,
             Self::Relay => "relay",
             Self::Mesh => "mesh",
+            Self::MeshL7 => "mesh-l7",
             Self::Ztunnel => "ztunnel",
         }
     }
 
     /// Whether pods are enrolled and a process on each node serves them.
     pub(super) fn has_nodes(self) -> bool {
-        matches!(self, Self::Mesh | Self::Ztunnel)
+        matches!(self, Self::Mesh | Self::MeshL7 | Self::Ztunnel)
     }
 }
 
@@ -91,7 +94,7 @@ impl Actors {
     fn servers(&self, place: Place) -> &[PodHandle] {
         match place {
             Place::SameNode => &self.near,
-            Place::CrossNode => &self.far,
+            Place::CrossNode | Place::Service => &self.far,
         }
     }
 }
@@ -124,17 +127,18 @@ impl Port {
 }
 
 impl Stand {
-    /// Starts all systems; `ztunnel` is the program of the peer, if there is one.
-    pub(super) fn start(ztunnel: Option<&Path>) -> Result<Self> {
-        let systems = [System::Direct, System::Relay, System::Mesh];
-        let bed = populated(Bed::builder().nodes(2).start()?, &systems)?;
+    /// Starts systems; `ztunnel` is the program of the peer, if there is one.
+    pub(super) fn start(systems: &[System], ztunnel: Option<&Path>) -> Result<Self> {
+        let bed = populated(Bed::builder().nodes(2).start()?, systems)?;
         scenario::captured(&bed, Duration::from_secs(30))?;
         let mut actors = Vec::new();
         for system in systems {
-            actors.push(Actors::find(&bed, system)?);
+            actors.push(Actors::find(&bed, *system)?);
         }
         let mut stand = Self { actors, relays: Vec::new(), ztunnel: None, bed, peer_bed: None };
-        stand.relays = start_relays(stand.actors(System::Relay)?)?;
+        if systems.contains(&System::Relay) {
+            stand.relays = start_relays(stand.actors(System::Relay)?)?;
+        }
         if let Some(program) = ztunnel {
             let bed = populated(Bed::builder().nodes(2).without_mesh().start()?, &[System::Ztunnel])?;
             stand.actors.push(Actors::find(&bed, System::Ztunnel)?);
@@ -166,6 +170,10 @@ impl Stand {
         place: Place,
         (port, count): (Port, usize),
     ) -> Result<Vec<SocketAddr>> {
+        if place == Place::Service && system.has_nodes() {
+            let service = self.bed(system).status().service_ip(&format!("{system}/{}", manifests::FAR[0]))?;
+            return Ok(vec![(service, port.number()).into()]);
+        }
         let pods = self.actors(system)?.servers(place).iter().enumerate().take(count);
         Ok(pods
             .map(|(index, pod)| match system {
@@ -194,7 +202,7 @@ impl Stand {
         match system {
             System::Direct => Ok(Vec::new()),
             System::Relay => Ok(self.relays.iter().map(Process::pid).collect()),
-            System::Mesh => {
+            System::Mesh | System::MeshL7 => {
                 let pid = |node| {
                     self.bed.node(node)?.pid()?.with_context(|| format!("mesh-node of {node} is down"))
                 };
@@ -208,7 +216,7 @@ impl Stand {
     pub(super) fn restart(&mut self, system: System) -> Result<()> {
         match system {
             System::Direct | System::Relay => {}
-            System::Mesh => {
+            System::Mesh | System::MeshL7 => {
                 for node in NODES.map(|node| self.bed.node(node)) {
                     let node = node?;
                     // There is nothing to drain, and an orderly end may take its time.
@@ -248,6 +256,10 @@ impl Stand {
             }
         }
         let seen = self.connections_seen(system)? > before;
+        if system == System::MeshL7 {
+            // What is counted as requests need not be counted as connections. Whether its rules are applied shows.
+            return Ok(());
+        }
         ensure!(seen || !system.has_nodes(), "{system} has not seen the connections: they have passed it by");
         ensure!(!seen || system.has_nodes(), "the mesh carries connections of {system}");
         Ok(())

@@ -39,6 +39,9 @@ struct Cli {
     /// Another mesh's proxy to measure in the same run; ztunnel must have been built with `--features testing`.
     #[arg(long, value_name = "ztunnel=PATH", value_parser = bench::parse_peer)]
     peer: Option<PathBuf>,
+    /// The Envoy to compare gateways with, instead of the one that `cargo xtask bench` installs.
+    #[arg(long, value_name = "PATH")]
+    envoy: Option<PathBuf>,
     /// Be one of the processes that a bench consists of.
     #[arg(long, hide = true, value_name = "PART")]
     part: Option<bench::control::Part>,
@@ -70,7 +73,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         fs::write(file, "[]\n").with_context(|| format!("cannot write {}", file.display()))?;
     }
     let (runs, seconds) = if cli.quick { (1, 1) } else { (usize::from(cli.runs), cli.seconds) };
-    let plan = Plan { cases, runs, seconds, ztunnel: cli.peer };
+    let plan = Plan { cases, runs, seconds, ztunnel: cli.peer, envoy: cli.envoy };
     let outcome = bench::run(&plan, &mut |text| say(&mut io::stderr(), text))?;
     say(&mut io::stdout(), outcome.tables().trim_end());
     if let Some(file) = &cli.json {

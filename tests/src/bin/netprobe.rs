@@ -13,6 +13,8 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use mesh_tests::bench::{
     client::{self, Plan},
+    grpc,
+    pace::{self, Pace},
     relay::{self, Route},
 };
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -61,6 +63,36 @@ enum Verb {
         /// For how long.
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
+    },
+    /// Ask a web server at a constant rate over kept connections, and print the outcome as JSON.
+    ///
+    /// Example: netprobe pace 127.0.0.1:8080 --host a.example --rate 20000 --connections 32 --seconds 3
+    Pace {
+        /// Whom to ask.
+        server: SocketAddr,
+        /// The name to ask for.
+        #[arg(long, default_value = "bench")]
+        host: String,
+        /// The path to ask for.
+        #[arg(long, default_value = "/")]
+        path: String,
+        /// Requests a second, all connections together.
+        #[arg(long, value_parser = positive)]
+        rate: f64,
+        /// How many connections.
+        #[arg(long, default_value_t = 1)]
+        connections: u32,
+        /// For how long.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+    },
+    /// Answer every gRPC call with its own message.
+    ///
+    /// Example: netprobe grpc 127.0.0.1:50051
+    Grpc {
+        /// Where to listen.
+        #[arg(required = true)]
+        listen: Vec<SocketAddr>,
     },
     /// Copy bytes between connections, and do nothing else.
     ///
@@ -123,8 +155,20 @@ fn main() -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
         }
+        Verb::Pace { server, host, path, rate, connections, seconds } => {
+            let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+            let report = pace::run(&Pace { server, host, path, rate, connections, duration });
+            println!("{}", serde_json::to_string(&report)?);
+            Ok(())
+        }
+        Verb::Grpc { listen } => Ok(grpc::run(&listen)?),
         Verb::Relay { routes, listen_in } => Ok(relay::run(&routes, listen_in)?),
     }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    if number.is_normal() && number > 0.0 { Ok(number) } else { Err("it has to be positive".to_owned()) }
 }
 
 // What a server is told to do:

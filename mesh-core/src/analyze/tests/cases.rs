@@ -134,6 +134,42 @@ spec:
         mend: ("name: review}", "name: reviews}"),
     },
     Case {
+        says: &["IST0101 spec.servers[1].tls.credentialNames[1]"],
+        text: "apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: a, namespace: elsewhere}
+spec:
+  selector: {istio: ingress}
+  servers:
+  - {port: {number: 80, name: b, protocol: HTTP}, hosts: [b.example.com]}
+  - port: {number: 443, name: a, protocol: HTTPS}
+    hosts: [a.example.com]
+    tls: {mode: SIMPLE, credentialNames: [c, d]}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: c, namespace: book}
+type: kubernetes.io/tls
+stringData: {tls.crt: '-----BEGIN CERTIFICATE-----', tls.key: '-----BEGIN PRIVATE KEY-----'}",
+        mend: ("[c, d]", "[c]"),
+    },
+    Case {
+        says: &["IST0101 spec.listeners[0].tls.certificateRefs[0].name"],
+        text: "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: a, namespace: book}
+spec:
+  gatewayClassName: istio
+  listeners: [{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: d}]}}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: c, namespace: book}
+type: kubernetes.io/tls
+stringData: {tls.crt: '-----BEGIN CERTIFICATE-----', tls.key: '-----BEGIN PRIVATE KEY-----'}",
+        mend: ("{name: d}", "{name: c}"),
+    },
+    Case {
         says: &["IST0102 metadata.labels"],
         text: "{apiVersion: v1, kind: Namespace, metadata: {name: outside, labels: {a: b}}}",
         mend: ("a: b", "istio.io/dataplane-mode: none"),
@@ -288,6 +324,22 @@ kind: AuthorizationPolicy
 metadata: {name: x, namespace: book}
 spec: {selector: {matchLabels: {app: review}}, rules: [{}]}",
         mend: ("review}", "reviews}"),
+    },
+    Case {
+        says: &["IST0127 spec.selector"],
+        text: "apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: x, namespace: book}
+spec: {selector: {matchLabels: {app: review}}, jwtRules: [{issuer: a, jwksUri: 'https://a.example.com'}]}",
+        mend: ("app: review}", "app: reviews}"),
+    },
+    Case {
+        says: &["IST0127 spec.selector"],
+        text: "apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: x, namespace: book}
+spec: {selector: {matchLabels: {app: review}}, accessLogging: [{disabled: true}]}",
+        mend: ("app: review}", "app: reviews}"),
     },
     Case {
         says: &["IST0127 spec.workloadSelector"],
@@ -460,12 +512,109 @@ spec:
         mend: ("*.example.com", "*.example.org"),
     },
     Case {
+        says: &["IST0149 spec.http[0].match[0].headers"],
+        text: "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: x, namespace: book}
+spec:
+  hosts: [shop.example.com]
+  gateways: [shop]
+  http:
+  - match: [{headers: {'@request.auth.claims.group': {exact: staff}}}]
+    route: [{destination: {host: reviews}}]
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: x, namespace: book}
+spec: {selector: {matchLabels: {app: two}}, jwtRules: [{issuer: a, jwksUri: 'https://a.example.com'}]}",
+        mend: ("app: two", "istio: ingress"),
+    },
+    Case {
         says: &["IST0150 spec.ports[0].name"],
         text: "apiVersion: v1
 kind: Service
 metadata: {name: x, namespace: book}
 spec: {type: ExternalName, externalName: example.com, ports: [{name: tcp, port: 80}]}",
         mend: ("name: tcp", "name: http"),
+    },
+    Case {
+        says: &["IST0159 spec.selector", "IST0159 spec.selector"],
+        text: "apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: a, namespace: book}
+spec: {selector: {matchLabels: {app: reviews}}, accessLogging: [{disabled: true}]}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: b, namespace: book}
+spec: {selector: {matchLabels: {version: v1}}, accessLogging: [{disabled: true}]}",
+        mend: ("version: v1", "app: two"),
+    },
+    Case {
+        says: &["IST0160 spec.selector", "IST0160 spec.selector"],
+        text: "apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: a, namespace: book}
+spec: {accessLogging: [{disabled: true}]}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: b, namespace: book}
+spec: {tracing: [{disableSpanReporting: true}]}",
+        mend: ("{tracing", "{selector: {matchLabels: {app: two}}, tracing"),
+    },
+    Case {
+        says: &["IST0161 spec.servers[0].tls.credentialName"],
+        text: "apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: a, namespace: book}
+spec:
+  selector: {istio: ingress}
+  servers:
+  - {port: {number: 443, name: a, protocol: HTTPS}, hosts: [a.example.com], tls: {mode: SIMPLE, credentialName: c}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: c, namespace: book}
+stringData: {ca.crt: '-----BEGIN CERTIFICATE-----'}",
+        mend: ("ca.crt: ", "key: '-----BEGIN EC PRIVATE KEY-----', cert: "),
+    },
+    Case {
+        says: &["IST0161 spec.servers[0].tls.credentialName"],
+        text: "apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: a, namespace: book}
+spec:
+  selector: {istio: ingress}
+  servers:
+  - {port: {number: 443, name: a, protocol: HTTPS}, hosts: [a.example.com], tls: {mode: MUTUAL, credentialName: c}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: c, namespace: book}
+stringData: {tls.crt: '-----BEGIN CERTIFICATE-----', tls.key: '-----BEGIN PRIVATE KEY-----'}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: other-cacert, namespace: book}
+stringData: {ca.crt: '-----BEGIN CERTIFICATE-----'}",
+        mend: ("other-cacert", "c-cacert"),
+    },
+    Case {
+        says: &["IST0161 spec.listeners[0].tls.certificateRefs[0].name"],
+        text: "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: a, namespace: book}
+spec:
+  gatewayClassName: istio
+  listeners: [{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: c}]}}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: c, namespace: book}
+type: kubernetes.io/basic-auth
+stringData: {tls.crt: '-----BEGIN CERTIFICATE-----', tls.key: '-----BEGIN PRIVATE KEY-----'}",
+        mend: ("kubernetes.io/basic-auth", "kubernetes.io/tls"),
     },
     Case {
         says: &["IST0162 spec.servers[0].port.number"],

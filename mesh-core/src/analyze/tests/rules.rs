@@ -189,3 +189,32 @@ fn messages_stand_in_the_order_of_the_documents() {
     let text = document("VirtualService", "b", ROUTE) + &document("DestinationRule", "a", "host: gone");
     assert_eq!(places(&text), ["IST0101 spec.http[0].route[0].destination.host", "IST0174 spec.host"]);
 }
+
+#[test]
+fn a_secret_is_missed_where_all_secrets_are_known() {
+    let gateway = document(
+        "Gateway",
+        "a",
+        "selector: {istio: ingress}
+servers:
+- {port: {number: 443, name: a, protocol: HTTPS}, hosts: [a.example.com], tls: {mode: SIMPLE, credentialName: c}}",
+    );
+    // Files leave Secrets to whoever makes them; a cluster has what it has.
+    assert_eq!(places(&gateway), Vec::<String>::new());
+    let whole = Options { secrets_are_complete: true, ..Options::default() };
+    let parsed = read(&[BOOK, &gateway]);
+    let said: Vec<_> = analyze(&parsed, &whole).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "1.yaml:1 Error [IST0101] spec.servers[0].tls.credentialName: there is no Secret \"c\" in namespace book"
+        ]
+    );
+    let named: Vec<_> = secrets(&parsed, &whole).iter().map(ToString::to_string).collect();
+    assert_eq!(named, ["Secret book/c", "Secret book/c-cacert"]);
+    // One that was refused is there.
+    let refused = format!(
+        "{gateway}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: c, namespace: book}}\ndata: {{tls.crt: '!'}}"
+    );
+    assert!(places(&refused).iter().all(|place| place.starts_with("IST0106")), "{:?}", lines(&refused));
+}

@@ -37,7 +37,8 @@ fn a_resource_is_the_same_after_its_journey() {
 
 #[test]
 fn what_cannot_be_used_is_refused_with_the_reason() {
-    let bad = Config::read("DestinationRule", ("shop", "reviews"), None, "{\"host\":\"a\",\"hots\":\"a\"}").unwrap_err();
+    let bad = Config::read("DestinationRule", ("shop", "reviews"), None, "{\"host\":\"a\",\"hots\":\"a\"}")
+        .unwrap_err();
     assert!(bad.contains("unknown field") && bad.contains("spec.hots"), "{bad}");
     let bad = Config::read("Widget", ("shop", "reviews"), None, "{}").unwrap_err();
     assert_eq!(bad, "Widget is no kind that is known here");

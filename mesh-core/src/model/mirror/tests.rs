@@ -54,6 +54,16 @@ fn a_policy_that_is_listed_but_unknown_closes_the_workload() {
     assert!(mirror.snapshot().policies().is_empty());
 }
 
+/// Elsewhere nobody is told when that workload stops to list it.
+#[test]
+fn what_only_workloads_of_other_nodes_list_goes_at_once() {
+    let mut mirror = Mirror::new("n2");
+    records().into_iter().for_each(|record| mirror.apply(record));
+    assert_eq!(mirror.snapshot().policies().len(), 1);
+    mirror.remove(&RecordKey::Policy(Arc::new(PolicyName { namespace: "app".into(), name: "p".into() })));
+    assert!(mirror.snapshot().policies().is_empty());
+}
+
 #[test]
 fn only_its_own_node_knows_the_pod_behind_a_workload() {
     let uid = |mirror: &mut Mirror| {

@@ -27,8 +27,7 @@ impl SubsetLabels {
                 changed.push(key.clone());
             }
         }
-        let old =
-            if keys.is_empty() { self.keys.remove(rule) } else { self.keys.insert(rule.clone(), keys) };
+        let old = if keys.is_empty() { self.keys.remove(rule) } else { self.keys.insert(rule.clone(), keys) };
         for key in old.unwrap_or_default() {
             let count = self.used.entry(key.clone()).or_default();
             *count = count.saturating_sub(1);

@@ -1,4 +1,4 @@
-//! Which `Sidecar` is in force for which pods, and what that comes to for their node.
+//! Which `Sidecar` is in force for which pods, and what that and their policies come to for their node.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::policies::EVERYWHERE;
 use super::selector::selects;
 use super::{Name, Report, World};
-use crate::model::Reach;
-use crate::model::reach::View;
+use crate::model::reach::{Needs, View};
+use crate::model::{Reach, Record, RecordKey};
+use crate::policy::PolicyName;
 use crate::resource::Object;
 use crate::resource::networking::SidecarSpec;
 use crate::resource::value::EgressHost;
@@ -93,13 +94,25 @@ impl World {
     }
 
     fn reach(&self, node: &str) -> Reach {
-        let pods = self.pods_by_node.get(node).into_iter().flatten();
+        let pods = || self.pods_by_node.get(node).into_iter().flatten();
         let view = |name: &Name| {
             let pod = self.pods.get(name).filter(|pod| !pod.host_network)?;
             let hosts = self.sidecar_of(name, &pod.labels).map(|sidecar| Arc::clone(&sidecar.hosts));
             Some(View { namespace: Arc::clone(&name.namespace), hosts })
         };
-        Reach::of(pods.filter_map(view).collect())
+        let needs = Needs {
+            namespaces: pods().map(|name| Arc::clone(&name.namespace)).collect(),
+            listed: pods().flat_map(|name| self.listed_by(&self.uid_of(name))).cloned().collect(),
+        };
+        Reach::of(pods().filter_map(view).collect(), needs)
+    }
+
+    /// The policies that a pod was last told to list.
+    pub(super) fn listed_by(&self, uid: &Arc<str>) -> &[Arc<PolicyName>] {
+        match self.told.get(&RecordKey::Workload(Arc::clone(uid))) {
+            Some(Record::Workload(workload)) => &workload.policies,
+            _ => &[],
+        }
     }
 
     /// The `Sidecar` in force for a pod: one that selects it, else its namespace's, else the mesh's; the oldest of

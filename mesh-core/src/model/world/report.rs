@@ -57,28 +57,42 @@ pub(super) enum Topic {
 
 /// All findings, by the object and topic they are about.
 #[derive(Debug, Default)]
-pub(super) struct Findings(HashMap<(ObjectKey, Topic), Vec<Finding>>);
+pub(super) struct Findings {
+    by_topic: HashMap<(ObjectKey, Topic), Vec<Finding>>,
+    version: u64,
+}
 
 impl Findings {
     /// Replaces what there was to say.
     pub(super) fn set(&mut self, key: &ObjectKey, topic: Topic, report: Report) {
+        let place = (key.clone(), topic);
+        let before = self.by_topic.get(&place).map(Vec::as_slice).unwrap_or_default();
+        if before == report.0 {
+            return;
+        }
+        self.version += 1;
         if report.0.is_empty() {
-            self.0.remove(&(key.clone(), topic));
+            self.by_topic.remove(&place);
         } else {
-            self.0.insert((key.clone(), topic), report.0);
+            self.by_topic.insert(place, report.0);
         }
     }
 
     /// Forgets an object.
     pub(super) fn drop(&mut self, key: &ObjectKey) {
         for topic in [Topic::Itself, Topic::Outcome, Topic::Redefinition] {
-            self.0.remove(&(key.clone(), topic));
+            self.set(key, topic, Report::default());
         }
+    }
+
+    /// Another number after every change.
+    pub(super) fn version(&self) -> u64 {
+        self.version
     }
 
     /// All of them in the order of file names and documents, each once.
     pub(super) fn all(&self) -> Vec<Finding> {
-        let mut findings: Vec<_> = self.0.values().flatten().cloned().collect();
+        let mut findings: Vec<_> = self.by_topic.values().flatten().cloned().collect();
         findings.sort_by(|a, b| {
             let key = |finding: &Finding| (finding.origin.clone(), finding.field.clone());
             key(a).cmp(&key(b)).then_with(|| a.reason.cmp(&b.reason))

@@ -103,6 +103,11 @@ impl World {
     }
 }
 
+/// The fully qualified host name of a Service.
+pub(super) fn hostname(name: &str, namespace: &str) -> Arc<str> {
+    format!("{name}.{namespace}.svc.cluster.local").into()
+}
+
 fn union(a: Families, b: Families) -> Families {
     if a == b { a } else { Families::Any }
 }
@@ -125,7 +130,7 @@ fn describe(
     Service {
         namespace: Arc::clone(namespace),
         name: Arc::clone(name),
-        hostname: format!("{name}.{namespace}.svc.cluster.local").into(),
+        hostname: hostname(name, namespace),
         vips: vips(object, kube, report),
         ports: ports.iter().map(port).collect(),
         session_affinity: affinity(spec),

@@ -45,6 +45,17 @@ impl DurationOrZero {
     }
 }
 
+/// Reads a length of time of at least 1 ms from a command line, where what is wrong and what to write instead are one
+/// text.
+pub fn time(text: &str) -> Result<Time, String> {
+    match milliseconds(text) {
+        Ok(time) if time.is_zero() => Err(format!("{} is shorter than 1ms", quote(text))),
+        Ok(time) => Ok(time),
+        Err(Refusal { reason, hint: Some(hint) }) => Err(format!("{reason} ({hint})")),
+        Err(Refusal { reason, hint: None }) => Err(reason),
+    }
+}
+
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(DurationVisitor(Self::parse))

@@ -2,7 +2,7 @@ use std::time::Duration as Time;
 
 use super::{
     Bind, Duration, DurationOrZero, EgressHost, ExportTo, FromText, GatewayName, HeaderKey, HeaderSegment,
-    HeaderValue, Host, NamespaceScope, Percent, Protocol, Regex, ScopedHost, StringMatch, Subnet,
+    HeaderValue, Host, NamespaceScope, Percent, Protocol, Regex, ScopedHost, StringMatch, Subnet, time,
 };
 
 fn reason<T: std::fmt::Debug>(result: Result<T, super::Refusal>) -> String {
@@ -43,6 +43,18 @@ fn durations_are_those_of_go() {
     assert_eq!(DurationOrZero::parse("0").expect("legal").get(), None);
     assert_eq!(DurationOrZero::parse("0h0s").expect("legal").get(), None);
     assert_eq!(DurationOrZero::parse("1s").expect("legal").get(), Some(Time::from_secs(1)));
+}
+
+#[test]
+fn a_command_line_takes_the_same_durations_and_says_what_to_write() {
+    assert_eq!(time("24h"), Ok(Time::from_secs(86_400)));
+    assert_eq!(time("1h30m"), Ok(Time::from_secs(5_400)));
+    assert_eq!(time("500ms"), Ok(Time::from_millis(500)));
+    for wrong in ["", "h", "5", "0s", "-1s", "1d", "99999999999999999999s", "18446744073709551615h"] {
+        assert!(time(wrong).is_err(), "{wrong}");
+    }
+    assert_eq!(time("1d"), Err("\"1d\" is not a duration (write for example 5s, 250ms or 1h30m)".to_owned()));
+    assert_eq!(time("0s"), Err("\"0s\" is shorter than 1ms".to_owned()));
 }
 
 #[test]

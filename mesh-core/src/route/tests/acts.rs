@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::resource::networking::virtual_service::{AbortError, GrpcStatus, RetryOn};
+use crate::resource::networking::virtual_service::{AbortError, GrpcStatus};
 use crate::resource::value::{HttpStatus, Percent};
+use crate::retry::RetryPolicy;
 
 /// The rule of `fields`, and the match that `uri` makes.
 fn rule(uri: &str, fields: &str) -> (Arc<Route>, Arc<MatchInfo>) {
@@ -395,75 +396,14 @@ fn copies() {
 }
 
 #[test]
-fn retries_by_default() {
-    let policy = forward("timeout: 3s").retries.clone().unwrap();
-    assert_eq!(policy, RetryPolicy::default());
-    assert_eq!((policy.attempts, policy.backoff), (2, Duration::from_millis(25)));
-    assert_eq!(
-        (policy.per_try_timeout, policy.remote_localities, policy.avoid_previous),
-        (None, false, None)
-    );
-    let answer = |status, grpc_status| Failure::Answer { status, grpc_status, rate_limited: false };
-    for (id, failure, expected) in [
-        ("retry-connect", Failure::Connect, true),
-        ("retry-refused", Failure::RefusedStream, true),
-        ("retry-reset", Failure::Reset, false),
-        ("retry-reset-before", Failure::ResetBeforeRequest, false),
-        ("retry-try-timeout", Failure::TryTimeout, false),
-        ("retry-503", answer(503, None), false),
-        ("retry-unavailable", answer(200, Some(14)), true),
-        ("retry-cancelled", answer(200, Some(1)), true),
-        ("retry-internal", answer(200, Some(13)), false),
-    ] {
-        assert_eq!(policy.covers(failure), expected, "{id}");
-    }
-    assert_eq!(Route::to(ClusterRef { host: "a".into(), subset: None, port: None }).retries, Some(policy));
-}
-
-#[test]
-fn retries_as_asked_for() {
+fn retries() {
+    let policy = forward("timeout: 3s").retries.clone();
+    assert_eq!(policy, Some(RetryPolicy::new(None, false)));
+    assert_eq!(policy.unwrap().attempts, 2);
     assert_eq!(forward("retries: {attempts: 0}").retries, None);
-    let policy = forward(
-        "retries: {attempts: 5, perTryTimeout: 2s, retryOn: 'gateway-error,reset-before-request,409,503', backoff: 1s, \
-         retryRemoteLocalities: true, retryIgnorePreviousHosts: false}",
-    );
-    let policy = policy.retries.clone().unwrap();
+    let policy =
+        forward("retries: {attempts: 5, perTryTimeout: 2s, retryOn: '5xx'}").retries.clone().unwrap();
     assert_eq!((policy.attempts, policy.per_try_timeout), (5, Some(Duration::from_secs(2))));
-    assert_eq!((policy.backoff, policy.remote_localities), (Duration::from_secs(1), true));
-    assert_eq!((policy.avoid_previous, policy.statuses()), (Some(false), [409, 503].as_slice()));
-    assert!(policy.is_on(RetryOn::GatewayError) && policy.is_on(RetryOn::RetriableStatusCodes));
-    assert!(policy.is_on(RetryOn::Status(409)) && !policy.is_on(RetryOn::Status(404)));
-    let on = |names: &str, failure| {
-        let policy =
-            forward(&format!("retries: {{attempts: 1, retryOn: '{names}'}}")).retries.clone().unwrap();
-        policy.covers(failure)
-    };
-    let answer = |status| Failure::Answer { status, grpc_status: None, rate_limited: false };
-    let limited = Failure::Answer { status: 429, grpc_status: None, rate_limited: true };
-    for (id, names, failure, expected) in [
-        ("on-5xx", "5xx", answer(500), true),
-        ("on-5xx-599", "5xx", answer(599), true),
-        ("on-5xx-no-answer", "5xx", Failure::Reset, true),
-        ("on-5xx-connect", "5xx", Failure::Connect, true),
-        ("on-5xx-timeout", "5xx", Failure::TryTimeout, true),
-        ("on-5xx-4xx", "5xx", answer(404), false),
-        ("on-gateway-error", "gateway-error", answer(502), true),
-        ("on-gateway-error-500", "gateway-error", answer(500), false),
-        ("on-reset", "reset", Failure::Reset, true),
-        ("on-reset-503", "reset", answer(503), false),
-        ("on-reset-before", "reset-before-request", Failure::ResetBeforeRequest, true),
-        ("on-reset-before-late", "reset-before-request", Failure::Reset, false),
-        ("on-connect", "connect-failure", Failure::Connect, true),
-        ("on-connect-reset", "connect-failure", Failure::Reset, false),
-        ("on-4xx", "retriable-4xx", answer(409), true),
-        ("on-4xx-404", "retriable-4xx", answer(404), false),
-        ("on-status", "404", answer(404), true),
-        ("on-status-none", "retriable-status-codes", answer(503), false),
-        ("on-rate-limited", "envoy-ratelimited", limited, true),
-        ("on-rate-limited-429", "envoy-ratelimited", answer(429), false),
-    ] {
-        assert_eq!(on(names, failure), expected, "{id}");
-    }
 }
 
 #[test]

@@ -137,7 +137,23 @@ impl H1Downstream {
 
     /// Whether another request may follow: both bodies have ended, and both sides want it.
     pub fn is_reusable(&self) -> bool {
-        self.keep_alive && !self.leaves && self.response_ended && self.decoder.is_done() && !self.awaits_continue
+        self.keep_alive
+            && !self.leaves
+            && self.response_ended
+            && self.decoder.is_done()
+            && !self.awaits_continue
+    }
+
+    /// Whether the response under way was begun and will not be ended.
+    pub fn is_cut(&self) -> bool {
+        self.encoder.is_some() && !self.response_ended
+    }
+
+    /// Resets the connection: nobody is to take what was sent for all there is.
+    pub fn abort(self) {
+        if let Some(socket) = self.io.socket() {
+            let _ = crate::sys::sockopt::set_linger_zero(socket, true);
+        }
     }
 
     /// Waits for the next request from now on.
@@ -289,10 +305,12 @@ impl Downstream for H1Downstream {
         }
     }
 
-    fn leave_http(&mut self) {
+    fn leave_http(&mut self, head: ResponseHead) -> Result<(), Broken> {
+        self.respond(head)?;
         self.leaves = true;
         self.decoder = BodyDecoder::raw();
         self.encoder = Some(BodyEncoder::raw());
+        Ok(())
     }
 }
 

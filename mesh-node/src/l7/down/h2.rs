@@ -4,7 +4,9 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::{StatusCode, HeaderMap, HeaderValue, Method, Request, Response, Uri, Version as HttpVersion, header};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version as HttpVersion, header,
+};
 
 use crate::l7::h1::{Authority, Framing, Reason, Target, Upgrade};
 use crate::l7::message::{Broken, Piece, RequestHead, ResponseHead, Version};
@@ -87,7 +89,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     let mut cookies = headers.get_all(header::COOKIE).iter();
     if cookies.next().is_some() && cookies.next().is_some() {
         let all: Vec<_> = headers.get_all(header::COOKIE).iter().map(|value| value.as_bytes()).collect();
-        if let Ok(joined) = http::HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
             headers.insert(header::COOKIE, joined);
         }
     }
@@ -159,8 +161,9 @@ impl Downstream for H2Downstream {
         reset.map(|reason| reason.map_or_else(Broken::from, Broken::Reset))
     }
 
-    fn leave_http(&mut self) {
+    fn leave_http(&mut self, head: ResponseHead) -> Result<(), Broken> {
         self.leaves = true;
+        self.respond(head)
     }
 }
 

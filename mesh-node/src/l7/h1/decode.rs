@@ -5,7 +5,8 @@ use http::HeaderMap;
 
 use super::fields::trailers;
 use super::refused::Side;
-use super::{Framing, Limits, MAX_FIELDS, Reason, Refused, head_error, scan};
+use super::scan::{self, Bounds};
+use super::{Framing, Limits, MAX_FIELDS, Reason, Refused, head_error};
 
 /// Takes a body out of the bytes of a connection, and not a byte more.
 #[derive(Debug)]
@@ -185,7 +186,7 @@ impl Chunked {
     }
 
     fn trailers(&self, buf: &mut BytesMut) -> Result<Piece, Reason> {
-        let Some(end) = scan::section_end(buf, self.limits.trailer_bytes, Reason::TrailersTooLarge)? else {
+        let Some(end) = scan::section_end(buf, &Bounds::trailers(&self.limits))? else {
             return Ok(Piece::NeedMore);
         };
         let section = buf.split_to(end).freeze();

@@ -96,8 +96,10 @@ pub fn encode_response(parts: &ResponseParts<'_>, out: &mut BytesMut) -> BodyEnc
         framing => framing,
     };
     let bodiless = is_bodiless(parts.method, parts.status);
-    let close = !parts.keep_alive || (framing == Framing::Close && !bodiless);
-    let keep = !close && parts.version == Version::Http10;
+    // What becomes of the connection is for the answer to say, and an interim response is none.
+    let interim = parts.status.is_informational();
+    let close = !interim && (!parts.keep_alive || (framing == Framing::Close && !bodiless));
+    let keep = !interim && !close && parts.version == Version::Http10;
     put_connection(parts.upgrade, close, keep, false, out);
     let body = match framing {
         _ if bodiless => {

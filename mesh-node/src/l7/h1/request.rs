@@ -6,8 +6,9 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, Method};
 
 use super::fields::{Fields, Message};
+use super::scan::{self, Bounds};
 use super::target::{Authority, Target};
-use super::{Framing, Limits, MAX_FIELDS, Reason, Refused, Upgrade, Version, head_error, scan};
+use super::{Framing, Limits, MAX_FIELDS, Reason, Refused, Upgrade, Version, head_error};
 
 /// The head of a request, as far as it concerns the proxy.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ fn parse(buf: &mut BytesMut, limits: &Limits, spare: &mut HeaderMap) -> Result<O
     let Some(empty_line) = leading_line(buf)? else { return Ok(None) };
     let bytes = buf.get(empty_line..).unwrap_or_default();
     scan::first_line(bytes, limits.line_bytes)?;
-    let Some(end) = scan::section_end(bytes, limits.head_bytes, Reason::HeadTooLarge)? else {
+    let Some(end) = scan::section_end(bytes, &Bounds::head(limits))? else {
         return Ok(None);
     };
     buf.advance(empty_line);

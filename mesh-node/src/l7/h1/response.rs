@@ -7,7 +7,8 @@ use http::header;
 use http::{HeaderMap, Method, StatusCode};
 
 use super::fields::{Fields, Message};
-use super::{Framing, Limits, MAX_FIELDS, Reason, Refused, Upgrade, Version, head_error, scan};
+use super::scan::{self, Bounds};
+use super::{Framing, Limits, MAX_FIELDS, Reason, Refused, Upgrade, Version, head_error};
 
 /// The head of a response.
 #[derive(Debug)]
@@ -106,7 +107,7 @@ fn parse(
         _ => return Err(Reason::StatusLine),
     }
     scan::first_line(buf, limits.line_bytes)?;
-    let Some(end) = scan::section_end(buf, limits.head_bytes, Reason::HeadTooLarge)? else { return Ok(None) };
+    let Some(end) = scan::section_end(buf, &Bounds::head(limits))? else { return Ok(None) };
     let head = buf.split_to(end).freeze();
 
     let mut slots = [const { MaybeUninit::uninit() }; MAX_FIELDS];

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 
 use bytes::Bytes;
 use http::Method;
+use http::uri::PathAndQuery;
 
 use super::Reason;
 
@@ -90,6 +91,13 @@ impl Target {
     /// What follows the first `?`.
     pub fn query(&self) -> Option<&str> {
         self.text.get(self.path_len + 1..).map(text)
+    }
+
+    /// What HTTP/2 has in `:path`; `None` for CONNECT. Its stack wants a `"` in a query escaped, which no server can
+    /// tell from the bare one.
+    pub fn to_path_and_query(&self) -> Option<PathAndQuery> {
+        let verbatim = PathAndQuery::from_maybe_shared(self.text.clone()).ok();
+        verbatim.or_else(|| self.as_str().replace('"', "%22").try_into().ok())
     }
 
     /// The same target with another path, which starts with a slash and has no query. The query stays.
@@ -193,8 +201,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 /// What RFC 3986 allows, and what clients send all the same and every server takes: `"`, `[`, `\`, `]`, `^`, `{`, `|`
-/// and `}`. Not `<`, `>` and the backtick, which no client leaves as they are; those make the set the one that the
-/// HTTP/2 stack can send on.
+/// and `}`. Not `<`, `>` and the backtick, which no client leaves as they are, and the HTTP/2 stack cannot send on.
 fn check_bytes(raw: &[u8]) -> Result<(), Reason> {
     let allowed = |b: u8| matches!(b, b'!'..=b'~') && !matches!(b, b'#' | b'<' | b'>' | b'`');
     if raw.iter().all(|&b| allowed(b)) {

@@ -13,6 +13,7 @@ use crate::l7::h1::{
 use crate::l7::io::Io;
 use crate::l7::message::{Broken, Piece, RequestHead, ResponseHead};
 use crate::l7::out::Out;
+use crate::l7::site::Held;
 use crate::l7::transfer::{Body, Sink, Upstream};
 
 /// A connection without a request.
@@ -24,6 +25,9 @@ pub struct H1Connection {
     spare: HeaderMap,
     /// Requests that were sent on it.
     served: u32,
+    encrypted: bool,
+    #[expect(dead_code, reason = "held for what its destructor does")]
+    held: Option<Held>,
 }
 
 /// The server's side of one request. Dropped before the response has ended, it closes the connection.
@@ -43,13 +47,19 @@ pub struct H1Upstream {
 
 impl H1Connection {
     /// A connection that nothing was sent on.
-    pub fn new(io: Io) -> Self {
-        Self { io, input: BytesMut::new(), out: Out::default(), spare: HeaderMap::new(), served: 0 }
+    pub fn new(io: Io, encrypted: bool, held: Option<Held>) -> Self {
+        let (input, out, spare) = (BytesMut::new(), Out::default(), HeaderMap::new());
+        Self { io, input, out, spare, served: 0, encrypted, held }
     }
 
     /// Requests that were sent on it.
     pub fn served(&self) -> u32 {
         self.served
+    }
+
+    /// Whether identities were proven at both ends.
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypted
     }
 
     /// Whether the server has closed it, or said something that nobody asked for. Costs nothing while it is silent.

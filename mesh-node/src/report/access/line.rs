@@ -101,7 +101,7 @@ impl Fields<'_> {
     fn string(&mut self, key: &str, value: &str) {
         self.key(key);
         self.out.push('"');
-        escape(self.out, value);
+        escape(self.out, value, MAX_FIELD);
         self.out.push('"');
     }
 
@@ -130,11 +130,10 @@ fn plain(out: &mut String, value: impl Display) {
     write!(out, "{value}").expect("a String takes all");
 }
 
-/// Appends a string as the inside of a JSON string, at most [`MAX_FIELD`] bytes of it. Escaped are, besides what JSON
-/// asks for, all control characters and those that reorder or break a line on a terminal.
-fn escape(out: &mut String, value: &str) {
-    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
-    if value.len() <= MAX_FIELD && value.bytes().all(is_plain) {
+/// Appends a string as the inside of a JSON string, at most `most` bytes of it. Escaped are, besides what JSON asks for,
+/// all control characters and those that reorder or break a line on a terminal.
+pub(in crate::report) fn escape(out: &mut String, value: &str, most: usize) {
+    if value.len() <= most && is_plain(value.as_bytes()) {
         return out.push_str(value);
     }
     let start = out.len();
@@ -149,13 +148,19 @@ fn escape(out: &mut String, value: &str) {
             c if is_hidden(c) => plain(out, format_args!("\\u{:04x}", u32::from(c))),
             c => out.push(c),
         }
-        if out.len() - start > MAX_FIELD - MORE.len() {
+        if out.len() - start > most - MORE.len() {
             // No room for this character and the mark that something is missing.
             out.truncate(before);
             out.push_str(MORE);
             return;
         }
     }
+}
+
+/// Whether there is nothing to escape. Looks at all bytes in any case, many at a time.
+pub(in crate::report) fn is_plain(bytes: &[u8]) -> bool {
+    let plain = |byte: u8| byte.wrapping_sub(b' ') < 0x5f && byte != b'"' && byte != b'\\';
+    bytes.iter().fold(true, |all, byte| all & plain(*byte))
 }
 
 /// Control characters, line and paragraph separators, and bidirectional controls. All of them fit four hex digits.

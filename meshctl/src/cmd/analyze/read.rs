@@ -65,13 +65,8 @@ impl Input {
     }
 
     fn add(&mut self, name: &str, text: &str) {
-        let parsed = parse(&SourceFile { name, text });
         self.files += 1;
-        self.parsed.objects.extend(parsed.objects);
-        self.parsed.findings.extend(parsed.findings);
-        self.parsed.rejected.extend(parsed.rejected);
-        self.parsed.templates.extend(parsed.templates);
-        self.parsed.documents += parsed.documents;
+        self.parsed.append(parse(&SourceFile { name, text }));
     }
 }
 

@@ -6,12 +6,16 @@ use serde::Serialize;
 
 /// The line of a message with the object first, as `istioctl` orders it.
 pub(super) fn log(message: &Message) -> String {
-    let (place, shown) = (&message.origin, message.to_string());
+    let shown = message.to_string();
     // What follows the code is shown as text shows it.
     let code = format!("[{}] ", message.code);
     let rest = shown.split_once(&code).map_or(shown.as_str(), |(_, rest)| rest);
-    let object = message.key.as_ref().map(|key| format!("{key} ")).unwrap_or_default();
-    format!("{} {code}({object}{place}) {rest}", message.level())
+    let place = match (&message.key, message.origin.document_in_file()) {
+        (Some(key), Some(_)) => format!("{key} {}", message.origin),
+        // In a cluster the name is the place.
+        _ => message.origin.to_string(),
+    };
+    format!("{} {code}({place}) {rest}", message.level())
 }
 
 /// A list of objects, indented.
@@ -36,7 +40,8 @@ struct Row<'a> {
 #[derive(Serialize)]
 struct Place<'a> {
     file: &'a str,
-    document: usize,
+    /// Counted from 1; none in a cluster.
+    document: Option<usize>,
     kind: Option<&'a str>,
     namespace: Option<&'a str>,
     name: Option<&'a str>,
@@ -51,7 +56,7 @@ impl<'a> Row<'a> {
             level: message.level().to_string(),
             origin: Place {
                 file: &message.origin.file,
-                document: message.origin.document,
+                document: message.origin.document_in_file(),
                 kind: key.map(|key| key.kind),
                 namespace: key.map(|key| &*key.namespace).filter(|namespace| !namespace.is_empty()),
                 name: key.map(|key| &*key.name),

@@ -219,7 +219,7 @@ fn object(meta: Meta, spec: Spec) -> Object {
     let key =
         ObjectKey { kind: meta.kind, namespace: Arc::clone(&meta.namespace), name: Arc::clone(&meta.name) };
     // Nothing here asks for the digest: what differs is found by comparing.
-    Object { origin: Origin::in_cluster(&key), meta, spec, digest: 0 }
+    Object { origin: Origin::in_cluster(&key), meta, spec, digest: 0, spec_json: None }
 }
 
 fn meta(

@@ -80,7 +80,22 @@ fn tools_come_from_packages_or_are_named() {
 
 #[test]
 fn every_tool_is_looked_for() {
-    assert!(TOOLS.iter().all(|(program, ..)| PROGRAMS.contains(program)));
+    assert!(TOOLS.iter().chain(&PEERS).all(|(program, ..)| PROGRAMS.contains(program)));
+}
+
+#[test]
+fn peers_come_after_what_fetches_them() {
+    let mut facts = debian();
+    assert_eq!(
+        packages(next(Part::Peers, &facts)),
+        ["haproxy", "nghttp2-client", "python3-pip", "util-linux"]
+    );
+    facts.programs = PEERS.iter().map(|(program, ..)| *program).collect();
+    facts.envoy = Some("1.2.3".to_owned());
+    assert_eq!(next(Part::Peers, &facts), Ok(Some(Action::Envoy)), "another version is none");
+    assert_eq!(missing(Part::Peers, &facts).len(), 1);
+    facts.envoy = Some(ENVOY.to_owned());
+    assert_eq!(next(Part::Peers, &facts), Ok(None));
 }
 
 #[test]

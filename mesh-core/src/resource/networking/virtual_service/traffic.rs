@@ -120,6 +120,12 @@ impl RetryOn {
         Self::RetriableStatusCodes,
     ];
 
+    /// Reads a list with commas; nothing in it is an empty list.
+    pub(crate) fn parse_list(text: &str) -> Result<Vec<Self>, Refusal> {
+        let words = text.split(',').map(str::trim).filter(|_| !text.is_empty());
+        words.map(Self::parse).collect()
+    }
+
     fn parse(text: &str) -> Result<Self, Refusal> {
         let known = NAMES.iter().find(|(name, _)| *name == text).map(|(_, condition)| *condition);
         let status = text.parse().ok().filter(|status| (100..=599).contains(status)).map(Self::Status);
@@ -136,8 +142,7 @@ struct Conditions(Vec<RetryOn>);
 
 impl value::FromText for Conditions {
     fn from_text(text: &str) -> Result<Self, Refusal> {
-        let words = text.split(',').map(str::trim).filter(|_| !text.is_empty());
-        words.map(RetryOn::parse).collect::<Result<_, _>>().map(Self)
+        RetryOn::parse_list(text).map(Self)
     }
 }
 

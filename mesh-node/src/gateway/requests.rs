@@ -1,0 +1,208 @@
+//! The engine behind a gateway's listeners: requests go to the services of the mesh.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use mesh_common::TUNNEL_PORT;
+use mesh_core::id::SpiffeId;
+use mesh_core::model::{Snapshot, Target, Workload};
+use mesh_core::own::Own;
+use mesh_core::route::{Route, RouteTable};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::accepted::{Accepted, Alpn, HttpConnection, Serve, Thread};
+use super::tls::ClientCertificate;
+use crate::admit::Descriptors;
+use crate::hbone::{self, ConnectRequest, Pool, TunnelKey};
+use crate::identity::IdentityStore;
+use crate::l7::engine::Engine;
+use crate::l7::serve::{self, Connection, Protocol};
+use crate::l7::shared::Shared;
+use crate::l7::site::{self, Client, Dial, DialError, Dialled, LocalBoxFuture, Site};
+use crate::sys::sockopt;
+
+/// The engine of a process: its data threads share circuit breakers and outliers.
+pub(super) fn engine() -> super::Engine {
+    let shared = Arc::<Shared>::default();
+    Arc::new(move |thread| on_thread(thread, &shared))
+}
+
+fn on_thread(thread: &Thread, shared: &Arc<Shared>) -> Serve {
+    let client = Rc::new(EdgeClient {
+        key: "gateway".into(),
+        own: thread.own.clone(),
+        identities: Arc::clone(&thread.identities),
+        tunnels: Pool::new(hbone::PoolOptions::default(), thread.drain.clone()),
+        descriptors: thread.descriptors,
+    });
+    let seed = u64::try_from(thread.index).unwrap_or(0).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ entropy();
+    let (reporter, snapshots) = (Arc::clone(&thread.reporter), thread.snapshots.clone());
+    let engine = Engine::new(client, reporter, Arc::clone(shared), snapshots, seed);
+    Rc::new(move |accepted| {
+        let engine = Rc::clone(&engine);
+        Box::pin(async move {
+            match accepted {
+                Accepted::Http(connection) => serve(engine, connection).await,
+                Accepted::Opaque(connection) => {
+                    tracing::info!(peer = %connection.facts.peer, "Closed a connection: its port carries bytes, which are not routed yet.");
+                }
+            }
+        })
+    })
+}
+
+/// Differs from one start to the next.
+fn entropy() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+async fn serve(engine: Rc<Engine>, mut connection: HttpConnection) {
+    if let Some(socket) = connection.io.socket() {
+        let _ = sockopt::set_nodelay(socket);
+    }
+    let facts = site::Facts {
+        peer: connection.facts.peer,
+        local: Some(connection.facts.local),
+        sni: connection.facts.sni.clone(),
+        secure: connection.facts.secure,
+        source: None,
+        identity: connection.facts.client.as_ref().and_then(|client| client.identity.clone()),
+        certificate: connection.facts.client.as_deref().map(forwarded),
+    };
+    let protocol = connection.alpn.map(|alpn| match alpn {
+        Alpn::H2 => Protocol::Http2,
+        Alpn::Http11 => Protocol::Http1,
+    });
+    let drain = connection.drain.clone();
+    let io = std::mem::replace(&mut connection.io, crate::l7::io::Io::Closed);
+    let site = Rc::new(EdgeSite(connection));
+    serve::connection(engine, Connection { io, input: BytesMut::new(), facts, site, protocol }, drain).await;
+}
+
+/// What `x-forwarded-client-cert` says of a certificate, in Envoy's form.
+fn forwarded(certificate: &ClientCertificate) -> Arc<str> {
+    use std::fmt::Write;
+    let mut text = String::from("Hash=");
+    for byte in certificate.sha256 {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    let _ = write!(text, ";Subject=\"{}\"", certificate.subject.replace('\\', "\\\\").replace('"', "\\\""));
+    for uri in &certificate.uris {
+        let _ = write!(text, ";URI={uri}");
+    }
+    for dns in &certificate.dns {
+        let _ = write!(text, ";DNS={dns}");
+    }
+    text.into()
+}
+
+/// A server of a Gateway.
+struct EdgeSite(HttpConnection);
+
+impl Site for EdgeSite {
+    fn routes(&self) -> Option<Arc<RouteTable>> {
+        self.0.routes()
+    }
+
+    fn fallback(&self) -> Option<Arc<Route>> {
+        None
+    }
+
+    fn port(&self) -> u16 {
+        self.0.port()
+    }
+
+    fn is_edge(&self) -> bool {
+        true
+    }
+}
+
+/// The gateway itself, as whom requests are sent on.
+struct EdgeClient {
+    key: Arc<str>,
+    own: watch::Receiver<Arc<Own>>,
+    identities: Arc<IdentityStore>,
+    tunnels: Pool,
+    descriptors: Descriptors,
+}
+
+impl Client for EdgeClient {
+    fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    fn workload(&self, snapshot: &Snapshot) -> Option<Arc<Workload>> {
+        let own = self.own.borrow().clone();
+        let found = snapshot.workloads().find(|it| it.namespace == own.namespace && it.name == own.name);
+        found.cloned()
+    }
+
+    fn namespace_and_labels(&self, _: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {
+        let own = self.own.borrow();
+        (Arc::clone(&own.namespace), own.labels.clone())
+    }
+
+    fn dial<'a>(&'a self, to: &'a Dial<'a>) -> LocalBoxFuture<'a, Result<Dialled, DialError>> {
+        Box::pin(self.open(to))
+    }
+}
+
+impl EdgeClient {
+    async fn open(&self, to: &Dial<'_>) -> Result<Dialled, DialError> {
+        let addr = to.endpoint.addr;
+        match &to.endpoint.workload {
+            Some(workload) if workload.accepts_tunnel() && !addr.ip().is_loopback() => {
+                self.open_tunnel(to.snapshot, workload, addr).await
+            }
+            _ => {
+                let (service, port) = to.service;
+                let target = Target::Service { service: Arc::clone(service), port };
+                let permit = to.snapshot.permit_gateway(addr, &target);
+                let permit = permit.map_err(|denied| DialError::Denied(denied.to_string()))?;
+                let tcp = self.connect(permit.into_destination()).await;
+                let tcp = tcp.map_err(|error| DialError::Connect(error.to_string()))?;
+                Ok(Dialled { io: tcp.into(), encrypted: false, held: None })
+            }
+        }
+    }
+
+    async fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
+        let tcp = self.descriptors.allow_dial(TcpStream::connect(to).await?)?;
+        let _ = sockopt::set_nodelay(&tcp);
+        Ok(tcp)
+    }
+
+    async fn open_tunnel(
+        &self,
+        snapshot: &Snapshot,
+        workload: &Arc<Workload>,
+        to: SocketAddr,
+    ) -> Result<Dialled, DialError> {
+        let own = self.own.borrow().clone();
+        let id = SpiffeId::new(snapshot.trust_domain(), &own.namespace, &own.service_account);
+        let id = id.map_err(|error| DialError::Tls(error.to_string()))?;
+        let svid = self.identities.current(&id);
+        let svid = svid.ok_or_else(|| DialError::Tls(format!("this gateway has no certificate for {id}")))?;
+        let address = SocketAddr::new(to.ip(), TUNNEL_PORT);
+        let key = TunnelKey {
+            source_pod: Arc::clone(&self.key),
+            source: id,
+            destination: workload.identity.clone(),
+            address,
+        };
+        let dial = async || self.connect(address).await;
+        match self.tunnels.open(&key, dial, svid, &ConnectRequest::new(to)).await {
+            Ok(stream) => Ok(Dialled { io: stream.into(), encrypted: true, held: None }),
+            Err(error) => match error.stage() {
+                hbone::Stage::Tls => Err(DialError::Tls(error.to_string())),
+                _ => Err(DialError::Connect(error.to_string())),
+            },
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The endpoints of one service and subset, as a data thread uses them for one client.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mesh_core::balance::{Balancer, Candidate, Candidates, Load, PickContext, locality};
+use mesh_core::cluster::{ClusterPolicy, Outcome};
+use mesh_core::model::{Endpoint, EndpointId, Service, Workload};
+
+use super::pool::EndpointPool;
+use super::shared::SharedCluster;
+
+/// See the module. Its identity lives as long as its name is used; what it knows changes with the configuration.
+pub struct Cluster {
+    /// `outbound|PORT|SUBSET|HOST`, as logs and metrics of Istio have it.
+    pub name: Arc<str>,
+    /// What the threads share.
+    pub shared: Arc<SharedCluster>,
+    /// The settings.
+    pub policy: Arc<ClusterPolicy>,
+    /// The service.
+    pub service: Arc<Service>,
+    /// Index of its port.
+    pub port: usize,
+    members: Vec<Rc<Member>>,
+    by_id: HashMap<EndpointId, usize>,
+    candidates: Candidates,
+    balancer: RefCell<Balancer>,
+}
+
+/// An endpoint and its connections.
+pub struct Member {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// Requests under way.
+    pub outstanding: Cell<u32>,
+    /// Connections.
+    pub pool: EndpointPool,
+}
+
+/// Counts one request for as long as it lives.
+pub struct Busy(pub Rc<Member>);
+
+impl Busy {
+    /// One more request to `member`.
+    pub fn new(member: &Rc<Member>) -> Self {
+        member.outstanding.set(member.outstanding.get() + 1);
+        Self(Rc::clone(member))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.outstanding.set(self.0.outstanding.get().saturating_sub(1));
+    }
+}
+
+/// What a choice looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice<'a> {
+    /// Chance.
+    pub seed: u64,
+    /// Where the request belongs.
+    pub hash: Option<u64>,
+    /// Endpoints that were tried.
+    pub tried: &'a [EndpointId],
+    /// Whether another try may go to another locality.
+    pub remote: bool,
+    /// The time.
+    pub now: Instant,
+}
+
+impl Cluster {
+    /// The cluster as the configuration has it now; what `old` knows of the same endpoints is kept.
+    pub fn new(
+        name: Arc<str>,
+        shared: Arc<SharedCluster>,
+        policy: Arc<ClusterPolicy>,
+        (service, port): (Arc<Service>, usize),
+        (client, old): (Option<&Workload>, Option<&Self>),
+    ) -> Self {
+        let all = service.ports.get(port).map(|port| port.endpoints.as_slice()).unwrap_or_default();
+        let none = std::collections::BTreeMap::new();
+        let labels = |endpoint: &Endpoint| endpoint.workload.as_ref().map(|it| it.labels.clone());
+        let chosen = all.iter().filter(|endpoint| {
+            policy.subset_labels.is_none()
+                || policy.selects(&labels(endpoint).unwrap_or_else(|| none.clone()))
+        });
+        let known = |endpoint: &Endpoint| {
+            let old = old.filter(|old| old.policy.tls == policy.tls)?;
+            let member = old.members.get(*old.by_id.get(&endpoint.id)?)?;
+            (member.endpoint == *endpoint).then(|| Rc::clone(member))
+        };
+        let members: Vec<_> =
+            chosen.map(|it| known(it).unwrap_or_else(|| Rc::new(Member::new(it.clone())))).collect();
+        let candidates = candidates(&policy, client, &members);
+        if let Some(outliers) = &shared.outliers {
+            outliers.set_endpoints(members.iter().map(|member| member.endpoint.id));
+        }
+        Self {
+            name,
+            shared,
+            by_id: members.iter().enumerate().map(|(at, it)| (it.endpoint.id, at)).collect(),
+            balancer: RefCell::new(Balancer::new(policy.balance.clone())),
+            policy,
+            service,
+            port,
+            members,
+            candidates,
+        }
+    }
+
+    /// Chooses an endpoint; `None` if none may be used.
+    pub fn pick(&self, choice: &Choice<'_>) -> Option<&Rc<Member>> {
+        let context = PickContext {
+            seed: choice.seed,
+            hash: choice.hash,
+            tried: choice.tried,
+            remote: choice.remote,
+            now: choice.now,
+            load: self,
+            health: &*self.shared,
+        };
+        let at = self.balancer.borrow_mut().pick(&self.candidates, &context)?;
+        self.members.get(at)
+    }
+
+    /// Takes note of how a request to an endpoint went.
+    pub fn record(&self, id: EndpointId, outcome: Outcome, now: Instant) {
+        if let Some(outliers) = &self.shared.outliers
+            && let Some(ejected) = outliers.record(id, outcome, now)
+        {
+            tracing::info!(cluster = %self.name, endpoint = %id, ejected = ?ejected, "Left out an endpoint.");
+        }
+    }
+
+    /// All endpoints.
+    pub fn members(&self) -> &[Rc<Member>] {
+        &self.members
+    }
+}
+
+impl Member {
+    fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, outstanding: Cell::new(0), pool: EndpointPool::default() }
+    }
+}
+
+impl Load for Cluster {
+    fn outstanding(&self, id: EndpointId) -> u32 {
+        let member = self.by_id.get(&id).and_then(|at| self.members.get(*at));
+        member.map_or(0, |member| member.outstanding.get())
+    }
+}
+
+fn place(workload: Option<&Workload>) -> locality::Place<'_> {
+    workload.map(locality::Place::of).unwrap_or_default()
+}
+
+fn candidates(policy: &ClusterPolicy, client: Option<&Workload>, members: &[Rc<Member>]) -> Candidates {
+    let workloads: Vec<_> = members.iter().map(|it| it.endpoint.workload.clone()).collect();
+    let places: Vec<_> = workloads.iter().map(|it| place(it.as_deref())).collect();
+    let placements = locality::priorities(&policy.locality, &place(client), &places);
+    let all: Vec<_> = members
+        .iter()
+        .zip(placements)
+        .map(|(member, placement)| Candidate { placement, ..Candidate::new(member.endpoint.id) })
+        .collect();
+    Candidates::new(&policy.balance, &all)
+}

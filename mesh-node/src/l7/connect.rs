@@ -1,0 +1,312 @@
+//! From an endpoint to a request under way: a pooled connection, or a new one.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use mesh_core::cluster::{Overflow, Resource, Ticket, Upstream as Wanted};
+use mesh_core::model::Declared;
+
+use super::cluster::{Cluster, Member};
+use super::engine::Engine;
+use super::h1::Limits;
+use super::io::Io;
+use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
+use super::pool::{Kept, Place};
+use super::site::{Dial, DialError, Dialled, Held};
+use super::transfer::{Body, Sink, Upstream};
+use super::up::h1::{H1Connection, H1Upstream};
+use super::up::h2::H2Upstream;
+use crate::run::tasks;
+
+/// A request under way on a connection.
+pub struct Server {
+    kind: Kind,
+    member: Rc<Member>,
+    /// Whether the connection had been used before.
+    pub reused: bool,
+    /// Whether identities were proven at both ends.
+    pub encrypted: bool,
+}
+
+enum Kind {
+    H1 { upstream: Box<H1Upstream>, born: Instant, ticket: Ticket },
+    H2 { upstream: Box<H2Upstream>, place: Place },
+}
+
+/// Why a request could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BeginError {
+    /// A circuit breaker is open.
+    #[error("the limit of {} is reached", .0.0.as_str())]
+    Overflow(Overflow),
+    /// There is no connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// A connection broke before anything was sent.
+    #[error("{0}")]
+    Broken(Broken),
+}
+
+impl Engine {
+    /// Sends the head of a request to an endpoint.
+    pub async fn begin(
+        &self,
+        cluster: &Rc<Cluster>,
+        member: &Rc<Member>,
+        head: &RequestHead,
+    ) -> Result<Server, BeginError> {
+        if speaks_h2(cluster, head) {
+            self.begin_h2(cluster, member, head).await
+        } else {
+            self.begin_h1(cluster, member, head).await
+        }
+    }
+
+    async fn begin_h1(
+        &self,
+        cluster: &Rc<Cluster>,
+        member: &Rc<Member>,
+        head: &RequestHead,
+    ) -> Result<Server, BeginError> {
+        let pool = &cluster.policy.pool;
+        let idle = || member.pool.take(pool.http.idle_timeout, Instant::now());
+        if let Some(kept) = idle() {
+            return h1(member, kept, head, true);
+        }
+        let ticket = match cluster.shared.admission.ticket(Resource::Connection) {
+            Ok(ticket) => ticket,
+            Err(_) => match wait(cluster, idle).await? {
+                Granted::Connection(kept) => return h1(member, *kept, head, true),
+                Granted::Leave(ticket) => ticket,
+            },
+        };
+        let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+        let connection = H1Connection::new(io, encrypted, held);
+        h1(member, Kept { connection, born: Instant::now(), ticket }, head, false)
+    }
+
+    async fn begin_h2(
+        &self,
+        cluster: &Rc<Cluster>,
+        member: &Rc<Member>,
+        head: &RequestHead,
+    ) -> Result<Server, BeginError> {
+        let pool = &cluster.policy.pool;
+        let found = member.pool.place(pool.http.max_concurrent_streams);
+        let reused = found.is_some();
+        let place = match found {
+            Some(place) => place,
+            None => {
+                let ticket =
+                    cluster.shared.admission.ticket(Resource::Connection).map_err(BeginError::Overflow)?;
+                let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+                let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
+                member.pool.add(sender, encrypted, ticket, Instant::now())
+            }
+        };
+        let Some(mut sender) = place.sender() else {
+            return Err(BeginError::Broken(Broken::Closed("before the request")));
+        };
+        if let Err(error) = std::future::poll_fn(|cx| sender.poll_ready(cx)).await {
+            place.retire();
+            return Err(BeginError::Broken(error.into()));
+        }
+        let upstream = match H2Upstream::begin(&mut sender, head) {
+            Ok(upstream) => Box::new(upstream),
+            Err(broken) => {
+                place.retire();
+                return Err(BeginError::Broken(broken));
+            }
+        };
+        if pool.http.max_requests_per_connection.is_some_and(|most| place.served() >= most.get()) {
+            place.retire();
+        }
+        let encrypted = place.is_encrypted();
+        Ok(Server { kind: Kind::H2 { upstream, place }, member: Rc::clone(member), reused, encrypted })
+    }
+
+    async fn dial(&self, cluster: &Rc<Cluster>, member: &Rc<Member>) -> Result<Dialled, DialError> {
+        let snapshot = self.snapshot();
+        let timeout = cluster.policy.pool.connect_timeout;
+        let dial = Dial {
+            snapshot: &snapshot,
+            service: (&cluster.service, cluster.port),
+            endpoint: &member.endpoint,
+            timeout,
+        };
+        match tokio::time::timeout(timeout, self.client.dial(&dial)).await {
+            Ok(dialled) => dialled,
+            Err(_) => Err(DialError::Connect(format!("no connection within {timeout:?}"))),
+        }
+    }
+}
+
+enum Granted {
+    Connection(Box<Kept>),
+    Leave(Ticket),
+}
+
+/// Waits for a connection to become free, if so many may wait.
+async fn wait(cluster: &Rc<Cluster>, idle: impl Fn() -> Option<Kept>) -> Result<Granted, BeginError> {
+    let admission = &cluster.shared.admission;
+    let _pending = admission.ticket(Resource::Pending).map_err(BeginError::Overflow)?;
+    loop {
+        let free = cluster.shared.freed.notified();
+        let mut free = std::pin::pin!(free);
+        free.as_mut().enable();
+        if let Some(kept) = idle() {
+            return Ok(Granted::Connection(Box::new(kept)));
+        }
+        if let Ok(ticket) = admission.ticket(Resource::Connection) {
+            return Ok(Granted::Leave(ticket));
+        }
+        free.await;
+    }
+}
+
+fn h1(member: &Rc<Member>, kept: Kept, head: &RequestHead, reused: bool) -> Result<Server, BeginError> {
+    let Kept { connection, born, ticket } = kept;
+    let encrypted = connection.is_encrypted();
+    let upstream = Box::new(connection.begin(head, Limits::default()).map_err(BeginError::Broken)?);
+    let kind = Kind::H1 { upstream, born, ticket };
+    Ok(Server { kind, member: Rc::clone(member), reused, encrypted })
+}
+
+/// Whether HTTP/2 is spoken to the endpoints.
+fn speaks_h2(cluster: &Cluster, head: &RequestHead) -> bool {
+    let declared = cluster.service.ports.get(cluster.port).map_or(Declared::Nothing, |port| port.declared());
+    let by_client = head.version == Version::Http2;
+    match (cluster.policy.pool.http.upstream, declared) {
+        // What a client wants to leave HTTP for is asked for in its own version.
+        _ if head.leaves_http() && !by_client => false,
+        (Wanted::Client, _) => by_client,
+        (Wanted::Upgrade, _) | (_, Declared::Http2) | (Wanted::UpgradeDeclared, Declared::Http) => true,
+        (_, Declared::Http) => false,
+        (_, Declared::Nothing | Declared::Tls | Declared::Tcp) => by_client,
+    }
+}
+
+async fn handshake(io: Io, held: Option<Held>) -> Result<h2::client::SendRequest<Bytes>, Broken> {
+    let handshake = h2::client::Builder::new()
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HEADERS)
+        .enable_push(false)
+        .handshake(io);
+    let (sender, connection) = handshake.await?;
+    tasks::spawn_local("http/2 client", async move {
+        let _held = held;
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "An HTTP/2 connection to a server broke.");
+        }
+    });
+    Ok(sender)
+}
+
+impl Server {
+    /// Whether nothing at all has come back.
+    pub fn is_unheard(&self) -> bool {
+        match &self.kind {
+            Kind::H1 { upstream, .. } => upstream.is_unheard(),
+            Kind::H2 { .. } => false,
+        }
+    }
+
+    /// The response is complete: the connection may serve another request.
+    pub fn release(self, cluster: &Cluster) {
+        let Kind::H1 { upstream, born, ticket } = self.kind else { return };
+        let Some(connection) = upstream.into_idle() else {
+            drop(ticket);
+            cluster.shared.freed.notify_one();
+            return;
+        };
+        let pool = &cluster.policy.pool;
+        let now = Instant::now();
+        let worn = pool
+            .http
+            .max_requests_per_connection
+            .is_some_and(|most| connection.served() >= most.get())
+            || pool.max_connection_duration.is_some_and(|most| now.saturating_duration_since(born) >= most);
+        if worn {
+            drop(connection);
+            drop(ticket);
+        } else {
+            self.member.pool.put(Kept { connection, born, ticket }, now);
+        }
+        if cluster.shared.admission.current(Resource::Pending) > 0 {
+            cluster.shared.freed.notify_one();
+        }
+    }
+
+    /// The connection of an HTTP/2 stream takes no further ones.
+    pub fn retire(&self) {
+        if let Kind::H2 { place, .. } = &self.kind {
+            place.retire();
+        }
+    }
+}
+
+impl Body for Server {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Broken>> {
+        match &mut self.kind {
+            Kind::H1 { upstream, .. } => upstream.poll_piece(cx),
+            Kind::H2 { upstream, .. } => upstream.poll_piece(cx),
+        }
+    }
+}
+
+impl Sink for Server {
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        match &mut self.kind {
+            Kind::H1 { upstream, .. } => upstream.poll_room(cx),
+            Kind::H2 { upstream, .. } => upstream.poll_room(cx),
+        }
+    }
+
+    fn push(&mut self, data: Bytes) -> Result<(), Broken> {
+        match &mut self.kind {
+            Kind::H1 { upstream, .. } => upstream.push(data),
+            Kind::H2 { upstream, .. } => upstream.push(data),
+        }
+    }
+
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Broken> {
+        match &mut self.kind {
+            Kind::H1 { upstream, .. } => upstream.end(trailers),
+            Kind::H2 { upstream, .. } => upstream.end(trailers),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        match &mut self.kind {
+            Kind::H1 { upstream, .. } => upstream.poll_flush(cx),
+            Kind::H2 { upstream, .. } => upstream.poll_flush(cx),
+        }
+    }
+}
+
+impl Upstream for Server {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, Broken>> {
+        match &mut self.kind {
+            Kind::H1 { upstream, .. } => upstream.poll_head(cx),
+            Kind::H2 { upstream, .. } => upstream.poll_head(cx),
+        }
+    }
+
+    fn leave_http(&mut self) {
+        match &mut self.kind {
+            Kind::H1 { upstream, .. } => upstream.leave_http(),
+            Kind::H2 { upstream, .. } => upstream.leave_http(),
+        }
+    }
+}
+
+/// Unread bytes of one response.
+const WINDOW: u32 = 1 << 20;
+/// Unread bytes of all responses of a connection.
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Bytes of the head of a response, by the measure of HTTP/2; the same as for HTTP/1.
+const MAX_HEADERS: u32 = 60 << 10;

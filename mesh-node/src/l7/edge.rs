@@ -1,0 +1,131 @@
+//! What a proxy adds to requests and answers, and what it does not believe.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use mesh_core::route::Route;
+
+use super::exchange::Stage;
+use super::message::RequestHead;
+
+/// Makes a request one that rules can be asked about: what a stranger says about itself is taken away, and what others
+/// rely on is there.
+pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) {
+    let scheme = HeaderValue::from_static(if head.secure { "https" } else { "http" });
+    let headers = &mut head.headers;
+    if stage.site.is_edge() {
+        let internal = is_internal(stage.facts.peer.ip()) && !headers.contains_key(X_FORWARDED_FOR);
+        strip(headers);
+        append_address(headers, stage.facts.peer.ip());
+        headers.insert(X_FORWARDED_PROTO, scheme);
+        if let Some(Ok(certificate)) = stage.facts.certificate.as_deref().map(HeaderValue::from_str) {
+            headers.insert(X_FORWARDED_CLIENT_CERT, certificate);
+        }
+        if !internal {
+            headers.remove(&X_REQUEST_ID);
+        }
+    } else if !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, scheme);
+    }
+    if !headers.contains_key(&X_REQUEST_ID) {
+        headers.insert(X_REQUEST_ID, request_id(stage));
+    }
+}
+
+/// Notes the path before it is rewritten.
+pub fn note_original(head: &mut RequestHead) {
+    if let Ok(path) = HeaderValue::from_bytes(head.target.as_bytes()) {
+        head.headers.insert(X_ENVOY_ORIGINAL_PATH, path);
+    }
+}
+
+/// Adds what endpoints are told.
+pub fn forward(_: &Stage<'_>, route: &Route, head: &mut RequestHead) {
+    head.headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+    if let Some(timeout) = route.timeout {
+        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        head.headers.insert(X_ENVOY_EXPECTED_TIMEOUT, millis.into());
+    }
+}
+
+/// Adds what clients are told of an answer that took so long.
+pub fn answer(stage: &Stage<'_>, headers: &mut HeaderMap, took: Duration) {
+    let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let took = if millis < 10 { DIGITS.get(usize::try_from(millis).unwrap_or(0)) } else { None };
+    let took = took.map_or_else(|| HeaderValue::from(millis), |digit| HeaderValue::from_static(digit));
+    headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, took);
+    if stage.site.is_edge() {
+        headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
+    }
+}
+
+/// Adds what clients are told of an answer of the proxy's own.
+pub fn answer_alone(_: &Stage<'_>, headers: &mut HeaderMap) {
+    headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
+    if let Ok(date) = HeaderValue::from_str(&httpdate::fmt_http_date(std::time::SystemTime::now())) {
+        headers.insert(header::DATE, date);
+    }
+}
+
+/// What only proxies may say.
+fn strip(headers: &mut HeaderMap) {
+    let says = |name: &HeaderName| name.as_str().starts_with("x-envoy-") || *name == X_FORWARDED_CLIENT_CERT;
+    if headers.keys().any(says) {
+        let all: Vec<_> = headers.keys().filter(|name| says(name)).cloned().collect();
+        for name in all {
+            headers.remove(name);
+        }
+    }
+}
+
+fn append_address(headers: &mut HeaderMap, ip: std::net::IpAddr) {
+    let value = match headers.get(X_FORWARDED_FOR) {
+        Some(before) => {
+            let all = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+            let mut text = all.collect::<Vec<_>>().join(&b","[..]);
+            debug_assert!(text.len() >= before.len());
+            text.extend_from_slice(format!(",{ip}").as_bytes());
+            HeaderValue::from_bytes(&text)
+        }
+        None => HeaderValue::from_str(&ip.to_string()),
+    };
+    if let Ok(value) = value {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+}
+
+/// Addresses that Envoy takes for the operator's own: private and loopback.
+fn is_internal(ip: std::net::IpAddr) -> bool {
+    match ip.to_canonical() {
+        std::net::IpAddr::V4(ip) => ip.is_private() || ip.is_loopback(),
+        std::net::IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local(),
+    }
+}
+
+/// A UUID of version 4 that nobody has to be unable to guess.
+fn request_id(stage: &Stage<'_>) -> HeaderValue {
+    let (high, low) = (stage.engine.random(), stage.engine.random());
+    let bits = (u128::from(high) << 64) | u128::from(low);
+    let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let mut text = [b'-'; 36];
+    let mut digits = (0..32u32).rev().map(|place| (bits >> (place * 4)) & 0xf);
+    for (at, byte) in text.iter_mut().enumerate() {
+        if !matches!(at, 8 | 13 | 18 | 23) {
+            let digit = digits.next().and_then(|digit| usize::try_from(digit).ok()).unwrap_or_default();
+            *byte = HEX.get(digit).copied().unwrap_or(b'0');
+        }
+    }
+    HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes are a header's value")
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+const SERVER: &str = "istio-envoy";
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const X_ENVOY_EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");

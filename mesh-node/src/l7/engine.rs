@@ -1,0 +1,190 @@
+//! The engine of one client on one data thread: clusters with their connections, kept in step with the configuration.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_core::cluster::{self, Destination};
+use mesh_core::model::{Snapshot, Workload};
+use mesh_core::route::ClusterRef;
+use tokio::sync::watch;
+
+use super::cluster::Cluster;
+use super::shared::Shared;
+use super::site::Client;
+use crate::report::Reporter;
+use crate::run::tasks;
+
+/// See the module. Requests of one client meet one set of pools, circuit breakers and balancers here.
+pub struct Engine {
+    /// On whose behalf.
+    pub client: Rc<dyn Client>,
+    /// Where requests are reported.
+    pub reporter: Arc<Reporter>,
+    shared: Arc<Shared>,
+    snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
+    view: RefCell<View>,
+    random: Cell<u64>,
+}
+
+/// What was made of one snapshot.
+#[derive(Default)]
+struct View {
+    snapshot: Arc<Snapshot>,
+    workload: Option<Arc<Workload>>,
+    clusters: HashMap<ClusterRef, Vec<Known>>,
+}
+
+/// A cluster by the port that was asked for.
+struct Known {
+    asked: u16,
+    cluster: Rc<Cluster>,
+}
+
+/// A route names something that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoCluster;
+
+impl Engine {
+    /// An engine that follows `snapshots`. `seed` should differ between threads.
+    pub fn new(
+        client: Rc<dyn Client>,
+        reporter: Arc<Reporter>,
+        shared: Arc<Shared>,
+        snapshots: watch::Receiver<Arc<Snapshot>>,
+        seed: u64,
+    ) -> Rc<Self> {
+        let snapshot = snapshots.borrow().clone();
+        let view = View { workload: client.workload(&snapshot), snapshot, clusters: HashMap::new() };
+        let engine = Rc::new(Self {
+            client,
+            reporter,
+            shared,
+            snapshots: RefCell::new(snapshots),
+            view: RefCell::new(view),
+            random: Cell::new(seed | 1),
+        });
+        tasks::spawn_local("upkeep", upkeep(Rc::downgrade(&engine)));
+        engine
+    }
+
+    /// The configuration as it is now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.refresh();
+        Arc::clone(&self.view.borrow().snapshot)
+    }
+
+    /// The client's own workload, as the configuration had it when it was looked at last.
+    pub fn client_workload(&self) -> Option<Arc<Workload>> {
+        self.view.borrow().workload.clone()
+    }
+
+    /// A pseudo-random number (xorshift, mixed): good for spreading load, useless for secrets.
+    pub fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// The cluster that a rule sends to, for a request to port `asked`.
+    pub fn cluster(&self, to: &ClusterRef, asked: u16) -> Result<Rc<Cluster>, NoCluster> {
+        self.refresh();
+        let mut view = self.view.borrow_mut();
+        let known = view.clusters.get(to).and_then(|all| all.iter().find(|it| it.asked == asked));
+        if let Some(known) = known {
+            return Ok(Rc::clone(&known.cluster));
+        }
+        let cluster = Rc::new(self.make(&view.snapshot, to, asked, None)?);
+        let known = Known { asked, cluster: Rc::clone(&cluster) };
+        view.clusters.entry(to.clone()).or_default().push(known);
+        Ok(cluster)
+    }
+
+    fn make(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        to: &ClusterRef,
+        asked: u16,
+        old: Option<&Rc<Cluster>>,
+    ) -> Result<Cluster, NoCluster> {
+        let service = snapshot.service_by_host(&to.host).ok_or(NoCluster)?;
+        let number = to.port_of(service.ports.iter().map(|port| port.number), asked);
+        let port = service.ports.iter().position(|port| port.number == number).ok_or(NoCluster)?;
+        let workload = self.client.workload(snapshot);
+        let (namespace, labels) = self.client.namespace_and_labels(snapshot);
+        let client = cluster::Client { namespace: &namespace, labels: &labels };
+        let destination = Destination::new(&service.namespace, &service.hostname, number);
+        let policy = cluster::resolve(snapshot.rules(), &client, &destination, to.subset.as_deref());
+        let policy = policy.map_err(|_| NoCluster)?;
+        let subset = to.subset.as_deref().unwrap_or_default();
+        let name = old.map_or_else(
+            || format!("outbound|{number}|{subset}|{}", service.hostname).into(),
+            |old| Arc::clone(&old.name),
+        );
+        let policy = match old.filter(|old| *old.policy == policy) {
+            Some(old) => Arc::clone(&old.policy),
+            None => Arc::new(policy),
+        };
+        let shared = self.shared.cluster(self.client.key(), &name, &policy);
+        let service = (Arc::clone(service), port);
+        Ok(Cluster::new(name, shared, policy, service, (workload.as_deref(), old.map(|old| &**old))))
+    }
+
+    /// Follows the configuration: what did not change stays as it is.
+    fn refresh(&self) {
+        if !self.snapshots.borrow().has_changed().unwrap_or(false) {
+            return;
+        }
+        let snapshot = self.snapshots.borrow_mut().borrow_and_update().clone();
+        let mut view = self.view.borrow_mut();
+        let same_rules = view.snapshot.config_generation() == snapshot.config_generation();
+        let clusters = std::mem::take(&mut view.clusters);
+        for (to, all) in clusters {
+            let kept = all.into_iter().filter_map(|known| {
+                let service = snapshot.service_by_host(&to.host)?;
+                if same_rules && Arc::ptr_eq(service, &known.cluster.service) {
+                    return Some(known);
+                }
+                let cluster = self.make(&snapshot, &to, known.asked, Some(&known.cluster)).ok()?;
+                Some(Known { asked: known.asked, cluster: Rc::new(cluster) })
+            });
+            let kept: Vec<_> = kept.collect();
+            if !kept.is_empty() {
+                view.clusters.insert(to, kept);
+            }
+        }
+        view.workload = self.client.workload(&snapshot);
+        view.snapshot = snapshot;
+    }
+
+    fn sweep(&self, now: Instant) {
+        self.refresh();
+        self.shared.tick(now);
+        let view = self.view.borrow();
+        for known in view.clusters.values().flatten() {
+            let pool = &known.cluster.policy.pool;
+            for member in known.cluster.members() {
+                member.pool.sweep(pool.http.idle_timeout, pool.max_connection_duration, now);
+            }
+        }
+    }
+}
+
+/// Closes idle connections and brings back endpoints, until the engine is gone.
+async fn upkeep(engine: std::rc::Weak<Engine>) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(engine) = engine.upgrade() else { return };
+        engine.sweep(Instant::now());
+    }
+}
+
+/// Often enough for ejections of a second, which tests like.
+const UPKEEP: Duration = Duration::from_millis(500);

@@ -1,0 +1,570 @@
+//! A request that is sent on: endpoints are chosen, tried, tried again, and one answer is passed back.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+use mesh_core::balance::{Affinity, HashInput, hash_key};
+use mesh_core::cluster::{Outcome, Resource, Ticket};
+use mesh_core::model::EndpointId;
+use mesh_core::retry::{self, Answer, Attempt, Failure, RetryDecision, should_retry};
+use mesh_core::route::{Forward, MatchInfo, Route, Weighted};
+
+use super::cluster::{Busy, Choice, Cluster, Member};
+use super::connect::{BeginError, Server};
+use super::deadline::Deadline;
+use super::edge;
+use super::exchange::{CorsGrant, Ended, Stage, deadline, is_idempotent, pause};
+use super::h1::{Authority, Framing};
+use super::kept::{Kept, Replay};
+use super::message::{Broken, RequestHead, ResponseHead};
+use super::mirror;
+use super::record::Record;
+use super::reply::Refusal;
+use super::site::{DialError, Site};
+use super::transfer::{Downstream, Either, Flow, Sink, Upstream};
+use crate::report::Flags;
+
+/// What a rule wants done with a request.
+pub struct Job<'a> {
+    /// The rule.
+    pub route: &'a Arc<Route>,
+    /// Its destinations.
+    pub forward: &'a Forward,
+    /// The match.
+    pub matched: &'a MatchInfo,
+    /// What the answer gets because of the page that asks.
+    pub cors: Option<CorsGrant>,
+}
+
+/// A request on its way.
+struct Journey<'a, 'r, D> {
+    stage: &'a Stage<'a>,
+    job: &'a Job<'a>,
+    cluster: Rc<Cluster>,
+    head: &'a RequestHead,
+    client: &'a mut D,
+    record: &'r mut Record,
+    kept: Kept,
+    until: Option<tokio::time::Instant>,
+    set_cookie: Option<String>,
+    /// Leave to be a retry.
+    retry: Option<Ticket>,
+}
+
+/// How one try ended without an answer that is passed on.
+enum Try {
+    /// There was no answer.
+    Failed(Failure, Refusal, String),
+    /// There was one, and the rule wants another, after a pause.
+    Again(Duration),
+    /// It is over.
+    Ended(Ended),
+}
+
+/// Sends a request where the rule says, and its answer back.
+pub async fn run<D: Downstream>(
+    stage: &Stage<'_>,
+    job: Job<'_>,
+    head: &mut RequestHead,
+    client: &mut D,
+    record: &mut Record,
+) -> Result<(), Ended> {
+    let weighted = job.forward.choose(stage.engine.random());
+    prepare(stage, &job, weighted, head, record)?;
+    let found = stage.engine.cluster(&weighted.to, stage.site.port());
+    let cluster = found.map_err(|_| Ended::Refused(Refusal::NoCluster, weighted.to.host.to_string()))?;
+    record.cluster(&cluster);
+    let mut client = mirror::Teed::new(client, mirror::start(stage, &job, head));
+    let limits = cluster.policy.pool.limits;
+    // Counting what has no limit would cost every request two atomic operations.
+    let counted = limits.requests != u32::MAX || cluster.policy.retry_budget.is_some();
+    let _request = match counted.then(|| cluster.shared.admission.ticket(Resource::Request)).transpose() {
+        Ok(ticket) => ticket,
+        Err(overflow) => return Err(Ended::Refused(Refusal::Overflow, overflow.to_string())),
+    };
+    let keeps = head.framing.has_body() && job.route.retries.is_some();
+    let journey = Journey {
+        stage,
+        job: &job,
+        until: deadline(record.start(), job.route.timeout),
+        head,
+        client: &mut client,
+        record,
+        kept: Kept::new(keeps),
+        cluster,
+        set_cookie: None,
+        retry: None,
+    };
+    journey.travel(weighted).await
+}
+
+/// Makes the request what the endpoint is to see.
+fn prepare(
+    stage: &Stage<'_>,
+    job: &Job<'_>,
+    weighted: &Weighted,
+    head: &mut RequestHead,
+    record: &Record,
+) -> Result<(), Ended> {
+    let wrong = |reason: super::h1::Reason| {
+        Ended::Refused(Refusal::BadRequest(StatusCode::BAD_REQUEST), reason.to_string())
+    };
+    if let Some(rewrite) = &job.route.rewrite {
+        let path = rewrite.path(head.target.path(), job.matched);
+        edge::note_original(head);
+        head.target = head.target.with_path(&path).map_err(wrong)?;
+    }
+    if !weighted.headers.request.is_empty() {
+        weighted.headers.request.apply(&mut head.headers, |name, _| record.variable(stage, name));
+    }
+    if let Some(host) = &weighted.host {
+        head.authority = Some(Authority::parse(host.as_bytes().to_vec().into()).map_err(wrong)?);
+    }
+    edge::forward(stage, job.route, head);
+    Ok(())
+}
+
+impl<D: Downstream> Journey<'_, '_, D> {
+    async fn travel(mut self, weighted: &Weighted) -> Result<(), Ended> {
+        let hash = self.affinity();
+        let policy = self.job.route.retries.as_ref();
+        let mut tried: Vec<EndpointId> = Vec::new();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let ignores = policy.is_none_or(|policy| policy.ignore_previous_hosts);
+            let choice = Choice {
+                seed: self.stage.engine.random(),
+                hash,
+                tried: if ignores { &tried } else { &[] },
+                remote: policy.is_some_and(|policy| policy.remote_localities),
+                now: Instant::now(),
+            };
+            let Some(member) = self.cluster.pick(&choice).cloned() else {
+                return Err(Ended::Refused(Refusal::NoHealthyUpstream, String::new()));
+            };
+            tried.push(member.endpoint.id);
+            self.record.upstream(&member.endpoint, tries);
+            let busy = Busy::new(&member);
+            let tried_out = self.attempt(&member, tries, weighted).await;
+            drop(busy);
+            let backoff = match tried_out {
+                Ok(()) => return Ok(()),
+                Err(Try::Ended(ended)) => return Err(ended),
+                Err(Try::Again(backoff)) => backoff,
+                Err(Try::Failed(failure, refusal, reason)) => {
+                    self.note(&member, failure);
+                    match self.decide(&Attempt::Failed(failure), tries) {
+                        Some(backoff) => backoff,
+                        None => return Err(Ended::Refused(refusal, reason)),
+                    }
+                }
+            };
+            pause(backoff, self.head, self.client).await?;
+            if self.until.is_some_and(|until| until <= tokio::time::Instant::now()) {
+                return Err(Ended::Refused(Refusal::Timeout, String::new()));
+            }
+        }
+    }
+
+    /// Whether, and when, there is another try.
+    fn decide(&mut self, attempt: &Attempt<'_>, tries: u32) -> Option<Duration> {
+        let policy = self.job.route.retries.as_ref()?;
+        let request = retry::Request {
+            idempotent: is_idempotent(&self.head.method),
+            body: if self.kept.is_whole() { retry::Body::Replayable } else { retry::Body::Consumed },
+            sent: true,
+            answered: false,
+        };
+        if self.head.leaves_http() {
+            return None;
+        }
+        match should_retry(policy, attempt, tries, request, self.stage.engine.random()) {
+            RetryDecision::Retry(backoff) => {
+                let budget = self.cluster.policy.retry_budget.as_ref();
+                // Given back first: a second retry of one request takes the place of its first.
+                self.retry = None;
+                self.retry = self.cluster.shared.admission.retry_ticket(budget, 0).ok();
+                self.retry.is_some().then_some(backoff)
+            }
+            RetryDecision::Give(retry::Reason::Exhausted) => {
+                self.record.flag(Flags::URX);
+                None
+            }
+            RetryDecision::Give(_) => None,
+        }
+    }
+
+    /// One try, up to the end of the answer if that is passed on.
+    async fn attempt(&mut self, member: &Rc<Member>, tries: u32, weighted: &Weighted) -> Result<(), Try> {
+        let begun = Instant::now();
+        let per_try = self.job.route.retries.as_ref().and_then(|policy| policy.per_try_timeout);
+        let until = match (self.until, per_try.map(|limit| tokio::time::Instant::now() + limit)) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let (cluster, head, stage) = (Rc::clone(&self.cluster), self.head, self.stage);
+        let server = within(until, stage.engine.begin(&cluster, member, head)).await;
+        let mut server = match server {
+            None => return Err(self.late()),
+            Some(Ok(server)) => server,
+            Some(Err(error)) => return Err(not_begun(&error)),
+        };
+        self.record.encrypted(server.encrypted);
+        let mut upload = Upload::new(head, &mut server);
+        let answer = within(until, self.await_head(&mut server, &mut upload)).await;
+        let answer = match answer {
+            None => return Err(self.late()),
+            Some(Ok(answer)) => answer,
+            Some(Err(Waited::Gone(broken))) => return Err(Try::Ended(Ended::Gone(broken))),
+            Some(Err(Waited::Broken(broken))) => return Err(broken_before_head(&server, &broken)),
+        };
+        self.judge(member, &answer);
+        if let Some(backoff) = self.again(&answer, tries) {
+            return Err(Try::Again(backoff));
+        }
+        self.kept.forget();
+        self.pass_back(answer, server, upload, (begun, weighted)).await.map_err(Try::Ended)
+    }
+
+    /// The head of the answer, while the request goes up.
+    async fn await_head(&mut self, server: &mut Server, upload: &mut Upload) -> Result<ResponseHead, Waited> {
+        loop {
+            let head = poll_fn(|cx| {
+                if let Poll::Ready(Err(broken)) = upload.poll(cx, self.client, &mut self.kept, server) {
+                    return Poll::Ready(Err(Waited::Gone(broken)));
+                }
+                if let Poll::Ready(head) = server.poll_head(cx) {
+                    return Poll::Ready(head.map_err(Waited::Broken));
+                }
+                if upload.is_done()
+                    && let Poll::Ready(broken) = self.client.poll_gone(cx)
+                {
+                    return Poll::Ready(Err(Waited::Gone(broken)));
+                }
+                Poll::Pending
+            });
+            let head = head.await?;
+            if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+                self.client.inform(head);
+                continue;
+            }
+            return Ok(head);
+        }
+    }
+
+    /// Passes the answer back; from here on there is no other.
+    async fn pass_back(
+        &mut self,
+        mut answer: ResponseHead,
+        mut server: Server,
+        mut upload: Upload,
+        (begun, weighted): (Instant, &Weighted),
+    ) -> Result<(), Ended> {
+        let stage = self.stage;
+        self.record.service_time(begun.elapsed());
+        edge::answer(stage, &mut answer.headers, begun.elapsed());
+        if let Some(cookie) = self.set_cookie.take().and_then(|cookie| cookie.parse().ok()) {
+            answer.headers.append(http::header::SET_COOKIE, cookie);
+        }
+        if !weighted.headers.response.is_empty() {
+            let record = &*self.record;
+            weighted.headers.response.apply(&mut answer.headers, |name, _| record.variable(stage, name));
+        }
+        if let Some(cors) = &self.job.cors {
+            cors.apply(&mut answer.headers);
+        }
+        self.record.answered(answer.status, &answer.headers);
+        let leaves = leaves_http(self.head, &answer);
+        if leaves {
+            answer.framing = Framing::None;
+            self.client.leave_http(answer).map_err(Ended::Gone)?;
+            server.leave_http();
+            upload = Upload::raw();
+        } else {
+            self.client.respond(answer).map_err(Ended::Gone)?;
+        }
+        let result = self.stream(&mut server, &mut upload).await;
+        if result.is_ok() {
+            server.release(&self.cluster);
+        }
+        result
+    }
+
+    /// Both bodies, until the answer has ended.
+    async fn stream(&mut self, server: &mut Server, upload: &mut Upload) -> Result<(), Ended> {
+        let mut download = Flow::default();
+        let mut idle = Deadline::default();
+        let mut overall = self.until.map(|until| Box::pin(tokio::time::sleep_until(until)));
+        let tunnels = upload.is_raw();
+        poll_fn(|cx| {
+            let up = upload.poll(cx, self.client, &mut self.kept, server);
+            if let Poll::Ready(Err(broken)) = up {
+                return Poll::Ready(Err(Ended::Gone(broken)));
+            }
+            let mut moved = false;
+            let record = &mut *self.record;
+            let down = download.poll(cx, server, self.client, |piece| {
+                moved = true;
+                record.piece(piece);
+            });
+            match down {
+                Poll::Ready(Ok(())) if !tunnels || upload.is_done() => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(Either::Sink(broken))) => return Poll::Ready(Err(Ended::Gone(broken))),
+                Poll::Ready(Err(Either::Body(broken))) => return Poll::Ready(Err(Ended::Cut(broken))),
+                Poll::Pending => {}
+            }
+            if moved || !idle.is_set() {
+                idle.set(Some(STREAM_IDLE));
+            }
+            let late = overall.as_mut().is_some_and(|it| it.as_mut().poll(cx).is_ready());
+            if !tunnels && (late || idle.poll(cx).is_ready()) {
+                return Poll::Ready(Err(Ended::Cut(Broken::TimedOut("in the body of the response"))));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// What the answer says about the endpoint.
+    fn judge(&self, member: &Member, answer: &ResponseHead) {
+        let grpc = answer.headers.get("grpc-status").and_then(|it| it.to_str().ok()?.parse().ok());
+        let outcome = grpc.map_or(Outcome::Status(answer.status.as_u16()), Outcome::grpc);
+        self.cluster.record(member.endpoint.id, outcome, Instant::now());
+    }
+
+    fn note(&self, member: &Member, failure: Failure) {
+        let outcome = match failure {
+            Failure::Connect => Outcome::ConnectFailure,
+            Failure::PerTryTimeout => Outcome::Timeout,
+            Failure::Refused | Failure::Stale | Failure::Overflow | Failure::NoEndpoint => return,
+            Failure::Reset => Outcome::Reset,
+        };
+        self.cluster.record(member.endpoint.id, outcome, Instant::now());
+    }
+
+    /// Whether the rule wants another answer than this, and when.
+    fn again(&mut self, answer: &ResponseHead, tries: u32) -> Option<Duration> {
+        let status = answer.status.as_u16();
+        if status < 400 && !answer.headers.contains_key("grpc-status") {
+            return None;
+        }
+        let grpc_status = answer.headers.get("grpc-status").and_then(|it| it.to_str().ok()?.parse().ok());
+        let rate_limited = answer.headers.contains_key("x-envoy-ratelimited");
+        let facts = Answer { status, grpc_status, rate_limited, retriable_header: None };
+        self.decide(&Attempt::Answer(facts), tries)
+    }
+
+    fn late(&mut self) -> Try {
+        let whole = self.until.is_some_and(|until| until <= tokio::time::Instant::now());
+        if whole {
+            return Try::Ended(Ended::Refused(Refusal::Timeout, String::new()));
+        }
+        Try::Failed(Failure::PerTryTimeout, Refusal::Timeout, String::new())
+    }
+
+    /// Where the request belongs, with consistent hashing.
+    fn affinity(&mut self) -> Option<u64> {
+        let source = self.cluster.policy.balance.hash_source()?;
+        let input = Hashed { head: self.head, ip: self.stage.facts.peer.ip() };
+        match hash_key(source, &input) {
+            Affinity::Hash(hash) => Some(hash),
+            Affinity::None => None,
+            Affinity::Issue => match source {
+                mesh_core::balance::HashSource::Cookie(cookie) => {
+                    let issued = cookie.issue(self.stage.engine.random());
+                    self.set_cookie = Some(issued.set_cookie);
+                    Some(issued.hash)
+                }
+                _ => None,
+            },
+        }
+    }
+}
+
+/// Sends a copy of a request to nobody's knowledge.
+pub async fn shadow(
+    engine: Rc<super::engine::Engine>,
+    facts: super::site::Facts,
+    port: u16,
+    route: Arc<Route>,
+    mut head: RequestHead,
+    mut client: mirror::Nobody,
+) {
+    let site = Shadow { port };
+    let stage = Stage { engine: &engine, site: &site, facts: &facts };
+    let mut record = Record::begin(&stage, &head);
+    let mesh_core::route::Action::Forward(forward) = &route.action else { return };
+    let matched = MatchInfo {
+        name: Arc::clone(&route.name),
+        stat_prefix: None,
+        path: mesh_core::route::MatchedPath::Prefix(1),
+    };
+    let job = Job { route: &route, forward, matched: &matched, cors: None };
+    let sent = Box::pin(run(&stage, job, &mut head, &mut client, &mut record)).await;
+    if let Err(error) = sent {
+        tracing::debug!(?error, "A copy of a request was not answered.");
+    }
+}
+
+/// The listener of copies.
+struct Shadow {
+    port: u16,
+}
+
+impl Site for Shadow {
+    fn routes(&self) -> Option<Arc<mesh_core::route::RouteTable>> {
+        None
+    }
+
+    fn fallback(&self) -> Option<Arc<Route>> {
+        None
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn is_edge(&self) -> bool {
+        false
+    }
+}
+
+enum Waited {
+    Gone(Broken),
+    Broken(Broken),
+}
+
+/// The request on its way up.
+struct Upload {
+    flow: Flow,
+    position: usize,
+    raw: bool,
+    /// The server takes no more of it, and may answer all the same.
+    refused: bool,
+}
+
+impl Upload {
+    fn new(head: &RequestHead, server: &mut Server) -> Self {
+        let mut flow = Flow::Open;
+        if head.leaves_http() {
+            flow = Flow::Ending;
+        } else if !head.framing.has_body() {
+            // Says that there is no body; nothing can be wrong with that.
+            let _ = server.end(None);
+            flow = Flow::Ending;
+        }
+        Self { flow, position: 0, raw: false, refused: false }
+    }
+
+    fn raw() -> Self {
+        Self { flow: Flow::Open, position: 0, raw: true, refused: false }
+    }
+
+    fn is_raw(&self) -> bool {
+        self.raw
+    }
+
+    fn is_done(&self) -> bool {
+        self.flow == Flow::Done
+    }
+
+    /// Moves it on. An error is the client's.
+    fn poll<D: Downstream>(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+        client: &mut D,
+        kept: &mut Kept,
+        server: &mut Server,
+    ) -> Poll<Result<(), Broken>> {
+        if self.refused || self.flow == Flow::Done {
+            return Poll::Ready(Ok(()));
+        }
+        let mut body = Replay { source: client, kept, position: &mut self.position };
+        match self.flow.poll(cx, &mut body, server, |_| {}) {
+            Poll::Ready(Err(Either::Sink(_))) => {
+                self.refused = true;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(Either::Body(broken))) => Poll::Ready(Err(broken)),
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// A request as hashing sees it.
+struct Hashed<'a> {
+    head: &'a RequestHead,
+    ip: std::net::IpAddr,
+}
+
+impl HashInput for Hashed<'_> {
+    fn each_header(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
+        self.head.headers.get_all(name).iter().for_each(|value| visit(value.as_bytes()));
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.head.target.query()
+    }
+
+    fn source_ip(&self) -> Option<std::net::IpAddr> {
+        Some(self.ip)
+    }
+}
+
+fn leaves_http(head: &RequestHead, answer: &ResponseHead) -> bool {
+    answer.status == StatusCode::SWITCHING_PROTOCOLS
+        || (head.leaves_http() && answer.status.is_success() && head.framing == Framing::None)
+            && (head.method == http::Method::CONNECT || answer.upgrade.is_some() || is_extended(answer))
+}
+
+/// An HTTP/2 server says 200 to what is a 101 elsewhere.
+fn is_extended(answer: &ResponseHead) -> bool {
+    answer.status == StatusCode::OK && answer.framing == Framing::Chunked
+}
+
+fn not_begun(error: &BeginError) -> Try {
+    let reason = error.to_string();
+    match error {
+        BeginError::Overflow(_) => Try::Failed(Failure::Overflow, Refusal::Overflow, reason),
+        BeginError::Dial(DialError::Connect(_)) => {
+            Try::Failed(Failure::Connect, Refusal::ConnectFailure, reason)
+        }
+        BeginError::Dial(DialError::Tls(_)) => Try::Failed(Failure::Connect, Refusal::TlsFailure, reason),
+        BeginError::Dial(DialError::Denied(_)) => Try::Ended(Ended::Refused(Refusal::ConnectFailure, reason)),
+        BeginError::Broken(_) => Try::Failed(Failure::Refused, Refusal::ConnectFailure, reason),
+    }
+}
+
+fn broken_before_head(server: &Server, broken: &Broken) -> Try {
+    let reason = broken.to_string();
+    let stale = server.reused && server.is_unheard();
+    match broken {
+        Broken::Reset(h2::Reason::REFUSED_STREAM) => {
+            Try::Failed(Failure::Refused, Refusal::RemoteReset, reason)
+        }
+        Broken::Reset(_) => Try::Failed(Failure::Reset, Refusal::RemoteReset, reason),
+        Broken::Refused(_) => Try::Failed(Failure::Reset, Refusal::ProtocolError, reason),
+        _ if stale => Try::Failed(Failure::Stale, Refusal::Terminated, reason),
+        _ => {
+            server.retire();
+            Try::Failed(Failure::Reset, Refusal::Terminated, reason)
+        }
+    }
+}
+
+async fn within<T>(until: Option<tokio::time::Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match until {
+        None => Some(work.await),
+        Some(until) => tokio::time::timeout_at(until, work).await.ok(),
+    }
+}
+
+/// How long an answer may stand still: Envoy's default for streams.
+const STREAM_IDLE: Duration = Duration::from_secs(300);

@@ -1,0 +1,89 @@
+//! The body of a request, kept while the request may have to be sent again.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::message::{Broken, Piece};
+use super::transfer::Body;
+
+/// What was read of a body.
+#[derive(Debug, Default)]
+pub struct Kept {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    /// All of it was read, and this is the end; trailers are not kept.
+    ended: bool,
+    /// Something was read and not kept: the body can be sent only once.
+    lost: bool,
+    /// Whether anything is to be kept at all.
+    wanted: bool,
+}
+
+/// A body as one try reads it: first what is kept, then what comes.
+pub struct Replay<'a, D> {
+    /// Where it comes from.
+    pub source: &'a mut D,
+    /// What is kept of it.
+    pub kept: &'a mut Kept,
+    /// How many pieces this try has had.
+    pub position: &'a mut usize,
+}
+
+impl Kept {
+    /// Keeps nothing unless `wanted`.
+    pub fn new(wanted: bool) -> Self {
+        Self { wanted, ..Self::default() }
+    }
+
+    /// Whether the body can be sent again.
+    pub fn is_whole(&self) -> bool {
+        !self.lost
+    }
+
+    /// The request will not be sent again.
+    pub fn forget(&mut self) {
+        self.wanted = false;
+        self.pieces.clear();
+        self.lost |= self.bytes > 0;
+    }
+
+    fn keep(&mut self, data: &Bytes) {
+        self.bytes = self.bytes.saturating_add(data.len());
+        if self.wanted && self.bytes <= LIMIT {
+            self.pieces.push(data.clone());
+        } else {
+            self.wanted = false;
+            self.lost = true;
+            self.pieces.clear();
+        }
+    }
+}
+
+impl<D: Body> Body for Replay<'_, D> {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Broken>> {
+        if let Some(piece) = self.kept.pieces.get(*self.position) {
+            *self.position += 1;
+            return Poll::Ready(Ok(Piece::Data(piece.clone())));
+        }
+        if self.kept.ended {
+            return Poll::Ready(Ok(Piece::End(None)));
+        }
+        let polled = self.source.poll_piece(cx);
+        match &polled {
+            Poll::Ready(Ok(Piece::Data(data))) => {
+                self.kept.keep(data);
+                *self.position = self.kept.pieces.len();
+            }
+            Poll::Ready(Ok(Piece::End(trailers))) => {
+                self.kept.ended = true;
+                self.kept.lost |= trailers.is_some();
+            }
+            _ => {}
+        }
+        polled
+    }
+}
+
+/// Bytes of a body that are kept: what Istio's proxies buffer for a retry.
+const LIMIT: usize = 1 << 20;

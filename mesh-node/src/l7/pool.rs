@@ -1,0 +1,154 @@
+//! Connections to one endpoint that wait for requests. They belong to one client: identities never mix.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use mesh_core::cluster::Ticket;
+
+use super::up::h1::H1Connection;
+
+/// See the module.
+#[derive(Default)]
+pub struct EndpointPool {
+    /// The one used last is at the end.
+    idle: RefCell<Vec<Idle>>,
+    multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
+}
+
+/// A connection that is kept, with leave to be there.
+pub struct Kept {
+    /// The connection.
+    pub connection: H1Connection,
+    /// When it was made.
+    pub born: Instant,
+    /// Leave of the circuit breaker.
+    pub ticket: Ticket,
+}
+
+struct Idle {
+    kept: Kept,
+    since: Instant,
+}
+
+/// An HTTP/2 connection.
+pub struct Multiplexed {
+    sender: RefCell<Option<SendRequest<Bytes>>>,
+    streams: Cell<u32>,
+    served: Cell<u32>,
+    born: Instant,
+    idle_since: Cell<Instant>,
+    encrypted: bool,
+    _ticket: Ticket,
+}
+
+/// A place for one stream on a connection.
+pub struct Place(Rc<Multiplexed>);
+
+impl EndpointPool {
+    /// A connection that is still alive, if there is one.
+    pub fn take(&self, idle_timeout: Option<Duration>, now: Instant) -> Option<Kept> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(mut last) = idle.pop() {
+            let expired =
+                idle_timeout.is_some_and(|limit| now.saturating_duration_since(last.since) >= limit);
+            if expired {
+                // Those before have been idle for longer.
+                idle.clear();
+                return None;
+            }
+            if !last.kept.connection.is_stale() {
+                return Some(last.kept);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request.
+    pub fn put(&self, kept: Kept, now: Instant) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < MAX_IDLE {
+            idle.push(Idle { kept, since: now });
+        }
+    }
+
+    /// A place on an HTTP/2 connection that takes one more stream.
+    pub fn place(&self, max_streams: u32) -> Option<Place> {
+        self.multiplexed.borrow_mut().retain(|it| it.sender.borrow().is_some());
+        let all = self.multiplexed.borrow();
+        let free = all.iter().find(|it| {
+            let limit = it.sender.borrow().as_ref().map_or(0, SendRequest::current_max_send_streams);
+            it.streams.get() < max_streams && usize::try_from(it.streams.get()).is_ok_and(|n| n < limit)
+        })?;
+        Some(Place::on(free))
+    }
+
+    /// Adds an HTTP/2 connection, and takes the first place on it.
+    pub fn add(&self, sender: SendRequest<Bytes>, encrypted: bool, ticket: Ticket, now: Instant) -> Place {
+        let connection = Rc::new(Multiplexed {
+            sender: RefCell::new(Some(sender)),
+            streams: Cell::new(0),
+            served: Cell::new(0),
+            born: now,
+            idle_since: Cell::new(now),
+            encrypted,
+            _ticket: ticket,
+        });
+        self.multiplexed.borrow_mut().push(Rc::clone(&connection));
+        Place::on(&connection)
+    }
+
+    /// Closes what has waited for too long, or is too old.
+    pub fn sweep(&self, idle_timeout: Option<Duration>, max_age: Option<Duration>, now: Instant) {
+        let old = |since: Instant, limit: Option<Duration>| {
+            limit.is_some_and(|limit| now.saturating_duration_since(since) >= limit)
+        };
+        self.idle.borrow_mut().retain_mut(|it| {
+            !old(it.since, idle_timeout) && !old(it.kept.born, max_age) && !it.kept.connection.is_stale()
+        });
+        self.multiplexed.borrow_mut().retain(|it| {
+            let unused = it.streams.get() == 0 && old(it.idle_since.get(), idle_timeout);
+            it.sender.borrow().is_some() && !unused && !old(it.born, max_age)
+        });
+    }
+}
+
+impl Place {
+    fn on(connection: &Rc<Multiplexed>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        connection.served.set(connection.served.get().saturating_add(1));
+        Self(Rc::clone(connection))
+    }
+
+    /// The sender to begin the stream with.
+    pub fn sender(&self) -> Option<SendRequest<Bytes>> {
+        self.0.sender.borrow().clone()
+    }
+
+    /// No further stream begins on the connection.
+    pub fn retire(&self) {
+        self.0.sender.borrow_mut().take();
+    }
+
+    /// Streams that have begun on it.
+    pub fn served(&self) -> u32 {
+        self.0.served.get()
+    }
+
+    /// Whether identities were proven at both ends.
+    pub fn is_encrypted(&self) -> bool {
+        self.0.encrypted
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+        self.0.idle_since.set(Instant::now());
+    }
+}
+
+/// Idle connections kept to one endpoint on one thread, for one client.
+const MAX_IDLE: usize = 1_024;

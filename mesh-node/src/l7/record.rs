@@ -1,0 +1,231 @@
+//! What is known of one request, gathered while it is served.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderMap, StatusCode};
+use mesh_core::model::Endpoint;
+use mesh_core::route::Route;
+
+use super::cluster::Cluster;
+use super::exchange::Stage;
+use super::h1::{Authority, Target};
+use super::message::{Broken, Piece, RequestHead, Version};
+use super::reply::Refusal;
+use crate::report::{Flags, Perspective, RequestFacts, RequestHeaderFacts};
+
+/// See the module.
+pub struct Record {
+    start: Instant,
+    wall: SystemTime,
+    version: Version,
+    grpc: bool,
+    target: Target,
+    authority: Option<Authority>,
+    route: Option<Arc<Route>>,
+    cluster: Option<Rc<Cluster>>,
+    endpoint: Option<Endpoint>,
+    encrypted: bool,
+    status: Option<StatusCode>,
+    grpc_status: Option<u32>,
+    flags: Flags,
+    details: &'static str,
+    reason: String,
+    sent: u64,
+    received: u64,
+    service_time: Option<Duration>,
+}
+
+impl Record {
+    /// A request has come.
+    pub fn begin(_: &Stage<'_>, head: &RequestHead) -> Self {
+        Self {
+            start: Instant::now(),
+            wall: SystemTime::now(),
+            version: head.version,
+            grpc: head.is_grpc(),
+            target: head.target.clone(),
+            authority: head.authority.clone(),
+            route: None,
+            cluster: None,
+            endpoint: None,
+            encrypted: false,
+            status: None,
+            grpc_status: None,
+            flags: Flags::NONE,
+            details: "via_upstream",
+            reason: String::new(),
+            sent: 0,
+            received: 0,
+            service_time: None,
+        }
+    }
+
+    /// When it came.
+    pub fn start(&self) -> Instant {
+        self.start
+    }
+
+    /// The rule that is used.
+    pub fn route(&mut self, route: &Arc<Route>) {
+        self.route = Some(Arc::clone(route));
+    }
+
+    /// The cluster it goes to.
+    pub fn cluster(&mut self, cluster: &Rc<Cluster>) {
+        self.cluster = Some(Rc::clone(cluster));
+    }
+
+    /// The endpoint that is tried, for the how-manieth time.
+    pub fn upstream(&mut self, endpoint: &Endpoint, _: u32) {
+        self.endpoint = Some(endpoint.clone());
+    }
+
+    /// Whether identities were proven at both ends.
+    pub fn encrypted(&mut self, encrypted: bool) {
+        self.encrypted = encrypted;
+    }
+
+    /// From sending it to the head of the answer.
+    pub fn service_time(&mut self, took: Duration) {
+        self.service_time = Some(took);
+    }
+
+    /// A response flag.
+    pub fn flag(&mut self, flag: Flags) {
+        self.flags.insert(flag);
+    }
+
+    /// How the answer came to be.
+    pub fn details(&mut self, details: &'static str) {
+        self.details = details;
+    }
+
+    /// The proxy answers.
+    pub fn refused(&mut self, refusal: Refusal, reason: &str) {
+        self.flag(refusal.flag());
+        self.details = refusal.details();
+        reason.clone_into(&mut self.reason);
+    }
+
+    /// The client went away.
+    pub fn gone(&mut self, broken: &Broken) {
+        self.flag(Flags::DC);
+        self.details = "downstream_remote_disconnect";
+        self.reason = broken.to_string();
+    }
+
+    /// The answer was not complete.
+    pub fn cut(&mut self, broken: &Broken) {
+        self.flag(match broken {
+            Broken::TimedOut(_) => Flags::SI,
+            Broken::Refused(_) | Broken::Length(_) => Flags::UPE,
+            Broken::Reset(_) => Flags::UR,
+            Broken::Io(_) | Broken::Closed(_) => Flags::UC,
+        });
+        self.details = "upstream_reset_after_response_started";
+        self.reason = broken.to_string();
+    }
+
+    /// The head of the answer.
+    pub fn answered(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.status = Some(status);
+        if self.grpc {
+            self.grpc_status = grpc_status(headers);
+        }
+    }
+
+    /// A piece of the answer.
+    pub fn piece(&mut self, piece: &Piece) {
+        match piece {
+            Piece::Data(data) => self.sent(data.len()),
+            Piece::End(Some(trailers)) if self.grpc => {
+                self.grpc_status = grpc_status(trailers).or(self.grpc_status);
+            }
+            Piece::End(_) => {}
+        }
+    }
+
+    /// Bytes of the request.
+    pub fn received(&mut self, bytes: usize) {
+        self.received = self.received.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// Bytes of the answer.
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent = self.sent.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// The value of a variable in a header that a rule sets, such as `DOWNSTREAM_REMOTE_ADDRESS`.
+    pub fn variable(&self, stage: &Stage<'_>, name: &str) -> Option<String> {
+        Some(match name {
+            "DOWNSTREAM_REMOTE_ADDRESS" => stage.facts.peer.to_string(),
+            "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => stage.facts.peer.ip().to_string(),
+            "DOWNSTREAM_LOCAL_ADDRESS" => stage.facts.local?.to_string(),
+            "PROTOCOL" => self.version.name().to_owned(),
+            "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => self.endpoint.as_ref()?.addr.to_string(),
+            "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => self.cluster.as_ref()?.name.to_string(),
+            "ROUTE_NAME" => self.route.as_ref()?.name.to_string(),
+            "RESPONSE_CODE" => self.status?.as_u16().to_string(),
+            "RESPONSE_FLAGS" => self.flags.to_string(),
+            "REQUESTED_SERVER_NAME" => stage.facts.sni.as_ref()?.to_string(),
+            _ => return None,
+        })
+    }
+
+    /// The request is over.
+    pub fn finish(self, stage: &Stage<'_>, head: &RequestHead) {
+        let facts = stage.facts;
+        let header = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
+        let destination = self.endpoint.as_ref().and_then(|it| it.workload.as_ref());
+        let request = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
+        let source = stage.engine.client_workload();
+        stage.engine.reporter.request(&RequestFacts {
+            reporter: Perspective::Source,
+            start: self.wall,
+            duration: self.start.elapsed(),
+            source: facts.source.as_ref().or(source.as_ref()),
+            source_identity: facts.identity.as_ref(),
+            destination,
+            destination_identity: destination.filter(|_| self.encrypted).map(|it| &it.identity),
+            service: self.cluster.as_ref().map(|it| &it.service),
+            pseudo_service: None,
+            encrypted: self.encrypted,
+            grpc: self.grpc,
+            protocol: self.version.name(),
+            method: head.method.as_str(),
+            path: self.target.as_str(),
+            authority: self.authority.as_ref().map_or("", |it| it.as_str()),
+            code: self.status.map_or(0, |status| status.as_u16()),
+            grpc_status: self.grpc_status,
+            flags: self.flags,
+            details: self.details,
+            termination_details: "",
+            upstream_failure: &self.reason,
+            bytes_received: self.received,
+            bytes_sent: self.sent,
+            request_messages: 0,
+            response_messages: 0,
+            upstream_service_time: self.service_time,
+            headers: RequestHeaderFacts {
+                x_forwarded_for: header("x-forwarded-for"),
+                user_agent: header("user-agent"),
+                request_id: header("x-request-id"),
+                request: &request,
+                response: &|_| None,
+            },
+            upstream_host: self.endpoint.as_ref().map(|it| it.addr),
+            upstream_cluster: self.cluster.as_ref().map_or("", |it| &it.name),
+            upstream_local: None,
+            downstream_local: facts.local,
+            downstream_remote: facts.peer,
+            sni: facts.sni.as_deref().unwrap_or_default(),
+            route_name: self.route.as_ref().map_or("", |it| &it.name),
+        });
+    }
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}

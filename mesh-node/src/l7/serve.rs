@@ -1,0 +1,208 @@
+//! Connections of clients: which HTTP they speak, one request after the other, or many at once.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use tokio_util::io::poll_read_buf;
+
+use super::down::h1::{H1Downstream, Timeouts};
+use super::down::h2::H2Downstream;
+use super::engine::Engine;
+use super::exchange::{self, Stage};
+use super::h1::{Limits, Underscores, looks_like_h2_preface};
+use super::io::Io;
+use super::message::Broken;
+use super::reply::{Refusal, Reply};
+use super::site::{Facts, Site};
+use super::transfer::{Downstream, Sink};
+use crate::run::{drain::Drain, tasks};
+
+/// A connection to serve.
+pub struct Connection {
+    /// Its bytes.
+    pub io: Io,
+    /// What was read of it already.
+    pub input: BytesMut,
+    /// What is known of it.
+    pub facts: Facts,
+    /// The listener.
+    pub site: Rc<dyn Site>,
+    /// What TLS has agreed on; without it the first bytes tell.
+    pub protocol: Option<Protocol>,
+}
+
+/// A version of HTTP, as far as a connection has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// Serves a connection to its end.
+pub async fn connection(engine: Rc<Engine>, mut connection: Connection, drain: Drain) {
+    let protocol = match connection.protocol {
+        Some(protocol) => protocol,
+        None => {
+            let sniffed = tokio::time::timeout(HEAD, sniff(&mut connection)).await;
+            match sniffed {
+                Ok(Some(protocol)) => protocol,
+                Ok(None) | Err(_) => return,
+            }
+        }
+    };
+    match protocol {
+        Protocol::Http1 => http1(engine, connection, drain).await,
+        Protocol::Http2 => http2(engine, connection, drain).await,
+    }
+}
+
+/// Reads until the bytes tell; `None` if none comes.
+async fn sniff(connection: &mut Connection) -> Option<Protocol> {
+    loop {
+        match looks_like_h2_preface(&connection.input) {
+            Some(true) => return Some(Protocol::Http2),
+            Some(false) => return Some(Protocol::Http1),
+            None => {}
+        }
+        connection.input.reserve(FIRST_READ);
+        let (io, input) = (&mut connection.io, &mut connection.input);
+        let read = poll_fn(|cx| poll_read_buf(std::pin::Pin::new(&mut *io), cx, input)).await;
+        if read.unwrap_or(0) == 0 {
+            return None;
+        }
+    }
+}
+
+async fn http1(engine: Rc<Engine>, connection: Connection, drain: Drain) {
+    let Connection { io, input, facts, site, .. } = connection;
+    let edge = site.is_edge();
+    let limits = Limits {
+        underscores: if edge { Underscores::Refuse } else { Underscores::DropTwins },
+        ..Limits::default()
+    };
+    let mut client = H1Downstream::new(io, input, facts.secure, limits, TIMEOUTS);
+    let stage = Stage { engine: &engine, site: &*site, facts: &facts };
+    let mut first = true;
+    loop {
+        let request = tokio::select! {
+            biased;
+            request = poll_fn(|cx| client.poll_request(cx)) => request,
+            () = drain.graceful(), if !first => return client.close().await,
+        };
+        first = false;
+        match request {
+            Ok(Some(head)) => {
+                if drain.is_draining() {
+                    client.close_after();
+                }
+                exchange::serve(&stage, head, &mut client).await;
+                if client.is_cut() {
+                    return client.abort();
+                }
+                if !client.is_reusable() {
+                    return client.close().await;
+                }
+                client.rest();
+            }
+            Ok(None) => return client.close().await,
+            Err(broken) => return refuse(&stage, client, &broken).await,
+        }
+    }
+}
+
+/// Answers what is no request, as far as it can be answered.
+async fn refuse(stage: &Stage<'_>, mut client: H1Downstream, broken: &Broken) {
+    let refusal = match broken {
+        Broken::Refused(refused) => Refusal::BadRequest(refused.status()),
+        Broken::TimedOut(_) => Refusal::RequestTimeout,
+        _ => return,
+    };
+    stage.engine.reporter.count(crate::report::Event::GarbageRequest);
+    tracing::debug!(peer = %stage.facts.peer, %broken, "Refused a request.");
+    client.close_after();
+    let mut reply = Reply::refuse(refusal, false);
+    super::edge::answer_alone(stage, &mut reply.head.headers);
+    let answered =
+        client.respond(reply.head).and_then(|()| client.push(reply.body)).and_then(|()| client.end(None));
+    if answered.is_ok() {
+        client.close().await;
+    }
+}
+
+async fn http2(engine: Rc<Engine>, connection: Connection, drain: Drain) {
+    let Connection { io, input, facts, site, .. } = connection;
+    let io = io.with_prefix(input.freeze());
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(MAX_HEADERS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_concurrent_reset_streams(PENDING_RESETS)
+        .enable_connect_protocol()
+        .handshake::<_, Bytes>(io);
+    let Ok(Ok(mut connection)) = tokio::time::timeout(HEAD, handshake).await else { return };
+    let facts = Rc::new(facts);
+    let secure = facts.secure;
+    let mut draining = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = connection.accept() => accepted,
+            () = drain.graceful(), if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+                continue;
+            }
+            () = drain.forced() => return,
+        };
+        let (request, respond) = match accepted {
+            Some(Ok(accepted)) => accepted,
+            Some(Err(error)) => {
+                tracing::debug!(peer = %facts.peer, %error, "An HTTP/2 connection broke.");
+                return;
+            }
+            None => return,
+        };
+        let (mut client, head) = H2Downstream::accept(request, respond, secure);
+        let (engine, site, facts) = (Rc::clone(&engine), Rc::clone(&site), Rc::clone(&facts));
+        tasks::spawn_local("request", async move {
+            let stage = Stage { engine: &engine, site: &*site, facts: &facts };
+            match head {
+                Ok(head) => exchange::serve(&stage, head, &mut client).await,
+                Err(reason) => {
+                    stage.engine.reporter.count(crate::report::Event::GarbageRequest);
+                    tracing::debug!(peer = %facts.peer, %reason, "Refused a request.");
+                    let mut reply = Reply::refuse(Refusal::BadRequest(StatusCode::BAD_REQUEST), false);
+                    super::edge::answer_alone(&stage, &mut reply.head.headers);
+                    let answered = client.respond(reply.head).and_then(|()| client.push(reply.body));
+                    // A client that is gone needs no answer.
+                    let _ = answered.and_then(|()| client.end(None));
+                }
+            }
+        });
+    }
+}
+
+/// How long a client may take for the head of its first request, or for the handshake of HTTP/2.
+const HEAD: Duration = Duration::from_secs(10);
+const TIMEOUTS: Timeouts =
+    Timeouts { head: HEAD, idle: Duration::from_secs(3600), body: Duration::from_secs(300) };
+const FIRST_READ: usize = 8 << 10;
+/// Unread bytes of one request.
+const WINDOW: u32 = 256 << 10;
+/// Unread bytes of all requests of a connection.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Requests at a time on one connection: what RFC 9113 asks for at least.
+const STREAMS: u32 = 100;
+/// Bytes of the head of a request, by the measure of HTTP/2; the same as for HTTP/1.
+const MAX_HEADERS: u32 = 60 << 10;
+/// Bytes of one response that wait in HTTP/2 for the socket.
+const SEND_BUFFER: usize = 256 << 10;
+/// Streams that a client has reset and that are still known; more at once is an attack (CVE-2023-44487).
+const PENDING_RESETS: usize = 50;

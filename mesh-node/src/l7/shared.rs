@@ -1,0 +1,76 @@
+//! What the data threads of a process know together of the services they send to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+use mesh_core::balance::Health;
+use mesh_core::cluster::{Admission, ClusterPolicy, SharedOutliers};
+use mesh_core::model::EndpointId;
+use tokio::sync::Notify;
+
+/// Circuit breakers and outliers by client and cluster. Entries live as long as a thread uses them.
+#[derive(Debug, Default)]
+pub struct Shared {
+    all: Mutex<HashMap<(Arc<str>, Arc<str>), Weak<SharedCluster>>>,
+}
+
+/// What the threads share of one cluster for one client.
+#[derive(Debug)]
+pub struct SharedCluster {
+    /// Circuit breakers.
+    pub admission: Arc<Admission>,
+    /// Who is left out; absent where nobody ever is.
+    pub outliers: Option<SharedOutliers>,
+    /// Told when a connection is free, or may be made.
+    pub freed: Notify,
+}
+
+impl Shared {
+    /// The state of `cluster` for `client`, made with this policy if nobody has it yet.
+    pub fn cluster(
+        &self,
+        client: &Arc<str>,
+        cluster: &Arc<str>,
+        policy: &ClusterPolicy,
+    ) -> Arc<SharedCluster> {
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (Arc::clone(client), Arc::clone(cluster));
+        if let Some(known) = all.get(&key).and_then(Weak::upgrade)
+            && known.outliers.is_some() == policy.outlier.is_some()
+        {
+            known.admission.set_limits(policy.pool.limits);
+            if let (Some(outliers), Some(policy)) = (&known.outliers, &policy.outlier) {
+                outliers.set_policy(policy.clone());
+            }
+            return known;
+        }
+        let new = Arc::new(SharedCluster {
+            admission: Arc::new(Admission::new(policy.pool.limits)),
+            outliers: policy.outlier.clone().map(SharedOutliers::new),
+            freed: Notify::new(),
+        });
+        all.retain(|_, known| known.strong_count() > 0);
+        all.insert(key, Arc::downgrade(&new));
+        new
+    }
+
+    /// Brings back those who have been left out long enough.
+    pub fn tick(&self, now: Instant) {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> = all.values().filter_map(Weak::upgrade).collect();
+        for outliers in all.iter().filter_map(|cluster| cluster.outliers.as_ref()) {
+            outliers.tick(now);
+        }
+    }
+}
+
+impl Health for SharedCluster {
+    fn generation(&self) -> u64 {
+        self.outliers.as_ref().map_or(0, Health::generation)
+    }
+
+    fn is_ejected(&self, id: EndpointId) -> bool {
+        self.outliers.as_ref().is_some_and(|outliers| Health::is_ejected(outliers, id))
+    }
+}

@@ -1,0 +1,125 @@
+//! What the engine is told by whoever runs it: who the clients are, which rules are theirs, how endpoints are reached.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::id::SpiffeId;
+use mesh_core::model::{Endpoint, Service, Snapshot, Workload};
+use mesh_core::route::{Route, RouteTable};
+use tokio::task::JoinHandle;
+
+use super::io::Io;
+
+/// A future on one thread.
+pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// On whose behalf requests are sent: decides which rules apply and as whom connections are made. Pools and circuit
+/// breakers belong to one of these.
+pub trait Client {
+    /// What tells it from the others of this process; the uid of a pod.
+    fn key(&self) -> &Arc<str>;
+
+    /// Its workload, as the configuration has it now.
+    fn workload(&self, snapshot: &Snapshot) -> Option<Arc<Workload>>;
+
+    /// Its namespace and labels, by which rules are for it or not.
+    fn namespace_and_labels(&self, snapshot: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {
+        let workload = self.workload(snapshot);
+        workload.map_or_else(|| ("".into(), BTreeMap::new()), |it| (it.namespace.clone(), it.labels.clone()))
+    }
+
+    /// Opens a connection to an endpoint, after asking whether it may.
+    fn dial<'a>(&'a self, to: &'a Dial<'a>) -> LocalBoxFuture<'a, Result<Dialled, DialError>>;
+}
+
+/// Where a connection goes.
+#[derive(Debug)]
+pub struct Dial<'a> {
+    /// The configuration that was decided with.
+    pub snapshot: &'a Arc<Snapshot>,
+    /// The service whose endpoint it is, and the index of its port.
+    pub service: (&'a Arc<Service>, usize),
+    /// The endpoint.
+    pub endpoint: &'a Endpoint,
+    /// How long the connection may take to stand.
+    pub timeout: Duration,
+}
+
+/// A connection that stands.
+#[derive(Debug)]
+pub struct Dialled {
+    /// Its bytes.
+    pub io: Io,
+    /// Whether identities were proven at both ends.
+    pub encrypted: bool,
+    /// What ends with the connection.
+    pub held: Option<Held>,
+}
+
+/// A task that watches over a connection, and ends with it.
+#[derive(Debug)]
+pub struct Held(JoinHandle<()>);
+
+impl Held {
+    /// Ends the task when it is dropped.
+    pub fn new(task: JoinHandle<()>) -> Self {
+        Self(task)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DialError {
+    /// Nobody answered, or not in time.
+    #[error("{0}")]
+    Connect(String),
+    /// TLS, or the identity that it should prove.
+    #[error("{0}")]
+    Tls(String),
+    /// Policy says no.
+    #[error("{0}")]
+    Denied(String),
+}
+
+/// The listener that a connection came in by.
+pub trait Site {
+    /// The rules for its requests, as they are now; `None` sends all of them to [`Site::fallback`].
+    fn routes(&self) -> Option<Arc<RouteTable>>;
+
+    /// What is done with a request for a host that no rule is about; `None` answers it with 404.
+    fn fallback(&self) -> Option<Arc<Route>>;
+
+    /// The port that clients asked for.
+    fn port(&self) -> u16;
+
+    /// Whether clients are strangers: what they say about themselves in headers is not believed.
+    fn is_edge(&self) -> bool;
+}
+
+/// One connection of a client.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address it connected to.
+    pub local: Option<SocketAddr>,
+    /// The server name it asked for in TLS.
+    pub sni: Option<Arc<str>>,
+    /// Whether it uses TLS.
+    pub secure: bool,
+    /// The workload, where the client is a pod of this node.
+    pub source: Option<Arc<Workload>>,
+    /// Its identity, if it is proven.
+    pub identity: Option<SpiffeId>,
+    /// What `x-forwarded-client-cert` is to say of its certificate.
+    pub certificate: Option<Arc<str>>,
+}

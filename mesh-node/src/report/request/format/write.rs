@@ -1,0 +1,107 @@
+//! Values as bytes of a line, by hand: the machinery of `std::fmt` would be most of a line's cost.
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use super::Style;
+use super::clock::Clock;
+use super::operator::Value;
+use crate::report::access::{escape, is_plain};
+use crate::report::request::Flags;
+
+/// Appends a value.
+pub(super) fn value(out: &mut Vec<u8>, clock: &mut Clock, value: &Value<'_>, style: Style) {
+    let is_quoted = style == Style::Value && !matches!(value, Value::Absent | Value::Number(_));
+    if is_quoted {
+        out.push(b'"');
+    }
+    match *value {
+        Value::Absent if style == Style::Value => out.extend_from_slice(b"null"),
+        Value::Absent => out.push(b'-'),
+        Value::Time(time) => clock.write(out, time),
+        Value::Number(value) | Value::Digits(value) => number(out, value),
+        Value::Bytes(bytes) => escaped(out, bytes),
+        Value::Word(text) => word(out, text),
+        Value::Flags(flags) => self::flags(out, flags),
+        Value::Address(address) => self::address(out, address),
+        Value::Ip(ip) => self::ip(out, ip),
+    }
+    if is_quoted {
+        out.push(b'"');
+    }
+}
+
+/// Appends a number with at least `digits` digits, leading zeros if need be.
+pub(super) fn padded(out: &mut Vec<u8>, mut value: u64, digits: usize) {
+    let mut buffer = [b'0'; MOST_DIGITS];
+    let mut start = MOST_DIGITS;
+    for digit in buffer.iter_mut().rev() {
+        if value == 0 && MOST_DIGITS - start >= digits {
+            break;
+        }
+        *digit = b'0' + u8::try_from(value % 10).unwrap_or_default();
+        value /= 10;
+        start -= 1;
+    }
+    out.extend_from_slice(buffer.get(start..).unwrap_or_default());
+}
+
+fn number(out: &mut Vec<u8>, value: u64) {
+    padded(out, value, 1);
+}
+
+/// Something a peer may have sent: as the inside of a JSON string, capped; what is not UTF-8 is replaced.
+fn escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    if bytes.len() <= MAX_VALUE && is_plain(bytes) {
+        return out.extend_from_slice(bytes);
+    }
+    let mut text = String::new();
+    escape(&mut text, &String::from_utf8_lossy(bytes), MAX_VALUE);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn word(out: &mut Vec<u8>, text: &str) {
+    if text.bytes().any(|byte| byte.is_ascii_whitespace()) {
+        escaped(out, text.replace(|c: char| c.is_ascii_whitespace(), "_").as_bytes());
+    } else {
+        escaped(out, text.as_bytes());
+    }
+}
+
+fn flags(out: &mut Vec<u8>, flags: Flags) {
+    if flags.is_empty() {
+        out.push(b'-');
+    } else {
+        write!(out, "{flags}").expect("a Vec takes all");
+    }
+}
+
+fn address(out: &mut Vec<u8>, address: SocketAddr) {
+    match address {
+        SocketAddr::V4(address) => {
+            ip(out, IpAddr::V4(*address.ip()));
+            out.push(b':');
+            number(out, address.port().into());
+        }
+        SocketAddr::V6(address) => write!(out, "{address}").expect("a Vec takes all"),
+    }
+}
+
+fn ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (place, octet) in ip.octets().into_iter().enumerate() {
+                if place > 0 {
+                    out.push(b'.');
+                }
+                number(out, octet.into());
+            }
+        }
+        IpAddr::V6(ip) => write!(out, "{ip}").expect("a Vec takes all"),
+    }
+}
+
+/// Digits of the largest number.
+const MOST_DIGITS: usize = 20;
+/// Most bytes of a value, escapes included: paths are long more often than other names are.
+const MAX_VALUE: usize = 2_048;

@@ -1,0 +1,252 @@
+//! The counters of the request metrics, one [`Series`] for each label set.
+//!
+//! A request finds its counters through a cache of its thread, keyed by the addresses of the objects its labels come
+//! from; the map behind it, keyed by the labels themselves, is asked only when a thread sees a combination for the
+//! first time, or again after a while. Each thread counts in a [`Shard`] of its own, which nobody else writes: adding to
+//! it is a load and a store. A scrape adds the shards up.
+
+mod cache;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::labels;
+use super::{Perspective, RequestFacts};
+
+/// Every series there is, at most [`RequestMap::cap`] of them and one more per perspective for what came later.
+#[derive(Debug)]
+pub(in crate::report) struct RequestMap {
+    /// Tells the caches of the threads which map they cache.
+    id: u64,
+    cap: usize,
+    /// Moves when cached entries should be looked up anew, so that they do not keep old configuration alive.
+    epoch: AtomicU64,
+    overflow: [Arc<Series>; 3],
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_labels: HashMap<Arc<str>, Arc<Series>>,
+    /// In the order of their birth, so that output is stable.
+    ordered: Vec<Arc<Series>>,
+}
+
+/// The counters of one label set.
+#[derive(Debug)]
+pub(super) struct Series {
+    /// As between the braces of a sample, with a comma at the end.
+    pub(super) labels: Arc<str>,
+    /// By the number of the thread that writes them.
+    shards: Mutex<Vec<(usize, Arc<Shard>)>>,
+}
+
+/// What one thread has counted of one label set. Has cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard {
+    /// Microseconds.
+    duration: Histogram,
+    received: Histogram,
+    sent: Histogram,
+    request_messages: AtomicU64,
+    response_messages: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [AtomicU64; BUCKETS],
+    sum: AtomicU64,
+}
+
+/// The sum of what all threads have counted of one label set.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Totals {
+    /// Microseconds.
+    pub(super) duration: Distribution,
+    pub(super) received: Distribution,
+    pub(super) sent: Distribution,
+    pub(super) request_messages: u64,
+    pub(super) response_messages: u64,
+}
+
+/// A histogram as it was at one time; buckets do not include those below them.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Distribution {
+    pub(super) buckets: [u64; BUCKETS],
+    pub(super) sum: u64,
+}
+
+impl RequestMap {
+    /// A map of at most `cap` label sets.
+    pub(in crate::report) fn new(cap: usize) -> Self {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let overflow =
+            Perspective::ALL.map(|reporter| Arc::new(Series::new(labels::render_unknown(reporter).into())));
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Self { id, cap, epoch: AtomicU64::new(0), overflow, known: Mutex::default() }
+    }
+
+    /// Counts a request; the answer is whether the cap left only the series for unknown labels.
+    pub(super) fn record(&self, facts: &RequestFacts<'_>) -> bool {
+        cache::with(self.id, self.epoch.load(Ordering::Relaxed), |cache| {
+            let cached = cache.find_or_insert(facts, |thread| {
+                let (series, overflow) = self.intern(facts);
+                (series.shard(thread), overflow)
+            });
+            cached.shard.record(facts);
+            cached.overflow
+        })
+    }
+
+    /// Makes every thread forget the addresses it has cached, at its next request.
+    pub(in crate::report) fn forget_cached(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Every series that has counted something, oldest first, overflow last.
+    pub(super) fn totals(&self) -> Vec<(Arc<str>, Totals)> {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner).ordered.clone();
+        all.extend(self.overflow.iter().cloned());
+        let totals = all.into_iter().map(|series| (series.labels.clone(), series.totals()));
+        totals.filter(|(_, totals)| totals.duration.count() > 0).collect()
+    }
+
+    /// Finds or makes the series of a request's labels, or the one for unknown ones beyond the cap.
+    fn intern(&self, facts: &RequestFacts<'_>) -> (Arc<Series>, bool) {
+        let labels = labels::render(facts);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = known.by_labels.get(&*labels) {
+            return (series.clone(), false);
+        }
+        if known.ordered.len() >= self.cap {
+            return (self.overflow_of(facts.reporter).clone(), true);
+        }
+        let labels: Arc<str> = labels.into();
+        let series = Arc::new(Series::new(labels.clone()));
+        known.by_labels.insert(labels, series.clone());
+        known.ordered.push(series.clone());
+        (series, false)
+    }
+
+    fn overflow_of(&self, reporter: Perspective) -> &Arc<Series> {
+        let [source, destination, waypoint] = &self.overflow;
+        match reporter {
+            Perspective::Source => source,
+            Perspective::Destination => destination,
+            Perspective::Waypoint => waypoint,
+        }
+    }
+}
+
+impl Series {
+    fn new(labels: Arc<str>) -> Self {
+        Self { labels, shards: Mutex::default() }
+    }
+
+    /// The counters of the thread that has this number now.
+    fn shard(&self, thread: usize) -> Arc<Shard> {
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, shard)) = shards.iter().find(|(owner, _)| *owner == thread) {
+            return shard.clone();
+        }
+        let shard = Arc::<Shard>::default();
+        shards.push((thread, shard.clone()));
+        shard
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for (_, shard) in self.shards.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            totals.duration.add(&shard.duration);
+            totals.received.add(&shard.received);
+            totals.sent.add(&shard.sent);
+            totals.request_messages += shard.request_messages.load(Ordering::Relaxed);
+            totals.response_messages += shard.response_messages.load(Ordering::Relaxed);
+        }
+        totals
+    }
+}
+
+impl Shard {
+    fn record(&self, facts: &RequestFacts<'_>) {
+        self.duration.record(micros(facts.duration), &DURATION_LIMITS);
+        self.received.record(facts.bytes_received, &SIZE_LIMITS);
+        self.sent.record(facts.bytes_sent, &SIZE_LIMITS);
+        if facts.request_messages | facts.response_messages != 0 {
+            bump(&self.request_messages, facts.request_messages);
+            bump(&self.response_messages, facts.response_messages);
+        }
+    }
+}
+
+impl Histogram {
+    fn record(&self, value: u64, limits: &[u64; BUCKETS - 1]) {
+        let place = limits.partition_point(|limit| *limit < value);
+        bump(self.buckets.get(place).expect("one bucket more than limits"), 1);
+        bump(&self.sum, value);
+    }
+}
+
+impl Distribution {
+    /// How many values there were.
+    pub(super) fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    fn add(&mut self, histogram: &Histogram) {
+        for (total, bucket) in self.buckets.iter_mut().zip(&histogram.buckets) {
+            *total += bucket.load(Ordering::Relaxed);
+        }
+        self.sum = self.sum.wrapping_add(histogram.sum.load(Ordering::Relaxed));
+    }
+}
+
+/// Adds to a counter that this thread alone writes.
+fn bump(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+fn micros(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(1_000_000).saturating_add(duration.subsec_micros().into())
+}
+
+/// Buckets of a histogram, the last one without a limit.
+pub(super) const BUCKETS: usize = 20;
+
+/// Envoy's default limits as labels, which has them without a fraction where there is none.
+pub(super) const LIMITS: [&str; BUCKETS] = [
+    "0.5", "1", "5", "10", "25", "50", "100", "250", "500", "1000", "2500", "5000", "10000", "30000",
+    "60000", "300000", "600000", "1800000", "3600000", "+Inf",
+];
+
+/// [`LIMITS`] of milliseconds, in microseconds.
+const DURATION_LIMITS: [u64; BUCKETS - 1] = [
+    500,
+    1_000,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    300_000_000,
+    600_000_000,
+    1_800_000_000,
+    3_600_000_000,
+];
+
+/// [`LIMITS`] of bytes: of whole ones, 0 is the most that half a byte takes.
+const SIZE_LIMITS: [u64; BUCKETS - 1] = [
+    0, 1, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 600_000,
+    1_800_000, 3_600_000,
+];

@@ -1,0 +1,229 @@
+//! What a thread remembers of the label sets it has met.
+//!
+//! A table of fixed size whose places are found by hash, eight for each hash; a newcomer takes one of the eight. A look-up
+//! compares addresses, a few small values and the texts of identities, and allocates nothing.
+
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mesh_core::id::SpiffeId;
+use mesh_core::model::{Service, Workload};
+
+use super::Shard;
+use crate::report::PseudoService;
+use crate::report::request::labels::{GrpcStatus, Outcome};
+use crate::report::request::{Perspective, RequestFacts};
+
+/// Uses this thread's cache, which is emptied first if it is another map's or of an earlier epoch. A thread that is
+/// ending has none any more; its requests are not counted.
+pub(super) fn with<T: Default>(map: u64, epoch: u64, use_it: impl FnOnce(&mut Cache) -> T) -> T {
+    let outcome = CACHE.try_with(|cache| {
+        let cache = &mut *cache.borrow_mut();
+        if (cache.map, cache.epoch) != (map, epoch) {
+            cache.clear();
+            (cache.map, cache.epoch) = (map, epoch);
+        }
+        use_it(cache)
+    });
+    outcome.unwrap_or_default()
+}
+
+pub(super) struct Cache {
+    map: u64,
+    epoch: u64,
+    thread: ThreadNumber,
+    /// By place; those of one set share a line of the processor's cache.
+    hashes: Vec<u64>,
+    /// By place.
+    entries: Vec<Option<Entry>>,
+    /// Moves on with each newcomer, so that they do not all replace the same one of a set.
+    next_victim: usize,
+}
+
+/// A thread's counters, and what the key of them points to: addresses stay valid as long as the entry lives.
+pub(super) struct Entry {
+    pub(super) shard: Arc<Shard>,
+    /// Whether the cap left no series of their own to these labels.
+    pub(super) overflow: bool,
+    small: u64,
+    source: Option<Arc<Workload>>,
+    destination: Option<Arc<Workload>>,
+    service: Option<Arc<Service>>,
+    source_identity: Option<SpiffeId>,
+    destination_identity: Option<SpiffeId>,
+}
+
+impl Cache {
+    fn new() -> Self {
+        Self {
+            map: 0,
+            epoch: 0,
+            thread: ThreadNumber::take(),
+            hashes: Vec::new(),
+            entries: Vec::new(),
+            next_victim: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.hashes.clear();
+        self.entries.clear();
+    }
+
+    /// The entry of a request's labels; made with what `make` finds for this thread's number if there is none.
+    pub(super) fn find_or_insert(
+        &mut self,
+        facts: &RequestFacts<'_>,
+        make: impl FnOnce(usize) -> (Arc<Shard>, bool),
+    ) -> &Entry {
+        let small = small(facts);
+        let hash = hash(facts, small);
+        let set = usize::try_from(hash >> (u64::BITS - SET_BITS)).unwrap_or_default() * WAYS;
+        let place = self.find(set, hash, |entry| entry.is(facts, small)).unwrap_or_else(|| {
+            let (shard, overflow) = make(self.thread.0);
+            self.insert(set, hash, Entry::new(facts, small, shard, overflow))
+        });
+        self.entries.get(place).and_then(Option::as_ref).expect("the place was just found or filled")
+    }
+
+    fn find(&self, set: usize, hash: u64, is: impl Fn(&Entry) -> bool) -> Option<usize> {
+        let hashes = self.hashes.get(set..set + WAYS)?;
+        let same = hashes.iter().enumerate().filter(|(_, known)| **known == hash);
+        same.map(|(way, _)| set + way)
+            .find(|place| self.entries.get(*place).and_then(Option::as_ref).is_some_and(&is))
+    }
+
+    fn insert(&mut self, set: usize, hash: u64, entry: Entry) -> usize {
+        self.hashes.resize(PLACES, 0);
+        self.entries.resize_with(PLACES, || None);
+        let free = (set..set + WAYS).find(|place| self.entries.get(*place).is_some_and(Option::is_none));
+        let place = free.unwrap_or_else(|| {
+            self.next_victim = self.next_victim.wrapping_add(1);
+            set + self.next_victim % WAYS
+        });
+        if let (Some(known), Some(slot)) = (self.hashes.get_mut(place), self.entries.get_mut(place)) {
+            *known = hash;
+            *slot = Some(entry);
+        }
+        place
+    }
+}
+
+impl Entry {
+    fn new(facts: &RequestFacts<'_>, small: u64, shard: Arc<Shard>, overflow: bool) -> Self {
+        Self {
+            shard,
+            overflow,
+            small,
+            source: facts.source.cloned(),
+            destination: facts.destination.cloned(),
+            service: facts.service.cloned(),
+            source_identity: facts.source_identity.cloned(),
+            destination_identity: facts.destination_identity.cloned(),
+        }
+    }
+
+    fn is(&self, facts: &RequestFacts<'_>, small: u64) -> bool {
+        self.small == small
+            && address(self.source.as_ref()) == address(facts.source)
+            && address(self.destination.as_ref()) == address(facts.destination)
+            && address(self.service.as_ref()) == address(facts.service)
+            && text(self.source_identity.as_ref()) == text(facts.source_identity)
+            && text(self.destination_identity.as_ref()) == text(facts.destination_identity)
+    }
+}
+
+/// All that labels depend on but objects and identities: perspective, security, protocol, kind of service, status codes
+/// and flags.
+fn small(facts: &RequestFacts<'_>) -> u64 {
+    let reporter = match facts.reporter {
+        Perspective::Source => 0,
+        Perspective::Destination => 1,
+        Perspective::Waypoint => 2,
+    };
+    let pseudo_service = match facts.pseudo_service {
+        None => 0,
+        Some(PseudoService::Passthrough) => 1,
+        Some(PseudoService::BlackHole) => 2,
+        Some(PseudoService::InboundPassthrough) => 3,
+    };
+    let outcome = Outcome::of(facts);
+    let status = match outcome.grpc_status {
+        GrpcStatus::Known(status) => u64::from(status),
+        GrpcStatus::Unknown => 0xfe,
+        GrpcStatus::Absent => 0xff,
+    };
+    let kind = reporter | pseudo_service << 2 | u64::from(facts.encrypted) << 4 | u64::from(facts.grpc) << 5;
+    kind | status << 8
+        | u64::from(outcome.code.unwrap_or(u16::MAX)) << 16
+        | u64::from(facts.flags.bits()) << 32
+}
+
+fn hash(facts: &RequestFacts<'_>, small: u64) -> u64 {
+    let mut hash = fold(SEED, small);
+    for object in [address(facts.source), address(facts.destination), address(facts.service)] {
+        hash = fold(hash, object as u64);
+    }
+    for identity in [text(facts.source_identity), text(facts.destination_identity)] {
+        let (words, rest) = identity.as_bytes().as_chunks::<8>();
+        hash = words.iter().fold(hash, |hash, word| fold(hash, u64::from_le_bytes(*word)));
+        hash = rest.iter().fold(fold(hash, rest.len() as u64), |hash, byte| fold(hash, u64::from(*byte)));
+    }
+    hash
+}
+
+/// Multiplication spreads every bit of the word over those above it; the rotation brings the upper half, which is the
+/// better mixed one, down for the next round.
+fn fold(hash: u64, word: u64) -> u64 {
+    (hash.rotate_left(26) ^ word).wrapping_mul(SEED)
+}
+
+fn address<T>(object: Option<&Arc<T>>) -> usize {
+    object.map_or(0, |object| Arc::as_ptr(object).addr())
+}
+
+/// Every identity has a text, so the empty one means that there is none.
+fn text(identity: Option<&SpiffeId>) -> &str {
+    identity.map_or("", SpiffeId::uri)
+}
+
+/// A number that no other living thread has. Numbers of threads that have ended are given out again, so that those who
+/// come later go on with their counters.
+struct ThreadNumber(usize);
+
+struct Numbers {
+    free: Vec<usize>,
+    next: usize,
+}
+
+static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers { free: Vec::new(), next: 0 });
+
+impl ThreadNumber {
+    fn take() -> Self {
+        let mut numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+        Self(numbers.free.pop().unwrap_or_else(|| {
+            numbers.next += 1;
+            numbers.next - 1
+        }))
+    }
+}
+
+impl Drop for ThreadNumber {
+    fn drop(&mut self) {
+        NUMBERS.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.0);
+    }
+}
+
+thread_local! {
+    static CACHE: RefCell<Cache> = RefCell::new(Cache::new());
+}
+
+/// Places of one set.
+const WAYS: usize = 8;
+/// Logarithm of the number of sets.
+const SET_BITS: u32 = 8;
+/// Entries of one thread's cache: a node has a few hundred pairs of workloads in use at a time, most with one or two
+/// status codes.
+const PLACES: usize = WAYS << SET_BITS;
+/// Odd, half of its bits set, without a pattern: the golden ratio's.
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -1,0 +1,218 @@
+//! A client that sends requests at a constant rate, whether or not answers keep up.
+//!
+//! A client that waits for an answer before it asks again is held up by the very delays that it is to measure, and
+//! then does not count them. Here each request has a time at which it is due. It counts from then on if the connection
+//! was still busy, and from its sending otherwise: that a thread wakes a little late is no fault of who is measured.
+//! Each connection has a thread, which sleeps more precisely than timers of a runtime do.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::client::{Report, Tally, report};
+
+/// What is to be asked.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    /// The server.
+    pub server: SocketAddr,
+    /// `Host`.
+    pub host: String,
+    /// The path.
+    pub path: String,
+    /// Requests in a second, all connections together.
+    pub rate: f64,
+    /// Kept connections.
+    pub connections: u32,
+    /// For how long.
+    pub duration: Duration,
+}
+
+/// Asks until the time is over.
+pub fn run(pace: &Pace) -> Report {
+    let start = Instant::now();
+    let tallies: Vec<Tally> = thread::scope(|scope| {
+        let ask = |number| move || ask(pace, number, start);
+        let threads: Vec<_> = (0..pace.connections).map(|number| scope.spawn(ask(number))).collect();
+        threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+    });
+    report(tallies, start.elapsed())
+}
+
+fn ask(pace: &Pace, number: u32, start: Instant) -> Tally {
+    let mut tally = Tally::default();
+    // Connections take turns, so that requests do not come in bursts.
+    let turn = Duration::from_secs_f64(1.0 / pace.rate);
+    let mut due = start + turn * number;
+    let mut connection = None;
+    while due < start + pace.duration {
+        let was_free = due.checked_duration_since(Instant::now()).map(thread::sleep).is_some();
+        let since = if was_free { Instant::now() } else { due };
+        match once(&mut connection, pace) {
+            Ok(()) => tally.times.push(since.elapsed()),
+            Err(error) => {
+                connection = None;
+                tally.fail(&format!("{}: {error}", pace.server));
+            }
+        }
+        due += turn * pace.connections;
+    }
+    tally
+}
+
+fn once(connection: &mut Option<BufReader<TcpStream>>, pace: &Pace) -> io::Result<()> {
+    let reader = match connection {
+        Some(reader) => reader,
+        None => connection.insert(connect(pace.server)?),
+    };
+    let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", pace.path, pace.host);
+    reader.get_mut().write_all(request.as_bytes())?;
+    answer(reader)
+}
+
+fn connect(server: SocketAddr) -> io::Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect(server)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(BufReader::new(stream))
+}
+
+/// Reads one answer to its end: status 200, and either a length or chunks.
+fn answer(reader: &mut impl BufRead) -> io::Result<()> {
+    let mut line = String::new();
+    read_line(reader, &mut line)?;
+    if !line.starts_with("HTTP/1.1 200 ") {
+        return Err(wrong(&format!("answered {line:?}")));
+    }
+    let (mut length, mut chunked) = (None, false);
+    loop {
+        read_line(reader, &mut line)?;
+        let Some((name, value)) = line.split_once(':') else { break };
+        let value = value.trim();
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.parse().ok();
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            chunked = value.eq_ignore_ascii_case("chunked");
+        }
+    }
+    match length {
+        Some(length) => skip(reader, length),
+        None if chunked => chunks(reader, &mut line),
+        None => Err(wrong("an answer without an end")),
+    }
+}
+
+fn chunks(reader: &mut impl BufRead, line: &mut String) -> io::Result<()> {
+    loop {
+        read_line(reader, line)?;
+        let size = u64::from_str_radix(line.trim(), 16).map_err(|_| wrong("no size of a chunk"))?;
+        // The last one has no content, but the same line break.
+        skip(reader, size + 2)?;
+        if size == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn read_line(reader: &mut impl BufRead, line: &mut String) -> io::Result<()> {
+    line.clear();
+    // Longer than any line of a server that is measured here.
+    reader.take(16 << 10).read_line(line)?;
+    if !line.ends_with('\n') {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    line.truncate(line.trim_end().len());
+    Ok(())
+}
+
+fn skip(reader: &mut impl BufRead, length: u64) -> io::Result<()> {
+    if io::copy(&mut reader.take(length), &mut io::sink())? < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
+}
+
+fn wrong(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.to_owned())
+}
+
+/// What takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Answers each request of each connection after a while.
+    fn server(text: &'static str, after: Duration) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                thread::spawn(move || serve(BufReader::new(stream), text, after));
+            }
+        });
+        address
+    }
+
+    fn serve(mut reader: BufReader<TcpStream>, text: &str, after: Duration) {
+        let mut line = String::new();
+        while reader.read_line(&mut line).is_ok_and(|length| length > 0) {
+            if line.trim().is_empty() {
+                thread::sleep(after);
+                reader.get_mut().write_all(text.as_bytes()).unwrap();
+            }
+            line.clear();
+        }
+    }
+
+    fn pace(server: SocketAddr, rate: f64, connections: u32) -> Pace {
+        let (host, path) = ("a.example".to_owned(), "/".to_owned());
+        Pace { server, host, path, rate, connections, duration: Duration::from_millis(500) }
+    }
+
+    #[test]
+    fn the_rate_is_kept() {
+        let server = server("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", Duration::ZERO);
+        let report = run(&pace(server, 200.0, 4));
+        assert_eq!((report.requests, report.errors), (100, 0), "{report:?}");
+        assert!(report.seconds >= 0.45, "{report:?}");
+    }
+
+    #[test]
+    fn what_waits_for_a_slow_answer_counts_from_when_it_was_due() {
+        let server = server("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Duration::from_millis(20));
+        // Due every 10 ms, done every 20 ms: the last of 50 is half a second late.
+        let report = run(&pace(server, 100.0, 1));
+        assert_eq!(report.requests, 50, "{report:?}");
+        assert!(report.p99_us > 400_000.0 && report.p50_us > 200_000.0, "{report:?}");
+    }
+
+    #[test]
+    fn answers_end_where_they_say() {
+        let read = |text: &str| {
+            let mut rest = text.as_bytes();
+            answer(&mut rest).map(|()| rest.len()).map_err(|error| error.to_string())
+        };
+        assert_eq!(read("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabcHTTP"), Ok(4));
+        assert_eq!(
+            read("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\nx"),
+            Ok(1)
+        );
+        assert!(read("HTTP/1.1 503 Busy\r\n\r\n").unwrap_err().contains("503 Busy"));
+        assert!(read("HTTP/1.1 200 OK\r\n\r\n").unwrap_err().contains("without an end"));
+        assert!(read("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc").is_err());
+    }
+
+    #[test]
+    fn refusals_are_errors() {
+        let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let report = run(&pace(nobody, 100.0, 2));
+        assert_eq!((report.requests, report.errors), (0, 50), "{report:?}");
+    }
+}
