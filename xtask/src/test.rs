@@ -30,7 +30,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, ebpf, e2e; the latter two need root, through sudo where necessary.
+    /// unit, control, gateway, ebpf, e2e; the latter two need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Seconds that each suite may run, instead of its own limit.
@@ -48,6 +48,8 @@ enum Suite {
     Unit,
     /// What talks to Kubernetes, against an API server of our own; without privilege.
     Control,
+    /// Gateways and their clients, as processes on this machine; without privilege.
+    Gateway,
     /// The kernel programs on this kernel.
     Ebpf,
     /// The real binaries in the test bed.
@@ -69,12 +71,13 @@ struct Report {
 }
 
 impl Suite {
-    const ALL: [Self; 4] = [Self::Unit, Self::Control, Self::Ebpf, Self::EndToEnd];
+    const ALL: [Self; 5] = [Self::Unit, Self::Control, Self::Gateway, Self::Ebpf, Self::EndToEnd];
 
     fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
             Self::Control => "control",
+            Self::Gateway => "gateway",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
         }
@@ -87,14 +90,14 @@ impl Suite {
     /// How long the tests may run once they are built. Generous: it is there to end what hangs.
     fn limit(self) -> Duration {
         match self {
-            Self::Unit | Self::Control | Self::Ebpf => Duration::from_secs(10 * 60),
+            Self::Unit | Self::Control | Self::Gateway | Self::Ebpf => Duration::from_secs(10 * 60),
             Self::EndToEnd => Duration::from_secs(25 * 60),
         }
     }
 
     fn parts(self) -> &'static [Part] {
         match self {
-            Self::Unit | Self::Control => &[Part::Ebpf],
+            Self::Unit | Self::Control | Self::Gateway => &[Part::Ebpf],
             Self::Ebpf | Self::EndToEnd => &[Part::Ebpf, Part::Tools],
         }
     }
@@ -105,6 +108,7 @@ impl Suite {
         let target = match self {
             Self::Unit => return Ok(unit_runs(workspace)),
             Self::Control => "control",
+            Self::Gateway => "gateway",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
         };
