@@ -293,9 +293,7 @@ impl View {
     /// Whether a subscriber with this view is told of `record`.
     pub fn includes(&self, record: &Record) -> bool {
         match record {
-            Record::LocalPod(pod) => self.node.as_ref() == Some(&pod.node),
-            // Keys are told to nobody yet: nothing here knows a gateway from a node.
-            Record::Credential(_) => false,
+            Record::LocalPod(_) | Record::Credential(_) => self.may_ask_for(record),
             Record::Workload(workload) if workload.node.is_some() && workload.node == self.node => true,
             record => self.reach.as_ref().is_none_or(|reach| reach.includes(record)),
         }
@@ -311,8 +309,8 @@ impl View {
             ResourceType::Address => !reach.sees_like(other),
             ResourceType::Trust
             | ResourceType::Mesh
-            | ResourceType::Config
             | ResourceType::Credential
+            | ResourceType::Config
             | ResourceType::LocalPod => false,
         }
     }
