@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use self::claims::Claims;
 use self::configs::SubsetLabels;
+use self::credentials::Credentials;
 use self::few::Few;
 use self::mesh_config::MeshConfig;
 use self::pods::PodFacts;
@@ -26,12 +27,13 @@ use self::selector::{LabelIndex, SelectorIndex, selects};
 use self::services::ServiceFacts;
 use self::shared::Values;
 use self::slices::SliceFacts;
-use super::{MeshSettings, Record, RecordKey, ServiceKey};
+use super::{CredentialScope, MeshSettings, Record, RecordKey, ServiceKey};
 use crate::id::TrustDomain;
 use crate::resource::{Finding, Object, ObjectKey, Spec};
 
 mod claims;
 mod configs;
+mod credentials;
 mod few;
 mod mesh_config;
 mod pods;
@@ -54,6 +56,8 @@ pub struct CompileOptions {
     pub root_namespace: String,
     /// The cluster's name as telemetry shows it, normally `Kubernetes`.
     pub cluster: String,
+    /// Whose certificates with keys become records.
+    pub credentials: CredentialScope,
 }
 
 /// All resources, boiled down, and the records they come to.
@@ -86,6 +90,7 @@ pub struct World {
     policies: Policies,
     sidecars: Sidecars,
     subset_labels: SubsetLabels,
+    credentials: Credentials,
     /// What many resources say alike.
     values: Values,
     findings: Findings,
@@ -104,6 +109,7 @@ impl Default for CompileOptions {
             trust_domain: TrustDomain::default(),
             root_namespace: "istio-system".to_owned(),
             cluster: "Kubernetes".to_owned(),
+            credentials: CredentialScope::default(),
         }
     }
 }
@@ -162,6 +168,7 @@ impl World {
             policies: Policies::default(),
             sidecars: Sidecars::default(),
             subset_labels: SubsetLabels::default(),
+            credentials: Credentials::default(),
             values: Values::default(),
             findings: Findings::default(),
             told: HashMap::new(),
@@ -204,6 +211,7 @@ impl World {
             Spec::VirtualService(_) | Spec::DestinationRule(_) | Spec::Gateway(_) => {
                 self.put_config(&object.key(), Some(object));
             }
+            Spec::Secret(secret) => self.put_secret(&name, Some(secret)),
             // A Deployment's pods are objects of their own, a service account is only ever named, and routes of
             // the Gateway API are not compiled yet.
             _ => {}
@@ -228,6 +236,7 @@ impl World {
                 self.dirty.mesh = true;
             }
             "Sidecar" => self.put_sidecar(&name, None),
+            "Secret" => self.put_secret(&name, None),
             "VirtualService" | "DestinationRule" | "Gateway" => self.put_config(key, None),
             "AuthorizationPolicy" => self.drop_authorization(&name),
             "PeerAuthentication" => self.drop_peer_authentication(&name),

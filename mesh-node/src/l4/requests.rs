@@ -188,6 +188,7 @@ pub(super) async fn serve(
         source: Some(Arc::clone(source)),
         identity: Some(source.identity.clone()),
         certificate: None,
+        forwarded_for: std::cell::OnceCell::new(),
     };
     let served = Connection { io: Io::Tcp(tcp), input: BytesMut::new(), facts, site, protocol: None };
     connection(engine, served, worker.drain.clone()).await;

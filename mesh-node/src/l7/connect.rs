@@ -57,12 +57,17 @@ impl Engine {
         cluster: &Rc<Cluster>,
         member: &Rc<Member>,
         head: &RequestHead,
+        now: Instant,
     ) -> Result<Server, BeginError> {
         if speaks_h2(cluster, head) {
-            self.begin_h2(cluster, member, head).await
-        } else {
-            self.begin_h1(cluster, member, head).await
+            // Boxed: few need it, and all would have to carry it.
+            return Box::pin(self.begin_h2(cluster, member, head)).await;
         }
+        let idle_timeout = cluster.policy.pool.http.idle_timeout;
+        if let Some(kept) = member.pool.take(idle_timeout, now) {
+            return h1(member, kept, head, true);
+        }
+        Box::pin(self.begin_h1(cluster, member, head)).await
     }
 
     async fn begin_h1(
@@ -73,9 +78,6 @@ impl Engine {
     ) -> Result<Server, BeginError> {
         let pool = &cluster.policy.pool;
         let idle = || member.pool.take(pool.http.idle_timeout, Instant::now());
-        if let Some(kept) = idle() {
-            return h1(member, kept, head, true);
-        }
         let ticket = match cluster.shared.admission.ticket(Resource::Connection) {
             Ok(ticket) => ticket,
             Err(_) => match wait(cluster, idle).await? {
@@ -177,7 +179,7 @@ fn h1(member: &Rc<Member>, kept: Kept, head: &RequestHead, reused: bool) -> Resu
 
 /// Whether HTTP/2 is spoken to the endpoints.
 fn speaks_h2(cluster: &Cluster, head: &RequestHead) -> bool {
-    let declared = cluster.service.ports.get(cluster.port).map_or(Declared::Nothing, |port| port.declared());
+    let declared = cluster.declared;
     let by_client = head.version == Version::Http2;
     match (cluster.policy.pool.http.upstream, declared) {
         // What a client wants to leave HTTP for is asked for in its own version.
@@ -216,15 +218,15 @@ impl Server {
     }
 
     /// The response is complete: the connection may serve another request.
-    pub fn release(self, cluster: &Cluster) {
+    pub fn release(self, cluster: &Cluster, spare: HeaderMap, now: Instant) {
         let Kind::H1 { upstream, born, ticket } = self.kind else { return };
-        let Some(connection) = upstream.into_idle() else {
+        let Some(mut connection) = upstream.into_idle() else {
             drop(ticket);
             cluster.shared.freed.notify_one();
             return;
         };
+        connection.reuse(spare);
         let pool = &cluster.policy.pool;
-        let now = Instant::now();
         let worn = pool
             .http
             .max_requests_per_connection

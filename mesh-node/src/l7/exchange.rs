@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use mesh_core::resource::networking::virtual_service::AbortError;
 use mesh_core::route::{Action, Cors, CorsAnswer, MatchInfo, Picked, RequestView, Route, https_location};
 
@@ -43,7 +43,13 @@ pub enum Ended {
 
 /// Serves one request. Whatever happens is in the report when this returns; a client that got no complete answer has been
 /// cut off.
-pub async fn serve<D: Downstream>(stage: &Stage<'_>, mut head: RequestHead, client: &mut D) {
+///
+/// Returns the headers of the request, to be used again, and the time.
+pub async fn serve<D: Downstream>(
+    stage: &Stage<'_>,
+    mut head: RequestHead,
+    client: &mut D,
+) -> (HeaderMap, Instant) {
     let mut record = Record::begin(stage, &head);
     let grpc = head.is_grpc();
     let ended = match run(stage, &mut head, client, &mut record).await {
@@ -60,7 +66,8 @@ pub async fn serve<D: Downstream>(stage: &Stage<'_>, mut head: RequestHead, clie
         Some(Ended::Cut(broken)) => record.cut(&broken),
         Some(Ended::Refused(refusal, reason)) => record.refused(refusal, &reason),
     }
-    record.finish(stage, &head);
+    let ended = record.finish(stage, &head);
+    (head.headers, ended)
 }
 
 async fn run<D: Downstream>(
@@ -145,7 +152,7 @@ pub struct CorsGrant {
 
 impl CorsGrant {
     /// Adds it.
-    pub fn apply(&self, headers: &mut http::HeaderMap) {
+    pub fn apply(&self, headers: &mut HeaderMap) {
         if let Some(cors) = &self.route.cors {
             cors.actual(&self.origin, headers);
         }

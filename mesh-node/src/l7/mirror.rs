@@ -132,6 +132,10 @@ impl<D: Downstream> Downstream for Teed<'_, D> {
         self.client.respond(head)
     }
 
+    fn spare(&mut self) -> HeaderMap {
+        self.client.spare()
+    }
+
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
         self.client.poll_gone(cx)
     }

@@ -163,6 +163,7 @@ async fn engine(text: &str) -> (SocketAddr, watch::Sender<Arc<Snapshot>>) {
                 source: None,
                 identity: None,
                 certificate: None,
+                forwarded_for: std::cell::OnceCell::new(),
             };
             let input = BytesMut::new();
             let served =
