@@ -118,7 +118,10 @@ fn conclude(outcomes: &[Outcome]) -> ExitCode {
     }
     let failed: Vec<_> = outcomes.iter().filter(|it| it.error.is_some()).collect();
     for Outcome { id, error, .. } in &failed {
-        say(&format!("\n---- {id}\n{:#}", error.as_ref().map_or_else(|| anyhow!(""), |it| anyhow!("{it:#}"))));
+        say(&format!(
+            "\n---- {id}\n{:#}",
+            error.as_ref().map_or_else(|| anyhow!(""), |it| anyhow!("{it:#}"))
+        ));
     }
     let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
     let passed = outcomes.len() - failed.len();

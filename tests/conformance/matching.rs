@@ -4,7 +4,10 @@ use crate::client::{get, post, request};
 use crate::row::{Row, Want, not_found, ok, row, says};
 
 pub(crate) fn rows() -> Vec<Row> {
-    [uri(), line(), headers(), parameters(), structure(), hosts(), delegates()].into_iter().flatten().collect()
+    [uri(), line(), headers(), parameters(), structure(), hosts(), delegates()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn uri() -> Vec<Row> {
@@ -235,7 +238,9 @@ fn hosts() -> Vec<Row> {
 
 fn delegates() -> Vec<Row> {
     let delegate = |name: &str, http: &str| {
-        format!("{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: {name}, namespace: other}}, spec: {{http: {http}}}}}")
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: {name}, namespace: other}}, spec: {{http: {http}}}}}"
+        )
     };
     vec![
         row("match/delegate")

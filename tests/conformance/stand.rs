@@ -150,7 +150,8 @@ impl Gateway {
         command.args(["gateway", "--name", "istio-system/istio-ingressgateway", "--bind", "127.0.0.1"]);
         command.args(["--access-log", "json", "--log", "info", "--drain", "1s"]).args(options);
         command.arg("--config").arg(&directory);
-        for (option, port) in [("--admin-port", admin), ("--metrics-port", metrics), ("--ready-port", ready)] {
+        for (option, port) in [("--admin-port", admin), ("--metrics-port", metrics), ("--ready-port", ready)]
+        {
             command.args([option, &port.to_string()]);
         }
         let said = fs::File::create(files.path().join("stderr"))?;

@@ -148,11 +148,8 @@ async fn connection(stream: TcpStream, at: (Arc<str>, u64), shared: Arc<Shared>)
     let mut first = [0; 3];
     let multiplexed = matches!(stream.peek(&mut first).await, Ok(length) if length > 0 && first.first() == Some(&b'P'))
         && first.get(1) == Some(&b'R');
-    let ended = if multiplexed {
-        h2::serve(stream, at, shared).await
-    } else {
-        h1::serve(stream, at, shared).await
-    };
+    let ended =
+        if multiplexed { h2::serve(stream, at, shared).await } else { h1::serve(stream, at, shared).await };
     // Whatever broke, the proxy under test has seen it too.
     drop(ended);
 }

@@ -94,7 +94,9 @@ impl Suite {
     /// How long the tests may run once they are built. Generous: it is there to end what hangs.
     fn limit(self) -> Duration {
         match self {
-            Self::Unit | Self::Control | Self::Gateway | Self::Conformance | Self::Ebpf => Duration::from_secs(10 * 60),
+            Self::Unit | Self::Control | Self::Gateway | Self::Conformance | Self::Ebpf => {
+                Duration::from_secs(10 * 60)
+            }
             Self::EndToEnd => Duration::from_secs(25 * 60),
         }
     }
