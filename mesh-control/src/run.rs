@@ -93,6 +93,7 @@ fn compile_options(options: &Options) -> CompileOptions {
         trust_domain: options.trust_domain.clone(),
         root_namespace: options.root_namespace.clone(),
         cluster: options.cluster.clone(),
+        ..CompileOptions::default()
     }
 }
 

@@ -293,7 +293,7 @@ impl View {
     /// Whether a subscriber with this view is told of `record`.
     pub fn includes(&self, record: &Record) -> bool {
         match record {
-            Record::LocalPod(pod) => self.node.as_ref() == Some(&pod.node),
+            Record::LocalPod(_) | Record::Credential(_) => self.may_ask_for(record),
             Record::Workload(workload) if workload.node.is_some() && workload.node == self.node => true,
             record => self.reach.as_ref().is_none_or(|reach| reach.includes(record)),
         }
@@ -307,13 +307,18 @@ impl View {
         match kind {
             ResourceType::Authorization => !reach.needs_like(other),
             ResourceType::Address => !reach.sees_like(other),
-            ResourceType::Trust | ResourceType::Mesh | ResourceType::Config | ResourceType::LocalPod => false,
+            ResourceType::Trust
+            | ResourceType::Mesh
+            | ResourceType::Credential
+            | ResourceType::Config
+            | ResourceType::LocalPod => false,
         }
     }
 
     fn may_ask_for(&self, record: &Record) -> bool {
         match record {
             Record::LocalPod(pod) => self.node.as_ref() == Some(&pod.node),
+            Record::Credential(_) => false,
             _ => true,
         }
     }

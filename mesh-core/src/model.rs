@@ -16,6 +16,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::compile::{Compiled, compile};
 pub use self::config::Config;
+pub use self::credential::{Credential, CredentialName, CredentialScope};
 pub use self::mirror::Mirror;
 pub use self::reach::{Exported, Reach};
 pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
@@ -26,12 +27,13 @@ use crate::cluster::Rules;
 use crate::id::TrustDomain;
 use crate::net::canonical;
 use crate::policy::PolicySet;
-use crate::resource::ObjectKey;
+use crate::resource::{ObjectKey, Secret};
 use crate::route::Virtuals;
 
 mod cidr;
 mod compile;
 mod config;
+mod credential;
 mod mirror;
 mod reach;
 mod record;
@@ -63,6 +65,10 @@ pub struct Snapshot {
     config_generation: u64,
     virtuals: Arc<Virtuals>,
     rules: Rules,
+    /// Certificates with keys: for gateways, and never shown.
+    credentials: RedBlackTreeMapSync<Arc<CredentialName>, Arc<Credential>>,
+    /// Differs whenever [`Self::credentials`] does.
+    credential_generation: u64,
 }
 
 /// Where a connection goes.
@@ -185,6 +191,22 @@ impl Snapshot {
         // A service of Kubernetes carries its namespace in its name.
         let namespace = host.split('.').nth(1)?;
         self.services.get(&ServiceKey { namespace: namespace.into(), hostname: host.into() })
+    }
+
+    /// The Secret of this name, if this is a gateway of its namespace and a Gateway names it.
+    pub fn credential(&self, namespace: &str, name: &str) -> Option<&Arc<Secret>> {
+        let key = CredentialName { namespace: namespace.into(), name: name.into() };
+        self.credentials.get(&key).map(|credential| &credential.secret)
+    }
+
+    /// All Secrets that this gateway was told, by namespace and name.
+    pub fn credentials(&self) -> impl Iterator<Item = &Arc<Credential>> {
+        self.credentials.values()
+    }
+
+    /// A number that differs between two snapshots of a [`Mirror`] if their [`Self::credentials`] do.
+    pub fn credential_generation(&self) -> u64 {
+        self.credential_generation
     }
 
     /// The trust domain of this mesh: `MeshConfig`'s, else the one given to the compiler.

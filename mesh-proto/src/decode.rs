@@ -9,10 +9,11 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::model::{
-    Config, Exported, Families, LocalPod, Membership, MeshSettings, Record, Service, ServiceKey, ServicePort,
-    StaticEndpoint, TrustBundle, Workload, WorkloadType,
+    Config, Credential, CredentialName, Exported, Families, LocalPod, Membership, MeshSettings, Record,
+    Service, ServiceKey, ServicePort, StaticEndpoint, TrustBundle, Workload, WorkloadType,
 };
 use mesh_core::policy::PolicyName;
+use mesh_core::resource::{Material, Secret, SecretKind};
 use prost::Message;
 
 use crate::names::{ResourceType, SERVICE_DETAILS, WORKLOAD_DETAILS};
@@ -104,6 +105,7 @@ impl Decoder {
                 let policy = policy::decode(&message::<security::Authorization>(bytes)?)?;
                 Ok(Record::Policy(Arc::new(policy)))
             }
+            ResourceType::Credential => Ok(Record::Credential(Arc::new(credential(message(bytes)?)?))),
             ResourceType::Config => Ok(Record::Config(Arc::new(config(&message(bytes)?)?))),
             ResourceType::LocalPod => Ok(Record::LocalPod(Arc::new(self.local_pod(message(bytes)?)?))),
             ResourceType::Trust => {
@@ -309,6 +311,30 @@ impl Decoder {
     }
 }
 
+fn credential(from: mesh::Credential) -> Result<Credential, Invalid> {
+    let mesh::Credential { namespace, name, certificate, key, ca, crl, ocsp_staple } = from;
+    for (field, text) in [("namespace", &namespace), ("name", &name)] {
+        if text.is_empty() || text.len() > MAX_NAME || text.contains('/') {
+            return Err(Invalid::new(field, "is not a name"));
+        }
+    }
+    let all = [&certificate, &key, &ca, &crl, &ocsp_staple];
+    if all.into_iter().flatten().map(Bytes::len).sum::<usize>() > MAX_CREDENTIAL {
+        return Err(Invalid::new("credential", format!("has more than {MAX_CREDENTIAL} bytes")));
+    }
+    let material = |bytes: Option<Bytes>| bytes.map(|bytes| Material::new(&bytes));
+    let secret = Secret {
+        kind: SecretKind::Opaque,
+        certificate: material(certificate),
+        key: material(key),
+        ca: material(ca),
+        crl: material(crl),
+        ocsp_staple: material(ocsp_staple),
+    };
+    let name = CredentialName { namespace: namespace.into(), name: name.into() };
+    Ok(Credential { name: Arc::new(name), secret: Arc::new(secret) })
+}
+
 fn config(from: &mesh::Config) -> Result<Config, Invalid> {
     let name = (&*from.namespace, &*from.name);
     Config::read(&from.kind, name, from.created, &from.spec).map_err(|reason| Invalid::new("spec", reason))
@@ -376,6 +402,10 @@ fn number(port: u32) -> Result<u16, Invalid> {
 const STATIC: &str = "discovery.k8s.io";
 /// Bytes of one resource: as much as etcd holds for one object, and a policy is hardly larger than what it came from.
 const MAX_RESOURCE: usize = 4 << 20;
+/// Bytes of a credential: what a Secret may have.
+const MAX_CREDENTIAL: usize = 1 << 20;
+/// Bytes of a namespace, or of the name of a Secret.
+const MAX_NAME: usize = 253;
 /// Bytes of a name.
 const MAX_TEXT: usize = 2048;
 /// Texts kept, of each kind.

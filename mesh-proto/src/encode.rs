@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use mesh_core::model::{
-    Config, Families, LocalPod, Membership, MeshSettings, Record, Service, StaticEndpoint, Workload,
-    WorkloadType,
+    Config, Credential, Families, LocalPod, Membership, MeshSettings, Record, Service, StaticEndpoint,
+    Workload, WorkloadType,
 };
+use mesh_core::resource::{Material, Secret};
 use prost::Message;
 use prost_types::Any;
 
@@ -38,6 +39,7 @@ pub fn payload(record: &Record) -> Bytes {
         Record::StaticEndpoint(one) => address(workload::address::Type::Workload(static_endpoint(one))),
         Record::Service(one) => address(workload::address::Type::Service(service(one))),
         Record::Policy(one) => policy::encode(one).encode_to_vec(),
+        Record::Credential(one) => credential(one).encode_to_vec(),
         Record::Config(one) => config(one).encode_to_vec(),
         Record::LocalPod(one) => local_pod(one).encode_to_vec(),
         Record::Mesh(one) => settings(one).encode_to_vec(),
@@ -177,6 +179,20 @@ fn config(from: &Config) -> mesh::Config {
         name: key.name.to_string(),
         created: from.object().meta.creation_timestamp,
         spec: from.text().to_string(),
+    }
+}
+
+fn credential(from: &Credential) -> mesh::Credential {
+    let Secret { kind: _, certificate, key, ca, crl, ocsp_staple } = &*from.secret;
+    let bytes = |material: &Option<Material>| material.as_ref().map(|it| Bytes::copy_from_slice(it.expose()));
+    mesh::Credential {
+        namespace: from.name.namespace.to_string(),
+        name: from.name.name.to_string(),
+        certificate: bytes(certificate),
+        key: bytes(key),
+        ca: bytes(ca),
+        crl: bytes(crl),
+        ocsp_staple: bytes(ocsp_staple),
     }
 }
 

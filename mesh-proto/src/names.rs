@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesh_core::model::{RecordKey, ServiceKey};
+use mesh_core::model::{CredentialName, RecordKey, ServiceKey};
 use mesh_core::policy::PolicyName;
 use mesh_core::resource::{ObjectKey, ServedKind};
 
@@ -15,6 +15,8 @@ pub enum ResourceType {
     Mesh,
     /// [`crate::security::Authorization`].
     Authorization,
+    /// [`crate::mesh::Credential`]: for gateways only.
+    Credential,
     /// [`crate::mesh::Config`].
     Config,
     /// [`crate::mesh::LocalPod`].
@@ -25,8 +27,15 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All of them, in the order in which a node should be told.
-    pub const ALL: [Self; 6] =
-        [Self::Trust, Self::Mesh, Self::Authorization, Self::Config, Self::LocalPod, Self::Address];
+    pub const ALL: [Self; 7] = [
+        Self::Trust,
+        Self::Mesh,
+        Self::Authorization,
+        Self::Credential,
+        Self::Config,
+        Self::LocalPod,
+        Self::Address,
+    ];
 
     /// The type's URL.
     pub const fn url(self) -> &'static str {
@@ -34,6 +43,7 @@ impl ResourceType {
             Self::Trust => "type.googleapis.com/mesh.discovery.v1.TrustBundle",
             Self::Mesh => "type.googleapis.com/mesh.discovery.v1.Mesh",
             Self::Authorization => "type.googleapis.com/istio.security.Authorization",
+            Self::Credential => "type.googleapis.com/mesh.discovery.v1.Credential",
             Self::Config => "type.googleapis.com/mesh.discovery.v1.Config",
             Self::LocalPod => "type.googleapis.com/mesh.discovery.v1.LocalPod",
             Self::Address => "type.googleapis.com/istio.workload.Address",
@@ -51,6 +61,7 @@ impl ResourceType {
             RecordKey::Trust => Self::Trust,
             RecordKey::Mesh => Self::Mesh,
             RecordKey::Policy(_) => Self::Authorization,
+            RecordKey::Credential(_) => Self::Credential,
             RecordKey::Config(_) => Self::Config,
             RecordKey::LocalPod(_) => Self::LocalPod,
             RecordKey::Service(_) | RecordKey::Workload(_) => Self::Address,
@@ -64,6 +75,7 @@ pub fn name(key: &RecordKey) -> Arc<str> {
         RecordKey::Trust => TRUST.into(),
         RecordKey::Mesh => MESH.into(),
         RecordKey::Policy(name) => name.to_string().into(),
+        RecordKey::Credential(name) => name.to_string().into(),
         RecordKey::Config(key) => format!("{}/{}/{}", key.kind, key.namespace, key.name).into(),
         RecordKey::Service(key) => key.to_string().into(),
         RecordKey::LocalPod(uid) | RecordKey::Workload(uid) => Arc::clone(uid),
@@ -81,6 +93,11 @@ pub fn key(kind: ResourceType, name: &str) -> Option<RecordKey> {
             let (namespace, name) = rest.split_once('/')?;
             let kind = ServedKind::all().map(ServedKind::key).find(|known| *known == kind)?;
             RecordKey::Config(Arc::new(ObjectKey { kind, namespace: namespace.into(), name: name.into() }))
+        }
+        ResourceType::Credential => {
+            let (namespace, name) = name.split_once('/')?;
+            let name = CredentialName { namespace: namespace.into(), name: name.into() };
+            RecordKey::Credential(Arc::new(name))
         }
         ResourceType::LocalPod => RecordKey::LocalPod(name.into()),
         ResourceType::Authorization => {

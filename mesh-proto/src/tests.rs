@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use mesh_core::model::Mirror;
-use mesh_core::model::{CompileOptions, Record, RecordKey, World, compile};
+use mesh_core::model::{CompileOptions, Credential, CredentialName, Record, RecordKey, World, compile};
 use mesh_core::policy::{Clause, Effect, Group, Matcher, Policy, PolicyName, Rule, Scope, StringMatch};
-use mesh_core::resource::{SourceFile, parse};
+use mesh_core::resource::{Material, Secret, SourceFile, parse};
 use proptest::prelude::*;
 
 use crate::decode::Decoder;
@@ -157,6 +157,37 @@ fn a_bad_resource_is_refused_with_its_field() {
     assert_eq!(decoder.payload(ResourceType::Mesh, &[0xff]).unwrap_err().field, "resource");
     let misnamed = resource(&records().remove(0).1);
     assert!(decoder.resource(ResourceType::Authorization, misnamed).unwrap().record.is_err());
+}
+
+#[test]
+fn credentials_travel_whole_and_only_so_large() {
+    let secret = |certificate: usize| Secret {
+        certificate: Some(Material::new(&vec![b'c'; certificate])),
+        key: Some(Material::new(b"key")),
+        crl: Some(Material::new(b"")),
+        ..Secret::default()
+    };
+    let name = Arc::new(CredentialName { namespace: "edge".into(), name: "shop".into() });
+    let record = |secret: Secret| {
+        Record::Credential(Arc::new(Credential { name: Arc::clone(&name), secret: Arc::new(secret) }))
+    };
+    let mut decoder = Decoder::new("");
+    let sent = record(secret(3000));
+    let there = decoder.payload(ResourceType::Credential, &encode::payload(&sent)).unwrap();
+    assert_eq!(there, sent);
+    assert_eq!(names::key(ResourceType::Credential, "edge/shop"), Some(sent.key()));
+    assert!(!format!("{there:?}").contains("107, 101, 121"), "{there:?}");
+    let large = decoder.payload(ResourceType::Credential, &encode::payload(&record(secret(2 << 20))));
+    assert_eq!(large.unwrap_err().field, "credential");
+    for (namespace, name) in [("", "a"), ("a", ""), ("a/b", "c"), ("a", &*"x".repeat(300))] {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        let bytes = prost::Message::encode_to_vec(&crate::mesh::Credential {
+            namespace,
+            name,
+            ..crate::mesh::Credential::default()
+        });
+        assert!(decoder.payload(ResourceType::Credential, &bytes).is_err());
+    }
 }
 
 fn clause(negated: bool, matcher: Matcher) -> Clause {

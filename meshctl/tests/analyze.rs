@@ -87,12 +87,57 @@ fn json_says_the_same_as_text() {
     }
 }
 
+/// What is worse than Info in files and directories that are applied together.
+fn wrong_with(paths: &[PathBuf]) -> Vec<String> {
+    let paths: Vec<_> = paths.iter().map(|path| path.to_str().expect("the path is text")).collect();
+    let output = meshctl(&[&["analyze", "-R"], paths.as_slice()].concat());
+    let text = stdout(&output);
+    let lines: Vec<_> =
+        text.lines().filter(|line| line.contains(" Warning [") || line.contains(" Error [")).collect();
+    let fails = text.contains(" Error [");
+    assert_eq!(output.status.code(), Some(i32::from(fails)), "{text}");
+    lines.into_iter().map(str::to_owned).collect()
+}
+
+/// The parts of the samples that can be applied at once. A VirtualService of `networking` takes the place of another of
+/// the same name, so each is read with what it builds on and without the others.
 #[test]
 fn the_samples_have_no_errors() {
-    let output =
-        meshctl(&["analyze", "-R", root().join("deploy/samples").to_str().expect("the path is text")]);
-    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
-    assert!(!stdout(&output).contains("Warning"), "{}", stdout(&output));
+    let samples = root().join("deploy/samples");
+    let under = |names: &[&str]| names.iter().map(|name| samples.join(name)).collect::<Vec<_>>();
+    let bookinfo = under(&[
+        "bookinfo/namespace.yaml",
+        "bookinfo/bookinfo.yaml",
+        "bookinfo/networking/destination-rule-all.yaml",
+    ]);
+    for directory in ["bookinfo/policies", "bookinfo/plain", "helloworld", "httpbin", "book-gateway"] {
+        assert_eq!(wrong_with(&[bookinfo.clone(), under(&[directory])].concat()), [""; 0], "{directory}");
+    }
+    let listed = ["bookinfo/networking", "chaos"]
+        .iter()
+        .flat_map(|directory| fs::read_dir(samples.join(directory)).expect("the directory is there"));
+    let alternatives: Vec<_> = listed.map(|entry| entry.expect("the samples can be listed").path()).collect();
+    assert!(alternatives.len() > 8, "{alternatives:?}");
+    for file in alternatives.into_iter().filter(|file| !bookinfo.contains(file)) {
+        assert_eq!(
+            wrong_with(&[bookinfo.clone(), vec![file.clone()]].concat()),
+            [""; 0],
+            "{}",
+            file.display()
+        );
+    }
+}
+
+/// Two of them at once is what the analyzer is there to find.
+#[test]
+fn alternatives_among_the_samples_exclude_each_other() {
+    let samples = root().join("deploy/samples/bookinfo");
+    let all = ["bookinfo.yaml", "networking"].map(|name| samples.join(name));
+    let wrong = wrong_with(&all);
+    assert!(
+        wrong.iter().any(|line| line.contains("VirtualService default/reviews is already defined")),
+        "{wrong:?}"
+    );
 }
 
 #[test]

@@ -13,5 +13,6 @@ mod inputs;
 mod neighbours;
 mod policy;
 mod reach;
+mod routing;
 mod scrape;
 mod services;

@@ -34,7 +34,7 @@ impl Scrape {
         for line in text.lines() {
             if let Some(declared) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = declared.split_once(' ').context("TYPE without a type")?;
-                ensure!(["counter", "gauge", "untyped"].contains(&kind), "{line}");
+                ensure!(["counter", "gauge", "histogram", "untyped"].contains(&kind), "{line}");
                 ensure!(kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "declared twice: {line}");
                 name.clone_into(&mut family);
                 continue;
@@ -44,8 +44,11 @@ impl Scrape {
             }
             ensure!(!line.starts_with('#'), "neither TYPE nor HELP: {line}");
             let sample = sample(line).with_context(|| line.to_owned())?;
-            ensure!(sample.name == family, "not under its own TYPE, which is {family}: {line}");
-            let counter = kinds.get(&family).is_some_and(|kind| kind == "counter");
+            let kind = kinds.get(&family).map_or("", String::as_str);
+            let part = sample.name.strip_prefix(family.as_str()).unwrap_or("?");
+            let parts: &[&str] = if kind == "histogram" { &["_bucket", "_count", "_sum"] } else { &[""] };
+            ensure!(parts.contains(&part), "not under its own TYPE, which is {family}: {line}");
+            let counter = kind == "counter";
             ensure!(!counter || family.ends_with("_total"), "a counter that does not end in _total: {line}");
             ensure!(series.insert((sample.name.clone(), sample.labels.clone())), "twice: {line}");
             samples.push(sample);
@@ -154,6 +157,8 @@ fn breaches_of_the_format_are_seen() {
         "# TYPE a gauge\na 4\n# TYPE b gauge\nb 1\na{x=\"1\"} 5\n",
         "# TYPE a gauge\na{x=\"1 4\n",
         "# TYPE a gauge\na 4\n# EOF\n",
+        "# TYPE a histogram\na 4\n",
+        "# TYPE a gauge\na_sum 4\n",
     ] {
         assert!(Scrape::parse(bad).is_err(), "{bad}");
     }

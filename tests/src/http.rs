@@ -105,7 +105,7 @@ pub fn fetch(addr: SocketAddr, request: &Request, timeout: Duration) -> io::Resu
 }
 
 /// Answers requests for ever: a thread for each connection, `handler` for each request. Connections stay open until
-/// the client ends them or is idle for a minute.
+/// the client ends them or is idle for a minute. After an answer of 101 every byte is sent back.
 pub fn serve(listener: &TcpListener, handler: impl Fn(&Request) -> Response + Sync) {
     thread::scope(|scope| {
         loop {
@@ -141,6 +141,9 @@ fn serve_connection(stream: TcpStream, handler: &impl Fn(&Request) -> Response) 
         let close = start.ends_with("HTTP/1.0")
             || request.headers.first("connection").is_some_and(|v| v.eq_ignore_ascii_case("close"));
         let head = format!("HTTP/1.1 {} {}\r\n", response.status, phrase(response.status));
+        if response.status == 101 {
+            return wire.leave_http(head, &response.headers);
+        }
         if close {
             response.headers.push("Connection", "close");
         }
@@ -274,6 +277,19 @@ impl Wire {
         self.send(head, &response.headers, &response.body)
     }
 
+    /// Writes the head of a 101, and then echoes until the client ends.
+    fn leave_http(&mut self, head: String, headers: &Headers) -> io::Result<()> {
+        self.stream.write_all(&message(head, headers, None))?;
+        loop {
+            let ahead = std::mem::take(&mut self.ahead);
+            self.stream.write_all(&ahead)?;
+            self.deadline = Some(Instant::now() + IDLE);
+            if !self.fill()? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Writes a message in one piece, so that a body never waits for the acknowledgement of its head.
     fn send(&mut self, head: String, headers: &Headers, body: &[u8]) -> io::Result<()> {
         self.stream.set_write_timeout(self.deadline.map(|d| remaining(d).max(Duration::from_millis(1))))?;
@@ -309,6 +325,7 @@ fn bad(what: &str) -> io::Error {
 
 fn phrase(status: u16) -> &'static str {
     match status {
+        101 => "Switching Protocols",
         200 => "OK",
         302 => "Found",
         400 => "Bad Request",

@@ -1,8 +1,8 @@
 //! The test bed: a small kubelet for one machine, and what the suites and demonstrations run on it.
 //!
 //! [`bed::Bed`] makes nodes and pods out of network namespaces and cgroups and keeps them as Kubernetes manifests say.
-//! [`bookinfo`] is the well-known sample application as one small program, [`demo`] shows the mesh with it. [`tool`] is
-//! the helper that tests send into pods where `curl` is not enough.
+//! [`bookinfo`] and [`httpbin`] are well-known sample applications as small programs, [`demo`] shows the mesh with the
+//! first. [`tool`] is the helper that tests send into pods where `curl` is not enough.
 
 pub mod apiserver;
 pub mod bed;
@@ -11,6 +11,7 @@ pub mod bookinfo;
 pub mod demo;
 pub mod foreign;
 pub mod http;
+pub mod httpbin;
 pub mod origin;
 pub mod scenario;
 mod sys;

@@ -30,7 +30,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, conformance, ebpf, e2e; the latter two need root, through sudo where necessary.
+    /// unit, control, gateway, conformance, ebpf, e2e; the latter two need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Seconds that each suite may run, instead of its own limit.
@@ -50,6 +50,8 @@ enum Suite {
     Control,
     /// What users of Istio rely on, against real gateways, one row each; without privilege.
     Conformance,
+    /// Gateways and their clients, as processes on this machine; without privilege.
+    Gateway,
     /// The kernel programs on this kernel.
     Ebpf,
     /// The real binaries in the test bed.
@@ -71,13 +73,15 @@ struct Report {
 }
 
 impl Suite {
-    const ALL: [Self; 5] = [Self::Unit, Self::Control, Self::Conformance, Self::Ebpf, Self::EndToEnd];
+    const ALL: [Self; 6] =
+        [Self::Unit, Self::Control, Self::Gateway, Self::Conformance, Self::Ebpf, Self::EndToEnd];
 
     fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
             Self::Control => "control",
             Self::Conformance => "conformance",
+            Self::Gateway => "gateway",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
         }
@@ -90,14 +94,16 @@ impl Suite {
     /// How long the tests may run once they are built. Generous: it is there to end what hangs.
     fn limit(self) -> Duration {
         match self {
-            Self::Unit | Self::Control | Self::Conformance | Self::Ebpf => Duration::from_secs(10 * 60),
+            Self::Unit | Self::Control | Self::Gateway | Self::Conformance | Self::Ebpf => {
+                Duration::from_secs(10 * 60)
+            }
             Self::EndToEnd => Duration::from_secs(25 * 60),
         }
     }
 
     fn parts(self) -> &'static [Part] {
         match self {
-            Self::Unit | Self::Control | Self::Conformance => &[Part::Ebpf],
+            Self::Unit | Self::Control | Self::Gateway | Self::Conformance => &[Part::Ebpf],
             Self::Ebpf | Self::EndToEnd => &[Part::Ebpf, Part::Tools],
         }
     }
@@ -109,6 +115,7 @@ impl Suite {
             Self::Unit => return Ok(unit_runs(workspace)),
             Self::Control => "control",
             Self::Conformance => "conformance",
+            Self::Gateway => "gateway",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
         };

@@ -86,6 +86,10 @@ impl Mirror {
                 self.note_config(&config.key());
                 self.snapshot.configs.insert_mut(config.key(), config);
             }
+            Record::Credential(credential) => {
+                self.snapshot.credentials.insert_mut(Arc::clone(&credential.name), credential);
+                self.snapshot.credential_generation += 1;
+            }
             Record::Mesh(settings) => {
                 self.set_mesh(&settings);
                 self.keep(Record::Mesh(settings));
@@ -116,6 +120,11 @@ impl Mirror {
                     self.note_config(key);
                 }
             }
+            RecordKey::Credential(name) => {
+                if self.snapshot.credentials.remove_mut(name) {
+                    self.snapshot.credential_generation += 1;
+                }
+            }
             RecordKey::Mesh | RecordKey::Trust => {}
         }
     }
@@ -128,10 +137,12 @@ impl Mirror {
         let policies = self.snapshot.policies.policies().into_iter().map(|policy| policy.key());
         let configs = self.snapshot.configs.keys().cloned().map(RecordKey::Config);
         let policies = policies.map(RecordKey::Policy).collect::<Vec<_>>();
-        workloads.chain(pods).chain(services).chain(configs).chain(policies)
+        let credentials = self.snapshot.credentials.keys().cloned().map(RecordKey::Credential);
+        workloads.chain(pods).chain(services).chain(configs).chain(policies).chain(credentials)
     }
 
-    /// Every record that is there, as it was told.
+    /// Every record that is there, as it was told, but for credentials: whoever asks for all of them wants to keep or
+    /// show them.
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
         let policies = self.snapshot.policies.policies().into_iter().cloned().map(Record::Policy);
         let services = self.services.values().cloned().map(Record::Service);

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::service::StaticEndpoint;
 use super::workload::{LocalPod, ServiceKey};
-use super::{Config, Service, Workload};
+use super::{Config, Credential, CredentialName, Service, Workload};
 use crate::id::TrustDomain;
 use crate::policy::{Policy, PolicyName};
 use crate::resource::ObjectKey;
@@ -28,6 +28,8 @@ pub enum Record {
     Policy(Arc<Policy>),
     /// A resource of traffic management.
     Config(Arc<Config>),
+    /// A certificate with its key, for gateways.
+    Credential(Arc<Credential>),
     /// The mesh's settings.
     Mesh(Arc<MeshSettings>),
     /// What peers' certificates are checked against.
@@ -43,6 +45,8 @@ pub enum RecordKey {
     Mesh,
     /// By [`Policy::key`].
     Policy(Arc<PolicyName>),
+    /// By [`Credential::name`].
+    Credential(Arc<CredentialName>),
     /// By [`Config::key`].
     Config(Arc<ObjectKey>),
     /// By [`Service::key`].
@@ -85,6 +89,7 @@ impl Record {
             Self::Service(service) => RecordKey::Service(Arc::new(service.key())),
             Self::Policy(policy) => RecordKey::Policy(policy.key()),
             Self::Config(config) => RecordKey::Config(config.key()),
+            Self::Credential(credential) => RecordKey::Credential(Arc::clone(&credential.name)),
             Self::Mesh(_) => RecordKey::Mesh,
             Self::Trust(_) => RecordKey::Trust,
         }

@@ -224,5 +224,5 @@ fn declared(name: &str) -> Option<Declared> {
     })
 }
 
-/// SMTP, DNS, MySQL and MongoDB.
+/// SMTP, DNS, `MySQL` and `MongoDB`.
 const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];

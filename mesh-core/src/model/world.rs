@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use self::claims::Claims;
 use self::configs::SubsetLabels;
+use self::credentials::Credentials;
 use self::few::Few;
 use self::mesh_config::MeshConfig;
 use self::pods::PodFacts;
@@ -26,12 +27,13 @@ use self::selector::{LabelIndex, SelectorIndex, selects};
 use self::services::ServiceFacts;
 use self::shared::Values;
 use self::slices::SliceFacts;
-use super::{MeshSettings, Record, RecordKey, ServiceKey};
+use super::{CredentialScope, MeshSettings, Record, RecordKey, ServiceKey};
 use crate::id::TrustDomain;
 use crate::resource::{Finding, Object, ObjectKey, Spec};
 
 mod claims;
 mod configs;
+mod credentials;
 mod few;
 mod mesh_config;
 mod pods;
@@ -54,6 +56,8 @@ pub struct CompileOptions {
     pub root_namespace: String,
     /// The cluster's name as telemetry shows it, normally `Kubernetes`.
     pub cluster: String,
+    /// Whose certificates with keys become records.
+    pub credentials: CredentialScope,
 }
 
 /// All resources, boiled down, and the records they come to.
@@ -86,6 +90,7 @@ pub struct World {
     policies: Policies,
     sidecars: Sidecars,
     subset_labels: SubsetLabels,
+    credentials: Credentials,
     /// What many resources say alike.
     values: Values,
     findings: Findings,
@@ -104,6 +109,7 @@ impl Default for CompileOptions {
             trust_domain: TrustDomain::default(),
             root_namespace: "istio-system".to_owned(),
             cluster: "Kubernetes".to_owned(),
+            credentials: CredentialScope::default(),
         }
     }
 }
@@ -162,6 +168,7 @@ impl World {
             policies: Policies::default(),
             sidecars: Sidecars::default(),
             subset_labels: SubsetLabels::default(),
+            credentials: Credentials::default(),
             values: Values::default(),
             findings: Findings::default(),
             told: HashMap::new(),
@@ -204,6 +211,7 @@ impl World {
             Spec::VirtualService(_) | Spec::DestinationRule(_) | Spec::Gateway(_) => {
                 self.put_config(&object.key(), Some(object));
             }
+            Spec::Secret(secret) => self.put_secret(&name, Some(secret)),
             // A Deployment's pods are objects of their own, a service account is only ever named, and routes of
             // the Gateway API are not compiled yet.
             _ => {}
@@ -228,6 +236,7 @@ impl World {
                 self.dirty.mesh = true;
             }
             "Sidecar" => self.put_sidecar(&name, None),
+            "Secret" => self.put_secret(&name, None),
             "VirtualService" | "DestinationRule" | "Gateway" => self.put_config(key, None),
             "AuthorizationPolicy" => self.drop_authorization(&name),
             "PeerAuthentication" => self.drop_peer_authentication(&name),
@@ -397,51 +406,6 @@ impl World {
         let owners = endpoints.flat_map(|one| one.ips.iter().filter_map(|ip| self.owner_of(one, *ip)));
         let owners: Vec<_> = owners.cloned().collect();
         self.dirty.pods.extend(owners);
-    }
-
-    fn put_slice(&mut self, name: &Name, facts: Option<SliceFacts>) {
-        if self.slices.get(name) == facts.as_ref() {
-            return;
-        }
-        self.mark_endpoints(name);
-        if let Some(old) = self.slices.remove(name) {
-            for (index, ip) in addresses(&old) {
-                let slices = self.slices_by_ip.entry(ip).or_default();
-                slices.remove(&(name.clone(), index));
-                if slices.is_empty() {
-                    self.slices_by_ip.remove(&ip);
-                }
-            }
-            self.group_slice(&old.service, name, false);
-        }
-        if let Some(new) = facts {
-            for (index, ip) in addresses(&new) {
-                self.slices_by_ip.entry(ip).or_default().insert((name.clone(), index));
-            }
-            self.group_slice(&new.service, name, true);
-            self.slices.insert(name.clone(), new);
-        }
-        self.mark_endpoints(name);
-        self.dirty.slices.insert(name.clone());
-    }
-
-    /// With its first slice a service stops looking for pods itself, and with its last it begins to.
-    fn group_slice(&mut self, service: &Name, slice: &Name, present: bool) {
-        let slices = self.slices_by_service.entry(service.clone()).or_default();
-        let before = slices.len();
-        if present {
-            slices.insert(slice.clone());
-        } else {
-            slices.remove(slice);
-        }
-        let after = slices.len();
-        if after == 0 {
-            self.slices_by_service.remove(service);
-        }
-        if (before == 0) != (after == 0) {
-            self.mark_selected_by(service);
-        }
-        self.dirty.services.insert(service.clone());
     }
 
     fn put_config_map(&mut self, object: &Object) {

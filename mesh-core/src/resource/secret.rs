@@ -57,6 +57,11 @@ impl Secret {
 }
 
 impl Material {
+    /// Hides `bytes`, which have come from where Secrets travel.
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
     /// The bytes themselves. Whoever calls it answers for where they go.
     pub fn expose(&self) -> &[u8] {
         &self.0

@@ -156,6 +156,8 @@ fn tag(kind: ResourceType) -> u8 {
         ResourceType::LocalPod => 4,
         ResourceType::Address => 5,
         ResourceType::Config => 6,
+        // Never written: see `Discovery`.
+        ResourceType::Credential => 7,
     }
 }
 

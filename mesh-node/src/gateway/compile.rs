@@ -9,7 +9,7 @@ use mesh_core::model::{Config, Snapshot};
 use mesh_core::own::Own;
 use mesh_core::resource::networking::gateway::ServerTlsMode;
 use mesh_core::resource::value::Bind;
-use mesh_core::resource::{Meta, Secret, Spec};
+use mesh_core::resource::{Meta, Spec};
 use mesh_core::route::{
     Client, Gateway, GatewayListener, GatewayServer, Listeners, Settings, VirtualService, Virtuals,
 };
@@ -136,7 +136,7 @@ impl Compiler<'_> {
             return Some(Arc::new(Tls::Pass));
         }
         let (snapshot, namespace) = (&self.inputs.snapshot, &self.inputs.own.namespace);
-        let secret = |name: &str| secret(snapshot, namespace, name);
+        let secret = |name: &str| snapshot.credential(namespace, name).cloned();
         let gathered = Sources { files: self.files, secret: &secret }.gather(spec);
         let made = gathered.and_then(|materials| match &old {
             Some(old) if old.is_of(&materials) => Ok(Arc::clone(old)),
@@ -158,10 +158,6 @@ impl Compiler<'_> {
         self.findings.extend(tls.remarks().iter().map(|remark| format!("{of}: {remark}")));
         Some(tls)
     }
-}
-
-fn secret(_: &Snapshot, _: &str, _: &str) -> Option<Arc<Secret>> {
-    None
 }
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ pub(super) struct Edge {
     own: watch::Receiver<Arc<Own>>,
     sockets: Sockets,
     files: Files,
-    /// What was compiled last.
-    configs: Vec<Arc<Config>>,
+    /// What was compiled last, and with which credentials.
+    configs: (Vec<Arc<Config>>, u64),
     /// For whom.
     known: Option<Arc<Own>>,
     /// What the last compilation had to say.
@@ -68,7 +68,7 @@ impl Edge {
             own: identity.subscribe(),
             sockets,
             files: Files::default(),
-            configs: Vec::new(),
+            configs: (Vec::new(), 0),
             known: None,
             findings: BTreeSet::new(),
             status: watch::Sender::default(),
@@ -114,9 +114,11 @@ impl Edge {
         if !snapshot.is_loaded() {
             return;
         }
-        let configs = Inputs::configs(&snapshot);
-        let same = configs.len() == self.configs.len()
-            && configs.iter().zip(&self.configs).all(|(new, old)| Arc::ptr_eq(new, old));
+        let configs = (Inputs::configs(&snapshot), snapshot.credential_generation());
+        let (new, old) = (&configs, &self.configs);
+        let same = new.1 == old.1
+            && new.0.len() == old.0.len()
+            && new.0.iter().zip(&old.0).all(|(new, old)| Arc::ptr_eq(new, old));
         if !same || anyway || !self.status.borrow().settled {
             self.configs = configs;
             self.update(snapshot).await;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use mesh_ca::{Bundle, Material, crl::Crls};
 use mesh_core::id::SpiffeId;
-use mesh_core::model::Snapshot;
+use mesh_core::model::{CredentialScope, Snapshot};
 use mesh_core::own::{Own, Sightings};
 use mesh_core::resource::{Object, ObjectKey};
 use rustls_pki_types::CertificateSigningRequestDer;
@@ -50,6 +50,7 @@ impl Identity {
             state: options.state.clone().unwrap_or_default(),
             trust_domain: options.trust_domain.clone(),
             svid_lifetime: options.svid_lifetime,
+            credentials: CredentialScope::Namespace(options.name.namespace.clone()),
         }
     }
 

@@ -76,6 +76,11 @@ impl Listener {
         self.serving.load_full()
     }
 
+    /// Whether this is what it serves now.
+    pub fn is_current(&self, serving: &Arc<Serving>) -> bool {
+        Arc::ptr_eq(&self.serving.load(), serving)
+    }
+
     /// Serves `serving` from now on. Connections whose server is not among it any more are told to end.
     pub(super) fn serve(&self, serving: Arc<Serving>) {
         let before = self.serving.swap(Arc::clone(&serving));

@@ -1,5 +1,6 @@
 //! The engine behind a gateway's listeners: requests go to the services of the mesh.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::accepted::{Accepted, Alpn, HttpConnection, Serve, Thread};
+use super::listener::Serving;
 use super::tls::ClientCertificate;
 use crate::admit::Descriptors;
 use crate::hbone::{self, ConnectRequest, Pool, TunnelKey};
@@ -73,6 +75,7 @@ async fn serve(engine: Rc<Engine>, mut connection: HttpConnection) {
         source: None,
         identity: connection.facts.client.as_ref().and_then(|client| client.identity.clone()),
         certificate: connection.facts.client.as_deref().map(forwarded),
+        forwarded_for: std::cell::OnceCell::new(),
     };
     let protocol = connection.alpn.map(|alpn| match alpn {
         Alpn::H2 => Protocol::Http2,
@@ -80,7 +83,7 @@ async fn serve(engine: Rc<Engine>, mut connection: HttpConnection) {
     });
     let drain = connection.drain.clone();
     let io = std::mem::replace(&mut connection.io, crate::l7::io::Io::Closed);
-    let site = Rc::new(EdgeSite(connection));
+    let site = Rc::new(EdgeSite { connection, known: RefCell::default() });
     serve::connection(engine, Connection { io, input: BytesMut::new(), facts, site, protocol }, drain).await;
 }
 
@@ -103,11 +106,26 @@ fn forwarded(certificate: &ClientCertificate) -> Arc<str> {
 }
 
 /// A server of a Gateway.
-struct EdgeSite(HttpConnection);
+struct EdgeSite {
+    connection: HttpConnection,
+    /// The rules as they were last, and what they were found in.
+    known: RefCell<Option<Known>>,
+}
+
+/// What a listener served, and the rules of one server in it.
+type Known = (Arc<Serving>, Option<Arc<RouteTable>>);
 
 impl Site for EdgeSite {
     fn routes(&self) -> Option<Arc<RouteTable>> {
-        self.0.routes()
+        let mut known = self.known.borrow_mut();
+        if let Some((serving, routes)) = &*known
+            && self.connection.listener.is_current(serving)
+        {
+            return routes.clone();
+        }
+        let (serving, routes) = (self.connection.listener.current(), self.connection.routes());
+        *known = Some((serving, routes.clone()));
+        routes
     }
 
     fn fallback(&self) -> Option<Arc<Route>> {
@@ -115,7 +133,7 @@ impl Site for EdgeSite {
     }
 
     fn port(&self) -> u16 {
-        self.0.port()
+        self.connection.port()
     }
 
     fn is_edge(&self) -> bool {

@@ -47,10 +47,7 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
     let Some(source) = story.source() else {
         return story.report.fail(Stage::Capture, "the pod is not in the configuration");
     };
-    let tcp = match story.requests(tcp, &source, wanted).await {
-        Some(tcp) => tcp,
-        None => return,
-    };
+    let Some(tcp) = story.requests(tcp, &source, wanted).await else { return };
     let reached = tokio::select! {
         // Boxed: handshakes are large and over soon, and the task keeps the room of its largest step until it ends.
         reached = Box::pin(story.reach(&source, wanted)) => reached,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use mesh_common::TUNNEL_PORT;
 use mesh_core::cluster::{self, ClusterPolicy, Destination, Rules};
-use mesh_core::model::{Declared, Service, ServiceKey, Snapshot, Target, Workload};
+use mesh_core::model::{Declared, Service, ServiceKey, ServicePort, Snapshot, Target, Workload};
 use mesh_core::route::{self, ClusterRef, Route, RouteTable};
 use tokio::net::TcpStream;
 
@@ -122,7 +122,7 @@ pub(super) async fn classify(
     (service, port): (&Arc<Service>, usize),
     tcp: TcpStream,
 ) -> Kind {
-    let declared = service.ports.get(port).map_or(Declared::Tcp, |port| port.declared());
+    let declared = service.ports.get(port).map_or(Declared::Tcp, ServicePort::declared);
     if matches!(declared, Declared::Tcp | Declared::Tls) || snapshot.configs().next().is_none() {
         return Kind::Bytes(tcp);
     }
@@ -188,6 +188,7 @@ pub(super) async fn serve(
         source: Some(Arc::clone(source)),
         identity: Some(source.identity.clone()),
         certificate: None,
+        forwarded_for: std::cell::OnceCell::new(),
     };
     let served = Connection { io: Io::Tcp(tcp), input: BytesMut::new(), facts, site, protocol: None };
     connection(engine, served, worker.drain.clone()).await;

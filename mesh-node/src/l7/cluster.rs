@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use mesh_core::balance::{Balancer, Candidate, Candidates, Load, PickContext, locality};
 use mesh_core::cluster::{ClusterPolicy, Outcome};
-use mesh_core::model::{Endpoint, EndpointId, Service, Workload};
+use mesh_core::model::{Declared, Endpoint, EndpointId, Service, ServicePort, Workload};
 
 use super::pool::EndpointPool;
 use super::shared::SharedCluster;
@@ -25,6 +25,8 @@ pub struct Cluster {
     pub service: Arc<Service>,
     /// Index of its port.
     pub port: usize,
+    /// What the port is declared to speak.
+    pub declared: Declared,
     members: Vec<Rc<Member>>,
     by_id: HashMap<EndpointId, usize>,
     candidates: Candidates,
@@ -106,6 +108,7 @@ impl Cluster {
             by_id: members.iter().enumerate().map(|(at, it)| (it.endpoint.id, at)).collect(),
             balancer: RefCell::new(Balancer::new(policy.balance.clone())),
             policy,
+            declared: service.ports.get(port).map_or(Declared::Nothing, ServicePort::declared),
             service,
             port,
             members,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use mesh_core::cluster::{Overflow, Resource, Upstream as Wanted};
+use mesh_core::cluster::{Overflow, Resource, Ticket, Upstream as Wanted};
 use mesh_core::model::Declared;
 
 use super::cluster::{Cluster, Member};
@@ -14,7 +14,7 @@ use super::engine::Engine;
 use super::h1::Limits;
 use super::io::Io;
 use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
-use super::pool::{Kept, Leave, Place};
+use super::pool::{Kept, Place};
 use super::site::{Dial, DialError, Dialled, Held};
 use super::transfer::{Body, Sink, Upstream};
 use super::up::h1::{H1Connection, H1Upstream};
@@ -32,7 +32,7 @@ pub struct Server {
 }
 
 enum Kind {
-    H1 { upstream: Box<H1Upstream>, born: Instant, leave: Leave },
+    H1 { upstream: Box<H1Upstream>, born: Instant, ticket: Ticket },
     H2 { upstream: Box<H2Upstream>, place: Place },
 }
 
@@ -57,12 +57,17 @@ impl Engine {
         cluster: &Rc<Cluster>,
         member: &Rc<Member>,
         head: &RequestHead,
+        now: Instant,
     ) -> Result<Server, BeginError> {
         if speaks_h2(cluster, head) {
-            self.begin_h2(cluster, member, head).await
-        } else {
-            self.begin_h1(cluster, member, head).await
+            // Boxed: few need it, and all would have to carry it.
+            return Box::pin(self.begin_h2(cluster, member, head)).await;
         }
+        let idle_timeout = cluster.policy.pool.http.idle_timeout;
+        if let Some(kept) = member.pool.take(idle_timeout, now) {
+            return h1(member, kept, head, true);
+        }
+        Box::pin(self.begin_h1(cluster, member, head)).await
     }
 
     async fn begin_h1(
@@ -73,19 +78,16 @@ impl Engine {
     ) -> Result<Server, BeginError> {
         let pool = &cluster.policy.pool;
         let idle = || member.pool.take(pool.http.idle_timeout, Instant::now());
-        if let Some(kept) = idle() {
-            return h1(member, kept, head, true);
-        }
-        let leave = match member.pool.leave(&cluster.shared) {
-            Ok(leave) => leave,
-            Err(_) => match wait(cluster, member, idle).await? {
+        let ticket = match cluster.shared.admission.ticket(Resource::Connection) {
+            Ok(ticket) => ticket,
+            Err(_) => match wait(cluster, idle).await? {
                 Granted::Connection(kept) => return h1(member, *kept, head, true),
-                Granted::Leave(leave) => leave,
+                Granted::Leave(ticket) => ticket,
             },
         };
         let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
         let connection = H1Connection::new(io, encrypted, held);
-        h1(member, Kept { connection, born: Instant::now(), leave }, head, false)
+        h1(member, Kept { connection, born: Instant::now(), ticket }, head, false)
     }
 
     async fn begin_h2(
@@ -97,14 +99,14 @@ impl Engine {
         let pool = &cluster.policy.pool;
         let found = member.pool.place(pool.http.max_concurrent_streams);
         let reused = found.is_some();
-        let place = match found {
-            Some(place) => place,
-            None => {
-                let leave = member.pool.leave(&cluster.shared).map_err(BeginError::Overflow)?;
-                let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
-                let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
-                member.pool.add(sender, encrypted, leave, Instant::now())
-            }
+        let place = if let Some(place) = found {
+            place
+        } else {
+            let ticket =
+                cluster.shared.admission.ticket(Resource::Connection).map_err(BeginError::Overflow)?;
+            let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+            let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
+            member.pool.add(sender, encrypted, ticket, Instant::now())
         };
         let Some(mut sender) = place.sender() else {
             return Err(BeginError::Broken(Broken::Closed("before the request")));
@@ -145,15 +147,11 @@ impl Engine {
 
 enum Granted {
     Connection(Box<Kept>),
-    Leave(Leave),
+    Leave(Ticket),
 }
 
 /// Waits for a connection to become free, if so many may wait.
-async fn wait(
-    cluster: &Rc<Cluster>,
-    member: &Member,
-    idle: impl Fn() -> Option<Kept>,
-) -> Result<Granted, BeginError> {
+async fn wait(cluster: &Rc<Cluster>, idle: impl Fn() -> Option<Kept>) -> Result<Granted, BeginError> {
     let admission = &cluster.shared.admission;
     let _pending = admission.ticket(Resource::Pending).map_err(BeginError::Overflow)?;
     loop {
@@ -163,24 +161,24 @@ async fn wait(
         if let Some(kept) = idle() {
             return Ok(Granted::Connection(Box::new(kept)));
         }
-        if let Ok(leave) = member.pool.leave(&cluster.shared) {
-            return Ok(Granted::Leave(leave));
+        if let Ok(ticket) = admission.ticket(Resource::Connection) {
+            return Ok(Granted::Leave(ticket));
         }
         free.await;
     }
 }
 
 fn h1(member: &Rc<Member>, kept: Kept, head: &RequestHead, reused: bool) -> Result<Server, BeginError> {
-    let Kept { connection, born, leave } = kept;
+    let Kept { connection, born, ticket } = kept;
     let encrypted = connection.is_encrypted();
     let upstream = Box::new(connection.begin(head, Limits::default()).map_err(BeginError::Broken)?);
-    let kind = Kind::H1 { upstream, born, leave };
+    let kind = Kind::H1 { upstream, born, ticket };
     Ok(Server { kind, member: Rc::clone(member), reused, encrypted })
 }
 
 /// Whether HTTP/2 is spoken to the endpoints.
 fn speaks_h2(cluster: &Cluster, head: &RequestHead) -> bool {
-    let declared = cluster.service.ports.get(cluster.port).map_or(Declared::Nothing, |port| port.declared());
+    let declared = cluster.declared;
     let by_client = head.version == Version::Http2;
     match (cluster.policy.pool.http.upstream, declared) {
         // What a client wants to leave HTTP for is asked for in its own version.
@@ -219,21 +217,28 @@ impl Server {
     }
 
     /// The response is complete: the connection may serve another request.
-    pub fn release(self, cluster: &Cluster) {
-        let Kind::H1 { upstream, born, leave } = self.kind else { return };
-        let Some(connection) = upstream.into_idle() else {
+    pub fn release(self, cluster: &Cluster, spare: HeaderMap, now: Instant) {
+        let Kind::H1 { upstream, born, ticket } = self.kind else { return };
+        let Some(mut connection) = upstream.into_idle() else {
+            drop(ticket);
+            cluster.shared.freed.notify_one();
             return;
         };
+        connection.reuse(spare);
         let pool = &cluster.policy.pool;
-        let now = Instant::now();
         let worn = pool
             .http
             .max_requests_per_connection
             .is_some_and(|most| connection.served() >= most.get())
             || pool.max_connection_duration.is_some_and(|most| now.saturating_duration_since(born) >= most);
-        if !worn {
-            self.member.pool.put(Kept { connection, born, leave }, now);
-            cluster.shared.tell_waiting();
+        if worn {
+            drop(connection);
+            drop(ticket);
+        } else {
+            self.member.pool.put(Kept { connection, born, ticket }, now);
+        }
+        if cluster.shared.admission.current(Resource::Pending) > 0 {
+            cluster.shared.freed.notify_one();
         }
     }
 

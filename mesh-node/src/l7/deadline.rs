@@ -20,6 +20,11 @@ impl Deadline {
         self.at = after.map(|after| Instant::now() + after);
     }
 
+    /// To be met so long after `now`.
+    pub fn set_from(&mut self, now: std::time::Instant, after: Duration) {
+        self.at = Some(Instant::from_std(now) + after);
+    }
+
     /// Whether it will ever be met.
     pub fn is_set(&self) -> bool {
         self.at.is_some()

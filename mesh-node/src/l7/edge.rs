@@ -22,7 +22,11 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), PathErro
     if stage.site.is_edge() {
         let internal = is_internal(stage.facts.peer.ip()) && !headers.contains_key(X_FORWARDED_FOR);
         strip(headers);
-        append_address(headers, stage.facts.peer.ip());
+        if headers.contains_key(X_FORWARDED_FOR) {
+            append_address(headers, stage.facts.peer.ip());
+        } else {
+            headers.insert(X_FORWARDED_FOR, stage.facts.forwarded_for());
+        }
         headers.insert(X_FORWARDED_PROTO, scheme);
         if let Some(Ok(certificate)) = stage.facts.certificate.as_deref().map(HeaderValue::from_str) {
             headers.insert(X_FORWARDED_CLIENT_CERT, certificate);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use mesh_core::resource::networking::virtual_service::AbortError;
 use mesh_core::route::{Action, Cors, CorsAnswer, MatchInfo, Picked, RequestView, Route, https_location};
 
@@ -44,7 +44,13 @@ pub enum Ended {
 
 /// Serves one request. Whatever happens is in the report when this returns; a client that got no complete answer has been
 /// cut off.
-pub async fn serve<D: Downstream>(stage: &Stage<'_>, mut head: RequestHead, client: &mut D) {
+///
+/// Returns the headers of the request, to be used again, and the time.
+pub async fn serve<D: Downstream>(
+    stage: &Stage<'_>,
+    mut head: RequestHead,
+    client: &mut D,
+) -> (HeaderMap, Instant) {
     let mut record = Record::begin(stage, &head);
     let grpc = head.is_grpc();
     let ended = match run(stage, &mut head, client, &mut record).await {
@@ -61,7 +67,8 @@ pub async fn serve<D: Downstream>(stage: &Stage<'_>, mut head: RequestHead, clie
         Some(Ended::Cut(broken)) => record.cut(&broken),
         Some(Ended::Refused(refusal, reason)) => record.refused(refusal, &reason),
     }
-    record.finish(stage, &head);
+    let ended = record.finish(stage, &head);
+    (head.headers, ended)
 }
 
 async fn run<D: Downstream>(
@@ -109,8 +116,11 @@ async fn run<D: Downstream>(
     send(stage, client, reply, record).await
 }
 
+/// A rule, and the match that it was chosen by.
+type Chosen = (Arc<Route>, Arc<MatchInfo>);
+
 /// The rule for a request; `Ok(None)` sends it to https.
-fn pick(stage: &Stage<'_>, head: &RequestHead) -> Result<Option<(Arc<Route>, Arc<MatchInfo>)>, Ended> {
+fn pick(stage: &Stage<'_>, head: &RequestHead) -> Result<Option<Chosen>, Ended> {
     let table = stage.site.routes();
     let picked = table.as_deref().map_or(Picked::NoHost, |table| table.pick(&view(stage, head)));
     match picked {
@@ -153,7 +163,7 @@ pub struct CorsGrant {
 
 impl CorsGrant {
     /// Adds it.
-    pub fn apply(&self, headers: &mut http::HeaderMap) {
+    pub fn apply(&self, headers: &mut HeaderMap) {
         if let Some(cors) = &self.route.cors {
             cors.actual(&self.origin, headers);
         }

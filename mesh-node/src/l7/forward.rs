@@ -138,6 +138,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
         let mut tries = 0;
         loop {
             tries += 1;
+            let now = if tries == 1 { self.record.start() } else { Instant::now() };
             if tries > 1 {
                 edge::count_try(self.head, tries);
             }
@@ -147,7 +148,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
                 hash,
                 tried: if ignores { &tried } else { &[] },
                 remote: policy.is_some_and(|policy| policy.remote_localities),
-                now: Instant::now(),
+                now,
             };
             let Some(member) = self.cluster.pick(&choice).cloned() else {
                 return Err(Ended::Refused(Refusal::NoHealthyUpstream, String::new()));
@@ -155,7 +156,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
             tried.push(member.endpoint.id);
             self.record.upstream(&member.endpoint, tries);
             let busy = Busy::new(&member);
-            let tried_out = self.attempt(&member, tries, weighted).await;
+            let tried_out = self.attempt(&member, tries, (now, weighted)).await;
             drop(busy);
             let backoff = match tried_out {
                 Ok(()) => return Ok(()),
@@ -205,15 +206,19 @@ impl<D: Downstream> Journey<'_, '_, D> {
     }
 
     /// One try, up to the end of the answer if that is passed on.
-    async fn attempt(&mut self, member: &Rc<Member>, tries: u32, weighted: &Weighted) -> Result<(), Try> {
-        let begun = Instant::now();
+    async fn attempt(
+        &mut self,
+        member: &Rc<Member>,
+        tries: u32,
+        (begun, weighted): (Instant, &Weighted),
+    ) -> Result<(), Try> {
         let per_try = self.job.route.retries.as_ref().and_then(|policy| policy.per_try_timeout);
         let until = match (self.until, per_try.map(|limit| tokio::time::Instant::now() + limit)) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
         let cluster = Rc::clone(&self.cluster);
-        let server = within(until, self.stage.engine.begin(&cluster, member, self.head)).await;
+        let server = within(until, self.stage.engine.begin(&cluster, member, self.head, begun)).await;
         let mut server = match server {
             None => return Err(self.late()),
             Some(Ok(server)) => server,
@@ -228,12 +233,20 @@ impl<D: Downstream> Journey<'_, '_, D> {
             Some(Err(Waited::Gone(broken))) => return Err(Try::Ended(Ended::Gone(broken))),
             Some(Err(Waited::Broken(broken))) => return Err(broken_before_head(&server, &broken)),
         };
-        self.judge(member, &answer);
+        let answered = Instant::now();
+        self.judge(member, &answer, answered);
         if let Some(backoff) = self.again(&answer, tries) {
             return Err(Try::Again(backoff));
         }
         self.kept.forget();
-        self.pass_back(answer, server, upload, (begun, weighted)).await.map_err(Try::Ended)
+        self.pass_back(
+            answer,
+            server,
+            upload,
+            (answered, answered.saturating_duration_since(begun), weighted),
+        )
+        .await
+        .map_err(Try::Ended)
     }
 
     /// The head of the answer, while the request goes up.
@@ -268,11 +281,11 @@ impl<D: Downstream> Journey<'_, '_, D> {
         mut answer: ResponseHead,
         mut server: Server,
         mut upload: Upload,
-        (begun, weighted): (Instant, &Weighted),
+        (answered, took, weighted): (Instant, Duration, &Weighted),
     ) -> Result<(), Ended> {
         let stage = self.stage;
-        self.record.service_time(begun.elapsed());
-        edge::answer(stage, &mut answer.headers, begun.elapsed());
+        self.record.service_time(took);
+        edge::answer(stage, &mut answer.headers, took);
         if let Some(cookie) = self.set_cookie.take().and_then(|cookie| cookie.parse().ok()) {
             answer.headers.append(http::header::SET_COOKIE, cookie);
         }
@@ -295,7 +308,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
         }
         let result = self.stream(&mut server, &mut upload).await;
         if result.is_ok() {
-            server.release(&self.cluster);
+            server.release(&self.cluster, self.client.spare(), answered);
         }
         result
     }
@@ -319,10 +332,9 @@ impl<D: Downstream> Journey<'_, '_, D> {
             });
             match down {
                 Poll::Ready(Ok(())) if !tunnels || upload.is_done() => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(Either::Sink(broken))) => return Poll::Ready(Err(Ended::Gone(broken))),
                 Poll::Ready(Err(Either::Body(broken))) => return Poll::Ready(Err(Ended::Cut(broken))),
-                Poll::Pending => {}
+                Poll::Ready(Ok(())) | Poll::Pending => {}
             }
             if moved || !idle.is_set() {
                 idle.set(Some(STREAM_IDLE));
@@ -337,10 +349,10 @@ impl<D: Downstream> Journey<'_, '_, D> {
     }
 
     /// What the answer says about the endpoint.
-    fn judge(&self, member: &Member, answer: &ResponseHead) {
+    fn judge(&self, member: &Member, answer: &ResponseHead, now: Instant) {
         let grpc = answer.headers.get("grpc-status").and_then(|it| it.to_str().ok()?.parse().ok());
         let outcome = grpc.map_or(Outcome::Status(answer.status.as_u16()), Outcome::grpc);
-        self.cluster.record(member.endpoint.id, outcome, Instant::now());
+        self.cluster.record(member.endpoint.id, outcome, now);
     }
 
     fn note(&self, member: &Member, failure: Failure) {
@@ -395,8 +407,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
 /// Sends a copy of a request to nobody's knowledge.
 pub async fn shadow(
     engine: Rc<super::engine::Engine>,
-    facts: super::site::Facts,
-    port: u16,
+    (facts, port): (super::site::Facts, u16),
     route: Arc<Route>,
     mut head: RequestHead,
     mut client: mirror::Nobody,

@@ -58,6 +58,7 @@ impl From<hbone::Stream> for Io {
 
 impl Io {
     /// The same, with bytes before those that are still to be read.
+    #[must_use]
     pub fn with_prefix(self, prefix: Bytes) -> Self {
         if prefix.is_empty() { self } else { Self::Prefixed(Box::new(Prefixed { prefix, io: self })) }
     }
@@ -68,9 +69,8 @@ impl Io {
             Self::Tcp(tcp) => Some(tcp),
             Self::Tls(tls) => Some(tls.get_ref().0),
             Self::Nested(tls) => tls.get_ref().0.socket(),
-            Self::Tunnel(_) => None,
             Self::Prefixed(it) => it.io.socket(),
-            Self::Closed => None,
+            Self::Tunnel(_) | Self::Closed => None,
         }
     }
 }

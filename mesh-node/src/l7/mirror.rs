@@ -63,7 +63,7 @@ fn begin(stage: &Stage<'_>, mirror: &Mirror, head: &RequestHead) -> Option<mpsc:
     let route = Arc::new(Route::to(mirror.to.clone()));
     let (engine, facts, port) = (Rc::clone(stage.engine), stage.facts.clone(), stage.site.port());
     tasks::spawn_local("mirror", async move {
-        shadow(engine, facts, port, route, copy, Nobody { body: receiver }).await;
+        shadow(engine, (facts, port), route, copy, Nobody { body: receiver }).await;
     });
     sender
 }
@@ -122,6 +122,10 @@ impl<D: Downstream> Downstream for Teed<'_, D> {
 
     fn respond(&mut self, head: ResponseHead) -> Result<(), Broken> {
         self.client.respond(head)
+    }
+
+    fn spare(&mut self) -> HeaderMap {
+        self.client.spare()
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {

@@ -2,21 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use mesh_core::cluster::{Overflow, Resource, Ticket};
+use mesh_core::cluster::Ticket;
 
-use super::shared::SharedCluster;
 use super::up::h1::H1Connection;
 
 /// See the module.
 #[derive(Default)]
 pub struct EndpointPool {
-    /// Connections that stand or are being made.
-    open: Rc<Cell<u32>>,
     /// The one used last is at the end.
     idle: RefCell<Vec<Idle>>,
     multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
@@ -29,14 +25,7 @@ pub struct Kept {
     /// When it was made.
     pub born: Instant,
     /// Leave of the circuit breaker.
-    pub leave: Leave,
-}
-
-/// Leave for one connection to the endpoint, from before it is made to its end.
-pub struct Leave {
-    open: Rc<Cell<u32>>,
-    shared: Arc<SharedCluster>,
-    ticket: Option<Ticket>,
+    pub ticket: Ticket,
 }
 
 struct Idle {
@@ -52,25 +41,13 @@ pub struct Multiplexed {
     born: Instant,
     idle_since: Cell<Instant>,
     encrypted: bool,
-    _leave: Leave,
+    _ticket: Ticket,
 }
 
 /// A place for one stream on a connection.
 pub struct Place(Rc<Multiplexed>);
 
 impl EndpointPool {
-    /// Leave for one more connection. The first one is always allowed: what others of the service have would otherwise
-    /// keep requests waiting here for something that never comes. Envoy's rule.
-    pub fn leave(&self, shared: &Arc<SharedCluster>) -> Result<Leave, Overflow> {
-        let ticket = match shared.admission.ticket(Resource::Connection) {
-            Ok(ticket) => Some(ticket),
-            Err(_) if self.open.get() == 0 => None,
-            Err(overflow) => return Err(overflow),
-        };
-        self.open.set(self.open.get() + 1);
-        Ok(Leave { open: Rc::clone(&self.open), shared: Arc::clone(shared), ticket })
-    }
-
     /// A connection that is still alive, if there is one.
     pub fn take(&self, idle_timeout: Option<Duration>, now: Instant) -> Option<Kept> {
         let mut idle = self.idle.borrow_mut();
@@ -109,7 +86,7 @@ impl EndpointPool {
     }
 
     /// Adds an HTTP/2 connection, and takes the first place on it.
-    pub fn add(&self, sender: SendRequest<Bytes>, encrypted: bool, leave: Leave, now: Instant) -> Place {
+    pub fn add(&self, sender: SendRequest<Bytes>, encrypted: bool, ticket: Ticket, now: Instant) -> Place {
         let connection = Rc::new(Multiplexed {
             sender: RefCell::new(Some(sender)),
             streams: Cell::new(0),
@@ -117,7 +94,7 @@ impl EndpointPool {
             born: now,
             idle_since: Cell::new(now),
             encrypted,
-            _leave: leave,
+            _ticket: ticket,
         });
         self.multiplexed.borrow_mut().push(Rc::clone(&connection));
         Place::on(&connection)
@@ -163,14 +140,6 @@ impl Place {
     /// Whether identities were proven at both ends.
     pub fn is_encrypted(&self) -> bool {
         self.0.encrypted
-    }
-}
-
-impl Drop for Leave {
-    fn drop(&mut self) {
-        self.open.set(self.open.get().saturating_sub(1));
-        self.ticket = None;
-        self.shared.tell_waiting();
     }
 }
 

@@ -182,7 +182,8 @@ impl Record {
     }
 
     /// The request is over.
-    pub fn finish(self, stage: &Stage<'_>, head: &RequestHead) {
+    pub fn finish(self, stage: &Stage<'_>, head: &RequestHead) -> Instant {
+        let now = Instant::now();
         let facts = stage.facts;
         let header = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
         let destination = self.endpoint.as_ref().and_then(|it| it.workload.as_ref());
@@ -191,7 +192,7 @@ impl Record {
         stage.engine.reporter.request(&RequestFacts {
             reporter: Perspective::Source,
             start: self.wall,
-            duration: self.start.elapsed(),
+            duration: now.saturating_duration_since(self.start),
             source: facts.source.as_ref().or(source.as_ref()),
             source_identity: facts.identity.as_ref(),
             destination,
@@ -230,6 +231,7 @@ impl Record {
             sni: facts.sni.as_deref().unwrap_or_default(),
             route_name: self.route.as_deref().unwrap_or_default(),
         });
+        now
     }
 }
 

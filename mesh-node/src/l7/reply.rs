@@ -34,14 +34,10 @@ pub enum Refusal {
     Timeout,
     /// An `abort` of a fault.
     Fault(StatusCode),
-    /// A policy says no.
-    Denied,
     /// The client's request is no HTTP, or not one that is let through; the status says what.
     BadRequest(StatusCode),
     /// The client took too long to send its request.
     RequestTimeout,
-    /// Too much is under way in this process.
-    Overload,
 }
 
 impl Refusal {
@@ -55,11 +51,9 @@ impl Refusal {
             | Self::TlsFailure
             | Self::Terminated
             | Self::RemoteReset
-            | Self::Overflow
-            | Self::Overload => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
             Self::ProtocolError => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Denied => StatusCode::FORBIDDEN,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Fault(status) | Self::BadRequest(status) => status,
         }
@@ -78,10 +72,8 @@ impl Refusal {
             Self::Overflow => Flags::UO,
             Self::Timeout => Flags::UT,
             Self::Fault(_) => Flags::FI,
-            Self::Denied => Flags::NONE,
             Self::BadRequest(_) => Flags::DPE,
             Self::RequestTimeout => Flags::SI,
-            Self::Overload => Flags::OM,
         }
     }
 
@@ -99,10 +91,8 @@ impl Refusal {
             Self::Overflow => "upstream_reset_before_response_started{overflow}",
             Self::Timeout => "response_timeout",
             Self::Fault(_) => "fault_filter_abort",
-            Self::Denied => "rbac_access_denied",
             Self::BadRequest(_) => "http1.codec_error",
             Self::RequestTimeout => "request_headers_timeout",
-            Self::Overload => "overload",
         }
     }
 
@@ -128,14 +118,12 @@ impl Refusal {
             }
             Self::Timeout => "upstream request timeout",
             Self::Fault(_) => "fault filter abort",
-            Self::Denied => "RBAC: access denied",
             Self::BadRequest(status) => match status {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "Request Header Fields Too Large",
                 StatusCode::URI_TOO_LONG => "URI Too Long",
                 _ => "Bad Request",
             },
             Self::RequestTimeout => "Request Timeout",
-            Self::Overload => "overload",
         }
     }
 }

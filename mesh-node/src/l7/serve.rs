@@ -45,15 +45,11 @@ pub enum Protocol {
 
 /// Serves a connection to its end.
 pub async fn connection(engine: Rc<Engine>, mut connection: Connection, drain: Drain) {
-    let protocol = match connection.protocol {
-        Some(protocol) => protocol,
-        None => {
-            let sniffed = tokio::time::timeout(HEAD, sniff(&mut connection)).await;
-            match sniffed {
-                Ok(Some(protocol)) => protocol,
-                Ok(None) | Err(_) => return,
-            }
-        }
+    let protocol = if let Some(protocol) = connection.protocol {
+        protocol
+    } else {
+        let Ok(Some(protocol)) = tokio::time::timeout(HEAD, sniff(&mut connection)).await else { return };
+        protocol
     };
     match protocol {
         Protocol::Http1 => http1(engine, connection, drain).await,
@@ -88,11 +84,12 @@ async fn http1(engine: Rc<Engine>, connection: Connection, drain: Drain) {
     let mut client = H1Downstream::new(io, input, facts.secure, limits, TIMEOUTS);
     let stage = Stage { engine: &engine, site: &*site, facts: &facts };
     let mut first = true;
+    let mut graceful = std::pin::pin!(drain.graceful());
     loop {
         let request = tokio::select! {
             biased;
             request = poll_fn(|cx| client.poll_request(cx)) => request,
-            () = drain.graceful(), if !first => return client.close().await,
+            () = &mut graceful, if !first => return client.close().await,
         };
         first = false;
         match request {
@@ -100,14 +97,15 @@ async fn http1(engine: Rc<Engine>, connection: Connection, drain: Drain) {
                 if drain.is_draining() {
                     client.close_after();
                 }
-                exchange::serve(&stage, head, &mut client).await;
+                let (headers, ended) = exchange::serve(&stage, head, &mut client).await;
+                client.reuse(headers);
                 if client.is_cut() {
                     return client.abort();
                 }
                 if !client.is_reusable() {
                     return client.close().await;
                 }
-                client.rest();
+                client.rest(ended);
             }
             Ok(None) => return client.close().await,
             Err(broken) => return refuse(&stage, client, &broken).await,
@@ -174,7 +172,7 @@ async fn http2(engine: Rc<Engine>, connection: Connection, drain: Drain) {
         tasks::spawn_local("request", async move {
             let stage = Stage { engine: &engine, site: &*site, facts: &facts };
             match head {
-                Ok(head) => exchange::serve(&stage, head, &mut client).await,
+                Ok(head) => drop(exchange::serve(&stage, head, &mut client).await),
                 Err(reason) => {
                     stage.engine.reporter.count(crate::report::Event::GarbageRequest);
                     tracing::debug!(peer = %facts.peer, %reason, "Refused a request.");

@@ -5,15 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use mesh_core::balance::Health;
-use mesh_core::cluster::{Admission, ClusterPolicy, Resource, SharedOutliers};
+use mesh_core::cluster::{Admission, ClusterPolicy, SharedOutliers};
 use mesh_core::model::EndpointId;
 use tokio::sync::Notify;
 
 /// Circuit breakers and outliers by client and cluster. Entries live as long as a thread uses them.
 #[derive(Debug, Default)]
 pub struct Shared {
-    all: Mutex<HashMap<(Arc<str>, Arc<str>), Weak<SharedCluster>>>,
+    all: Mutex<HashMap<Name, Weak<SharedCluster>>>,
 }
+
+/// The names of a client and of a cluster.
+type Name = (Arc<str>, Arc<str>);
 
 /// What the threads share of one cluster for one client.
 #[derive(Debug)]
@@ -61,15 +64,6 @@ impl Shared {
         let all: Vec<_> = all.values().filter_map(Weak::upgrade).collect();
         for outliers in all.iter().filter_map(|cluster| cluster.outliers.as_ref()) {
             outliers.tick(now);
-        }
-    }
-}
-
-impl SharedCluster {
-    /// A connection is free, or may be made. All who wait look again: each waits for an endpoint of its own.
-    pub fn tell_waiting(&self) {
-        if self.admission.current(Resource::Pending) > 0 {
-            self.freed.notify_waiters();
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What the engine is told by whoever runs it: who the clients are, which rules are theirs, how endpoints are reached.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Endpoint, Service, Snapshot, Workload};
 use mesh_core::route::{Route, RouteTable};
@@ -122,4 +124,17 @@ pub struct Facts {
     pub identity: Option<SpiffeId>,
     /// What `x-forwarded-client-cert` is to say of its certificate.
     pub certificate: Option<Arc<str>>,
+    /// What `x-forwarded-for` says of it, once somebody has asked.
+    pub forwarded_for: OnceCell<HeaderValue>,
+}
+
+impl Facts {
+    /// The client's address as a header's value.
+    pub fn forwarded_for(&self) -> HeaderValue {
+        let value = || {
+            HeaderValue::from_str(&self.peer.ip().to_canonical().to_string())
+                .expect("an address is a header's value")
+        };
+        self.forwarded_for.get_or_init(value).clone()
+    }
 }

@@ -75,44 +75,53 @@ impl Site for OneService {
 type Script = Rc<dyn Fn(&str) -> String>;
 
 /// Serves a script on an address of its own; requests come back in a list.
-async fn origin(ip: &str, script: Script) -> (SocketAddr, Rc<RefCell<Vec<String>>>) {
+async fn origin(ip: &str, script: Script) -> (SocketAddr, Heard) {
     let listener = TcpListener::bind((ip, 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let seen = Rc::new(RefCell::new(Vec::new()));
+    let seen = Heard::default();
     let heard = Rc::clone(&seen);
     tasks::spawn_local("origin", async move {
         loop {
-            let (mut tcp, _) = listener.accept().await.unwrap();
-            let (script, heard) = (Rc::clone(&script), Rc::clone(&heard));
-            tasks::spawn_local("origin connection", async move {
-                let mut input = BytesMut::new();
-                loop {
-                    while !input.windows(4).any(|it| it == b"\r\n\r\n") {
-                        if tcp.read_buf(&mut input).await.unwrap_or(0) == 0 {
-                            return;
-                        }
-                    }
-                    let end = input.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
-                    let head = String::from_utf8(input.split_to(end).to_vec()).unwrap();
-                    let length = head.lines().find_map(|it| it.strip_prefix("content-length: "));
-                    let length: usize = length.map_or(0, |it| it.parse().unwrap());
-                    while input.len() < length {
-                        if tcp.read_buf(&mut input).await.unwrap_or(0) == 0 {
-                            return;
-                        }
-                    }
-                    let body = String::from_utf8(input.split_to(length).to_vec()).unwrap();
-                    heard.borrow_mut().push(format!("{head}{body}"));
-                    let answer = script(&head);
-                    if tcp.write_all(answer.as_bytes()).await.is_err() || answer.contains("connection: close")
-                    {
-                        return;
-                    }
-                }
-            });
+            let (tcp, _) = listener.accept().await.unwrap();
+            tasks::spawn_local("origin connection", follow(tcp, Rc::clone(&script), Rc::clone(&heard)));
         }
     });
     (addr, seen)
+}
+
+type Heard = Rc<RefCell<Vec<String>>>;
+
+async fn follow(mut tcp: TcpStream, script: Script, heard: Heard) {
+    let mut input = BytesMut::new();
+    loop {
+        let end = |input: &BytesMut| input.windows(4).position(|it| it == b"\r\n\r\n");
+        if !fill(&mut tcp, &mut input, |input| end(input).is_some()).await {
+            return;
+        }
+        let head = input.split_to(end(&input).unwrap() + 4);
+        let head = String::from_utf8(head.to_vec()).unwrap();
+        let length = head.lines().find_map(|it| it.strip_prefix("content-length: "));
+        let length: usize = length.map_or(0, |it| it.parse().unwrap());
+        if !fill(&mut tcp, &mut input, |input| input.len() >= length).await {
+            return;
+        }
+        let body = String::from_utf8(input.split_to(length).to_vec()).unwrap();
+        heard.borrow_mut().push(format!("{head}{body}"));
+        let answer = script(&head);
+        if tcp.write_all(answer.as_bytes()).await.is_err() || answer.contains("connection: close") {
+            return;
+        }
+    }
+}
+
+/// Reads until there is enough; `false` at the end of the connection.
+async fn fill(tcp: &mut TcpStream, input: &mut BytesMut, enough: impl Fn(&BytesMut) -> bool) -> bool {
+    while !enough(input) {
+        if tcp.read_buf(input).await.unwrap_or(0) == 0 {
+            return false;
+        }
+    }
+    true
 }
 
 /// The mesh of these tests: service `web` with subsets `v1` and `v2` at the given addresses.
@@ -163,6 +172,7 @@ async fn engine(text: &str) -> (SocketAddr, watch::Sender<Arc<Snapshot>>) {
                 source: None,
                 identity: None,
                 certificate: None,
+                forwarded_for: std::cell::OnceCell::new(),
             };
             let input = BytesMut::new();
             let served =
@@ -252,7 +262,7 @@ fn bodies_pass_in_both_directions_and_connections_are_kept() {
                 answer.contains("\r\nabcdefg\r\n") || answer.contains("3\r\nabc\r\n4\r\ndefg\r\n"),
                 "{answer}"
             );
-            assert_eq!(seen.borrow().last().unwrap().matches('x').count() >= body.len(), true);
+            assert!(seen.borrow().last().unwrap().matches('x').count() >= body.len());
         }
     });
 }

@@ -39,6 +39,11 @@ pub trait Downstream: Sink + Body {
     /// Begins the response.
     fn respond(&mut self, head: ResponseHead) -> Result<(), Broken>;
 
+    /// The allocations of the response's head, to be used again.
+    fn spare(&mut self) -> HeaderMap {
+        HeaderMap::new()
+    }
+
     /// Resolves when the client has gone, without taking anything from it.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken>;
 
@@ -65,17 +70,6 @@ pub enum Flow {
     Ending,
     /// Nothing moves any more.
     Done,
-}
-
-/// On which side something broke.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Fault {
-    /// The client's.
-    #[error("the client: {0}")]
-    Downstream(Broken),
-    /// The server's.
-    #[error("the server: {0}")]
-    Upstream(Broken),
 }
 
 impl Flow {

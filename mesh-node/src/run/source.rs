@@ -13,7 +13,10 @@ use mesh_ca::{
     Bundle, Ca, FileVault, Limits,
     authorize::{NodeName, node_identity},
 };
-use mesh_core::{id::TrustDomain, model::CompileOptions};
+use mesh_core::{
+    id::TrustDomain,
+    model::{CompileOptions, CredentialScope},
+};
 use mesh_source::{Changes, Directory, DirectoryFeed};
 use tokio::sync::mpsc;
 
@@ -49,6 +52,8 @@ pub struct Place {
     pub trust_domain: TrustDomain,
     /// Lifetime of certificates.
     pub svid_lifetime: Duration,
+    /// The certificates with keys that are needed of those that Gateways name.
+    pub credentials: CredentialScope,
 }
 
 /// Where the model comes from.
@@ -78,6 +83,7 @@ impl From<&NodeOptions> for Place {
             state: options.state.clone(),
             trust_domain: options.trust_domain.clone(),
             svid_lifetime: options.svid_lifetime,
+            credentials: CredentialScope::Nobody,
         }
     }
 }
@@ -131,6 +137,7 @@ impl Source {
                 let compile = CompileOptions {
                     node,
                     trust_domain: place.trust_domain.clone(),
+                    credentials: place.credentials.clone(),
                     ..CompileOptions::default()
                 };
                 tasks::spawn_local("source", feed.run());

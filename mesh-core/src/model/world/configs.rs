@@ -52,6 +52,9 @@ impl World {
         if key.kind == "DestinationRule" {
             self.note_subsets(key, object);
         }
+        if key.kind == "Gateway" {
+            self.note_credentials(key, object);
+        }
         let config = object.and_then(Config::of).map(|config| Record::Config(Arc::new(config)));
         self.emit(RecordKey::Config(Arc::new(key.clone())), config);
     }

@@ -10,7 +10,7 @@ use super::few::Few;
 use super::pods::{PodFacts, valid};
 use super::services::is_tcp;
 use super::shared::Values;
-use super::{Name, Report, World};
+use super::{Name, Report, World, addresses};
 use crate::model::{Families, Membership, StaticEndpoint};
 use crate::net::canonical_ip;
 use crate::resource::Object;
@@ -71,6 +71,51 @@ impl SliceFacts {
 }
 
 impl World {
+    pub(super) fn put_slice(&mut self, name: &Name, facts: Option<SliceFacts>) {
+        if self.slices.get(name) == facts.as_ref() {
+            return;
+        }
+        self.mark_endpoints(name);
+        if let Some(old) = self.slices.remove(name) {
+            for (index, ip) in addresses(&old) {
+                let slices = self.slices_by_ip.entry(ip).or_default();
+                slices.remove(&(name.clone(), index));
+                if slices.is_empty() {
+                    self.slices_by_ip.remove(&ip);
+                }
+            }
+            self.group_slice(&old.service, name, false);
+        }
+        if let Some(new) = facts {
+            for (index, ip) in addresses(&new) {
+                self.slices_by_ip.entry(ip).or_default().insert((name.clone(), index));
+            }
+            self.group_slice(&new.service, name, true);
+            self.slices.insert(name.clone(), new);
+        }
+        self.mark_endpoints(name);
+        self.dirty.slices.insert(name.clone());
+    }
+
+    /// With its first slice a service stops looking for pods itself, and with its last it begins to.
+    fn group_slice(&mut self, service: &Name, slice: &Name, present: bool) {
+        let slices = self.slices_by_service.entry(service.clone()).or_default();
+        let before = slices.len();
+        if present {
+            slices.insert(slice.clone());
+        } else {
+            slices.remove(slice);
+        }
+        let after = slices.len();
+        if after == 0 {
+            self.slices_by_service.remove(service);
+        }
+        if (before == 0) != (after == 0) {
+            self.mark_selected_by(service);
+        }
+        self.dirty.services.insert(service.clone());
+    }
+
     /// The services that a pod is an endpoint of, and whether one of their slices calls it ready.
     pub(super) fn memberships(&self, name: &Name, pod: &PodFacts) -> (Vec<Membership>, bool) {
         let mut services: BTreeMap<&Name, BTreeSet<(u16, u16)>> = BTreeMap::new();

@@ -119,6 +119,7 @@ fn keys(news: &[(RecordKey, Option<Record>)]) -> Vec<String> {
         RecordKey::Service(key) => format!("service {key}"),
         RecordKey::LocalPod(uid) => format!("pod {uid}"),
         RecordKey::Workload(uid) => format!("workload {uid}"),
+        RecordKey::Credential(name) => format!("credential {name}"),
     };
     news.iter()
         .map(|(key, record)| format!("{}{}", if record.is_some() { "+" } else { "-" }, kind(key)))

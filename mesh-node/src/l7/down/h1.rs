@@ -19,6 +19,10 @@ use crate::l7::transfer::{Body, Downstream, Sink};
 
 /// The client's side of a connection. Between two requests it waits for the next head, see [`H1Downstream::poll_request`].
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts about a connection that are independent of each other"
+)]
 pub struct H1Downstream {
     io: Io,
     secure: bool,
@@ -39,6 +43,8 @@ pub struct H1Downstream {
     response_ended: bool,
     /// The allocations of an earlier head.
     spare: HeaderMap,
+    /// Those of the response's.
+    answered: HeaderMap,
 }
 
 /// How long a client may take.
@@ -75,16 +81,22 @@ impl H1Downstream {
             leaves: false,
             response_ended: false,
             spare: HeaderMap::new(),
+            answered: HeaderMap::new(),
         }
     }
 
     /// The next head; `None` when the client is done. After an error [`Self::refuse`] may still answer.
     pub fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RequestHead>, Broken>> {
+        let mut first_read = false;
         loop {
             if let Some(head) = parse_request(&mut self.input, &self.limits, &mut self.spare)? {
                 return Poll::Ready(self.begin(head).map(Some));
             }
             let first = self.input.is_empty();
+            if std::mem::take(&mut first_read) {
+                // The rest of a head that has not come at once.
+                self.deadline.set(Some(self.timeouts.head));
+            }
             if self.deadline.poll(cx).is_ready() {
                 // Nobody waits for an answer to nothing.
                 let silent = first.then_some(Ok(None));
@@ -96,7 +108,7 @@ impl H1Downstream {
                 return Poll::Ready(clean.unwrap_or(Err(Broken::Closed("in the head of a request"))));
             }
             if first {
-                self.deadline.set(Some(self.timeouts.head));
+                first_read = true;
             }
         }
     }
@@ -104,7 +116,9 @@ impl H1Downstream {
     fn begin(&mut self, mut head: h1::RequestHead) -> Result<RequestHead, Broken> {
         head.strip_hop_by_hop()?;
         let h1::RequestHead { method, target, authority, version, headers, framing, .. } = head;
-        self.deadline.set(Some(self.timeouts.body));
+        if framing.has_body() {
+            self.deadline.set(Some(self.timeouts.body));
+        }
         self.method = method.clone();
         self.version = version;
         self.keep_alive = head.keep_alive;
@@ -126,7 +140,9 @@ impl H1Downstream {
     }
 
     /// Takes back a map whose content is not needed any more.
-    pub fn reuse(&mut self, headers: HeaderMap) {
+    pub fn reuse(&mut self, mut headers: HeaderMap) {
+        // What is in it holds on to the bytes it was read from.
+        headers.clear();
         self.spare = headers;
     }
 
@@ -157,8 +173,8 @@ impl H1Downstream {
     }
 
     /// Waits for the next request from now on.
-    pub fn rest(&mut self) {
-        self.deadline.set(Some(self.timeouts.idle));
+    pub fn rest(&mut self, now: std::time::Instant) {
+        self.deadline.set_from(now, self.timeouts.idle);
     }
 
     /// Sends what waits, ends the connection, and gives the client a moment to read it: closing at once while bytes of
@@ -286,9 +302,15 @@ impl Downstream for H1Downstream {
             upgrade: head.upgrade.as_ref(),
         };
         let encoder = encode_response(&parts, self.out.tail());
+        self.answered = head.headers;
+        self.answered.clear();
         self.keep_alive &= !encoder.ends_with_connection();
         self.encoder = Some(encoder);
         Ok(())
+    }
+
+    fn spare(&mut self) -> HeaderMap {
+        std::mem::take(&mut self.answered)
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {

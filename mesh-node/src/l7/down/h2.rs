@@ -44,7 +44,7 @@ fn head(parts: http::request::Parts, ended: bool, secure: bool) -> Result<Reques
     let http::request::Parts { method, uri, mut headers, extensions, .. } = parts;
     let protocol = extensions.get::<h2::ext::Protocol>();
     let upgrade = protocol.map(|it| Upgrade::named(it.as_str()).ok_or(Reason::Target)).transpose()?;
-    let authority = authority(&uri, headers.remove(header::HOST))?;
+    let authority = authority(&uri, headers.remove(header::HOST).as_ref())?;
     let path = uri.path_and_query().map(|it| Bytes::copy_from_slice(it.as_str().as_bytes()));
     let (target, _) = match path {
         Some(path) if upgrade.is_some() => (Target::origin(path)?, None),
@@ -75,9 +75,9 @@ fn head(parts: http::request::Parts, ended: bool, secure: bool) -> Result<Reques
     })
 }
 
-fn authority(uri: &Uri, host: Option<HeaderValue>) -> Result<Authority, Reason> {
+fn authority(uri: &Uri, host: Option<&HeaderValue>) -> Result<Authority, Reason> {
     let named = uri.authority().map(|it| it.as_str().as_bytes());
-    match (named, &host) {
+    match (named, host) {
         (Some(named), Some(host)) if !named.eq_ignore_ascii_case(host.as_bytes()) => Err(Reason::Host),
         (Some(named), _) => Authority::parse(Bytes::copy_from_slice(named)),
         (None, Some(host)) => Authority::parse(Bytes::copy_from_slice(host.as_bytes())),
@@ -89,7 +89,7 @@ fn authority(uri: &Uri, host: Option<HeaderValue>) -> Result<Authority, Reason> 
 fn join_cookies(headers: &mut HeaderMap) {
     let mut cookies = headers.get_all(header::COOKIE).iter();
     if cookies.next().is_some() && cookies.next().is_some() {
-        let all: Vec<_> = headers.get_all(header::COOKIE).iter().map(|value| value.as_bytes()).collect();
+        let all: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
         if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
             headers.insert(header::COOKIE, joined);
         }

@@ -32,6 +32,10 @@ pub struct H1Connection {
 
 /// The server's side of one request. Dropped before the response has ended, it closes the connection.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts about an exchange that are independent of each other"
+)]
 pub struct H1Upstream {
     connection: H1Connection,
     method: Method,

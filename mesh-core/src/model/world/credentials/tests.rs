@@ -1,0 +1,123 @@
+use super::*;
+use crate::model::{CompileOptions, CredentialScope, Mirror, Snapshot};
+use crate::resource::{SourceFile, parse};
+
+const GATEWAY: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: { name: gw, namespace: anywhere }
+spec:
+  selector: { istio: ingressgateway }
+  servers:
+  - port: { number: 443, name: https, protocol: HTTPS }
+    hosts: ['*']
+    tls: { mode: MUTUAL, credentialName: shop }
+";
+
+fn secret(namespace: &str, name: &str, text: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{ name: {name}, namespace: {namespace} }}\n\
+         stringData: {{ cert: {text}, key: very-secret }}\n"
+    )
+}
+
+struct Bed {
+    world: World,
+    mirror: Mirror,
+}
+
+impl Bed {
+    fn new(credentials: CredentialScope) -> Self {
+        let options = CompileOptions { credentials, ..CompileOptions::default() };
+        Self { world: World::new(options), mirror: Mirror::new("") }
+    }
+
+    fn apply(&mut self, yaml: &str) -> Snapshot {
+        let parsed = parse(&SourceFile { name: "t.yaml", text: yaml });
+        assert!(parsed.rejected.is_empty(), "{:?}", parsed.findings);
+        parsed.objects.iter().for_each(|object| self.world.upsert(object));
+        self.snapshot()
+    }
+
+    fn remove(&mut self, kind: &'static str, namespace: &str, name: &str) -> Snapshot {
+        self.world.remove(&ObjectKey { kind, namespace: namespace.into(), name: name.into() });
+        self.snapshot()
+    }
+
+    fn snapshot(&mut self) -> Snapshot {
+        for (key, record) in self.world.commit() {
+            match record {
+                Some(record) => self.mirror.apply(record),
+                None => self.mirror.remove(&key),
+            }
+        }
+        self.mirror.snapshot()
+    }
+}
+
+fn names(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.credentials().map(|credential| credential.name.to_string()).collect()
+}
+
+#[test]
+fn only_what_a_gateway_names_is_told() {
+    let all = [
+        GATEWAY,
+        &secret("edge", "shop", "a"),
+        &secret("edge", "shop-cacert", "b"),
+        &secret("edge", "other", "c"),
+    ];
+    for (scope, expected) in [
+        (CredentialScope::Nobody, &[][..]),
+        (CredentialScope::Namespace("edge".to_owned()), &["edge/shop", "edge/shop-cacert"]),
+        (CredentialScope::Namespace("anywhere".to_owned()), &[]),
+        (CredentialScope::Everybody, &["edge/shop", "edge/shop-cacert"]),
+    ] {
+        for order in [all.to_vec(), all.iter().rev().copied().collect()] {
+            let snapshot = Bed::new(scope.clone()).apply(&order.join("---\n"));
+            assert_eq!(names(&snapshot), expected, "{scope:?}");
+        }
+    }
+}
+
+#[test]
+fn what_changes_is_told_again_and_what_nobody_names_is_withdrawn() {
+    let mut bed = Bed::new(CredentialScope::Everybody);
+    let first = bed.apply(&[GATEWAY, &secret("edge", "shop", "a")].join("---\n"));
+    let second = bed.apply(&secret("edge", "shop", "b"));
+    let text = |snapshot: &Snapshot| {
+        let secret = snapshot.credential("edge", "shop").unwrap();
+        secret.certificate.as_ref().unwrap().expose().to_vec()
+    };
+    assert_eq!((text(&first), text(&second)), (b"a".to_vec(), b"b".to_vec()));
+    assert_ne!(first.credential_generation(), second.credential_generation());
+    let again = bed.apply(&secret("edge", "shop", "b"));
+    assert_eq!(second.credential_generation(), again.credential_generation());
+    let named = bed.apply(&GATEWAY.replace("name: gw", "name: second"));
+    assert_eq!(names(&named), ["edge/shop"]);
+    assert_eq!(
+        names(&bed.remove("Gateway", "anywhere", "gw")),
+        ["edge/shop"],
+        "the other one still names it"
+    );
+    assert!(names(&bed.apply(&GATEWAY.replace("name: gw", "name: second").replace("shop", "x"))).is_empty());
+    assert_eq!(names(&bed.apply(GATEWAY)), ["edge/shop"]);
+    assert!(names(&bed.remove("Secret", "edge", "shop")).is_empty());
+}
+
+#[test]
+fn nothing_shows_what_is_in_them() {
+    let mut bed = Bed::new(CredentialScope::Everybody);
+    let snapshot = bed.apply(&[GATEWAY, &secret("edge", "shop", "a")].join("---\n"));
+    let shown = [
+        format!("{snapshot:?}"),
+        format!("{:?}", bed.world),
+        format!("{:?}", bed.mirror),
+        serde_json::to_string(&snapshot).unwrap(),
+    ];
+    for text in shown {
+        assert!(!text.contains("very-secret"), "{text}");
+        // As a list of bytes, which is how they would be shown.
+        assert!(!text.contains("118, 101, 114, 121"), "{text}");
+    }
+}

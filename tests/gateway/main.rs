@@ -1,0 +1,8 @@
+//! `mesh-node gateway` as its clients see it: the real process, real certificates, curl. Needs no privilege; as root it
+//! is also shown that it needs none.
+
+mod listeners;
+mod modes;
+mod pki;
+mod process;
+mod rotation;

@@ -1,0 +1,226 @@
+//! One `mesh-node gateway` of a test: on an address of its own, over a directory of its own.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use mesh_tests::http::{Request, fetch};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A gateway, `istio-system/istio-ingressgateway`; it ends with the value.
+pub(crate) struct Gateway {
+    child: Child,
+    address: Ipv4Addr,
+    admin: u16,
+    directory: TempDir,
+}
+
+/// How a call of curl ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// The status; 0 without an answer.
+    pub(crate) status: u16,
+    /// curl's own verdict: 35 is a handshake that failed, 56 a connection that broke, 60 a certificate that is wrong.
+    pub(crate) exit: i32,
+    /// `2` or `1.1`.
+    pub(crate) version: String,
+}
+
+impl Gateway {
+    /// Starts one over `files` (name and content) and waits until it is ready. In them `{dir}` is a directory for
+    /// whatever else the test needs, see [`Self::put`].
+    pub(crate) fn start(files: &[(&str, &str)]) -> Result<Self> {
+        Self::start_as(files, &[])
+    }
+
+    /// As [`Self::start`], by way of another program: `setpriv` and its options.
+    pub(crate) fn start_as(files: &[(&str, &str)], by: &[&str]) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        for place in ["config", "files"] {
+            fs::create_dir(directory.path().join(place))?;
+        }
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+        let address = own_address();
+        let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut program = program_file()?;
+        if !by.is_empty() {
+            // Where the tests are built may be nobody else's business.
+            let copy = directory.path().join("mesh-node");
+            fs::copy(program, &copy)?;
+            program = copy;
+        }
+        let words = by.iter().map(ToString::to_string).chain([program.display().to_string()]);
+        let words: Vec<_> = words.collect();
+        let (first, rest) = words.split_first().context("a program")?;
+        let log = File::create(directory.path().join("log"))?;
+        let mut command = Command::new(first);
+        command.args(rest).args(["gateway", "--name", "istio-system/istio-ingressgateway"]);
+        command.arg("--config").arg(directory.path().join("config"));
+        command.args(["--bind", &address.to_string(), "--admin-port", &admin.to_string()]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        for (name, text) in files {
+            let text = text.replace("{dir}", &directory.path().join("files").display().to_string());
+            fs::write(directory.path().join("config").join(name), text)?;
+        }
+        // A directory without anything is one that is not filled yet.
+        let any = "apiVersion: v1\nkind: Namespace\nmetadata: { name: istio-system }\n";
+        fs::write(directory.path().join("config/namespace.yaml"), any)?;
+        let mut child = command.spawn();
+        // A file that was just written is busy as long as a process has it open that another test is about to start.
+        while child.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ExecutableFileBusy) {
+            thread::sleep(Duration::from_millis(10));
+            child = command.spawn();
+        }
+        let child = child.context("mesh-node")?;
+        let gateway = Self { child, address, admin, directory };
+        wait(Duration::from_secs(10), || gateway.is_ready())
+            .with_context(|| format!("it is not ready:\n{}", gateway.log()))?;
+        Ok(gateway)
+    }
+
+    /// Writes a file of the configuration, in one piece.
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
+        let text = text.replace("{dir}", &self.directory.path().join("files").display().to_string());
+        self.replace(&self.directory.path().join("config").join(name), &text)
+    }
+
+    /// Writes a file beside the configuration, in one piece.
+    pub(crate) fn put(&self, name: &str, text: &str) -> Result<()> {
+        self.replace(&self.file(name), text)
+    }
+
+    fn replace(&self, path: &Path, text: &str) -> Result<()> {
+        let fresh = self.directory.path().join("fresh");
+        fs::write(&fresh, text)?;
+        fs::rename(fresh, path).with_context(|| format!("writing {}", path.display()))
+    }
+
+    /// A file beside the configuration.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join("files").join(name)
+    }
+
+    /// Where it serves.
+    pub(crate) fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::from((self.address, port))
+    }
+
+    /// Asks for `https://HOST:PORT/` with curl; `options` come on top.
+    pub(crate) fn curl(&self, host: &str, port: u16, options: &[&str]) -> Result<Answer> {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--output", "/dev/null", "--max-time", "10"]);
+        command.args(["--write-out", "%{http_code} %{http_version}"]);
+        command.args(["--resolve", &format!("{host}:{port}:{}", self.address)]).args(options);
+        command.arg(format!("https://{host}:{port}/"));
+        let output = command.output().context("curl")?;
+        let text = String::from_utf8(output.stdout)?;
+        let (status, version) = text.split_once(' ').with_context(|| format!("curl wrote {text:?}"))?;
+        let exit = output.status.code().context("curl was killed")?;
+        Ok(Answer { status: status.parse()?, exit, version: version.to_owned() })
+    }
+
+    /// What it says of itself.
+    pub(crate) fn dump(&self) -> Result<Value> {
+        let admin = SocketAddr::from(([127, 0, 0, 1], self.admin));
+        let response = fetch(admin, &Request::get("/config_dump"), Duration::from_secs(5))?;
+        ensure!(response.status == 200, "/config_dump: {}", response.status);
+        Ok(serde_json::from_str(&response.text())?)
+    }
+
+    /// The value of a metric with its labels.
+    pub(crate) fn metric(&self, name: &str) -> Result<u64> {
+        let response = fetch(self.at(15020), &Request::get("/metrics"), Duration::from_secs(5))?;
+        let text = response.text();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("no {name} in:\n{text}"))?.parse()?)
+    }
+
+    /// Everything it has written.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Asks it to stop and waits until it has.
+    pub(crate) fn stop(&mut self, patience: Duration) -> Result<ExitStatus> {
+        let pid = self.child.id().to_string();
+        ensure!(Command::new("kill").args(["-TERM", &pid]).status()?.success(), "it is not there");
+        let mut status = None;
+        wait(patience, || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        })?;
+        status.context("it runs")
+    }
+
+    fn is_ready(&self) -> bool {
+        let answer = fetch(self.at(15021), &Request::get("/healthz/ready"), Duration::from_secs(5));
+        answer.is_ok_and(|answer| answer.status == 200)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // There is nobody left to tell.
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+/// Waits until something holds.
+pub(crate) fn wait(patience: Duration, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let end = Instant::now() + patience;
+    while !holds() {
+        if Instant::now() > end {
+            bail!("not within {patience:?}");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// The program beside the tests.
+fn program_file() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let found = own.ancestors().skip(1).take(2).map(|place| place.join("mesh-node"));
+    let mut found = found.filter(|path| path.is_file());
+    found.next().context("there is no mesh-node beside the tests: `cargo build -p mesh-node` makes it")
+}
+
+/// All of 127/8 is this machine, so every gateway can have the usual ports.
+fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let [.., number] = number.to_be_bytes();
+    Ipv4Addr::new(127, 200 + number % 50, high, low.clamp(1, 254))
+}
+
+/// A Gateway that selects the one under test, with these servers.
+pub(crate) fn manifest(servers: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{ name: edge, namespace: shop }}\n\
+         spec:\n  selector: {{ istio: ingressgateway }}\n  servers:\n{servers}"
+    )
+}
+
+/// A server for HTTPS.
+pub(crate) fn https(name: &str, host: &str, tls: &str) -> String {
+    let port = format!("{{ number: 443, name: {name}, protocol: HTTPS }}");
+    format!("  - {{ port: {port}, hosts: ['{host}'], tls: {{ {tls} }} }}\n")
+        .replace("443", &HTTPS.to_string())
+}
+
+/// A server for HTTP.
+pub(crate) fn http(port: u16) -> String {
+    format!("  - {{ port: {{ number: {port}, name: http-{port}, protocol: HTTP }}, hosts: ['*'] }}\n")
+}
+
+/// Where HTTPS is served: a port that everybody may have.
+pub(crate) const HTTPS: u16 = 8443;
