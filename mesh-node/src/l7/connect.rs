@@ -1,6 +1,7 @@
 //! From an endpoint to a request under way: a pooled connection, or a new one.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -15,6 +16,7 @@ use super::h1::Limits;
 use super::io::Io;
 use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
 use super::pool::{Kept, Place};
+use super::shared::SharedCluster;
 use super::site::{Dial, DialError, Dialled, Held};
 use super::transfer::{Body, Sink, Upstream};
 use super::up::h1::{H1Connection, H1Upstream};
@@ -32,7 +34,7 @@ pub struct Server {
 }
 
 enum Kind {
-    H1 { upstream: Box<H1Upstream>, born: Instant, ticket: Ticket },
+    H1 { upstream: Box<H1Upstream>, born: Instant, leave: Option<Leave> },
     H2 { upstream: Box<H2Upstream>, place: Place },
 }
 
@@ -63,9 +65,11 @@ impl Engine {
             // Boxed: few need it, and all would have to carry it.
             return Box::pin(self.begin_h2(cluster, member, head)).await;
         }
-        let idle_timeout = cluster.policy.pool.http.idle_timeout;
-        if let Some(kept) = member.pool.take(idle_timeout, now) {
-            return h1(member, kept, head, true);
+        let pool = &cluster.policy.pool;
+        if !is_limited(cluster)
+            && let Some(kept) = member.pool.take(pool.http.idle_timeout, now)
+        {
+            return h1(member, kept, head, (None, true));
         }
         Box::pin(self.begin_h1(cluster, member, head)).await
     }
@@ -76,18 +80,14 @@ impl Engine {
         member: &Rc<Member>,
         head: &RequestHead,
     ) -> Result<Server, BeginError> {
+        let leave = if is_limited(cluster) { Some(leave(cluster).await?) } else { None };
         let pool = &cluster.policy.pool;
-        let idle = || member.pool.take(pool.http.idle_timeout, Instant::now());
-        let ticket = match cluster.shared.admission.ticket(Resource::Connection) {
-            Ok(ticket) => ticket,
-            Err(_) => match wait(cluster, idle).await? {
-                Granted::Connection(kept) => return h1(member, *kept, head, true),
-                Granted::Leave(ticket) => ticket,
-            },
-        };
+        if let Some(kept) = member.pool.take(pool.http.idle_timeout, Instant::now()) {
+            return h1(member, kept, head, (leave, true));
+        }
         let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
         let connection = H1Connection::new(io, encrypted, held);
-        h1(member, Kept { connection, born: Instant::now(), ticket }, head, false)
+        h1(member, Kept { connection, born: Instant::now() }, head, (leave, false))
     }
 
     async fn begin_h2(
@@ -102,8 +102,12 @@ impl Engine {
         let place = if let Some(place) = found {
             place
         } else {
-            let ticket =
-                cluster.shared.admission.ticket(Resource::Connection).map_err(BeginError::Overflow)?;
+            let ticket = match cluster.shared.admission.ticket(Resource::Connection) {
+                Ok(ticket) => Some(ticket),
+                // Those there are belong to other threads or endpoints, and may never be free.
+                Err(_) if member.pool.is_empty() => None,
+                Err(overflow) => return Err(BeginError::Overflow(overflow)),
+            };
             let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
             let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
             member.pool.add(sender, encrypted, ticket, Instant::now())
@@ -145,34 +149,55 @@ impl Engine {
     }
 }
 
-enum Granted {
-    Connection(Box<Kept>),
-    Leave(Ticket),
+/// Leave of the circuit breaker to have a request under way on a connection. A connection that waits for requests has
+/// none: it would keep those out who cannot use it, on other threads and for other endpoints.
+struct Leave {
+    ticket: Option<Ticket>,
+    shared: Arc<SharedCluster>,
 }
 
-/// Waits for a connection to become free, if so many may wait.
-async fn wait(cluster: &Rc<Cluster>, idle: impl Fn() -> Option<Kept>) -> Result<Granted, BeginError> {
-    let admission = &cluster.shared.admission;
-    let _pending = admission.ticket(Resource::Pending).map_err(BeginError::Overflow)?;
-    loop {
-        let free = cluster.shared.freed.notified();
-        let mut free = std::pin::pin!(free);
-        free.as_mut().enable();
-        if let Some(kept) = idle() {
-            return Ok(Granted::Connection(Box::new(kept)));
+impl Drop for Leave {
+    fn drop(&mut self) {
+        drop(self.ticket.take());
+        if self.shared.admission.current(Resource::Pending) > 0 {
+            self.shared.freed.notify_one();
         }
-        if let Ok(ticket) = admission.ticket(Resource::Connection) {
-            return Ok(Granted::Leave(ticket));
+    }
+}
+
+/// Whether the number of connections has a limit: counting without costs every request two atomic operations.
+fn is_limited(cluster: &Cluster) -> bool {
+    cluster.policy.pool.limits.connections != u32::MAX
+}
+
+/// Takes leave, or waits for it if so many may wait.
+async fn leave(cluster: &Rc<Cluster>) -> Result<Leave, BeginError> {
+    let shared = &cluster.shared;
+    let granted = |ticket| Leave { ticket: Some(ticket), shared: Arc::clone(shared) };
+    if let Ok(ticket) = shared.admission.ticket(Resource::Connection) {
+        return Ok(granted(ticket));
+    }
+    let _pending = shared.admission.ticket(Resource::Pending).map_err(BeginError::Overflow)?;
+    loop {
+        let mut free = std::pin::pin!(shared.freed.notified());
+        free.as_mut().enable();
+        if let Ok(ticket) = shared.admission.ticket(Resource::Connection) {
+            return Ok(granted(ticket));
         }
         free.await;
     }
 }
 
-fn h1(member: &Rc<Member>, kept: Kept, head: &RequestHead, reused: bool) -> Result<Server, BeginError> {
-    let Kept { connection, born, ticket } = kept;
+fn h1(
+    member: &Rc<Member>,
+    kept: Kept,
+    head: &RequestHead,
+    (leave, reused): (Option<Leave>, bool),
+) -> Result<Server, BeginError> {
+    let Kept { connection, born } = kept;
     let encrypted = connection.is_encrypted();
     let upstream = Box::new(connection.begin(head, Limits::default()).map_err(BeginError::Broken)?);
-    let kind = Kind::H1 { upstream, born, ticket };
+    let kind = Kind::H1 { upstream, born, leave };
     Ok(Server { kind, member: Rc::clone(member), reused, encrypted })
 }
 
@@ -218,12 +243,9 @@ impl Server {
 
     /// The response is complete: the connection may serve another request.
     pub fn release(self, cluster: &Cluster, spare: HeaderMap, now: Instant) {
-        let Kind::H1 { upstream, born, ticket } = self.kind else { return };
-        let Some(mut connection) = upstream.into_idle() else {
-            drop(ticket);
-            cluster.shared.freed.notify_one();
-            return;
-        };
+        // Leave is given back last: whoever waits for it may find the connection.
+        let Kind::H1 { upstream, born, leave: _leave } = self.kind else { return };
+        let Some(mut connection) = upstream.into_idle() else { return };
         connection.reuse(spare);
         let pool = &cluster.policy.pool;
         let worn = pool
@@ -231,14 +253,8 @@ impl Server {
             .max_requests_per_connection
             .is_some_and(|most| connection.served() >= most.get())
             || pool.max_connection_duration.is_some_and(|most| now.saturating_duration_since(born) >= most);
-        if worn {
-            drop(connection);
-            drop(ticket);
-        } else {
-            self.member.pool.put(Kept { connection, born, ticket }, now);
-        }
-        if cluster.shared.admission.current(Resource::Pending) > 0 {
-            cluster.shared.freed.notify_one();
+        if !worn {
+            self.member.pool.put(Kept { connection, born }, now);
         }
     }
 

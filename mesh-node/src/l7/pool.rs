@@ -18,14 +18,12 @@ pub struct EndpointPool {
     multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
 }
 
-/// A connection that is kept, with leave to be there.
+/// A connection that is kept.
 pub struct Kept {
     /// The connection.
     pub connection: H1Connection,
     /// When it was made.
     pub born: Instant,
-    /// Leave of the circuit breaker.
-    pub ticket: Ticket,
 }
 
 struct Idle {
@@ -41,7 +39,7 @@ pub struct Multiplexed {
     born: Instant,
     idle_since: Cell<Instant>,
     encrypted: bool,
-    _ticket: Ticket,
+    _ticket: Option<Ticket>,
 }
 
 /// A place for one stream on a connection.
@@ -85,8 +83,19 @@ impl EndpointPool {
         Some(Place::on(free))
     }
 
+    /// Whether there is no HTTP/2 connection.
+    pub fn is_empty(&self) -> bool {
+        self.multiplexed.borrow().is_empty()
+    }
+
     /// Adds an HTTP/2 connection, and takes the first place on it.
-    pub fn add(&self, sender: SendRequest<Bytes>, encrypted: bool, ticket: Ticket, now: Instant) -> Place {
+    pub fn add(
+        &self,
+        sender: SendRequest<Bytes>,
+        encrypted: bool,
+        ticket: Option<Ticket>,
+        now: Instant,
+    ) -> Place {
         let connection = Rc::new(Multiplexed {
             sender: RefCell::new(Some(sender)),
             streams: Cell::new(0),
