@@ -83,10 +83,11 @@ fn one_connection_serves_all(bed: &Bed, sleep: &PodHandle) -> Result<()> {
     Ok(())
 }
 
+/// The pod is beside its client: with outlier detection, others are used in so far as the nearest are not well.
 fn outlier(bed: &Bed, sleep: &PodHandle) -> Result<()> {
     bed.apply(
         "{apiVersion: v1, kind: Pod, metadata: {name: broken, namespace: default, labels: {app: httpbin, version: v3}}, \
-         spec: {nodeName: node-2, containers: [{name: c, image: local, command: [httpbin, --always, \"500\"], \
+         spec: {nodeName: node-1, containers: [{name: c, image: local, command: [httpbin, --always, \"500\"], \
          ports: [{containerPort: 8080}], readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}]}}",
     )?;
     bed.wait_ready(Duration::from_secs(10), |_| ())?;
