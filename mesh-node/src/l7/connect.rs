@@ -14,6 +14,7 @@ use super::engine::Engine;
 use super::h1::Limits;
 use super::io::Io;
 use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
+use super::originate;
 use super::pool::{Kept, Place};
 use super::site::{Dial, DialError, Dialled, Held};
 use super::transfer::{Body, Sink, Upstream};
@@ -85,7 +86,7 @@ impl Engine {
                 Granted::Leave(ticket) => ticket,
             },
         };
-        let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+        let Dialled { io, encrypted, held } = self.dial(cluster, member, false).await?;
         let connection = H1Connection::new(io, encrypted, held);
         h1(member, Kept { connection, born: Instant::now(), ticket }, head, false)
     }
@@ -104,7 +105,7 @@ impl Engine {
             None => {
                 let ticket =
                     cluster.shared.admission.ticket(Resource::Connection).map_err(BeginError::Overflow)?;
-                let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+                let Dialled { io, encrypted, held } = self.dial(cluster, member, true).await?;
                 let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
                 member.pool.add(sender, encrypted, ticket, Instant::now())
             }
@@ -130,7 +131,8 @@ impl Engine {
         Ok(Server { kind: Kind::H2 { upstream, place }, member: Rc::clone(member), reused, encrypted })
     }
 
-    async fn dial(&self, cluster: &Rc<Cluster>, member: &Rc<Member>) -> Result<Dialled, DialError> {
+    /// A new connection, on which HTTP/2 will be spoken or not.
+    pub(super) async fn dial(&self, cluster: &Cluster, member: &Member, http2: bool) -> Result<Dialled, DialError> {
         let snapshot = self.snapshot();
         let timeout = cluster.policy.pool.connect_timeout;
         let dial = Dial {
@@ -139,10 +141,12 @@ impl Engine {
             endpoint: &member.endpoint,
             timeout,
         };
-        match tokio::time::timeout(timeout, self.client.dial(&dial)).await {
-            Ok(dialled) => dialled,
-            Err(_) => Err(DialError::Connect(format!("no connection within {timeout:?}"))),
-        }
+        let until = tokio::time::Instant::now() + timeout;
+        let late = |_| DialError::Connect(format!("no connection within {timeout:?}"));
+        let dialled = tokio::time::timeout_at(until, self.client.dial(&dial)).await.map_err(late)??;
+        let secured = originate::secure(dialled, cluster, &dial, &*self.client, http2);
+        let late = |_| DialError::Tls(format!("no TLS with {} within {timeout:?}", member.endpoint.addr));
+        tokio::time::timeout_at(until, secured).await.map_err(late)?
     }
 }
 

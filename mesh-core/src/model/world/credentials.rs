@@ -1,4 +1,5 @@
-//! Secrets that Gateways name for their clients, and DestinationRules for the servers that gateways send to.
+//! Secrets that Gateways name for their clients, and those that a DestinationRule names for the servers that gateways
+//! send to.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,15 +26,12 @@ impl World {
     pub(super) fn put_secret(&mut self, name: &Name, secret: Option<&Secret>) {
         let kept = secret.filter(|it| !it.is_empty() && self.options.credentials.includes(&name.namespace));
         let known = &mut self.credentials;
-        match kept {
-            Some(secret) => {
-                known.secrets.insert(name.clone(), Arc::new(secret.clone()));
-                known.by_name.entry(Arc::clone(&name.name)).or_default().insert(name.clone());
-            }
-            None => {
-                known.secrets.remove(name);
-                forget(&mut known.by_name, &name.name, name);
-            }
+        if let Some(secret) = kept {
+            known.secrets.insert(name.clone(), Arc::new(secret.clone()));
+            known.by_name.entry(Arc::clone(&name.name)).or_default().insert(name.clone());
+        } else {
+            known.secrets.remove(name);
+            forget(&mut known.by_name, &name.name, name);
         }
         self.commit_credential(name);
     }
