@@ -12,6 +12,7 @@ pub mod io;
 mod kept;
 mod message;
 mod mirror;
+mod originate;
 mod out;
 mod pool;
 mod record;

@@ -15,6 +15,7 @@ use super::engine::Engine;
 use super::h1::Limits;
 use super::io::Io;
 use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
+use super::originate;
 use super::pool::{Kept, Place};
 use super::shared::SharedCluster;
 use super::site::{Dial, DialError, Dialled, Held};
@@ -85,7 +86,7 @@ impl Engine {
         if let Some(kept) = member.pool.take(pool.http.idle_timeout, Instant::now()) {
             return h1(member, kept, head, (leave, true));
         }
-        let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+        let Dialled { io, encrypted, held } = self.dial(cluster, member, false).await?;
         let connection = H1Connection::new(io, encrypted, held);
         h1(member, Kept { connection, born: Instant::now() }, head, (leave, false))
     }
@@ -108,7 +109,7 @@ impl Engine {
                 Err(_) if member.pool.is_empty() => None,
                 Err(overflow) => return Err(BeginError::Overflow(overflow)),
             };
-            let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+            let Dialled { io, encrypted, held } = self.dial(cluster, member, true).await?;
             let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
             member.pool.add(sender, encrypted, ticket, Instant::now())
         };
@@ -133,7 +134,8 @@ impl Engine {
         Ok(Server { kind: Kind::H2 { upstream, place }, member: Rc::clone(member), reused, encrypted })
     }
 
-    async fn dial(&self, cluster: &Rc<Cluster>, member: &Rc<Member>) -> Result<Dialled, DialError> {
+    /// A new connection, on which HTTP/2 will be spoken or not.
+    pub(super) async fn dial(&self, cluster: &Cluster, member: &Member, http2: bool) -> Result<Dialled, DialError> {
         let snapshot = self.snapshot();
         let timeout = cluster.policy.pool.connect_timeout;
         let dial = Dial {
@@ -142,10 +144,12 @@ impl Engine {
             endpoint: &member.endpoint,
             timeout,
         };
-        match tokio::time::timeout(timeout, self.client.dial(&dial)).await {
-            Ok(dialled) => dialled,
-            Err(_) => Err(DialError::Connect(format!("no connection within {timeout:?}"))),
-        }
+        let until = tokio::time::Instant::now() + timeout;
+        let late = |_| DialError::Connect(format!("no connection within {timeout:?}"));
+        let dialled = tokio::time::timeout_at(until, self.client.dial(&dial)).await.map_err(late)??;
+        let secured = originate::secure(dialled, cluster, &dial, &*self.client, http2);
+        let late = |_| DialError::Tls(format!("no TLS with {} within {timeout:?}", member.endpoint.addr));
+        tokio::time::timeout_at(until, secured).await.map_err(late)?
     }
 }
 

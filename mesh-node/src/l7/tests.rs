@@ -144,7 +144,7 @@ fn yaml(v1: SocketAddr, v2: SocketAddr, rules: &str) -> String {
     )
 }
 
-fn snapshot(text: &str) -> Arc<Snapshot> {
+pub(super) fn snapshot(text: &str) -> Arc<Snapshot> {
     let parsed = parse(&SourceFile { name: "mesh.yaml", text });
     assert_eq!(parsed.rejected, [], "{:?}", parsed.findings);
     Arc::new(compile(&parsed.objects, &CompileOptions::default()).snapshot)
@@ -193,7 +193,7 @@ async fn ask(to: SocketAddr, request: &str) -> String {
     answer
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(super) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, test);
 }

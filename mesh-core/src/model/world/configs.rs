@@ -52,7 +52,7 @@ impl World {
         if key.kind == "DestinationRule" {
             self.note_subsets(key, object);
         }
-        if key.kind == "Gateway" {
+        if matches!(key.kind, "Gateway" | "DestinationRule") {
             self.note_credentials(key, object);
         }
         let config = object.and_then(Config::of).map(|config| Record::Config(Arc::new(config)));

@@ -1,4 +1,5 @@
-//! Secrets that Gateways name.
+//! Secrets that Gateways name for their clients, and those that a DestinationRule names for the servers that gateways
+//! send to.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use super::{Name, World, forget};
 use crate::model::{Credential, CredentialName, Record, RecordKey};
 use crate::resource::networking::gateway::ServerTls;
-use crate::resource::{GatewaySpec, Object, ObjectKey, Secret, Spec};
+use crate::resource::{DestinationRuleSpec, GatewaySpec, Object, ObjectKey, Secret, Spec};
 
 /// Secrets, and by whom they are named. Only the namespace of a gateway's pods says which Secret is meant by a name, so
 /// those of all namespaces are.
@@ -14,9 +15,9 @@ use crate::resource::{GatewaySpec, Object, ObjectKey, Secret, Spec};
 pub(super) struct Credentials {
     secrets: HashMap<Name, Arc<Secret>>,
     by_name: HashMap<Arc<str>, BTreeSet<Name>>,
-    /// The names that each Gateway has for Secrets.
+    /// The names that each Gateway or DestinationRule has for Secrets.
     named: HashMap<ObjectKey, BTreeSet<Arc<str>>>,
-    /// How many Gateways name them.
+    /// How many of these name them.
     used: BTreeMap<Arc<str>, usize>,
 }
 
@@ -35,10 +36,11 @@ impl World {
         self.commit_credential(name);
     }
 
-    /// Takes note of the Secrets that a Gateway names.
+    /// Takes note of the Secrets that a Gateway or a DestinationRule names.
     pub(super) fn note_credentials(&mut self, key: &ObjectKey, object: Option<&Object>) {
         let names = match object.map(|object| &object.spec) {
-            Some(Spec::Gateway(gateway)) => credential_names(gateway),
+            Some(Spec::Gateway(gateway)) => names_of_gateway(gateway),
+            Some(Spec::DestinationRule(rule)) => names_of_rule(rule),
             _ => BTreeSet::new(),
         };
         let known = &mut self.credentials;
@@ -78,13 +80,12 @@ impl World {
 }
 
 /// The names that a Gateway has for Secrets, with those of the Secrets that may add authorities to them.
-fn credential_names(gateway: &GatewaySpec) -> BTreeSet<Arc<str>> {
+fn names_of_gateway(gateway: &GatewaySpec) -> BTreeSet<Arc<str>> {
     let tls = gateway.servers.iter().filter_map(|server| server.tls.as_ref());
     let mut names = BTreeSet::new();
     for ServerTls { credential_name, credential_names, ca_cert_credential_name, .. } in tls {
         for name in credential_names.iter().chain([credential_name]).filter(|name| !name.is_empty()) {
-            names.insert(format!("{name}{CA_SUFFIX}").into());
-            names.insert(name.as_str().into());
+            names.extend(with_authorities(name));
         }
         if !ca_cert_credential_name.is_empty() {
             names.insert(ca_cert_credential_name.as_str().into());
@@ -93,6 +94,25 @@ fn credential_names(gateway: &GatewaySpec) -> BTreeSet<Arc<str>> {
     names
 }
 
+/// The names that a DestinationRule has for Secrets, with those of the Secrets that may add authorities to them.
+fn names_of_rule(rule: &DestinationRuleSpec) -> BTreeSet<Arc<str>> {
+    let of_subsets = rule.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref());
+    let policies = rule.traffic_policy.iter().chain(of_subsets);
+    let tls = policies.flat_map(|policy| {
+        let of_ports = policy.port_level_settings.iter().filter_map(|port| port.tls.as_ref());
+        policy.tls.iter().chain(of_ports)
+    });
+    let names = tls.map(|tls| tls.credential_name.as_str());
+    let secrets = names.filter(|name| !name.is_empty() && !name.starts_with(CONFIG_MAP));
+    secrets.flat_map(with_authorities).collect()
+}
+
+fn with_authorities(name: &str) -> [Arc<str>; 2] {
+    [format!("{name}{CA_SUFFIX}").into(), name.into()]
+}
+
+/// What names an object that holds no Secret.
+const CONFIG_MAP: &str = "configmap://";
 /// What the name of a Secret ends with that adds authorities to another.
 const CA_SUFFIX: &str = "-cacert";
 

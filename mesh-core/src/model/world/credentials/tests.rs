@@ -81,6 +81,28 @@ fn only_what_a_gateway_names_is_told() {
 }
 
 #[test]
+fn what_a_rule_names_is_told_as_well() {
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: out, namespace: edge }
+spec:
+  host: db.example
+  trafficPolicy:
+    tls: { mode: SIMPLE, credentialName: 'configmap://edge/roots' }
+    portLevelSettings:
+    - { port: { number: 5432 }, tls: { mode: MUTUAL, credentialName: db } }
+  subsets:
+  - { name: v1, trafficPolicy: { tls: { mode: MUTUAL, credentialName: v1 } } }
+";
+    let mut bed = Bed::new(CredentialScope::Namespace("edge".to_owned()));
+    let secrets = ["db", "db-cacert", "v1", "roots", "other"].map(|name| secret("edge", name, "a"));
+    let all = [rule, &secret("elsewhere", "db", "a"), &secrets.join("---\n")].join("---\n");
+    assert_eq!(names(&bed.apply(&all)), ["edge/db", "edge/db-cacert", "edge/v1"]);
+    assert!(names(&bed.remove("DestinationRule", "edge", "out")).is_empty());
+}
+
+#[test]
 fn what_changes_is_told_again_and_what_nobody_names_is_withdrawn() {
     let mut bed = Bed::new(CredentialScope::Everybody);
     let first = bed.apply(&[GATEWAY, &secret("edge", "shop", "a")].join("---\n"));
