@@ -135,7 +135,12 @@ impl Engine {
     }
 
     /// A new connection, on which HTTP/2 will be spoken or not.
-    pub(super) async fn dial(&self, cluster: &Cluster, member: &Member, http2: bool) -> Result<Dialled, DialError> {
+    pub(super) async fn dial(
+        &self,
+        cluster: &Cluster,
+        member: &Member,
+        http2: bool,
+    ) -> Result<Dialled, DialError> {
         let snapshot = self.snapshot();
         let timeout = cluster.policy.pool.connect_timeout;
         let dial = Dial {

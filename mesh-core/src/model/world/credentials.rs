@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::selector::selects;
 use super::{Name, World, forget};
 use crate::model::{Credential, CredentialName, Record, RecordKey};
 use crate::resource::networking::gateway::ServerTls;
@@ -15,13 +16,43 @@ use crate::resource::{DestinationRuleSpec, GatewaySpec, Object, ObjectKey, Secre
 pub(super) struct Credentials {
     secrets: HashMap<Name, Arc<Secret>>,
     by_name: HashMap<Arc<str>, BTreeSet<Name>>,
-    /// The names that each Gateway or DestinationRule has for Secrets.
-    named: HashMap<ObjectKey, BTreeSet<Arc<str>>>,
+    /// The Gateways and DestinationRules that have names for Secrets.
+    named: HashMap<ObjectKey, Naming>,
     /// How many of these name them.
     used: BTreeMap<Arc<str>, usize>,
 }
 
+/// What a Gateway says about Secrets.
+#[derive(Debug, Default)]
+struct Naming {
+    names: BTreeSet<Arc<str>>,
+    /// Of the pods that need them.
+    selector: BTreeMap<String, String>,
+}
+
 impl World {
+    /// The Secrets that gateways need, whether they exist or not: a pod that a Gateway selects needs those of its own
+    /// namespace. For a source that reads no others.
+    pub fn wanted_secrets(&self) -> BTreeSet<ObjectKey> {
+        let mut wanted = BTreeSet::new();
+        for Naming { names, selector } in self.credentials.named.values().filter(|it| !it.selector.is_empty())
+        {
+            let candidates = self.pods_by_label.candidates(None, selector);
+            let selected = candidates
+                .filter(|name| self.pods.get(*name).is_some_and(|pod| selects(selector, &pod.labels)))
+                .filter(|name| self.options.credentials.includes(&name.namespace));
+            let namespaces: BTreeSet<&Arc<str>> = selected.map(|pod| &pod.namespace).collect();
+            for namespace in namespaces {
+                wanted.extend(names.iter().map(|name| ObjectKey {
+                    kind: "Secret",
+                    namespace: Arc::clone(namespace),
+                    name: Arc::clone(name),
+                }));
+            }
+        }
+        wanted
+    }
+
     /// Takes note of a Secret, or that it is gone. Those that nobody is to be told of are not even kept.
     pub(super) fn put_secret(&mut self, name: &Name, secret: Option<&Secret>) {
         let kept = secret.filter(|it| !it.is_empty() && self.options.credentials.includes(&name.namespace));
@@ -38,18 +69,19 @@ impl World {
 
     /// Takes note of the Secrets that a Gateway or a DestinationRule names.
     pub(super) fn note_credentials(&mut self, key: &ObjectKey, object: Option<&Object>) {
-        let names = match object.map(|object| &object.spec) {
-            Some(Spec::Gateway(gateway)) => names_of_gateway(gateway),
-            Some(Spec::DestinationRule(rule)) => names_of_rule(rule),
-            _ => BTreeSet::new(),
+        let (names, selector) = match object.map(|object| &object.spec) {
+            Some(Spec::Gateway(gateway)) => (names_of_gateway(gateway), gateway.selector.clone()),
+            // Whoever reads by name alone cannot tell in which namespaces there are gateways that a rule is for.
+            Some(Spec::DestinationRule(rule)) => (names_of_rule(rule), BTreeMap::new()),
+            _ => Default::default(),
         };
         let known = &mut self.credentials;
         let old = if names.is_empty() {
             known.named.remove(key)
         } else {
-            known.named.insert(key.clone(), names.clone())
+            known.named.insert(key.clone(), Naming { names: names.clone(), selector })
         };
-        let old = old.unwrap_or_default();
+        let old = old.unwrap_or_default().names;
         for name in names.difference(&old) {
             *known.used.entry(Arc::clone(name)).or_default() += 1;
         }

@@ -128,6 +128,25 @@ fn what_changes_is_told_again_and_what_nobody_names_is_withdrawn() {
 }
 
 #[test]
+fn a_source_is_told_which_to_read() {
+    let pod = |namespace: &str, istio: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{ name: p, namespace: {namespace}, labels: {{ istio: {istio} }} }}\n\
+             spec: {{ containers: [{{ name: c, image: i }}] }}\n"
+        )
+    };
+    let mut bed = Bed::new(CredentialScope::Everybody);
+    bed.apply(&[GATEWAY, &pod("edge", "ingressgateway"), &pod("other", "egressgateway")].join("---\n"));
+    let wanted = |bed: &Bed| bed.world.wanted_secrets().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(wanted(&bed), ["Secret edge/shop", "Secret edge/shop-cacert"]);
+    bed.remove("Pod", "edge", "p");
+    assert!(wanted(&bed).is_empty());
+    let mut nobody = Bed::new(CredentialScope::Nobody);
+    nobody.apply(&[GATEWAY, &pod("edge", "ingressgateway")].join("---\n"));
+    assert!(wanted(&nobody).is_empty());
+}
+
+#[test]
 fn nothing_shows_what_is_in_them() {
     let mut bed = Bed::new(CredentialScope::Everybody);
     let snapshot = bed.apply(&[GATEWAY, &secret("edge", "shop", "a")].join("---\n"));
