@@ -16,7 +16,7 @@ use crate::resource::{DestinationRuleSpec, GatewaySpec, Object, ObjectKey, Secre
 pub(super) struct Credentials {
     secrets: HashMap<Name, Arc<Secret>>,
     by_name: HashMap<Arc<str>, BTreeSet<Name>>,
-    /// The Gateways and DestinationRules that have names for Secrets.
+    /// The Gateways and `DestinationRules` that have names for Secrets.
     named: HashMap<ObjectKey, Naming>,
     /// How many of these name them.
     used: BTreeMap<Arc<str>, usize>,
