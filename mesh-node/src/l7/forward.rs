@@ -213,7 +213,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
             (a, b) => a.or(b),
         };
         let (cluster, head, stage) = (Rc::clone(&self.cluster), self.head, self.stage);
-        let server = within(until, stage.engine.begin(&cluster, member, head, begun)).await;
+        let server = within(until, stage.engine.begin(&cluster, member, head, (begun, stage.facts))).await;
         let mut server = match server {
             None => return Err(self.late()),
             Some(Ok(server)) => server,
