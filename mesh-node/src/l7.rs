@@ -1,5 +1,6 @@
 //! Layer 7: one engine that reads requests, decides, and carries them, for the node and for gateways.
 
+mod announce;
 mod cluster;
 mod connect;
 mod deadline;

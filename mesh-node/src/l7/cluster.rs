@@ -94,8 +94,9 @@ impl Cluster {
             policy.subset_labels.is_none()
                 || policy.selects(&labels(endpoint).unwrap_or_else(|| none.clone()))
         });
-        // What was connected under other rules of TLS is of no use any more.
-        let old = old.filter(|old| old.policy.tls == policy.tls);
+        // What was connected under other rules is of no use any more.
+        let old = old
+            .filter(|old| old.policy.tls == policy.tls && old.policy.proxy_protocol == policy.proxy_protocol);
         let known = |endpoint: &Endpoint| {
             let old = old?;
             let member = old.members.get(*old.by_id.get(&endpoint.id)?)?;

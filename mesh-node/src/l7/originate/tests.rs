@@ -15,8 +15,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::super::engine::Engine;
 use super::super::shared::Shared;
-use super::super::site::LocalBoxFuture;
-use super::super::tests::{run, snapshot};
+use super::super::site::{Facts, LocalBoxFuture};
+use super::super::tests::{ask, engine, get, run, snapshot};
 use super::*;
 use crate::report::{ReportOptions, Reporter};
 use crate::run::tasks;
@@ -150,7 +150,7 @@ impl Bed {
     async fn dial(&self, http2: bool) -> Result<Dialled, DialError> {
         let cluster = self.cluster();
         let member = Rc::clone(&cluster.members()[0]);
-        self.engine.dial(&cluster, &member, http2).await
+        self.engine.dial(&cluster, &member, http2, &facts()).await
     }
 
     /// What a connection comes to.
@@ -165,19 +165,38 @@ impl Bed {
     }
 }
 
+fn facts() -> Facts {
+    Facts {
+        peer: "10.1.2.3:4567".parse().unwrap(),
+        local: Some("10.1.2.4:80".parse().unwrap()),
+        sni: None,
+        secure: false,
+        source: None,
+        identity: None,
+        certificate: None,
+        forwarded_for: std::cell::OnceCell::new(),
+    }
+}
+
 fn rules(addr: SocketAddr, directory: &TempDir, tls: &str) -> Arc<Snapshot> {
     let tls = tls.replace("{dir}", directory.path().to_str().unwrap());
-    snapshot(&format!(
+    let policy = format!("connectionPool: {{tcp: {{connectTimeout: 2s}}}}, tls: {{{tls}}}");
+    snapshot(&yaml("db", addr, &policy))
+}
+
+/// A service with one endpoint, and what a DestinationRule says of it.
+fn yaml(name: &str, addr: SocketAddr, policy: &str) -> String {
+    let port = if name == "db" { 443 } else { 80 };
+    let (to, ip) = (addr.port(), addr.ip());
+    format!(
         "
-{{apiVersion: v1, kind: Service, metadata: {{name: db, namespace: shop}}, spec: {{clusterIP: 10.0.0.1, selector: {{app: db}}, ports: [{{name: http, port: 443, targetPort: web}}]}}}}
+{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, spec: {{clusterIP: 10.0.0.1, selector: {{app: {name}}}, ports: [{{name: http, port: {port}, targetPort: web}}]}}}}
 ---
-{{apiVersion: v1, kind: Pod, metadata: {{name: db-1, namespace: shop, labels: {{app: db}}}}, spec: {{containers: [{{name: a, image: a, ports: [{{name: web, containerPort: {}}}]}}]}}, status: {{podIP: {}}}}}
+{{apiVersion: v1, kind: Pod, metadata: {{name: {name}-1, namespace: shop, labels: {{app: {name}}}}}, spec: {{containers: [{{name: a, image: a, ports: [{{name: web, containerPort: {to}}}]}}]}}, status: {{podIP: {ip}}}}}
 ---
-{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: db, namespace: shop}}, spec: {{host: db.shop.svc.cluster.local, trafficPolicy: {{connectionPool: {{tcp: {{connectTimeout: 2s}}}}, tls: {{{tls}}}}}}}}}
-",
-        addr.port(),
-        addr.ip()
-    ))
+{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: {name}, namespace: shop}}, spec: {{host: {name}.shop.svc.cluster.local, trafficPolicy: {{{policy}}}}}}}
+"
+    )
 }
 
 fn secret(certificate: Option<&Leaf>, ca: Option<&str>) -> Secret {
@@ -461,5 +480,95 @@ fn connections_under_other_rules_are_not_used_again() {
         let changed = bed.cluster();
         assert!(!Rc::ptr_eq(&same.origination, &changed.origination));
         assert!(!Rc::ptr_eq(&same.members()[0], &changed.members()[0]));
+    });
+}
+
+/// Serves one request on each connection, and says what came before TLS.
+async fn web(leaf: &Leaf, http2: bool, announced: bool) -> (SocketAddr, tokio::sync::mpsc::Receiver<String>) {
+    let alpn = if http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() };
+    let acceptor = TlsAcceptor::from(Origin { alpn: vec![alpn], ..Origin::default() }.config(leaf));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (sender, before) = tokio::sync::mpsc::channel(16);
+    tasks::spawn_local("origin", async move {
+        loop {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut line = Vec::new();
+            while announced && line.last() != Some(&b'\n') {
+                line.push(tcp.read_u8().await.unwrap());
+            }
+            let _ = sender.send(String::from_utf8(line).unwrap()).await;
+            let Ok(io) = acceptor.accept(tcp).await else { continue };
+            if http2 {
+                tasks::spawn_local("http/2", answer_http2(io));
+            } else {
+                tasks::spawn_local("http/1", answer_http1(io));
+            }
+        }
+    });
+    (addr, before)
+}
+
+async fn answer_http2(io: tokio_rustls::server::TlsStream<TcpStream>) {
+    let mut connection = h2::server::handshake(io).await.unwrap();
+    while let Some(Ok((_, mut respond))) = connection.accept().await {
+        let mut stream = respond.send_response(http::Response::new(()), false).unwrap();
+        stream.send_data("secret".into(), true).unwrap();
+    }
+}
+
+async fn answer_http1(mut io: tokio_rustls::server::TlsStream<TcpStream>) {
+    let mut input = [0; 4096];
+    while io.read(&mut input).await.is_ok_and(|read| read > 0) {
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecret";
+        io.write_all(answer).await.unwrap();
+    }
+}
+
+#[test]
+fn requests_travel_in_tls_and_fail_as_in_envoy_where_there_is_none() {
+    run(async {
+        let pki = Pki::new("root");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ca.pem");
+        std::fs::write(&path, pki.pem()).unwrap();
+        let tls = format!("tls: {{mode: SIMPLE, caCertificates: '{}'}}", path.display());
+        let leaf = pki.leaf(&["web.shop.svc.cluster.local"]);
+        for http2 in [false, true] {
+            let upgrade = if http2 { "connectionPool: {http: {h2UpgradePolicy: UPGRADE}}, " } else { "" };
+            let (addr, mut connections) = web(&leaf, http2, false).await;
+            let (edge, _config) = engine(&yaml("web", addr, &format!("{upgrade}{tls}"))).await;
+            for _ in 0..2 {
+                let answer = ask(edge, &get("/", "")).await;
+                assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("secret"), "{answer}");
+            }
+            connections.recv().await.unwrap();
+            assert!(connections.try_recv().is_err(), "one connection for both");
+        }
+        let (addr, _connections) = web(&Pki::new("other").leaf(&["web"]), false, false).await;
+        let (edge, _config) = engine(&yaml("web", addr, &tls)).await;
+        let answer = ask(edge, &get("/", "")).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("reset reason:"), "{answer}");
+    });
+}
+
+#[test]
+fn the_client_is_announced_before_tls_and_connections_are_not_shared() {
+    run(async {
+        let leaf = Pki::new("root").leaf(&["web"]);
+        let policy = "proxyProtocol: {version: V1}, tls: {mode: SIMPLE, insecureSkipVerify: true}";
+        for http2 in [false, true] {
+            let upgrade = if http2 { "connectionPool: {http: {h2UpgradePolicy: UPGRADE}}, " } else { "" };
+            let (addr, mut connections) = web(&leaf, http2, true).await;
+            let (edge, _config) = engine(&yaml("web", addr, &format!("{upgrade}{policy}"))).await;
+            let mut lines = Vec::new();
+            for _ in 0..2 {
+                let answer = ask(edge, &get("/", "")).await;
+                assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("secret"), "{answer}");
+                lines.push(connections.recv().await.unwrap());
+            }
+            assert!(lines[0].starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 "), "{lines:?}");
+            assert_ne!(lines[0], lines[1], "each has its own port");
+        }
     });
 }
