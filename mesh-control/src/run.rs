@@ -223,8 +223,13 @@ pub fn rotate(options: &RotateOptions) -> anyhow::Result<()> {
 
 /// `mesh-control join create`.
 pub fn create_token(keep: &Keep, terms: &TokenTerms) -> anyhow::Result<()> {
-    let TokenTerms { node, uses, lifetime } = terms;
-    let terms = Terms { binding: Binding::Node(node.clone()), uses: *uses, lifetime: *lifetime };
+    let TokenTerms { node, identity, uses, lifetime } = terms;
+    let binding = match (node, identity) {
+        (_, Some(identity)) => Binding::Identity(identity.clone()),
+        (Some(node), None) => Binding::Node(node.clone()),
+        (None, None) => anyhow::bail!("--node or --identity is needed"),
+    };
+    let terms = Terms { binding, uses: *uses, lifetime: *lifetime };
     let token = block_on(async {
         let tokens = JoinTokens::new(Vaults::find(keep).await?.join);
         anyhow::Ok(tokens.create(terms, SystemTime::now()).await?)
