@@ -67,7 +67,7 @@ impl Inputs {
             let (namespace, name, created) = (Arc::clone(namespace), Arc::clone(name), *created);
             match &config.object().spec {
                 Spec::Gateway(spec) => {
-                    gateways.push(Gateway { namespace, name, created, spec: spec.clone() })
+                    gateways.push(Gateway { namespace, name, created, spec: spec.clone() });
                 }
                 Spec::VirtualService(spec) => {
                     let spec = VirtualService { namespace, name, created, spec: (**spec).clone() };

@@ -40,7 +40,7 @@ impl Identity {
     }
 
     /// What to follow.
-    pub(super) fn place(&self, options: &GatewayOptions) -> Place {
+    pub(super) fn place(options: &GatewayOptions) -> Place {
         Place {
             subscriber: Subscriber::Gateway(options.name.clone()),
             config: options.config.clone(),
@@ -84,7 +84,7 @@ impl Identity {
         let (sightings, own, sees) = (self.sightings.clone(), self.own.clone(), self.sees_resources);
         move |snapshot| {
             if !sees {
-                tell(&own, sightings.own_in(snapshot));
+                tell(&own, &sightings.own_in(snapshot));
             }
         }
     }
@@ -120,13 +120,13 @@ impl Observe for Observer {
     }
 
     fn settle(&mut self) {
-        tell(&self.own, self.sightings.own());
+        tell(&self.own, &self.sightings.own());
     }
 }
 
-fn tell(sender: &watch::Sender<Arc<Own>>, own: Own) {
+fn tell(sender: &watch::Sender<Arc<Own>>, own: &Own) {
     let differs = |old: &mut Arc<Own>| {
-        let differs = **old != own;
+        let differs = **old != *own;
         if differs {
             *old = Arc::new(own.clone());
         }

@@ -162,6 +162,10 @@ impl Client for EdgeClient {
         found.cloned()
     }
 
+    fn reads_files(&self) -> bool {
+        true
+    }
+
     fn namespace_and_labels(&self, _: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {
         let own = self.own.borrow();
         (Arc::clone(&own.namespace), own.labels.clone())

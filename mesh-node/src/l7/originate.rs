@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_core::cluster::{TlsOrigination, TlsPolicy, Trust};
+use mesh_core::cluster::{ClientCertificate, TlsOrigination, TlsPolicy, Trust};
 use mesh_core::resource::Secret;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
@@ -71,6 +71,9 @@ pub async fn secure(
             let Dialled { io, encrypted, held } = dialled;
             let host = rule.sni.as_ref().unwrap_or(&cluster.service.hostname);
             let failed = |why: String| DialError::Tls(format!("TLS with {host} at {addr}: {why}"));
+            if !client.reads_files() && names_files(rule) {
+                return Err(failed("files are read for gateways only".to_owned()));
+            }
             let secret = |name: &str| client.secret(to.snapshot, name);
             let configs = cluster.origination.configs(rule, &secret).map_err(failed)?;
             let name = server_name(rule, host, to).map_err(failed)?;
@@ -79,6 +82,12 @@ pub async fn secure(
             Ok(Dialled { io, encrypted, held })
         }
     }
+}
+
+fn names_files(rule: &TlsOrigination) -> bool {
+    matches!(rule.certificate, Some(ClientCertificate::Files { .. }))
+        || matches!(rule.trust, Trust::File(_))
+        || rule.crl.is_some()
 }
 
 /// The name that is asked for. What is no name is not sent, and an address is not either.

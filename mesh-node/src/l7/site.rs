@@ -34,6 +34,12 @@ pub trait Client {
         workload.map_or_else(|| ("".into(), BTreeMap::new()), |it| (it.namespace.clone(), it.labels.clone()))
     }
 
+    /// Whether rules may name files of this machine for it: whoever writes rules for a pod must not have the node read, or
+    /// sign with, what lies on the node.
+    fn reads_files(&self) -> bool {
+        false
+    }
+
     /// The Secret of this name that is meant for it, if it is told of any.
     fn secret(&self, _: &Snapshot, _: &str) -> Option<Arc<Secret>> {
         None

@@ -179,7 +179,8 @@ impl Control {
 
 /// Where keys may be kept in memory; nothing where there is no such place.
 fn open_cache(place: &Place, of: &str) -> Option<Cache> {
-    let directory = place.svid_cache.clone().unwrap_or_else(|| Path::new(RUN).join(place.subscriber.file_name()));
+    let directory =
+        place.svid_cache.clone().unwrap_or_else(|| Path::new(RUN).join(place.subscriber.file_name()));
     let opened = Cache::open(&directory.join(of));
     let reason = "Certificates will not outlive this process: after a restart it needs the control plane.";
     opened.inspect_err(|error| tracing::warn!(%error, "{reason}")).ok()

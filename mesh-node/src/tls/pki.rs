@@ -50,6 +50,7 @@ impl Pki {
         self.made(Kind::Ecdsa, params(names))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "nobody needs them afterwards")]
     pub(crate) fn made(&self, kind: Kind, params: CertificateParams) -> Leaf {
         let key = key(kind);
         let certificate = params.signed_by(&key, &self.0).unwrap().pem();

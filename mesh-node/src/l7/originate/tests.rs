@@ -29,6 +29,10 @@ struct Direct {
 }
 
 impl Client for Direct {
+    fn reads_files(&self) -> bool {
+        true
+    }
+
     fn key(&self) -> &Arc<str> {
         &self.key
     }
