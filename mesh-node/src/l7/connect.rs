@@ -253,7 +253,9 @@ impl Server {
             .max_requests_per_connection
             .is_some_and(|most| connection.served() >= most.get())
             || pool.max_connection_duration.is_some_and(|most| now.saturating_duration_since(born) >= most);
-        if !worn {
+        if worn {
+            connection.close();
+        } else {
             self.member.pool.put(Kept { connection, born }, now);
         }
     }
