@@ -317,7 +317,7 @@ async fn exchange(sender: h2::client::SendRequest<Bytes>, request: &Req) -> Resu
     if !request.trailers.is_empty() {
         stream.send_trailers(map(&request.trailers)?)?;
     }
-    let (parts, mut incoming) = response.await?.into_parts();
+    let (parts, mut incoming) = response.await.context("the head of the answer")?.into_parts();
     let mut reply = Reply {
         version: "HTTP/2".to_owned(),
         status: parts.status.as_u16(),
@@ -325,11 +325,20 @@ async fn exchange(sender: h2::client::SendRequest<Bytes>, request: &Req) -> Resu
         ..Reply::default()
     };
     while let Some(data) = incoming.data().await {
-        let data = data.map_err(|error| anyhow!("{error} after {reply}"))?;
+        let data = match data {
+            Ok(data) => data,
+            // The answer is whole, and the rest of the request is not wanted.
+            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => return Ok(reply),
+            Err(error) => bail!("{error} after {reply}"),
+        };
         reply.body.extend_from_slice(&data);
         incoming.flow_control().release_capacity(data.len())?;
     }
-    reply.trailers = fields(&incoming.trailers().await?.unwrap_or_default());
+    let trailers = match incoming.trailers().await {
+        Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => None,
+        trailers => trailers?,
+    };
+    reply.trailers = fields(&trailers.unwrap_or_default());
     Ok(reply)
 }
 

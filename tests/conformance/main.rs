@@ -14,6 +14,7 @@ mod hostile;
 mod http;
 mod matching;
 mod mesh;
+mod retries;
 mod row;
 mod stand;
 mod tls;
@@ -94,6 +95,9 @@ fn run(rows: Vec<Row>) -> Result<Vec<Outcome>> {
             let verdict = if outcome.error.is_none() { "ok" } else { "FAILED" };
             say(&format!("test {} ... {verdict}", outcome.id));
             outcomes.push(outcome);
+        }
+        if std::env::var_os("CONFORMANCE_LOG").is_some() {
+            say(&stand.gateway.said());
         }
         outcomes.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(outcomes)

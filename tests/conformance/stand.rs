@@ -67,6 +67,8 @@ impl Stand {
         let authority = Authority::new()?;
         let mut yaml = vec![base(&pods, [http, https, redirect, bare])];
         yaml.push(tls::secret("edge", &authority.issue(&["*.test", "*.tls.test"])?, None));
+        let shared = errors(&yaml.join("\n---\n"));
+        ensure!(shared.is_none(), "the configuration that rows share is refused: {shared:?}");
         let mut files = vec![("base.yaml".to_owned(), yaml.join("\n---\n"))];
         let mut broken = BTreeMap::new();
         for row in rows.iter().filter(|row| !row.config.is_empty()) {
@@ -334,6 +336,7 @@ const PODS: &[(&str, &str, &str, u8, bool)] = &[
     ("many-4", "many", "v2", 14, true),
     ("half-1", "half", "v1", 21, true),
     ("half-2", "half", "v1", 22, false),
+    ("single-1", "single", "v1", 41, true),
     ("dead-1", "dead", "v1", 31, false),
 ];
 

@@ -14,6 +14,7 @@ use rustls_pki_types::CertificateSigningRequestDer;
 use tokio::sync::watch;
 
 use crate::config::GatewayOptions;
+use crate::control::Subscriber;
 use crate::identity::{IdentityStore, IssuedChain, Sign, SignError, Signing};
 use crate::run::embedded::Observe;
 use crate::run::publish::Wanted;
@@ -41,7 +42,7 @@ impl Identity {
     /// What to follow.
     pub(super) fn place(&self, options: &GatewayOptions) -> Place {
         Place {
-            node: String::new(),
+            subscriber: Subscriber::Gateway(options.name.clone()),
             config: options.config.clone(),
             control: options.control.clone(),
             control_ca: options.control_ca.clone(),

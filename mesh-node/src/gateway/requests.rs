@@ -11,6 +11,7 @@ use mesh_common::TUNNEL_PORT;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Snapshot, Target, Workload};
 use mesh_core::own::Own;
+use mesh_core::resource::Secret;
 use mesh_core::route::{Route, RouteTable};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -164,6 +165,10 @@ impl Client for EdgeClient {
     fn namespace_and_labels(&self, _: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {
         let own = self.own.borrow();
         (Arc::clone(&own.namespace), own.labels.clone())
+    }
+
+    fn secret(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<Secret>> {
+        snapshot.credential(&self.own.borrow().namespace, name).cloned()
     }
 
     fn dial<'a>(&'a self, to: &'a Dial<'a>) -> LocalBoxFuture<'a, Result<Dialled, DialError>> {

@@ -11,8 +11,6 @@ mod client;
 mod resolve;
 mod server;
 mod settings;
-#[cfg(test)]
-mod testkit;
 
 use std::io;
 use std::sync::Arc;

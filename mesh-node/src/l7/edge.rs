@@ -66,10 +66,19 @@ pub fn note_original(head: &mut RequestHead) {
 /// Adds what endpoints are told.
 pub fn forward(_: &Stage<'_>, route: &Route, head: &mut RequestHead) {
     head.headers.insert(X_ENVOY_ATTEMPT_COUNT, HeaderValue::from_static("1"));
+    if head.expects_continue {
+        // The client is told by us, as soon as its body is wanted.
+        head.headers.remove(header::EXPECT);
+    }
     if let Some(timeout) = route.timeout {
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         head.headers.insert(X_ENVOY_EXPECTED_TIMEOUT, millis.into());
     }
+}
+
+/// Says that this is the `tries`-th try.
+pub fn count_try(head: &mut RequestHead, tries: u32) {
+    head.headers.insert(X_ENVOY_ATTEMPT_COUNT, tries.into());
 }
 
 /// Adds what clients are told of an answer that took so long.

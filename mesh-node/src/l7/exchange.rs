@@ -13,6 +13,7 @@ use mesh_core::route::{Action, Cors, CorsAnswer, MatchInfo, Picked, RequestView,
 use super::edge;
 use super::engine::Engine;
 use super::forward;
+use super::h1::Framing;
 use super::message::{Broken, RequestHead};
 use super::record::Record;
 use super::reply::{Refusal, Reply};
@@ -89,7 +90,9 @@ async fn run<D: Downstream>(
         CorsStep::Answer(reply) => return send(stage, client, reply, record).await,
         CorsStep::Go(cors) => cors,
     };
-    inject(stage, &route, head, client, record).await?;
+    if let Some(reply) = inject(stage, &route, head, client, record).await? {
+        return send(stage, client, reply, record).await;
+    }
     let reply = match &route.action {
         Action::Forward(forward) => {
             let job = forward::Job { route: &route, forward, matched: &matched, cors };
@@ -107,6 +110,9 @@ async fn run<D: Downstream>(
     };
     let mut reply = reply;
     route.headers.response.apply(&mut reply.head.headers, |name, _| record.variable(stage, name));
+    if let Some(cors) = &cors {
+        cors.apply(&mut reply.head.headers);
+    }
     send(stage, client, reply, record).await
 }
 
@@ -185,22 +191,22 @@ fn answer_cors(stage: &Stage<'_>, route: &Arc<Route>, head: &RequestHead) -> Cor
     }
 }
 
-/// Makes the faults that the rule asks for.
+/// Makes the faults that the rule asks for; an answer is all that the client gets.
 async fn inject<D: Downstream>(
     stage: &Stage<'_>,
     route: &Route,
     head: &RequestHead,
     client: &mut D,
     record: &mut Record,
-) -> Result<(), Ended> {
-    let Some(fault) = &route.fault else { return Ok(()) };
+) -> Result<Option<Reply>, Ended> {
+    let Some(fault) = &route.fault else { return Ok(None) };
     let injection = fault.decide(stage.engine.random(), stage.engine.random());
     if let Some(delay) = injection.delay {
         record.flag(Flags::DI);
         pause(delay, head, client).await?;
     }
     match injection.abort {
-        None => Ok(()),
+        None => Ok(None),
         Some(AbortError::Http(status)) => {
             let status = StatusCode::from_u16(status.get()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             Err(Ended::Refused(Refusal::Fault(status), String::new()))
@@ -208,8 +214,7 @@ async fn inject<D: Downstream>(
         Some(AbortError::Grpc(status)) => {
             record.flag(Flags::FI);
             record.details("fault_filter_abort");
-            send(stage, client, Reply::grpc(status.code(), "fault filter abort"), record).await?;
-            Err(Ended::Gone(Broken::Closed("on purpose")))
+            Ok(Some(Reply::grpc(status.code(), "fault filter abort")))
         }
     }
 }
@@ -239,7 +244,12 @@ pub async fn send<D: Downstream>(
     reply: Reply,
     record: &mut Record,
 ) -> Result<(), Ended> {
-    let Reply { mut head, body } = reply;
+    let Reply { mut head, mut body } = reply;
+    if record.is_bodiless() {
+        head.headers.insert(header::CONTENT_LENGTH, body.len().into());
+        head.framing = Framing::None;
+        body.clear();
+    }
     edge::answer_alone(stage, &mut head.headers);
     record.answered(head.status, &head.headers);
     record.sent(body.len());

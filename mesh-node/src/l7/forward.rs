@@ -45,7 +45,7 @@ struct Journey<'a, 'r, D> {
     stage: &'a Stage<'a>,
     job: &'a Job<'a>,
     cluster: Rc<Cluster>,
-    head: &'a RequestHead,
+    head: &'a mut RequestHead,
     client: &'a mut D,
     record: &'r mut Record,
     kept: Kept,
@@ -87,7 +87,7 @@ pub async fn run<D: Downstream>(
         Err(overflow) => return Err(Ended::Refused(Refusal::Overflow, overflow.to_string())),
     };
     let keeps = head.framing.has_body() && job.route.retries.is_some();
-    let journey = Journey {
+    let mut journey = Journey {
         stage,
         job: &job,
         until: deadline(record.start(), job.route.timeout),
@@ -99,7 +99,9 @@ pub async fn run<D: Downstream>(
         set_cookie: None,
         retry: None,
     };
-    journey.travel(weighted).await
+    let ended = journey.travel(weighted).await;
+    journey.record.received(journey.kept.received());
+    ended
 }
 
 /// Makes the request what the endpoint is to see.
@@ -129,7 +131,7 @@ fn prepare(
 }
 
 impl<D: Downstream> Journey<'_, '_, D> {
-    async fn travel(mut self, weighted: &Weighted) -> Result<(), Ended> {
+    async fn travel(&mut self, weighted: &Weighted) -> Result<(), Ended> {
         let hash = self.affinity();
         let policy = self.job.route.retries.as_ref();
         let mut tried: Vec<EndpointId> = Vec::new();
@@ -137,6 +139,9 @@ impl<D: Downstream> Journey<'_, '_, D> {
         loop {
             tries += 1;
             let now = if tries == 1 { self.record.start() } else { Instant::now() };
+            if tries > 1 {
+                edge::count_try(self.head, tries);
+            }
             let ignores = policy.is_none_or(|policy| policy.ignore_previous_hosts);
             let choice = Choice {
                 seed: self.stage.engine.random(),
@@ -212,15 +217,15 @@ impl<D: Downstream> Journey<'_, '_, D> {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        let (cluster, head, stage) = (Rc::clone(&self.cluster), self.head, self.stage);
-        let server = within(until, stage.engine.begin(&cluster, member, head, begun)).await;
+        let cluster = Rc::clone(&self.cluster);
+        let server = within(until, self.stage.engine.begin(&cluster, member, self.head, (begun, self.stage.facts))).await;
         let mut server = match server {
             None => return Err(self.late()),
             Some(Ok(server)) => server,
             Some(Err(error)) => return Err(not_begun(&error)),
         };
         self.record.encrypted(server.encrypted);
-        let mut upload = Upload::new(head, &mut server);
+        let mut upload = Upload::new(self.head, &mut server);
         let answer = within(until, self.await_head(&mut server, &mut upload)).await;
         let answer = match answer {
             None => return Err(self.late()),

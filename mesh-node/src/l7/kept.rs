@@ -41,6 +41,11 @@ impl Kept {
         !self.lost
     }
 
+    /// Bytes of it that the client has sent so far.
+    pub fn received(&self) -> usize {
+        self.bytes
+    }
+
     /// The request will not be sent again.
     pub fn forget(&mut self) {
         self.wanted = false;

@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 
 use super::exchange::Stage;
 use super::forward::{Job, shadow};
-use super::h1::Authority;
 use super::message::{Broken, Piece, RequestHead, ResponseHead};
 use super::transfer::{Body, Downstream, Sink};
 use crate::run::tasks;
@@ -47,7 +46,7 @@ fn begin(stage: &Stage<'_>, mirror: &Mirror, head: &RequestHead) -> Option<mpsc:
     let copy = RequestHead {
         method: head.method.clone(),
         secure: head.secure,
-        authority: head.authority.as_ref().map(shadowed),
+        authority: head.authority.clone(),
         target: head.target.clone(),
         version: head.version,
         headers: head.headers.clone(),
@@ -67,13 +66,6 @@ fn begin(stage: &Stage<'_>, mirror: &Mirror, head: &RequestHead) -> Option<mpsc:
         shadow(engine, (facts, port), route, copy, Nobody { body: receiver }).await;
     });
     sender
-}
-
-/// Envoy's mark on the host of a copy, before the port.
-fn shadowed(authority: &Authority) -> Authority {
-    let port = authority.port().map(|port| format!(":{port}")).unwrap_or_default();
-    let marked = format!("{}-shadow{port}", authority.host());
-    Authority::parse(marked.into_bytes().into()).unwrap_or_else(|_| authority.clone())
 }
 
 impl<'a, D> Teed<'a, D> {

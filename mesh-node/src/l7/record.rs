@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use mesh_core::model::Endpoint;
 use mesh_core::route::MatchInfo;
 
@@ -21,6 +21,7 @@ pub struct Record {
     wall: SystemTime,
     version: Version,
     grpc: bool,
+    bodiless: bool,
     target: Target,
     authority: Option<Authority>,
     route: Option<Arc<str>>,
@@ -45,6 +46,7 @@ impl Record {
             wall: SystemTime::now(),
             version: head.version,
             grpc: head.is_grpc(),
+            bodiless: head.method == Method::HEAD,
             target: head.target.clone(),
             authority: head.authority.clone(),
             route: None,
@@ -65,6 +67,11 @@ impl Record {
     /// When it came.
     pub fn start(&self) -> Instant {
         self.start
+    }
+
+    /// Whether the answer has no body, whatever its head says.
+    pub fn is_bodiless(&self) -> bool {
+        self.bodiless
     }
 
     /// The rule that is used, and its match: their names are one in the log.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Endpoint, Service, Snapshot, Workload};
+use mesh_core::resource::Secret;
 use mesh_core::route::{Route, RouteTable};
 use tokio::task::JoinHandle;
 
@@ -33,6 +34,11 @@ pub trait Client {
     fn namespace_and_labels(&self, snapshot: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {
         let workload = self.workload(snapshot);
         workload.map_or_else(|| ("".into(), BTreeMap::new()), |it| (it.namespace.clone(), it.labels.clone()))
+    }
+
+    /// The Secret of this name that is meant for it, if it is told of any.
+    fn secret(&self, _: &Snapshot, _: &str) -> Option<Arc<Secret>> {
+        None
     }
 
     /// Opens a connection to an endpoint, after asking whether it may.

@@ -48,10 +48,6 @@ impl Receiving {
         let trailers = ready!(self.stream.poll_trailers(cx))?;
         Poll::Ready(Ok(Piece::End(trailers)))
     }
-
-    pub(super) fn is_ended(&self) -> bool {
-        self.stream.is_end_stream()
-    }
 }
 
 impl Sending {

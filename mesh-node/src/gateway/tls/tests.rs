@@ -12,12 +12,12 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsConnector;
 
-use super::settings::provider;
-use super::testkit::{Kind, Leaf, Pki, params};
 use super::*;
-use crate::gateway::certificates::Files;
 use crate::gateway::compile::Inputs;
 use crate::identity::Options;
+use crate::tls::files::Files;
+use crate::tls::pki::{Kind, Leaf, Pki, params};
+use crate::tls::strangers::provider;
 use crate::tls::testkit::TestCa;
 
 /// A gateway with one listener on port 443.

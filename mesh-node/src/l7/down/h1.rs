@@ -273,8 +273,9 @@ impl Downstream for H1Downstream {
         if self.version == h1::Version::Http10 {
             return;
         }
-        if head.status == StatusCode::CONTINUE {
-            self.awaits_continue = false;
+        // Once is enough, and nobody else has asked.
+        if head.status == StatusCode::CONTINUE && !std::mem::take(&mut self.awaits_continue) {
+            return;
         }
         let parts = ResponseParts {
             method: &self.method,

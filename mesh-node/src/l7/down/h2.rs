@@ -52,7 +52,8 @@ fn head(parts: http::request::Parts, ended: bool, secure: bool) -> Result<Reques
         None => Target::parse(&method, authority.as_bytes().clone())?,
     };
     let framing = match headers.get(header::CONTENT_LENGTH) {
-        _ if ended => Framing::None,
+        // What follows is no body where HTTP is left.
+        _ if ended || upgrade.is_some() || method == Method::CONNECT => Framing::None,
         Some(length) => {
             let length = length.to_str().ok().and_then(|text| text.parse().ok());
             Framing::Length(length.ok_or(Reason::ContentLength)?)
@@ -104,8 +105,9 @@ impl Body for H2Downstream {
 impl Sink for H2Downstream {
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         match &mut self.send {
-            Some(send) => send.poll_room(cx),
-            None => Poll::Ready(Ok(())),
+            // A stream that has ended has room for nothing, and nothing follows.
+            Some(send) if !self.ended => send.poll_room(cx),
+            _ => Poll::Ready(Ok(())),
         }
     }
 
@@ -169,11 +171,9 @@ impl Downstream for H2Downstream {
 
 impl Drop for H2Downstream {
     fn drop(&mut self) {
+        // A request that is not wanted to its end is reset with NO_ERROR once the response is out (RFC 9113, 8.1): the
+        // stack does that. Told to, it would reset at once, and throw away what waits of the response.
         if self.ended {
-            if !self.recv.is_ended() {
-                // The response is complete; the rest of the request is not wanted (RFC 9113, 8.1).
-                self.respond.send_reset(h2::Reason::NO_ERROR);
-            }
             return;
         }
         match &mut self.send {
