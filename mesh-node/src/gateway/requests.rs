@@ -224,12 +224,7 @@ impl EdgeClient {
             address,
         };
         let dial = async || self.connect(address).await;
-        match self.tunnels.open(&key, dial, svid, &ConnectRequest::new(to)).await {
-            Ok(stream) => Ok(Dialled { io: stream.into(), encrypted: true, held: None }),
-            Err(error) => match error.stage() {
-                hbone::Stage::Tls => Err(DialError::Tls(error.to_string())),
-                _ => Err(DialError::Connect(error.to_string())),
-            },
-        }
+        let stream = self.tunnels.open(&key, dial, svid, &ConnectRequest::new(to)).await?;
+        Ok(Dialled { io: stream.into(), encrypted: true, held: None })
     }
 }

@@ -271,7 +271,9 @@ impl Server {
         let worn = cluster.policy.proxy_protocol.is_some()
             || pool.http.max_requests_per_connection.is_some_and(|most| connection.served() >= most.get())
             || pool.max_connection_duration.is_some_and(|most| now.saturating_duration_since(born) >= most);
-        if !worn {
+        if worn {
+            connection.close();
+        } else {
             self.member.pool.put(Kept { connection, born }, now);
         }
     }

@@ -15,6 +15,8 @@ use mesh_core::route::{Route, RouteTable};
 use tokio::task::JoinHandle;
 
 use super::io::Io;
+use crate::hbone;
+use crate::report::Flag;
 
 /// A future on one thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -102,6 +104,16 @@ pub enum DialError {
     /// Policy says no.
     #[error("{0}")]
     Denied(String),
+}
+
+impl From<hbone::OpenError> for DialError {
+    fn from(error: hbone::OpenError) -> Self {
+        match (error.flag(), error.stage()) {
+            (Flag::Deny, _) => Self::Denied(error.to_string()),
+            (_, hbone::Stage::Tls) => Self::Tls(error.to_string()),
+            _ => Self::Connect(error.to_string()),
+        }
+    }
 }
 
 /// The listener that a connection came in by.
