@@ -53,7 +53,6 @@ pub(crate) struct Gateway {
     pub(crate) config: PathBuf,
     lines: Arc<Mutex<Vec<String>>>,
     metrics: u16,
-    admin: u16,
     #[expect(dead_code, reason = "held for its Drop, which removes the files")]
     files: tempfile::TempDir,
 }
@@ -66,7 +65,14 @@ impl Stand {
         let [http, https, redirect, bare] = free_ports()?;
         let authority = Authority::new()?;
         let mut yaml = vec![base(&pods, [http, https, redirect, bare])];
-        yaml.push(tls::secret("edge", &authority.issue(&["*.test", "*.tls.test"])?, None));
+        // Nobody believes in a certificate for all of a top-level domain.
+        let hosts = rows
+            .iter()
+            .filter(|row| row.id.starts_with("gateway/"))
+            .map(|row| format!("{}.test", slug(&row.id)));
+        let hosts: Vec<_> = hosts.chain(["any.row.test".to_owned()]).collect();
+        let hosts: Vec<_> = hosts.iter().map(String::as_str).collect();
+        yaml.push(tls::secret("edge", &authority.issue(&hosts)?, None));
         let shared = errors(&yaml.join("\n---\n"));
         ensure!(shared.is_none(), "the configuration that rows share is refused: {shared:?}");
         let mut files = vec![("base.yaml".to_owned(), yaml.join("\n---\n"))];
@@ -103,6 +109,11 @@ impl Stand {
     /// The line of the access log about the request with this mark.
     pub(crate) async fn log(&self, token: &str) -> Result<Value> {
         self.gateway.log(token).await
+    }
+
+    /// What rows share, for another gateway on these ports.
+    pub(crate) fn shared(&self, ports: [u16; 4]) -> String {
+        base(&self.pods, ports)
     }
 }
 
@@ -165,7 +176,7 @@ impl Gateway {
                 heard.lock().unwrap_or_else(PoisonError::into_inner).push(line);
             }
         });
-        let mut gateway = Self { child, config: directory, lines, metrics, admin, files };
+        let mut gateway = Self { child, config: directory, lines, metrics, files };
         gateway.ready(ready).await.with_context(|| gateway.said())?;
         Ok(gateway)
     }
@@ -219,6 +230,20 @@ impl Gateway {
         parsed.filter(|line| line["user_agent"] == token || line["path"].as_str() == Some(token)).collect()
     }
 
+    /// How many lines have this value in this field.
+    pub(crate) fn all_logs_with(&self, field: &str, value: &str) -> usize {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        parsed.filter(|line| line[field] == value).count()
+    }
+
+    /// Tells it to stop.
+    pub(crate) fn terminate(&self) -> Result<()> {
+        let status = Command::new("kill").arg("-TERM").arg(self.id().to_string()).status()?;
+        ensure!(status.success(), "kill: {status}");
+        Ok(())
+    }
+
     /// The sum of all series of a metric that have these labels.
     pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
         let (_, text) = blocking(self.metrics, "/metrics").await?;
@@ -227,11 +252,6 @@ impl Gateway {
                 && labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")))
         };
         Ok(text.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
-    }
-
-    /// A page of the admin port.
-    pub(crate) async fn admin(&self, path: &str) -> Result<String> {
-        Ok(blocking(self.admin, path).await?.1)
     }
 
     /// Its process id.

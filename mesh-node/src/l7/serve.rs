@@ -82,6 +82,7 @@ async fn http1(engine: Rc<Engine>, connection: Connection, drain: Drain) {
         ..Limits::default()
     };
     let mut client = H1Downstream::new(io, input, facts.secure, limits, TIMEOUTS);
+    client.close_with(drain.clone());
     let stage = Stage { engine: &engine, site: &*site, facts: &facts };
     let mut first = true;
     let mut graceful = std::pin::pin!(drain.graceful());
@@ -94,9 +95,6 @@ async fn http1(engine: Rc<Engine>, connection: Connection, drain: Drain) {
         first = false;
         match request {
             Ok(Some(head)) => {
-                if drain.is_draining() {
-                    client.close_after();
-                }
                 let (headers, ended) = exchange::serve(&stage, head, &mut client).await;
                 client.reuse(headers);
                 if client.is_cut() {

@@ -16,6 +16,7 @@ use crate::l7::io::Io;
 use crate::l7::message::{Broken, Piece, RequestHead, ResponseHead};
 use crate::l7::out::Out;
 use crate::l7::transfer::{Body, Downstream, Sink};
+use crate::run::drain::Drain;
 
 /// The client's side of a connection. Between two requests it waits for the next head, see [`H1Downstream::poll_request`].
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct H1Downstream {
     spare: HeaderMap,
     /// Those of the response's.
     answered: HeaderMap,
+    /// When clients are told to go.
+    drain: Option<Drain>,
 }
 
 /// How long a client may take.
@@ -82,7 +85,14 @@ impl H1Downstream {
             response_ended: false,
             spare: HeaderMap::new(),
             answered: HeaderMap::new(),
+            drain: None,
         }
+    }
+
+    /// Responses that begin once `drain` has say that the connection ends: a client that does not know it would send
+    /// another request into nothing.
+    pub fn close_with(&mut self, drain: Drain) {
+        self.drain = Some(drain);
     }
 
     /// The next head; `None` when the client is done. After an error [`Self::refuse`] may still answer.
@@ -292,6 +302,7 @@ impl Downstream for H1Downstream {
     fn respond(&mut self, head: ResponseHead) -> Result<(), Broken> {
         // A client that still waits for a 100 may send its body or not: nobody can tell where the next request begins.
         self.keep_alive &= !self.awaits_continue;
+        self.keep_alive &= !self.drain.as_ref().is_some_and(Drain::is_draining);
         let parts = ResponseParts {
             method: &self.method,
             version: self.version,
