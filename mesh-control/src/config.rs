@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use mesh_ca::authorize::NodeName;
-use mesh_core::id::TrustDomain;
+use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::resource::value::time;
 
 /// The control plane of the mesh: follows resources, serves discovery and certificates.
@@ -91,6 +91,8 @@ pub enum JoinCommand {
     /// Make a token and print it; nobody will see it again.
     ///
     /// Example: mesh-control join create --node node-1 --uses 1 --lifetime 1h
+    ///
+    /// Example: mesh-control join create --identity `spiffe://cluster.local/ns/edge/sa/shop`
     Create(TokenTerms),
     /// List the tokens that are still good.
     List,
@@ -105,8 +107,12 @@ pub enum JoinCommand {
 #[derive(Debug, Args)]
 pub struct TokenTerms {
     /// The node that joins with it.
-    #[arg(long, value_parser = NodeName::parse)]
-    pub node: NodeName,
+    #[arg(long, value_parser = NodeName::parse, conflicts_with = "identity", required_unless_present = "identity")]
+    pub node: Option<NodeName>,
+    /// In place of a node, the identity of a gateway or another workload, for example
+    /// `spiffe://cluster.local/ns/edge/sa/shop`.
+    #[arg(long, value_parser = SpiffeId::parse)]
+    pub identity: Option<SpiffeId>,
     /// How many times it lets somebody in.
     #[arg(long, default_value_t = 1)]
     pub uses: u32,

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use mesh_ca::authorize::Rules;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use mesh_proto::names;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
@@ -207,10 +208,14 @@ impl Stream {
             }
             (_, proven, _) => proven,
         };
+        let view = match node.and_then(|node| metadata(node, names::GATEWAY)) {
+            Some(gateway) => self.gateway(gateway)?,
+            None => View::of(node_name.clone()),
+        };
         let id: String = node.map(|node| node.id.chars().take(MAX_ID).collect()).unwrap_or_default();
         let client = Client {
             id: id.into(),
-            node: node_name.clone(),
+            node: node_name,
             identity: self.proven.describe(),
             address: self.connection.as_ref().map(|connection| connection.address),
             since: SystemTime::now(),
@@ -225,7 +230,22 @@ impl Stream {
                 "A subscriber has come."
             );
         }
-        Ok((Session::new(View::of(node_name)), self.hub.register(client)))
+        Ok((Session::new(view), self.hub.register(client)))
+    }
+
+    /// What a gateway of this name, `NAMESPACE/NAME`, may know. Keys of its namespace are told to who has proven to be
+    /// of that namespace; who need not prove anything is told none.
+    fn gateway(&self, name: &str) -> Result<View, Status> {
+        let namespace = name.split_once('/').map_or(name, |(namespace, _)| namespace);
+        match (&self.proven, self.proven.namespace(&self.rules)) {
+            (_, Some(proven)) if *proven == *namespace => Ok(View::of_gateway(proven)),
+            (Proven::Nobody, _) => Ok(View::default()),
+            _ => {
+                let namespace: String = namespace.chars().take(MAX_ID).collect();
+                let text = format!("you are {}, not a gateway of {namespace}", self.proven.describe());
+                Err(Status::permission_denied(text))
+            }
+        }
     }
 
     fn take(&self, session: &mut Session, request: DeltaDiscoveryRequest) -> Result<(), Status> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use mesh_core::model::{CompileOptions, World};
-use mesh_core::resource::Finding;
+use mesh_core::resource::{Finding, ObjectKey};
 use mesh_source::{Change, Changes, Remarks};
 
 use crate::hub::Hub;
@@ -28,6 +28,9 @@ pub trait Observe: Send {
 
     /// All that was seen is compiled, and this is everything there is to say about the resources.
     fn compiled(&mut self, findings: &mut dyn Iterator<Item = &Finding>);
+
+    /// These Secrets are needed, whether they exist or not.
+    fn needs(&mut self, secrets: BTreeSet<ObjectKey>);
 }
 
 /// Compiles what `changes` bring into `hub`, until the source ends.
@@ -85,6 +88,7 @@ impl Feed {
         self.remarks.update(&self.world);
         if let Some(observer) = &mut self.observer {
             observer.compiled(&mut self.remarks.iter());
+            observer.needs(self.world.wanted_secrets());
         }
         findings.0.store(Arc::clone(self.remarks.lines()));
         if synced {

@@ -15,9 +15,11 @@ use anyhow::Context as _;
 use aws_lc_rs::rand;
 use mesh_ca::Ca;
 use mesh_core::model::CompileOptions;
+use mesh_core::resource::{Finding, ObjectKey};
+use mesh_source::Change;
 use mesh_source::kubernetes::leader::{Candidate, Election, Terms};
 use mesh_source::kubernetes::status::Rate;
-use mesh_source::kubernetes::{Client, Kubernetes, Options as Source, connect};
+use mesh_source::kubernetes::{Client, Kubernetes, Options as Source, Wanted, connect};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -27,7 +29,7 @@ use self::roots::Roots;
 use self::statuses::Reports;
 use self::validator::Validator;
 use self::vault::SecretVault;
-use crate::feed::{self, Findings};
+use crate::feed::{self, Findings, Observe};
 use crate::hub::Hub;
 use crate::tasks;
 use crate::tls::Serving;
@@ -108,12 +110,13 @@ impl Cluster {
         let (source, changes) = Kubernetes::new(self.client.clone(), source);
         let (writer, statuses) = source.status_writer(leadership.clone(), Rate::default());
         let (namespaces, known) = watch::channel(Arc::new(BTreeSet::new()));
-        let reports = Box::new(Reports::new(statuses, namespaces));
+        let following = Following { reports: Reports::new(statuses, namespaces), wanted: source.wanted() };
+        let following = Some(Box::new(following) as Box<dyn Observe>);
         let roots = Roots::new(self.client.clone(), Arc::clone(&ca), leadership.clone(), known);
         let validator = Validator::new(self.client.clone(), ca, leadership);
         let (end, ended) = oneshot::channel::<()>();
         drop(tasks::spawn("source", source.run()));
-        drop(tasks::spawn("compile", feed::run(changes, compile, (hub, findings), Some(reports))));
+        drop(tasks::spawn("compile", feed::run(changes, compile, (hub, findings), following)));
         drop(tasks::spawn("statuses", writer.run()));
         drop(tasks::spawn("root certificates", roots.run()));
         drop(tasks::spawn("webhook's trust", validator.run()));
@@ -130,6 +133,26 @@ impl Cluster {
         let listener = listener.with_context(|| format!("listening on {address}"))?;
         drop(tasks::spawn("webhook", webhook::serve(listener, Arc::clone(serving))));
         Ok(())
+    }
+}
+
+/// What is made of the resources beside what is told: statuses, and which Secrets are to be read.
+struct Following {
+    reports: Reports,
+    wanted: Wanted,
+}
+
+impl Observe for Following {
+    fn saw(&mut self, batch: &[Change]) {
+        self.reports.saw(batch);
+    }
+
+    fn compiled(&mut self, findings: &mut dyn Iterator<Item = &Finding>) {
+        self.reports.compiled(findings);
+    }
+
+    fn needs(&mut self, secrets: BTreeSet<ObjectKey>) {
+        self.wanted.set(secrets);
     }
 }
 

@@ -52,6 +52,22 @@ impl Proven {
         name.map(|name| name.as_str().into())
     }
 
+    /// The namespace of the caller, if it has proven who it is and is no node's proxy: those act for everybody.
+    pub fn namespace(&self, rules: &Rules) -> Option<Arc<str>> {
+        let Self::Caller(caller) = self else { return None };
+        match &**caller {
+            Caller::ServiceAccountToken { namespace, service_account, .. } => {
+                let account = (namespace.clone(), service_account.clone());
+                (!rules.node_accounts.contains(&account)).then(|| namespace.as_str().into())
+            }
+            Caller::Svid(id) | Caller::JoinToken(Binding::Identity(id)) => {
+                let ours = *id.trust_domain() == rules.trust_domain && node_of(id).is_none();
+                ours.then(|| id.namespace().into())
+            }
+            Caller::JoinToken(Binding::Node(_)) => None,
+        }
+    }
+
     /// For logs and lists.
     pub fn describe(&self) -> Arc<str> {
         match self {

@@ -11,7 +11,7 @@ use mesh_ca::join::{JoinTokens, Terms};
 use mesh_ca::rotation::{self, Dwell};
 use mesh_ca::{Bundle, Ca, Material};
 use mesh_core::id::SpiffeId;
-use mesh_core::model::{CompileOptions, Record, RecordKey, TrustBundle};
+use mesh_core::model::{CompileOptions, CredentialScope, Record, RecordKey, TrustBundle};
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use mesh_source::Directory;
@@ -93,7 +93,7 @@ fn compile_options(options: &Options) -> CompileOptions {
         trust_domain: options.trust_domain.clone(),
         root_namespace: options.root_namespace.clone(),
         cluster: options.cluster.clone(),
-        ..CompileOptions::default()
+        credentials: CredentialScope::Everybody,
     }
 }
 
@@ -223,8 +223,13 @@ pub fn rotate(options: &RotateOptions) -> anyhow::Result<()> {
 
 /// `mesh-control join create`.
 pub fn create_token(keep: &Keep, terms: &TokenTerms) -> anyhow::Result<()> {
-    let TokenTerms { node, uses, lifetime } = terms;
-    let terms = Terms { binding: Binding::Node(node.clone()), uses: *uses, lifetime: *lifetime };
+    let TokenTerms { node, identity, uses, lifetime } = terms;
+    let binding = match (node, identity) {
+        (_, Some(identity)) => Binding::Identity(identity.clone()),
+        (Some(node), None) => Binding::Node(node.clone()),
+        (None, None) => anyhow::bail!("--node or --identity is needed"),
+    };
+    let terms = Terms { binding, uses: *uses, lifetime: *lifetime };
     let token = block_on(async {
         let tokens = JoinTokens::new(Vaults::find(keep).await?.join);
         anyhow::Ok(tokens.create(terms, SystemTime::now()).await?)

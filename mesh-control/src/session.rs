@@ -29,6 +29,8 @@ pub struct View {
     node: Option<Arc<str>>,
     /// What the pods of that node see; what is not known yet is everything.
     reach: Option<Arc<Reach>>,
+    /// The namespace that it is a gateway of, as it has proven.
+    gateway: Option<Arc<str>>,
 }
 
 /// Why a request ends its stream.
@@ -156,9 +158,14 @@ impl Session {
         Ok(None)
     }
 
-    /// Whether it has asked for every type there is.
+    /// Whether it has asked for every type there is for it.
     pub fn has_asked_for_all(&self) -> bool {
-        self.subscriptions.len() == ResourceType::ALL.len()
+        let is_for_it =
+            |kind: &ResourceType| *kind != ResourceType::Credential || self.view.gateway.is_some();
+        ResourceType::ALL
+            .iter()
+            .filter(|kind| is_for_it(kind))
+            .all(|kind| self.subscriptions.contains_key(kind))
     }
 
     /// How far the subscriber is with each type that it asked for, and what it said when it last rejected something.
@@ -287,7 +294,12 @@ impl Session {
 impl View {
     /// The view of the proxy of `node`, or of somebody else.
     pub fn of(node: Option<Arc<str>>) -> Self {
-        Self { node, reach: None }
+        Self { node, ..Self::default() }
+    }
+
+    /// The view of a gateway of `namespace`, which has to be proven: it is told of certificates with their keys.
+    pub fn of_gateway(namespace: Arc<str>) -> Self {
+        Self { gateway: Some(namespace), ..Self::default() }
     }
 
     /// Whether a subscriber with this view is told of `record`.
@@ -318,7 +330,7 @@ impl View {
     fn may_ask_for(&self, record: &Record) -> bool {
         match record {
             Record::LocalPod(pod) => self.node.as_ref() == Some(&pod.node),
-            Record::Credential(_) => false,
+            Record::Credential(credential) => self.gateway.as_ref() == Some(&credential.name.namespace),
             _ => true,
         }
     }

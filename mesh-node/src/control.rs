@@ -9,9 +9,11 @@ mod credential;
 mod discovery;
 mod journal;
 mod signer;
+mod subscriber;
 
 pub use connect::{ConnectError, Endpoint};
 pub use credential::{Credential, Link, LinkError};
 pub use discovery::{Discovery, Status};
 pub use journal::{Entry, Journal};
 pub use signer::RemoteCa;
+pub use subscriber::Subscriber;

@@ -75,7 +75,7 @@ async fn serve(options: GatewayOptions, log: LogControl, engine: Engine) -> anyh
     let ports = Ports { admin: options.admin_port, metrics: options.metrics_port, ready: options.ready_port };
     let servers = Servers::bind_at(ports, options.bind).await.context("opening the admin ports")?;
     let identity = Identity::new(&options);
-    let place = identity.place(&options);
+    let place = Identity::place(&options);
     let (source, identities) = identity.open(&place).await?;
     let snapshots = watch::Sender::new(Arc::<Snapshot>::default());
     let told = watch::Sender::new(Findings::default());
@@ -132,7 +132,7 @@ async fn stop(grace: Duration, (stopping, switch): (DrainSwitch, DrainSwitch)) -
     tasks::spawn_local("force", async move {
         tokio::time::sleep(grace).await;
         stopping.force();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     let drain = switch.run(grace);
     tokio::pin!(drain);

@@ -1,5 +1,6 @@
 //! Layer 7: one engine that reads requests, decides, and carries them, for the node and for gateways.
 
+mod announce;
 mod cluster;
 mod connect;
 mod deadline;
@@ -12,6 +13,7 @@ pub mod io;
 mod kept;
 mod message;
 mod mirror;
+mod originate;
 mod out;
 mod pool;
 mod record;

@@ -19,7 +19,11 @@ use crate::identity::Svid;
 
 pub(crate) mod config;
 mod error;
+pub(crate) mod files;
 mod io_buffer;
+#[cfg(test)]
+pub(crate) mod pki;
+pub(crate) mod strangers;
 #[cfg(test)]
 pub(crate) mod testkit;
 mod verify;

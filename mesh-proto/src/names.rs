@@ -115,6 +115,8 @@ pub fn key(kind: ResourceType, name: &str) -> Option<RecordKey> {
     })
 }
 
+/// The field of a subscriber's metadata by which a gateway says which it is: `NAMESPACE/NAME`.
+pub const GATEWAY: &str = "GATEWAY";
 /// What a response has for its `system_version_info` while more of the same is on its way.
 pub const PARTIAL: &str = "partial";
 /// There is one bundle.

@@ -88,11 +88,9 @@ fn node() -> (PodTemplateSpec, NodeOptions) {
     let args = container.args.iter().flatten().map(|argument| argument.replace("$(NODE_NAME)", "node-1"));
     let command =
         mesh_node::config::Command::try_parse_from(["mesh-node".to_owned()].into_iter().chain(args));
-    let options = match command.expect("a command line").role {
-        mesh_node::config::Role::Node(options) => Some(options),
-        mesh_node::config::Role::Cleanup(_) => None,
+    let mesh_node::config::Role::Node(options) = command.expect("a command line").role else {
+        panic!("not the role of a node");
     };
-    let options = options.expect("the role of a node");
     assert_eq!(options.node, "node-1");
     (template.clone(), *options)
 }

@@ -6,3 +6,4 @@ mod modes;
 mod pki;
 mod process;
 mod rotation;
+mod wire;

@@ -23,6 +23,44 @@ pub(crate) struct Gateway {
     directory: TempDir,
 }
 
+/// Where a gateway has its configuration from.
+pub(crate) enum Source {
+    /// Files by name and content. In them `{dir}` is a directory for whatever else the test needs, see [`Gateway::put`].
+    Directory(Vec<(String, String)>),
+    /// A control plane, its roots, and a token to join with.
+    Control { url: String, roots: String, token: String },
+}
+
+impl Source {
+    /// Puts what it needs into `place`, and returns the options that say so.
+    fn prepare(&self, place: &Path) -> Result<Vec<String>> {
+        let at = |name: &str| place.join(name).display().to_string();
+        match self {
+            Self::Directory(files) => {
+                // A directory without anything is one that is not filled yet.
+                let any = "apiVersion: v1\nkind: Namespace\nmetadata: { name: istio-system }\n";
+                fs::write(at("config/namespace.yaml"), any)?;
+                for (name, text) in files {
+                    fs::write(place.join("config").join(name), text.replace("{dir}", &at("files")))?;
+                }
+                Ok(vec!["--config".to_owned(), at("config")])
+            }
+            Self::Control { url, roots, token } => {
+                fs::write(at("roots.pem"), roots)?;
+                fs::write(at("token"), token)?;
+                let options = [
+                    ("--control", url.clone()),
+                    ("--control-ca", at("roots.pem")),
+                    ("--token", at("token")),
+                    ("--state", at("state")),
+                    ("--svid-cache", at("cache")),
+                ];
+                Ok(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect())
+            }
+        }
+    }
+}
+
 /// How a call of curl ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -43,14 +81,29 @@ impl Gateway {
 
     /// As [`Self::start`], by way of another program: `setpriv` and its options.
     pub(crate) fn start_as(files: &[(&str, &str)], by: &[&str]) -> Result<Self> {
+        let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        Self::begin(&Source::Directory(files), by)?.until_ready()
+    }
+
+    /// One under a control plane, which waits until it is ready.
+    pub(crate) fn under(source: &Source) -> Result<Self> {
+        Self::begin_under(source)?.until_ready()
+    }
+
+    /// One under a control plane.
+    pub(crate) fn begin_under(source: &Source) -> Result<Self> {
+        Self::begin(source, &[])
+    }
+
+    fn begin(source: &Source, by: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        for place in ["config", "files"] {
+        for place in ["config", "files", "state"] {
             fs::create_dir(directory.path().join(place))?;
         }
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         let address = own_address();
         let admin = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut program = program_file()?;
+        let mut program = beside("mesh-node")?;
         if !by.is_empty() {
             // Where the tests are built may be nobody else's business.
             let copy = directory.path().join("mesh-node");
@@ -63,27 +116,30 @@ impl Gateway {
         let log = File::create(directory.path().join("log"))?;
         let mut command = Command::new(first);
         command.args(rest).args(["gateway", "--name", "istio-system/istio-ingressgateway"]);
-        command.arg("--config").arg(directory.path().join("config"));
         command.args(["--bind", &address.to_string(), "--admin-port", &admin.to_string()]);
+        command.args(source.prepare(directory.path())?);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        for (name, text) in files {
-            let text = text.replace("{dir}", &directory.path().join("files").display().to_string());
-            fs::write(directory.path().join("config").join(name), text)?;
+        Ok(Self { child: spawn(&mut command)?, address, admin, directory })
+    }
+
+    fn until_ready(self) -> Result<Self> {
+        wait(Duration::from_secs(10), || self.is_ready())
+            .with_context(|| format!("it is not ready:\n{}", self.log()))?;
+        Ok(self)
+    }
+
+    /// Files that it keeps over a restart.
+    pub(crate) fn state_files(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let mut places = vec![self.directory.path().join("state")];
+        while let Some(place) = places.pop() {
+            for entry in fs::read_dir(place)? {
+                let path = entry?.path();
+                if path.is_dir() { places.push(path) } else { found.push(path) }
+            }
         }
-        // A directory without anything is one that is not filled yet.
-        let any = "apiVersion: v1\nkind: Namespace\nmetadata: { name: istio-system }\n";
-        fs::write(directory.path().join("config/namespace.yaml"), any)?;
-        let mut child = command.spawn();
-        // A file that was just written is busy as long as a process has it open that another test is about to start.
-        while child.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ExecutableFileBusy) {
-            thread::sleep(Duration::from_millis(10));
-            child = command.spawn();
-        }
-        let child = child.context("mesh-node")?;
-        let gateway = Self { child, address, admin, directory };
-        wait(Duration::from_secs(10), || gateway.is_ready())
-            .with_context(|| format!("it is not ready:\n{}", gateway.log()))?;
-        Ok(gateway)
+        ensure!(!found.is_empty(), "it keeps nothing");
+        Ok(found)
     }
 
     /// Writes a file of the configuration, in one piece.
@@ -160,7 +216,8 @@ impl Gateway {
         status.context("it runs")
     }
 
-    fn is_ready(&self) -> bool {
+    /// Whether it says that it is ready.
+    pub(crate) fn is_ready(&self) -> bool {
         let answer = fetch(self.at(15021), &Request::get("/healthz/ready"), Duration::from_secs(5));
         answer.is_ok_and(|answer| answer.status == 200)
     }
@@ -185,16 +242,28 @@ pub(crate) fn wait(patience: Duration, mut holds: impl FnMut() -> bool) -> Resul
     Ok(())
 }
 
-/// The program beside the tests.
-fn program_file() -> Result<PathBuf> {
+/// A program beside the tests.
+pub(crate) fn beside(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let found = own.ancestors().skip(1).take(2).map(|place| place.join("mesh-node"));
+    let found = own.ancestors().skip(1).take(2).map(|place| place.join(name));
     let mut found = found.filter(|path| path.is_file());
-    found.next().context("there is no mesh-node beside the tests: `cargo build -p mesh-node` makes it")
+    found
+        .next()
+        .with_context(|| format!("there is no {name} beside the tests: `cargo build -p {name}` makes it"))
+}
+
+fn spawn(command: &mut Command) -> Result<Child> {
+    let mut child = command.spawn();
+    // A file that was just written is busy as long as a process has it open that another test is about to start.
+    while child.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ExecutableFileBusy) {
+        thread::sleep(Duration::from_millis(10));
+        child = command.spawn();
+    }
+    child.context("mesh-node")
 }
 
 /// All of 127/8 is this machine, so every gateway can have the usual ports.
-fn own_address() -> Ipv4Addr {
+pub(crate) fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let [.., high, low] = std::process::id().to_be_bytes();

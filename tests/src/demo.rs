@@ -27,11 +27,12 @@ mod encryption;
 mod kernel;
 mod page;
 mod policy;
+mod routing;
 mod stay;
 mod tour;
 mod wire;
 
-/// Show the main job on this machine: two nodes, Bookinfo, identities, encryption and policy.
+/// Show the main job on this machine: two nodes, Bookinfo, identities, encryption, policy and routing.
 ///
 /// It tells step by step what it does, what it expects and what it has seen, and then stays up until Ctrl-C. Needs
 /// root. The exit code is 0 if everything was as expected, 1 if not.
@@ -189,7 +190,7 @@ fn find_samples() -> Result<PathBuf> {
 /// What is done at one step.
 type Step = fn(&mut Tour) -> Result<()>;
 
-const STEPS: [(&str, Step); 8] = [
+const STEPS: [(&str, Step); 10] = [
     ("Nodes and Bookinfo come up", arrive::come_up),
     ("What was captured", arrive::captured),
     ("The page works", page::works),
@@ -197,6 +198,8 @@ const STEPS: [(&str, Step); 8] = [
     ("The wire between the nodes shows only TLS", encryption::encrypted),
     ("An AuthorizationPolicy decides who may call whom", policy::authorization),
     ("PERMISSIVE admits the client outside, STRICT refuses it", policy::strict),
+    ("Requests go where rules say: a canary, and a version for one user", routing::versions),
+    ("Faults on purpose, and a circuit breaker", routing::faults),
     ("mesh-node dies: its pods fail closed, and work again when it is back", crash::crash),
 ];
 

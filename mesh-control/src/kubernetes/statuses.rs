@@ -12,7 +12,6 @@ use mesh_source::{About, Change};
 use tokio::sync::watch;
 
 use super::roots::Namespaces;
-use crate::feed::Observe;
 
 /// Turns findings into statuses, and knows the namespaces.
 pub(super) struct Reports {
@@ -100,8 +99,9 @@ impl Reports {
     }
 }
 
-impl Observe for Reports {
-    fn saw(&mut self, batch: &[Change]) {
+impl Reports {
+    /// Takes note of resources before they are compiled.
+    pub(super) fn saw(&mut self, batch: &[Change]) {
         for change in batch {
             match change {
                 Change::Apply(object) => self.apply(object),
@@ -112,7 +112,8 @@ impl Observe for Reports {
         }
     }
 
-    fn compiled(&mut self, findings: &mut dyn Iterator<Item = &Finding>) {
+    /// Takes note of what there is to say about them.
+    pub(super) fn compiled(&mut self, findings: &mut dyn Iterator<Item = &Finding>) {
         let mut by_policy: BTreeMap<Arc<str>, Vec<&Finding>> = BTreeMap::new();
         for finding in findings.filter(|finding| finding.level >= Level::Warning) {
             if self.policies.contains_key(&finding.origin.file) {

@@ -1,6 +1,7 @@
 //! Subscribers that are new, slow, late, or ask for little.
 
-use mesh_core::model::{LocalPod, MeshSettings, RecordKey, Service};
+use mesh_core::model::{Credential, CredentialName, LocalPod, MeshSettings, RecordKey, Service};
+use mesh_core::resource::{Material, Secret};
 use mesh_proto::discovery::Status;
 
 use super::*;
@@ -182,6 +183,48 @@ fn names_and_addresses_on_demand() {
     assert_eq!(all(&mut session, &shelf), ["+ns/bb.ns", "-/10.9.9.9", "-ns/none"]);
     put(&mut shelf, vec![service("a", 2), service("bb", 2)]);
     assert_eq!(all(&mut session, &shelf), ["+ns/bb.ns"], "it is followed from now on, and the other is not");
+}
+
+fn credential(namespace: &str, key: &str) -> Record {
+    let secret = Secret { key: Some(Material::new(key.as_bytes())), ..Secret::default() };
+    let name = CredentialName { namespace: namespace.into(), name: "shop".into() };
+    Record::Credential(Arc::new(Credential { name: Arc::new(name), secret: Arc::new(secret) }))
+}
+
+#[test]
+fn keys_are_told_to_gateways_of_their_namespace_and_to_nobody_else() {
+    for (view, expected) in [
+        (View::default(), &[][..]),
+        (View::of(Some("n1".into())), &[]),
+        (View::of_gateway("shop".into()), &[]),
+        (View::of_gateway("edge".into()), &["+edge/shop"]),
+    ] {
+        let mut shelf = Shelf::default();
+        put(&mut shelf, vec![credential("edge", "one"), credential("other", "two")]);
+        let mut session = Session::new(view.clone());
+        session.request(ask(ResourceType::Credential), &shelf).unwrap();
+        assert_eq!(all(&mut session, &shelf), expected, "{view:?}");
+        // By name as well, where what must not be known looks like what is not there.
+        let mut session = Session::new(view.clone());
+        let names = ["edge/shop", "other/shop", "none/shop"];
+        session.request(named(ResourceType::Credential, &names), &shelf).unwrap();
+        let (told, refused): (Vec<_>, Vec<_>) =
+            all(&mut session, &shelf).into_iter().partition(|name| name.starts_with('+'));
+        assert_eq!(
+            (told, refused.len()),
+            (expected.iter().map(ToString::to_string).collect(), 3 - expected.len())
+        );
+        put(&mut shelf, vec![credential("edge", "three"), credential("other", "four")]);
+        assert_eq!(all(&mut session, &shelf), expected, "{view:?}");
+        // And who says that it has one hears nothing of whether that is the newest.
+        let mut session = Session::new(view.clone());
+        let has = names.map(|name| (name.to_owned(), "0".to_owned())).into();
+        let request =
+            DeltaDiscoveryRequest { initial_resource_versions: has, ..ask(ResourceType::Credential) };
+        session.request(request, &shelf).unwrap();
+        let told = all(&mut session, &shelf);
+        assert_eq!(told.iter().filter(|name| name.starts_with('+')).count(), expected.len(), "{view:?}");
+    }
 }
 
 #[test]

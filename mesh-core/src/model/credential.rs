@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::resource::Secret;
 
-/// A Secret that a Gateway names. Told to gateways of its namespace, which are meant to have it, and to nobody else.
+/// A Secret that a Gateway or a DestinationRule names. Told to gateways of its namespace, which are meant to have it, and to nobody else.
 ///
 /// Invariant: what is in it is shown nowhere; `Debug` tells lengths.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,13 +13,12 @@ use mesh_core::model::{Mirror, Record, RecordKey};
 use mesh_proto::{
     decode::Decoder,
     discovery::{
-        DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status as Rejection,
+        DeltaDiscoveryRequest, DeltaDiscoveryResponse, Status as Rejection,
         aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
     },
     encode,
     names::{self, ResourceType},
 };
-use prost_types::{Struct, Value, value::Kind};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -28,12 +27,13 @@ use tracing::{info, warn};
 use super::{
     credential::{Link, LinkError},
     journal::{Entry, Journal},
+    subscriber::Subscriber,
 };
 use crate::{run::publish::Publisher, tls::config::random};
 
 /// Keeps the node's model as the control plane tells it.
 pub struct Discovery {
-    node: String,
+    subscriber: Subscriber,
     link: Arc<Link>,
     bundle: Arc<ArcSwap<Bundle>>,
     publisher: Publisher,
@@ -69,19 +69,19 @@ pub struct Status {
 impl Discovery {
     /// Follows over `link`. What `journal` remembers is in force at once, before any connection.
     pub async fn start(
-        node: &str,
+        subscriber: Subscriber,
         (link, bundle): (Arc<Link>, Arc<ArcSwap<Bundle>>),
         (publisher, demands): (Publisher, mpsc::Receiver<IpAddr>),
         (journal, remembered): (Journal, Vec<Entry>),
     ) -> Self {
         let mut discovery = Self {
-            node: node.to_owned(),
             link,
             bundle,
             publisher,
             journal: Some(journal),
-            decoder: Decoder::new(node),
-            mirror: Mirror::new(node),
+            decoder: Decoder::new(subscriber.node()),
+            mirror: Mirror::new(subscriber.node()),
+            subscriber,
             known: HashMap::new(),
             complete: BTreeMap::new(),
             demands,
@@ -135,7 +135,7 @@ impl Discovery {
         let opened = timeout(OPENING, self.link.open()).await;
         let opened = opened.map_err(|_| LinkError::Unavailable("no connection in time".to_owned()))??;
         let (requests, receiver) = mpsc::channel(REQUESTS);
-        for kind in ResourceType::ALL {
+        for kind in self.subscriber.kinds() {
             // There is room for all of them.
             let _ = requests.try_send(self.initial(kind));
         }
@@ -273,7 +273,11 @@ impl Discovery {
         self.remember(&Entry::Remove(kind, name.to_owned()));
     }
 
+    /// Keeps what was told, but for keys, which must not be on a disk.
     fn remember(&mut self, entry: &Entry) {
+        if let Entry::Put(ResourceType::Credential, _) | Entry::Remove(ResourceType::Credential, _) = entry {
+            return;
+        }
         let Some(journal) = &mut self.journal else { return };
         let written = journal.append(entry).and_then(|()| {
             if !journal.is_bloated() {
@@ -314,22 +318,12 @@ impl Discovery {
     fn initial(&self, kind: ResourceType) -> DeltaDiscoveryRequest {
         let has = self.known.iter().filter(|(key, _)| ResourceType::of(key) == kind);
         DeltaDiscoveryRequest {
-            node: Some(self.describe()),
+            node: Some(self.subscriber.describe()),
             type_url: kind.url().to_owned(),
             initial_resource_versions: has
                 .map(|(key, version)| (names::name(key).to_string(), version.to_string()))
                 .collect(),
             ..DeltaDiscoveryRequest::default()
-        }
-    }
-
-    fn describe(&self) -> Node {
-        let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
-        let fields = [("NODE_NAME".to_owned(), text(&self.node)), ("GENERATOR".to_owned(), text("ambient"))];
-        Node {
-            id: format!("mesh-node~{0}~{0}.nodes~nodes.svc.cluster.local", self.node),
-            cluster: String::new(),
-            metadata: Some(Struct { fields: fields.into() }),
         }
     }
 
@@ -342,7 +336,7 @@ impl Discovery {
 
 impl std::fmt::Debug for Discovery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Discovery").field("node", &self.node).finish_non_exhaustive()
+        f.debug_struct("Discovery").field("subscriber", &self.subscriber).finish_non_exhaustive()
     }
 }
 

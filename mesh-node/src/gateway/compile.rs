@@ -14,10 +14,11 @@ use mesh_core::route::{
     Client, Gateway, GatewayListener, GatewayServer, Listeners, Settings, VirtualService, Virtuals,
 };
 
-use super::certificates::{Files, Sources};
+use super::certificates::Sources;
 use super::identity::identity_of;
 use super::listener::Serving;
 use super::tls::{Tls, opens_with_certificates};
+use crate::tls::files::Files;
 
 /// What is compiled.
 pub(super) struct Inputs {
@@ -66,7 +67,7 @@ impl Inputs {
             let (namespace, name, created) = (Arc::clone(namespace), Arc::clone(name), *created);
             match &config.object().spec {
                 Spec::Gateway(spec) => {
-                    gateways.push(Gateway { namespace, name, created, spec: spec.clone() })
+                    gateways.push(Gateway { namespace, name, created, spec: spec.clone() });
                 }
                 Spec::VirtualService(spec) => {
                     let spec = VirtualService { namespace, name, created, spec: (**spec).clone() };

@@ -13,13 +13,13 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
-use super::certificates::Files;
 use super::compile::{Inputs, Outcome};
 use super::identity::Identity;
 use super::listener::Serving;
 use super::sockets::Sockets;
 use crate::run::drain::Drain;
 use crate::run::state::Findings;
+use crate::tls::files::Files;
 
 /// Follows the configuration.
 pub(super) struct Edge {

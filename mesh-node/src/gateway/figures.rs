@@ -51,7 +51,7 @@ impl Collector for GatewayFigures {
         let failing = status.listeners.iter().filter(|listener| listener.error.is_some()).count();
         for (state, count) in [("open", status.listeners.len() - failing), ("failed", failing)] {
             let gauge = u64::try_from(count).unwrap_or(u64::MAX);
-            encode(&mut family.encode_family(&[("state", state)])?, gauge)?;
+            encode(&mut family.encode_family(&[("state", state)])?, &gauge)?;
         }
         let help = "Attempts to listen that failed.";
         let mut family =
@@ -71,7 +71,7 @@ impl Collector for GatewayFigures {
         let name = "mesh_gateway_certificate_expiry_timestamp_seconds";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (fingerprint, not_after) in &status.certificates {
-            encode(&mut family.encode_family(&[("fingerprint", fingerprint)])?, *not_after)?;
+            encode(&mut family.encode_family(&[("fingerprint", fingerprint)])?, not_after)?;
         }
         encode_certificates(&self.state.identities, &mut encoder)
     }
@@ -79,7 +79,7 @@ impl Collector for GatewayFigures {
 
 fn encode(
     encoder: &mut prometheus_client::encoding::MetricEncoder<'_>,
-    value: impl EncodeGaugeValue,
+    value: &impl EncodeGaugeValue,
 ) -> fmt::Result {
-    encoder.encode_gauge(&value)
+    encoder.encode_gauge(value)
 }

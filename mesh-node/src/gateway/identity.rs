@@ -14,6 +14,7 @@ use rustls_pki_types::CertificateSigningRequestDer;
 use tokio::sync::watch;
 
 use crate::config::GatewayOptions;
+use crate::control::Subscriber;
 use crate::identity::{IdentityStore, IssuedChain, Sign, SignError, Signing};
 use crate::run::embedded::Observe;
 use crate::run::publish::Wanted;
@@ -39,9 +40,9 @@ impl Identity {
     }
 
     /// What to follow.
-    pub(super) fn place(&self, options: &GatewayOptions) -> Place {
+    pub(super) fn place(options: &GatewayOptions) -> Place {
         Place {
-            node: String::new(),
+            subscriber: Subscriber::Gateway(options.name.clone()),
             config: options.config.clone(),
             control: options.control.clone(),
             control_ca: options.control_ca.clone(),
@@ -83,7 +84,7 @@ impl Identity {
         let (sightings, own, sees) = (self.sightings.clone(), self.own.clone(), self.sees_resources);
         move |snapshot| {
             if !sees {
-                tell(&own, sightings.own_in(snapshot));
+                tell(&own, &sightings.own_in(snapshot));
             }
         }
     }
@@ -119,13 +120,13 @@ impl Observe for Observer {
     }
 
     fn settle(&mut self) {
-        tell(&self.own, self.sightings.own());
+        tell(&self.own, &self.sightings.own());
     }
 }
 
-fn tell(sender: &watch::Sender<Arc<Own>>, own: Own) {
+fn tell(sender: &watch::Sender<Arc<Own>>, own: &Own) {
     let differs = |old: &mut Arc<Own>| {
-        let differs = **old != own;
+        let differs = **old != *own;
         if differs {
             *old = Arc::new(own.clone());
         }

@@ -82,8 +82,8 @@ impl Listener {
     }
 
     /// Serves `serving` from now on. Connections whose server is not among it any more are told to end.
-    pub(super) fn serve(&self, serving: Arc<Serving>) {
-        let before = self.serving.swap(Arc::clone(&serving));
+    pub(super) fn serve(&self, serving: &Arc<Serving>) {
+        let before = self.serving.swap(Arc::clone(serving));
         for gone in before.served.iter().filter(|old| !serving.continues(old)) {
             gone.life.switch.start();
         }

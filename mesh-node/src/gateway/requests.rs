@@ -11,6 +11,7 @@ use mesh_common::TUNNEL_PORT;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Snapshot, Target, Workload};
 use mesh_core::own::Own;
+use mesh_core::resource::Secret;
 use mesh_core::route::{Route, RouteTable};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -161,9 +162,17 @@ impl Client for EdgeClient {
         found.cloned()
     }
 
+    fn reads_files(&self) -> bool {
+        true
+    }
+
     fn namespace_and_labels(&self, _: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {
         let own = self.own.borrow();
         (Arc::clone(&own.namespace), own.labels.clone())
+    }
+
+    fn secret(&self, snapshot: &Snapshot, name: &str) -> Option<Arc<Secret>> {
+        snapshot.credential(&self.own.borrow().namespace, name).cloned()
     }
 
     fn dial<'a>(&'a self, to: &'a Dial<'a>) -> LocalBoxFuture<'a, Result<Dialled, DialError>> {
@@ -215,12 +224,7 @@ impl EdgeClient {
             address,
         };
         let dial = async || self.connect(address).await;
-        match self.tunnels.open(&key, dial, svid, &ConnectRequest::new(to)).await {
-            Ok(stream) => Ok(Dialled { io: stream.into(), encrypted: true, held: None }),
-            Err(error) => match error.stage() {
-                hbone::Stage::Tls => Err(DialError::Tls(error.to_string())),
-                _ => Err(DialError::Connect(error.to_string())),
-            },
-        }
+        let stream = self.tunnels.open(&key, dial, svid, &ConnectRequest::new(to)).await?;
+        Ok(Dialled { io: stream.into(), encrypted: true, held: None })
     }
 }

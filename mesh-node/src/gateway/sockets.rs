@@ -18,7 +18,7 @@ use crate::sys::sockopt;
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) listener: Arc<Listener>,
-    pub(super) socket: TcpListener,
+    pub(super) tcp: TcpListener,
     /// True once it is to be closed.
     pub(super) closed: watch::Receiver<bool>,
 }
@@ -88,7 +88,7 @@ impl Sockets {
         for (address, serving) in wanted {
             let serving = Arc::clone(serving);
             if let Some(open) = self.open.get(address).filter(|_| plan.keep.contains(address)) {
-                open.listener.serve(serving);
+                open.listener.serve(&serving);
             } else if let Some(failing) = self.failing.get_mut(address) {
                 failing.serving = serving;
             } else if plan.open.contains(address) {
@@ -163,7 +163,7 @@ impl Sockets {
         let listener = Arc::new(Listener::new(address, Arc::clone(serving)));
         let (closed, receiver) = watch::channel(false);
         for (thread, socket) in self.threads.iter().zip(sockets) {
-            let socket = Socket { listener: Arc::clone(&listener), socket, closed: receiver.clone() };
+            let socket = Socket { listener: Arc::clone(&listener), tcp: socket, closed: receiver.clone() };
             // A thread that is gone takes the process with it.
             let _ = thread.send(socket).await;
         }

@@ -11,8 +11,6 @@ mod client;
 mod resolve;
 mod server;
 mod settings;
-#[cfg(test)]
-mod testkit;
 
 use std::io;
 use std::sync::Arc;
@@ -129,7 +127,10 @@ async fn handshake(
         return Ok(Greeted { io: tcp.into(), input, sni, alpn: None, client: None, served });
     };
     let config = tls.config(&hello, identities).map_err(|why| (Refused::NoCertificate, why))?;
-    let stream = StartHandshake::from_parts(accepted, tcp).into_stream(config).await.map_err(refusal)?;
+    let stream = StartHandshake::from_parts(accepted, tcp)
+        .into_stream(config)
+        .await
+        .map_err(|error| refusal(&error))?;
     let (_, session) = stream.get_ref();
     let alpn = session.alpn_protocol().and_then(Alpn::of);
     let client = session.peer_certificates().and_then(|chain| tls.client(chain)).map(Arc::new);
@@ -199,9 +200,9 @@ fn fitting<'c>(
     if in_common { common } else { bare }
 }
 
-fn refusal(error: io::Error) -> Refusal {
+fn refusal(error: &io::Error) -> Refusal {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    inner.map_or_else(|| lost(&error), |tls| (classify(tls), tls.to_string()))
+    inner.map_or_else(|| lost(error), |tls| (classify(tls), tls.to_string()))
 }
 
 fn lost(error: &io::Error) -> Refusal {

@@ -72,7 +72,7 @@ pub(super) fn run(
 }
 
 impl Worker {
-    fn listen(self: &Rc<Self>, Socket { listener, socket, mut closed }: Socket) {
+    fn listen(self: &Rc<Self>, Socket { listener, tcp: socket, mut closed }: Socket) {
         let socket = match TcpListener::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => return tracing::error!(%error, "A listener could not be registered."),

@@ -327,13 +327,8 @@ impl PodClient {
         let forwarded = forwarded::value(self.own_address(to));
         let request = ConnectRequest { forwarded, ..ConnectRequest::new(to) };
         let dial = async || dial::tunnel(worker, &self.pod, address).await;
-        match worker.pool.open(&key, dial, svid, &request).await {
-            Ok(stream) => Ok(Dialled { io: stream.into(), encrypted: true, held: None }),
-            Err(error) => match error.stage() {
-                crate::hbone::Stage::Tls => Err(DialError::Tls(error.to_string())),
-                _ => Err(DialError::Connect(error.to_string())),
-            },
-        }
+        let stream = worker.pool.open(&key, dial, svid, &request).await?;
+        Ok(Dialled { io: stream.into(), encrypted: true, held: None })
     }
 }
 

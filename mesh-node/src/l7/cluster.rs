@@ -10,6 +10,7 @@ use mesh_core::balance::{Balancer, Candidate, Candidates, Load, PickContext, loc
 use mesh_core::cluster::{ClusterPolicy, Outcome};
 use mesh_core::model::{Declared, Endpoint, EndpointId, Service, ServicePort, Workload};
 
+use super::originate::Origination;
 use super::pool::EndpointPool;
 use super::shared::SharedCluster;
 
@@ -27,6 +28,8 @@ pub struct Cluster {
     pub port: usize,
     /// What the port is declared to speak.
     pub declared: Declared,
+    /// TLS that is made here.
+    pub origination: Rc<Origination>,
     members: Vec<Rc<Member>>,
     by_id: HashMap<EndpointId, usize>,
     candidates: Candidates,
@@ -91,8 +94,11 @@ impl Cluster {
             policy.subset_labels.is_none()
                 || policy.selects(&labels(endpoint).unwrap_or_else(|| none.clone()))
         });
+        // What was connected under other rules is of no use any more.
+        let old = old
+            .filter(|old| old.policy.tls == policy.tls && old.policy.proxy_protocol == policy.proxy_protocol);
         let known = |endpoint: &Endpoint| {
-            let old = old.filter(|old| old.policy.tls == policy.tls)?;
+            let old = old?;
             let member = old.members.get(*old.by_id.get(&endpoint.id)?)?;
             (member.endpoint == *endpoint).then(|| Rc::clone(member))
         };
@@ -111,6 +117,7 @@ impl Cluster {
             declared: service.ports.get(port).map_or(Declared::Nothing, ServicePort::declared),
             service,
             port,
+            origination: old.map(|old| Rc::clone(&old.origination)).unwrap_or_default(),
             members,
             candidates,
         }

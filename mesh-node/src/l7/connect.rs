@@ -10,14 +10,16 @@ use http::HeaderMap;
 use mesh_core::cluster::{Overflow, Resource, Ticket, Upstream as Wanted};
 use mesh_core::model::Declared;
 
+use super::announce::announce;
 use super::cluster::{Cluster, Member};
 use super::engine::Engine;
 use super::h1::Limits;
 use super::io::Io;
 use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
+use super::originate;
 use super::pool::{Kept, Place};
 use super::shared::SharedCluster;
-use super::site::{Dial, DialError, Dialled, Held};
+use super::site::{Dial, DialError, Dialled, Facts, Held};
 use super::transfer::{Body, Sink, Upstream};
 use super::up::h1::{H1Connection, H1Upstream};
 use super::up::h2::H2Upstream;
@@ -53,17 +55,17 @@ pub enum BeginError {
 }
 
 impl Engine {
-    /// Sends the head of a request to an endpoint.
+    /// Sends the head of a request of a client to an endpoint.
     pub async fn begin(
         &self,
         cluster: &Rc<Cluster>,
         member: &Rc<Member>,
         head: &RequestHead,
-        now: Instant,
+        (now, facts): (Instant, &Facts),
     ) -> Result<Server, BeginError> {
         if speaks_h2(cluster, head) {
             // Boxed: few need it, and all would have to carry it.
-            return Box::pin(self.begin_h2(cluster, member, head)).await;
+            return Box::pin(self.begin_h2(cluster, member, head, facts)).await;
         }
         let pool = &cluster.policy.pool;
         if !is_limited(cluster)
@@ -71,7 +73,7 @@ impl Engine {
         {
             return h1(member, kept, head, (None, true));
         }
-        Box::pin(self.begin_h1(cluster, member, head)).await
+        Box::pin(self.begin_h1(cluster, member, head, facts)).await
     }
 
     async fn begin_h1(
@@ -79,13 +81,14 @@ impl Engine {
         cluster: &Rc<Cluster>,
         member: &Rc<Member>,
         head: &RequestHead,
+        facts: &Facts,
     ) -> Result<Server, BeginError> {
         let leave = if is_limited(cluster) { Some(leave(cluster).await?) } else { None };
         let pool = &cluster.policy.pool;
         if let Some(kept) = member.pool.take(pool.http.idle_timeout, Instant::now()) {
             return h1(member, kept, head, (leave, true));
         }
-        let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+        let Dialled { io, encrypted, held } = self.dial(cluster, member, false, facts).await?;
         let connection = H1Connection::new(io, encrypted, held);
         h1(member, Kept { connection, born: Instant::now() }, head, (leave, false))
     }
@@ -95,9 +98,11 @@ impl Engine {
         cluster: &Rc<Cluster>,
         member: &Rc<Member>,
         head: &RequestHead,
+        facts: &Facts,
     ) -> Result<Server, BeginError> {
         let pool = &cluster.policy.pool;
-        let found = member.pool.place(pool.http.max_concurrent_streams);
+        let shared = cluster.policy.proxy_protocol.is_none();
+        let found = member.pool.place(pool.http.max_concurrent_streams).filter(|_| shared);
         let reused = found.is_some();
         let place = if let Some(place) = found {
             place
@@ -108,7 +113,7 @@ impl Engine {
                 Err(_) if member.pool.is_empty() => None,
                 Err(overflow) => return Err(BeginError::Overflow(overflow)),
             };
-            let Dialled { io, encrypted, held } = self.dial(cluster, member).await?;
+            let Dialled { io, encrypted, held } = self.dial(cluster, member, true, facts).await?;
             let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
             member.pool.add(sender, encrypted, ticket, Instant::now())
         };
@@ -126,14 +131,22 @@ impl Engine {
                 return Err(BeginError::Broken(broken));
             }
         };
-        if pool.http.max_requests_per_connection.is_some_and(|most| place.served() >= most.get()) {
+        let worn = pool.http.max_requests_per_connection.is_some_and(|most| place.served() >= most.get());
+        if worn || !shared {
             place.retire();
         }
         let encrypted = place.is_encrypted();
         Ok(Server { kind: Kind::H2 { upstream, place }, member: Rc::clone(member), reused, encrypted })
     }
 
-    async fn dial(&self, cluster: &Rc<Cluster>, member: &Rc<Member>) -> Result<Dialled, DialError> {
+    /// A new connection, on which HTTP/2 will be spoken or not.
+    pub(super) async fn dial(
+        &self,
+        cluster: &Cluster,
+        member: &Member,
+        http2: bool,
+        facts: &Facts,
+    ) -> Result<Dialled, DialError> {
         let snapshot = self.snapshot();
         let timeout = cluster.policy.pool.connect_timeout;
         let dial = Dial {
@@ -142,10 +155,17 @@ impl Engine {
             endpoint: &member.endpoint,
             timeout,
         };
-        match tokio::time::timeout(timeout, self.client.dial(&dial)).await {
-            Ok(dialled) => dialled,
-            Err(_) => Err(DialError::Connect(format!("no connection within {timeout:?}"))),
+        let until = tokio::time::Instant::now() + timeout;
+        let late = |_| DialError::Connect(format!("no connection within {timeout:?}"));
+        let mut dialled = tokio::time::timeout_at(until, self.client.dial(&dial)).await.map_err(late)??;
+        if let Some(version) = cluster.policy.proxy_protocol {
+            let told = announce(&mut dialled.io, version, facts, member.endpoint.addr);
+            let told = tokio::time::timeout_at(until, told).await.map_err(late)?;
+            told.map_err(|error| DialError::Connect(error.to_string()))?;
         }
+        let secured = originate::secure(dialled, cluster, &dial, &*self.client, http2);
+        let late = |_| DialError::Tls(format!("no TLS with {} within {timeout:?}", member.endpoint.addr));
+        tokio::time::timeout_at(until, secured).await.map_err(late)?
     }
 }
 
@@ -248,12 +268,12 @@ impl Server {
         let Some(mut connection) = upstream.into_idle() else { return };
         connection.reuse(spare);
         let pool = &cluster.policy.pool;
-        let worn = pool
-            .http
-            .max_requests_per_connection
-            .is_some_and(|most| connection.served() >= most.get())
+        let worn = cluster.policy.proxy_protocol.is_some()
+            || pool.http.max_requests_per_connection.is_some_and(|most| connection.served() >= most.get())
             || pool.max_connection_duration.is_some_and(|most| now.saturating_duration_since(born) >= most);
-        if !worn {
+        if worn {
+            connection.close();
+        } else {
             self.member.pool.put(Kept { connection, born }, now);
         }
     }

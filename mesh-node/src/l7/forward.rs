@@ -218,7 +218,9 @@ impl<D: Downstream> Journey<'_, '_, D> {
             (a, b) => a.or(b),
         };
         let cluster = Rc::clone(&self.cluster);
-        let server = within(until, self.stage.engine.begin(&cluster, member, self.head, begun)).await;
+        let server =
+            within(until, self.stage.engine.begin(&cluster, member, self.head, (begun, self.stage.facts)))
+                .await;
         let mut server = match server {
             None => return Err(self.late()),
             Some(Ok(server)) => server,

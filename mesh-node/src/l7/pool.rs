@@ -52,14 +52,10 @@ impl EndpointPool {
         while let Some(mut last) = idle.pop() {
             let expired =
                 idle_timeout.is_some_and(|limit| now.saturating_duration_since(last.since) >= limit);
-            if expired {
-                // Those before have been idle for longer.
-                idle.clear();
-                return None;
-            }
-            if !last.kept.connection.is_stale() {
+            if !expired && !last.kept.connection.is_stale() {
                 return Some(last.kept);
             }
+            last.kept.connection.close();
         }
         None
     }
@@ -114,9 +110,12 @@ impl EndpointPool {
         let old = |since: Instant, limit: Option<Duration>| {
             limit.is_some_and(|limit| now.saturating_duration_since(since) >= limit)
         };
-        self.idle.borrow_mut().retain_mut(|it| {
-            !old(it.since, idle_timeout) && !old(it.kept.born, max_age) && !it.kept.connection.is_stale()
+        let mut idle = self.idle.borrow_mut();
+        let over = idle.extract_if(.., |it| {
+            old(it.since, idle_timeout) || old(it.kept.born, max_age) || it.kept.connection.is_stale()
         });
+        over.for_each(|it| it.kept.connection.close());
+        drop(idle);
         self.multiplexed.borrow_mut().retain(|it| {
             let unused = it.streams.get() == 0 && old(it.idle_since.get(), idle_timeout);
             it.sender.borrow().is_some() && !unused && !old(it.born, max_age)

@@ -10,10 +10,13 @@ use std::time::Duration;
 use http::HeaderValue;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Endpoint, Service, Snapshot, Workload};
+use mesh_core::resource::Secret;
 use mesh_core::route::{Route, RouteTable};
 use tokio::task::JoinHandle;
 
 use super::io::Io;
+use crate::hbone;
+use crate::report::Flag;
 
 /// A future on one thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -31,6 +34,17 @@ pub trait Client {
     fn namespace_and_labels(&self, snapshot: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {
         let workload = self.workload(snapshot);
         workload.map_or_else(|| ("".into(), BTreeMap::new()), |it| (it.namespace.clone(), it.labels.clone()))
+    }
+
+    /// Whether rules may name files of this machine for it: whoever writes rules for a pod must not have the node read, or
+    /// sign with, what lies on the node.
+    fn reads_files(&self) -> bool {
+        false
+    }
+
+    /// The Secret of this name that is meant for it, if it is told of any.
+    fn secret(&self, _: &Snapshot, _: &str) -> Option<Arc<Secret>> {
+        None
     }
 
     /// Opens a connection to an endpoint, after asking whether it may.
@@ -90,6 +104,16 @@ pub enum DialError {
     /// Policy says no.
     #[error("{0}")]
     Denied(String),
+}
+
+impl From<hbone::OpenError> for DialError {
+    fn from(error: hbone::OpenError) -> Self {
+        match (error.flag(), error.stage()) {
+            (Flag::Deny, _) => Self::Denied(error.to_string()),
+            (_, hbone::Stage::Tls) => Self::Tls(error.to_string()),
+            _ => Self::Connect(error.to_string()),
+        }
+    }
 }
 
 /// The listener that a connection came in by.

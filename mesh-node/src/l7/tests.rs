@@ -144,14 +144,14 @@ fn yaml(v1: SocketAddr, v2: SocketAddr, rules: &str) -> String {
     )
 }
 
-fn snapshot(text: &str) -> Arc<Snapshot> {
+pub(super) fn snapshot(text: &str) -> Arc<Snapshot> {
     let parsed = parse(&SourceFile { name: "mesh.yaml", text });
     assert_eq!(parsed.rejected, [], "{:?}", parsed.findings);
     Arc::new(compile(&parsed.objects, &CompileOptions::default()).snapshot)
 }
 
 /// Serves the mesh on an address of its own.
-async fn engine(text: &str) -> (SocketAddr, watch::Sender<Arc<Snapshot>>) {
+pub(super) async fn engine(text: &str) -> (SocketAddr, watch::Sender<Arc<Snapshot>>) {
     let (sender, snapshots) = watch::channel(snapshot(text));
     let reporter = Reporter::new(ReportOptions::default(), Box::new(std::io::sink())).unwrap();
     let client = Rc::new(Direct("edge".into()));
@@ -184,7 +184,7 @@ async fn engine(text: &str) -> (SocketAddr, watch::Sender<Arc<Snapshot>>) {
 }
 
 /// Sends one request on a connection of its own and reads until the other end closes it.
-async fn ask(to: SocketAddr, request: &str) -> String {
+pub(super) async fn ask(to: SocketAddr, request: &str) -> String {
     let mut tcp = TcpStream::connect(to).await.unwrap();
     tcp.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -193,7 +193,7 @@ async fn ask(to: SocketAddr, request: &str) -> String {
     answer
 }
 
-fn run(test: impl Future<Output = ()>) {
+pub(super) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, test);
 }
@@ -202,7 +202,7 @@ fn says(text: &'static str) -> Script {
     Rc::new(move |_| format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len()))
 }
 
-fn get(path: &str, headers: &str) -> String {
+pub(super) fn get(path: &str, headers: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: web\r\nConnection: close\r\n{headers}\r\n")
 }
 

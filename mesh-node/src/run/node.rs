@@ -90,10 +90,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     reporter.register(Arc::new(Figures(state.clone())));
     admin::serve(state, reporter.clone()).await.context("opening the admin ports")?;
 
-    match KernelLog::of(manager.programs().ebpf()) {
-        Ok(log) => drop(tasks::spawn_local("kernel log", log.pump())),
-        Err(error) => warn!(%error, "Messages of the kernel programs cannot be read."),
-    }
+    follow_kernel_log(&mut manager);
     tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
     tasks::spawn_local("rotation", identities.run_rotation());
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
@@ -112,6 +109,13 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     reporter.flush_access_log(LAST_LINES);
     info!("Stopped.");
     Ok(())
+}
+
+fn follow_kernel_log(manager: &mut Manager) {
+    match KernelLog::of(manager.programs().ebpf()) {
+        Ok(log) => drop(tasks::spawn_local("kernel log", log.pump())),
+        Err(error) => warn!(%error, "Messages of the kernel programs cannot be read."),
+    }
 }
 
 fn redirect_options(options: &NodeOptions) -> anyhow::Result<redirect::Options> {

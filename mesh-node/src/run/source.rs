@@ -9,10 +9,7 @@ use std::{
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use mesh_ca::{
-    Bundle, Ca, FileVault, Limits,
-    authorize::{NodeName, node_identity},
-};
+use mesh_ca::{Bundle, Ca, FileVault, Limits};
 use mesh_core::{
     id::TrustDomain,
     model::{CompileOptions, CredentialScope},
@@ -27,15 +24,15 @@ use super::{
 };
 use crate::{
     config::NodeOptions,
-    control::{Discovery, Endpoint, Entry, Journal, Link, RemoteCa, connect},
+    control::{Discovery, Endpoint, Entry, Journal, Link, RemoteCa, Subscriber, connect},
     identity::{self, IdentityStore, Sign, cache::Cache},
 };
 
 /// What to follow, and as whom.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// The node that is served.
-    pub node: String,
+    /// Who follows.
+    pub subscriber: Subscriber,
     /// A directory, or…
     pub config: Option<PathBuf>,
     /// …a control plane.
@@ -74,7 +71,7 @@ pub struct Control {
 impl From<&NodeOptions> for Place {
     fn from(options: &NodeOptions) -> Self {
         Self {
-            node: options.node.clone(),
+            subscriber: Subscriber::Node(options.node.clone()),
             config: options.config.clone(),
             control: options.control.clone(),
             control_ca: options.control_ca.clone(),
@@ -130,12 +127,11 @@ impl Source {
         demands: mpsc::Receiver<IpAddr>,
         observer: Option<Box<dyn Observe>>,
     ) {
-        let node = place.node.clone();
         match self {
             Self::Embedded(source) => {
                 let (feed, changes) = *source;
                 let compile = CompileOptions {
-                    node,
+                    node: place.subscriber.node().to_owned(),
                     trust_domain: place.trust_domain.clone(),
                     credentials: place.credentials.clone(),
                     ..CompileOptions::default()
@@ -145,9 +141,10 @@ impl Source {
             }
             Self::Control(control) => {
                 let Control { link, bundle, journal } = *control;
+                let subscriber = place.subscriber.clone();
                 tasks::spawn_local("discovery", async move {
                     let told = (publisher, demands);
-                    Discovery::start(&node, (link, bundle), told, journal).await.run().await;
+                    Discovery::start(subscriber, (link, bundle), told, journal).await.run().await;
                 });
             }
         }
@@ -173,8 +170,8 @@ impl Control {
         };
         let bundle = Arc::new(ArcSwap::from_pointee(bundle));
         let endpoint = Endpoint::parse(url, place.control_ca.clone(), bundle.clone()).context("--control")?;
-        let name = NodeName::parse(&place.node).context("--node")?;
-        let own = (node_identity(&place.trust_domain, &name), open_cache(place, "node"));
+        let own = place.subscriber.identity(&place.trust_domain).map_err(anyhow::Error::msg)?;
+        let own = (own, open_cache(place, "node"));
         let link = Arc::new(Link::new(endpoint, place.token.clone(), own));
         Ok(Self { link, bundle, journal: (journal, remembered) })
     }
@@ -182,7 +179,8 @@ impl Control {
 
 /// Where keys may be kept in memory; nothing where there is no such place.
 fn open_cache(place: &Place, of: &str) -> Option<Cache> {
-    let directory = place.svid_cache.clone().unwrap_or_else(|| Path::new(RUN).join(&place.node));
+    let directory =
+        place.svid_cache.clone().unwrap_or_else(|| Path::new(RUN).join(place.subscriber.file_name()));
     let opened = Cache::open(&directory.join(of));
     let reason = "Certificates will not outlive this process: after a restart it needs the control plane.";
     opened.inspect_err(|error| tracing::warn!(%error, "{reason}")).ok()

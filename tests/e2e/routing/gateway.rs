@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::bed::{Bed, PodHandle};
-use mesh_tests::scenario::{logged, start};
+use mesh_tests::scenario::start;
 
 use super::{apply, ask, ask_once, bookinfo, is_share, sample, until};
+use crate::scrape::Scrape;
 
 #[test]
 fn the_way_in_from_outside() -> Result<()> {
@@ -61,7 +62,15 @@ fn bookinfo_page(bed: &Bed, client: &PodHandle, host: &str) -> Result<()> {
     }
     // The gateway is who it says it is: the page's node has seen its identity.
     let node = bed.pod("default/productpage")?.status().node.clone();
-    logged(bed, &node, &["spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway", "productpage-v1"])
+    let labels = [
+        ("reporter", "destination"),
+        ("destination_workload", "productpage-v1"),
+        ("source_principal", "spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway"),
+        ("connection_security_policy", "mutual_tls"),
+    ];
+    let seen = Scrape::of(&bed.node(&node)?)?.count("istio_tcp_connections_opened_total", &labels);
+    ensure!(seen > 0, "{node} has seen no connection of the gateway");
+    Ok(())
 }
 
 fn hello(bed: &Bed, client: &PodHandle, host: &str) -> Result<()> {

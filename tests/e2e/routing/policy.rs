@@ -33,6 +33,9 @@ fn who_may_not_connect_gets_no_answer_to_requests_either() -> Result<()> {
         ensure!(statuses(&answers).keys().eq([&503]), "{}: {:?}", client.name(), statuses(&answers));
         let answer = ask_once(client, &[ONE])?;
         ensure!(answer.body.starts_with("upstream connect error"), "{answer:?}");
+        // A refusal is final: asking again would only ask for the same.
+        let log = bed.node(&client.status().node)?.log()?;
+        ensure!(!log.contains("503 UF,URX"), "{}: a refusal was taken for a failure", client.name());
     }
     let reviews = bed.pod("default/reviews-v1")?.status().node.clone();
     logged(&bed, &reviews, &["AuthorizationPolicy default/reviews-not-for-sleep"])?;

@@ -1,4 +1,4 @@
-//! Step 8: a node's mesh-node dies.
+//! Step 10: a node's mesh-node dies.
 
 use std::time::{Duration, Instant};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -179,7 +179,10 @@ impl Tour {
     /// Tells how the reader applies a file of the samples: by putting it where the bed looks for manifests.
     pub(super) fn show_apply(&mut self, file: &str) {
         let target = self.bed.layout().state.join("manifests");
-        let from = format!("cp {}/{file}", self.samples_shown());
+        let shown = self.samples_shown();
+        let beside = file.strip_prefix("../").map(|file| Path::new(&shown).with_file_name("").join(file));
+        let from = beside.unwrap_or_else(|| Path::new(&shown).join(file));
+        let from = format!("cp {}", from.display());
         self.console.command(&[&from, &format!("{}/", target.display())]);
     }
 

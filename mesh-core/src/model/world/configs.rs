@@ -3,22 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Name, World};
+use super::World;
 use crate::model::{Config, Record, RecordKey};
 use crate::resource::{Object, ObjectKey, Spec};
 
-/// The labels that subsets tell endpoints apart by. Only these are told of every workload.
+/// The labels that subsets tell endpoints apart by, and Gateways their pods. Only these are told of every workload.
 #[derive(Debug, Default)]
 pub(super) struct SubsetLabels {
-    /// By `DestinationRule`.
-    keys: BTreeMap<Name, BTreeSet<String>>,
-    /// How many rules use a key.
+    /// By `DestinationRule` or `Gateway`.
+    keys: BTreeMap<ObjectKey, BTreeSet<String>>,
+    /// How many of them use a key.
     used: BTreeMap<String, usize>,
 }
 
 impl SubsetLabels {
-    /// Notes the keys that a rule uses, none if it is gone. Returns those that came into use or fell out of it.
-    fn set(&mut self, rule: &Name, keys: BTreeSet<String>) -> Vec<String> {
+    /// Notes the keys that an object uses, none if it is gone. Returns those that came into use or fell out of it.
+    fn set(&mut self, user: &ObjectKey, keys: BTreeSet<String>) -> Vec<String> {
         let mut changed = Vec::new();
         for key in &keys {
             let count = self.used.entry(key.clone()).or_default();
@@ -27,7 +27,7 @@ impl SubsetLabels {
                 changed.push(key.clone());
             }
         }
-        let old = if keys.is_empty() { self.keys.remove(rule) } else { self.keys.insert(rule.clone(), keys) };
+        let old = if keys.is_empty() { self.keys.remove(user) } else { self.keys.insert(user.clone(), keys) };
         for key in old.unwrap_or_default() {
             let count = self.used.entry(key.clone()).or_default();
             *count = count.saturating_sub(1);
@@ -49,26 +49,26 @@ impl SubsetLabels {
 impl World {
     /// Takes note of a resource that travels, or that it is gone.
     pub(super) fn put_config(&mut self, key: &ObjectKey, object: Option<&Object>) {
-        if key.kind == "DestinationRule" {
-            self.note_subsets(key, object);
+        if key.kind != "VirtualService" {
+            self.note_labels(key, object);
         }
-        if key.kind == "Gateway" {
+        if matches!(key.kind, "Gateway" | "DestinationRule") {
             self.note_credentials(key, object);
         }
         let config = object.and_then(Config::of).map(|config| Record::Config(Arc::new(config)));
         self.emit(RecordKey::Config(Arc::new(key.clone())), config);
     }
 
-    fn note_subsets(&mut self, key: &ObjectKey, object: Option<&Object>) {
+    fn note_labels(&mut self, key: &ObjectKey, object: Option<&Object>) {
         let keys = match object.map(|object| &object.spec) {
             Some(Spec::DestinationRule(rule)) => {
                 let labels = rule.subsets.iter().flat_map(|subset| subset.labels.keys());
                 labels.cloned().collect()
             }
+            Some(Spec::Gateway(gateway)) => gateway.selector.keys().cloned().collect(),
             _ => BTreeSet::new(),
         };
-        let rule = Name { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) };
-        let changed = self.subset_labels.set(&rule, keys);
+        let changed = self.subset_labels.set(key, keys);
         if !changed.is_empty() {
             let has = |labels: &BTreeMap<String, String>| changed.iter().any(|key| labels.contains_key(key));
             let pods = self.pods.iter().filter(|(_, pod)| has(&pod.labels)).map(|(name, _)| name.clone());

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use mesh_core::resource::networking::gateway::TlsCertificate;
 use mesh_core::resource::{SourceFile, Spec, parse};
 

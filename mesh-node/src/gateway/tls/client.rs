@@ -1,8 +1,6 @@
 //! Certificates of clients: which are accepted, and what is known of them afterwards.
 
 use std::fmt;
-use std::net::IpAddr;
-use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -13,17 +11,15 @@ use mesh_core::resource::networking::gateway::{ServerTls, ServerTlsMode};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
 use super::server::hex;
-use super::settings::algorithms;
 use crate::gateway::certificates::Materials;
+use crate::tls::strangers::{MAX_BYTES, MAX_CERTIFICATES, algorithms, from_webpki, is_named, names, refused};
 
 /// The certificate that a client has shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -166,18 +162,7 @@ impl Rules {
     }
 
     fn has_a_name(&self, certificate: &X509Certificate<'_>) -> bool {
-        let is_asked_for = |name: &GeneralName<'_>| match name {
-            GeneralName::DNSName(name) => self.names.iter().any(|asked| is_host(name, asked)),
-            GeneralName::URI(text) | GeneralName::RFC822Name(text) => {
-                self.names.iter().any(|asked| asked == text)
-            }
-            GeneralName::IPAddress(octets) => {
-                let ip = address(octets);
-                ip.is_some() && self.names.iter().any(|asked| asked.parse::<IpAddr>().ok() == ip)
-            }
-            _ => false,
-        };
-        names(certificate).any(is_asked_for)
+        self.names.iter().any(|asked| is_named(certificate, asked))
     }
 }
 
@@ -231,48 +216,6 @@ impl fmt::Debug for ClientVerifier {
     }
 }
 
-/// Why a certificate is refused, though it is under an authority that is trusted.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct NotWanted(&'static str);
-
-fn refused(why: &'static str) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(NotWanted(why)))))
-}
-
-/// The kinds with an alert of their own keep it, so that the client's log says why.
-fn from_webpki(error: &webpki::Error) -> Error {
-    use webpki::Error as E;
-    Error::InvalidCertificate(match error {
-        E::UnknownIssuer | E::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer,
-        E::CertExpired { .. } => CertificateError::Expired,
-        E::CertRevoked => CertificateError::Revoked,
-        E::CertNotValidYet { .. } => CertificateError::NotValidYet,
-        E::BadDer | E::BadDerTime => CertificateError::BadEncoding,
-        other => CertificateError::Other(OtherError(Arc::new(other.clone()))),
-    })
-}
-
-fn names<'c>(certificate: &'c X509Certificate<'_>) -> impl Iterator<Item = &'c GeneralName<'c>> {
-    let names = certificate.subject_alternative_name().ok().flatten();
-    names.into_iter().flat_map(|names| &names.value.general_names)
-}
-
-/// Whether a DNS name of a certificate stands for `asked`; a star in it stands for one label.
-fn is_host(name: &str, asked: &str) -> bool {
-    let (name, asked) = (name.to_ascii_lowercase(), asked.to_ascii_lowercase());
-    let star = name.strip_prefix("*.").zip(asked.split_once('.'));
-    name == asked || star.is_some_and(|(rest, (label, behind))| !label.is_empty() && rest == behind)
-}
-
-fn address(octets: &[u8]) -> Option<IpAddr> {
-    match octets.len() {
-        4 => <[u8; 4]>::try_from(octets).ok().map(IpAddr::from),
-        16 => <[u8; 16]>::try_from(octets).ok().map(IpAddr::from),
-        _ => None,
-    }
-}
-
 fn subject_of(root: &CertificateDer<'_>) -> Option<DistinguishedName> {
     let (_, certificate) = X509Certificate::from_der(root).ok()?;
     Some(DistinguishedName::from(certificate.subject().as_raw().to_vec()))
@@ -322,10 +265,6 @@ const ATTRIBUTES: [(&str, &str); 10] = [
     ("0.9.2342.19200300.100.1.1", "UID"),
     ("1.2.840.113549.1.9.1", "emailAddress"),
 ];
-/// Certificates in a chain, leaf included.
-const MAX_CERTIFICATES: usize = 8;
-/// Bytes in a chain: eight of RSA-4096 certificates.
-const MAX_BYTES: usize = 32 << 10;
 
 #[cfg(test)]
 mod tests;

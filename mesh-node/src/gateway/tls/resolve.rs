@@ -58,7 +58,7 @@ impl fmt::Debug for Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::tls::testkit::{Kind, certified};
+    use crate::tls::pki::{Kind, certified};
 
     const TLS13: &[CipherSuite] = &[CipherSuite::TLS13_AES_128_GCM_SHA256];
     const RSA12: &[CipherSuite] = &[CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];

@@ -12,8 +12,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{ClientHello, NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::client::{ClientCertificate, ClientVerifier};
@@ -22,6 +21,7 @@ use super::settings::Settings;
 use super::{ALPN_H2, ALPN_HTTP11, fitting};
 use crate::gateway::certificates::{Materials, Pair};
 use crate::identity::{IdentityStore, Svid};
+use crate::tls::strangers;
 
 /// How a server does TLS.
 pub(in crate::gateway) enum Tls {
@@ -187,19 +187,9 @@ impl Open {
     }
 }
 
-/// A certificate with its key, which fit.
 fn certified(pair: &Pair, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
-    let Pair { named, certificate, key, ocsp_staple } = pair;
-    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|error| format!("{named} is not PEM: {error}"))?;
-    if chain.is_empty() {
-        return Err(format!("{named} holds no certificate"));
-    }
-    let key = PrivateKeyDer::from_pem_slice(key)
-        .map_err(|_| format!("the key of {named} is no private key in PEM"))?;
-    let mut key = CertifiedKey::from_der(chain, key, provider)
-        .map_err(|error| format!("{named} and its key cannot be used: {error}"))?;
-    key.ocsp.clone_from(ocsp_staple);
+    let mut key = strangers::certified(&pair.named, &pair.certificate, &pair.key, provider)?;
+    key.ocsp.clone_from(&pair.ocsp_staple);
     Ok(key)
 }
 

@@ -1,12 +1,14 @@
 //! Versions and ciphers that a Gateway asks for, in the terms of what there is.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use mesh_core::resource::networking::gateway::{ServerTls, TlsVersion};
-use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::cipher_suite;
 use rustls::version::{TLS12, TLS13};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
+
+use crate::tls::strangers::provider;
 
 /// What is spoken with clients of one server.
 #[derive(Debug)]
@@ -52,29 +54,6 @@ impl Settings {
         let provider = if own_order { with_ciphers(&ciphers) } else { provider() };
         Ok(Self { provider, versions, own_order })
     }
-}
-
-/// The cryptography for strangers: TLS 1.3 and 1.2 with forward secrecy, hybrid key exchange first.
-pub(super) fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    let build = || {
-        Arc::new(CryptoProvider {
-            kx_groups: vec![
-                kx_group::X25519MLKEM768,
-                kx_group::X25519,
-                kx_group::SECP256R1,
-                kx_group::SECP384R1,
-            ],
-            ..aws_lc_rs::default_provider()
-        })
-    };
-    PROVIDER.get_or_init(build).clone()
-}
-
-/// Signatures that are accepted in clients' certificates.
-pub(super) fn algorithms() -> &'static WebPkiSupportedAlgorithms {
-    static ALGORITHMS: OnceLock<WebPkiSupportedAlgorithms> = OnceLock::new();
-    ALGORITHMS.get_or_init(|| provider().signature_verification_algorithms)
 }
 
 /// Lists of ciphers are about TLS 1.2; those of 1.3 are always the same, as in Envoy.

@@ -12,12 +12,12 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsConnector;
 
-use super::settings::provider;
-use super::testkit::{Kind, Leaf, Pki, params};
 use super::*;
-use crate::gateway::certificates::Files;
 use crate::gateway::compile::Inputs;
 use crate::identity::Options;
+use crate::tls::files::Files;
+use crate::tls::pki::{Kind, Leaf, Pki, params};
+use crate::tls::strangers::provider;
 use crate::tls::testkit::TestCa;
 
 /// A gateway with one listener on port 443.
@@ -476,10 +476,10 @@ async fn other_settings_end_the_connections_of_a_server_and_another_certificate_
     let tls =
         "mode: SIMPLE, serverCertificate: {dir}/a.crt, privateKey: {dir}/a.key, caCertificates: {dir}/ca.crt";
     bed.apply(&server("a", "a.example", tls), true);
-    listener.serve(Arc::clone(&bed.serving));
+    listener.serve(&bed.serving);
     assert!(!first.is_draining());
     bed.apply(&server("a", "a.example", &tls.replace("SIMPLE", "MUTUAL")), true);
-    listener.serve(Arc::clone(&bed.serving));
+    listener.serve(&bed.serving);
     assert!(first.is_draining() && !drain(&bed).is_draining());
 }
 
@@ -489,7 +489,7 @@ async fn clients_of_the_mesh_meet_its_identity() {
     let ca = Arc::new(TestCa::new("mesh"));
     let identities =
         Arc::new(IdentityStore::new(ca.clone(), Options::new(vec![mesh_core::id::TrustDomain::default()])));
-    let rotation = tokio::spawn(Arc::clone(&identities).run_rotation());
+    let rotation = tokio::task::spawn(Arc::clone(&identities).run_rotation());
     let gateway = mesh_core::id::SpiffeId::parse("spiffe://cluster.local/ns/default/sa/default").unwrap();
     identities.prepare(&[gateway.clone()].into()).await;
     for (trusted, works) in [(ca, true), (Arc::new(TestCa::new("strangers")), false)] {

@@ -2,9 +2,11 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::io::poll_read_buf;
 
 use crate::l7::h1::{
@@ -15,6 +17,7 @@ use crate::l7::message::{Broken, Piece, RequestHead, ResponseHead};
 use crate::l7::out::Out;
 use crate::l7::site::Held;
 use crate::l7::transfer::{Body, Sink, Upstream};
+use crate::run::tasks;
 
 /// A connection without a request.
 #[derive(Debug)]
@@ -74,6 +77,19 @@ impl H1Connection {
         poll_read_buf(Pin::new(&mut self.io), &mut cx, &mut self.input).is_ready()
     }
 
+    /// Ends the connection as its server expects it: torn down, it would look as if something had failed.
+    pub fn close(mut self) {
+        tasks::spawn_local("close", async move {
+            let end = async {
+                self.io.shutdown().await?;
+                while self.io.read(&mut [0; 256]).await? > 0 {}
+                std::io::Result::Ok(())
+            };
+            // Nobody waits for it; a server that does not end its side is left to itself.
+            let _ = tokio::time::timeout(CLOSING, end).await;
+        });
+    }
+
     /// Takes back a map whose content is not needed any more.
     pub fn reuse(&mut self, headers: HeaderMap) {
         self.spare = headers;
@@ -123,11 +139,18 @@ impl H1Upstream {
         !self.heard
     }
 
-    /// The connection, if another request may be sent on it.
+    /// The connection, if another request may be sent on it. Otherwise it is closed.
     pub fn into_idle(self) -> Option<H1Connection> {
         let done = self.request_ended && self.decoder.as_ref().is_some_and(BodyDecoder::is_done);
         let clean = self.connection.input.is_empty() && self.connection.out.is_empty();
-        (done && clean && self.keep_alive && !self.leaves).then_some(self.connection)
+        if !done || !clean || self.leaves {
+            return None;
+        }
+        if !self.keep_alive {
+            self.connection.close();
+            return None;
+        }
+        Some(self.connection)
     }
 
     fn head(&mut self, mut head: h1::ResponseHead) -> Result<ResponseHead, Broken> {
@@ -221,3 +244,5 @@ const READ: usize = 16 << 10;
 const READ_BODY: usize = 64 << 10;
 /// Bytes that may wait for the server before more are taken from the client.
 const ROOM: usize = 64 << 10;
+/// How long a server may take to end its side of a connection that is not needed any more.
+const CLOSING: Duration = Duration::from_secs(1);

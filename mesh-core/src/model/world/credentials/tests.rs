@@ -81,6 +81,28 @@ fn only_what_a_gateway_names_is_told() {
 }
 
 #[test]
+fn what_a_rule_names_is_told_as_well() {
+    let rule = "
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: { name: out, namespace: edge }
+spec:
+  host: db.example
+  trafficPolicy:
+    tls: { mode: SIMPLE, credentialName: 'configmap://edge/roots' }
+    portLevelSettings:
+    - { port: { number: 5432 }, tls: { mode: MUTUAL, credentialName: db } }
+  subsets:
+  - { name: v1, trafficPolicy: { tls: { mode: MUTUAL, credentialName: v1 } } }
+";
+    let mut bed = Bed::new(CredentialScope::Namespace("edge".to_owned()));
+    let secrets = ["db", "db-cacert", "v1", "roots", "other"].map(|name| secret("edge", name, "a"));
+    let all = [rule, &secret("elsewhere", "db", "a"), &secrets.join("---\n")].join("---\n");
+    assert_eq!(names(&bed.apply(&all)), ["edge/db", "edge/db-cacert", "edge/v1"]);
+    assert!(names(&bed.remove("DestinationRule", "edge", "out")).is_empty());
+}
+
+#[test]
 fn what_changes_is_told_again_and_what_nobody_names_is_withdrawn() {
     let mut bed = Bed::new(CredentialScope::Everybody);
     let first = bed.apply(&[GATEWAY, &secret("edge", "shop", "a")].join("---\n"));
@@ -103,6 +125,25 @@ fn what_changes_is_told_again_and_what_nobody_names_is_withdrawn() {
     assert!(names(&bed.apply(&GATEWAY.replace("name: gw", "name: second").replace("shop", "x"))).is_empty());
     assert_eq!(names(&bed.apply(GATEWAY)), ["edge/shop"]);
     assert!(names(&bed.remove("Secret", "edge", "shop")).is_empty());
+}
+
+#[test]
+fn a_source_is_told_which_to_read() {
+    let pod = |namespace: &str, istio: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{ name: p, namespace: {namespace}, labels: {{ istio: {istio} }} }}\n\
+             spec: {{ containers: [{{ name: c, image: i }}] }}\n"
+        )
+    };
+    let mut bed = Bed::new(CredentialScope::Everybody);
+    bed.apply(&[GATEWAY, &pod("edge", "ingressgateway"), &pod("other", "egressgateway")].join("---\n"));
+    let wanted = |bed: &Bed| bed.world.wanted_secrets().iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(wanted(&bed), ["Secret edge/shop", "Secret edge/shop-cacert"]);
+    bed.remove("Pod", "edge", "p");
+    assert!(wanted(&bed).is_empty());
+    let mut nobody = Bed::new(CredentialScope::Nobody);
+    nobody.apply(&[GATEWAY, &pod("edge", "ingressgateway")].join("---\n"));
+    assert!(wanted(&nobody).is_empty());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use mesh_core::resource::networking::gateway::ServerTls;
 
 use super::*;
-use crate::gateway::tls::testkit::{Kind, Leaf, Pki, params};
+use crate::tls::pki::{Kind, Leaf, Pki, params};
 
 fn verifier(pki: &Pki, spec: ServerTls) -> ClientVerifier {
     let spec = ServerTls { mode: ServerTlsMode::Mutual, ..spec };

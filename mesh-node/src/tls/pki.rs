@@ -1,4 +1,4 @@
-//! For the tests of gateways: authorities, certificates of all kinds, and clients.
+//! For tests of TLS with strangers: authorities, certificates of all kinds, and clients.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::settings::provider;
+use super::strangers::provider;
 
 /// What kind of key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,7 @@ impl Pki {
         self.made(Kind::Ecdsa, params(names))
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "nobody needs them afterwards")]
     pub(crate) fn made(&self, kind: Kind, params: CertificateParams) -> Leaf {
         let key = key(kind);
         let certificate = params.signed_by(&key, &self.0).unwrap().pem();

@@ -1,0 +1,100 @@
+//! As what a process asks a control plane: what it calls itself, and what it wants to be told.
+
+use mesh_ca::authorize::{NodeName, NodeNameError, node_identity};
+use mesh_core::id::{SpiffeId, TrustDomain};
+use mesh_proto::discovery::Node;
+use mesh_proto::names::{self, ResourceType};
+use prost_types::{Struct, Value, value::Kind};
+
+use crate::config::Namespaced;
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subscriber {
+    /// The proxy of a node.
+    Node(String),
+    /// A gateway, which is told the certificates of its namespace.
+    Gateway(Namespaced),
+}
+
+impl Subscriber {
+    /// The node whose pods are local; empty for a gateway.
+    pub fn node(&self) -> &str {
+        match self {
+            Self::Node(name) => name,
+            Self::Gateway(_) => "",
+        }
+    }
+
+    /// A name for directories.
+    pub fn file_name(&self) -> String {
+        match self {
+            Self::Node(name) => name.clone(),
+            Self::Gateway(Namespaced { namespace, name }) => format!("{namespace}.{name}"),
+        }
+    }
+
+    /// The identity that it gets for a join token: a node its node's; a gateway whatever the token is for, of which
+    /// this is the best guess.
+    pub fn identity(&self, domain: &TrustDomain) -> Result<SpiffeId, String> {
+        match self {
+            Self::Node(name) => NodeName::parse(name)
+                .map(|name| node_identity(domain, &name))
+                .map_err(|error: NodeNameError| error.to_string()),
+            Self::Gateway(Namespaced { namespace, name }) => {
+                SpiffeId::new(domain, namespace, name).map_err(|error| format!("the name {error}"))
+            }
+        }
+    }
+
+    /// What it wants to be told.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = ResourceType> {
+        let is_node = matches!(self, Self::Node(_));
+        // Keys are not for nodes, and what only a pod's node needs is not for gateways.
+        let other = if is_node { ResourceType::Credential } else { ResourceType::LocalPod };
+        ResourceType::ALL.into_iter().filter(move |kind| *kind != other)
+    }
+
+    /// What it calls itself.
+    pub(super) fn describe(&self) -> Node {
+        let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        let (id, fields) = match self {
+            Self::Node(name) => (
+                format!("mesh-node~{name}~{name}.nodes~nodes.svc.cluster.local"),
+                vec![("NODE_NAME", text(name)), ("GENERATOR", text("ambient"))],
+            ),
+            Self::Gateway(gateway) => {
+                let Namespaced { namespace, name } = gateway;
+                let id = format!("mesh-gateway~{name}~{name}.{namespace}~{namespace}.svc.cluster.local");
+                (id, vec![(names::GATEWAY, text(&gateway.to_string())), ("NAMESPACE", text(namespace))])
+            }
+        };
+        let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Node { id, cluster: String::new(), metadata: Some(Struct { fields }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gateway() -> Subscriber {
+        Subscriber::Gateway(Namespaced { namespace: "edge".to_owned(), name: "shop".to_owned() })
+    }
+
+    #[test]
+    fn keys_are_asked_for_by_gateways_only() {
+        let asks = |who: &Subscriber| who.kinds().any(|kind| kind == ResourceType::Credential);
+        assert!(!asks(&Subscriber::Node("n1".to_owned())) && asks(&gateway()));
+    }
+
+    #[test]
+    fn everybody_has_a_name() {
+        let domain = TrustDomain::default();
+        assert_eq!(gateway().identity(&domain).unwrap().uri(), "spiffe://cluster.local/ns/edge/sa/shop");
+        assert!(Subscriber::Node("N_1".to_owned()).identity(&domain).is_err());
+        let fields = gateway().describe().metadata.unwrap().fields;
+        assert_eq!(fields["GATEWAY"].kind, Some(Kind::StringValue("edge/shop".to_owned())));
+        assert!(!fields.contains_key("NODE_NAME"));
+    }
+}

@@ -1,0 +1,126 @@
+//! A gateway under a control plane of its own process: it gets the keys of its namespace, and nobody else does.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::http::{Request, fetch};
+
+use crate::pki::Pki;
+use crate::process::{Gateway, HTTPS, Source, beside, https, manifest, own_address, wait};
+
+/// A control plane over a directory, which ends with the value.
+struct Plane {
+    child: Child,
+    address: std::net::Ipv4Addr,
+    directory: tempfile::TempDir,
+}
+
+impl Plane {
+    fn start(files: &[(&str, &str)]) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let (config, address) = (directory.path().join("config"), own_address());
+        std::fs::create_dir(&config)?;
+        for (name, text) in files {
+            std::fs::write(config.join(name), text)?;
+        }
+        let log = std::fs::File::create(directory.path().join("log"))?;
+        let mut command = Command::new(beside("mesh-control")?);
+        command.arg("--config").arg(&config).arg("--state").arg(directory.path().join("state"));
+        for (option, port) in [("--grpc", 15012), ("--plain", 15010), ("--monitoring", 15014)] {
+            command.args([option, &SocketAddr::from((address, port)).to_string()]);
+        }
+        command.args(["--serve-as", &address.to_string()]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
+        let plane = Self { child, address, directory };
+        let monitoring = SocketAddr::from((address, 15014));
+        let ready = || {
+            let answer = fetch(monitoring, &Request::get("/healthz/ready"), Duration::from_secs(5));
+            answer.is_ok_and(|answer| answer.status == 200)
+        };
+        wait(Duration::from_secs(10), ready).with_context(|| plane.log())?;
+        Ok(plane)
+    }
+
+    /// What a gateway has to know to join as `terms` say.
+    fn source(&self, terms: &[&str]) -> Result<Source> {
+        let mut command = Command::new(beside("mesh-control")?);
+        command.args(["join", "create"]).args(terms).arg("--state").arg(self.directory.path().join("state"));
+        let output = command.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(Source::Control {
+            url: format!("https://{}:15012", self.address),
+            roots: std::fs::read_to_string(self.directory.path().join("state/ca/root-cert.pem"))?,
+            token: String::from_utf8(output.stdout)?,
+        })
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        let fresh = self.directory.path().join("fresh");
+        std::fs::write(&fresh, text)?;
+        std::fs::rename(fresh, self.directory.path().join("config").join(name)).context("the configuration")
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        // There is nobody left to tell.
+        let _ = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+const HOST: &str = "a.shop.test";
+const SOON: Duration = Duration::from_secs(5);
+
+#[test]
+fn keys_come_over_the_wire_to_who_has_proven_to_be_a_gateway_there() -> Result<()> {
+    let pki = Pki::new("ours");
+    let first = pki.leaf(HOST);
+    let servers = https("a", HOST, "mode: SIMPLE, credentialName: shop");
+    let plane =
+        Plane::start(&[("gateway.yaml", &manifest(&servers)), ("secret.yaml", &first.secret("shop", None))])?;
+    let ours = plane.source(&["--identity", "spiffe://cluster.local/ns/istio-system/sa/default"])?;
+    let gateway = Gateway::under(&ours)?;
+    gateway.put("ca.crt", &pki.pem())?;
+    let ca = gateway.file("ca.crt").display().to_string();
+    let ask = || gateway.curl(HOST, HTTPS, &["--cacert", &ca]);
+    wait(SOON, || ask().is_ok_and(|answer| answer.status == 404)).with_context(|| gateway.log())?;
+    // Rotation comes the same way; the other authority tells that it has come.
+    let other = Pki::new("other");
+    plane.write("secret.yaml", &other.leaf(HOST).secret("shop", None))?;
+    gateway.put("other.crt", &other.pem())?;
+    let other = gateway.file("other.crt").display().to_string();
+    wait(SOON, || gateway.curl(HOST, HTTPS, &["--cacert", &other]).is_ok_and(|answer| answer.exit == 0))?;
+    // It has an identity of its own besides, and has written no key of others to its disk.
+    wait(SOON, || gateway.dump().is_ok_and(|dump| dump["certificates"].to_string().contains("\"Valid\"")))?;
+    let line = first.key.lines().nth(1).context("a key")?;
+    for file in gateway.state_files()? {
+        let bytes = std::fs::read(&file)?;
+        ensure!(!String::from_utf8_lossy(&bytes).contains(line), "{} has the key", file.display());
+    }
+    ensure!(!gateway.log().contains(line) && !plane.log().contains(line));
+    Ok(())
+}
+
+#[test]
+fn others_are_told_nothing() -> Result<()> {
+    let servers = https("a", HOST, "mode: SIMPLE, credentialName: shop");
+    let secret = Pki::new("ours").leaf(HOST).secret("shop", None);
+    let plane = Plane::start(&[("gateway.yaml", &manifest(&servers)), ("secret.yaml", &secret)])?;
+    for terms in [
+        ["--identity", "spiffe://cluster.local/ns/elsewhere/sa/default"],
+        // A node acts for everybody, and is nobody's gateway.
+        ["--node", "n1"],
+    ] {
+        let gateway = Gateway::begin_under(&plane.source(&terms)?)?;
+        let refused = || gateway.log().contains("not a gateway of istio-system");
+        wait(SOON, refused).with_context(|| gateway.log())?;
+        ensure!(!gateway.is_ready(), "it knows nothing");
+    }
+    Ok(())
+}
