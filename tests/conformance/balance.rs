@@ -120,6 +120,7 @@ async fn sticky(case: &Case, request: impl Fn(usize) -> Req) -> Result<()> {
     Ok(())
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn pools() -> Vec<Row> {
     let pool = |text: &str| policy(&format!("connectionPool: {{{text}}}"));
     vec![

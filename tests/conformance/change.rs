@@ -12,6 +12,10 @@ use crate::row::{Case, Row, row, slug, virtual_service};
 use crate::stand::{Gateway, free_ports};
 
 pub(crate) fn rows() -> Vec<Row> {
+    changes().into_iter().map(Row::alone).collect()
+}
+
+fn changes() -> Vec<Row> {
     vec![
         row("mesh/change-of-weights").http(&weights(100, 0)).act(async |case| {
             let load = Load::start(&case);

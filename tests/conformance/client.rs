@@ -91,11 +91,6 @@ impl Req {
         self
     }
 
-    pub(crate) fn tls(mut self, sni: &str) -> Self {
-        self.tls = Some(Tls { sni: sni.to_owned(), client: None });
-        self
-    }
-
     pub(crate) fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
         self
@@ -114,9 +109,11 @@ impl Req {
     }
 
     fn bytes(&self) -> Vec<u8> {
+        use fmt::Write as _;
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.path);
         let mut line = |name: &str, value: &str| {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            // Writing to a String cannot fail.
+            let _ = write!(head, "{name}: {value}\r\n");
         };
         line("host", self.host.as_deref().unwrap_or_default());
         self.headers.iter().for_each(|(name, value)| line(name, value));

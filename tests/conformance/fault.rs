@@ -7,6 +7,7 @@ use anyhow::ensure;
 use crate::client::{get, grpc, request};
 use crate::row::{Row, Want, ok, row};
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(crate) fn rows() -> Vec<Row> {
     let abort = |fault: &str| format!("[{{fault: {{{fault}}}, ECHO}}]");
     let aborted = |status: u16| {

@@ -47,6 +47,7 @@ fn nothing_came(case: &Case) -> Result<()> {
     Ok(())
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn rest() -> Vec<Row> {
     vec![
         row("http/raw-upgrade-early-bytes").http("[{ECHO}]").act(async |case| {

@@ -78,6 +78,7 @@ fn run(rows: Vec<Row>) -> Result<Vec<Outcome>> {
     LocalSet::new().block_on(&runtime, async move {
         say(&format!("running {} rows", rows.len()));
         let stand = Rc::new(Stand::start(&rows).await.context("the gateway under test")?);
+        let (alone, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(Row::is_alone);
         let places = Rc::new(Semaphore::new(AT_ONCE));
         let mut running = JoinSet::new();
         for row in rows {
@@ -91,10 +92,10 @@ fn run(rows: Vec<Row>) -> Result<Vec<Outcome>> {
         }
         let mut outcomes = Vec::new();
         while let Some(outcome) = running.join_next().await {
-            let outcome = outcome?;
-            let verdict = if outcome.error.is_none() { "ok" } else { "FAILED" };
-            say(&format!("test {} ... {verdict}", outcome.id));
-            outcomes.push(outcome);
+            outcomes.push(outcome?);
+        }
+        for row in alone {
+            outcomes.push(one(row, Rc::clone(&stand)).await);
         }
         if std::env::var_os("CONFORMANCE_LOG").is_some() {
             say(&stand.gateway.said());
@@ -110,6 +111,8 @@ async fn one(row: Row, stand: Rc<Stand>) -> Outcome {
         Ok(result) => result,
         Err(_) => Err(anyhow!("not over after {ROW:?}")),
     };
+    let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+    say(&format!("test {id} ... {verdict}"));
     Outcome { id, took: begun.elapsed(), error: result.err() }
 }
 

@@ -15,6 +15,7 @@ fn to(host: &str) -> String {
     format!("[{{route: [{{destination: {{host: {host}}}}}]}}]")
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn failures() -> Vec<Row> {
     let connect =
         "upstream connect error or disconnect/reset before headers. reset reason: connection failure";
@@ -139,6 +140,7 @@ fn broken() -> Vec<Row> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn reports() -> Vec<Row> {
     vec![
         row("mesh/log-of-a-request")

@@ -97,6 +97,7 @@ fn defaults() -> Vec<Row> {
     ]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn conditions() -> Vec<Row> {
     let rule = |on: &str| format!("[{{retries: {{attempts: 3, retryOn: '{on}', backoff: 1ms}}, ECHO}}]");
     let grpc_rule = |on: &str| {

@@ -17,6 +17,7 @@ pub(crate) struct Row {
     pub(crate) config: Vec<String>,
     asks: Vec<(Req, Want)>,
     act: Option<Act>,
+    alone: bool,
 }
 
 type Act = Box<dyn FnOnce(Case) -> Pin<Box<dyn Future<Output = Result<()>>>>>;
@@ -42,7 +43,7 @@ pub(crate) struct Want {
 
 /// A row without anything.
 pub(crate) fn row(id: &str) -> Row {
-    Row { id: id.to_owned(), config: Vec::new(), asks: Vec::new(), act: None }
+    Row { id: id.to_owned(), config: Vec::new(), asks: Vec::new(), act: None, alone: false }
 }
 
 /// The name that a row has where names are DNS labels.
@@ -91,6 +92,16 @@ impl Row {
     ) -> Self {
         self.act = Some(Box::new(|case| Box::pin(act(case))));
         self
+    }
+
+    /// Runs after all others, and with nothing beside it: what it measures is time or memory.
+    pub(crate) fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
+    pub(crate) fn is_alone(&self) -> bool {
+        self.alone
     }
 
     pub(crate) async fn run(self, stand: Rc<Stand>) -> Result<()> {
@@ -265,10 +276,11 @@ fn expand(rules: &str) -> String {
         out.push_str(&rest[..at]);
         let (head, tail) = rest[at..].split_once('(').unwrap_or_default();
         let (word, after) = tail.split_once(')').unwrap_or_default();
-        out.push_str(&match head {
+        let action = match head {
             "SAY" => format!("directResponse: {{status: 200, body: {{string: {word}}}}}"),
             _ => format!("route: [{{destination: {{host: {ORIGIN}, subset: {word}}}}}]"),
-        });
+        };
+        out.push_str(&action);
         rest = after;
     }
     out.push_str(rest);

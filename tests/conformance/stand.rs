@@ -64,7 +64,7 @@ impl Stand {
         let origin = Origin::serve(&pods.addresses()).context("the origin")?;
         let [http, https, redirect, bare] = free_ports()?;
         let authority = Authority::new()?;
-        let mut yaml = vec![base(&pods, [http, https, redirect, bare])];
+        let mut yaml = vec![base(pods, [http, https, redirect, bare])];
         // Nobody believes in a certificate for all of a top-level domain.
         let hosts = rows
             .iter()
@@ -113,7 +113,7 @@ impl Stand {
 
     /// What rows share, for another gateway on these ports.
     pub(crate) fn shared(&self, ports: [u16; 4]) -> String {
-        base(&self.pods, ports)
+        base(self.pods, ports)
     }
 }
 
@@ -126,16 +126,16 @@ impl Pods {
         Ok(Self { network, port: probe.local_addr()?.port() })
     }
 
-    fn ip(&self, last: u8) -> Ipv4Addr {
+    fn ip(self, last: u8) -> Ipv4Addr {
         Ipv4Addr::new(127, self.network[0], self.network[1], last)
     }
 
-    fn addresses(&self) -> Vec<(String, SocketAddr)> {
+    fn addresses(self) -> Vec<(String, SocketAddr)> {
         let alive = PODS.iter().filter(|(.., alive)| *alive);
         alive.map(|(name, _, _, last, _)| ((*name).to_owned(), (self.ip(*last), self.port).into())).collect()
     }
 
-    fn yaml(&self) -> String {
+    fn yaml(self) -> String {
         let pod = |(name, app, version, last, _): &(&str, &str, &str, u8, bool)| {
             format!(
                 "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: conf, labels: {{app: {app}, version: {version}}}}}, \
@@ -303,7 +303,7 @@ fn errors(text: &str) -> Option<String> {
 }
 
 /// What all rows share: namespaces, the gateway's own Service, pods, services.
-pub(crate) fn base(pods: &Pods, [http, https, redirect, bare]: [u16; 4]) -> String {
+pub(crate) fn base(pods: Pods, [http, https, redirect, bare]: [u16; 4]) -> String {
     let service = |name: &str, app: &str, port: &str| {
         format!(
             "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: conf}}, \
