@@ -9,6 +9,9 @@ use mesh_tests::scenario::{logged, start};
 use super::{Answer, apply, ask, ask_once, bookinfo, is_share, sample, until, versions};
 use crate::scrape::Scrape;
 
+/// What is done on the bed, from `sleep`.
+type Step = fn(&Bed, &PodHandle) -> Result<()>;
+
 /// The tutorials in the order in which they are read, on one bed.
 #[test]
 fn the_tutorials_work_as_they_say() -> Result<()> {
