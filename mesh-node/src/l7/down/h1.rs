@@ -40,6 +40,8 @@ pub struct H1Downstream {
     /// A body follows, but the client waits to be told.
     awaits_continue: bool,
     keep_alive: bool,
+    /// The request asks to leave HTTP.
+    asks: bool,
     leaves: bool,
     response_ended: bool,
     /// The allocations of an earlier head.
@@ -81,6 +83,7 @@ impl H1Downstream {
             encoder: None,
             awaits_continue: false,
             keep_alive: true,
+            asks: false,
             leaves: false,
             response_ended: false,
             spare: HeaderMap::new(),
@@ -136,6 +139,7 @@ impl H1Downstream {
         self.encoder = None;
         self.response_ended = false;
         self.awaits_continue = head.expect_continue;
+        self.asks = head.upgrade.is_some() || self.method == Method::CONNECT;
         Ok(RequestHead {
             secure: self.secure,
             method,
@@ -302,7 +306,9 @@ impl Downstream for H1Downstream {
     fn respond(&mut self, head: ResponseHead) -> Result<(), Broken> {
         // A client that still waits for a 100 may send its body or not: nobody can tell where the next request begins.
         self.keep_alive &= !self.awaits_continue;
-        self.keep_alive &= !self.drain.as_ref().is_some_and(Drain::is_draining);
+        // What came early was meant for another protocol. It is no request, whatever it looks like (CVE-2025-64763).
+        self.keep_alive &= self.leaves || !self.asks;
+        self.keep_alive &= self.leaves || !self.drain.as_ref().is_some_and(Drain::is_draining);
         let parts = ResponseParts {
             method: &self.method,
             version: self.version,
@@ -340,8 +346,8 @@ impl Downstream for H1Downstream {
     }
 
     fn leave_http(&mut self, head: ResponseHead) -> Result<(), Broken> {
-        self.respond(head)?;
         self.leaves = true;
+        self.respond(head)?;
         self.decoder = BodyDecoder::raw();
         self.encoder = Some(BodyEncoder::raw());
         Ok(())
