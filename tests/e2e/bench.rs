@@ -69,7 +69,7 @@ fn a_peer_that_is_missing_is_a_row_with_the_reason() -> Result<()> {
     let tables = String::from_utf8_lossy(&output.stdout);
     ensure!(!output.status.success(), "somebody is missing, which must not pass for a result: {tables}");
     ensure!(tables.contains("\nenvoy  failed: there is no /nowhere/envoy"), "{tables}");
-    ensure!(tables.contains("<= 0.50 x envoy"), "what is demanded is shown in any case: {tables}");
+    ensure!(tables.contains("<= 25"), "what is demanded is shown in any case: {tables}");
     let rows: Vec<Value> = serde_json::from_str(&fs::read_to_string(&file)?)?;
     fs::remove_file(&file)?;
     let of = |system: &str| rows.iter().find(|row| row["system"] == system).context("no row");
