@@ -88,9 +88,11 @@ fn node() -> (PodTemplateSpec, NodeOptions) {
     let args = container.args.iter().flatten().map(|argument| argument.replace("$(NODE_NAME)", "node-1"));
     let command =
         mesh_node::config::Command::try_parse_from(["mesh-node".to_owned()].into_iter().chain(args));
-    let mesh_node::config::Role::Node(options) = command.expect("a command line").role else {
-        panic!("not the role of a node");
+    let options = match command.expect("a command line").role {
+        mesh_node::config::Role::Node(options) => Some(options),
+        mesh_node::config::Role::Gateway(_) | mesh_node::config::Role::Cleanup(_) => None,
     };
+    let options = options.expect("the role of a node");
     assert_eq!(options.node, "node-1");
     (template.clone(), *options)
 }

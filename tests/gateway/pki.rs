@@ -40,7 +40,7 @@ impl Pki {
 impl Leaf {
     /// As a Secret.
     pub(crate) fn secret(&self, name: &str, ca: Option<&str>) -> String {
-        let indented = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
+        let indented = |text: &str| format!("    {}\n", text.lines().collect::<Vec<_>>().join("\n    "));
         let mut text = format!(
             "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\n\
              metadata: {{ name: {name}, namespace: istio-system }}\nstringData:\n  tls.crt: |\n{}  tls.key: |\n{}",
@@ -48,7 +48,8 @@ impl Leaf {
             indented(&self.key)
         );
         if let Some(ca) = ca {
-            text.push_str(&format!("  ca.crt: |\n{}", indented(ca)));
+            text.push_str("  ca.crt: |\n");
+            text.push_str(&indented(ca));
         }
         text
     }

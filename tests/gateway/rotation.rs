@@ -56,7 +56,8 @@ fn rotate(gateway: &Gateway, pki: &Pki, replace: impl Fn(&Leaf) -> Result<()>) -
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     let outcome = handshake(address, &config);
-                    (if outcome.is_ok() { &made } else { &failed }).fetch_add(1, Ordering::Relaxed);
+                    let count = [&failed, &made][usize::from(outcome.is_ok())];
+                    count.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }

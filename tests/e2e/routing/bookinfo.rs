@@ -9,12 +9,15 @@ use mesh_tests::scenario::{logged, start};
 use super::{Answer, apply, ask, ask_once, bookinfo, is_share, sample, until, versions};
 use crate::scrape::Scrape;
 
+/// What is done on the bed, from `sleep`.
+type Step = fn(&Bed, &PodHandle) -> Result<()>;
+
 /// The tutorials in the order in which they are read, on one bed.
 #[test]
 fn the_tutorials_work_as_they_say() -> Result<()> {
     let bed = start(Bed::builder().nodes(2).manifests(bookinfo()?))?;
     let sleep = bed.pod("default/sleep")?;
-    let steps: [(&str, fn(&Bed, &PodHandle) -> Result<()>); 9] = [
+    let steps: [(&str, Step); 9] = [
         ("everything to v1", all_to_v1),
         ("jason sees v2", jason_sees_v2),
         ("halves", halves),
@@ -26,12 +29,13 @@ fn the_tutorials_work_as_they_say() -> Result<()> {
         ("the delay", delay),
     ];
     for (name, step) in steps {
-        let started = Instant::now();
         step(&bed, &sleep).with_context(|| name.to_owned())?;
-        println!("{name}: {:?}", started.elapsed());
     }
     Ok(())
 }
+
+/// One part of a tutorial, from a pod that asks.
+type Step = fn(&Bed, &PodHandle) -> Result<()>;
 
 fn all_to_v1(bed: &Bed, sleep: &PodHandle) -> Result<()> {
     // Without a rule nothing is looked into, and connections are spread over all versions.
@@ -246,7 +250,7 @@ fn counted(bed: &Bed, node: &str, labels: &[(&str, &str)], wanted: fn(i64) -> bo
     let mut count = 0;
     let reached = bed.wait("a count of requests", Duration::from_secs(3), |bed| {
         let scrape = bed.node(node).map_err(Into::into).and_then(|node| Scrape::of(&node));
-        count = scrape.map(|scrape| scrape.count("istio_requests_total", labels)).unwrap_or(-1);
+        count = scrape.map_or(-1, |scrape| scrape.count("istio_requests_total", labels));
         wanted(count)
     });
     reached.with_context(|| format!("{labels:?}: {count}"))?;

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use mesh_tests::bed::{Bed, PodHandle};
 use mesh_tests::scenario::start;
 
@@ -19,7 +20,7 @@ fn the_way_in_from_outside() -> Result<()> {
     {
         apply(&bed, file)?;
     }
-    bed.apply(&ingress(&bed))?;
+    bed.apply(&ingress(&bed)?)?;
     bed.wait_ready(Duration::from_secs(20), |_| ())?;
     let client = bed.pod("outside/client")?;
     let host = bed.status().service_ip("istio-system/istio-ingressgateway")?.to_string();
@@ -28,11 +29,35 @@ fn the_way_in_from_outside() -> Result<()> {
     book(&bed, &client, &host).context("book-gateway")
 }
 
-/// A pod with the labels of Istio's gateway, and its Service. It follows the same directory as the nodes.
-fn ingress(bed: &Bed) -> String {
-    let (objects, state) = (bed.layout().objects(), bed.layout().state.join("mesh"));
+/// A pod with the labels of Istio's gateway, and its Service. It follows the nodes' control plane, with an identity of
+/// its own.
+fn ingress(bed: &Bed) -> Result<String> {
+    let (layout, host) = (bed.layout(), bed.node("node-1")?);
+    let (mesh, own) = (layout.state.join("mesh"), layout.state.join("gateway"));
+    let [mesh, token, state] = [mesh, own.join("token"), own.clone()].map(|path| path.display().to_string());
+    let identity = "spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway";
+    let made = host.exec(&["mesh-control", "join", "create", "--identity", identity, "--state", &mesh])?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    fs::create_dir_all(&own)?;
+    fs::write(&token, &made.stdout)?;
+    let command = [
+        "mesh-node",
+        "gateway",
+        "--name",
+        "istio-system/istio-ingressgateway",
+        "--control",
+        &format!("https://{}:15012", host.ips()[0]),
+        "--control-ca",
+        &format!("{mesh}/ca/root-cert.pem"),
+        "--token",
+        &token,
+        "--state",
+        &state,
+        "--svid-cache",
+        &layout.memory().join("gateway").display().to_string(),
+    ];
     let labels = "{app: istio-ingressgateway, istio: ingressgateway}";
-    format!(
+    Ok(format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: istio-system}}}}\n---\n\
          {{apiVersion: v1, kind: Service, metadata: {{name: istio-ingressgateway, namespace: istio-system, labels: {labels}}}, \
          spec: {{selector: {{istio: ingressgateway}}, ports: [{{name: http2, port: 80, targetPort: 8080}}, \
@@ -40,11 +65,9 @@ fn ingress(bed: &Bed) -> String {
          {{apiVersion: v1, kind: ServiceAccount, metadata: {{name: istio-ingressgateway, namespace: istio-system}}}}\n---\n\
          {{apiVersion: v1, kind: Pod, metadata: {{name: istio-ingressgateway, namespace: istio-system, labels: {labels}}}, \
          spec: {{serviceAccountName: istio-ingressgateway, nodeName: node-1, containers: [{{name: gateway, image: mesh, \
-         command: [mesh-node, gateway, --name, istio-system/istio-ingressgateway, --config, '{}', --state, '{}'], \
+         command: {command:?}, \
          readinessProbe: {{httpGet: {{path: /healthz/ready, port: 15021}}, periodSeconds: 1}}}}]}}}}",
-        objects.display(),
-        state.display()
-    )
+    ))
 }
 
 fn bookinfo_page(bed: &Bed, client: &PodHandle, host: &str) -> Result<()> {
@@ -138,6 +161,30 @@ fn book(bed: &Bed, client: &PodHandle, host: &str) -> Result<()> {
         let answer = ask_once(client, &with(&secured, &words))?;
         ensure!(answer.status == 0, "{why}: {answer:?}");
     }
+    secret(bed, client, &gateway, &resolve[1])
+}
+
+/// The certificate comes from a Secret instead, as a change while the gateway runs.
+fn secret(bed: &Bed, client: &PodHandle, gateway: &str, resolve: &str) -> Result<()> {
+    let made =
+        rcgen::generate_simple_self_signed(["bookinfo.com".to_owned()]).context("making a certificate")?;
+    let roots = bed.layout().state.join("other.pem");
+    fs::write(&roots, made.cert.pem())?;
+    let data = [made.cert.pem(), made.signing_key.serialize_pem()].map(|pem| BASE64_STANDARD.encode(pem));
+    bed.apply(&format!(
+        "{{apiVersion: v1, kind: Secret, metadata: {{name: bookinfo, namespace: istio-system}}, \
+         type: kubernetes.io/tls, data: {{tls.crt: {}, tls.key: {}}}}}",
+        data[0], data[1]
+    ))?;
+    let lines = gateway.lines().filter(|line| !line.contains("privateKey:"));
+    let named = |line: &str| match line.split_once("serverCertificate:") {
+        Some((indent, _)) => format!("{indent}credentialName: bookinfo\n"),
+        None => format!("{line}\n"),
+    };
+    bed.apply(&lines.map(named).collect::<String>())?;
+    let roots = roots.display().to_string();
+    let url = "https://bookinfo.com/anything/of/core";
+    until(bed, client, &["--cacert", &roots, "--resolve", resolve, url], |answer| answer.status == 200)?;
     Ok(())
 }
 

@@ -489,7 +489,8 @@ async fn clients_of_the_mesh_meet_its_identity() {
     let ca = Arc::new(TestCa::new("mesh"));
     let identities =
         Arc::new(IdentityStore::new(ca.clone(), Options::new(vec![mesh_core::id::TrustDomain::default()])));
-    let rotation = tokio::task::spawn(Arc::clone(&identities).run_rotation());
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(Arc::clone(&identities).run_rotation());
     let gateway = mesh_core::id::SpiffeId::parse("spiffe://cluster.local/ns/default/sa/default").unwrap();
     identities.prepare(&[gateway.clone()].into()).await;
     for (trusted, works) in [(ca, true), (Arc::new(TestCa::new("strangers")), false)] {
@@ -514,5 +515,5 @@ async fn clients_of_the_mesh_meet_its_identity() {
             assert_eq!(greeted.alpn, Some(Alpn::H2));
         }
     }
-    rotation.abort();
+    tasks.abort_all();
 }
