@@ -191,7 +191,6 @@ fn hosts() -> Vec<Row> {
             ensure!(case.send(get("/")).await?.header("date").is_some_and(|date| date.ends_with(" GMT")), "no date");
             Ok(())
         }),
-        row("gateway/options-asterisk").http("[{ECHO}]").ask(crate::client::request("OPTIONS", "*"), Want::default()),
     ]
 }
 
