@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::client::{Req, Tls, get, grpc, h1, h2};
-use crate::row::{Case, Row, Want, not_found, ok, row, says};
+use crate::row::{Case, Row, not_found, ok, row, says};
 use crate::stand::Stand;
 use crate::tls;
 

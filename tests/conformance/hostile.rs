@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::client::{Req, get, post};
-use crate::row::{Case, Row, Want, ok, row};
+use crate::row::{Case, Row, Want, row};
 
 pub(crate) fn rows() -> Vec<Row> {
     let refused = REFUSED.iter().map(|(name, status, bytes)| refusal(name, *status, bytes));
