@@ -100,11 +100,18 @@ fn hashes() -> Vec<Row> {
             ensure!(pods.len() == 1, "{pods:?}");
             Ok(())
         }),
-        of("balance/hash-survives-a-retry", "many", &hash("httpHeaderName: x-user")).act(async |case| {
-            let pods = case.spread(6, |_| get("/").with("x-user", "a")).await?;
-            ensure!(pods.len() == 1, "{pods:?}");
-            Ok(())
-        }),
+        row("balance/hash-survives-a-retry")
+            .service("many", &hash("httpHeaderName: x-user"))
+            .http("[{retries: {attempts: 2, retryOn: 5xx, backoff: 1ms}, route: [{destination: {host: balance-hash-survives-a-retry}}]}]")
+            .act(async |case| {
+                let request = get("/").with("x-user", "a").orders("status=503; fail=2").mark(&case.id);
+                ensure!(case.send(request).await?.status == 200, "it is not tried again");
+                let mut pods: Vec<_> = case.seen(&case.id).into_iter().map(|seen| seen.pod).collect();
+                ensure!(pods.len() == 3, "{pods:?}");
+                pods.dedup();
+                ensure!(pods.len() == 1, "a try went where the user does not belong: {pods:?}");
+                Ok(())
+            }),
     ]
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::client::{Req, Tls, get, grpc, h1, h2};
-use crate::row::{Case, Row, Want, not_found, ok, row, says};
+use crate::row::{Case, Row, not_found, ok, row, says};
 use crate::stand::Stand;
 use crate::tls;
 
@@ -191,7 +191,6 @@ fn hosts() -> Vec<Row> {
             ensure!(case.send(get("/")).await?.header("date").is_some_and(|date| date.ends_with(" GMT")), "no date");
             Ok(())
         }),
-        row("gateway/options-asterisk").http("[{ECHO}]").ask(crate::client::request("OPTIONS", "*"), Want::default()),
     ]
 }
 

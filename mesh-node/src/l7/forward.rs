@@ -142,7 +142,9 @@ impl<D: Downstream> Journey<'_, '_, D> {
             if tries > 1 {
                 edge::count_try(self.head, tries);
             }
-            let ignores = policy.is_none_or(|policy| policy.ignore_previous_hosts);
+            // Whom a hash leads to an endpoint belongs there, also with another try.
+            let ignores = self.cluster.policy.balance.hash_source().is_none()
+                && policy.is_none_or(|policy| policy.ignore_previous_hosts);
             let choice = Choice {
                 seed: self.stage.engine.random(),
                 hash,

@@ -26,6 +26,10 @@ use crate::run::{drain, tasks};
 struct Direct(Arc<str>);
 
 impl Client for Direct {
+    fn reads_files(&self) -> bool {
+        true
+    }
+
     fn key(&self) -> &Arc<str> {
         &self.0
     }
