@@ -34,9 +34,6 @@ fn the_tutorials_work_as_they_say() -> Result<()> {
     Ok(())
 }
 
-/// One part of a tutorial, from a pod that asks.
-type Step = fn(&Bed, &PodHandle) -> Result<()>;
-
 fn all_to_v1(bed: &Bed, sleep: &PodHandle) -> Result<()> {
     // Without a rule nothing is looked into, and connections are spread over all versions.
     ensure!(ask_once(sleep, &[REVIEWS])?.status == 200);
