@@ -401,7 +401,7 @@ fn a_flood_of_silent_handshakes_keeps_nobody_out() -> Result<()> {
     };
     // The last one may have been hung up on a moment before it was counted.
     all_counted().or_else(|_| {
-        std::thread::sleep(Duration::from_secs(1));
+        thread::sleep(Duration::from_secs(1));
         all_counted()
     })?;
     the_good_get_through(&bed, &good, &far)
