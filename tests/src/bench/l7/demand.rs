@@ -185,7 +185,7 @@ mod tests {
         assert_eq!((must.against, must.is, must.pass), ("envoy", 2.0, true));
         let rss = [("envoy", Metric::RssMb, 60.0), ("mesh", Metric::RssMb, 20.0)];
         let line = line(&mut of(Subject::Idle, &rss), "l7/rss");
-        assert!(line.ends_with("mesh 20 <= 25 pass (20.00) <= 12 FAIL (20.00)"), "{line}");
+        assert!(line.ends_with("mesh 20.00 <= 25 pass (20.00) <= 12 FAIL (20.00)"), "{line}");
     }
 
     #[test]
