@@ -10,9 +10,7 @@ use mesh_core::own::Own;
 use mesh_core::resource::networking::gateway::ServerTlsMode;
 use mesh_core::resource::value::Bind;
 use mesh_core::resource::{Meta, Spec};
-use mesh_core::route::{
-    Client, Gateway, GatewayListener, GatewayServer, Listeners, Settings, VirtualService, Virtuals,
-};
+use mesh_core::route::{Client, Gateway, GatewayListener, GatewayServer, Listeners};
 
 use super::certificates::Sources;
 use super::identity::identity_of;
@@ -61,24 +59,15 @@ impl Inputs {
     }
 
     fn listeners(&self) -> Listeners {
-        let (mut gateways, mut virtuals) = (Vec::new(), Vec::new());
-        for config in self.snapshot.configs() {
+        let gateway = |config: &Arc<Config>| {
             let Meta { namespace, name, creation_timestamp: created, .. } = &config.object().meta;
-            let (namespace, name, created) = (Arc::clone(namespace), Arc::clone(name), *created);
-            match &config.object().spec {
-                Spec::Gateway(spec) => {
-                    gateways.push(Gateway { namespace, name, created, spec: spec.clone() });
-                }
-                Spec::VirtualService(spec) => {
-                    let spec = VirtualService { namespace, name, created, spec: (**spec).clone() };
-                    virtuals.push(spec);
-                }
-                _ => {}
-            }
-        }
-        let virtuals = Virtuals::of(&virtuals, &Settings::default());
+            let Spec::Gateway(spec) = &config.object().spec else { return None };
+            let (namespace, name) = (Arc::clone(namespace), Arc::clone(name));
+            Some(Gateway { namespace, name, created: *created, spec: spec.clone() })
+        };
+        let gateways: Vec<_> = self.snapshot.configs().filter_map(gateway).collect();
         let client = Client { namespace: &self.own.namespace, labels: &self.own.labels };
-        Listeners::of(&gateways, &virtuals, client, |port| self.own.target_port(port))
+        Listeners::of(&gateways, self.snapshot.virtuals(), client, |port| self.own.target_port(port))
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_core::id::TrustDomain;
 use mesh_core::model::{Config, Snapshot};
 use mesh_core::own::Own;
 use mesh_core::route::ListenerProtocol;
@@ -27,8 +28,8 @@ pub(super) struct Edge {
     own: watch::Receiver<Arc<Own>>,
     sockets: Sockets,
     files: Files,
-    /// What was compiled last, and with which credentials.
-    configs: (Vec<Arc<Config>>, u64),
+    /// What was compiled last, with which credentials, and in which trust domain.
+    configs: (Vec<Arc<Config>>, u64, TrustDomain),
     /// For whom.
     known: Option<Arc<Own>>,
     /// What the last compilation had to say.
@@ -68,7 +69,7 @@ impl Edge {
             own: identity.subscribe(),
             sockets,
             files: Files::default(),
-            configs: (Vec::new(), 0),
+            configs: (Vec::new(), 0, TrustDomain::default()),
             known: None,
             findings: BTreeSet::new(),
             status: watch::Sender::default(),
@@ -114,9 +115,10 @@ impl Edge {
         if !snapshot.is_loaded() {
             return;
         }
-        let configs = (Inputs::configs(&snapshot), snapshot.credential_generation());
+        let domain = snapshot.trust_domain().clone();
+        let configs = (Inputs::configs(&snapshot), snapshot.credential_generation(), domain);
         let (new, old) = (&configs, &self.configs);
-        let same = new.1 == old.1
+        let same = (new.1, &new.2) == (old.1, &old.2)
             && new.0.len() == old.0.len()
             && new.0.iter().zip(&old.0).all(|(new, old)| Arc::ptr_eq(new, old));
         if !same || anyway || !self.status.borrow().settled {

@@ -1,5 +1,6 @@
 //! A listener, and what it serves at one moment.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub struct Serving {
     listener: GatewayListener,
     /// In the order of the listener's servers.
     served: Vec<Served>,
+    by_key: HashMap<ServerKey, usize>,
 }
 
 /// A server of a Gateway, ready to serve.
@@ -124,8 +126,9 @@ impl Serving {
                 life: old.map(|old| Arc::clone(&old.life)).unwrap_or_default(),
             }
         });
-        let served = served.collect();
-        Self { listener, served }
+        let served: Vec<Served> = served.collect();
+        let by_key = served.iter().enumerate().map(|(at, served)| (served.key.clone(), at)).collect();
+        Self { listener, served, by_key }
     }
 
     /// What connections begin with.
@@ -135,7 +138,7 @@ impl Serving {
 
     /// The server of this name.
     pub fn find(&self, key: &ServerKey) -> Option<&Served> {
-        self.served.iter().find(|served| served.key == *key)
+        self.served.get(*self.by_key.get(key)?)
     }
 
     /// The server for a connection whose handshake asks for this name; for all connections where there is none.
