@@ -205,8 +205,13 @@ impl Session {
         let store = shelf.store(kind);
         while let Some(name) = subscription.backlog.front().filter(|_| !batch.is_full()).cloned() {
             subscription.backlog.pop_front();
-            subscription.asked.remove(&name);
+            let asked = subscription.asked.remove(&name);
             if !subscription.wants(&name) {
+                continue;
+            }
+            if !asked && goes_last(kind) && store.get(&name).is_none() {
+                // It has gone since it was found to have changed, and goes in its turn.
+                subscription.removals.push(name.to_string());
                 continue;
             }
             if let Some(other) = batch.answer(&name, shelf, kind, &self.view) {
