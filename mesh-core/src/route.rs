@@ -1,5 +1,6 @@
-//! Where an HTTP request goes and what happens to it on the way: `VirtualServices` compiled to tables that answer for
-//! one kind of client, and the pure acts that an answer asks for.
+//! Where an HTTP request goes and what happens to it on the way, and where a connection goes whose bytes are nobody's
+//! business: `VirtualServices` compiled to tables that answer for one kind of client, and the pure acts that an answer
+//! asks for.
 //!
 //! [`Virtuals`] holds all `VirtualServices`, compiled as far as they can be before it is known who asks. From it, a
 //! [`RouteTable`] is made for the clients that see the same rules: of the mesh, or of a gateway's port. What a client
@@ -24,6 +25,7 @@ pub use self::gateway::{
 pub use self::header_ops::{HeaderEdit, HeaderOps};
 pub use self::redirect::{Redirect, https_location};
 pub use self::rewrite::{Piece, Rewrite};
+pub use self::stream::{StreamRoute, StreamTable, StreamView};
 pub use self::table::{Picked, RouteTable, ServiceName};
 pub use self::virtuals::{Settings, Virtuals};
 use crate::resource::{GatewaySpec, VirtualServiceSpec};
@@ -39,6 +41,7 @@ mod hosts;
 mod index;
 mod redirect;
 mod rewrite;
+mod stream;
 mod table;
 mod virtuals;
 

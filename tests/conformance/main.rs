@@ -17,6 +17,7 @@ mod mesh;
 mod retries;
 mod row;
 mod stand;
+mod stream;
 mod tls;
 
 use std::io::Write as _;
@@ -66,6 +67,7 @@ fn rows() -> Vec<Row> {
         http::rows(),
         hostile::rows(),
         mesh::rows(),
+        stream::rows(),
         change::rows(),
     ]
     .into_iter()

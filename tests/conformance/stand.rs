@@ -237,6 +237,13 @@ impl Gateway {
         parsed.filter(|line| line[field] == value).count()
     }
 
+    /// The first line that has this value in this field.
+    pub(crate) fn line_with(&self, field: &str, value: &str) -> Option<Value> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        parsed.find(|line| line[field] == value)
+    }
+
     /// Tells it to stop.
     pub(crate) fn terminate(&self) -> Result<()> {
         let status = Command::new("kill").arg("-TERM").arg(self.id().to_string()).status()?;

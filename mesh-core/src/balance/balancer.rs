@@ -89,6 +89,13 @@ impl Balancer {
         Self { settings, seen: None, usable: Vec::new(), groups: Vec::new(), warming }
     }
 
+    /// Takes the place of `self`, with other settings or for other endpoints: who was there is not new again.
+    #[must_use]
+    pub fn successor(&self, settings: Settings) -> Self {
+        let warming = Warming { since: self.warming.since.clone(), ..Warming::default() };
+        Self { warming, ..Self::new(settings) }
+    }
+
     /// How it chooses.
     pub fn settings(&self) -> &Settings {
         &self.settings

@@ -1,5 +1,6 @@
 //! A rule, compiled: what is done with the requests that it is for.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -175,7 +176,26 @@ impl Forward {
         (total > 0).then_some(Self { destinations, total })
     }
 
-    /// Where a request goes. `seed` is drawn from all of `u64`, and every destination gets its share of it.
+    /// For connections; without changes to anything. `None` if there is nowhere to go.
+    pub(super) fn of_destinations<'d>(
+        all: impl ExactSizeIterator<Item = (&'d Destination, u32)>,
+        home: Home<'_>,
+    ) -> Option<Self> {
+        // A single destination gets everything, whatever its weight.
+        let only = all.len() == 1;
+        let shares = all.map(|(to, weight)| (to, if only { 1 } else { weight })).filter(|(_, it)| *it > 0);
+        let weighted = |(to, weight)| Weighted {
+            to: ClusterRef::of(to, home),
+            weight,
+            headers: HeaderOps::default(),
+            host: None,
+        };
+        let destinations: Vec<_> = shares.map(weighted).collect();
+        let total = destinations.iter().map(|it| u64::from(it.weight)).sum();
+        (total > 0).then_some(Self { destinations, total })
+    }
+
+    /// Where a request or a connection goes. `seed` is drawn from all of `u64`, and every destination gets its share of it.
     pub fn choose(&self, seed: u64) -> &Weighted {
         // The quotient is below the total, so it fits.
         let mut lot = u64::try_from((u128::from(seed) * u128::from(self.total)) >> 64).unwrap_or_default();
@@ -209,6 +229,16 @@ impl ClusterRef {
     pub fn port_of(&self, mut ports: impl Iterator<Item = u16>, asked: u16) -> u16 {
         let only = || ports.next().filter(|_| ports.next().is_none());
         self.port.or_else(only).unwrap_or(asked)
+    }
+}
+
+impl fmt::Display for ClusterRef {
+    /// As Istio names clusters, as far as a rule tells.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, subset, port } = self;
+        f.write_str("outbound|")?;
+        port.map_or(Ok(()), |port| write!(f, "{port}"))?;
+        write!(f, "|{}|{host}", subset.as_deref().unwrap_or_default())
     }
 }
 

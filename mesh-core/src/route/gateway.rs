@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::hosts::HostMap;
-use super::{Client, Gateway, ResourceName, RouteTable, Virtuals};
+use super::{Client, Gateway, ResourceName, RouteTable, StreamTable, Virtuals};
 use crate::resource::networking::gateway::{Server, ServerTls};
 use crate::resource::value::{Bind, Host, Protocol, ScopedHost};
 
@@ -65,6 +65,8 @@ pub struct GatewayServer {
     pub https_redirect: bool,
     /// Rules for the requests inside the TLS that it opens; none where it opens none, or nobody knows what is inside.
     pub table: Option<RouteTable>,
+    /// Rules for its connections; none where they are opened for the requests inside.
+    pub streams: Option<StreamTable>,
 }
 
 /// A server that was left out because of another, or because it makes no sense.
@@ -185,12 +187,15 @@ impl GatewayListener {
                 let servers: Vec<&GatewayServer> = self.servers.iter().collect();
                 self.table = RouteTable::for_gateway(virtuals, pod, &servers);
             }
-            ListenerProtocol::Tls => {
-                for server in self.servers.iter_mut().filter(|server| server.opens_http()) {
-                    server.table = Some(RouteTable::for_gateway(virtuals, pod, &[server]));
+            ListenerProtocol::Tls | ListenerProtocol::Tcp => {
+                for server in &mut self.servers {
+                    if server.opens_http() {
+                        server.table = Some(RouteTable::for_gateway(virtuals, pod, &[server]));
+                    } else {
+                        server.streams = Some(StreamTable::for_gateway(virtuals, pod, server));
+                    }
                 }
             }
-            ListenerProtocol::Tcp => {}
         }
     }
 }
@@ -208,6 +213,7 @@ impl GatewayServer {
             tls: server.tls.clone(),
             https_redirect: redirects && server.port.protocol.is_http(),
             table: None,
+            streams: None,
         }
     }
 
@@ -222,6 +228,11 @@ impl GatewayServer {
 
     fn opens_http(&self) -> bool {
         self.protocol == Protocol::Https && self.tls.as_ref().is_some_and(ServerTls::is_terminating)
+    }
+
+    /// Whether its connections are TLS that is passed on unopened.
+    pub(super) fn passes_tls(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| !tls.is_terminating())
     }
 }
 

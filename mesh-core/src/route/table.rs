@@ -225,7 +225,7 @@ impl<'a, 's> Mesh<'a, 's> {
 }
 
 /// How specific the host is by which `it` is about the service `name`; the more the larger.
-fn specificity(it: &Virtual, name: &str) -> Option<usize> {
+pub(super) fn specificity(it: &Virtual, name: &str) -> Option<usize> {
     it.hosts.iter().filter(|host| host.matches(name)).map(rank).max()
 }
 

@@ -14,6 +14,7 @@ mod delegate;
 mod gateway;
 mod mesh;
 mod property;
+mod stream;
 
 /// The VirtualServices of `yaml`, which must be fine. `metadata: {}` may be left out by writing `vs NAMESPACE/NAME`
 /// [`@`age] in a line of its own, and the fields of the spec below it.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::action::Home;
 use super::condition::Condition;
 use super::index::Entry;
-use super::{Client, MatchInfo, ResourceName, Route, VirtualService, delegate};
+use super::stream::Streams;
+use super::{Client, GatewayServer, MatchInfo, ResourceName, Route, VirtualService, delegate};
 use crate::model::Exported;
 use crate::resource::networking::VirtualServiceSpec;
 use crate::resource::networking::virtual_service::{HttpMatch, HttpRoute};
@@ -42,6 +43,8 @@ pub(super) struct Virtual {
     gateways: Vec<GatewayName>,
     exported: Exported,
     rules: Vec<Rule>,
+    /// Those about connections.
+    pub(super) streams: Streams,
 }
 
 /// A rule, and what it asks for.
@@ -56,6 +59,12 @@ struct Rule {
 struct Match {
     condition: Arc<Condition>,
     info: Arc<MatchInfo>,
+    whom: Whom,
+}
+
+/// Whom a match is for: what is known of a client and of where it comes in before it says anything.
+#[derive(Debug)]
+pub(super) struct Whom {
     port: Option<u16>,
     source_labels: BTreeMap<String, String>,
     source_namespace: Option<Box<str>>,
@@ -144,8 +153,11 @@ impl Virtual {
             let home = Home { name: &name, namespace, cluster_domain: settings.cluster_domain };
             Rule::of(&rule, home)
         });
+        let home = Home { name: &name, namespace, cluster_domain: settings.cluster_domain };
+        let streams = Streams::of(spec, home);
         Self {
             rules: rules.collect(),
+            streams,
             hosts: spec.hosts.iter().map(|host| host.qualified(namespace, settings.cluster_domain)).collect(),
             gateways: spec.gateways.clone(),
             exported: exported(spec, namespace, settings),
@@ -157,7 +169,7 @@ impl Virtual {
     pub(super) fn entries(&self, audience: Audience<'_>) -> Vec<Entry> {
         let mut entries = Vec::new();
         for rule in &self.rules {
-            for it in rule.matches.iter().filter(|it| self.is_for(it, audience)) {
+            for it in rule.matches.iter().filter(|it| self.is_within(&it.whom, audience)) {
                 let (condition, info) = (Arc::clone(&it.condition), Arc::clone(&it.info));
                 let is_last = condition.is_catch_all();
                 entries.push(Entry { condition, route: Arc::clone(&rule.route), info });
@@ -173,7 +185,8 @@ impl Virtual {
         self.exported.is_to(audience.client.namespace) && self.is_at(&self.gateways, audience.gateway)
     }
 
-    fn is_for(&self, it: &Match, audience: Audience<'_>) -> bool {
+    /// Whether a match of it is for `audience`.
+    pub(super) fn is_within(&self, it: &Whom, audience: Audience<'_>) -> bool {
         let Client { namespace, labels } = audience.client;
         let has = |(key, value): (&String, &String)| labels.get(key) == Some(value);
         it.port.is_none_or(|port| port == audience.port)
@@ -205,19 +218,33 @@ impl Match {
     fn of(spec: &HttpMatch, rule: &str) -> Self {
         let condition = Condition::of(spec);
         let parts = [rule, &spec.name].into_iter().filter(|part| !part.is_empty());
-        let some = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Box::from);
+        let stat_prefix = Some(&*spec.stat_prefix).filter(|text| !text.is_empty());
         let info = MatchInfo {
             name: parts.collect::<Vec<_>>().join(".").into(),
-            stat_prefix: some(&spec.stat_prefix).map(Arc::from),
+            stat_prefix: stat_prefix.map(Arc::from),
             path: condition.path.matched(),
         };
         Self {
             condition: Arc::new(condition),
             info: Arc::new(info),
-            port: spec.port.map(Port::get),
-            source_labels: spec.source_labels.clone(),
-            source_namespace: some(&spec.source_namespace),
-            gateways: spec.gateways.clone(),
+            whom: Whom::new(spec.port, &spec.source_labels, &spec.source_namespace, &spec.gateways),
+        }
+    }
+}
+
+impl Whom {
+    /// Of the fields of a match of any protocol; what is empty is for everybody.
+    pub(super) fn new(
+        port: Option<Port>,
+        source_labels: &BTreeMap<String, String>,
+        source_namespace: &str,
+        gateways: &[GatewayName],
+    ) -> Self {
+        Self {
+            port: port.map(Port::get),
+            source_labels: source_labels.clone(),
+            source_namespace: Some(source_namespace).filter(|text| !text.is_empty()).map(Box::from),
+            gateways: gateways.to_vec(),
         }
     }
 }
@@ -235,4 +262,19 @@ pub(super) fn exported(spec: &VirtualServiceSpec, namespace: &Arc<str>, settings
         ExportTo::Namespace(name) => Some(Arc::clone(name)),
     });
     Exported::To(names.collect())
+}
+
+/// Hosts that `server` has for the namespace of `it`, as far as `it` has them too: of two that overlap, the narrower.
+pub(super) fn shared<'h>(server: &'h GatewayServer, it: &'h Virtual) -> Vec<&'h Host> {
+    let (own, theirs) = (&server.gateway.namespace, &it.name.namespace);
+    let served = server.hosts.iter().filter(|host| host.namespace.contains(theirs, own));
+    let mut shared = Vec::new();
+    for served in served.map(|served| &served.host) {
+        for host in &it.hosts {
+            let narrower =
+                if host.covers(served) { Some(served) } else { served.covers(host).then_some(host) };
+            shared.extend(narrower.filter(|host| !shared.contains(host)));
+        }
+    }
+    shared
 }

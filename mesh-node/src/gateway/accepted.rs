@@ -132,6 +132,11 @@ impl OpaqueConnection {
         let served = serving.find(&self.server)?.clone();
         Some((serving, served))
     }
+
+    /// As [`HttpConnection::port`].
+    pub fn port(&self) -> u16 {
+        self.server.port
+    }
 }
 
 impl fmt::Debug for HttpConnection {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use mesh_core::resource::networking::gateway::ServerTls;
 use mesh_core::resource::value::Protocol;
-use mesh_core::route::{GatewayListener, GatewayServer, ListenerProtocol, ResourceName, RouteTable};
+use mesh_core::route::{GatewayListener, GatewayServer, ListenerProtocol, ResourceName, RouteTable, StreamTable};
 
 use super::tls::Tls;
 use crate::run::drain::{self, Drain, DrainSwitch};
@@ -35,6 +35,8 @@ pub struct Served {
     pub key: ServerKey,
     /// Rules for its requests; none where nobody knows what is inside of its connections.
     pub table: Option<Arc<RouteTable>>,
+    /// Rules for its connections; none where those are opened for the requests inside.
+    pub streams: Option<Arc<StreamTable>>,
     /// How it does TLS; none in plain text.
     pub(super) tls: Option<Arc<Tls>>,
     /// What its TLS was made from.
@@ -115,11 +117,13 @@ impl Serving {
         let known = before.filter(|before| before.listener.protocol == listener.protocol);
         let served = listener.servers.iter_mut().map(|server| {
             let own = server.table.take().map(Arc::new);
+            let streams = server.streams.take().map(Arc::new);
             let key = ServerKey::of(server);
             let old = known.and_then(|known| known.find(&key)).filter(|old| old.is_as(server));
             Served {
                 key,
                 table: if plain { Some(Arc::clone(&shared)) } else { own },
+                streams,
                 tls: tls(server, old.and_then(|old| old.tls.clone())),
                 spec: server.tls.clone(),
                 protocol: server.protocol,

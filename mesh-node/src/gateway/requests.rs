@@ -12,11 +12,11 @@ use mesh_core::id::SpiffeId;
 use mesh_core::model::{Snapshot, Target, Workload};
 use mesh_core::own::Own;
 use mesh_core::resource::Secret;
-use mesh_core::route::{Route, RouteTable};
+use mesh_core::route::{Route, RouteTable, StreamView};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::accepted::{Accepted, Alpn, HttpConnection, Serve, Thread};
+use super::accepted::{Accepted, Alpn, Facts, HttpConnection, OpaqueConnection, Serve, Thread};
 use super::listener::Serving;
 use super::tls::ClientCertificate;
 use crate::admit::Descriptors;
@@ -26,6 +26,8 @@ use crate::l7::engine::Engine;
 use crate::l7::serve::{self, Connection, Protocol};
 use crate::l7::shared::Shared;
 use crate::l7::site::{self, Client, Dial, DialError, Dialled, LocalBoxFuture, Site};
+use crate::l7::stream::{self, Stream};
+use crate::report::{ConnInfo, Direction, Flag, Party, Stage};
 use crate::sys::sockopt;
 
 /// The engine of a process: its data threads share circuit breakers and outliers.
@@ -50,9 +52,7 @@ fn on_thread(thread: &Thread, shared: &Arc<Shared>) -> Serve {
         Box::pin(async move {
             match accepted {
                 Accepted::Http(connection) => serve(engine, connection).await,
-                Accepted::Opaque(connection) => {
-                    tracing::info!(peer = %connection.facts.peer, "Closed a connection: its port carries bytes, which are not routed yet.");
-                }
+                Accepted::Opaque(connection) => carry(&engine, connection).await,
             }
         })
     })
@@ -68,16 +68,7 @@ async fn serve(engine: Rc<Engine>, mut connection: HttpConnection) {
     if let Some(socket) = connection.io.socket() {
         let _ = sockopt::set_nodelay(socket);
     }
-    let facts = site::Facts {
-        peer: connection.facts.peer,
-        local: Some(connection.facts.local),
-        sni: connection.facts.sni.clone(),
-        secure: connection.facts.secure,
-        source: None,
-        identity: connection.facts.client.as_ref().and_then(|client| client.identity.clone()),
-        certificate: connection.facts.client.as_deref().map(forwarded),
-        forwarded_for: std::cell::OnceCell::new(),
-    };
+    let facts = facts(&connection.facts);
     let protocol = connection.alpn.map(|alpn| match alpn {
         Alpn::H2 => Protocol::Http2,
         Alpn::Http11 => Protocol::Http1,
@@ -86,6 +77,54 @@ async fn serve(engine: Rc<Engine>, mut connection: HttpConnection) {
     let io = std::mem::replace(&mut connection.io, crate::l7::io::Io::Closed);
     let site = Rc::new(EdgeSite { connection, known: RefCell::default() });
     serve::connection(engine, Connection { io, input: BytesMut::new(), facts, site, protocol }, drain).await;
+}
+
+/// A connection whose bytes are nobody's business.
+async fn carry(engine: &Engine, connection: OpaqueConnection) {
+    let report = engine.reporter.begin(ConnInfo {
+        direction: Direction::Outbound,
+        source: Party {
+            addr: connection.facts.peer,
+            identity: connection.facts.client.as_ref().and_then(|client| client.identity.clone()),
+            workload: engine.client_workload(),
+        },
+        destination: Party::unknown(connection.facts.local),
+        hbone_addr: None,
+        service: None,
+        pseudo_service: None,
+        encrypted: false,
+    });
+    let rules = connection.serving().and_then(|(_, served)| served.streams);
+    let view = StreamView {
+        server_name: connection.facts.sni.as_deref().filter(|_| !connection.facts.secure),
+        destination: connection.facts.local.ip(),
+    };
+    let Some(route) = rules.as_ref().and_then(|rules| rules.pick(&view)) else {
+        let asked = connection.facts.sni.as_deref().unwrap_or("no name");
+        let reason = format_args!("no rule is for port {} and {asked}", connection.port());
+        return report.fail_as(Stage::Resolve, Flag::NoRoute, reason);
+    };
+    let stream = Stream {
+        to: route.forward.choose(engine.random()).to.clone(),
+        asked: connection.port(),
+        facts: facts(&connection.facts),
+        io: connection.io,
+        early: connection.input.freeze(),
+    };
+    stream::carry(engine, stream, &report, &connection.drain).await;
+}
+
+fn facts(facts: &Facts) -> site::Facts {
+    site::Facts {
+        peer: facts.peer,
+        local: Some(facts.local),
+        sni: facts.sni.clone(),
+        secure: facts.secure,
+        source: None,
+        identity: facts.client.as_ref().and_then(|client| client.identity.clone()),
+        certificate: facts.client.as_deref().map(forwarded),
+        forwarded_for: std::cell::OnceCell::new(),
+    }
 }
 
 /// What `x-forwarded-client-cert` says of a certificate, in Envoy's form.

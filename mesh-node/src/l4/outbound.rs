@@ -14,7 +14,7 @@ use mesh_core::{
     balance,
     model::{Endpoint, Service, Snapshot, Target, Workload},
 };
-use tokio::{io::Interest, net::TcpStream};
+use tokio::net::TcpStream;
 
 use super::{
     dial, forwarded, inbound,
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     hbone::{self, ConnectRequest, OpenError, TunnelKey},
+    l7::stream,
     redirect::LocalPod,
     report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, PseudoService, Stage},
     run::worker::Worker,
@@ -51,21 +52,11 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
     let reached = tokio::select! {
         // Boxed: handshakes are large and over soon, and the task keeps the room of its largest step until it ends.
         reached = Box::pin(story.reach(&source, wanted)) => reached,
-        () = reset_by_client(&tcp) => Err(Failure::last(Stage::Connect, "the client gave up")),
+        () = stream::reset_by_client(&tcp) => Err(Failure::last(Stage::Connect, "the client gave up")),
     };
     match reached {
         Ok(reached) => story.carry(tcp, reached).await,
         Err(failure) => story.report.fail_as(failure.stage, failure.flag, failure.reason),
-    }
-}
-
-/// Resolves when the client has reset its connection. A client that only ended its direction still waits for answers.
-async fn reset_by_client(tcp: &TcpStream) {
-    loop {
-        match tcp.ready(Interest::ERROR).await {
-            Ok(ready) if !ready.is_error() => {}
-            _ => return,
-        }
     }
 }
 
@@ -147,9 +138,17 @@ impl Story {
     ) -> Option<TcpStream> {
         let snapshot = self.worker.snapshot();
         let Target::Service { service, port } = snapshot.resolve(wanted) else { return Some(tcp) };
-        let kind = requests::classify(&self.worker, &self.pod, &snapshot, (&service, port), tcp).await;
+        let kind = requests::classify(&self.worker, &self.pod, &snapshot, (&service, port), (tcp, wanted)).await;
         match kind {
             requests::Kind::Bytes(tcp) => Some(tcp),
+            requests::Kind::Routed(tcp, rules, to) => {
+                let number = service.ports.get(port).map_or(0, |port| port.number);
+                let whither = (to, &self.report, &self.worker.drain);
+                let carried =
+                    requests::carry(&rules, (source, number), (tcp, self.client, wanted), whither);
+                Box::pin(carried).await;
+                None
+            }
             requests::Kind::Requests(tcp, rules) => {
                 self.report.set_service(service.clone());
                 self.report.carries_requests();

@@ -16,17 +16,21 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use crate::hbone;
+use crate::l7::io::Io;
 use crate::sys::sockopt::set_linger_zero;
 
 mod end;
+mod io;
 mod tcp;
 mod tunnel;
 
 pub use end::Broken;
 use end::{End, Queue};
+use io::IoEnd;
 use tcp::TcpEnd;
 use tunnel::TunnelEnd;
 
@@ -88,36 +92,67 @@ impl RelayError {
 ///
 /// Takes over both sides: they are closed or reset when it returns, and reset if the future is dropped.
 pub async fn relay(
-    mut app: TcpStream,
+    app: TcpStream,
     far: Far,
     counters: Counters<'_>,
     cut: impl Future<Output = ()>,
 ) -> Result<(), RelayError> {
-    // A socket that refuses the option is broken, and about to say so itself.
-    let _ = set_linger_zero(&app, true);
-    let (app_read, app_write) = app.split();
-    let app_broken = pin!(tcp::broken(&app_read));
-    let app_end = TcpEnd::new(&app_read, app_write, app_broken);
-    match far {
-        Far::Tcp(mut far) => {
-            let _ = set_linger_zero(&far, true);
-            let (far_read, far_write) = far.split();
-            let far_broken = pin!(tcp::broken(&far_read));
-            let far_end = TcpEnd::new(&far_read, far_write, far_broken);
-            run(app_end, far_end, counters, cut).await
+    let far = match far {
+        Far::Tcp(tcp) => Io::Tcp(tcp),
+        Far::Tunnel(stream) => Io::from(stream),
+    };
+    relay_any(app.into(), Bytes::new(), far, counters, cut).await
+}
+
+/// [`relay`] between any two connections. `early` is what was read from the application already.
+pub async fn relay_any(
+    app: Io,
+    early: Bytes,
+    far: Io,
+    counters: Counters<'_>,
+    cut: impl Future<Output = ()>,
+) -> Result<(), RelayError> {
+    let flows = (Flow { queue: Queue::of(early), ..Flow::new(counters.from_app) }, Flow::new(counters.to_app));
+    match app {
+        Io::Tcp(mut tcp) => {
+            // A socket that refuses the option is broken, and about to say so itself.
+            let _ = set_linger_zero(&tcp, true);
+            let (read, write) = tcp.split();
+            let broken = pin!(tcp::broken(&read));
+            with_far(TcpEnd::new(&read, write, broken), far, flows, cut).await
         }
-        Far::Tunnel(stream) => run(app_end, TunnelEnd::new(stream), counters, cut).await,
+        app => with_far(IoEnd::new(app), far, flows, cut).await,
+    }
+}
+
+async fn with_far(
+    app: impl End,
+    far: Io,
+    flows: (Flow<'_>, Flow<'_>),
+    cut: impl Future<Output = ()>,
+) -> Result<(), RelayError> {
+    match far {
+        Io::Tcp(mut tcp) => {
+            let _ = set_linger_zero(&tcp, true);
+            let (read, write) = tcp.split();
+            let broken = pin!(tcp::broken(&read));
+            run(app, TcpEnd::new(&read, write, broken), flows, cut).await
+        }
+        Io::Tunnel(tunnel) => match tunnel.into_stream() {
+            Ok(stream) => run(app, TunnelEnd::new(stream), flows, cut).await,
+            Err(tunnel) => run(app, IoEnd::new(Io::Tunnel(tunnel)), flows, cut).await,
+        },
+        far => run(app, IoEnd::new(far), flows, cut).await,
     }
 }
 
 async fn run(
     app: impl End,
     far: impl End,
-    counters: Counters<'_>,
+    (up, down): (Flow<'_>, Flow<'_>),
     cut: impl Future<Output = ()>,
 ) -> Result<(), RelayError> {
-    let mut pair =
-        Pair { app, far, up: Flow::new(counters.from_app), down: Flow::new(counters.to_app), failed: None };
+    let mut pair = Pair { app, far, up, down, failed: None };
     let mut cut = pin!(cut);
     let result = poll_fn(|cx| {
         if cut.as_mut().poll(cx).is_ready() {

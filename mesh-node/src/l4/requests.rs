@@ -1,18 +1,17 @@
-//! HTTP that pods send: where rules are about requests, connections are opened up on the client's node, as a sidecar
-//! would, and everything else stays bytes.
+//! What rules say about what pods send: where they are about requests, connections are opened up on the client's node, as a
+//! sidecar would; where they are about connections, those go where rules say; everything else stays as it is.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use mesh_common::TUNNEL_PORT;
 use mesh_core::cluster::{self, ClusterPolicy, Destination, Rules};
 use mesh_core::model::{Declared, Service, ServiceKey, ServicePort, Snapshot, Target, Workload};
-use mesh_core::route::{self, ClusterRef, Route, RouteTable};
+use mesh_core::route::{self, ClusterRef, Route, RouteTable, StreamTable, StreamView};
 use tokio::net::TcpStream;
 
 use super::revoke::{Facts, revoked};
@@ -22,9 +21,14 @@ use crate::l7::engine::Engine;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
 use crate::l7::site::{self, Client, Dial, DialError, Dialled, Held, LocalBoxFuture, Site};
+use crate::l7::stream::{self, Stream};
 use crate::redirect::LocalPod;
+use crate::report::ConnReport;
+use crate::run::drain::Drain;
 use crate::run::{tasks, worker::Worker};
 use crate::sys::sockopt;
+
+mod sniff;
 
 /// What a data thread has for the requests of one pod.
 pub struct PodRequests {
@@ -39,8 +43,10 @@ struct Compiled {
     /// What they are compiled for: the client's labels may change.
     workload: Option<Arc<Workload>>,
     table: Option<Arc<RouteTable>>,
-    /// Whether requests have to be told apart at all.
-    needed: bool,
+    /// Rules for connections whose bytes stay bytes.
+    streams: Option<Arc<StreamTable>>,
+    /// Whether a DestinationRule is about the service.
+    shaped: bool,
 }
 
 impl PodRequests {
@@ -91,6 +97,7 @@ fn compile(snapshot: &Snapshot, workload: Option<Arc<Workload>>, service: &Servi
     let labels = workload.as_ref().map_or(&none, |it| &it.labels);
     let client = route::Client { namespace: &namespace, labels };
     let table = RouteTable::for_service(snapshot.virtuals(), client, number, &service.hostname);
+    let streams = StreamTable::for_service(snapshot.virtuals(), client, number, &service.hostname);
     let client = cluster::Client { namespace: &namespace, labels };
     let destination = Destination::new(&service.namespace, &service.hostname, number);
     let plain = |rules: &Rules| {
@@ -100,9 +107,22 @@ fn compile(snapshot: &Snapshot, workload: Option<Arc<Workload>>, service: &Servi
     let shaped = plain(snapshot.rules()) != plain(&Rules::new(Arc::new(snapshot.rules().defaults().clone())));
     Compiled {
         generation: snapshot.config_generation(),
-        needed: table.is_some() || shaped,
-        workload,
         table: table.map(Arc::new),
+        streams: streams.map(Arc::new),
+        shaped,
+        workload,
+    }
+}
+
+impl Compiled {
+    /// Whether requests have to be told apart.
+    fn is_about_requests(&self) -> bool {
+        self.table.is_some() || self.shaped
+    }
+
+    /// Whether connections whose bytes stay bytes are not simply sent to the service.
+    fn is_about_bytes(&self) -> bool {
+        self.streams.is_some() || self.shaped
     }
 }
 
@@ -110,6 +130,8 @@ fn compile(snapshot: &Snapshot, workload: Option<Arc<Workload>>, service: &Servi
 pub(super) enum Kind {
     /// Bytes.
     Bytes(TcpStream),
+    /// Bytes that rules are about, and where they go.
+    Routed(TcpStream, Rc<PodRequests>, ClusterRef),
     /// Requests, to be served with these rules.
     Requests(TcpStream, Rc<PodRequests>),
 }
@@ -120,51 +142,68 @@ pub(super) async fn classify(
     pod: &Arc<LocalPod>,
     snapshot: &Snapshot,
     (service, port): (&Arc<Service>, usize),
-    tcp: TcpStream,
+    (tcp, wanted): (TcpStream, SocketAddr),
 ) -> Kind {
-    let declared = service.ports.get(port).map_or(Declared::Tcp, ServicePort::declared);
-    if matches!(declared, Declared::Tcp | Declared::Tls) || snapshot.configs().next().is_none() {
+    if snapshot.configs().next().is_none() {
         return Kind::Bytes(tcp);
     }
     let requests = worker.requests(pod, || PodRequests::new(worker, pod));
-    if !requests.compiled(snapshot, service, port).needed {
-        return Kind::Bytes(tcp);
-    }
-    if declared == Declared::Nothing && !begins_like_http(&tcp).await {
-        return Kind::Bytes(tcp);
-    }
-    Kind::Requests(tcp, requests)
-}
-
-/// Looks at the first bytes of a connection without taking them. Silence is no HTTP: the server may speak first.
-async fn begins_like_http(tcp: &TcpStream) -> bool {
-    let mut first = [0; 24];
-    let looked = tokio::time::timeout(SNIFF, async {
-        loop {
-            let seen = tcp.peek(&mut first).await.unwrap_or(0);
-            let bytes = first.get(..seen).unwrap_or_default();
-            if let Some(verdict) = is_http(bytes) {
-                return verdict;
-            }
-            if seen == 0 {
-                return false;
-            }
-            // More may be on its way; peeking again at once would spin.
-            tokio::time::sleep(SNIFF_PAUSE).await;
+    let rules = requests.compiled(snapshot, service, port);
+    let declared = service.ports.get(port).map_or(Declared::Tcp, ServicePort::declared);
+    if rules.is_about_requests() {
+        let is_http = match declared {
+            Declared::Http | Declared::Http2 => true,
+            Declared::Nothing => sniff::begins_like_http(&tcp).await,
+            Declared::Tls | Declared::Tcp => false,
+        };
+        if is_http {
+            return Kind::Requests(tcp, requests);
         }
-    });
-    looked.await.unwrap_or(false)
+    }
+    if !rules.is_about_bytes() {
+        return Kind::Bytes(tcp);
+    }
+    let may_be_tls = matches!(declared, Declared::Tls | Declared::Nothing);
+    let names = rules.streams.as_ref().is_some_and(|rules| rules.asks_for_names()) && may_be_tls;
+    let name = if names { sniff::server_name(&tcp, declared == Declared::Tls).await } else { None };
+    let view = StreamView { server_name: name.as_deref(), destination: wanted.ip() };
+    let route = rules.streams.as_ref().and_then(|rules| rules.pick(&view));
+    let to = match route {
+        Some(route) => route.forward.choose(requests.engine.random()).to.clone(),
+        None => own_cluster(service, port),
+    };
+    Kind::Routed(tcp, requests, to)
 }
 
-/// Whether bytes begin a request; `None` if that is open yet.
-fn is_http(bytes: &[u8]) -> Option<bool> {
-    let end = bytes.iter().position(|byte| *byte == b' ');
-    let method = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
-    if method.len() > LONGEST_METHOD || !method.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b'-')
-    {
-        return Some(false);
+/// The service itself, whatever rules say.
+fn own_cluster(service: &Service, port: usize) -> ClusterRef {
+    let number = service.ports.get(port).map(|port| port.number);
+    ClusterRef { host: Arc::clone(&service.hostname), subset: None, port: number }
+}
+
+/// Carries a connection whose bytes stay bytes to where it goes.
+pub(super) async fn carry(
+    requests: &PodRequests,
+    (source, number): (&Arc<Workload>, u16),
+    (tcp, client, wanted): (TcpStream, SocketAddr, SocketAddr),
+    (to, report, drain): (ClusterRef, &ConnReport, &Drain),
+) {
+    let facts = facts(source, client, wanted);
+    let stream = Stream { io: tcp.into(), early: Bytes::new(), facts, to, asked: number };
+    stream::carry(&requests.engine, stream, report, drain).await;
+}
+
+fn facts(source: &Arc<Workload>, client: SocketAddr, wanted: SocketAddr) -> site::Facts {
+    site::Facts {
+        peer: client,
+        local: Some(wanted),
+        sni: None,
+        secure: false,
+        source: Some(Arc::clone(source)),
+        identity: Some(source.identity.clone()),
+        certificate: None,
+        forwarded_for: std::cell::OnceCell::new(),
     }
-    end.map(|end| end > 0)
 }
 
 /// Serves the requests of one connection.
@@ -176,20 +215,10 @@ pub(super) async fn serve(
     (tcp, client, wanted): (TcpStream, SocketAddr, SocketAddr),
 ) {
     let number = service.ports.get(port).map_or(0, |port| port.number);
-    let host = Arc::clone(&service.hostname);
-    let fallback = Arc::new(Route::to(ClusterRef { host, subset: None, port: Some(number) }));
+    let fallback = Arc::new(Route::to(own_cluster(&service, port)));
     let engine = Rc::clone(&requests.engine);
     let site = Rc::new(ServiceSite { requests, key: service.key(), number, fallback });
-    let facts = site::Facts {
-        peer: client,
-        local: Some(wanted),
-        sni: None,
-        secure: false,
-        source: Some(Arc::clone(source)),
-        identity: Some(source.identity.clone()),
-        certificate: None,
-        forwarded_for: std::cell::OnceCell::new(),
-    };
+    let facts = facts(source, client, wanted);
     let served = Connection { io: Io::Tcp(tcp), input: BytesMut::new(), facts, site, protocol: None };
     connection(engine, served, worker.drain.clone()).await;
 }
@@ -296,16 +325,18 @@ impl PodClient {
         })?;
         let cut = sockopt::duplicate(&tcp).map_err(|error| DialError::Connect(error.to_string()))?;
         let watcher = Rc::downgrade(worker);
+        let report = Rc::new(report);
+        let own = Rc::clone(&report);
         let watch = tasks::spawn_local("revocation", async move {
             let Some(worker) = watcher.upgrade() else { return };
-            let reports = [&report];
+            let reports = [&*own];
             tokio::select! {
                 () = revoked(&worker, &facts, &reports) => {}
                 () = worker.drain.forced() => {}
             }
             let _ = cut.shutdown(std::net::Shutdown::Both);
         });
-        Ok(Dialled { io: Io::Tcp(tcp), encrypted: true, held: Some(Held::new(watch)) })
+        Ok(Dialled { io: Io::Tcp(tcp), encrypted: true, held: Some(Held::new(watch, report)) })
     }
 
     /// Another node: a stream of a tunnel from this pod to that one.
@@ -329,32 +360,5 @@ impl PodClient {
         let dial = async || dial::tunnel(worker, &self.pod, address).await;
         let stream = worker.pool.open(&key, dial, svid, &request).await?;
         Ok(Dialled { io: stream.into(), encrypted: true, held: None })
-    }
-}
-
-/// How long the first bytes of a connection are waited for where nothing says what it speaks.
-const SNIFF: Duration = Duration::from_millis(200);
-const SNIFF_PAUSE: Duration = Duration::from_millis(5);
-/// The longest method that is looked for.
-const LONGEST_METHOD: usize = 20;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_told_from_bytes_by_their_beginning() {
-        for (bytes, expected) in [
-            (&b"GET / HTTP/1.1"[..], Some(true)),
-            (b"PRI * HTTP/2.0", Some(true)),
-            (b"GE", None),
-            (b"", None),
-            (b"\x16\x03\x01", Some(false)),
-            (b"get / ", Some(false)),
-            (b" /", Some(false)),
-            (b"AVERYLONGWORDTHATISNOMETHOD", Some(false)),
-        ] {
-            assert_eq!(is_http(bytes), expected, "{bytes:?}");
-        }
     }
 }

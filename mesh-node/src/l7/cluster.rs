@@ -94,6 +94,10 @@ impl Cluster {
             policy.subset_labels.is_none()
                 || policy.selects(&labels(endpoint).unwrap_or_else(|| none.clone()))
         });
+        let balancer = match old {
+            Some(old) => old.balancer.borrow().successor(policy.balance.clone()),
+            None => Balancer::new(policy.balance.clone()),
+        };
         // What was connected under other rules is of no use any more.
         let old = old
             .filter(|old| old.policy.tls == policy.tls && old.policy.proxy_protocol == policy.proxy_protocol);
@@ -112,7 +116,7 @@ impl Cluster {
             name,
             shared,
             by_id: members.iter().enumerate().map(|(at, it)| (it.endpoint.id, at)).collect(),
-            balancer: RefCell::new(Balancer::new(policy.balance.clone())),
+            balancer: RefCell::new(balancer),
             policy,
             declared: service.ports.get(port).map_or(Declared::Nothing, ServicePort::declared),
             service,

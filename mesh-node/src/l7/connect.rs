@@ -16,7 +16,7 @@ use super::engine::Engine;
 use super::h1::Limits;
 use super::io::Io;
 use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
-use super::originate;
+use super::originate::{self, Speaks};
 use super::pool::{Kept, Place};
 use super::shared::SharedCluster;
 use super::site::{Dial, DialError, Dialled, Facts, Held};
@@ -88,7 +88,7 @@ impl Engine {
         if let Some(kept) = member.pool.take(pool.http.idle_timeout, Instant::now()) {
             return h1(member, kept, head, (leave, true));
         }
-        let Dialled { io, encrypted, held } = self.dial(cluster, member, false, facts).await?;
+        let Dialled { io, encrypted, held } = self.dial(cluster, member, Speaks::Http1, facts).await?;
         let connection = H1Connection::new(io, encrypted, held);
         h1(member, Kept { connection, born: Instant::now() }, head, (leave, false))
     }
@@ -113,7 +113,7 @@ impl Engine {
                 Err(_) if member.pool.is_empty() => None,
                 Err(overflow) => return Err(BeginError::Overflow(overflow)),
             };
-            let Dialled { io, encrypted, held } = self.dial(cluster, member, true, facts).await?;
+            let Dialled { io, encrypted, held } = self.dial(cluster, member, Speaks::Http2, facts).await?;
             let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
             member.pool.add(sender, encrypted, ticket, Instant::now())
         };
@@ -139,12 +139,12 @@ impl Engine {
         Ok(Server { kind: Kind::H2 { upstream, place }, member: Rc::clone(member), reused, encrypted })
     }
 
-    /// A new connection, on which HTTP/2 will be spoken or not.
+    /// A new connection.
     pub(super) async fn dial(
         &self,
         cluster: &Cluster,
         member: &Member,
-        http2: bool,
+        speaks: Speaks,
         facts: &Facts,
     ) -> Result<Dialled, DialError> {
         let snapshot = self.snapshot();
@@ -163,7 +163,7 @@ impl Engine {
             let told = tokio::time::timeout_at(until, told).await.map_err(late)?;
             told.map_err(|error| DialError::Connect(error.to_string()))?;
         }
-        let secured = originate::secure(dialled, cluster, &dial, &*self.client, http2);
+        let secured = originate::secure(dialled, cluster, &dial, &*self.client, speaks);
         let late = |_| DialError::Tls(format!("no TLS with {} within {timeout:?}", member.endpoint.addr));
         tokio::time::timeout_at(until, secured).await.map_err(late)?
     }

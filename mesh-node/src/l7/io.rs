@@ -37,7 +37,8 @@ pub struct Prefixed {
 /// A stream of a tunnel as bytes.
 #[derive(Debug)]
 pub struct Tunnelled {
-    stream: hbone::Stream,
+    /// None once somebody else has it.
+    stream: Option<hbone::Stream>,
     /// Read from the stream, not yet taken.
     rest: Bytes,
     /// Both ends have been passed on: there is nothing to reset.
@@ -52,7 +53,7 @@ impl From<TcpStream> for Io {
 
 impl From<hbone::Stream> for Io {
     fn from(stream: hbone::Stream) -> Self {
-        Self::Tunnel(Box::new(Tunnelled { stream, rest: Bytes::new(), ended: false }))
+        Self::Tunnel(Box::new(Tunnelled { stream: Some(stream), rest: Bytes::new(), ended: false }))
     }
 }
 
@@ -153,9 +154,20 @@ impl AsyncWrite for Io {
 }
 
 impl Tunnelled {
+    /// The stream itself, for whoever moves its frames without a copy; not if something was read from it, or its end was
+    /// passed on.
+    pub fn into_stream(mut self: Box<Self>) -> Result<hbone::Stream, Box<Self>> {
+        let untouched = self.rest.is_empty() && !self.ended;
+        self.stream.take_if(|_| untouched).ok_or(self)
+    }
+
+    fn stream(&mut self) -> io::Result<&mut hbone::Stream> {
+        self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
-            match ready!(self.stream.recv.poll_data(cx)) {
+            match ready!(self.stream()?.recv.poll_data(cx)) {
                 Some(Ok(data)) => self.rest = data,
                 Some(Err(error)) => return Poll::Ready(Err(lost(&error))),
                 None => return Poll::Ready(Ok(())),
@@ -164,7 +176,7 @@ impl Tunnelled {
         let taken = self.rest.split_to(self.rest.len().min(buf.remaining()));
         buf.put_slice(&taken);
         // Fails only if the stream is gone, and its window with it.
-        let _ = self.stream.recv.flow_control().release_capacity(taken.len());
+        let _ = self.stream()?.recv.flow_control().release_capacity(taken.len());
         Poll::Ready(Ok(()))
     }
 
@@ -172,7 +184,7 @@ impl Tunnelled {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let send = &mut self.stream.send;
+        let send = &mut self.stream()?.send;
         send.reserve_capacity(bytes.len());
         while send.capacity() == 0 {
             match ready!(send.poll_capacity(cx)) {
@@ -188,7 +200,7 @@ impl Tunnelled {
 
     fn finish(&mut self) -> io::Result<()> {
         if !std::mem::replace(&mut self.ended, true) {
-            self.stream.send.send_data(Bytes::new(), true).map_err(|error| lost(&error))?;
+            self.stream()?.send.send_data(Bytes::new(), true).map_err(|error| lost(&error))?;
         }
         Ok(())
     }
@@ -196,8 +208,8 @@ impl Tunnelled {
 
 impl Drop for Tunnelled {
     fn drop(&mut self) {
-        if !self.ended {
-            self.stream.send.send_reset(h2::Reason::CONNECT_ERROR);
+        if let Some(stream) = self.stream.as_mut().filter(|_| !self.ended) {
+            stream.send.send_reset(h2::Reason::CONNECT_ERROR);
         }
     }
 }

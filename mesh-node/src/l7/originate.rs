@@ -50,15 +50,27 @@ struct Made {
 struct Configs {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    bytes: Arc<ClientConfig>,
 }
 
-/// A connection as the rules of the cluster want it. `http2` is what will be spoken on it.
+/// What will be spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Nobody knows.
+    Bytes,
+}
+
+/// A connection as the rules of the cluster want it.
 pub async fn secure(
     dialled: Dialled,
     cluster: &Cluster,
     to: &Dial<'_>,
     client: &dyn Client,
-    http2: bool,
+    speaks: Speaks,
 ) -> Result<Dialled, DialError> {
     let addr = to.endpoint.addr;
     match &cluster.policy.tls {
@@ -77,8 +89,7 @@ pub async fn secure(
             let secret = |name: &str| client.secret(to.snapshot, name);
             let configs = cluster.origination.configs(rule, &secret).map_err(failed)?;
             let name = server_name(rule, host, to).map_err(failed)?;
-            let config = if http2 { configs.http2 } else { configs.http1 };
-            let io = Box::pin(handshake(io, config, name, http2)).await.map_err(failed)?;
+            let io = Box::pin(handshake(io, configs.of_speech(speaks), name, speaks)).await.map_err(failed)?;
             Ok(Dialled { io, encrypted, held })
         }
     }
@@ -107,11 +118,11 @@ async fn handshake(
     io: Io,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
-    http2: bool,
+    speaks: Speaks,
 ) -> Result<Io, String> {
     match io {
-        Io::Tcp(tcp) => Ok(Io::Tls(Box::new(connect(tcp, config, name, http2).await?))),
-        io => Ok(Io::Nested(Box::new(connect(io, config, name, http2).await?))),
+        Io::Tcp(tcp) => Ok(Io::Tls(Box::new(connect(tcp, config, name, speaks).await?))),
+        io => Ok(Io::Nested(Box::new(connect(io, config, name, speaks).await?))),
     }
 }
 
@@ -119,11 +130,11 @@ async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     io: S,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
-    http2: bool,
+    speaks: Speaks,
 ) -> Result<TlsStream<S>, String> {
     let stream = TlsConnector::from(config).connect(name, io).await.map_err(|error| error.to_string())?;
     let agreed = stream.get_ref().1.alpn_protocol();
-    if http2 && agreed != Some(ALPN_H2) {
+    if speaks == Speaks::Http2 && agreed != Some(ALPN_H2) {
         return Err("the server does not agree to speak HTTP/2".to_owned());
     }
     Ok(TlsStream::from(stream))
@@ -198,10 +209,20 @@ impl Configs {
         };
         // Connections are kept; a handshake that is shortened would outlive what was checked.
         config.resumption = Resumption::disabled();
-        let mut http2 = config.clone();
-        http2.alpn_protocols = vec![ALPN_H2.to_vec()];
-        config.alpn_protocols = vec![ALPN_HTTP11.to_vec()];
-        Ok(Self { http1: Arc::new(config), http2: Arc::new(http2) })
+        let offering = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|it| it.to_vec()).collect();
+            Arc::new(config)
+        };
+        Ok(Self { http1: offering(&[ALPN_HTTP11]), http2: offering(&[ALPN_H2]), bytes: offering(&[]) })
+    }
+
+    fn of_speech(self, speaks: Speaks) -> Arc<ClientConfig> {
+        match speaks {
+            Speaks::Http1 => self.http1,
+            Speaks::Http2 => self.http2,
+            Speaks::Bytes => self.bytes,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::io::Io;
 use crate::hbone;
-use crate::report::Flag;
+use crate::report::{ConnReport, Flag};
 
 /// A future on one thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -75,20 +76,28 @@ pub struct Dialled {
     pub held: Option<Held>,
 }
 
-/// A task that watches over a connection, and ends with it.
+/// A task that watches over a connection to a pod of this node, and ends with it; and that end's own report.
 #[derive(Debug)]
-pub struct Held(JoinHandle<()>);
+pub struct Held {
+    task: JoinHandle<()>,
+    report: Rc<ConnReport>,
+}
 
 impl Held {
     /// Ends the task when it is dropped.
-    pub fn new(task: JoinHandle<()>) -> Self {
-        Self(task)
+    pub fn new(task: JoinHandle<()>, report: Rc<ConnReport>) -> Self {
+        Self { task, report }
+    }
+
+    /// States that `outbound` is the other end of the connection, where bytes are counted.
+    pub fn mirror(&self, outbound: &ConnReport) {
+        self.report.mirror(outbound);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 

@@ -100,6 +100,10 @@ pub enum Flag {
     NoRoute,
     /// No usable endpoint.
     NoUpstream,
+    /// A rule names a service or a subset that is not there.
+    NoCluster,
+    /// A circuit breaker is open.
+    Overflow,
     /// Cut in mid-stream.
     Terminated,
     /// Cut by this proxy's stop.
@@ -108,7 +112,7 @@ pub enum Flag {
 
 impl Flag {
     /// Every flag; a flag's place in it is [`Flag::index`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::None,
         Self::Deny,
         Self::Connect,
@@ -117,6 +121,8 @@ impl Flag {
         Self::IdentityError,
         Self::NoRoute,
         Self::NoUpstream,
+        Self::NoCluster,
+        Self::Overflow,
         Self::Terminated,
         Self::Drained,
     ];
@@ -132,6 +138,8 @@ impl Flag {
             Self::IdentityError => "IDENTITY_ERROR",
             Self::NoRoute => "NR",
             Self::NoUpstream => "UH",
+            Self::NoCluster => "NC",
+            Self::Overflow => "UO",
             Self::Terminated => "UC",
             Self::Drained => "LR",
         }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{RouteTable, VirtualHost};
 use crate::resource::value::Host;
 use crate::route::index::Entry;
-use crate::route::virtuals::{Audience, Virtual};
+use crate::route::virtuals::{Audience, shared};
 use crate::route::{Client, GatewayServer, ResourceName, Virtuals};
 
 impl RouteTable {
@@ -92,19 +92,4 @@ impl<'a> Edge<'a> {
         }
         table
     }
-}
-
-/// Hosts that `server` has for the namespace of `it`, as far as `it` has them too: of two that overlap, the narrower.
-fn shared<'h>(server: &'h GatewayServer, it: &'h Virtual) -> Vec<&'h Host> {
-    let (own, theirs) = (&server.gateway.namespace, &it.name.namespace);
-    let served = server.hosts.iter().filter(|host| host.namespace.contains(theirs, own));
-    let mut shared = Vec::new();
-    for served in served.map(|served| &served.host) {
-        for host in &it.hosts {
-            let narrower =
-                if host.covers(served) { Some(served) } else { served.covers(host).then_some(host) };
-            shared.extend(narrower.filter(|host| !shared.contains(host)));
-        }
-    }
-    shared
 }

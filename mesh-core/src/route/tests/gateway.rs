@@ -21,7 +21,7 @@ fn parse(yaml: &str) -> (Vec<Gateway>, Vec<VirtualService>) {
 }
 
 /// Ports 80 and 8081 of the Service lead to 8080 of the pod, 443 to 8443.
-fn listeners(yaml: &str) -> Listeners {
+pub(super) fn listeners(yaml: &str) -> Listeners {
     let (gateways, services) = parse(yaml);
     let virtuals = Virtuals::of(&services, &Settings::default());
     let labels = labels("istio=ingressgateway,app=edge");

@@ -52,6 +52,13 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    /// With one piece in it.
+    pub(super) fn of(piece: Bytes) -> Self {
+        let mut queue = Self::default();
+        queue.push(piece);
+        queue
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -1,0 +1,100 @@
+//! What a connection begins with, found out without taking anything from it.
+
+use std::io;
+use std::time::Duration;
+
+use rustls::server::Acceptor;
+use tokio::net::TcpStream;
+
+/// Looks at the first bytes of a connection without taking them. Silence is no HTTP: the server may speak first.
+pub(super) async fn begins_like_http(tcp: &TcpStream) -> bool {
+    look(tcp, &mut [0; 24], SNIFF, is_http).await.unwrap_or(false)
+}
+
+/// The server name that the TLS of a connection asks for, in lower case. `surely` is whether it is declared as TLS, so that
+/// the client is given the time that a handshake may take.
+pub(super) async fn server_name(tcp: &TcpStream, surely: bool) -> Option<String> {
+    let patience = if surely { HANDSHAKE } else { SNIFF };
+    look(tcp, &mut vec![0; MAX_HELLO], patience, name_in).await.flatten()
+}
+
+/// Looks at the first bytes until they tell; `None` if they do not in time.
+async fn look<V>(
+    tcp: &TcpStream,
+    room: &mut [u8],
+    patience: Duration,
+    verdict: impl Fn(&[u8]) -> Option<V>,
+) -> Option<V> {
+    let looked = tokio::time::timeout(patience, async {
+        loop {
+            let seen = tcp.peek(room).await.unwrap_or(0);
+            let bytes = room.get(..seen).unwrap_or_default();
+            if let Some(verdict) = verdict(bytes) {
+                return Some(verdict);
+            }
+            if seen == 0 || seen == room.len() {
+                return None;
+            }
+            // More may be on its way; peeking again at once would spin.
+            tokio::time::sleep(PAUSE).await;
+        }
+    });
+    looked.await.ok().flatten()
+}
+
+/// The name that the first message asks for, or that there is none; `None` if the message has not ended.
+fn name_in(mut bytes: &[u8]) -> Option<Option<String>> {
+    let mut acceptor = Acceptor::default();
+    while !bytes.is_empty() {
+        if acceptor.read_tls(&mut bytes as &mut dyn io::Read).is_err() {
+            return Some(None);
+        }
+    }
+    match acceptor.accept() {
+        Ok(Some(accepted)) => Some(accepted.client_hello().server_name().map(str::to_ascii_lowercase)),
+        Ok(None) => None,
+        Err(_) => Some(None),
+    }
+}
+
+/// Whether bytes begin a request; `None` if that is open yet.
+fn is_http(bytes: &[u8]) -> Option<bool> {
+    let end = bytes.iter().position(|byte| *byte == b' ');
+    let method = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
+    if method.len() > LONGEST_METHOD || !method.iter().all(|byte| byte.is_ascii_uppercase() || *byte == b'-')
+    {
+        return Some(false);
+    }
+    end.map(|end| end > 0)
+}
+
+/// How long the first bytes of a connection are waited for where nothing says what it speaks.
+const SNIFF: Duration = Duration::from_millis(200);
+/// As a gateway waits for a handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(5);
+/// The longest method that is looked for.
+const LONGEST_METHOD: usize = 20;
+/// Bytes of a first message of TLS; one with post-quantum keys has two thousand.
+const MAX_HELLO: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_told_from_bytes_by_their_beginning() {
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1"[..], Some(true)),
+            (b"PRI * HTTP/2.0", Some(true)),
+            (b"GE", None),
+            (b"", None),
+            (b"\x16\x03\x01", Some(false)),
+            (b"get / ", Some(false)),
+            (b" /", Some(false)),
+            (b"AVERYLONGWORDTHATISNOMETHOD", Some(false)),
+        ] {
+            assert_eq!(is_http(bytes), expected, "{bytes:?}");
+        }
+    }
+}
