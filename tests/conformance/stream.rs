@@ -59,9 +59,7 @@ fn tcp() -> Vec<Row> {
         on_tcp(
             "stream/tcp-no-rule",
             "match: [{port: 1}], route: [{destination: {host: echo}}]",
-            async |case, port| {
-                case.refused(port, "NR").await
-            },
+            async |case, port| case.refused(port, "NR").await,
         ),
         on_tcp("stream/tcp-no-cluster", "route: [{destination: {host: nobody}}]", async |case, port| {
             case.refused(port, "NC").await
@@ -72,16 +70,22 @@ fn tcp() -> Vec<Row> {
         on_tcp("stream/tcp-nobody-answers", "route: [{destination: {host: dead}}]", async |case, port| {
             case.refused(port, "CONNECT").await
         }),
-        on_tcp("stream/tcp-change", "route: [{destination: {host: echo, subset: v1}}]", async |case, port| {
-            ensure!(case.pod_behind(port).await?.0 == "echo-1", "the first rule");
-            let rule = "route: [{destination: {host: echo, subset: v2}}]";
-            case.stand.gateway.write("stream-tcp-change.yaml", &config("stream-tcp-change", port, rule))?;
-            let begun = Instant::now();
-            while case.pod_behind(port).await?.0 != "echo-2" {
-                ensure!(begun.elapsed() < Duration::from_secs(1), "the new rule takes too long");
-            }
-            Ok(())
-        }),
+        on_tcp(
+            "stream/tcp-change",
+            "route: [{destination: {host: echo, subset: v1}}]",
+            async |case, port| {
+                ensure!(case.pod_behind(port).await?.0 == "echo-1", "the first rule");
+                let rule = "route: [{destination: {host: echo, subset: v2}}]";
+                case.stand
+                    .gateway
+                    .write("stream-tcp-change.yaml", &config("stream-tcp-change", port, rule))?;
+                let begun = Instant::now();
+                while case.pod_behind(port).await?.0 != "echo-2" {
+                    ensure!(begun.elapsed() < Duration::from_secs(1), "the new rule takes too long");
+                }
+                Ok(())
+            },
+        ),
     ]
 }
 
@@ -91,19 +95,14 @@ fn endpoints() -> Vec<Row> {
             .service(app, &format!("trafficPolicy: {{{policy}}}"))
     };
     vec![
-        shaped(
-            "stream/tcp-another-endpoint",
-            "half",
-            "loadBalancer: {simple: ROUND_ROBIN}",
-            |case, port| {
-                Box::pin(async move {
-                    for _ in 0..4 {
-                        ensure!(case.pod_behind(port).await?.0 == "half-1", "somebody else");
-                    }
-                    Ok(())
-                })
-            },
-        ),
+        shaped("stream/tcp-another-endpoint", "half", "loadBalancer: {simple: ROUND_ROBIN}", |case, port| {
+            Box::pin(async move {
+                for _ in 0..4 {
+                    ensure!(case.pod_behind(port).await?.0 == "half-1", "somebody else");
+                }
+                Ok(())
+            })
+        }),
         shaped(
             "stream/tcp-hash-of-address",
             "many",

@@ -13,6 +13,7 @@ mod breaker;
 mod bytes;
 mod gateway;
 mod policy;
+mod streams;
 
 /// One answer, or that there was none.
 #[derive(Debug, Clone, Default)]

@@ -145,9 +145,10 @@ fn rules<'r>(
 
 impl Streams {
     pub(super) fn of(spec: &VirtualServiceSpec, home: Home<'_>) -> Self {
-        let tls = spec.tls.iter().filter_map(|rule| {
-            Rule::of(&rule.route, rule.matches.iter().map(|it| Match::of_tls(it, home)).collect(), home)
-        });
+        let tls = spec
+            .tls
+            .iter()
+            .filter_map(|rule| Rule::of(&rule.route, rule.matches.iter().map(Match::of_tls).collect(), home));
         let any = L4Match::default();
         let tcp = spec.tcp.iter().filter_map(|rule| {
             let matches = if rule.matches.is_empty() { std::slice::from_ref(&any) } else { &rule.matches };
@@ -168,10 +169,10 @@ impl Rule {
 }
 
 impl Match {
-    fn of_tls(spec: &TlsMatch, home: Home<'_>) -> Self {
-        let qualified = |host: &Host| host.qualified(home.namespace, home.cluster_domain);
+    /// Names are taken as they are, as Istio does: what clients ask for in TLS is no name of Kubernetes.
+    fn of_tls(spec: &TlsMatch) -> Self {
         Self {
-            server_names: spec.sni_hosts.iter().map(qualified).collect(),
+            server_names: spec.sni_hosts.clone(),
             subnets: spec.destination_subnets.as_slice().into(),
             whom: Whom::new(spec.port, &spec.source_labels, &spec.source_namespace, &spec.gateways),
         }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use mesh_core::resource::networking::gateway::ServerTls;
 use mesh_core::resource::value::Protocol;
-use mesh_core::route::{GatewayListener, GatewayServer, ListenerProtocol, ResourceName, RouteTable, StreamTable};
+use mesh_core::route::{
+    GatewayListener, GatewayServer, ListenerProtocol, ResourceName, RouteTable, StreamTable,
+};
 
 use super::tls::Tls;
 use crate::run::drain::{self, Drain, DrainSwitch};

@@ -138,14 +138,14 @@ impl Story {
     ) -> Option<TcpStream> {
         let snapshot = self.worker.snapshot();
         let Target::Service { service, port } = snapshot.resolve(wanted) else { return Some(tcp) };
-        let kind = requests::classify(&self.worker, &self.pod, &snapshot, (&service, port), (tcp, wanted)).await;
+        let kind =
+            requests::classify(&self.worker, &self.pod, &snapshot, (&service, port), (tcp, wanted)).await;
         match kind {
             requests::Kind::Bytes(tcp) => Some(tcp),
             requests::Kind::Routed(tcp, rules, to) => {
                 let number = service.ports.get(port).map_or(0, |port| port.number);
                 let whither = (to, &self.report, &self.worker.drain);
-                let carried =
-                    requests::carry(&rules, (source, number), (tcp, self.client, wanted), whither);
+                let carried = requests::carry(&rules, (source, number), (tcp, self.client, wanted), whither);
                 Box::pin(carried).await;
                 None
             }

@@ -112,7 +112,8 @@ pub async fn relay_any(
     counters: Counters<'_>,
     cut: impl Future<Output = ()>,
 ) -> Result<(), RelayError> {
-    let flows = (Flow { queue: Queue::of(early), ..Flow::new(counters.from_app) }, Flow::new(counters.to_app));
+    let flows =
+        (Flow { queue: Queue::of(early), ..Flow::new(counters.from_app) }, Flow::new(counters.to_app));
     match app {
         Io::Tcp(mut tcp) => {
             // A socket that refuses the option is broken, and about to say so itself.

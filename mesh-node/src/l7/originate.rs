@@ -89,7 +89,8 @@ pub async fn secure(
             let secret = |name: &str| client.secret(to.snapshot, name);
             let configs = cluster.origination.configs(rule, &secret).map_err(failed)?;
             let name = server_name(rule, host, to).map_err(failed)?;
-            let io = Box::pin(handshake(io, configs.of_speech(speaks), name, speaks)).await.map_err(failed)?;
+            let io =
+                Box::pin(handshake(io, configs.of_speech(speaks), name, speaks)).await.map_err(failed)?;
             Ok(Dialled { io, encrypted, held })
         }
     }
