@@ -27,6 +27,7 @@ use crate::cluster::Rules;
 use crate::id::TrustDomain;
 use crate::net::canonical;
 use crate::policy::PolicySet;
+use crate::resource::mesh_config::MeshConfig;
 use crate::resource::{ObjectKey, Secret};
 use crate::route::Virtuals;
 
@@ -50,7 +51,7 @@ pub struct Snapshot {
     loaded: bool,
     trust_domain: TrustDomain,
     trust_domain_aliases: Arc<[TrustDomain]>,
-    access_log_file: Option<Arc<str>>,
+    mesh: Arc<MeshConfig>,
     node: Arc<str>,
     by_uid: HashTrieMapSync<Arc<str>, Arc<Workload>>,
     by_ip: HashTrieMapSync<IpAddr, Arc<Workload>>,
@@ -219,9 +220,9 @@ impl Snapshot {
         &self.trust_domain_aliases
     }
 
-    /// `MeshConfig`'s `accessLogFile`, if it is set and not empty.
-    pub fn access_log_file(&self) -> Option<&str> {
-        self.access_log_file.as_deref()
+    /// The settings of the mesh. The same object as long as they are the same.
+    pub fn mesh(&self) -> &Arc<MeshConfig> {
+        &self.mesh
     }
 }
 

@@ -93,9 +93,10 @@ pub struct NodeOptions {
     /// Lifetime of the certificates of pods, for example 24h, 90m or 30s.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub svid_lifetime: Duration,
-    /// How connections and HTTP requests are logged: one line each on standard output.
-    #[arg(long, value_enum, default_value = "text")]
-    pub access_log: AccessLogFormat,
+    /// How connections and HTTP requests are logged, one line each on standard output; without it as MeshConfig's
+    /// accessLogEncoding and accessLogFormat say, text if they say nothing.
+    #[arg(long, value_enum)]
+    pub access_log: Option<AccessLogFormat>,
     /// What is logged on standard error, as a tracing filter.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
@@ -159,9 +160,10 @@ pub struct GatewayOptions {
     /// Lifetime of the gateway's own certificate, for example 24h, 90m or 30s.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub svid_lifetime: Duration,
-    /// Where and how requests are logged: one line each on standard output.
-    #[arg(long, value_enum, default_value = "text")]
-    pub access_log: AccessLogFormat,
+    /// How requests and connections are logged, one line each on standard output; without it as MeshConfig's
+    /// accessLogEncoding and accessLogFormat say, text if they say nothing.
+    #[arg(long, value_enum)]
+    pub access_log: Option<AccessLogFormat>,
     /// What is logged on standard error, as a tracing filter.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,

@@ -43,6 +43,7 @@ use crate::{
     config::GatewayOptions,
     report::{ReportOptions, Reporter},
     run::{
+        access_log,
         drain::{self, DrainSwitch},
         node::{DEMANDS, LAST_LINES, start_log, stop_signal},
         publish::Publisher,
@@ -68,10 +69,7 @@ pub fn run_with(options: GatewayOptions, engine: Engine) -> anyhow::Result<()> {
 async fn serve(options: GatewayOptions, log: LogControl, engine: Engine) -> anyhow::Result<()> {
     let files = limits::set_open_files(options.open_files).context("raising the limit of open files")?;
     info!(gateway = %options.name, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
-    let reporter = Reporter::new(
-        ReportOptions { access_log: options.access_log, ..ReportOptions::default() },
-        Box::new(io::stdout()),
-    )?;
+    let reporter = Reporter::new(ReportOptions::logging(options.access_log), Box::new(io::stdout()))?;
     let ports = Ports { admin: options.admin_port, metrics: options.metrics_port, ready: options.ready_port };
     let servers = Servers::bind_at(ports, options.bind).await.context("opening the admin ports")?;
     let identity = Identity::new(&options);
@@ -111,6 +109,8 @@ async fn serve(options: GatewayOptions, log: LogControl, engine: Engine) -> anyh
     tasks::spawn_local("edge", edge.run(stopped));
     tasks::spawn_local("rotation", Arc::clone(&identities).run_rotation());
     tasks::spawn_local("sweep", Arc::clone(&reporter).run_sweeps());
+    let logged = access_log::follow(Arc::clone(&reporter), snapshots.subscribe(), options.access_log);
+    tasks::spawn_local("access log", logged);
     // Addresses are asked for by nobody yet: an engine sends to what services have.
     let (_demand, demands) = mpsc::channel(DEMANDS);
     let publisher = Publisher { snapshots, identities, findings: told, wanted: identity.wanted() };

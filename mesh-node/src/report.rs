@@ -146,6 +146,13 @@ pub struct ReportOptions {
     pub max_request_sets: usize,
 }
 
+impl ReportOptions {
+    /// As usual, and logs as the command line says; as text until the mesh's settings are known, if it says nothing.
+    pub fn logging(given: Option<AccessLogFormat>) -> Self {
+        Self { access_log: given.unwrap_or(AccessLogFormat::Text), ..Self::default() }
+    }
+}
+
 impl Default for ReportOptions {
     fn default() -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();

@@ -1,5 +1,6 @@
 //! Processes' inner life: threads, tasks, draining, signals.
 
+pub mod access_log;
 pub mod cleanup;
 pub mod drain;
 pub(crate) mod embedded;

@@ -13,6 +13,7 @@ use mesh_core::model::{
     Service, ServiceKey, ServicePort, StaticEndpoint, TrustBundle, Workload, WorkloadType,
 };
 use mesh_core::policy::PolicyName;
+use mesh_core::resource::mesh_config::MeshText;
 use mesh_core::resource::{Material, Secret, SecretKind};
 use prost::Message;
 
@@ -356,7 +357,7 @@ fn settings(from: &mesh::Mesh) -> Result<MeshSettings, Invalid> {
             .iter()
             .map(|text| domain(text))
             .collect::<Result<_, _>>()?,
-        access_log_file: Some(&*from.access_log_file).filter(|file| !file.is_empty()).map(Arc::from),
+        config: MeshText::read(&from.config),
         pod_networks: from.pod_networks.iter().map(network).collect::<Result<_, _>>()?,
     })
 }

@@ -215,7 +215,8 @@ fn settings(from: &MeshSettings) -> mesh::Mesh {
     mesh::Mesh {
         trust_domain: from.trust_domain.to_string(),
         trust_domain_aliases: from.trust_domain_aliases.iter().map(ToString::to_string).collect(),
-        access_log_file: from.access_log_file.as_deref().unwrap_or_default().to_owned(),
+        access_log_file: from.config.config().access_log_file.as_deref().unwrap_or_default().to_owned(),
+        config: from.config.text().to_owned(),
         pod_networks: from.pod_networks.iter().map(network).collect(),
     }
 }

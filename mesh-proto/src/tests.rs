@@ -101,7 +101,7 @@ fn the_wire_changes_nothing() {
     assert_eq!(there.services().collect::<Vec<_>>(), here.snapshot.services().collect::<Vec<_>>());
     assert_eq!(there.trust_domain(), here.snapshot.trust_domain());
     assert_eq!(there.trust_domain_aliases(), here.snapshot.trust_domain_aliases());
-    assert_eq!(there.access_log_file(), here.snapshot.access_log_file());
+    assert_eq!(there.mesh(), here.snapshot.mesh());
     // A trust domain is said as the beginning of a principal; everything else is the same.
     let rendered = |snapshot: &mesh_core::model::Snapshot| {
         let policies: Vec<Policy> =

@@ -16,6 +16,7 @@ mod matching;
 mod mesh;
 mod retries;
 mod row;
+mod settings;
 mod stand;
 mod stream;
 mod tls;
@@ -67,6 +68,7 @@ fn rows() -> Vec<Row> {
         http::rows(),
         hostile::rows(),
         mesh::rows(),
+        settings::rows(),
         stream::rows(),
         change::rows(),
     ]

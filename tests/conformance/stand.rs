@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -150,8 +151,13 @@ impl Pods {
 }
 
 impl Gateway {
-    /// Starts a process on these files.
+    /// Starts a process on these files, which logs in JSON.
     pub(crate) async fn start(config: &[(String, String)], options: &[&str]) -> Result<Self> {
+        Self::start_as(config, &[&["--access-log", "json"], options].concat()).await
+    }
+
+    /// Starts a process on these files.
+    pub(crate) async fn start_as(config: &[(String, String)], options: &[&str]) -> Result<Self> {
         let files = tempfile::tempdir()?;
         let directory = files.path().join("config");
         fs::create_dir(&directory)?;
@@ -161,7 +167,7 @@ impl Gateway {
         let [admin, metrics, ready] = free_ports()?;
         let mut command = Command::new(program());
         command.args(["gateway", "--name", "istio-system/istio-ingressgateway", "--bind", "127.0.0.1"]);
-        command.args(["--access-log", "json", "--log", "info", "--drain", "1s"]).args(options);
+        command.args(["--log", "info", "--drain", "1s"]).args(options);
         command.arg("--config").arg(&directory);
         for (option, port) in [("--admin-port", admin), ("--metrics-port", metrics), ("--ready-port", ready)]
         {
@@ -261,6 +267,19 @@ impl Gateway {
         Ok(text.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
+    /// Waits for a line of the access log that begins like this.
+    pub(crate) async fn said_line(&self, start: &str) -> Result<()> {
+        let until = Instant::now() + LOG;
+        loop {
+            let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if lines.iter().any(|line| line.starts_with(start)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "no line begins with {start:?}: {lines:?}");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
@@ -284,14 +303,22 @@ async fn blocking(port: u16, path: &str) -> Result<(u16, String)> {
     Ok((response.status, response.text()))
 }
 
-/// Ports that nobody has at the moment.
+/// Ports that nobody has at the moment, and that nobody is given by chance: they are below those that the kernel gives
+/// to clients, and each is handed out once.
 pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let mut held = Vec::new();
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(101);
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
+        *port = loop {
+            let turn = NEXT.fetch_add(1, Ordering::Relaxed);
+            ensure!(turn < PORTS.end - PORTS.start, "no port is free");
+            let port = PORTS.start + start.wrapping_add(turn) % (PORTS.end - PORTS.start);
+            let port = u16::try_from(port)?;
+            if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+                break port;
+            }
+        };
     }
     Ok(ports)
 }
@@ -371,4 +398,5 @@ const PODS: &[(&str, &str, &str, u8, bool)] = &[
 const START: Duration = Duration::from_secs(20);
 /// How long a line of the access log may take.
 const LOG: Duration = Duration::from_secs(5);
+const PORTS: std::ops::Range<u32> = 18_000..32_000;
 const POLL: Duration = Duration::from_millis(20);

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::client::{Tls, get, h1};
@@ -19,7 +19,7 @@ use crate::stand::free_ports;
 use crate::tls::{self, Authority};
 
 pub(crate) fn rows() -> Vec<Row> {
-    [tcp(), endpoints(), tls_rows()].into_iter().flatten().collect()
+    [tcp(), refused(), endpoints(), idle(), tls_rows()].into_iter().flatten().collect()
 }
 
 fn tcp() -> Vec<Row> {
@@ -57,20 +57,6 @@ fn tcp() -> Vec<Row> {
             },
         ),
         on_tcp(
-            "stream/tcp-no-rule",
-            "match: [{port: 1}], route: [{destination: {host: echo}}]",
-            async |case, port| case.refused(port, "NR").await,
-        ),
-        on_tcp("stream/tcp-no-cluster", "route: [{destination: {host: nobody}}]", async |case, port| {
-            case.refused(port, "NC").await
-        }),
-        on_tcp("stream/tcp-no-endpoint", "route: [{destination: {host: ghost}}]", async |case, port| {
-            case.refused(port, "UH").await
-        }),
-        on_tcp("stream/tcp-nobody-answers", "route: [{destination: {host: dead}}]", async |case, port| {
-            case.refused(port, "CONNECT").await
-        }),
-        on_tcp(
             "stream/tcp-change",
             "route: [{destination: {host: echo, subset: v1}}]",
             async |case, port| {
@@ -89,11 +75,20 @@ fn tcp() -> Vec<Row> {
     ]
 }
 
-fn endpoints() -> Vec<Row> {
-    let shaped = |id: &str, app: &str, policy: &str, act: fn(Case, u16) -> Acting| {
-        on_tcp(id, "route: [{destination: {host: NAME}}]", act)
-            .service(app, &format!("trafficPolicy: {{{policy}}}"))
+fn refused() -> Vec<Row> {
+    let rows = [
+        ("stream/tcp-no-rule", "match: [{port: 1}], route: [{destination: {host: echo}}]", "NR"),
+        ("stream/tcp-no-cluster", "route: [{destination: {host: nobody}}]", "NC"),
+        ("stream/tcp-no-endpoint", "route: [{destination: {host: ghost}}]", "UH"),
+        ("stream/tcp-nobody-answers", "route: [{destination: {host: dead}}]", "CONNECT"),
+    ];
+    let row = |(id, rule, flag): (&str, &str, &'static str)| {
+        on_tcp(id, rule, async move |case, port| case.refused(port, flag).await)
     };
+    rows.into_iter().map(row).collect()
+}
+
+fn endpoints() -> Vec<Row> {
     vec![
         shaped("stream/tcp-another-endpoint", "half", "loadBalancer: {simple: ROUND_ROBIN}", |case, port| {
             Box::pin(async move {
@@ -137,25 +132,34 @@ fn endpoints() -> Vec<Row> {
                 })
             },
         ),
-        shaped(
-            "stream/tcp-idle-timeout",
-            "many",
-            "connectionPool: {tcp: {idleTimeout: 1s}}",
-            |case, port| {
-                Box::pin(async move {
-                    let mut client = case.tcp(port).await?;
-                    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await?;
-                    let (begun, mut answer) = (Instant::now(), Vec::new());
-                    let ended = client.read_to_end(&mut answer).await;
-                    ensure!(!answer.is_empty() && ended.is_err(), "{ended:?} after {} bytes", answer.len());
-                    let took = begun.elapsed();
-                    let due = Duration::from_millis(700)..Duration::from_millis(2500);
-                    ensure!(due.contains(&took), "cut after {took:?}");
-                    Ok(())
-                })
-            },
-        ),
     ]
+}
+
+fn idle() -> Vec<Row> {
+    vec![shaped(
+        "stream/tcp-idle-timeout",
+        "many",
+        "connectionPool: {tcp: {idleTimeout: 1s}}",
+        |case, port| {
+            Box::pin(async move {
+                let mut client = case.tcp(port).await?;
+                client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await?;
+                let (begun, mut answer) = (Instant::now(), Vec::new());
+                let ended = client.read_to_end(&mut answer).await;
+                ensure!(!answer.is_empty() && ended.is_err(), "{ended:?} after {} bytes", answer.len());
+                let took = begun.elapsed();
+                let due = Duration::from_millis(700)..Duration::from_millis(2500);
+                ensure!(due.contains(&took), "cut after {took:?}");
+                Ok(())
+            })
+        },
+    )]
+}
+
+/// A port whose connections go to a service with these pods and this policy.
+fn shaped(id: &str, app: &str, policy: &str, act: fn(Case, u16) -> Acting) -> Row {
+    on_tcp(id, "route: [{destination: {host: NAME}}]", act)
+        .service(app, &format!("trafficPolicy: {{{policy}}}"))
 }
 
 fn tls_rows() -> Vec<Row> {
@@ -311,10 +315,14 @@ impl Case {
 
     /// A connection is closed, and the log says why.
     async fn refused(&self, port: u16, flag: &str) -> Result<()> {
-        let mut tcp = self.tcp(port).await?;
-        let own = tcp.local_addr()?;
-        let read = tcp.read(&mut [0; 1]).await;
-        ensure!(read.as_ref().map_or(true, |read| *read == 0), "{read:?}");
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let own = socket.local_addr()?;
+        // It may be reset before the client has looked at it.
+        if let Ok(mut tcp) = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await {
+            let read = tcp.read(&mut [0; 1]).await;
+            ensure!(read.as_ref().map_or(true, |read| *read == 0), "{read:?}");
+        }
         let line = self.line(own).await?;
         ensure!(line["response_flags"] == flag, "{line}");
         Ok(())

@@ -54,7 +54,7 @@ pub fn appended<'a>(values: impl IntoIterator<Item = &'a [u8]>, peer: IpAddr) ->
         let value = value.trim_ascii();
         if !value.is_empty() {
             list.extend_from_slice(value);
-            list.extend_from_slice(b", ");
+            list.push(b',');
         }
         if list.len() > MAX_BYTES {
             return None;

@@ -11,8 +11,9 @@ use super::record::{MeshSettings, Record, RecordKey};
 use super::service::StaticEndpoint;
 use super::workload::{LocalPod, Membership, ServiceKey};
 use super::{Endpoint, Service, Snapshot, Workload};
-use crate::cluster::DestinationRule;
+use crate::cluster::{Defaults, DestinationRule};
 use crate::policy::PolicyName;
+use crate::resource::mesh_config::MeshConfig;
 use crate::resource::{DestinationRuleSpec, Meta, ObjectKey, Spec, VirtualServiceSpec};
 use crate::route::{self, VirtualService, Virtuals};
 
@@ -185,7 +186,9 @@ impl Mirror {
             _ => None,
         });
         let all: Vec<_> = all.collect();
-        self.snapshot.virtuals = Arc::new(Virtuals::of(&all, &route::Settings::default()));
+        let export_to = &self.snapshot.mesh.default_virtual_service_export_to;
+        let settings = route::Settings { export_to, ..route::Settings::default() };
+        self.snapshot.virtuals = Arc::new(Virtuals::of(&all, &settings));
     }
 
     fn keep(&mut self, record: Record) {
@@ -206,8 +209,19 @@ impl Mirror {
     fn set_mesh(&mut self, settings: &MeshSettings) {
         self.snapshot.trust_domain = settings.trust_domain.clone();
         self.snapshot.trust_domain_aliases = settings.trust_domain_aliases.as_slice().into();
-        self.snapshot.access_log_file.clone_from(&settings.access_log_file);
+        if *self.snapshot.mesh != **settings.config.config() {
+            self.set_config(settings.config.config());
+        }
         self.snapshot.pod_networks = Arc::new(settings.pod_networks.iter().copied().collect());
+    }
+
+    fn set_config(&mut self, config: &Arc<MeshConfig>) {
+        self.snapshot.mesh = Arc::clone(config);
+        let root = Some(&*config.root_namespace).filter(|name| !name.is_empty()).unwrap_or("istio-system");
+        let defaults = Defaults::new(config, root, "cluster.local");
+        self.snapshot.rules.set_defaults(Arc::new(defaults));
+        self.snapshot.config_generation += 1;
+        self.pending.virtuals = true;
     }
 
     fn put_workload(&mut self, workload: &Arc<Workload>) {

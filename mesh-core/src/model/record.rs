@@ -12,6 +12,7 @@ use super::{Config, Credential, CredentialName, Service, Workload};
 use crate::id::TrustDomain;
 use crate::policy::{Policy, PolicyName};
 use crate::resource::ObjectKey;
+use crate::resource::mesh_config::MeshText;
 
 /// One piece of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +65,8 @@ pub struct MeshSettings {
     pub trust_domain: TrustDomain,
     /// Its other names, sorted, without itself.
     pub trust_domain_aliases: Vec<TrustDomain>,
-    /// `MeshConfig`'s `accessLogFile`, unless it is empty.
-    pub access_log_file: Option<Arc<str>>,
+    /// `MeshConfig`.
+    pub config: MeshText,
     /// The networks that pods get their addresses from, sorted.
     pub pod_networks: Vec<IpNet>,
 }

@@ -443,7 +443,7 @@ fn mesh_config_sets_the_trust_domain() {
     assert_eq!(good.snapshot.trust_domain().as_str(), "td.new");
     let aliases: Vec<_> = good.snapshot.trust_domain_aliases().iter().map(TrustDomain::as_str).collect();
     assert_eq!(aliases, ["a.old", "z.old"]);
-    assert_eq!(good.snapshot.access_log_file(), Some("/dev/stdout"));
+    assert_eq!(good.snapshot.mesh().access_log_file.as_deref(), Some("/dev/stdout"));
     assert_eq!(good.snapshot.workloads().next().unwrap().identity.trust_domain().as_str(), "td.new");
     assert!(good.findings.is_empty(), "{:?}", good.findings);
     for (mesh, level, field) in [

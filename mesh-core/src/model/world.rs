@@ -433,7 +433,7 @@ impl World {
         let settings = MeshSettings {
             trust_domain: self.mesh.trust_domain.clone(),
             trust_domain_aliases: self.mesh.aliases.clone(),
-            access_log_file: self.mesh.access_log_file.clone(),
+            config: self.mesh.text.clone(),
             pod_networks: networks.into_iter().collect(),
         };
         self.emit(RecordKey::Mesh, Some(Record::Mesh(Arc::new(settings))));

@@ -140,6 +140,44 @@ pub struct MeshConfig {
     pub service_entry_visibility: ServiceEntryVisibility,
 }
 
+/// A [`MeshConfig`] as it travels: the text that its author wrote, by which two are compared, and what it says.
+#[derive(Debug, Clone, Default)]
+pub struct MeshText {
+    config: Arc<MeshConfig>,
+    text: Arc<str>,
+}
+
+impl MeshText {
+    /// Reads it again where it has arrived: what is wrong with it was said where it was written, and counts for nothing.
+    pub fn read(text: &str) -> Self {
+        let origin = Origin { file: "MeshConfig".into(), document: usize::MAX };
+        Self::new(MeshConfig::parse(text, &origin).0, text)
+    }
+
+    /// What was read from `text`.
+    pub fn new(config: MeshConfig, text: &str) -> Self {
+        Self { config: Arc::new(config), text: text.into() }
+    }
+
+    /// What it says.
+    pub fn config(&self) -> &Arc<MeshConfig> {
+        &self.config
+    }
+
+    /// What was written; empty where nothing was.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+impl PartialEq for MeshText {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for MeshText {}
+
 /// An entry of `trustDomainAliases`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TrustDomainAlias(pub TrustDomain);

@@ -13,6 +13,7 @@ use mesh_common::TUNNEL_PORT;
 use mesh_core::{
     balance,
     model::{Endpoint, Service, Snapshot, Target, Workload},
+    resource::mesh_config::settings::OutboundMode,
 };
 use tokio::net::TcpStream;
 
@@ -173,6 +174,13 @@ impl Story {
             Target::Workload { ref workload, addr } => {
                 let endpoint = Endpoint::new(addr, Some(workload.clone()));
                 self.reach_endpoint(&snapshot, source, &endpoint).await
+            }
+            Target::External
+                if snapshot.mesh().outbound_traffic_policy.mode == OutboundMode::RegistryOnly =>
+            {
+                self.report.set_pseudo_service(PseudoService::BlackHole);
+                let reason = "outboundTrafficPolicy is REGISTRY_ONLY, and the address is nobody's";
+                Err(Failure::last(Stage::Resolve, reason))
             }
             Target::External => {
                 self.report.set_pseudo_service(PseudoService::Passthrough);

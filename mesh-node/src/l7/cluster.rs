@@ -2,11 +2,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mesh_core::balance::{Balancer, Candidate, Candidates, Load, PickContext, locality};
+use mesh_core::balance::{Algorithm, Balancer, Candidate, Candidates, Load, PickContext, locality};
 use mesh_core::cluster::{ClusterPolicy, Outcome};
 use mesh_core::model::{Declared, Endpoint, EndpointId, Service, ServicePort, Workload};
 
@@ -70,6 +71,8 @@ pub struct Choice<'a> {
     pub seed: u64,
     /// Where the request belongs.
     pub hash: Option<u64>,
+    /// The address that the client asked for: a PASSTHROUGH balancer sends it there if that is an endpoint's.
+    pub wanted: Option<SocketAddr>,
     /// Endpoints that were tried.
     pub tried: &'a [EndpointId],
     /// Whether another try may go to another locality.
@@ -129,6 +132,12 @@ impl Cluster {
 
     /// Chooses an endpoint; `None` if none may be used.
     pub fn pick(&self, choice: &Choice<'_>) -> Option<&Rc<Member>> {
+        if self.policy.balance.algorithm == Algorithm::Passthrough {
+            let wanted = self.members.iter().find(|member| Some(member.endpoint.addr) == choice.wanted);
+            if wanted.is_some() {
+                return wanted;
+            }
+        }
         let context = PickContext {
             seed: choice.seed,
             hash: choice.hash,

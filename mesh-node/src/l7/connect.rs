@@ -24,6 +24,7 @@ use super::transfer::{Body, Sink, Upstream};
 use super::up::h1::{H1Connection, H1Upstream};
 use super::up::h2::H2Upstream;
 use crate::run::tasks;
+use crate::sys::sockopt;
 
 /// A request under way on a connection.
 pub struct Server {
@@ -158,6 +159,10 @@ impl Engine {
         let until = tokio::time::Instant::now() + timeout;
         let late = |_| DialError::Connect(format!("no connection within {timeout:?}"));
         let mut dialled = tokio::time::timeout_at(until, self.client.dial(&dial)).await.map_err(late)??;
+        if let (Some(probes), Some(socket)) = (&cluster.policy.pool.keepalive, dialled.io.socket()) {
+            // A kernel that does not know a value keeps its own.
+            let _ = sockopt::set_probes(socket, (probes.time, probes.interval), probes.probes);
+        }
         if let Some(version) = cluster.policy.proxy_protocol {
             let told = announce(&mut dialled.io, version, facts, member.endpoint.addr);
             let told = tokio::time::timeout_at(until, told).await.map_err(late)?;

@@ -5,28 +5,65 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use mesh_core::http::path::{EscapedSlashes, Normalization, PathError, normalize};
+use mesh_core::http::xff::{self, SaidBy};
+use mesh_core::model::Snapshot;
+use mesh_core::resource::mesh_config::settings::PathNormalization;
 use mesh_core::route::Route;
 
 use super::exchange::Stage;
 use super::h1::TargetForm;
 use super::message::RequestHead;
 
+/// What of a request is believed, and how its path is read: as `MeshConfig` says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Trust {
+    /// Proxies between clients and a gateway (`numTrustedProxies`).
+    proxies: u32,
+    normalization: Normalization,
+}
+
+impl Trust {
+    /// As a configuration has it.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let mesh = snapshot.mesh();
+        let topology = mesh.default_config.gateway_topology;
+        Self {
+            proxies: topology.map_or(0, |topology| topology.num_trusted_proxies),
+            normalization: match mesh.path_normalization {
+                PathNormalization::None => Normalization::None,
+                PathNormalization::Base => Normalization::Base,
+                PathNormalization::MergeSlashes => Normalization::MergeSlashes,
+                PathNormalization::DecodeAndMergeSlashes => Normalization::DecodeAndMergeSlashes,
+            },
+        }
+    }
+}
+
 /// Makes a request one that rules can be asked about: what a stranger says about itself is taken away, and what others
 /// rely on is there.
 ///
 /// `Err` says what is wrong with its path.
 pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), PathError> {
-    normalize_path(head)?;
+    let Trust { proxies, normalization } = stage.engine.trust();
+    normalize_path(head, normalization)?;
     let scheme = HeaderValue::from_static(if head.secure { "https" } else { "http" });
     let headers = &mut head.headers;
     if stage.site.is_edge() {
-        let internal = is_internal(stage.facts.peer.ip()) && !headers.contains_key(X_FORWARDED_FOR);
+        let peer = stage.facts.peer.ip();
+        let received = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        let client = xff::client(received, peer, proxies);
+        let named = client.said_by == SaidBy::Header;
+        let internal = is_internal(client.address) && (named || !headers.contains_key(X_FORWARDED_FOR));
+        head.client = named.then_some(client.address);
         strip(headers);
         if headers.contains_key(X_FORWARDED_FOR) {
-            append_address(headers, stage.facts.peer.ip());
+            append_address(headers, peer);
         } else {
             headers.insert(X_FORWARDED_FOR, stage.facts.forwarded_for());
         }
+        let mut said = headers.get_all(X_FORWARDED_PROTO).iter();
+        let said = said.next().filter(|_| said.next().is_none()).map(HeaderValue::as_bytes);
+        let scheme = HeaderValue::from_static(xff::proto(said, head.secure, proxies));
         headers.insert(X_FORWARDED_PROTO, scheme);
         if let Some(Ok(certificate)) = stage.facts.certificate.as_deref().map(HeaderValue::from_str) {
             headers.insert(X_FORWARDED_CLIENT_CERT, certificate);
@@ -43,12 +80,12 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), PathErro
     Ok(())
 }
 
-/// Rules are asked about the path that is sent on, and it is what servers make of the one that came. Istio's default.
-fn normalize_path(head: &mut RequestHead) -> Result<(), PathError> {
+/// Rules are asked about the path that is sent on, and it is what servers make of the one that came.
+fn normalize_path(head: &mut RequestHead, level: Normalization) -> Result<(), PathError> {
     if !matches!(head.target.form(), TargetForm::Origin | TargetForm::Absolute(_)) {
         return Ok(());
     }
-    let path = match normalize(head.target.path(), Normalization::Base, EscapedSlashes::Keep)? {
+    let path = match normalize(head.target.path(), level, EscapedSlashes::Keep)? {
         Cow::Borrowed(_) => return Ok(()),
         Cow::Owned(path) => path,
     };
@@ -112,17 +149,9 @@ fn strip(headers: &mut HeaderMap) {
 }
 
 fn append_address(headers: &mut HeaderMap, ip: std::net::IpAddr) {
-    let value = match headers.get(X_FORWARDED_FOR) {
-        Some(before) => {
-            let all = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
-            let mut text = all.collect::<Vec<_>>().join(&b","[..]);
-            debug_assert!(text.len() >= before.len());
-            text.extend_from_slice(format!(",{ip}").as_bytes());
-            HeaderValue::from_bytes(&text)
-        }
-        None => HeaderValue::from_str(&ip.to_string()),
-    };
-    if let Ok(value) = value {
+    let all = || headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+    let list = xff::appended(all(), ip).or_else(|| xff::appended([], ip));
+    if let Some(Ok(value)) = list.map(HeaderValue::try_from) {
         headers.insert(X_FORWARDED_FOR, value);
     }
 }

@@ -12,6 +12,7 @@ use mesh_core::route::ClusterRef;
 use tokio::sync::watch;
 
 use super::cluster::Cluster;
+use super::edge::Trust;
 use super::shared::Shared;
 use super::site::Client;
 use crate::report::Reporter;
@@ -23,6 +24,8 @@ pub struct Engine {
     pub client: Rc<dyn Client>,
     /// Where requests are reported.
     pub reporter: Arc<Reporter>,
+    /// Each copy of a request that is under way holds it.
+    pub copies: Rc<()>,
     shared: Arc<Shared>,
     snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
     view: RefCell<View>,
@@ -35,6 +38,7 @@ struct View {
     snapshot: Arc<Snapshot>,
     workload: Option<Arc<Workload>>,
     clusters: HashMap<ClusterRef, Vec<Known>>,
+    trust: Trust,
 }
 
 /// A cluster by the port that was asked for.
@@ -57,10 +61,12 @@ impl Engine {
         seed: u64,
     ) -> Rc<Self> {
         let snapshot = snapshots.borrow().clone();
-        let view = View { workload: client.workload(&snapshot), snapshot, clusters: HashMap::new() };
+        let (workload, trust) = (client.workload(&snapshot), Trust::of(&snapshot));
+        let view = View { workload, trust, snapshot, clusters: HashMap::new() };
         let engine = Rc::new(Self {
             client,
             reporter,
+            copies: Rc::default(),
             shared,
             snapshots: RefCell::new(snapshots),
             view: RefCell::new(view),
@@ -79,6 +85,12 @@ impl Engine {
     /// The client's own workload, as the configuration had it when it was looked at last.
     pub fn client_workload(&self) -> Option<Arc<Workload>> {
         self.view.borrow().workload.clone()
+    }
+
+    /// What of requests is believed, as the configuration has it now.
+    pub fn trust(&self) -> Trust {
+        self.refresh();
+        self.view.borrow().trust
     }
 
     /// A pseudo-random number (xorshift, mixed): good for spreading load, useless for secrets.
@@ -159,6 +171,7 @@ impl Engine {
             }
         }
         view.workload = self.client.workload(&snapshot);
+        view.trust = Trust::of(&snapshot);
         view.snapshot = snapshot;
     }
 

@@ -90,7 +90,7 @@ pub async fn run<D: Downstream>(
     let mut journey = Journey {
         stage,
         job: &job,
-        until: deadline(record.start(), job.route.timeout),
+        until: deadline(record.start(), time_of(job.route, head)),
         head,
         client: &mut client,
         record,
@@ -102,6 +102,32 @@ pub async fn run<D: Downstream>(
     let ended = journey.travel(weighted).await;
     journey.record.received(journey.kept.received());
     ended
+}
+
+/// How long a request may take: as the rule says, and not longer than a gRPC client wants to wait.
+fn time_of(route: &Route, head: &RequestHead) -> Option<Duration> {
+    let asked = head.headers.get("grpc-timeout").filter(|_| head.is_grpc());
+    let asked = asked.and_then(|value| grpc_timeout(value.as_bytes()));
+    match (route.timeout, asked) {
+        (Some(rule), Some(asked)) => Some(rule.min(asked)),
+        (rule, asked) => rule.or(asked),
+    }
+}
+
+/// A `grpc-timeout`: at most eight digits and a unit.
+fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.len() <= 8)?;
+    let number = digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse::<u64>().ok())??;
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 /// Makes the request what the endpoint is to see.
@@ -148,6 +174,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
             let choice = Choice {
                 seed: self.stage.engine.random(),
                 hash,
+                wanted: self.stage.facts.local,
                 tried: if ignores { &tried } else { &[] },
                 remote: policy.is_some_and(|policy| policy.remote_localities),
                 now,
@@ -197,6 +224,9 @@ impl<D: Downstream> Journey<'_, '_, D> {
                 // Given back first: a second retry of one request takes the place of its first.
                 self.retry = None;
                 self.retry = self.cluster.shared.admission.retry_ticket(budget, 0).ok();
+                if self.retry.is_none() {
+                    self.record.flag(Flags::UO);
+                }
                 self.retry.is_some().then_some(backoff)
             }
             RetryDecision::Give(retry::Reason::Exhausted) => {
@@ -219,14 +249,9 @@ impl<D: Downstream> Journey<'_, '_, D> {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        let cluster = Rc::clone(&self.cluster);
-        let server =
-            within(until, self.stage.engine.begin(&cluster, member, self.head, (begun, self.stage.facts)))
-                .await;
-        let mut server = match server {
+        let mut server = match within(until, self.begin(member, begun)).await {
             None => return Err(self.late()),
-            Some(Ok(server)) => server,
-            Some(Err(error)) => return Err(not_begun(&error)),
+            Some(server) => server?,
         };
         self.record.encrypted(server.encrypted);
         let mut upload = Upload::new(self.head, &mut server);
@@ -234,6 +259,9 @@ impl<D: Downstream> Journey<'_, '_, D> {
         let answer = match answer {
             None => return Err(self.late()),
             Some(Ok(answer)) => answer,
+            Some(Err(Waited::Gone(Broken::TimedOut(what)))) => {
+                return Err(Try::Ended(Ended::Refused(Refusal::Timeout, what.to_owned())));
+            }
             Some(Err(Waited::Gone(broken))) => return Err(Try::Ended(Ended::Gone(broken))),
             Some(Err(Waited::Broken(broken))) => return Err(broken_before_head(&server, &broken)),
         };
@@ -253,26 +281,47 @@ impl<D: Downstream> Journey<'_, '_, D> {
         .map_err(Try::Ended)
     }
 
+    /// Begins the request at an endpoint, unless the client goes away meanwhile.
+    async fn begin(&mut self, member: &Rc<Member>, begun: Instant) -> Result<Server, Try> {
+        let facts = (begun, self.stage.facts);
+        let client = &mut *self.client;
+        tokio::select! {
+            biased;
+            server = self.stage.engine.begin(&self.cluster, member, self.head, facts) => {
+                server.map_err(|error| not_begun(&error))
+            }
+            broken = poll_fn(|cx| client.poll_gone(cx)) => Err(Try::Ended(Ended::Gone(broken))),
+        }
+    }
+
     /// The head of the answer, while the request goes up.
     async fn await_head(&mut self, server: &mut Server, upload: &mut Upload) -> Result<ResponseHead, Waited> {
+        let mut informed = 0;
         loop {
             let head = poll_fn(|cx| {
+                if informed > 0
+                    && let Poll::Ready(Err(broken)) = self.client.poll_flush(cx)
+                {
+                    return Poll::Ready(Err(Waited::Gone(broken)));
+                }
                 if let Poll::Ready(Err(broken)) = upload.poll(cx, self.client, &mut self.kept, server) {
                     return Poll::Ready(Err(Waited::Gone(broken)));
                 }
                 if let Poll::Ready(head) = server.poll_head(cx) {
                     return Poll::Ready(head.map_err(Waited::Broken));
                 }
-                if upload.is_done()
-                    && let Poll::Ready(broken) = self.client.poll_gone(cx)
-                {
+                if let Poll::Ready(broken) = self.client.poll_gone(cx) {
                     return Poll::Ready(Err(Waited::Gone(broken)));
                 }
                 Poll::Pending
             });
             let head = head.await?;
             if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
-                self.client.inform(head);
+                // Whoever has nothing else to say is not listened to for ever.
+                if informed < MAX_INTERIM {
+                    self.client.inform(head);
+                    informed += 1;
+                }
                 continue;
             }
             return Ok(head);
@@ -344,7 +393,10 @@ impl<D: Downstream> Journey<'_, '_, D> {
                 idle.set(Some(STREAM_IDLE));
             }
             let late = overall.as_mut().is_some_and(|it| it.as_mut().poll(cx).is_ready());
-            if !tunnels && (late || idle.poll(cx).is_ready()) {
+            if !tunnels && late {
+                return Poll::Ready(Err(Ended::Cut(Broken::Overdue)));
+            }
+            if !tunnels && idle.poll(cx).is_ready() {
                 return Poll::Ready(Err(Ended::Cut(Broken::TimedOut("in the body of the response"))));
             }
             Poll::Pending
@@ -392,7 +444,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
     /// Where the request belongs, with consistent hashing.
     fn affinity(&mut self) -> Option<u64> {
         let source = self.cluster.policy.balance.hash_source()?;
-        let input = Hashed { head: self.head, ip: self.stage.facts.peer.ip() };
+        let input = Hashed { head: self.head, ip: self.head.client.unwrap_or(self.stage.facts.peer.ip()) };
         match hash_key(source, &input) {
             Affinity::Hash(hash) => Some(hash),
             Affinity::None => None,
@@ -586,5 +638,7 @@ async fn within<T>(until: Option<tokio::time::Instant>, work: impl Future<Output
     }
 }
 
+/// Interim answers that are passed on; nobody sends more than a few.
+const MAX_INTERIM: u32 = 16;
 /// How long an answer may stand still: Envoy's default for streams.
 const STREAM_IDLE: Duration = Duration::from_secs(300);

@@ -1,5 +1,7 @@
 //! Requests and responses as the engine sees them, whatever protocol they came by.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
@@ -16,6 +18,8 @@ pub struct RequestHead {
     pub authority: Option<Authority>,
     /// Path and query.
     pub target: Target,
+    /// Who sent it, where a proxy that is trusted says so.
+    pub client: Option<IpAddr>,
     /// What the client speaks.
     pub version: Version,
     /// All but `Host` and what belongs to one connection. A `Content-Length` is equal to the framing.
@@ -82,6 +86,9 @@ pub enum Broken {
     /// Nothing came for too long.
     #[error("timed out {0}")]
     TimedOut(&'static str),
+    /// The time that the rule gives is over.
+    #[error("the request took longer than its rule allows")]
+    Overdue,
 }
 
 impl Version {
@@ -96,6 +103,22 @@ impl Version {
 }
 
 impl RequestHead {
+    /// What stands for a request that could not be read, where it is reported.
+    pub fn unread(version: Version, secure: bool) -> Self {
+        Self {
+            method: Method::from_bytes(b"-").unwrap_or_default(),
+            secure,
+            authority: None,
+            target: Target::unread(),
+            client: None,
+            version,
+            headers: HeaderMap::new(),
+            framing: Framing::None,
+            upgrade: None,
+            expects_continue: false,
+        }
+    }
+
     /// Whether what follows the head is no message: a CONNECT, or another protocol.
     pub fn leaves_http(&self) -> bool {
         self.method == Method::CONNECT || self.upgrade.is_some()

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -38,6 +39,9 @@ pub fn start(stage: &Stage<'_>, job: &Job<'_>, head: &RequestHead) -> Vec<mpsc::
     if job.route.mirrors.is_empty() || head.leaves_http() {
         return Vec::new();
     }
+    if Rc::strong_count(&stage.engine.copies) > MAX_COPIES {
+        return Vec::new();
+    }
     let drawn = job.route.mirrors.iter().filter(|mirror| mirror.is_drawn(stage.engine.random()));
     drawn.filter_map(|mirror| begin(stage, mirror, head)).collect()
 }
@@ -48,6 +52,7 @@ fn begin(stage: &Stage<'_>, mirror: &Mirror, head: &RequestHead) -> Option<mpsc:
         secure: head.secure,
         authority: head.authority.clone(),
         target: head.target.clone(),
+        client: head.client,
         version: head.version,
         headers: head.headers.clone(),
         framing: head.framing,
@@ -62,8 +67,12 @@ fn begin(stage: &Stage<'_>, mirror: &Mirror, head: &RequestHead) -> Option<mpsc:
     };
     let route = Arc::new(Route::to(mirror.to.clone()));
     let (engine, facts, port) = (Rc::clone(stage.engine), stage.facts.clone(), stage.site.port());
+    let held = Rc::clone(&stage.engine.copies);
     tasks::spawn_local("mirror", async move {
-        shadow(engine, (facts, port), route, copy, Nobody { body: receiver }).await;
+        let sent = shadow(engine, (facts, port), route, copy, Nobody { body: receiver });
+        // Nobody waits for a copy, so nobody gives it up.
+        let _ = tokio::time::timeout(COPY, sent).await;
+        drop(held);
     });
     sender
 }
@@ -183,5 +192,9 @@ impl Downstream for Nobody {
     }
 }
 
+/// Copies under way on a thread for one client; beyond that requests are not copied.
+const MAX_COPIES: usize = 1024;
+/// How long a copy may take.
+const COPY: Duration = Duration::from_secs(60);
 /// Pieces of a body that a copy may be behind.
 const QUEUE: usize = 64;

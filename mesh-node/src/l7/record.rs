@@ -1,5 +1,6 @@
 //! What is known of one request, gathered while it is served.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,6 +14,7 @@ use super::exchange::Stage;
 use super::h1::{Authority, Target};
 use super::message::{Broken, Piece, RequestHead, Version};
 use super::reply::Refusal;
+use super::site::Facts;
 use crate::report::{Flags, Perspective, RequestFacts, RequestHeaderFacts};
 
 /// See the module.
@@ -127,6 +129,7 @@ impl Record {
     pub fn cut(&mut self, broken: &Broken) {
         self.flag(match broken {
             Broken::TimedOut(_) => Flags::SI,
+            Broken::Overdue => Flags::UT,
             Broken::Refused(_) | Broken::Length(_) => Flags::UPE,
             Broken::Reset(_) => Flags::UR,
             Broken::Io(_) | Broken::Closed(_) => Flags::UC,
@@ -227,12 +230,17 @@ impl Record {
             upstream_cluster: self.cluster.as_ref().map_or("", |it| &it.name),
             upstream_local: None,
             downstream_local: facts.local,
-            downstream_remote: facts.peer,
+            downstream_remote: client_of(facts, head),
             sni: facts.sni.as_deref().unwrap_or_default(),
             route_name: self.route.as_deref().unwrap_or_default(),
         });
         now
     }
+}
+
+/// As logs have it: a client that a proxy names has no port.
+fn client_of(facts: &Facts, head: &RequestHead) -> SocketAddr {
+    head.client.map_or(facts.peer, |ip| SocketAddr::new(ip, 0))
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u32> {

@@ -1,11 +1,11 @@
 //! Connections of clients: which HTTP they speak, one request after the other, or many at once.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
 use tokio_util::io::poll_read_buf;
 
 use super::down::h1::{H1Downstream, Timeouts};
@@ -14,7 +14,8 @@ use super::engine::Engine;
 use super::exchange::{self, Stage};
 use super::h1::{Limits, Underscores, looks_like_h2_preface};
 use super::io::Io;
-use super::message::Broken;
+use super::message::{Broken, RequestHead, Version};
+use super::record::Record;
 use super::reply::{Refusal, Reply};
 use super::site::{Facts, Site};
 use super::transfer::{Downstream, Sink};
@@ -76,12 +77,7 @@ async fn sniff(connection: &mut Connection) -> Option<Protocol> {
 
 async fn http1(engine: Rc<Engine>, connection: Connection, drain: Drain) {
     let Connection { io, input, facts, site, .. } = connection;
-    let edge = site.is_edge();
-    let limits = Limits {
-        underscores: if edge { Underscores::Refuse } else { Underscores::DropTwins },
-        ..Limits::default()
-    };
-    let mut client = H1Downstream::new(io, input, facts.secure, limits, TIMEOUTS);
+    let mut client = H1Downstream::new(io, input, facts.secure, limits_of(&*site), TIMEOUTS);
     client.close_with(drain.clone());
     let stage = Stage { engine: &engine, site: &*site, facts: &facts };
     let mut first = true;
@@ -111,6 +107,11 @@ async fn http1(engine: Rc<Engine>, connection: Connection, drain: Drain) {
     }
 }
 
+fn limits_of(site: &dyn Site) -> Limits {
+    let underscores = if site.is_edge() { Underscores::Refuse } else { Underscores::DropTwins };
+    Limits { underscores, ..Limits::default() }
+}
+
 /// Answers what is no request, as far as it can be answered.
 async fn refuse(stage: &Stage<'_>, mut client: H1Downstream, broken: &Broken) {
     let refusal = match broken {
@@ -118,11 +119,8 @@ async fn refuse(stage: &Stage<'_>, mut client: H1Downstream, broken: &Broken) {
         Broken::TimedOut(_) => Refusal::RequestTimeout,
         _ => return,
     };
-    stage.engine.reporter.count(crate::report::Event::GarbageRequest);
-    tracing::debug!(peer = %stage.facts.peer, %broken, "Refused a request.");
     client.close_after();
-    let mut reply = Reply::refuse(refusal, false);
-    super::edge::answer_alone(stage, &mut reply.head.headers);
+    let reply = refused(stage, refusal, &broken.to_string(), Version::Http11);
     let answered =
         client.respond(reply.head).and_then(|()| client.push(reply.body)).and_then(|()| client.end(None));
     if answered.is_ok() {
@@ -130,33 +128,47 @@ async fn refuse(stage: &Stage<'_>, mut client: H1Downstream, broken: &Broken) {
     }
 }
 
+/// The answer to what is no request; it is counted and logged like any other.
+fn refused(stage: &Stage<'_>, refusal: Refusal, reason: &str, version: Version) -> Reply {
+    stage.engine.reporter.count(crate::report::Event::GarbageRequest);
+    let mut reply = Reply::refuse(refusal, false);
+    super::edge::answer_alone(stage, &mut reply.head.headers);
+    let head = RequestHead::unread(version, stage.facts.secure);
+    let mut record = Record::begin(stage, &head);
+    record.refused(refusal, reason);
+    record.answered(reply.head.status, &reply.head.headers);
+    record.sent(reply.body.len());
+    record.finish(stage, &head);
+    reply
+}
+
 async fn http2(engine: Rc<Engine>, connection: Connection, drain: Drain) {
     let Connection { io, input, facts, site, .. } = connection;
-    let io = io.with_prefix(input.freeze());
-    let handshake = h2::server::Builder::new()
-        .initial_window_size(WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(MAX_HEADERS)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_concurrent_reset_streams(PENDING_RESETS)
-        .enable_connect_protocol()
-        .handshake::<_, Bytes>(io);
+    let handshake = h2_settings().handshake::<_, Bytes>(io.with_prefix(input.freeze()));
     let Ok(Ok(mut connection)) = tokio::time::timeout(HEAD, handshake).await else { return };
     let facts = Rc::new(facts);
-    let secure = facts.secure;
+    let (secure, limits) = (facts.secure, limits_of(&*site));
+    let requests = Cell::new(0);
+    // Each request holds the facts.
+    let mut idle = std::pin::pin!(idle(&requests, || Rc::strong_count(&facts) > 1));
     let mut draining = false;
     loop {
+        let ends = async {
+            tokio::select! {
+                () = drain.graceful() => {}
+                () = &mut idle => {}
+            }
+        };
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
-            () = drain.graceful(), if !draining => {
+            () = ends, if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
                 continue;
             }
             () = drain.forced() => return,
         };
+        requests.set(requests.get() + 1);
         let (request, respond) = match accepted {
             Some(Ok(accepted)) => accepted,
             Some(Err(error)) => {
@@ -165,17 +177,15 @@ async fn http2(engine: Rc<Engine>, connection: Connection, drain: Drain) {
             }
             None => return,
         };
-        let (mut client, head) = H2Downstream::accept(request, respond, secure);
+        let (mut client, head) = H2Downstream::accept(request, respond, (secure, &limits, TIMEOUTS.body));
         let (engine, site, facts) = (Rc::clone(&engine), Rc::clone(&site), Rc::clone(&facts));
         tasks::spawn_local("request", async move {
             let stage = Stage { engine: &engine, site: &*site, facts: &facts };
             match head {
                 Ok(head) => drop(exchange::serve(&stage, head, &mut client).await),
                 Err(reason) => {
-                    stage.engine.reporter.count(crate::report::Event::GarbageRequest);
-                    tracing::debug!(peer = %facts.peer, %reason, "Refused a request.");
-                    let mut reply = Reply::refuse(Refusal::BadRequest(StatusCode::BAD_REQUEST), false);
-                    super::edge::answer_alone(&stage, &mut reply.head.headers);
+                    let refusal = Refusal::BadRequest(reason.status());
+                    let reply = refused(&stage, refusal, reason.as_str(), Version::Http2);
                     let answered = client.respond(reply.head).and_then(|()| client.push(reply.body));
                     // A client that is gone needs no answer.
                     let _ = answered.and_then(|()| client.end(None));
@@ -185,10 +195,37 @@ async fn http2(engine: Rc<Engine>, connection: Connection, drain: Drain) {
     }
 }
 
+fn h2_settings() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(MAX_HEADERS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_concurrent_reset_streams(PENDING_RESETS)
+        .enable_connect_protocol();
+    builder
+}
+
+/// Resolves when a connection has had no request for as long as it may.
+async fn idle(requests: &Cell<u64>, busy: impl Fn() -> bool) {
+    let (mut before, mut quiet) = (requests.get(), Duration::ZERO);
+    while quiet < TIMEOUTS.idle {
+        tokio::time::sleep(IDLE_LOOK).await;
+        let now = requests.get();
+        quiet = if now == before && !busy() { quiet + IDLE_LOOK } else { Duration::ZERO };
+        before = now;
+    }
+}
+
 /// How long a client may take for the head of its first request, or for the handshake of HTTP/2.
 const HEAD: Duration = Duration::from_secs(10);
 const TIMEOUTS: Timeouts =
     Timeouts { head: HEAD, idle: Duration::from_secs(3600), body: Duration::from_secs(300) };
+/// How often it is looked whether a connection of HTTP/2 has requests.
+const IDLE_LOOK: Duration = Duration::from_secs(60);
 const FIRST_READ: usize = 8 << 10;
 /// Unread bytes of one request.
 const WINDOW: u32 = 256 << 10;

@@ -111,7 +111,14 @@ async fn reach(
     let mut tried: Vec<EndpointId> = Vec::new();
     let mut last = Failed::at(Stage::Resolve, "the service has no endpoint that may be used");
     while tried.len() < MAX_ATTEMPTS {
-        let choice = Choice { seed: engine.random(), hash, tried: &tried, remote: true, now: Instant::now() };
+        let choice = Choice {
+            seed: engine.random(),
+            hash,
+            wanted: facts.local,
+            tried: &tried,
+            remote: true,
+            now: Instant::now(),
+        };
         let member = cluster.pick(&choice).filter(|member| !tried.contains(&member.endpoint.id));
         let Some(member) = member.cloned() else { break };
         tried.push(member.endpoint.id);

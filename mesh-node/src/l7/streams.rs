@@ -6,6 +6,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
+use super::h1::may_trail;
 use super::message::{Broken, Piece};
 
 /// The receiving half of a stream.
@@ -45,8 +46,19 @@ impl Receiving {
                 None => self.data_ended = true,
             }
         }
-        let trailers = ready!(self.stream.poll_trailers(cx))?;
+        let mut trailers = ready!(self.stream.poll_trailers(cx))?;
+        if let Some(trailers) = &mut trailers {
+            drop_forbidden(trailers);
+        }
         Poll::Ready(Ok(Piece::End(trailers)))
+    }
+}
+
+/// What frames, routes or authenticates came too late to be judged with the head (RFC 9110, 6.5.1).
+fn drop_forbidden(trailers: &mut HeaderMap) {
+    let forbidden: Vec<_> = trailers.keys().filter(|name| !may_trail(name)).cloned().collect();
+    for name in forbidden {
+        trailers.remove(name);
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     },
     report::{ReportOptions, Reporter},
     run::{
+        access_log,
         drain::{self, Drain},
         figures::Figures,
         publish::{self, Publisher},
@@ -52,10 +53,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let files = limits::set_open_files(options.open_files).context("raising the limit of open files")?;
     info!(node = %options.node, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
     let redirect = redirect_options(&options)?;
-    let reporter = Reporter::new(
-        ReportOptions { access_log: options.access_log, ..ReportOptions::default() },
-        Box::new(io::stdout()),
-    )?;
+    let reporter = Reporter::new(ReportOptions::logging(options.access_log), Box::new(io::stdout()))?;
     let place = Place::from(&options);
     let (source, identities) = Source::open(&place).await?;
     let snapshots = watch::Sender::new(Arc::<Snapshot>::default());
@@ -94,6 +92,8 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
     tasks::spawn_local("rotation", identities.run_rotation());
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
+    let logged = access_log::follow(reporter.clone(), snapshots.subscribe(), options.access_log);
+    tasks::spawn_local("access log", logged);
     source.follow(&place, publisher, demands, None);
 
     stop_signal().await?;

@@ -3,7 +3,9 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr, TcpListener},
+    num::NonZeroU32,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 use super::check;
@@ -26,6 +28,29 @@ pub fn set_keepalive(socket: &impl AsFd) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, &180_i32)?;
     set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, &15_i32)?;
     set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, &9_i32)
+}
+
+/// Probes an idle connection: the first after `time`, then one each `interval`, until so many went unanswered. What is
+/// absent is left to the kernel; fractions of a second count as whole ones.
+pub fn set_probes(
+    socket: &impl AsFd,
+    (time, interval): (Option<Duration>, Option<Duration>),
+    probes: Option<NonZeroU32>,
+) -> io::Result<()> {
+    set(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1_i32)?;
+    let seconds =
+        |it: Duration| i32::try_from(it.as_secs() + u64::from(it.subsec_nanos() > 0)).unwrap_or(i32::MAX);
+    let probes = probes.map(|it| i32::try_from(it.get()).unwrap_or(i32::MAX));
+    for (name, value) in [
+        (libc::TCP_KEEPIDLE, time.map(seconds)),
+        (libc::TCP_KEEPINTVL, interval.map(seconds)),
+        (libc::TCP_KEEPCNT, probes),
+    ] {
+        if let Some(value) = value {
+            set(socket, libc::IPPROTO_TCP, name, &value)?;
+        }
+    }
+    Ok(())
 }
 
 /// A listening socket in the calling thread's network namespace, non-blocking, close-on-exec. Several may share

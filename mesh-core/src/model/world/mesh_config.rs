@@ -1,11 +1,10 @@
 //! `MeshConfig`: `ConfigMap` `istio` of the root namespace, key `mesh`.
 
-use std::sync::Arc;
-
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::{CompileOptions, Report};
 use crate::id::TrustDomain;
+use crate::resource::mesh_config::MeshText;
 use crate::resource::{self, Object};
 
 /// The part of `MeshConfig` that is used, with defaults applied.
@@ -14,7 +13,8 @@ pub(super) struct MeshConfig {
     pub(super) trust_domain: TrustDomain,
     /// Sorted, without the trust domain itself.
     pub(super) aliases: Vec<TrustDomain>,
-    pub(super) access_log_file: Option<Arc<str>>,
+    /// All of it, as it was written.
+    pub(super) text: MeshText,
 }
 
 /// Reads the `ConfigMap`, if there is one. Fields that cannot be used leave their default in force, and are findings.
@@ -23,8 +23,8 @@ pub(super) fn compile(
     options: &CompileOptions,
     report: &mut Report,
 ) -> MeshConfig {
-    let text = found.and_then(|(object, map)| Some((object, map.data.as_ref()?.get("mesh")?)));
-    let parsed = match text {
+    let found = found.and_then(|(object, map)| Some((object, map.data.as_ref()?.get("mesh")?)));
+    let parsed = match found {
         Some((object, text)) => {
             let (parsed, findings) = resource::mesh_config::MeshConfig::parse(text, &object.origin);
             report.extend(findings);
@@ -36,10 +36,11 @@ pub(super) fn compile(
         }
         None => resource::mesh_config::MeshConfig::default(),
     };
-    let trust_domain = parsed.trust_domain.unwrap_or_else(|| options.trust_domain.clone());
-    let mut aliases: Vec<_> = parsed.trust_domain_aliases.into_iter().map(|alias| alias.0).collect();
+    let trust_domain = parsed.trust_domain.clone().unwrap_or_else(|| options.trust_domain.clone());
+    let mut aliases: Vec<_> = parsed.trust_domain_aliases.iter().map(|alias| alias.0.clone()).collect();
     aliases.retain(|alias| *alias != trust_domain);
     aliases.sort();
     aliases.dedup();
-    MeshConfig { trust_domain, aliases, access_log_file: parsed.access_log_file }
+    let text = MeshText::new(parsed, found.map_or("", |(_, text)| text));
+    MeshConfig { trust_domain, aliases, text }
 }

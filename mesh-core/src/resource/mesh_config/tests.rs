@@ -106,7 +106,7 @@ fn what_has_no_effect_is_named() {
         ("enableAutoMtls: false\n", warning("enableAutoMtls")),
         ("enableTracing: true\n", warning("enableTracing")),
         ("outboundTrafficPolicy: {mode: ALLOW_ANY}\n", vec![]),
-        ("outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n", warning("outboundTrafficPolicy")),
+        ("outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n", vec![]),
         ("defaultProviders: {metrics: [prometheus]}\n", vec![]),
         ("enablePrometheusMerge: true\n", info("enablePrometheusMerge")),
         ("defaultConfig: {}\n", vec![]),

@@ -509,7 +509,7 @@ impl End for Scripted {
     fn poll_fill(&mut self, _: &mut Context<'_>, queue: &mut Queue) -> Result<Poll<bool>, Broken> {
         match self.sends.take() {
             Some(bytes) => {
-                queue.push(bytes::Bytes::from_static(bytes));
+                queue.push(Bytes::from_static(bytes));
                 Ok(Poll::Ready(!self.ended))
             }
             None if self.ended => Ok(Poll::Ready(false)),

@@ -15,7 +15,8 @@ pub(super) async fn begins_like_http(tcp: &TcpStream) -> bool {
 /// the client is given the time that a handshake may take.
 pub(super) async fn server_name(tcp: &TcpStream, surely: bool) -> Option<String> {
     let patience = if surely { HANDSHAKE } else { SNIFF };
-    look(tcp, &mut vec![0; MAX_HELLO], patience, name_in).await.flatten()
+    let name = look(tcp, &mut vec![0; MAX_HELLO], patience, name_in).await?;
+    Some(name).filter(|name| !name.is_empty())
 }
 
 /// Looks at the first bytes until they tell; `None` if they do not in time.
@@ -42,18 +43,20 @@ async fn look<V>(
     looked.await.ok().flatten()
 }
 
-/// The name that the first message asks for, or that there is none; `None` if the message has not ended.
-fn name_in(mut bytes: &[u8]) -> Option<Option<String>> {
+/// The name that the first message asks for, empty if it asks for none; `None` if the message has not ended.
+fn name_in(mut bytes: &[u8]) -> Option<String> {
     let mut acceptor = Acceptor::default();
     while !bytes.is_empty() {
         if acceptor.read_tls(&mut bytes as &mut dyn io::Read).is_err() {
-            return Some(None);
+            return Some(String::new());
         }
     }
     match acceptor.accept() {
-        Ok(Some(accepted)) => Some(accepted.client_hello().server_name().map(str::to_ascii_lowercase)),
+        Ok(Some(accepted)) => {
+            Some(accepted.client_hello().server_name().unwrap_or_default().to_ascii_lowercase())
+        }
         Ok(None) => None,
-        Err(_) => Some(None),
+        Err(_) => Some(String::new()),
     }
 }
 

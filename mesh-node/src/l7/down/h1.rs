@@ -59,7 +59,7 @@ pub struct Timeouts {
     pub head: Duration,
     /// Between two requests.
     pub idle: Duration,
-    /// Between two pieces of a body.
+    /// Between two pieces of a body, and from its end to the answer.
     pub body: Duration,
 }
 
@@ -129,9 +129,7 @@ impl H1Downstream {
     fn begin(&mut self, mut head: h1::RequestHead) -> Result<RequestHead, Broken> {
         head.strip_hop_by_hop()?;
         let h1::RequestHead { method, target, authority, version, headers, framing, .. } = head;
-        if framing.has_body() {
-            self.deadline.set(Some(self.timeouts.body));
-        }
+        self.deadline.set(Some(self.timeouts.body));
         self.method = method.clone();
         self.version = version;
         self.keep_alive = head.keep_alive;
@@ -145,6 +143,7 @@ impl H1Downstream {
             method,
             authority,
             target,
+            client: None,
             version: version.into(),
             headers,
             framing,
@@ -238,11 +237,16 @@ impl Body for H1Downstream {
                 h1::Piece::End(trailers) => return Poll::Ready(Ok(Piece::End(trailers))),
                 h1::Piece::NeedMore => {}
             }
-            if !self.leaves && self.deadline.poll(cx).is_ready() {
-                return Poll::Ready(Err(Broken::TimedOut("in the body of a request")));
-            }
-            if ready!(self.poll_read(cx, READ_BODY))? == 0 {
-                self.decoder.end_of_input()?;
+            match self.poll_read(cx, READ_BODY) {
+                Poll::Ready(read) => {
+                    if read? == 0 {
+                        self.decoder.end_of_input()?;
+                    }
+                }
+                Poll::Pending if !self.leaves && self.deadline.poll(cx).is_ready() => {
+                    return Poll::Ready(Err(Broken::TimedOut("in the body of a request")));
+                }
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
@@ -331,6 +335,9 @@ impl Downstream for H1Downstream {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        if self.deadline.poll(cx).is_ready() {
+            return Poll::Ready(Broken::TimedOut("waiting for an answer"));
+        }
         // What comes before the response is the next request; there is no need to read more of it than that.
         if !self.decoder.is_done() || self.input.len() >= READ {
             return Poll::Pending;

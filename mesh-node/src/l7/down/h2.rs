@@ -1,6 +1,7 @@
 //! One request of an HTTP/2 client.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -8,7 +9,8 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version as HttpVersion, header,
 };
 
-use crate::l7::h1::{Authority, Framing, Reason, Target, Upgrade};
+use crate::l7::deadline::Deadline;
+use crate::l7::h1::{Authority, Framing, Limits, Reason, Target, Upgrade, judge_underscores};
 use crate::l7::message::{Broken, Piece, RequestHead, ResponseHead, Version};
 use crate::l7::streams::{Receiving, Sending};
 use crate::l7::transfer::{Body, Downstream, Sink};
@@ -21,18 +23,25 @@ pub struct H2Downstream {
     send: Option<Sending>,
     ended: bool,
     leaves: bool,
+    /// Until when something has to move before the response begins.
+    deadline: Deadline,
+    patience: Duration,
 }
 
 impl H2Downstream {
-    /// Takes a request apart that a connection has accepted. `Err` says what is wrong with its head.
+    /// Takes a request apart that a connection has accepted; nothing may stand still for longer than `patience`. `Err`
+    /// says what is wrong with its head.
     pub fn accept(
         request: Request<h2::RecvStream>,
         respond: SendResponse<Bytes>,
-        secure: bool,
+        (secure, limits, patience): (bool, &Limits, Duration),
     ) -> (Self, Result<RequestHead, Reason>) {
         let (parts, body) = request.into_parts();
-        let head = head(parts, body.is_end_stream(), secure);
-        (Self { recv: Receiving::new(body), respond, send: None, ended: false, leaves: false }, head)
+        let head = head(parts, body.is_end_stream(), secure, limits);
+        let mut deadline = Deadline::default();
+        deadline.set(Some(patience));
+        let recv = Receiving::new(body);
+        (Self { recv, respond, send: None, ended: false, leaves: false, deadline, patience }, head)
     }
 
     fn sending(&mut self) -> Result<&mut Sending, Broken> {
@@ -40,7 +49,12 @@ impl H2Downstream {
     }
 }
 
-fn head(parts: http::request::Parts, ended: bool, secure: bool) -> Result<RequestHead, Reason> {
+fn head(
+    parts: http::request::Parts,
+    ended: bool,
+    secure: bool,
+    limits: &Limits,
+) -> Result<RequestHead, Reason> {
     let http::request::Parts { method, uri, mut headers, extensions, .. } = parts;
     let protocol = extensions.get::<h2::ext::Protocol>();
     let upgrade = protocol.map(|it| Upgrade::named(it.as_str()).ok_or(Reason::Target)).transpose()?;
@@ -61,12 +75,22 @@ fn head(parts: http::request::Parts, ended: bool, secure: bool) -> Result<Reques
         None => Framing::Chunked,
     };
     join_cookies(&mut headers);
+    if headers.len() > limits.fields {
+        return Err(Reason::TooManyFields);
+    }
+    if headers.keys().any(|name| name.as_str().contains('_')) {
+        judge_underscores(&mut headers, limits.underscores)?;
+    }
+    if method.as_str().bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(Reason::MethodCase);
+    }
     Ok(RequestHead {
         // What asks for another protocol is a GET to everybody but HTTP/2.
         method: if upgrade.is_some() { Method::GET } else { method },
         secure,
         authority: Some(authority),
         target,
+        client: None,
         version: Version::Http2,
         expects_continue: false,
         headers,
@@ -98,7 +122,16 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 impl Body for H2Downstream {
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Broken>> {
-        self.recv.poll_piece(cx)
+        match self.recv.poll_piece(cx) {
+            Poll::Pending if !self.leaves && self.deadline.poll(cx).is_ready() => {
+                Poll::Ready(Err(Broken::TimedOut("in the body of a request")))
+            }
+            Poll::Pending => Poll::Pending,
+            ready @ Poll::Ready(_) => {
+                self.deadline.set(Some(self.patience));
+                ready
+            }
+        }
     }
 }
 
@@ -156,6 +189,9 @@ impl Downstream for H2Downstream {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        if self.deadline.poll(cx).is_ready() {
+            return Poll::Ready(Broken::TimedOut("waiting for an answer"));
+        }
         let reset = match &mut self.send {
             Some(send) => send.0.poll_reset(cx),
             None => self.respond.poll_reset(cx),

@@ -102,27 +102,9 @@ impl Fields {
         Upgrade::parse(self.headers.get(header::UPGRADE)?)
     }
 
-    /// Refuses or drops what applications could take for another field.
+    /// [`judge_underscores`], if there are any.
     pub(super) fn judge_underscores(&mut self, limits: &Limits) -> Result<(), Reason> {
-        if !self.underscores {
-            return Ok(());
-        }
-        if limits.underscores == Underscores::Refuse {
-            return Err(Reason::Underscore);
-        }
-        let twins: Vec<HeaderName> = self.headers.keys().filter(|name| self.is_twin(name)).cloned().collect();
-        for name in twins {
-            self.headers.remove(name);
-        }
-        Ok(())
-    }
-
-    fn is_twin(&self, name: &HeaderName) -> bool {
-        if !name.as_str().contains('_') {
-            return false;
-        }
-        let dashed = name.as_str().replace('_', "-");
-        self.headers.contains_key(&*dashed) || hop::is_relied_on(&dashed)
+        if self.underscores { judge_underscores(&mut self.headers, limits.underscores) } else { Ok(()) }
     }
 
     fn add(&mut self, head: &Bytes, field: &httparse::Header<'_>, message: Message) -> Result<(), Reason> {
@@ -174,6 +156,22 @@ impl Fields {
         }
         Ok(true)
     }
+}
+
+/// Refuses or drops what applications could take for another field, in a head with underscores in its names.
+pub fn judge_underscores(headers: &mut HeaderMap, underscores: Underscores) -> Result<(), Reason> {
+    if underscores == Underscores::Refuse {
+        return Err(Reason::Underscore);
+    }
+    let is_twin = |name: &&HeaderName| {
+        let dashed = name.as_str().replace('_', "-");
+        name.as_str().contains('_') && (headers.contains_key(&*dashed) || hop::is_relied_on(&dashed))
+    };
+    let twins: Vec<HeaderName> = headers.keys().filter(is_twin).cloned().collect();
+    for name in twins {
+        headers.remove(name);
+    }
+    Ok(())
 }
 
 /// A plain decimal number, without sign, space, list or leading zero. RFC 9110, section 8.6, lets a recipient take
@@ -230,6 +228,6 @@ pub(super) fn trailers(section: &Bytes, parsed: &[httparse::Header<'_>]) -> Resu
 }
 
 /// Whether a field may stand after the body.
-pub(super) fn may_trail(name: &HeaderName) -> bool {
+pub fn may_trail(name: &HeaderName) -> bool {
     !hop::is_hop_by_hop(name) && !hop::is_relied_on(name.as_str())
 }

@@ -43,6 +43,11 @@ pub enum Scheme {
 }
 
 impl Target {
+    /// That of a request of which none could be read.
+    pub fn unread() -> Self {
+        Self { form: TargetForm::Asterisk, text: Bytes::new(), path_len: 0 }
+    }
+
     /// Parses the target of a request line, and the authority it names, if it does.
     pub fn parse(method: &Method, raw: Bytes) -> Result<(Self, Option<Authority>), Reason> {
         if *method == Method::CONNECT {

@@ -154,7 +154,7 @@ impl Bed {
     async fn dial(&self, http2: bool) -> Result<Dialled, DialError> {
         let cluster = self.cluster();
         let member = Rc::clone(&cluster.members()[0]);
-        self.engine.dial(&cluster, &member, http2, &facts()).await
+        self.engine.dial(&cluster, &member, if http2 { Speaks::Http2 } else { Speaks::Http1 }, &facts()).await
     }
 
     /// What a connection comes to.

@@ -78,8 +78,9 @@ impl Subject {
             Self::Plain | Self::Latency | Self::H2 | Self::Idle | Self::Node => RouteTable::plain(),
             Self::Realistic => RouteTable::realistic(),
             Self::Grpc => RouteTable::grpc(),
-            Self::TenRoutes => RouteTable::sized(1, 10),
-            Self::ManyRoutes => RouteTable::sized(100, 100),
+            // The same services behind both: what is compared is routes, and not pools of connections.
+            Self::TenRoutes => RouteTable::sized(10, 1),
+            Self::ManyRoutes => RouteTable::sized(100, 100).over(10),
         }
     }
 

@@ -126,6 +126,15 @@ impl RouteTable {
         Self { hosts: (0..hosts).map(host).collect(), services, upstream: Upstream::Http1, extras: None }
     }
 
+    /// The same hosts and routes over so many services.
+    pub(super) fn over(mut self, services: usize) -> Self {
+        self.services.truncate(services);
+        for route in self.hosts.iter_mut().flat_map(|host| &mut host.routes) {
+            route.service %= services;
+        }
+        self
+    }
+
     /// A request for each route, in an order in which neighbours have little in common.
     pub(super) fn targets(&self) -> Vec<Target<'_>> {
         let all: Vec<Target<'_>> = self.routes().map(|(host, route)| Target::new(host, route)).collect();
