@@ -12,6 +12,7 @@ mod bookinfo;
 mod breaker;
 mod bytes;
 mod gateway;
+mod kept;
 mod policy;
 mod streams;
 

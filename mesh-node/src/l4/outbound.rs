@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use mesh_common::TUNNEL_PORT;
 use mesh_core::{
     balance,
@@ -49,14 +50,14 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
     let Some(source) = story.source() else {
         return story.report.fail(Stage::Capture, "the pod is not in the configuration");
     };
-    let Some(tcp) = story.requests(tcp, &source, wanted).await else { return };
+    let Some((tcp, port)) = story.requests(tcp, &source, wanted).await else { return };
     let reached = tokio::select! {
         // Boxed: handshakes are large and over soon, and the task keeps the room of its largest step until it ends.
         reached = Box::pin(story.reach(&source, wanted)) => reached,
         () = stream::reset_by_client(&tcp) => Err(Failure::last(Stage::Connect, "the client gave up")),
     };
     match reached {
-        Ok(reached) => story.carry(tcp, reached).await,
+        Ok(reached) => story.carry(tcp, reached, port).await,
         Err(failure) => story.report.fail_as(failure.stage, failure.flag, failure.reason),
     }
 }
@@ -130,19 +131,20 @@ impl Story {
         self.worker.snapshot().workload_by_uid(&self.pod.workload).cloned()
     }
 
-    /// Serves the connection request by request, if rules are about those; gives it back if it stays bytes.
+    /// Serves the connection request by request, if rules are about those; gives it back if it stays bytes, with what
+    /// rules may come to be about.
     async fn requests(
         &self,
         tcp: TcpStream,
         source: &Arc<Workload>,
         wanted: SocketAddr,
-    ) -> Option<TcpStream> {
+    ) -> Option<(TcpStream, Option<requests::HttpPort>)> {
         let snapshot = self.worker.snapshot();
-        let Target::Service { service, port } = snapshot.resolve(wanted) else { return Some(tcp) };
+        let Target::Service { service, port } = snapshot.resolve(wanted) else { return Some((tcp, None)) };
         let kind =
             requests::classify(&self.worker, &self.pod, &snapshot, (&service, port), (tcp, wanted)).await;
         match kind {
-            requests::Kind::Bytes(tcp) => Some(tcp),
+            requests::Kind::Bytes(tcp) => Some((tcp, requests::HttpPort::of(&service, port))),
             requests::Kind::Routed(tcp, rules, to) => {
                 let number = service.ports.get(port).map_or(0, |port| port.number);
                 let whither = (to, &self.report, &self.worker.drain);
@@ -345,8 +347,8 @@ impl Story {
         Ok(Reached { far: Far::Tcp(stream), local: None, _load: None })
     }
 
-    async fn carry(self, tcp: TcpStream, reached: Reached) {
-        let Self { worker, report, .. } = &self;
+    async fn carry(self, tcp: TcpStream, reached: Reached, port: Option<requests::HttpPort>) {
+        let Self { worker, report, pod, .. } = &self;
         report.opened();
         let counters = report.counters();
         let local = reached.local.as_ref();
@@ -364,7 +366,15 @@ impl Story {
                 () = worker.drain.forced() => report.fail(Stage::Drain, "the node is stopping"),
             }
         };
-        let result = relay::relay(tcp, reached.far, counters.relayed(), cut).await;
+        let finish = async {
+            match &port {
+                Some(port) => requests::overruled(worker, pod, port, &counters).await,
+                None => std::future::pending().await,
+            }
+        };
+        let far = reached.far.into();
+        let result =
+            relay::relay_any((tcp.into(), Bytes::new()), far, counters.relayed(), (finish, cut)).await;
         if let Err(error) = result {
             report.fail(Stage::Relay, error);
         }

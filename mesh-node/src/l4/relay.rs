@@ -11,7 +11,7 @@
 //! Both directions run in the one task that awaits [`relay`]. Memory per direction: one read of up to
 //! [`MAX_READ`] bytes for TCP; up to [`MAX_BATCH`] bytes taken from a tunnel, besides its window.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -41,6 +41,15 @@ pub enum Far {
     Tcp(TcpStream),
     /// A stream of a tunnel, already answered.
     Tunnel(hbone::Stream),
+}
+
+impl From<Far> for Io {
+    fn from(far: Far) -> Self {
+        match far {
+            Far::Tcp(tcp) => Self::Tcp(tcp),
+            Far::Tunnel(stream) => Self::from(stream),
+        }
+    }
 }
 
 /// Where the bytes are counted, while they flow.
@@ -97,21 +106,20 @@ pub async fn relay(
     counters: Counters<'_>,
     cut: impl Future<Output = ()>,
 ) -> Result<(), RelayError> {
-    let far = match far {
-        Far::Tcp(tcp) => Io::Tcp(tcp),
-        Far::Tunnel(stream) => Io::from(stream),
-    };
-    relay_any(app.into(), Bytes::new(), far, counters, cut).await
+    relay_any((app.into(), Bytes::new()), far.into(), counters, (pending(), cut)).await
 }
 
 /// [`relay`] between any two connections. `early` is what was read from the application already.
+///
+/// When `finish` completes, the application is told that nothing more comes, as if the far side had said so: whoever has
+/// nothing under way ends the connection then.
 pub async fn relay_any(
-    app: Io,
-    early: Bytes,
+    (app, early): (Io, Bytes),
     far: Io,
     counters: Counters<'_>,
-    cut: impl Future<Output = ()>,
+    (finish, cut): (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<(), RelayError> {
+    let cut = (finish, cut);
     let flows =
         (Flow { queue: Queue::of(early), ..Flow::new(counters.from_app) }, Flow::new(counters.to_app));
     match app {
@@ -130,7 +138,7 @@ async fn with_far(
     app: impl End,
     far: Io,
     flows: (Flow<'_>, Flow<'_>),
-    cut: impl Future<Output = ()>,
+    cut: (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<(), RelayError> {
     match far {
         Io::Tcp(mut tcp) => {
@@ -151,13 +159,18 @@ async fn run(
     app: impl End,
     far: impl End,
     (up, down): (Flow<'_>, Flow<'_>),
-    cut: impl Future<Output = ()>,
+    (finish, cut): (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<(), RelayError> {
     let mut pair = Pair { app, far, up, down, failed: None };
-    let mut cut = pin!(cut);
+    let (mut finish, mut cut) = (pin!(finish), pin!(cut));
+    let mut finishing = false;
     let result = poll_fn(|cx| {
         if cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(RelayError::Cut));
+        }
+        if !finishing && finish.as_mut().poll(cx).is_ready() {
+            finishing = true;
+            pair.down.ended = true;
         }
         pair.poll(cx)
     })

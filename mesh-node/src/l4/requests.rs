@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mesh_common::TUNNEL_PORT;
@@ -23,7 +24,7 @@ use crate::l7::serve::{Connection, connection};
 use crate::l7::site::{self, Client, Dial, DialError, Dialled, Held, LocalBoxFuture, Site};
 use crate::l7::stream::{self, Stream};
 use crate::redirect::LocalPod;
-use crate::report::ConnReport;
+use crate::report::{ConnReport, Counters};
 use crate::run::drain::Drain;
 use crate::run::{tasks, worker::Worker};
 use crate::sys::sockopt;
@@ -174,6 +175,62 @@ pub(super) async fn classify(
     };
     Kind::Routed(tcp, requests, to)
 }
+
+/// A port of a service that is declared as HTTP: rules about its requests may come.
+#[derive(Debug, Clone)]
+pub(super) struct HttpPort {
+    service: ServiceKey,
+    number: u16,
+}
+
+impl HttpPort {
+    /// `None` if the port carries bytes, or may.
+    pub(super) fn of(service: &Service, port: usize) -> Option<Self> {
+        let port = service.ports.get(port)?;
+        let http = matches!(port.declared(), Declared::Http | Declared::Http2);
+        http.then(|| Self { service: service.key(), number: port.number })
+    }
+}
+
+/// Resolves when a connection that was opened before any rule was about its requests should be opened anew: such rules
+/// have come, and nothing is under way, as far as can be seen; at the latest when Envoy would end it.
+pub(super) async fn overruled(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    port: &HttpPort,
+    counters: &Counters,
+) {
+    let mut snapshots = worker.snapshots();
+    let mut seen = None;
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        let generation = Some(snapshot.config_generation());
+        if seen != generation && port.is_ruled(worker, pod, &snapshot) {
+            break;
+        }
+        seen = generation;
+        drop(snapshot);
+        if snapshots.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+    let _ = tokio::time::timeout(stream::DRAIN_TIME, stream::idle(counters, Some(QUIET))).await;
+}
+
+impl HttpPort {
+    fn is_ruled(&self, worker: &Rc<Worker>, pod: &Arc<LocalPod>, snapshot: &Snapshot) -> bool {
+        let Some(service) = snapshot.service(&self.service) else { return false };
+        let port = service.ports.iter().position(|port| port.number == self.number);
+        if snapshot.configs().next().is_none() {
+            return false;
+        }
+        let requests = worker.requests(pod, || PodRequests::new(worker, pod));
+        port.is_some_and(|port| requests.compiled(snapshot, service, port).is_about_requests())
+    }
+}
+
+/// Without a byte for so long, nothing is under way.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// The service itself, whatever rules say.
 fn own_cluster(service: &Service, port: usize) -> ClusterRef {

@@ -94,7 +94,7 @@ pub async fn carry(engine: &Engine, stream: Stream, report: &ConnReport, drain: 
             () = drained(drain) => report.fail(Stage::Drain, "its listener is gone, or the process stops"),
         }
     };
-    if let Err(error) = relay::relay_any(io, early, far, counters.relayed(), cut).await {
+    if let Err(error) = relay::relay_any((io, early), far, counters.relayed(), (pending(), cut)).await {
         report.fail(Stage::Relay, error);
     }
     cluster.record(member.endpoint.id, Outcome::Success, Instant::now());
@@ -193,7 +193,7 @@ pub async fn reset_by_client(socket: &TcpStream) {
 }
 
 /// Resolves when no byte has come through for `limit`, give or take a fraction of it.
-async fn idle(counters: &Counters, limit: Option<Duration>) {
+pub async fn idle(counters: &Counters, limit: Option<Duration>) {
     let Some(limit) = limit else { return pending().await };
     let carried = || (counters.sent.load(Ordering::Relaxed), counters.received.load(Ordering::Relaxed));
     let (mut before, mut quiet) = (carried(), 0);
@@ -229,4 +229,4 @@ const MAX_ATTEMPTS: usize = 3;
 /// Looks at the counters within the idle timeout.
 const IDLE_LOOKS: u32 = 4;
 /// What a connection gets once its listener is gone; as Envoy's drain time in Istio.
-const DRAIN_TIME: Duration = Duration::from_secs(45);
+pub const DRAIN_TIME: Duration = Duration::from_secs(45);
