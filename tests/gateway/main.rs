@@ -2,6 +2,7 @@
 //! is also shown that it needs none.
 
 mod listeners;
+mod local;
 mod modes;
 mod pki;
 mod process;
