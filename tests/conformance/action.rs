@@ -162,8 +162,8 @@ fn headers() -> Vec<Row> {
             .http("[{headers: {request: {set: {Host: inner.example}}}, ECHO}]")
             .ask(get("/"), ok().seen("authority", "inner.example").not_seen("h:host")),
         row("action/headers-variables")
-            .http("[{headers: {request: {set: {x-proto: '%PROTOCOL%', x-peer: '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%', x-percent: '100%%'}}, response: {set: {x-code: '%RESPONSE_CODE%'}}}, ECHO}]")
-            .ask(get("/"), ok().seen("h:x-proto", "HTTP/1.1").seen("h:x-peer", "127.0.0.1").seen("h:x-percent", "100%")),
+            .http("[{headers: {request: {set: {x-proto: '%PROTOCOL%', x-peer: '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%', x-percent: '100%%', x-agent: '%REQ(x-none?x-own)% at %REQ(:authority)%'}}, response: {set: {x-code: '%RESPONSE_CODE%', x-back: '%RESP(x-seen)%'}}}, ECHO}]")
+            .ask(get("/").with("x-own", "me"), ok().seen("h:x-agent", "me at action-headers-variables.test").seen("h:x-proto", "HTTP/1.1").seen("h:x-peer", "127.0.0.1").seen("h:x-percent", "100%")),
         row("action/headers-of-the-proxy")
             .http("[{ECHO}]")
             .ask(

@@ -217,6 +217,10 @@ fn hosts() -> Vec<Row> {
             .config(&vs("NAME-b, creationTimestamp: '2024-01-01T00:00:00Z'", "[HOST]", "[{match: [{uri: {prefix: /a}}], SAY(old)}]"))
             .ask(get("/a"), says("old"))
             .ask(get("/b"), says("young")),
+        row("match/export-to-hides-a-service")
+            .config("{apiVersion: v1, kind: Service, metadata: {name: NAME, namespace: conf, annotations: {networking.istio.io/exportTo: \".\"}}, spec: {selector: {app: echo}, ports: [{name: http, port: 80, targetPort: http}]}}")
+            .http("[{route: [{destination: {host: match-export-to-hides-a-service.conf.svc.cluster.local}}]}]")
+            .ask(get("/"), Want::status(503).flags("NC").unseen()),
         row("match/export-to-elsewhere")
             .config("{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: NAME, namespace: conf}, spec: {hosts: [HOST], gateways: [istio-system/edge], exportTo: ['.'], http: [{SAY(seen)}]}}")
             .ask(get("/"), not_found()),

@@ -25,6 +25,11 @@ impl Deadline {
         self.at = Some(Instant::from_std(now) + after);
     }
 
+    /// To be met so much later than it would be.
+    pub fn delay(&mut self, by: Duration) {
+        self.at = self.at.map(|at| at + by);
+    }
+
     /// Whether it will ever be met.
     pub fn is_set(&self) -> bool {
         self.at.is_some()

@@ -124,11 +124,14 @@ impl Engine {
         asked: u16,
         old: Option<&Rc<Cluster>>,
     ) -> Result<Cluster, NoCluster> {
+        let (namespace, labels) = self.client.namespace_and_labels(snapshot);
         let service = snapshot.service_by_host(&to.host).ok_or(NoCluster)?;
+        if !service.exported.is_to(&namespace) {
+            return Err(NoCluster);
+        }
         let number = to.port_of(service.ports.iter().map(|port| port.number), asked);
         let port = service.ports.iter().position(|port| port.number == number).ok_or(NoCluster)?;
         let workload = self.client.workload(snapshot);
-        let (namespace, labels) = self.client.namespace_and_labels(snapshot);
         let client = cluster::Client { namespace: &namespace, labels: &labels };
         let destination = Destination::new(&service.namespace, &service.hostname, number);
         let policy = cluster::resolve(snapshot.rules(), &client, &destination, to.subset.as_deref());

@@ -109,7 +109,9 @@ async fn run<D: Downstream>(
         }
     };
     let mut reply = reply;
-    route.headers.response.apply(&mut reply.head.headers, |name, _| record.variable(stage, name));
+    route.headers.response.apply(&mut reply.head.headers, |name, answer| {
+        record.variable(stage, name, (&head.headers, Some(answer)))
+    });
     if let Some(cors) = &cors {
         cors.apply(&mut reply.head.headers);
     }

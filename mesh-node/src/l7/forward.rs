@@ -147,7 +147,10 @@ fn prepare(
         head.target = head.target.with_path(&path).map_err(wrong)?;
     }
     if !weighted.headers.request.is_empty() {
-        weighted.headers.request.apply(&mut head.headers, |name, _| record.variable(stage, name));
+        weighted
+            .headers
+            .request
+            .apply(&mut head.headers, |name, request| record.variable(stage, name, (request, None)));
     }
     if let Some(host) = &weighted.host {
         head.authority = Some(Authority::parse(host.as_bytes().to_vec().into()).map_err(wrong)?);
@@ -212,7 +215,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
         let request = retry::Request {
             idempotent: is_idempotent(&self.head.method),
             body: if self.kept.is_whole() { retry::Body::Replayable } else { retry::Body::Consumed },
-            sent: true,
+            sent: !matches!(attempt, Attempt::Failed(Failure::Connect | Failure::Refused)),
             answered: false,
         };
         if self.head.leaves_http() {
@@ -343,8 +346,10 @@ impl<D: Downstream> Journey<'_, '_, D> {
             answer.headers.append(http::header::SET_COOKIE, cookie);
         }
         if !weighted.headers.response.is_empty() {
-            let record = &*self.record;
-            weighted.headers.response.apply(&mut answer.headers, |name, _| record.variable(stage, name));
+            let (record, request) = (&*self.record, &self.head.headers);
+            weighted.headers.response.apply(&mut answer.headers, |name, answer| {
+                record.variable(stage, name, (request, Some(answer)))
+            });
         }
         if let Some(cors) = &self.job.cors {
             cors.apply(&mut answer.headers);

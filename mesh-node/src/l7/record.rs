@@ -167,8 +167,24 @@ impl Record {
         self.sent = self.sent.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
-    /// The value of a variable in a header that a rule sets, such as `DOWNSTREAM_REMOTE_ADDRESS`.
-    pub fn variable(&self, stage: &Stage<'_>, name: &str) -> Option<String> {
+    /// The value of a variable in a header that a rule sets, such as `DOWNSTREAM_REMOTE_ADDRESS` or `REQ(x-id)`. `headers`
+    /// are those of the request and, once there is one, of the answer.
+    pub fn variable(
+        &self,
+        stage: &Stage<'_>,
+        name: &str,
+        headers: (&HeaderMap, Option<&HeaderMap>),
+    ) -> Option<String> {
+        if let Some(names) = argument(name, "REQ(") {
+            return names.split('?').find_map(|name| match name.to_ascii_lowercase().as_str() {
+                ":path" => Some(self.target.as_str().to_owned()),
+                ":authority" => Some(self.authority.as_ref()?.as_str().to_owned()),
+                name => text(headers.0, name),
+            });
+        }
+        if let Some(names) = argument(name, "RESP(") {
+            return names.split('?').find_map(|name| text(headers.1?, name));
+        }
         Some(match name {
             "DOWNSTREAM_REMOTE_ADDRESS" => stage.facts.peer.to_string(),
             "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => stage.facts.peer.ip().to_string(),
@@ -179,6 +195,8 @@ impl Record {
             "ROUTE_NAME" => self.route.as_ref()?.to_string(),
             "RESPONSE_CODE" => self.status?.as_u16().to_string(),
             "RESPONSE_FLAGS" => self.flags.to_string(),
+            "RESPONSE_CODE_DETAILS" => self.details.to_owned(),
+            "START_TIME" => crate::report::Rfc3339(self.wall).to_string(),
             "REQUESTED_SERVER_NAME" => stage.facts.sni.as_ref()?.to_string(),
             _ => return None,
         })
@@ -241,6 +259,15 @@ impl Record {
 /// As logs have it: a client that a proxy names has no port.
 fn client_of(facts: &Facts, head: &RequestHead) -> SocketAddr {
     head.client.map_or(facts.peer, |ip| SocketAddr::new(ip, 0))
+}
+
+/// What stands in the parentheses of a variable that begins like this.
+fn argument<'n>(name: &'n str, start: &str) -> Option<&'n str> {
+    name.strip_prefix(start)?.strip_suffix(')')
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u32> {

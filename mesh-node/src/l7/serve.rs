@@ -77,7 +77,7 @@ async fn sniff(connection: &mut Connection) -> Option<Protocol> {
 
 async fn http1(engine: Rc<Engine>, connection: Connection, drain: Drain) {
     let Connection { io, input, facts, site, .. } = connection;
-    let mut client = H1Downstream::new(io, input, facts.secure, limits_of(&*site), TIMEOUTS);
+    let mut client = H1Downstream::new(io, input, facts.secure, limits_of(&*site), timeouts_of(&*site));
     client.close_with(drain.clone());
     let stage = Stage { engine: &engine, site: &*site, facts: &facts };
     let mut first = true;
@@ -110,6 +110,10 @@ async fn http1(engine: Rc<Engine>, connection: Connection, drain: Drain) {
 fn limits_of(site: &dyn Site) -> Limits {
     let underscores = if site.is_edge() { Underscores::Refuse } else { Underscores::DropTwins };
     Limits { underscores, ..Limits::default() }
+}
+
+fn timeouts_of(site: &dyn Site) -> Timeouts {
+    if site.is_edge() { EDGE_TIMEOUTS } else { TIMEOUTS }
 }
 
 /// Answers what is no request, as far as it can be answered.
@@ -222,8 +226,16 @@ async fn idle(requests: &Cell<u64>, busy: impl Fn() -> bool) {
 
 /// How long a client may take for the head of its first request, or for the handshake of HTTP/2.
 const HEAD: Duration = Duration::from_secs(10);
-const TIMEOUTS: Timeouts =
-    Timeouts { head: HEAD, idle: Duration::from_secs(3600), body: Duration::from_secs(300) };
+/// What clients of the mesh get, who are known.
+const TIMEOUTS: Timeouts = Timeouts {
+    head: HEAD,
+    idle: Duration::from_secs(3600),
+    body: Duration::from_secs(300),
+    enough: 1,
+    answer: Duration::from_secs(300),
+};
+/// What strangers get: a body comes with 240 bytes a second at least.
+const EDGE_TIMEOUTS: Timeouts = Timeouts { body: Duration::from_secs(60), enough: 240 * 60, ..TIMEOUTS };
 /// How often it is looked whether a connection of HTTP/2 has requests.
 const IDLE_LOOK: Duration = Duration::from_secs(60);
 const FIRST_READ: usize = 8 << 10;

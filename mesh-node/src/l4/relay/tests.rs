@@ -374,7 +374,7 @@ fn the_death_of_a_tunnel_is_a_reset() {
                 let _ = server.write_all(&bytes).await;
                 // Never a FIN.
                 let _ = read_all(&mut server).await;
-                std::future::pending::<()>().await;
+                pending::<()>().await;
             });
             if sent > 1_000_000 {
                 let mut first = vec![0; 1_000_000];
@@ -568,7 +568,7 @@ fn idle_connections_are_small() {
         let (near, far) = (tcp_pair().await, tcp_pair().await);
         let zero = AtomicU64::new(0);
         let counters = Counters { from_app: &zero, to_app: &zero };
-        let future = relay(near.1, Far::Tcp(far.1), counters, std::future::pending());
+        let future = relay(near.1, Far::Tcp(far.1), counters, pending());
         let size = size_of_val(&future);
         assert!(size < 3_000, "{size} bytes a connection");
     });

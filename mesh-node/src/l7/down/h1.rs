@@ -50,6 +50,10 @@ pub struct H1Downstream {
     answered: HeaderMap,
     /// When clients are told to go.
     drain: Option<Drain>,
+    /// Bytes of the body since the deadline was set.
+    progress: usize,
+    /// When a piece was taken; the next has not been asked for since.
+    taken: Option<std::time::Instant>,
 }
 
 /// How long a client may take.
@@ -59,8 +63,12 @@ pub struct Timeouts {
     pub head: Duration,
     /// Between two requests.
     pub idle: Duration,
-    /// Between two pieces of a body, and from its end to the answer.
+    /// In which [`Self::enough`] of a body has to come, or its end.
     pub body: Duration,
+    /// Bytes that count as progress: a client that sends less is as good as silent.
+    pub enough: usize,
+    /// From the end of the request to the answer.
+    pub answer: Duration,
 }
 
 impl H1Downstream {
@@ -89,6 +97,18 @@ impl H1Downstream {
             spare: HeaderMap::new(),
             answered: HeaderMap::new(),
             drain: None,
+            progress: 0,
+            taken: None,
+        }
+    }
+
+    /// So many bytes of a body have come.
+    fn advance(&mut self, bytes: usize) {
+        self.taken = Some(std::time::Instant::now());
+        self.progress += bytes;
+        if self.progress >= self.timeouts.enough {
+            self.progress = 0;
+            self.deadline.set(Some(self.timeouts.body));
         }
     }
 
@@ -129,7 +149,10 @@ impl H1Downstream {
     fn begin(&mut self, mut head: h1::RequestHead) -> Result<RequestHead, Broken> {
         head.strip_hop_by_hop()?;
         let h1::RequestHead { method, target, authority, version, headers, framing, .. } = head;
-        self.deadline.set(Some(self.timeouts.body));
+        let first = if framing.has_body() { self.timeouts.body } else { self.timeouts.answer };
+        self.deadline.set(Some(first));
+        self.progress = 0;
+        self.taken = None;
         self.method = method.clone();
         self.version = version;
         self.keep_alive = head.keep_alive;
@@ -228,13 +251,20 @@ impl Body for H1Downstream {
         if !self.out.is_empty() && self.encoder.is_none() {
             let _ = self.out.poll_flush(&mut self.io, cx)?;
         }
+        if let Some(taken) = self.taken.take() {
+            // That the server was slow is not the client's fault.
+            self.deadline.delay(taken.elapsed());
+        }
         loop {
             match self.decoder.decode(&mut self.input)? {
                 h1::Piece::Data(data) => {
-                    self.deadline.set(Some(self.timeouts.body));
+                    self.advance(data.len());
                     return Poll::Ready(Ok(Piece::Data(data)));
                 }
-                h1::Piece::End(trailers) => return Poll::Ready(Ok(Piece::End(trailers))),
+                h1::Piece::End(trailers) => {
+                    self.deadline.set(Some(self.timeouts.answer));
+                    return Poll::Ready(Ok(Piece::End(trailers)));
+                }
                 h1::Piece::NeedMore => {}
             }
             match self.poll_read(cx, READ_BODY) {
@@ -370,3 +400,6 @@ const ROOM: usize = 64 << 10;
 /// How long, and how many bytes, a client that is being hung up on may still send.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests;
