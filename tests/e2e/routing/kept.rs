@@ -43,7 +43,7 @@ fn answer(load: &mut Process) -> Result<String> {
     loop {
         let line = load.line(Duration::from_secs(5))?;
         if let Some((_, rest)) = line.split_once("reviews-v") {
-            version = rest.split('-').next().unwrap_or_default().to_owned();
+            rest.split('-').next().unwrap_or_default().clone_into(&mut version);
         }
         if let Some(status) = line.strip_prefix('#') {
             ensure!(status.starts_with("200 "), "{status}");
