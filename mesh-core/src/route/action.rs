@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::header_ops::host;
-use super::{Cors, Fault, HeaderOps, Redirect, ResourceName, Rewrite, is_drawn};
+use super::{Cors, Fault, HeaderOps, MatchInfo, MatchedPath, Redirect, ResourceName, Rewrite, is_drawn};
 use crate::resource::networking::Destination;
 use crate::resource::networking::virtual_service::{self, Body, HttpAction, HttpDestination, HttpRoute};
 use crate::resource::value::{self, Host, Percent};
@@ -126,6 +126,11 @@ impl Route {
             retries: Some(RetryPolicy::new(None, false)),
             mirrors: Vec::new(),
         }
+    }
+
+    /// What stands for the match of a request that no match has led here.
+    pub fn unmatched(&self) -> MatchInfo {
+        MatchInfo { name: Arc::clone(&self.name), stat_prefix: None, path: MatchedPath::Prefix(1) }
     }
 
     /// `None` for a rule that nothing can be done by: a redirect with a status that is none, or no destination.

@@ -9,7 +9,7 @@ use super::condition::Condition;
 use super::hosts::HostMap;
 use super::index::{Entry, Index};
 use super::virtuals::{Audience, Virtual};
-use super::{Client, MatchInfo, MatchedPath, RequestView, Route, Virtuals};
+use super::{Client, MatchInfo, RequestView, Route, Virtuals};
 use crate::resource::value::Host;
 
 mod gateway;
@@ -124,8 +124,7 @@ impl VirtualHost {
     fn of_service(host: &str, port: u16) -> Self {
         let to = ClusterRef { host: host.into(), subset: None, port: Some(port) };
         let route = Arc::new(Route::to(to));
-        let info =
-            MatchInfo { name: Arc::clone(&route.name), stat_prefix: None, path: MatchedPath::Prefix(1) };
+        let info = route.unmatched();
         let condition = Arc::new(Condition::any());
         Self::new(vec![Entry { condition, route, info: Arc::new(info) }])
     }

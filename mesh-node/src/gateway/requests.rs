@@ -12,7 +12,7 @@ use mesh_core::id::SpiffeId;
 use mesh_core::model::{Snapshot, Target, Workload};
 use mesh_core::own::Own;
 use mesh_core::resource::Secret;
-use mesh_core::route::{Route, RouteTable, StreamView};
+use mesh_core::route::{RouteTable, StreamView};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -25,7 +25,7 @@ use crate::identity::IdentityStore;
 use crate::l7::engine::Engine;
 use crate::l7::serve::{self, Connection, Protocol};
 use crate::l7::shared::Shared;
-use crate::l7::site::{self, Client, Dial, DialError, Dialled, LocalBoxFuture, Site};
+use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, LocalBoxFuture, Site};
 use crate::l7::stream::{self, Stream};
 use crate::report::{ConnInfo, Direction, Flag, Party, Stage};
 use crate::sys::sockopt;
@@ -168,7 +168,7 @@ impl Site for EdgeSite {
         routes
     }
 
-    fn fallback(&self) -> Option<Arc<Route>> {
+    fn fallback(&self) -> Option<Chosen> {
         None
     }
 

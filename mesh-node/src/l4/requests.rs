@@ -21,7 +21,7 @@ use crate::hbone::{ConnectRequest, TunnelKey};
 use crate::l7::engine::Engine;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
-use crate::l7::site::{self, Client, Dial, DialError, Dialled, Held, LocalBoxFuture, Site};
+use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, Held, LocalBoxFuture, Site};
 use crate::l7::stream::{self, Stream};
 use crate::redirect::LocalPod;
 use crate::report::{ConnReport, Counters};
@@ -70,10 +70,12 @@ impl PodRequests {
         let generation = snapshot.config_generation();
         let workload = self.engine.client.workload(snapshot);
         let same = |known: &Compiled| {
-            let labels = |it: &Option<Arc<Workload>>| it.as_ref().map(|it| it.labels.clone());
+            let labels = |it: Option<&Arc<Workload>>| {
+                it.map(|it| &it.labels) == workload.as_ref().map(|it| &it.labels)
+            };
             known.generation == generation
                 && (same_object(known.workload.as_ref(), workload.as_ref())
-                    || labels(&known.workload) == labels(&workload))
+                    || labels(known.workload.as_ref()))
         };
         if let Some(known) = self.rules.borrow().get(&key).filter(|known| same(known)) {
             return known.clone();
@@ -272,9 +274,12 @@ pub(super) async fn serve(
     (tcp, client, wanted): (TcpStream, SocketAddr, SocketAddr),
 ) {
     let number = service.ports.get(port).map_or(0, |port| port.number);
-    let fallback = Arc::new(Route::to(own_cluster(&service, port)));
+    let fallback = Route::to(own_cluster(&service, port));
+    let matched = Arc::new(fallback.unmatched());
+    let fallback = (Arc::new(fallback), matched);
     let engine = Rc::clone(&requests.engine);
-    let site = Rc::new(ServiceSite { requests, key: service.key(), number, fallback });
+    let site =
+        Rc::new(ServiceSite { requests, key: service.key(), number, fallback, known: RefCell::default() });
     let facts = facts(source, client, wanted);
     let served = Connection { io: Io::Tcp(tcp), input: BytesMut::new(), facts, site, protocol: None };
     connection(engine, served, worker.drain.clone()).await;
@@ -285,19 +290,33 @@ struct ServiceSite {
     requests: Rc<PodRequests>,
     key: ServiceKey,
     number: u16,
-    fallback: Arc<Route>,
+    fallback: Chosen,
+    /// The rules as they were last, and what they were compiled for.
+    known: RefCell<Option<Compiled>>,
 }
 
 impl Site for ServiceSite {
     fn routes(&self) -> Option<Arc<RouteTable>> {
-        let snapshot = self.requests.engine.snapshot();
+        let engine = &self.requests.engine;
+        let snapshot = engine.snapshot();
+        let generation = snapshot.config_generation();
+        let workload = engine.client_workload();
+        if let Some(known) = &*self.known.borrow()
+            && known.generation == generation
+            && same_object(known.workload.as_ref(), workload.as_ref())
+        {
+            return known.table.clone();
+        }
         let service = snapshot.service(&self.key)?;
         let port = service.ports.iter().position(|port| port.number == self.number)?;
-        self.requests.compiled(&snapshot, service, port).table
+        let compiled = self.requests.compiled(&snapshot, service, port);
+        let table = compiled.table.clone();
+        *self.known.borrow_mut() = Some(Compiled { workload, ..compiled });
+        table
     }
 
-    fn fallback(&self) -> Option<Arc<Route>> {
-        Some(Arc::clone(&self.fallback))
+    fn fallback(&self) -> Option<Chosen> {
+        Some(self.fallback.clone())
     }
 
     fn port(&self) -> u16 {

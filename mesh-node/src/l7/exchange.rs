@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use mesh_core::resource::networking::virtual_service::AbortError;
-use mesh_core::route::{Action, Cors, CorsAnswer, MatchInfo, Picked, RequestView, Route, https_location};
+use mesh_core::route::{Action, Cors, CorsAnswer, Picked, RequestView, Route, https_location};
 
 use super::edge;
 use super::engine::Engine;
@@ -17,7 +17,7 @@ use super::h1::Framing;
 use super::message::{Broken, RequestHead};
 use super::record::Record;
 use super::reply::{Refusal, Reply};
-use super::site::{Facts, Site};
+use super::site::{Chosen, Facts, Site};
 use super::transfer::Downstream;
 use crate::report::Flags;
 
@@ -118,9 +118,6 @@ async fn run<D: Downstream>(
     send(stage, client, reply, record).await
 }
 
-/// A rule, and the match that it was chosen by.
-type Chosen = (Arc<Route>, Arc<MatchInfo>);
-
 /// The rule for a request; `Ok(None)` sends it to https.
 fn pick(stage: &Stage<'_>, head: &RequestHead) -> Result<Option<Chosen>, Ended> {
     let table = stage.site.routes();
@@ -130,14 +127,7 @@ fn pick(stage: &Stage<'_>, head: &RequestHead) -> Result<Option<Chosen>, Ended> 
         Picked::ToHttps => Ok(None),
         Picked::NoRoute => Err(Ended::Refused(Refusal::NoRoute, String::new())),
         Picked::NoHost => match stage.site.fallback() {
-            Some(route) => {
-                let matched = MatchInfo {
-                    name: Arc::clone(&route.name),
-                    stat_prefix: None,
-                    path: mesh_core::route::MatchedPath::Prefix(1),
-                };
-                Ok(Some((route, Arc::new(matched))))
-            }
+            Some(chosen) => Ok(Some(chosen)),
             None => Err(Ended::Refused(Refusal::NoRoute, String::new())),
         },
     }

@@ -20,11 +20,11 @@ use super::edge;
 use super::exchange::{CorsGrant, Ended, Stage, deadline, is_idempotent, pause};
 use super::h1::{Authority, Framing};
 use super::kept::{Kept, Replay};
-use super::message::{Broken, RequestHead, ResponseHead};
+use super::message::{Broken, RequestHead, ResponseHead, grpc_status};
 use super::mirror;
 use super::record::Record;
 use super::reply::Refusal;
-use super::site::{DialError, Site};
+use super::site::{Chosen, DialError, Site};
 use super::transfer::{Downstream, Either, Flow, Sink, Upstream};
 use crate::report::Flags;
 
@@ -411,7 +411,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
 
     /// What the answer says about the endpoint.
     fn judge(&self, member: &Member, answer: &ResponseHead, now: Instant) {
-        let grpc = answer.headers.get("grpc-status").and_then(|it| it.to_str().ok()?.parse().ok());
+        let grpc = grpc_status(&answer.headers);
         let outcome = grpc.map_or(Outcome::Status(answer.status.as_u16()), Outcome::grpc);
         self.cluster.record(member.endpoint.id, outcome, now);
     }
@@ -432,7 +432,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
         if status < 400 && !answer.headers.contains_key("grpc-status") {
             return None;
         }
-        let grpc_status = answer.headers.get("grpc-status").and_then(|it| it.to_str().ok()?.parse().ok());
+        let grpc_status = grpc_status(&answer.headers);
         let rate_limited = answer.headers.contains_key("x-envoy-ratelimited");
         let facts = Answer { status, grpc_status, rate_limited, retriable_header: None };
         self.decide(&Attempt::Answer(facts), tries)
@@ -477,11 +477,7 @@ pub async fn shadow(
     let stage = Stage { engine: &engine, site: &site, facts: &facts };
     let mut record = Record::begin(&stage, &head);
     let mesh_core::route::Action::Forward(forward) = &route.action else { return };
-    let matched = MatchInfo {
-        name: Arc::clone(&route.name),
-        stat_prefix: None,
-        path: mesh_core::route::MatchedPath::Prefix(1),
-    };
+    let matched = route.unmatched();
     let job = Job { route: &route, forward, matched: &matched, cors: None };
     let sent = Box::pin(run(&stage, job, &mut head, &mut client, &mut record)).await;
     if let Err(error) = sent {
@@ -499,7 +495,7 @@ impl Site for Shadow {
         None
     }
 
-    fn fallback(&self) -> Option<Arc<Route>> {
+    fn fallback(&self) -> Option<Chosen> {
         None
     }
 

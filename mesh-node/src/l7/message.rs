@@ -137,6 +137,11 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
 }
 
+/// The status of a gRPC call that an answer's head, or its trailers, tell.
+pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
 impl From<std::io::Error> for Broken {
     fn from(error: std::io::Error) -> Self {
         Self::Io(error.to_string())

@@ -12,7 +12,7 @@ use mesh_core::route::MatchInfo;
 use super::cluster::Cluster;
 use super::exchange::Stage;
 use super::h1::{Authority, Target};
-use super::message::{Broken, Piece, RequestHead, Version};
+use super::message::{Broken, Piece, RequestHead, Version, grpc_status};
 use super::reply::Refusal;
 use super::site::Facts;
 use crate::report::{Flags, Perspective, RequestFacts, RequestHeaderFacts};
@@ -268,8 +268,4 @@ fn argument<'n>(name: &'n str, start: &str) -> Option<&'n str> {
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
-}
-
-fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }

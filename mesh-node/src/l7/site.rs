@@ -12,7 +12,7 @@ use http::HeaderValue;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Endpoint, Service, Snapshot, Workload};
 use mesh_core::resource::Secret;
-use mesh_core::route::{Route, RouteTable};
+use mesh_core::route::{MatchInfo, Route, RouteTable};
 use tokio::task::JoinHandle;
 
 use super::io::Io;
@@ -125,13 +125,16 @@ impl From<hbone::OpenError> for DialError {
     }
 }
 
+/// A rule, and the match that it was chosen by.
+pub type Chosen = (Arc<Route>, Arc<MatchInfo>);
+
 /// The listener that a connection came in by.
 pub trait Site {
     /// The rules for its requests, as they are now; `None` sends all of them to [`Site::fallback`].
     fn routes(&self) -> Option<Arc<RouteTable>>;
 
     /// What is done with a request for a host that no rule is about; `None` answers it with 404.
-    fn fallback(&self) -> Option<Arc<Route>>;
+    fn fallback(&self) -> Option<Chosen>;
 
     /// The port that clients asked for.
     fn port(&self) -> u16;

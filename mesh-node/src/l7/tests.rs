@@ -18,7 +18,7 @@ use super::engine::Engine;
 use super::io::Io;
 use super::serve::{Connection, connection};
 use super::shared::Shared;
-use super::site::{Client, Dial, DialError, Dialled, Facts, LocalBoxFuture, Site};
+use super::site::{Chosen, Client, Dial, DialError, Dialled, Facts, LocalBoxFuture, Site};
 use crate::report::{ReportOptions, Reporter};
 use crate::run::{drain, tasks};
 
@@ -61,9 +61,10 @@ impl Site for OneService {
         RouteTable::for_service(snapshot.virtuals(), client, 80, self.host).map(Arc::new)
     }
 
-    fn fallback(&self) -> Option<Arc<Route>> {
-        let to = ClusterRef { host: self.host.into(), subset: None, port: Some(80) };
-        Some(Arc::new(Route::to(to)))
+    fn fallback(&self) -> Option<Chosen> {
+        let route = Route::to(ClusterRef { host: self.host.into(), subset: None, port: Some(80) });
+        let matched = route.unmatched();
+        Some((Arc::new(route), Arc::new(matched)))
     }
 
     fn port(&self) -> u16 {
