@@ -26,6 +26,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod upload;
 
 /// Clients.
 mod down {

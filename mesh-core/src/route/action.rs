@@ -1,5 +1,7 @@
 //! A rule, compiled: what is done with the requests that it is for.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,18 +25,18 @@ pub struct Route {
     /// What is done.
     pub action: Action,
     /// What happens to the path before the request is sent on.
-    pub rewrite: Option<Rewrite>,
+    pub rewrite: Option<Box<Rewrite>>,
     /// Changes to headers of answers that are made here, and of requests that go nowhere. Those that are sent on have
     /// [`Weighted::headers`] instead.
     pub headers: HeaderOps,
     /// Requests of pages from other origins.
-    pub cors: Option<Cors>,
+    pub cors: Option<Box<Cors>>,
     /// Faults to make.
-    pub fault: Option<Fault>,
+    pub fault: Option<Box<Fault>>,
     /// For the whole request with all retries.
     pub timeout: Option<Duration>,
     /// When it is tried again.
-    pub retries: Option<RetryPolicy>,
+    pub retries: Option<Arc<RetryPolicy>>,
     /// Who gets copies; none of them gets none.
     pub mirrors: Vec<Mirror>,
 }
@@ -45,7 +47,7 @@ pub enum Action {
     /// It is sent on.
     Forward(Forward),
     /// It is answered with another address.
-    Redirect(Redirect),
+    Redirect(Box<Redirect>),
     /// It is answered here.
     Respond(DirectResponse),
 }
@@ -107,7 +109,47 @@ pub(super) struct Home<'a> {
     /// The namespace that short names are of.
     pub(super) namespace: &'a str,
     pub(super) cluster_domain: &'a str,
+    /// What rules have in common.
+    pub(super) shared: &'a Shared,
 }
+
+/// What many rules say in the same words, kept once: a request that comes to another rule than the one before it finds it
+/// in the processor's caches.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    hosts: RefCell<HashSet<Arc<str>>>,
+    retries: RefCell<Vec<Arc<RetryPolicy>>>,
+}
+
+impl Shared {
+    fn host(&self, host: Arc<str>) -> Arc<str> {
+        let mut hosts = self.hosts.borrow_mut();
+        if let Some(known) = hosts.get(&host) {
+            return Arc::clone(known);
+        }
+        hosts.insert(Arc::clone(&host));
+        host
+    }
+
+    /// `None` for a policy that never tries again.
+    fn retries(&self, policy: RetryPolicy) -> Option<Arc<RetryPolicy>> {
+        if policy.attempts == 0 {
+            return None;
+        }
+        let mut known = self.retries.borrow_mut();
+        let found = known.iter().find(|it| ***it == policy).cloned();
+        Some(found.unwrap_or_else(|| {
+            let new = Arc::new(policy);
+            if known.len() < MAX_SHARED {
+                known.push(Arc::clone(&new));
+            }
+            new
+        }))
+    }
+}
+
+/// Policies that are compared with; nobody writes more by hand.
+const MAX_SHARED: usize = 64;
 
 impl Route {
     /// What is done with requests for a service that no VirtualService is about: they go there, and are tried again
@@ -123,7 +165,7 @@ impl Route {
             cors: None,
             fault: None,
             timeout: None,
-            retries: Some(RetryPolicy::new(None, false)),
+            retries: Some(Arc::new(RetryPolicy::new(None, false))),
             mirrors: Vec::new(),
         }
     }
@@ -138,7 +180,7 @@ impl Route {
         let headers = HeaderOps::of(&rule.headers);
         let action = match rule.action() {
             HttpAction::Route(_) => Action::Forward(Forward::of(rule, &headers, home)?),
-            HttpAction::Redirect(redirect) => Action::Redirect(Redirect::of(redirect)?),
+            HttpAction::Redirect(redirect) => Action::Redirect(Box::new(Redirect::of(redirect)?)),
             HttpAction::Respond(response) => Action::Respond(DirectResponse::of(response)?),
             HttpAction::Delegate(_) => return None,
         };
@@ -147,13 +189,12 @@ impl Route {
             name: rule.name.as_str().into(),
             virtual_service: Some(Arc::clone(home.name)),
             action,
-            rewrite: rule.rewrite.as_ref().and_then(Rewrite::of),
+            rewrite: rule.rewrite.as_ref().and_then(Rewrite::of).map(Box::new),
             headers,
-            cors: rule.cors_policy.as_ref().map(Cors::of),
-            fault: rule.fault.as_ref().and_then(Fault::of),
+            cors: rule.cors_policy.as_ref().map(Cors::of).map(Box::new),
+            fault: rule.fault.as_ref().and_then(Fault::of).map(Box::new),
             timeout: rule.timeout.map(value::Duration::get),
-            retries: Some(RetryPolicy::new(rule.retries.as_ref(), false))
-                .filter(|policy| policy.attempts > 0),
+            retries: home.shared.retries(RetryPolicy::new(rule.retries.as_ref(), false)),
             mirrors: mirrors.map(|(to, share)| Mirror { to: ClusterRef::of(to, home), share }).collect(),
         })
     }
@@ -226,7 +267,8 @@ impl ClusterRef {
             other => other.to_string().into(),
         };
         let subset = Some(&*destination.subset).filter(|subset| !subset.is_empty());
-        Self { host, subset: subset.map(Arc::from), port: destination.port.map(|port| port.number.get()) }
+        let (host, subset) = (home.shared.host(host), subset.map(|subset| home.shared.host(subset.into())));
+        Self { host, subset, port: destination.port.map(|port| port.number.get()) }
     }
 
     /// The port of the service to use: what the rule says, else the only one of `ports` that the service has, else the

@@ -18,9 +18,12 @@ pub struct HeaderOps {
     pub response: HeaderEdit,
 }
 
-/// Changes to headers.
+/// Changes to headers; small where there are none, which is nearly everywhere.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HeaderEdit {
+pub struct HeaderEdit(Option<Box<Edits>>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Edits {
     remove: Vec<HeaderName>,
     puts: Vec<Put>,
     /// Whether a value has variables.
@@ -61,25 +64,26 @@ impl HeaderOps {
 impl HeaderEdit {
     /// Whether nothing is changed.
     pub fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.puts.is_empty()
+        self.0.is_none()
     }
 
     /// Changes `headers`. `variable` knows the values of variables such as `REQ(x-id)`, and is given the headers as they
     /// are before anything is set or added; a value that comes out empty or is none of a header changes nothing.
     pub fn apply(&self, headers: &mut HeaderMap, variable: impl Fn(&str, &HeaderMap) -> Option<String>) {
-        for name in &self.remove {
+        let Some(edits) = &self.0 else { return };
+        for name in &edits.remove {
             headers.remove(name);
         }
-        if !self.computes {
-            for put in &self.puts {
+        if !edits.computes {
+            for put in &edits.puts {
                 if let Template::Fixed(value) = &put.value {
                     put.apply(headers, value.clone());
                 }
             }
             return;
         }
-        let values: Vec<_> = self.puts.iter().map(|put| put.value.evaluate(headers, &variable)).collect();
-        for (put, value) in self.puts.iter().zip(values) {
+        let values: Vec<_> = edits.puts.iter().map(|put| put.value.evaluate(headers, &variable)).collect();
+        for (put, value) in edits.puts.iter().zip(values) {
             if let Some(value) = value {
                 put.apply(headers, value);
             }
@@ -96,16 +100,21 @@ impl HeaderEdit {
         let set = operations.set.iter().filter_map(put(false));
         let puts: Vec<Put> = set.chain(operations.add.iter().filter_map(put(true))).collect();
         let remove = operations.remove.iter().filter(|name| !name.is_authority()).filter_map(header_name);
+        Self::new(remove.collect(), puts)
+    }
+
+    fn new(remove: Vec<HeaderName>, puts: Vec<Put>) -> Self {
         let computes = puts.iter().any(|put| matches!(put.value, Template::Computed(_)));
-        Self { remove: remove.collect(), puts, computes }
+        let some = !remove.is_empty() || !puts.is_empty();
+        Self(some.then(|| Box::new(Edits { remove, puts, computes })))
     }
 
     fn then(&self, others: &Self) -> Self {
-        Self {
-            remove: self.remove.iter().chain(&others.remove).cloned().collect(),
-            puts: self.puts.iter().chain(&others.puts).cloned().collect(),
-            computes: self.computes || others.computes,
-        }
+        let both = || self.0.iter().chain(&others.0);
+        Self::new(
+            both().flat_map(|it| &it.remove).cloned().collect(),
+            both().flat_map(|it| &it.puts).cloned().collect(),
+        )
     }
 }
 

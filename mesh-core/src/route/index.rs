@@ -23,6 +23,8 @@ pub(super) struct Entry {
     pub(super) condition: Arc<Condition>,
     pub(super) route: Arc<Route>,
     pub(super) info: Arc<MatchInfo>,
+    /// Nothing is asked but the path, so that the condition need not be looked at.
+    plain: bool,
 }
 
 /// The matches of a virtual host, in order.
@@ -30,9 +32,17 @@ pub(super) struct Entry {
 pub(super) struct Index {
     entries: Box<[Entry]>,
     exact: HashMap<Box<str>, File>,
-    prefixes: Trie<PathFiles>,
+    prefixes: Trie<Filed>,
     /// Of those that are compared without regard to case.
-    folded: Option<Trie<PathFiles>>,
+    folded: Option<Trie<Filed>>,
+}
+
+/// What is filed under a path.
+#[derive(Debug)]
+enum Filed {
+    /// One match, for everything that starts with it: what most paths have.
+    Only(u32),
+    Several(Box<PathFiles>),
 }
 
 /// Matches that start with, or are, the path that leads to a node.
@@ -66,27 +76,35 @@ struct Search<'s, 'r, F> {
     looked_at: F,
 }
 
+impl Entry {
+    pub(super) fn new(condition: Arc<Condition>, route: Arc<Route>, info: Arc<MatchInfo>) -> Self {
+        let plain = condition.checks.is_empty() && !matches!(condition.path, PathMatch::Regex(_));
+        Self { condition, route, info, plain }
+    }
+}
+
 impl Index {
     pub(super) fn new(entries: Vec<Entry>) -> Self {
-        let mut index = Self::default();
+        let mut exact: HashMap<Box<str>, File> = HashMap::new();
+        let (mut prefixes, mut folded) = (Trie::<PathFiles>::default(), None::<Trie<PathFiles>>);
         for (entry, number) in entries.iter().zip(0..) {
             let file = match &entry.condition.path {
-                PathMatch::Exact(path) => index.exact.entry(path.clone()).or_default(),
-                PathMatch::Any => &mut index.prefixes.entry(b"").starting,
-                PathMatch::Prefix(prefix) => &mut index.prefixes.entry(prefix.as_bytes()).starting,
-                PathMatch::Regex(regex) => &mut index.prefixes.entry(&literal_start(regex)).starting,
-                PathMatch::ExactFolded(path) => &mut index.folded_at(path).being,
-                PathMatch::PrefixFolded(prefix) => &mut index.folded_at(prefix).starting,
+                PathMatch::Exact(path) => exact.entry(path.clone()).or_default(),
+                PathMatch::Any => &mut prefixes.entry(b"").starting,
+                PathMatch::Prefix(prefix) => &mut prefixes.entry(prefix.as_bytes()).starting,
+                PathMatch::Regex(regex) => &mut prefixes.entry(&literal_start(regex)).starting,
+                PathMatch::ExactFolded(path) => &mut folded_at(&mut folded, path).being,
+                PathMatch::PrefixFolded(prefix) => &mut folded_at(&mut folded, prefix).starting,
             };
             file.plain.push(number);
         }
-        index.exact.values_mut().for_each(|file| file.divide(&entries));
-        for files in index.prefixes.values_mut().chain(index.folded.iter_mut().flat_map(Trie::values_mut)) {
+        exact.values_mut().for_each(|file| file.divide(&entries));
+        for files in prefixes.values_mut().chain(folded.iter_mut().flat_map(Trie::values_mut)) {
             files.starting.divide(&entries);
             files.being.divide(&entries);
         }
-        index.entries = entries.into();
-        index
+        let (prefixes, folded) = (prefixes.map(Filed::of), folded.map(|trie| trie.map(Filed::of)));
+        Self { entries: entries.into(), exact, prefixes, folded }
     }
 
     /// The first match that `request` meets.
@@ -101,10 +119,13 @@ impl Index {
             search.read(file);
         }
         for trie in [Some(&self.prefixes), self.folded.as_ref()].into_iter().flatten() {
-            trie.walk(request.path.as_bytes(), |files, is_whole| {
-                search.read(&files.starting);
-                if is_whole {
-                    search.read(&files.being);
+            trie.walk(request.path.as_bytes(), |filed, is_whole| match filed {
+                Filed::Only(number) => search.try_in_order(&[*number]),
+                Filed::Several(files) => {
+                    search.read(&files.starting);
+                    if is_whole {
+                        search.read(&files.being);
+                    }
                 }
             });
         }
@@ -115,13 +136,28 @@ impl Index {
     pub(super) fn entries(&self) -> &[Entry] {
         &self.entries
     }
+}
 
-    fn folded_at(&mut self, path: &str) -> &mut PathFiles {
-        self.folded.get_or_insert_with(Trie::folded).entry(path.as_bytes())
+fn folded_at<'t>(trie: &'t mut Option<Trie<PathFiles>>, path: &str) -> &'t mut PathFiles {
+    trie.get_or_insert_with(Trie::folded).entry(path.as_bytes())
+}
+
+impl Filed {
+    fn of(files: PathFiles) -> Self {
+        let PathFiles { starting, being } = &files;
+        let only = being.is_empty() && starting.keyed.is_empty();
+        match starting.plain.as_slice() {
+            [number] if only => Self::Only(*number),
+            _ => Self::Several(Box::new(files)),
+        }
     }
 }
 
 impl File {
+    fn is_empty(&self) -> bool {
+        self.plain.is_empty() && self.keyed.is_empty()
+    }
+
     /// Divides a file that is too long to be read in one go.
     fn divide(&mut self, entries: &[Entry]) {
         if self.plain.len() <= SHORT {
@@ -192,7 +228,7 @@ impl<F: FnMut()> Search<'_, '_, F> {
             }
             (self.looked_at)();
             let entry = usize::try_from(*number).ok().and_then(|number| self.entries.get(number));
-            if entry.is_some_and(|entry| entry.condition.holds_beyond_path(self.request)) {
+            if entry.is_some_and(|entry| entry.plain || entry.condition.holds_beyond_path(self.request)) {
                 self.best = *number;
                 return;
             }

@@ -126,7 +126,7 @@ impl VirtualHost {
         let route = Arc::new(Route::to(to));
         let info = route.unmatched();
         let condition = Arc::new(Condition::any());
-        Self::new(vec![Entry { condition, route, info: Arc::new(info) }])
+        Self::new(vec![Entry::new(condition, route, Arc::new(info))])
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::action::Home;
+use super::action::{Home, Shared};
 use super::condition::Condition;
 use super::index::Entry;
 use super::stream::Streams;
@@ -95,9 +95,10 @@ impl Virtuals {
         let age = |it: &VirtualService| it.created.unwrap_or(i64::MAX);
         services.sort_by(|a, b| (age(a), &a.name, &a.namespace).cmp(&(age(b), &b.name, &b.namespace)));
         let delegates = delegate::Delegates::of(&services, settings);
+        let shared = Shared::default();
         let mut virtuals = Self { cluster_domain: settings.cluster_domain.into(), ..Self::default() };
         for service in services.into_iter().filter(|service| !service.spec.is_delegate()) {
-            virtuals.add(Virtual::of(service, &delegates, settings));
+            virtuals.add(Virtual::of(service, &delegates, settings, &shared));
         }
         virtuals
     }
@@ -120,10 +121,8 @@ impl Virtuals {
     #[cfg(test)]
     pub(super) fn entries_of_all(&self) -> Vec<Entry> {
         let rules = self.services.iter().flat_map(|service| &service.rules);
-        let entry = |route: &Arc<Route>, it: &Match| Entry {
-            condition: Arc::clone(&it.condition),
-            route: Arc::clone(route),
-            info: Arc::clone(&it.info),
+        let entry = |route: &Arc<Route>, it: &Match| {
+            Entry::new(Arc::clone(&it.condition), Arc::clone(route), Arc::clone(&it.info))
         };
         rules.flat_map(|rule| rule.matches.iter().map(|it| entry(&rule.route, it))).collect()
     }
@@ -145,15 +144,20 @@ impl Virtuals {
 }
 
 impl Virtual {
-    fn of(service: &VirtualService, delegates: &delegate::Delegates<'_>, settings: &Settings<'_>) -> Self {
+    fn of(
+        service: &VirtualService,
+        delegates: &delegate::Delegates<'_>,
+        settings: &Settings<'_>,
+        shared: &Shared,
+    ) -> Self {
         let VirtualService { namespace, name, spec, .. } = service;
         let name = ResourceName { namespace: Arc::clone(namespace), name: Arc::clone(name) };
         let name = Arc::new(name);
         let rules = delegates.rules(service).into_iter().filter_map(|(rule, namespace)| {
-            let home = Home { name: &name, namespace, cluster_domain: settings.cluster_domain };
+            let home = Home { name: &name, namespace, cluster_domain: settings.cluster_domain, shared };
             Rule::of(&rule, home)
         });
-        let home = Home { name: &name, namespace, cluster_domain: settings.cluster_domain };
+        let home = Home { name: &name, namespace, cluster_domain: settings.cluster_domain, shared };
         let streams = Streams::of(spec, home);
         Self {
             rules: rules.collect(),
@@ -172,7 +176,7 @@ impl Virtual {
             for it in rule.matches.iter().filter(|it| self.is_within(&it.whom, audience)) {
                 let (condition, info) = (Arc::clone(&it.condition), Arc::clone(&it.info));
                 let is_last = condition.is_catch_all();
-                entries.push(Entry { condition, route: Arc::clone(&rule.route), info });
+                entries.push(Entry::new(condition, Arc::clone(&rule.route), info));
                 if is_last {
                     return entries;
                 }

@@ -168,7 +168,7 @@ enum CorsStep {
 }
 
 fn answer_cors(stage: &Stage<'_>, route: &Arc<Route>, head: &RequestHead) -> CorsStep {
-    let Some(cors): Option<&Cors> = route.cors.as_ref() else { return CorsStep::Go(None) };
+    let Some(cors): Option<&Cors> = route.cors.as_deref() else { return CorsStep::Go(None) };
     let mut reply = Reply::new(StatusCode::OK, "text/plain", Bytes::new());
     match cors.decide(&view(stage, head)) {
         CorsAnswer::None => CorsStep::Go(None),

@@ -19,13 +19,14 @@ use super::deadline::Deadline;
 use super::edge;
 use super::exchange::{CorsGrant, Ended, Stage, deadline, is_idempotent, pause};
 use super::h1::{Authority, Framing};
-use super::kept::{Kept, Replay};
+use super::kept::Kept;
 use super::message::{Broken, RequestHead, ResponseHead, grpc_status};
 use super::mirror;
 use super::record::Record;
 use super::reply::Refusal;
 use super::site::{Chosen, DialError, Site};
-use super::transfer::{Downstream, Either, Flow, Sink, Upstream};
+use super::transfer::{Downstream, Either, Flow, Upstream};
+use super::upload::Upload;
 use crate::report::Flags;
 
 /// What a rule wants done with a request.
@@ -511,64 +512,6 @@ impl Site for Shadow {
 enum Waited {
     Gone(Broken),
     Broken(Broken),
-}
-
-/// The request on its way up.
-struct Upload {
-    flow: Flow,
-    position: usize,
-    raw: bool,
-    /// The server takes no more of it, and may answer all the same.
-    refused: bool,
-}
-
-impl Upload {
-    fn new(head: &RequestHead, server: &mut Server) -> Self {
-        let mut flow = Flow::Open;
-        if head.leaves_http() {
-            flow = Flow::Ending;
-        } else if !head.framing.has_body() {
-            // Says that there is no body; nothing can be wrong with that.
-            let _ = server.end(None);
-            flow = Flow::Ending;
-        }
-        Self { flow, position: 0, raw: false, refused: false }
-    }
-
-    fn raw() -> Self {
-        Self { flow: Flow::Open, position: 0, raw: true, refused: false }
-    }
-
-    fn is_raw(&self) -> bool {
-        self.raw
-    }
-
-    fn is_done(&self) -> bool {
-        self.flow == Flow::Done
-    }
-
-    /// Moves it on. An error is the client's.
-    fn poll<D: Downstream>(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-        client: &mut D,
-        kept: &mut Kept,
-        server: &mut Server,
-    ) -> Poll<Result<(), Broken>> {
-        if self.refused || self.flow == Flow::Done {
-            return Poll::Ready(Ok(()));
-        }
-        let mut body = Replay { source: client, kept, position: &mut self.position };
-        match self.flow.poll(cx, &mut body, server, |_| {}) {
-            Poll::Ready(Err(Either::Sink(_))) => {
-                self.refused = true;
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(Either::Body(broken))) => Poll::Ready(Err(broken)),
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-            Poll::Pending => Poll::Pending,
-        }
-    }
 }
 
 /// A request as hashing sees it.

@@ -26,7 +26,7 @@ pub struct Record {
     bodiless: bool,
     target: Target,
     authority: Option<Authority>,
-    route: Option<Arc<str>>,
+    route: Option<Arc<MatchInfo>>,
     cluster: Option<Rc<Cluster>>,
     endpoint: Option<Endpoint>,
     encrypted: bool,
@@ -77,8 +77,8 @@ impl Record {
     }
 
     /// The rule that is used, and its match: their names are one in the log.
-    pub fn route(&mut self, matched: &MatchInfo) {
-        self.route = Some(Arc::clone(&matched.name));
+    pub fn route(&mut self, matched: &Arc<MatchInfo>) {
+        self.route = Some(Arc::clone(matched));
     }
 
     /// The cluster it goes to.
@@ -192,7 +192,7 @@ impl Record {
             "PROTOCOL" => self.version.name().to_owned(),
             "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => self.endpoint.as_ref()?.addr.to_string(),
             "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => self.cluster.as_ref()?.name.to_string(),
-            "ROUTE_NAME" => self.route.as_ref()?.to_string(),
+            "ROUTE_NAME" => self.route.as_ref()?.name.to_string(),
             "RESPONSE_CODE" => self.status?.as_u16().to_string(),
             "RESPONSE_FLAGS" => self.flags.to_string(),
             "RESPONSE_CODE_DETAILS" => self.details.to_owned(),
@@ -250,7 +250,7 @@ impl Record {
             downstream_local: facts.local,
             downstream_remote: client_of(facts, head),
             sni: facts.sni.as_deref().unwrap_or_default(),
-            route_name: self.route.as_deref().unwrap_or_default(),
+            route_name: self.route.as_ref().map_or("", |it| &it.name),
         });
         now
     }

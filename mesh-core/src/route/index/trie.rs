@@ -8,18 +8,26 @@ pub(super) struct Trie<T> {
     folds: bool,
 }
 
+/// Small: with ten thousand rules, what a request costs is the memory that it touches.
 #[derive(Debug)]
 struct Node<T> {
     /// What comes after the parent's key; empty only for the root.
-    label: Box<[u8]>,
+    label: Label,
     value: Option<T>,
     /// By the first byte of their labels, ascending.
-    children: Vec<(u8, usize)>,
+    children: Vec<(u8, u32)>,
+}
+
+/// A part of a key; short ones are kept in place.
+#[derive(Debug)]
+enum Label {
+    Short(u8, [u8; SHORT]),
+    Long(Box<[u8]>),
 }
 
 impl<T> Default for Trie<T> {
     fn default() -> Self {
-        Self { nodes: vec![Node { label: Box::default(), value: None, children: Vec::new() }], folds: false }
+        Self { nodes: vec![Node { label: Label::of(b""), value: None, children: Vec::new() }], folds: false }
     }
 }
 
@@ -38,6 +46,15 @@ impl<T> Trie<T> {
         self.nodes.get_mut(node).expect("nodes are never taken out").value.get_or_insert_default()
     }
 
+    /// The same keys with something else kept for each.
+    pub(super) fn map<U>(self, mut make: impl FnMut(T) -> U) -> Trie<U> {
+        let nodes = self.nodes.into_iter().map(|Node { label, value, mut children }| {
+            children.shrink_to_fit();
+            Node { label, value: value.map(&mut make), children }
+        });
+        Trie { nodes: nodes.collect(), folds: self.folds }
+    }
+
     /// Everything that is kept, in no order that means anything.
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.nodes.iter_mut().filter_map(|node| node.value.as_mut())
@@ -51,8 +68,8 @@ impl<T> Trie<T> {
             if let Some(value) = &node.value {
                 visit(value, rest.is_empty());
             }
-            next = self.child(node, rest).filter(|child| self.starts_with(rest, &child.label));
-            rest = next.and_then(|child| rest.get(child.label.len()..)).unwrap_or_default();
+            next = self.child(node, rest).filter(|child| self.starts_with(rest, child.label.bytes()));
+            rest = next.and_then(|child| rest.get(child.label.bytes().len()..)).unwrap_or_default();
         }
     }
 
@@ -60,7 +77,7 @@ impl<T> Trie<T> {
         let first = *rest.first()?;
         let first = if self.folds { first.to_ascii_lowercase() } else { first };
         let found = node.children.binary_search_by_key(&first, |(byte, _)| *byte).ok()?;
-        self.nodes.get(node.children.get(found)?.1)
+        self.nodes.get(usize::try_from(node.children.get(found)?.1).ok()?)
     }
 
     fn starts_with(&self, text: &[u8], label: &[u8]) -> bool {
@@ -76,11 +93,11 @@ impl<T> Trie<T> {
         while let Some(first) = rest.first().copied() {
             let children = &self.nodes.get(at).expect("nodes are never taken out").children;
             let place = children.binary_search_by_key(&first, |(byte, _)| *byte);
-            let Some(child) = place.ok().and_then(|place| children.get(place)).map(|(_, child)| *child)
-            else {
+            let child = place.ok().and_then(|place| children.get(place));
+            let Some(child) = child.and_then(|(_, child)| usize::try_from(*child).ok()) else {
                 return self.add(at, rest);
             };
-            let label = &self.nodes.get(child).expect("nodes are never taken out").label;
+            let label = self.nodes.get(child).expect("nodes are never taken out").label.bytes();
             let common = label.iter().zip(rest).take_while(|(a, b)| a == b).count();
             if common < label.len() {
                 self.split(child, common);
@@ -93,7 +110,7 @@ impl<T> Trie<T> {
 
     fn add(&mut self, parent: usize, label: &[u8]) -> usize {
         let child = self.nodes.len();
-        self.nodes.push(Node { label: label.into(), value: None, children: Vec::new() });
+        self.nodes.push(Node { label: Label::of(label), value: None, children: Vec::new() });
         self.adopt(parent, child);
         child
     }
@@ -102,8 +119,8 @@ impl<T> Trie<T> {
     fn split(&mut self, node: usize, at: usize) {
         let child = self.nodes.len();
         let upper = self.nodes.get_mut(node).expect("nodes are never taken out");
-        let (start, end) = upper.label.split_at(at);
-        let (start, end) = (Box::from(start), Box::from(end));
+        let (start, end) = upper.label.bytes().split_at(at);
+        let (start, end) = (Label::of(start), Label::of(end));
         upper.label = start;
         let lower =
             Node { label: end, value: upper.value.take(), children: std::mem::take(&mut upper.children) };
@@ -112,12 +129,35 @@ impl<T> Trie<T> {
     }
 
     fn adopt(&mut self, parent: usize, child: usize) {
-        let first = self.nodes.get(child).and_then(|node| node.label.first().copied());
+        let first = self.nodes.get(child).and_then(|node| node.label.bytes().first().copied());
         let (Some(first), Some(parent)) = (first, self.nodes.get_mut(parent)) else { return };
         let place = parent.children.partition_point(|(byte, _)| *byte < first);
-        parent.children.insert(place, (first, child));
+        parent.children.insert(place, (first, u32::try_from(child).expect("nobody has 2^32 rules")));
     }
 }
+
+impl Label {
+    fn of(bytes: &[u8]) -> Self {
+        let mut room = [0; SHORT];
+        match (room.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(start), Ok(length)) => {
+                start.copy_from_slice(bytes);
+                Self::Short(length, room)
+            }
+            _ => Self::Long(bytes.into()),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(length, room) => room.get(..usize::from(*length)).unwrap_or_default(),
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+/// Bytes of a label that is kept in place.
+const SHORT: usize = 22;
 
 #[cfg(test)]
 mod tests;

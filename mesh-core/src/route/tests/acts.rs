@@ -398,7 +398,7 @@ fn copies() {
 #[test]
 fn retries() {
     let policy = forward("timeout: 3s").retries.clone();
-    assert_eq!(policy, Some(RetryPolicy::new(None, false)));
+    assert_eq!(policy, Some(Arc::new(RetryPolicy::new(None, false))));
     assert_eq!(policy.unwrap().attempts, 2);
     assert_eq!(forward("retries: {attempts: 0}").retries, None);
     let policy =
