@@ -3,12 +3,15 @@
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use mesh_ca::Bundle;
+use mesh_ca::chain::revocation;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, Error, OtherError};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::X509Certificate;
 
@@ -64,7 +67,7 @@ pub(crate) fn refused(why: &'static str) -> Error {
 }
 
 /// The kinds with an alert of their own keep it, so that the client's log says why.
-pub(crate) fn from_webpki(error: &webpki::Error) -> Error {
+fn from_webpki(error: &webpki::Error) -> Error {
     use webpki::Error as E;
     Error::InvalidCertificate(match error {
         E::UnknownIssuer | E::InvalidSignatureForPublicKey => CertificateError::UnknownIssuer,
@@ -74,6 +77,28 @@ pub(crate) fn from_webpki(error: &webpki::Error) -> Error {
         E::BadDer | E::BadDerTime => CertificateError::BadEncoding,
         other => CertificateError::Other(OtherError(Arc::new(other.clone()))),
     })
+}
+
+/// Checks a chain of certificates, the leaf first, against the authorities and revocations of `bundle`. `stands_alone` is
+/// asked about a leaf that is an authority itself, which is otherwise refused.
+pub(crate) fn verify_chain(
+    bundle: &Bundle,
+    (leaf, intermediates): (&CertificateDer<'_>, &[CertificateDer<'_>]),
+    (now, usage): (UnixTime, KeyUsage),
+    stands_alone: impl FnOnce() -> bool,
+) -> Result<(), Error> {
+    let bytes = intermediates.iter().map(|one| one.len()).sum::<usize>() + leaf.len();
+    if intermediates.len() >= MAX_CERTIFICATES || bytes > MAX_BYTES {
+        return Err(refused("the chain is too long"));
+    }
+    let lists = bundle.crls().lists();
+    let parsed = EndEntityCert::try_from(leaf).map_err(|error| from_webpki(&error))?;
+    let (anchors, revoked) = (bundle.anchors(), revocation(&lists));
+    match parsed.verify_for_usage(algorithms().all, anchors, intermediates, now, usage, revoked, None) {
+        Ok(_) => Ok(()),
+        Err(webpki::Error::CaUsedAsEndEntity) if stands_alone() => Ok(()),
+        Err(error) => Err(from_webpki(&error)),
+    }
 }
 
 /// The names of a certificate, but for its subject.
@@ -112,6 +137,6 @@ fn address(octets: &[u8]) -> Option<IpAddr> {
 }
 
 /// Certificates in a chain, leaf included.
-pub(crate) const MAX_CERTIFICATES: usize = 8;
+const MAX_CERTIFICATES: usize = 8;
 /// Bytes in a chain: eight of RSA-4096 certificates.
-pub(crate) const MAX_BYTES: usize = 32 << 10;
+const MAX_BYTES: usize = 32 << 10;

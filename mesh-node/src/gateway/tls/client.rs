@@ -5,7 +5,6 @@ use std::fmt;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use mesh_ca::Bundle;
-use mesh_ca::chain::revocation;
 use mesh_core::id::SpiffeId;
 use mesh_core::resource::networking::gateway::{ServerTls, ServerTlsMode};
 use rustls::client::danger::HandshakeSignatureValid;
@@ -13,13 +12,13 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::KeyUsage;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 
 use super::server::hex;
 use crate::gateway::certificates::Materials;
-use crate::tls::strangers::{MAX_BYTES, MAX_CERTIFICATES, algorithms, from_webpki, is_named, names, refused};
+use crate::tls::strangers::{algorithms, is_named, names, refused, verify_chain};
 
 /// The certificate that a client has shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -133,17 +132,8 @@ impl Rules {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        let bytes = intermediates.iter().map(|one| one.len()).sum::<usize>() + leaf.len();
-        if intermediates.len() >= MAX_CERTIFICATES || bytes > MAX_BYTES {
-            return Err(refused("the chain is too long"));
-        }
-        let lists = self.bundle.crls().lists();
-        let parsed = EndEntityCert::try_from(leaf).map_err(|error| from_webpki(&error))?;
-        let (usage, revoked) = (KeyUsage::client_auth(), revocation(&lists));
-        let anchors = self.bundle.anchors();
-        parsed
-            .verify_for_usage(algorithms().all, anchors, intermediates, now, usage, revoked, None)
-            .map_err(|error| from_webpki(&error))?;
+        let chain = (leaf, intermediates);
+        verify_chain(&self.bundle, chain, (now, KeyUsage::client_auth()), || false)?;
         let (_, certificate) =
             X509Certificate::from_der(leaf).map_err(|_| Error::from(CertificateError::BadEncoding))?;
         if !self.names.is_empty() && !self.has_a_name(&certificate) {

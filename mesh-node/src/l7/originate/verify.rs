@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use mesh_ca::Bundle;
-use mesh_ca::chain::revocation;
 use mesh_core::cluster::TlsOrigination;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_name;
@@ -12,13 +11,13 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::KeyUsage;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
 use super::materials::{Authorities, Materials};
-use crate::tls::strangers::{MAX_BYTES, MAX_CERTIFICATES, algorithms, from_webpki, is_named, names, refused};
+use crate::tls::strangers::{algorithms, is_named, names, refused, verify_chain};
 
 /// See the module.
 pub(super) struct Verifier {
@@ -47,19 +46,8 @@ impl Rules {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
-        let bytes = intermediates.iter().map(|one| one.len()).sum::<usize>() + leaf.len();
-        if intermediates.len() >= MAX_CERTIFICATES || bytes > MAX_BYTES {
-            return Err(refused("the chain is too long"));
-        }
-        let lists = self.bundle.crls().lists();
-        let parsed = EndEntityCert::try_from(leaf).map_err(|error| from_webpki(&error))?;
-        let (usage, revoked) = (KeyUsage::server_auth(), revocation(&lists));
-        let anchors = self.bundle.anchors();
-        match parsed.verify_for_usage(algorithms().all, anchors, intermediates, now, usage, revoked, None) {
-            Ok(_) => Ok(()),
-            Err(webpki::Error::CaUsedAsEndEntity) if self.trusts_itself(leaf, now) => Ok(()),
-            Err(error) => Err(from_webpki(&error)),
-        }
+        let trusts_itself = || self.trusts_itself(leaf, now);
+        verify_chain(&self.bundle, (leaf, intermediates), (now, KeyUsage::server_auth()), trusts_itself)
     }
 
     /// Whether it is one of those that the rule names, as for a server that is certified by nobody but itself.
