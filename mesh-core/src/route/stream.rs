@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use super::action::Home;
 use super::hosts::HostMap;
-use super::table::specificity;
 use super::virtuals::{Audience, Virtual, Whom, shared};
 use super::{Client, Forward, GatewayServer, ResourceName, Virtuals};
 use crate::resource::networking::VirtualServiceSpec;
@@ -76,11 +75,7 @@ impl StreamTable {
     /// `None` if none has any.
     pub fn for_service(virtuals: &Virtuals, client: Client<'_>, port: u16, host: &str) -> Option<Self> {
         let audience = Audience { client, port, gateway: None };
-        let seen = virtuals.about(host).filter(|it| it.is_seen_by(audience));
-        let mut about: Vec<_> = seen.filter_map(|it| Some((specificity(it, host)?, it))).collect();
-        // Stable: of equals the oldest stays first.
-        about.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
-        about.into_iter().find_map(|(_, it)| {
+        virtuals.by_specificity(host, audience).find_map(|it| {
             let mut table = Self::default();
             table.add_tls(it, audience);
             table.add_tcp(it, audience);

@@ -77,14 +77,8 @@ impl RouteTable {
     /// `None` if no VirtualService is about it.
     pub fn for_service(virtuals: &Virtuals, client: Client<'_>, port: u16, host: &str) -> Option<Self> {
         let audience = Audience { client, port, gateway: None };
-        let mut about: Vec<_> = virtuals
-            .about(host)
-            .filter(|it| it.is_seen_by(audience))
-            .filter_map(|it| Some((specificity(it, host)?, it)))
-            .collect();
-        // Stable: of equals the oldest stays first.
-        about.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
-        let entries = about.into_iter().map(|(_, it)| it.entries(audience)).find(|it| !it.is_empty())?;
+        let mut about = virtuals.by_specificity(host, audience).map(|it| it.entries(audience));
+        let entries = about.find(|it| !it.is_empty())?;
         let mut table = Self::default();
         let at = table.add(VirtualHost::new(entries));
         table.hosts.insert(&Host::Any, at);
@@ -223,12 +217,7 @@ impl<'a, 's> Mesh<'a, 's> {
     }
 }
 
-/// How specific the host is by which `it` is about the service `name`; the more the larger.
-pub(super) fn specificity(it: &Virtual, name: &str) -> Option<usize> {
-    it.hosts.iter().filter(|host| host.matches(name)).map(rank).max()
-}
-
-fn rank(host: &Host) -> usize {
+pub(super) fn rank(host: &Host) -> usize {
     match host {
         Host::Name(_) | Host::Address(_) => usize::MAX,
         Host::Suffix(suffix) => suffix.len(),

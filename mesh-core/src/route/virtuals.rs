@@ -7,6 +7,7 @@ use super::action::{Home, Shared};
 use super::condition::Condition;
 use super::index::Entry;
 use super::stream::Streams;
+use super::table::rank;
 use super::{Client, GatewayServer, MatchInfo, ResourceName, Route, VirtualService, delegate};
 use crate::model::Exported;
 use crate::resource::networking::VirtualServiceSpec;
@@ -108,8 +109,21 @@ impl Virtuals {
         self.services.iter().filter(move |it| it.is_seen_by(audience))
     }
 
+    /// Those about the service `host` that are for `audience`: the most specific host first, then the oldest.
+    pub(super) fn by_specificity(
+        &self,
+        host: &str,
+        audience: Audience<'_>,
+    ) -> impl Iterator<Item = &Virtual> {
+        let seen = self.about(host).filter(|it| it.is_seen_by(audience));
+        let mut about: Vec<_> = seen.filter_map(|it| Some((specificity(it, host)?, it))).collect();
+        // Stable: of equals the oldest stays first.
+        about.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
+        about.into_iter().map(|(_, it)| it)
+    }
+
     /// Those with a host that may be or cover `host`, in order.
-    pub(super) fn about(&self, host: &str) -> impl Iterator<Item = &Virtual> {
+    fn about(&self, host: &str) -> impl Iterator<Item = &Virtual> {
         let named = self.named.get(host).map(Vec::as_slice).unwrap_or_default();
         let mut all: Vec<usize> = named.iter().chain(&self.others).copied().collect();
         all.sort_unstable();
@@ -266,6 +280,11 @@ pub(super) fn exported(spec: &VirtualServiceSpec, namespace: &Arc<str>, settings
         ExportTo::Namespace(name) => Some(Arc::clone(name)),
     });
     Exported::To(names.collect())
+}
+
+/// How specific the host is by which `it` is about the service `name`; the more the larger.
+fn specificity(it: &Virtual, name: &str) -> Option<usize> {
+    it.hosts.iter().filter(|host| host.matches(name)).map(rank).max()
 }
 
 /// Hosts that `server` has for the namespace of `it`, as far as `it` has them too: of two that overlap, the narrower.
