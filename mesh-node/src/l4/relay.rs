@@ -111,15 +111,14 @@ pub async fn relay(
 
 /// [`relay`] between any two connections. `early` is what was read from the application already.
 ///
-/// When `finish` completes, the application is told that nothing more comes, as if the far side had said so: whoever has
-/// nothing under way ends the connection then.
+/// When the first of `ends` completes, the application is told that nothing more comes, as if the far side had said so:
+/// whoever has nothing under way ends the connection then. The second cuts it.
 pub async fn relay_any(
     (app, early): (Io, Bytes),
     far: Io,
     counters: Counters<'_>,
-    (finish, cut): (impl Future<Output = ()>, impl Future<Output = ()>),
+    ends: (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<(), RelayError> {
-    let cut = (finish, cut);
     let flows =
         (Flow { queue: Queue::of(early), ..Flow::new(counters.from_app) }, Flow::new(counters.to_app));
     match app {
@@ -128,9 +127,9 @@ pub async fn relay_any(
             let _ = set_linger_zero(&tcp, true);
             let (read, write) = tcp.split();
             let broken = pin!(tcp::broken(&read));
-            with_far(TcpEnd::new(&read, write, broken), far, flows, cut).await
+            with_far(TcpEnd::new(&read, write, broken), far, flows, ends).await
         }
-        app => with_far(IoEnd::new(app), far, flows, cut).await,
+        app => with_far(IoEnd::new(app), far, flows, ends).await,
     }
 }
 
@@ -138,20 +137,20 @@ async fn with_far(
     app: impl End,
     far: Io,
     flows: (Flow<'_>, Flow<'_>),
-    cut: (impl Future<Output = ()>, impl Future<Output = ()>),
+    ends: (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<(), RelayError> {
     match far {
         Io::Tcp(mut tcp) => {
             let _ = set_linger_zero(&tcp, true);
             let (read, write) = tcp.split();
             let broken = pin!(tcp::broken(&read));
-            run(app, TcpEnd::new(&read, write, broken), flows, cut).await
+            run(app, TcpEnd::new(&read, write, broken), flows, ends).await
         }
         Io::Tunnel(tunnel) => match tunnel.into_stream() {
-            Ok(stream) => run(app, TunnelEnd::new(stream), flows, cut).await,
-            Err(tunnel) => run(app, IoEnd::new(Io::Tunnel(tunnel)), flows, cut).await,
+            Ok(stream) => run(app, TunnelEnd::new(stream), flows, ends).await,
+            Err(tunnel) => run(app, IoEnd::new(Io::Tunnel(tunnel)), flows, ends).await,
         },
-        far => run(app, IoEnd::new(far), flows, cut).await,
+        far => run(app, IoEnd::new(far), flows, ends).await,
     }
 }
 

@@ -24,10 +24,8 @@ pub fn set_nodelay(socket: &impl AsFd) -> io::Result<()> {
 
 /// Finds dead peers after about five minutes of silence: idle 180 s, then nine probes 15 s apart.
 pub fn set_keepalive(socket: &impl AsFd) -> io::Result<()> {
-    set(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1_i32)?;
-    set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, &180_i32)?;
-    set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, &15_i32)?;
-    set(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, &9_i32)
+    let times = (Some(Duration::from_secs(180)), Some(Duration::from_secs(15)));
+    set_probes(socket, times, NonZeroU32::new(9))
 }
 
 /// Probes an idle connection: the first after `time`, then one each `interval`, until so many went unanswered. What is
