@@ -10,12 +10,13 @@ use std::sync::Arc;
 use super::record::{MeshSettings, Record, RecordKey};
 use super::service::StaticEndpoint;
 use super::workload::{LocalPod, Membership, ServiceKey};
-use super::{Endpoint, Service, Snapshot, Workload};
+use super::{Config, Endpoint, Service, Snapshot, Workload};
 use crate::cluster::{Defaults, DestinationRule};
 use crate::policy::PolicyName;
 use crate::resource::mesh_config::MeshConfig;
+use crate::resource::value::ExportTo;
 use crate::resource::{DestinationRuleSpec, Meta, ObjectKey, Spec, VirtualServiceSpec};
-use crate::route::{self, VirtualService, Virtuals};
+use crate::route::{self, ResourceName, VirtualService, Virtuals};
 
 /// The working copy that snapshots are taken of.
 #[derive(Debug, Default)]
@@ -44,8 +45,8 @@ struct Pending {
     services: BTreeSet<Arc<ServiceKey>>,
     workloads: BTreeSet<Arc<str>>,
     policies: bool,
-    /// VirtualServices.
-    virtuals: bool,
+    /// VirtualServices; none for those that are gone.
+    virtuals: BTreeMap<ResourceName, Option<VirtualService>>,
 }
 
 impl Mirror {
@@ -79,14 +80,7 @@ impl Mirror {
                 self.snapshot.policies.insert(policy);
                 self.pending.policies = true;
             }
-            Record::Config(config) => {
-                if let Spec::DestinationRule(spec) = &config.object().spec {
-                    let rule = rule_of(&config.object().meta, spec);
-                    self.snapshot.rules.insert(Arc::new(rule));
-                }
-                self.note_config(&config.key());
-                self.snapshot.configs.insert_mut(config.key(), config);
-            }
+            Record::Config(config) => self.put_config(config),
             Record::Credential(credential) => {
                 self.snapshot.credentials.insert_mut(Arc::clone(&credential.name), credential);
                 self.snapshot.credential_generation += 1;
@@ -115,10 +109,7 @@ impl Mirror {
             RecordKey::Policy(key) => self.withdraw(key),
             RecordKey::Config(key) => {
                 if self.snapshot.configs.remove_mut(key) {
-                    if key.kind == "DestinationRule" {
-                        self.snapshot.rules.remove(&key.namespace, &key.name);
-                    }
-                    self.note_config(key);
+                    self.drop_config(key);
                 }
             }
             RecordKey::Credential(name) => {
@@ -158,8 +149,8 @@ impl Mirror {
     /// The model as it is now.
     pub fn snapshot(&mut self) -> Snapshot {
         let Pending { services, workloads, policies, virtuals } = std::mem::take(&mut self.pending);
-        if virtuals {
-            self.compile_virtuals();
+        if !virtuals.is_empty() {
+            Arc::make_mut(&mut self.snapshot.virtuals).update(virtuals);
         }
         let mut services = services;
         for uid in &workloads {
@@ -175,20 +166,30 @@ impl Mirror {
         self.snapshot.clone()
     }
 
-    fn note_config(&mut self, key: &ObjectKey) {
+    fn put_config(&mut self, config: Arc<Config>) {
+        let meta = &config.object().meta;
+        match &config.object().spec {
+            Spec::DestinationRule(spec) => self.snapshot.rules.insert(Arc::new(rule_of(meta, spec))),
+            Spec::VirtualService(spec) => {
+                let service = virtual_service_of(meta, spec);
+                self.pending.virtuals.insert(service.key(), Some(service));
+            }
+            _ => {}
+        }
         self.snapshot.config_generation += 1;
-        self.pending.virtuals |= key.kind == "VirtualService";
+        self.snapshot.configs.insert_mut(config.key(), config);
     }
 
-    fn compile_virtuals(&mut self) {
-        let all = self.snapshot.configs.values().filter_map(|config| match &config.object().spec {
-            Spec::VirtualService(spec) => Some(virtual_service_of(&config.object().meta, spec)),
-            _ => None,
-        });
-        let all: Vec<_> = all.collect();
-        let export_to = &self.snapshot.mesh.default_virtual_service_export_to;
-        let settings = route::Settings { export_to, ..route::Settings::default() };
-        self.snapshot.virtuals = Arc::new(Virtuals::of(&all, &settings));
+    fn drop_config(&mut self, ObjectKey { kind, namespace, name }: &ObjectKey) {
+        match *kind {
+            "DestinationRule" => drop(self.snapshot.rules.remove(namespace, name)),
+            "VirtualService" => {
+                let name = ResourceName { namespace: Arc::clone(namespace), name: Arc::clone(name) };
+                self.pending.virtuals.insert(name, None);
+            }
+            _ => {}
+        }
+        self.snapshot.config_generation += 1;
     }
 
     fn keep(&mut self, record: Record) {
@@ -221,7 +222,22 @@ impl Mirror {
         let defaults = Defaults::new(config, root, "cluster.local");
         self.snapshot.rules.set_defaults(Arc::new(defaults));
         self.snapshot.config_generation += 1;
-        self.pending.virtuals = true;
+        self.set_export_to(&config.default_virtual_service_export_to);
+    }
+
+    /// What this says may concern every VirtualService.
+    fn set_export_to(&mut self, export_to: &[ExportTo]) {
+        let settings = self.snapshot.virtuals.settings();
+        if settings.export_to == export_to {
+            return;
+        }
+        let settings = route::Settings { export_to: export_to.to_vec(), ..settings.clone() };
+        self.snapshot.virtuals = Arc::new(Virtuals::new(settings));
+        let all = self.snapshot.configs.values().filter_map(|config| match &config.object().spec {
+            Spec::VirtualService(spec) => Some(virtual_service_of(&config.object().meta, spec)),
+            _ => None,
+        });
+        self.pending.virtuals.extend(all.map(|it| (it.key(), Some(it))));
     }
 
     fn put_workload(&mut self, workload: &Arc<Workload>) {

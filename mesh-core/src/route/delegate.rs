@@ -2,55 +2,53 @@
 //! not say is taken from the root's. One level deep.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rpds::HashTrieMapSync;
 
 use super::virtuals::exported;
-use super::{Settings, VirtualService};
-use crate::model::Exported;
+use super::{ResourceName, Settings, VirtualService};
 use crate::resource::networking::virtual_service::{Delegate, Headers, HttpMatch, HttpRoute};
 use crate::resource::value::{GatewayName, StringMatch};
 
 /// All `VirtualServices` that can be delegated to.
-pub(super) struct Delegates<'v>(HashMap<(&'v str, &'v str), (&'v VirtualService, Exported)>);
+pub(super) type Delegates = HashTrieMapSync<ResourceName, Arc<VirtualService>>;
 
-impl<'v> Delegates<'v> {
-    pub(super) fn of(services: &[&'v VirtualService], settings: &Settings<'_>) -> Self {
-        let delegates = services.iter().filter(|service| service.spec.is_delegate());
-        let delegates = delegates.map(|it| {
-            let exported = exported(&it.spec, &it.namespace, settings);
-            ((&*it.namespace, &*it.name), (*it, exported))
-        });
-        Self(delegates.collect())
-    }
+/// Those that `root` delegates to.
+pub(super) fn wanted_by(root: &VirtualService) -> impl Iterator<Item = ResourceName> {
+    root.spec.http.iter().filter_map(|rule| rule.delegate.as_ref()).map(|it| name_of(it, root))
+}
 
-    /// The rules of `root`, with those of its delegates in their place, each with the namespace that its short names are
-    /// of. A delegate that is not there, or not to be seen, has none.
-    pub(super) fn rules<'r>(&self, root: &'r VirtualService) -> Vec<(Cow<'r, HttpRoute>, &'r str)>
-    where
-        'v: 'r,
-    {
-        let mut rules = Vec::new();
-        for rule in &root.spec.http {
-            let Some(delegate) = &rule.delegate else {
-                rules.push((Cow::Borrowed(rule), &*root.namespace));
-                continue;
-            };
-            let Some(delegate) = self.find(delegate, root) else { continue };
-            let root_rule = with_full_names(rule, &root.namespace);
-            let theirs = delegate.spec.http.iter().filter(|theirs| theirs.delegate.is_none());
-            let theirs = theirs.map(|theirs| with_full_names(theirs, &delegate.namespace));
-            let merged = theirs.filter_map(|theirs| merge(&root_rule, theirs));
-            rules.extend(merged.map(|rule| (Cow::Owned(rule), &*delegate.namespace)));
-        }
-        rules
+/// The rules of `root`, with those of its delegates in their place, each with the namespace that its short names are of.
+/// A delegate that is not there, or not to be seen, has none.
+pub(super) fn rules<'r>(
+    root: &'r VirtualService,
+    delegates: &'r Delegates,
+    settings: &Settings,
+) -> Vec<(Cow<'r, HttpRoute>, &'r str)> {
+    let mut rules = Vec::new();
+    for rule in &root.spec.http {
+        let Some(delegate) = &rule.delegate else {
+            rules.push((Cow::Borrowed(rule), &*root.namespace));
+            continue;
+        };
+        let seen =
+            |it: &&Arc<VirtualService>| exported(&it.spec, &it.namespace, settings).is_to(&root.namespace);
+        let Some(delegate) = delegates.get(&name_of(delegate, root)).filter(seen) else { continue };
+        let root_rule = with_full_names(rule, &root.namespace);
+        let theirs = delegate.spec.http.iter().filter(|theirs| theirs.delegate.is_none());
+        let theirs = theirs.map(|theirs| with_full_names(theirs, &delegate.namespace));
+        let merged = theirs.filter_map(|theirs| merge(&root_rule, theirs));
+        rules.extend(merged.map(|rule| (Cow::Owned(rule), &*delegate.namespace)));
     }
+    rules
+}
 
-    fn find(&self, delegate: &Delegate, root: &VirtualService) -> Option<&'v VirtualService> {
-        let namespace = Some(&*delegate.namespace).filter(|namespace| !namespace.is_empty());
-        let key = (namespace.unwrap_or(&root.namespace), &*delegate.name);
-        let (service, exported) = self.0.get(&key)?;
-        exported.is_to(&root.namespace).then_some(*service)
-    }
+fn name_of(delegate: &Delegate, root: &VirtualService) -> ResourceName {
+    let own = delegate.namespace.is_empty();
+    let namespace = if own { Arc::clone(&root.namespace) } else { delegate.namespace.as_str().into() };
+    ResourceName { namespace, name: delegate.name.as_str().into() }
 }
 
 /// A rule whose gateways have their namespaces, so that they mean the same among other rules.

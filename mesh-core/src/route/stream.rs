@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::action::Home;
 use super::hosts::HostMap;
 use super::virtuals::{Audience, Virtual, Whom, shared};
-use super::{Client, Forward, GatewayServer, ResourceName, Virtuals};
+use super::{About, Client, Forward, GatewayServer, ResourceName, Virtuals};
 use crate::resource::networking::VirtualServiceSpec;
 use crate::resource::networking::virtual_service::{L4Match, RouteDestination, TlsMatch};
 use crate::resource::value::{Host, Subnet};
@@ -69,13 +69,13 @@ struct Match {
 }
 
 impl StreamTable {
-    /// Rules for connections that `client` makes to `port` of the service `host`, a full name in lower case. Of several
-    /// VirtualServices the most specific host counts, then the oldest.
+    /// Rules for connections that `client` makes to `port` of the service that `about` is for. Of several VirtualServices
+    /// the most specific host counts, then the oldest.
     ///
     /// `None` if none has any.
-    pub fn for_service(virtuals: &Virtuals, client: Client<'_>, port: u16, host: &str) -> Option<Self> {
+    pub fn for_service(about: &About, client: Client<'_>, port: u16) -> Option<Self> {
         let audience = Audience { client, port, gateway: None };
-        virtuals.by_specificity(host, audience).find_map(|it| {
+        about.by_specificity(audience).find_map(|it| {
             let mut table = Self::default();
             table.add_tls(it, audience);
             table.add_tcp(it, audience);

@@ -9,7 +9,7 @@ use super::condition::Condition;
 use super::hosts::HostMap;
 use super::index::{Entry, Index};
 use super::virtuals::{Audience, Virtual};
-use super::{Client, MatchInfo, RequestView, Route, Virtuals};
+use super::{About, Client, MatchInfo, RequestView, Route, Virtuals};
 use crate::resource::value::Host;
 
 mod gateway;
@@ -71,13 +71,13 @@ impl RouteTable {
         Some(table).filter(|table| !table.virtual_hosts.is_empty())
     }
 
-    /// Rules for requests that `client` sends to `port` of the service `host`, a full name in lower case, whatever the
-    /// requests say about their host: for whoever knows the service from the address.
+    /// Rules for requests that `client` sends to `port` of the service that `about` is for, whatever the requests say about
+    /// their host: for whoever knows the service from the address.
     ///
     /// `None` if no VirtualService is about it.
-    pub fn for_service(virtuals: &Virtuals, client: Client<'_>, port: u16, host: &str) -> Option<Self> {
+    pub fn for_service(about: &About, client: Client<'_>, port: u16) -> Option<Self> {
         let audience = Audience { client, port, gateway: None };
-        let mut about = virtuals.by_specificity(host, audience).map(|it| it.entries(audience));
+        let mut about = about.by_specificity(audience).map(|it| it.entries(audience));
         let entries = about.find(|it| !it.is_empty())?;
         let mut table = Self::default();
         let at = table.add(VirtualHost::new(entries));

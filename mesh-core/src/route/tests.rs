@@ -10,6 +10,7 @@ use crate::resource::{self, SourceFile, Spec};
 
 mod acts;
 mod bench;
+mod change;
 mod delegate;
 mod gateway;
 mod mesh;

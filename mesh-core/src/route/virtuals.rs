@@ -1,10 +1,13 @@
 //! All `VirtualServices`, compiled as far as that is the same for everybody.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+
+use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 
 use super::action::{Home, Shared};
 use super::condition::Condition;
+use super::delegate::Delegates;
 use super::index::Entry;
 use super::stream::Streams;
 use super::table::rank;
@@ -14,25 +17,47 @@ use crate::resource::networking::VirtualServiceSpec;
 use crate::resource::networking::virtual_service::{HttpMatch, HttpRoute};
 use crate::resource::value::{ExportTo, GatewayName, Host, Port};
 
-/// All `VirtualServices` of the mesh, in the order in which they count. Made once for each version of them; tables for
-/// clients are made from it.
-#[derive(Debug, Default)]
+/// All `VirtualServices` of the mesh, in the order in which they count; tables for clients are made from it. Cheap to
+/// clone: versions share what is equal, and a change costs what it says and what is delegated to it, not what there is.
+#[derive(Debug, Clone, Default)]
 pub struct Virtuals {
-    services: Vec<Virtual>,
+    settings: Arc<Settings>,
+    services: RedBlackTreeMapSync<Arc<Place>, Arc<Virtual>>,
+    /// Where each is.
+    places: HashTrieMapSync<ResourceName, Arc<Place>>,
     /// Where the hosts without a wildcard stand, by name.
-    named: HashMap<Arc<str>, Vec<usize>>,
+    named: HashTrieMapSync<Arc<str>, Arc<[Arc<Place>]>>,
     /// Those with a wildcard or an address among their hosts.
-    others: Vec<usize>,
-    cluster_domain: Arc<str>,
+    others: RedBlackTreeMapSync<Arc<Place>, ()>,
+    /// Those without hosts, which others delegate to, as they were written.
+    delegates: HashTrieMapSync<ResourceName, Arc<VirtualService>>,
+    /// Those that delegate to others, as they were written.
+    roots: HashTrieMapSync<ResourceName, Arc<VirtualService>>,
+}
+
+/// Where a VirtualService stands among all: the oldest first, then by name.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    created: i64,
+    name: Arc<str>,
+    namespace: Arc<str>,
+}
+
+/// The VirtualServices that may be about one service: what a table for it is made from.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// Its full name in lower case.
+    host: Arc<str>,
+    services: Box<[Arc<Virtual>]>,
 }
 
 /// What the meaning of a VirtualService depends on besides itself.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
     /// What short names end with after `svc`, normally `cluster.local`.
-    pub cluster_domain: &'a str,
+    pub cluster_domain: Arc<str>,
     /// `defaultVirtualServiceExportTo` of `MeshConfig`: who sees those that do not say. None means everybody.
-    pub export_to: &'a [ExportTo],
+    pub export_to: Vec<ExportTo>,
 }
 
 /// A VirtualService that has hosts.
@@ -83,58 +108,83 @@ pub(super) struct Audience<'a> {
     pub(super) gateway: Option<&'a ResourceName>,
 }
 
-impl Default for Settings<'_> {
+impl Default for Settings {
     fn default() -> Self {
-        Self { cluster_domain: "cluster.local", export_to: &[] }
+        Self { cluster_domain: "cluster.local".into(), export_to: Vec::new() }
     }
 }
 
 impl Virtuals {
-    /// Compiles `services`, which may come in any order.
-    pub fn of<'v>(services: impl IntoIterator<Item = &'v VirtualService>, settings: &Settings<'_>) -> Self {
-        let mut services: Vec<&VirtualService> = services.into_iter().collect();
-        let age = |it: &VirtualService| it.created.unwrap_or(i64::MAX);
-        services.sort_by(|a, b| (age(a), &a.name, &a.namespace).cmp(&(age(b), &b.name, &b.namespace)));
-        let delegates = delegate::Delegates::of(&services, settings);
-        let shared = Shared::default();
-        let mut virtuals = Self { cluster_domain: settings.cluster_domain.into(), ..Self::default() };
-        for service in services.into_iter().filter(|service| !service.spec.is_delegate()) {
-            virtuals.add(Virtual::of(service, &delegates, settings, &shared));
-        }
+    /// None yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings: Arc::new(settings), ..Self::default() }
+    }
+
+    /// Those of `services`, which may come in any order.
+    pub fn of<'v>(services: impl IntoIterator<Item = &'v VirtualService>, settings: &Settings) -> Self {
+        let mut virtuals = Self::new(settings.clone());
+        virtuals.update(services.into_iter().map(|it| (it.key(), Some(it.clone()))));
         virtuals
+    }
+
+    /// What their meaning depends on besides themselves.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Takes in VirtualServices that are new or different, and takes out those that are gone.
+    pub fn update(&mut self, changes: impl IntoIterator<Item = (ResourceName, Option<VirtualService>)>) {
+        let (mut dirty, mut delegates) = (BTreeMap::new(), HashSet::new());
+        for (name, service) in changes {
+            self.take_out(&name);
+            if self.delegates.remove_mut(&name) {
+                delegates.insert(name.clone());
+            }
+            self.roots.remove_mut(&name);
+            dirty.remove(&name);
+            let Some(service) = service.map(Arc::new) else { continue };
+            if service.spec.is_delegate() {
+                delegates.insert(name.clone());
+                self.delegates.insert_mut(name, service);
+                continue;
+            }
+            if delegate::wanted_by(&service).next().is_some() {
+                self.roots.insert_mut(name.clone(), Arc::clone(&service));
+            }
+            dirty.insert(name, service);
+        }
+        if !delegates.is_empty() {
+            let touched =
+                |it: &Arc<VirtualService>| delegate::wanted_by(it).any(|it| delegates.contains(&it));
+            let roots = self.roots.iter().filter(|(_, root)| touched(root));
+            dirty.extend(roots.map(|(name, root)| (name.clone(), Arc::clone(root))));
+        }
+        let shared = Shared::default();
+        for (name, service) in dirty {
+            self.take_out(&name);
+            self.put(name, &service, &shared);
+        }
     }
 
     /// Those that are for `audience`, in order.
     pub(super) fn seen_by(&self, audience: Audience<'_>) -> impl Iterator<Item = &Virtual> {
-        self.services.iter().filter(move |it| it.is_seen_by(audience))
+        self.services.values().map(|it| &**it).filter(move |it| it.is_seen_by(audience))
     }
 
-    /// Those about the service `host` that are for `audience`: the most specific host first, then the oldest.
-    pub(super) fn by_specificity(
-        &self,
-        host: &str,
-        audience: Audience<'_>,
-    ) -> impl Iterator<Item = &Virtual> {
-        let seen = self.about(host).filter(|it| it.is_seen_by(audience));
-        let mut about: Vec<_> = seen.filter_map(|it| Some((specificity(it, host)?, it))).collect();
-        // Stable: of equals the oldest stays first.
-        about.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
-        about.into_iter().map(|(_, it)| it)
-    }
-
-    /// Those with a host that may be or cover `host`, in order.
-    fn about(&self, host: &str) -> impl Iterator<Item = &Virtual> {
-        let named = self.named.get(host).map(Vec::as_slice).unwrap_or_default();
-        let mut all: Vec<usize> = named.iter().chain(&self.others).copied().collect();
+    /// Those with a host that may be or cover the service `host`, a full name in lower case; in order.
+    pub fn about(&self, host: &str) -> About {
+        let named = self.named.get(host).map(|places| &**places).unwrap_or_default();
+        let mut all: Vec<_> = named.iter().chain(self.others.keys()).collect();
         all.sort_unstable();
         all.dedup();
-        all.into_iter().filter_map(|at| self.services.get(at))
+        let services = all.into_iter().filter_map(|at| self.services.get(at)).cloned();
+        About { host: host.into(), services: services.collect() }
     }
 
     /// All matches there are, what stands behind catch-alls included.
     #[cfg(test)]
     pub(super) fn entries_of_all(&self) -> Vec<Entry> {
-        let rules = self.services.iter().flat_map(|service| &service.rules);
+        let rules = self.services.values().flat_map(|service| &service.rules);
         let entry = |route: &Arc<Route>, it: &Match| {
             Entry::new(Arc::clone(&it.condition), Arc::clone(route), Arc::clone(&it.info))
         };
@@ -142,41 +192,91 @@ impl Virtuals {
     }
 
     pub(super) fn cluster_domain(&self) -> &str {
-        &self.cluster_domain
+        &self.settings.cluster_domain
     }
 
-    fn add(&mut self, service: Virtual) {
-        let at = self.services.len();
-        for host in &service.hosts {
+    fn put(&mut self, name: ResourceName, service: &VirtualService, shared: &Shared) {
+        let compiled = Virtual::of(service, &self.delegates, &self.settings, shared);
+        let created = service.created.unwrap_or(i64::MAX);
+        let place = Place { created, name: Arc::clone(&name.name), namespace: Arc::clone(&name.namespace) };
+        let place = Arc::new(place);
+        for host in &compiled.hosts {
             match host {
-                Host::Name(name) => self.named.entry(Arc::clone(name)).or_default().push(at),
-                Host::Any | Host::Suffix(_) | Host::Address(_) => self.others.push(at),
+                Host::Name(host) => {
+                    let known = self.named.get(host).map(|places| &**places).unwrap_or_default();
+                    let others = known.iter().filter(|it| **it != place).cloned();
+                    let places = others.chain([Arc::clone(&place)]).collect();
+                    self.named.insert_mut(Arc::clone(host), places);
+                }
+                Host::Any | Host::Suffix(_) | Host::Address(_) => {
+                    self.others.insert_mut(Arc::clone(&place), ());
+                }
             }
         }
-        self.services.push(service);
+        self.services.insert_mut(Arc::clone(&place), Arc::new(compiled));
+        self.places.insert_mut(name, place);
+    }
+
+    fn take_out(&mut self, name: &ResourceName) {
+        let Some(place) = self.places.get(name).cloned() else { return };
+        self.places.remove_mut(name);
+        self.others.remove_mut(&place);
+        let Some(old) = self.services.get(&place).cloned() else { return };
+        self.services.remove_mut(&place);
+        for host in &old.hosts {
+            let Host::Name(host) = host else { continue };
+            let known = self.named.get(host).map(|places| &**places).unwrap_or_default();
+            let rest: Arc<[_]> = known.iter().filter(|it| **it != place).cloned().collect();
+            if rest.is_empty() {
+                self.named.remove_mut(host);
+            } else {
+                self.named.insert_mut(Arc::clone(host), rest);
+            }
+        }
+    }
+}
+
+impl About {
+    /// Whether nothing of it has changed: a table that was made from one of the two is as good as one from the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Arc<Virtual>, &Arc<Virtual>)| Arc::ptr_eq(one, other);
+        self.host == other.host
+            && self.services.len() == other.services.len()
+            && self.services.iter().zip(&other.services).all(same)
+    }
+
+    /// Those that are for `audience`: the one with the most specific host first, then the oldest.
+    pub(super) fn by_specificity(&self, audience: Audience<'_>) -> impl Iterator<Item = &Virtual> {
+        let seen = self.services.iter().map(|it| &**it).filter(|it| it.is_seen_by(audience));
+        let mut about: Vec<_> = seen.filter_map(|it| Some((specificity(it, &self.host)?, it))).collect();
+        // Stable: of equals the oldest stays first.
+        about.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
+        about.into_iter().map(|(_, it)| it)
+    }
+}
+
+impl VirtualService {
+    /// What makes it unique.
+    pub fn key(&self) -> ResourceName {
+        ResourceName { namespace: Arc::clone(&self.namespace), name: Arc::clone(&self.name) }
     }
 }
 
 impl Virtual {
-    fn of(
-        service: &VirtualService,
-        delegates: &delegate::Delegates<'_>,
-        settings: &Settings<'_>,
-        shared: &Shared,
-    ) -> Self {
-        let VirtualService { namespace, name, spec, .. } = service;
-        let name = ResourceName { namespace: Arc::clone(namespace), name: Arc::clone(name) };
-        let name = Arc::new(name);
-        let rules = delegates.rules(service).into_iter().filter_map(|(rule, namespace)| {
-            let home = Home { name: &name, namespace, cluster_domain: settings.cluster_domain, shared };
-            Rule::of(&rule, home)
+    fn of(service: &VirtualService, delegates: &Delegates, settings: &Settings, shared: &Shared) -> Self {
+        let VirtualService { namespace, spec, .. } = service;
+        let name = Arc::new(service.key());
+        let cluster_domain = &*settings.cluster_domain;
+        let rules = delegate::rules(service, delegates, settings);
+        let rules = rules.into_iter().filter_map(|(rule, namespace)| {
+            Rule::of(&rule, Home { name: &name, namespace, cluster_domain, shared })
         });
-        let home = Home { name: &name, namespace, cluster_domain: settings.cluster_domain, shared };
+        let home = Home { name: &name, namespace, cluster_domain, shared };
         let streams = Streams::of(spec, home);
         Self {
             rules: rules.collect(),
             streams,
-            hosts: spec.hosts.iter().map(|host| host.qualified(namespace, settings.cluster_domain)).collect(),
+            hosts: spec.hosts.iter().map(|host| host.qualified(namespace, cluster_domain)).collect(),
             gateways: spec.gateways.clone(),
             exported: exported(spec, namespace, settings),
             name,
@@ -268,18 +368,8 @@ impl Whom {
 }
 
 /// Who sees a VirtualService of `namespace`.
-pub(super) fn exported(spec: &VirtualServiceSpec, namespace: &Arc<str>, settings: &Settings<'_>) -> Exported {
-    let given = Some(spec.export_to.as_slice()).filter(|given| !given.is_empty());
-    let given = given.unwrap_or(settings.export_to);
-    if given.is_empty() || given.contains(&ExportTo::All) {
-        return Exported::Everywhere;
-    }
-    let names = given.iter().filter_map(|to| match to {
-        ExportTo::All | ExportTo::Nobody => None,
-        ExportTo::Own => Some(Arc::clone(namespace)),
-        ExportTo::Namespace(name) => Some(Arc::clone(name)),
-    });
-    Exported::To(names.collect())
+pub(super) fn exported(spec: &VirtualServiceSpec, namespace: &Arc<str>, settings: &Settings) -> Exported {
+    Exported::of(&spec.export_to, &settings.export_to, namespace)
 }
 
 /// How specific the host is by which `it` is about the service `name`; the more the larger.

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use mesh_common::TUNNEL_PORT;
 use mesh_core::cluster::{self, ClusterPolicy, Destination, Rules};
 use mesh_core::model::{Declared, Service, ServiceKey, ServicePort, Snapshot, Target, Workload};
-use mesh_core::route::{self, ClusterRef, Route, RouteTable, StreamTable, StreamView};
+use mesh_core::route::{self, About, ClusterRef, Route, RouteTable, StreamTable, StreamView};
 use tokio::net::TcpStream;
 
 use super::revoke::{Facts, revoked};
@@ -41,6 +41,7 @@ pub struct PodRequests {
 #[derive(Clone)]
 struct Compiled {
     generation: u64,
+    about: About,
     /// What they are compiled for: the client's labels may change.
     workload: Option<Arc<Workload>>,
     table: Option<Arc<RouteTable>>,
@@ -49,6 +50,9 @@ struct Compiled {
     /// Whether a DestinationRule is about the service.
     shaped: bool,
 }
+
+/// Rules for requests, and rules for bytes.
+type Tables = (Option<Arc<RouteTable>>, Option<Arc<StreamTable>>);
 
 impl PodRequests {
     fn new(worker: &Rc<Worker>, pod: &Arc<LocalPod>) -> Rc<Self> {
@@ -73,15 +77,19 @@ impl PodRequests {
             let labels = |it: Option<&Arc<Workload>>| {
                 it.map(|it| &it.labels) == workload.as_ref().map(|it| &it.labels)
             };
-            known.generation == generation
-                && (same_object(known.workload.as_ref(), workload.as_ref())
-                    || labels(known.workload.as_ref()))
+            same_object(known.workload.as_ref(), workload.as_ref()) || labels(known.workload.as_ref())
         };
-        if let Some(known) = self.rules.borrow().get(&key).filter(|known| same(known)) {
+        let mut rules = self.rules.borrow_mut();
+        let known = rules.get(&key).filter(|known| same(known));
+        if let Some(known) = known.filter(|known| known.generation == generation) {
             return known.clone();
         }
-        let compiled = compile(snapshot, workload, service, number);
-        self.rules.borrow_mut().insert(key, compiled.clone());
+        // Most changes of the configuration are about something else.
+        let about = snapshot.virtuals().about(&service.hostname);
+        let known = known.filter(|known| known.about.is_same(&about));
+        let tables = known.map(|known| (known.table.clone(), known.streams.clone()));
+        let compiled = compile(snapshot, workload, service, (number, about, tables));
+        rules.insert(key, compiled.clone());
         compiled
     }
 }
@@ -94,13 +102,21 @@ fn same_object(one: Option<&Arc<Workload>>, other: Option<&Arc<Workload>>) -> bo
     }
 }
 
-fn compile(snapshot: &Snapshot, workload: Option<Arc<Workload>>, service: &Service, number: u16) -> Compiled {
+/// Makes tables, unless there are some of just that.
+fn compile(
+    snapshot: &Snapshot,
+    workload: Option<Arc<Workload>>,
+    service: &Service,
+    (number, about, tables): (u16, About, Option<Tables>),
+) -> Compiled {
     let none = std::collections::BTreeMap::new();
     let namespace: Arc<str> = workload.as_ref().map_or_else(|| "".into(), |it| it.namespace.clone());
     let labels = workload.as_ref().map_or(&none, |it| &it.labels);
     let client = route::Client { namespace: &namespace, labels };
-    let table = RouteTable::for_service(snapshot.virtuals(), client, number, &service.hostname);
-    let streams = StreamTable::for_service(snapshot.virtuals(), client, number, &service.hostname);
+    let (table, streams) = tables.unwrap_or_else(|| {
+        let table = RouteTable::for_service(&about, client, number).map(Arc::new);
+        (table, StreamTable::for_service(&about, client, number).map(Arc::new))
+    });
     let client = cluster::Client { namespace: &namespace, labels };
     let destination = Destination::new(&service.namespace, &service.hostname, number);
     let plain = |rules: &Rules| {
@@ -108,13 +124,7 @@ fn compile(snapshot: &Snapshot, workload: Option<Arc<Workload>>, service: &Servi
         Some(ClusterPolicy { rules: Vec::new(), ..policy })
     };
     let shaped = plain(snapshot.rules()) != plain(&Rules::new(Arc::new(snapshot.rules().defaults().clone())));
-    Compiled {
-        generation: snapshot.config_generation(),
-        table: table.map(Arc::new),
-        streams: streams.map(Arc::new),
-        shaped,
-        workload,
-    }
+    Compiled { generation: snapshot.config_generation(), about, table, streams, shaped, workload }
 }
 
 impl Compiled {

@@ -58,7 +58,7 @@ impl Site for OneService {
         let snapshot = self.snapshots.borrow().clone();
         let labels = std::collections::BTreeMap::new();
         let client = route::Client { namespace: "shop", labels: &labels };
-        RouteTable::for_service(snapshot.virtuals(), client, 80, self.host).map(Arc::new)
+        RouteTable::for_service(&snapshot.virtuals().about(self.host), client, 80).map(Arc::new)
     }
 
     fn fallback(&self) -> Option<Chosen> {

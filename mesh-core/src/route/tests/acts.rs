@@ -21,7 +21,7 @@ fn rule(uri: &str, fields: &str) -> (Arc<Route>, Arc<MatchInfo>) {
     let labels = BTreeMap::new();
     let client = Client { namespace: "default", labels: &labels };
     let service = "reviews.default.svc.cluster.local";
-    let table = RouteTable::for_service(&virtuals, client, 80, service).unwrap();
+    let table = RouteTable::for_service(&virtuals.about(service), client, 80).unwrap();
     let [entry] = table.entries().collect::<Vec<_>>()[..] else { panic!("{rules}") };
     (Arc::clone(&entry.route), Arc::clone(&entry.info))
 }

@@ -254,11 +254,11 @@ fn the_default_of_export_to_is_the_meshs() {
         - route: [{destination: {host: reviews}}]",
     );
     let labels = BTreeMap::new();
-    let settings = Settings { export_to: &[resource::value::ExportTo::Own], ..Settings::default() };
+    let settings = Settings { export_to: vec![resource::value::ExportTo::Own], ..Settings::default() };
     let virtuals = Virtuals::of(&rules, &settings);
     let table = |namespace| {
         let client = Client { namespace, labels: &labels };
-        RouteTable::for_service(&virtuals, client, 80, "reviews.default.svc.cluster.local")
+        RouteTable::for_service(&virtuals.about("reviews.default.svc.cluster.local"), client, 80)
     };
     assert!(table("default").is_some() && table("other").is_none());
 }
@@ -281,7 +281,7 @@ fn a_service_that_is_known_by_its_address() {
     let ask = |app: &str, host: &str| {
         let labels = labels(app);
         let client = Client { namespace: "default", labels: &labels };
-        let table = RouteTable::for_service(&virtuals, client, 80, host);
+        let table = RouteTable::for_service(&virtuals.about(host), client, 80);
         outcome(table.as_ref(), &Request::parse("GET http://whatever/"))
     };
     assert_eq!(ask("app=x", "reviews.default.svc.cluster.local"), "narrow");

@@ -15,7 +15,7 @@ fn in_mesh(yaml: &str, client: (&str, &str), port: u16, server_name: Option<&str
     let virtuals = Virtuals::of(&services, &Settings::default());
     let labels = labels(client.1);
     let client = Client { namespace: client.0, labels: &labels };
-    let table = StreamTable::for_service(&virtuals, client, port, "db.default.svc.cluster.local");
+    let table = StreamTable::for_service(&virtuals.about("db.default.svc.cluster.local"), client, port);
     table.map_or_else(|| "no table".to_owned(), |table| outcome(&table, server_name, "10.96.0.7"))
 }
 
