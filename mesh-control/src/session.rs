@@ -324,11 +324,10 @@ impl View {
         match kind {
             ResourceType::Authorization => !reach.needs_like(other),
             ResourceType::Address => !reach.sees_like(other),
-            ResourceType::Trust
-            | ResourceType::Mesh
-            | ResourceType::Credential
-            | ResourceType::Config
-            | ResourceType::LocalPod => false,
+            ResourceType::Config => !reach.follows_like(other),
+            ResourceType::Trust | ResourceType::Mesh | ResourceType::Credential | ResourceType::LocalPod => {
+                false
+            }
         }
     }
 

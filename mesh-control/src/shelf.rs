@@ -223,6 +223,7 @@ fn audience_differs(old: &Record, new: &Record) -> bool {
         (Record::LocalPod(old), Record::LocalPod(new)) => old.node != new.node,
         (Record::Service(old), Record::Service(new)) => old.exported != new.exported,
         (Record::Policy(old), Record::Policy(new)) => old.scope != new.scope,
+        (Record::Config(old), Record::Config(new)) => !old.has_audience_of(new),
         (Record::Workload(old), Record::Workload(new)) => {
             !old.services.iter().map(|one| &one.service).eq(new.services.iter().map(|one| &one.service))
         }

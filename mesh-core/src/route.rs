@@ -27,7 +27,7 @@ pub use self::redirect::{Redirect, https_location};
 pub use self::rewrite::{Piece, Rewrite};
 pub use self::stream::{StreamRoute, StreamTable, StreamView};
 pub use self::table::{Picked, RouteTable, ServiceName};
-pub use self::virtuals::{Settings, Virtuals};
+pub use self::virtuals::{About, Settings, Virtuals};
 use crate::resource::{GatewaySpec, VirtualServiceSpec};
 
 mod action;

@@ -358,3 +358,5 @@ fn a_node_is_told_of_what_its_pods_can_see() {
 }
 
 mod policies;
+
+mod configs;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::resource::{Level, Object, ObjectKey, Origin, ServedKind, from_json};
+use crate::resource::{Level, Object, ObjectKey, Origin, ServedKind, Spec, from_json};
 
 /// A `VirtualService`, `DestinationRule` or `Gateway`.
 #[derive(Debug, Clone)]
@@ -53,6 +53,19 @@ impl Config {
     /// The resource.
     pub fn object(&self) -> &Object {
         &self.object
+    }
+
+    /// Whether it is for the same clients as `other`, another version of it.
+    pub fn has_audience_of(&self, other: &Self) -> bool {
+        match (&self.object.spec, &other.object.spec) {
+            (Spec::VirtualService(one), Spec::VirtualService(other)) => {
+                one.export_to == other.export_to && one.hosts == other.hosts && one.gateways == other.gateways
+            }
+            (Spec::DestinationRule(one), Spec::DestinationRule(other)) => {
+                one.export_to == other.export_to && one.host == other.host
+            }
+            _ => true,
+        }
     }
 
     /// Its `spec` in JSON.

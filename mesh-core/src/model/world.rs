@@ -27,6 +27,7 @@ use self::selector::{LabelIndex, SelectorIndex, selects};
 use self::services::ServiceFacts;
 use self::shared::Values;
 use self::slices::SliceFacts;
+use super::reach::ExportDefaults;
 use super::{CredentialScope, MeshSettings, Record, RecordKey, ServiceKey};
 use crate::id::TrustDomain;
 use crate::resource::{Finding, Object, ObjectKey, Spec};
@@ -427,6 +428,10 @@ impl World {
             self.findings.set(&key, Topic::Itself, report);
         }
         let renamed = (&mesh.trust_domain, &mesh.aliases) != (&self.mesh.trust_domain, &self.mesh.aliases);
+        let exports = ExportDefaults::of(mesh.text.config()) != ExportDefaults::of(self.mesh.text.config());
+        if exports {
+            self.dirty.nodes.extend(self.pods_by_node.keys().cloned());
+        }
         self.mesh = mesh;
         let networks: BTreeSet<_> =
             self.nodes.values().flat_map(|node| &node.pod_networks).copied().collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::policies::EVERYWHERE;
 use super::selector::selects;
 use super::{Name, Report, World};
-use crate::model::reach::{Needs, View};
+use crate::model::reach::{ExportDefaults, Needs, View};
 use crate::model::{Reach, Record, RecordKey};
 use crate::policy::PolicyName;
 use crate::resource::Object;
@@ -104,7 +104,8 @@ impl World {
             namespaces: pods().map(|name| Arc::clone(&name.namespace)).collect(),
             listed: pods().flat_map(|name| self.listed_by(&self.uid_of(name))).cloned().collect(),
         };
-        Reach::of(pods().filter_map(view).collect(), needs)
+        let defaults = ExportDefaults::of(self.mesh.text.config());
+        Reach::of(pods().filter_map(view).collect(), needs, defaults)
     }
 
     /// The policies that a pod was last told to list.
