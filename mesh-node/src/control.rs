@@ -15,5 +15,5 @@ pub use connect::{ConnectError, Endpoint};
 pub use credential::{Credential, Link, LinkError};
 pub use discovery::{Discovery, Status};
 pub use journal::{Entry, Journal};
-pub use signer::RemoteCa;
+pub use signer::{RemoteCa, Trust};
 pub use subscriber::Subscriber;

@@ -4,6 +4,7 @@
 //! Invariant: capture outlives this process. Everything is pinned, so a killed node leaves its pods without a way
 //! out rather than with an open one, and its successor takes over what it finds.
 
+mod address;
 pub mod cgroup;
 mod load;
 mod log;

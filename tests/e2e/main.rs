@@ -16,3 +16,4 @@ mod reach;
 mod routing;
 mod scrape;
 mod services;
+mod stock;

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod foreign;
 pub mod http;
 pub mod httpbin;
+pub mod istiod;
 pub mod origin;
 pub mod scenario;
 mod sys;

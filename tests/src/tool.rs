@@ -266,7 +266,7 @@ fn millis(since: Instant) -> u64 {
 }
 
 /// A line at once: whoever reads it waits for it.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let mut out = io::stdout().lock();
     // Nobody reads any more: then there is nobody to tell.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

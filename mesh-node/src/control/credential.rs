@@ -177,6 +177,15 @@ impl Link {
     }
 }
 
+/// What the certificate service has answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The leaf first.
+    pub certificates: Vec<CertificateDer<'static>>,
+    /// The roots, in PEM; as they come.
+    pub roots: String,
+}
+
 impl Opened {
     /// A call with this message.
     pub fn request<T>(&self, message: T) -> Request<T> {
@@ -193,7 +202,7 @@ impl Opened {
         csr: String,
         impersonated: Option<&SpiffeId>,
         lifetime: Option<Duration>,
-    ) -> Result<Vec<CertificateDer<'static>>, LinkError> {
+    ) -> Result<Answer, LinkError> {
         let field = |id: &SpiffeId| {
             let value = Value { kind: Some(Kind::StringValue(id.uri().to_owned())) };
             Struct { fields: [("ImpersonatedIdentity".to_owned(), value)].into() }
@@ -207,11 +216,11 @@ impl Opened {
         let mut client = IstioCertificateServiceClient::new(self.channel.clone());
         let answer = client.create_certificate(self.request(message)).await?.into_inner();
         let malformed = |error: rustls_pki_types::pem::Error| LinkError::Malformed(error.to_string());
-        // The last element holds the roots, which are told elsewhere.
-        let (_roots, chain) =
+        let (roots, chain) =
             answer.cert_chain.split_last().ok_or_else(|| LinkError::Malformed("it is empty".to_owned()))?;
         let pem = chain.concat();
-        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(malformed)
+        let certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>();
+        Ok(Answer { certificates: certificates.map_err(malformed)?, roots: roots.clone() })
     }
 }
 
@@ -232,6 +241,6 @@ impl From<Status> for LinkError {
 async fn own_certificate(opened: Opened) -> Result<Credential, LinkError> {
     let made = |error: rcgen::Error| LinkError::Unavailable(format!("the key could not be made: {error}"));
     let (key, request) = csr::make().map_err(made)?;
-    let chain = opened.certify(request.pem().map_err(made)?, None, None).await?;
-    Credential::assemble(chain, key.secret_pkcs8_der().to_vec())
+    let answer = opened.certify(request.pem().map_err(made)?, None, None).await?;
+    Credential::assemble(answer.certificates, key.secret_pkcs8_der().to_vec())
 }

@@ -27,6 +27,7 @@ use tracing::{info, warn};
 use super::{
     credential::{Link, LinkError},
     journal::{Entry, Journal},
+    signer::Trust,
     subscriber::Subscriber,
 };
 use crate::{run::publish::Publisher, tls::config::random};
@@ -35,7 +36,7 @@ use crate::{run::publish::Publisher, tls::config::random};
 pub struct Discovery {
     subscriber: Subscriber,
     link: Arc<Link>,
-    bundle: Arc<ArcSwap<Bundle>>,
+    trust: Arc<Trust>,
     publisher: Publisher,
     journal: Option<Journal>,
     decoder: Decoder,
@@ -70,13 +71,13 @@ impl Discovery {
     /// Follows over `link`. What `journal` remembers is in force at once, before any connection.
     pub async fn start(
         subscriber: Subscriber,
-        (link, bundle): (Arc<Link>, Arc<ArcSwap<Bundle>>),
+        (link, trust): (Arc<Link>, Arc<Trust>),
         (publisher, demands): (Publisher, mpsc::Receiver<IpAddr>),
         (journal, remembered): (Journal, Vec<Entry>),
     ) -> Self {
         let mut discovery = Self {
             link,
-            bundle,
+            trust,
             publisher,
             journal: Some(journal),
             decoder: Decoder::new(subscriber.node()),
@@ -259,7 +260,7 @@ impl Discovery {
         if let Record::Trust(trust) = &record {
             let bundle = Bundle::parse(trust.roots.as_bytes(), trust.crls.as_bytes());
             let bundle = bundle.map_err(|error| format!("{}: {error}", named.name))?;
-            self.bundle.store(Arc::new(bundle));
+            self.trust.told(bundle);
         }
         self.known.insert(record.key(), named.version);
         self.mirror.apply(record);

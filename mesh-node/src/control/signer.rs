@@ -1,29 +1,81 @@
 //! The control plane as the CA of this node's pods.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use mesh_ca::{Bundle, bundle::pem};
 use mesh_core::id::SpiffeId;
 use rustls_pki_types::CertificateSigningRequestDer;
-use tokio::sync::Mutex;
+use tracing::{info, warn};
 
 use super::credential::{Link, LinkError, Opened};
 use crate::identity::{IssuedChain, Sign, SignError, Signing};
 
-/// Signs by asking the control plane. What peers are checked against comes by discovery.
+/// What peers are checked against. A control plane of ours tells it; Istio's has its roots in a file, and in the answers
+/// of its CA.
+#[derive(Debug)]
+pub struct Trust {
+    bundle: Arc<ArcSwap<Bundle>>,
+    /// Held while either changes it.
+    told: Mutex<bool>,
+}
+
+impl Trust {
+    /// Begins with these, which may come from a file.
+    pub fn new(bundle: Bundle) -> Self {
+        Self { bundle: Arc::new(ArcSwap::from_pointee(bundle)), told: Mutex::new(false) }
+    }
+
+    /// What is trusted, now and later.
+    pub fn bundle(&self) -> &Arc<ArcSwap<Bundle>> {
+        &self.bundle
+    }
+
+    /// These and no others, from now on.
+    pub fn told(&self, bundle: Bundle) {
+        let mut told = self.lock();
+        *told = true;
+        self.bundle.store(Arc::new(bundle));
+    }
+
+    /// The CA trusts these as well. Where all of them are told, an answer may be older than that.
+    fn answered(&self, roots: &str) {
+        let told = self.lock();
+        if *told {
+            return;
+        }
+        let old = self.bundle.load();
+        match Bundle::parse(format!("{}{roots}", old.roots_pem()).as_bytes(), &[]) {
+            Ok(both) if both.roots().len() > old.roots().len() => {
+                info!(roots = both.roots().len(), "The CA has named a root that was not known.");
+                self.bundle.store(Arc::new(both));
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%error, "The roots that the CA has answered with are of no use."),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Signs by asking the control plane.
 #[derive(Debug)]
 pub struct RemoteCa {
     link: Arc<Link>,
-    bundle: Arc<ArcSwap<Bundle>>,
+    trust: Arc<Trust>,
     /// Kept between requests, and let go of when one fails.
-    opened: Mutex<Option<Opened>>,
+    opened: tokio::sync::Mutex<Option<Opened>>,
 }
 
 impl RemoteCa {
-    /// Asks over `link`; `bundle` is kept up to date by whoever follows discovery.
-    pub fn new(link: Arc<Link>, bundle: Arc<ArcSwap<Bundle>>) -> Self {
-        Self { link, bundle, opened: Mutex::default() }
+    /// Asks over `link`, and adds the roots that it is answered to `trust`.
+    pub fn new(link: Arc<Link>, trust: Arc<Trust>) -> Self {
+        Self { link, trust, opened: tokio::sync::Mutex::default() }
     }
 
     async fn opened(&self) -> Result<Opened, LinkError> {
@@ -46,7 +98,10 @@ impl Sign for RemoteCa {
             let opened = self.opened().await?;
             let csr = pem("CERTIFICATE REQUEST", &csr);
             match opened.certify(csr, Some(id), Some(lifetime)).await {
-                Ok(certificates) => Ok(IssuedChain { certificates }),
+                Ok(answer) => {
+                    self.trust.answered(&answer.roots);
+                    Ok(IssuedChain { certificates: answer.certificates })
+                }
                 Err(error) => {
                     // Another connection may reach another replica, or show a newer token.
                     self.opened.lock().await.take();
@@ -57,7 +112,7 @@ impl Sign for RemoteCa {
     }
 
     fn bundle(&self) -> Arc<Bundle> {
-        self.bundle.load_full()
+        self.trust.bundle.load_full()
     }
 
     fn refresh(&self) -> Signing<'_, ()> {

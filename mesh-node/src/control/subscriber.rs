@@ -55,17 +55,18 @@ impl Subscriber {
         ResourceType::ALL.into_iter().filter(move |kind| *kind != other)
     }
 
-    /// What it calls itself.
+    /// What it calls itself. Istio's control plane takes nobody who is none of its kinds of proxies or has no address,
+    /// and looks at neither again.
     pub(super) fn describe(&self) -> Node {
         let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
         let (id, fields) = match self {
             Self::Node(name) => (
-                format!("mesh-node~{name}~{name}.nodes~nodes.svc.cluster.local"),
+                format!("ztunnel~{NO_ADDRESS}~{name}.nodes~nodes.svc.cluster.local"),
                 vec![("NODE_NAME", text(name)), ("GENERATOR", text("ambient"))],
             ),
             Self::Gateway(gateway) => {
                 let Namespaced { namespace, name } = gateway;
-                let id = format!("mesh-gateway~{name}~{name}.{namespace}~{namespace}.svc.cluster.local");
+                let id = format!("router~{NO_ADDRESS}~{name}.{namespace}~{namespace}.svc.cluster.local");
                 (id, vec![(names::GATEWAY, text(&gateway.to_string())), ("NAMESPACE", text(namespace))])
             }
         };
@@ -73,6 +74,9 @@ impl Subscriber {
         Node { id, cluster: String::new(), metadata: Some(Struct { fields }) }
     }
 }
+
+/// In place of an address of one's own.
+const NO_ADDRESS: &str = "0.0.0.0";
 
 #[cfg(test)]
 mod tests {

@@ -85,6 +85,15 @@ fn pod_uid(name: &str) -> Option<String> {
 /// The network namespace of the processes in a pod's cgroup; `None` while there are none, or while they still use
 /// the host's.
 pub fn netns_of(pod: &Path, host: &NetNs) -> Option<NetNs> {
+    inside(pod, host).map(|(_, ns)| ns)
+}
+
+/// One of the processes in a pod's cgroup that do not use the host's network namespace.
+pub fn process_of(pod: &Path, host: &NetNs) -> Option<u32> {
+    inside(pod, host).map(|(pid, _)| pid)
+}
+
+fn inside(pod: &Path, host: &NetNs) -> Option<(u32, NetNs)> {
     let mut processes = Vec::new();
     processes_under(pod, &mut processes);
     processes.into_iter().find_map(|(pid, group)| {
@@ -92,7 +101,7 @@ pub fn netns_of(pod: &Path, host: &NetNs) -> Option<NetNs> {
         // The number may have been given to another process between reading and opening.
         let still = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
         let same = unified_path(&still).is_some_and(|path| group.ends_with(path.trim_start_matches('/')));
-        (same && ns.inode() != host.inode()).then_some(ns)
+        (same && ns.inode() != host.inode()).then_some((pid, ns))
     })
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Inbound, LocalPod, Programs, RedirectError, TcHook, cgroup,
+    Inbound, LocalPod, Programs, RedirectError, TcHook, address, cgroup,
     maps::ControlMaps,
     pins::{PinnedPod, Pins},
     pod::ThreadListeners,
@@ -80,6 +80,8 @@ struct Captured {
     release: watch::Sender<bool>,
 }
 
+type ByPodUid = BTreeMap<Arc<str>, Arc<Workload>>;
+
 impl Manager {
     /// Loads the programs, or takes over what a predecessor left, and attaches what serves the whole node.
     pub fn start(options: Options, threads: Vec<mpsc::Sender<PodSockets>>) -> Result<Self, RedirectError> {
@@ -142,13 +144,13 @@ impl Manager {
 
     async fn reconcile(&mut self, snapshot: &Snapshot, look: Look) {
         let groups = cgroup::pods(&cgroup::pods_cgroup(&self.options.scope));
-        let wanted: BTreeMap<Arc<str>, Arc<Workload>> = snapshot
-            .local_pods()
-            .filter(|pod| pod.enrolled)
-            .filter_map(|pod| Some((pod.pod_uid.clone()?, pod.clone())))
-            .collect();
+        let (wanted, missing) = self.wanted(snapshot, &groups);
         self.release_others(&wanted);
         self.waiting.clear();
+        for workload in missing {
+            let state = PodState::Pending("no pod with its address is running yet".into());
+            self.waiting.insert(workload.uid.clone(), status_of(workload, state));
+        }
         for (uid, workload) in &wanted {
             if look == Look::Waiting && self.captured.contains_key(uid) {
                 continue;
@@ -162,6 +164,37 @@ impl Manager {
         all.extend(self.waiting.values().cloned());
         all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         self.status.send_replace(Some(Arc::new(all)));
+    }
+
+    /// The pods that should be captured, by uid, and those of which nobody knows which they are.
+    fn wanted<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        groups: &HashMap<String, PathBuf>,
+    ) -> (ByPodUid, Vec<&'s Arc<Workload>>) {
+        let mut wanted = BTreeMap::new();
+        let mut unnamed = Vec::new();
+        for pod in snapshot.local_pods().filter(|pod| pod.enrolled) {
+            // Captured before, it stays what it is while it exists.
+            let is_it = |uid: &Arc<str>, it: &Captured| {
+                it.pod.workload == pod.uid && it.pod.ips == pod.ips && groups.contains_key(&**uid)
+            };
+            let known = || self.captured.iter().find(|(uid, it)| is_it(uid, it));
+            match pod.pod_uid.clone().or_else(|| known().map(|(uid, _)| uid.clone())) {
+                Some(uid) => drop(wanted.insert(uid, pod.clone())),
+                None => unnamed.push(pod),
+            }
+        }
+        if unnamed.is_empty() {
+            return (wanted, unnamed);
+        }
+        let free = groups.iter().filter(|(uid, _)| !wanted.contains_key(uid.as_str()));
+        let owners = address::uids(free, &self.host);
+        unnamed.retain(|pod| match pod.ips.iter().find_map(|ip| owners.get(ip)) {
+            Some(uid) => wanted.insert((*uid).into(), Arc::clone(pod)).is_some(),
+            None => true,
+        });
+        (wanted, unnamed)
     }
 
     /// Makes sure that one enrolled pod is captured; the error is the state it is in instead.
@@ -264,7 +297,7 @@ impl Manager {
     }
 
     /// Lets go of pods that are captured, by this process or a predecessor, and should not be.
-    fn release_others(&mut self, wanted: &BTreeMap<Arc<str>, Arc<Workload>>) {
+    fn release_others(&mut self, wanted: &ByPodUid) {
         let gone: Vec<Arc<str>> =
             self.captured.keys().filter(|uid| !wanted.contains_key(*uid)).cloned().collect();
         for uid in gone {

@@ -8,8 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
-use arc_swap::ArcSwap;
-use mesh_ca::{Bundle, Ca, FileVault, Limits};
+use mesh_ca::{Ca, FileVault, Limits};
 use mesh_core::{
     id::TrustDomain,
     model::{CompileOptions, CredentialScope},
@@ -24,7 +23,7 @@ use super::{
 };
 use crate::{
     config::NodeOptions,
-    control::{Discovery, Endpoint, Entry, Journal, Link, RemoteCa, Subscriber, connect},
+    control::{Discovery, Endpoint, Entry, Journal, Link, RemoteCa, Subscriber, Trust, connect},
     identity::{self, IdentityStore, Sign, cache::Cache},
 };
 
@@ -64,7 +63,7 @@ pub enum Source {
 /// The way to a control plane, and what it told last.
 pub struct Control {
     link: Arc<Link>,
-    bundle: Arc<ArcSwap<Bundle>>,
+    trust: Arc<Trust>,
     journal: (Journal, Vec<Entry>),
 }
 
@@ -96,7 +95,7 @@ impl Source {
             (None, Some(url)) => {
                 let cache = open_cache(place, "pods");
                 let control = Control::open(place, url)?;
-                let signer = RemoteCa::new(control.link.clone(), control.bundle.clone());
+                let signer = RemoteCa::new(control.link.clone(), control.trust.clone());
                 (Self::Control(Box::new(control)), Arc::new(signer), cache)
             }
             (None, None) => anyhow::bail!("--config or --control is needed"),
@@ -140,11 +139,11 @@ impl Source {
                 tasks::spawn_local("compile", embedded::follow(changes, compile, publisher, observer));
             }
             Self::Control(control) => {
-                let Control { link, bundle, journal } = *control;
+                let Control { link, trust, journal } = *control;
                 let subscriber = place.subscriber.clone();
                 tasks::spawn_local("discovery", async move {
                     let told = (publisher, demands);
-                    Discovery::start(subscriber, (link, bundle), told, journal).await.run().await;
+                    Discovery::start(subscriber, (link, trust), told, journal).await.run().await;
                 });
             }
         }
@@ -168,12 +167,13 @@ impl Control {
             Some(path) => connect::read_roots(path)?,
             None => anyhow::bail!("--control-ca is needed: without roots nobody can be recognised"),
         };
-        let bundle = Arc::new(ArcSwap::from_pointee(bundle));
-        let endpoint = Endpoint::parse(url, place.control_ca.clone(), bundle.clone()).context("--control")?;
+        let trust = Arc::new(Trust::new(bundle));
+        let endpoint =
+            Endpoint::parse(url, place.control_ca.clone(), trust.bundle().clone()).context("--control")?;
         let own = place.subscriber.identity(&place.trust_domain).map_err(anyhow::Error::msg)?;
         let own = (own, open_cache(place, "node"));
         let link = Arc::new(Link::new(endpoint, place.token.clone(), own));
-        Ok(Self { link, bundle, journal: (journal, remembered) })
+        Ok(Self { link, trust, journal: (journal, remembered) })
     }
 }
 

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_tests::bed::{self, Bed, BedName, Inbound, Layout, Manifests, Network, Status, Target};
 use mesh_tests::http::{self, Response};
+use mesh_tests::istiod;
 use mesh_tests::tool::{self, ClientPlan, Mode};
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +135,20 @@ enum Tool {
     },
     /// Make one TCP connection and report it as one line of JSON; exit code 1 if it cannot be made.
     Client(Client),
+    /// Be a control plane of Istio's: what a mesh-control knows, in Istio's types alone.
+    Istiod {
+        /// Where to listen, with TLS.
+        listen: SocketAddr,
+        /// The plain port of the mesh-control.
+        #[arg(long, default_value = "127.0.0.1:15010")]
+        upstream: SocketAddr,
+        /// The directory of its state, with the CA.
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+        /// What callers show instead of a token that an API server would vouch for.
+        #[arg(long)]
+        token: String,
+    },
     /// Answer UDP datagrams with themselves.
     Udp {
         /// Where to listen.
@@ -417,6 +432,9 @@ fn run_tool(tool: Tool) -> ExitCode {
     let served = match tool {
         Tool::Server { addr, mode } => tool::serve(addr, mode),
         Tool::Udp { addr } => tool::serve_udp(addr),
+        Tool::Istiod { listen, upstream, state, token } => {
+            istiod::serve(istiod::Place { listen, upstream, state, token }).map_err(io::Error::other)
+        }
         Tool::Client(client) => {
             let report = tool::connect(&ClientPlan {
                 addr: client.addr,
