@@ -23,6 +23,7 @@ pub use self::request_authentication::RequestAuthenticationSpec;
 pub use self::secret::{Material, Secret, SecretKind};
 pub use self::security::{AuthorizationPolicySpec, PeerAuthenticationSpec};
 pub use self::served::{Received, ServedKind, from_json};
+pub use self::status::{HostAddress, ObjectStatus};
 pub use self::strict::Invalid;
 pub use self::telemetry::TelemetrySpec;
 
@@ -42,6 +43,7 @@ pub mod schema;
 mod secret;
 pub mod security;
 mod served;
+pub mod status;
 mod strict;
 pub mod telemetry;
 mod tree;
@@ -121,6 +123,8 @@ pub struct Object {
     pub digest: u64,
     /// `spec` in JSON, of kinds that travel to the data plane as they are ([`crate::model::Config`]).
     pub spec_json: Option<Arc<str>>,
+    /// What the mesh reads back of its `status`; empty for an object of a file.
+    pub status: ObjectStatus,
 }
 
 /// Where an object stands: a document of a file, or a cluster ([`Origin::in_cluster`]).

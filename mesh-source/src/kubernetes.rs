@@ -22,6 +22,7 @@ pub use kube::Client;
 
 use self::api::Api;
 use self::discovery::{Discovery, Places};
+use self::kinds::Content;
 pub use self::kinds::watched_kinds;
 use self::reflector::Reflector;
 use crate::changes::{self, Change, Changes, Sender};
@@ -169,7 +170,7 @@ impl Kubernetes {
         let mut tasks = JoinSet::new();
         for watched in &kinds {
             let reflector = Reflector::new(watched, api.clone(), found.clone(), Arc::clone(&again));
-            let keys = watched.on_demand.then(|| wanted.keys.subscribe());
+            let keys = (watched.content == Content::OnDemand).then(|| wanted.keys.subscribe());
             tasks.spawn(reflector.run(sender.clone(), keys, in_sync.clone()));
         }
         drop((in_sync, found));

@@ -189,7 +189,7 @@ async fn the_secrets_that_gateways_name_are_looked_at() {
     let rule = |group: &str| json!({"apiGroups": [group], "resources": ["*"], "verbs": ["list"]});
     let groups =
         ["", "apps", "discovery.k8s.io", "networking.istio.io", "security.istio.io", "telemetry.istio.io"];
-    let gateways = ["gateway.networking.k8s.io"];
+    let gateways = ["gateway.networking.k8s.io", "extensions.istio.io"];
     let rules: Vec<_> = groups.iter().chain(&gateways).map(|group| rule(group)).collect();
     let token = bed.account(&json!(rules)).await;
     let output = bed.analyze(Some(&token), &[]);
@@ -197,6 +197,31 @@ async fn the_secrets_that_gateways_name_are_looked_at() {
     assert!(said.contains(&format!("Secret {}/edge: may not be read", bed.namespace)), "{said}");
     assert_eq!(lines(&output, "IST0161").len() + lines(&output, "no Secret").len(), 0);
     assert_eq!(lines(&output, "IST0101").len(), 1, "{}", text(&output.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_supported_is_named() {
+    let bed = Bed::new().await;
+    for definition in manifests("crds/envoyfilters.networking.istio.io.yaml") {
+        let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+        let answer = bed.cluster.post(path, &definition).await;
+        assert!([201, 409].contains(&answer.status), "{}", answer.body);
+    }
+    let version = "/apis/networking.istio.io/v1alpha3";
+    bed.cluster.get_soon(&format!("{version}/envoyfilters")).await;
+    assert_eq!(lines(&bed.analyze(None, &[]), "EnvoyFilter"), Vec::<String>::new());
+    // Whatever is in it is taken as it is.
+    let object = json!({
+        "apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter", "metadata": {"name": "lua"},
+        "spec": {"configPatches": [{"applyTo": "HTTP_FILTER", "patch": {"value": {"any": ["thing"]}}}]},
+    });
+    bed.create(version, "envoyfilters", &object).await;
+    let output = bed.analyze(None, &[]);
+    let named = lines(&output, "EnvoyFilter");
+    let [line] = &named[..] else { panic!("{}", text(&output.stdout)) };
+    let start = format!("EnvoyFilter {}/lua Warning", bed.namespace);
+    assert!(line.starts_with(&start) && line.contains("EnvoyFilter is not supported"), "{line}");
+    assert!(line.contains("there is no Envoy to patch"), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -130,7 +130,7 @@ fn decide(request: &Request<'_>) -> Result<Response, Malformed> {
         received.findings.iter().partition(|finding| finding.level == Level::Error);
     let warnings = others.into_iter().filter(|finding| finding.level == Level::Warning).map(warning);
     let warnings = warnings.take(MAX_WARNINGS).collect();
-    if errors.is_empty() && received.object.is_some() {
+    if errors.is_empty() && (received.object.is_some() || !kind.is_supported()) {
         return Ok(Response { warnings, ..pass });
     }
     let mut lines: Vec<_> = errors.iter().take(MAX_ERRORS).map(ToString::to_string).collect();

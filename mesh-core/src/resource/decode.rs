@@ -10,7 +10,7 @@ use super::secret;
 use super::strict::{self, Decoded, Unknown};
 use super::tree::{MAX_PROBLEMS, Problem, Tree};
 use super::validate::{self, Report};
-use super::{Level, Object, Origin, Spec};
+use super::{Level, Object, ObjectStatus, Origin, Spec};
 
 /// What came of a tree.
 pub(super) struct Outcome {
@@ -48,7 +48,7 @@ fn checked(kind: Kind, tree: &Tree, mut report: Report<'_>, origin: Origin) -> O
             report.warning("", reason);
         }
         let spec_json = kind.travels().then(|| tree.get("spec").map_or("{}".into(), Tree::to_json));
-        Object { origin, meta, spec, digest: tree.digest(), spec_json }
+        Object { origin, meta, spec, digest: tree.digest(), spec_json, status: ObjectStatus::default() }
     });
     let problems = report.into_problems();
     let failed = problems.iter().any(|problem| problem.level == Level::Error);

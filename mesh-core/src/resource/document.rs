@@ -144,11 +144,10 @@ impl Reader {
                 }
                 self.report(problems);
             }
-            Class::Unsupported(instead) => {
+            Class::Unsupported(kind) => {
                 let mut problems = decode::envelope(tree, &path.to_string(), true);
                 if !problems.iter().any(|problem| problem.level == Level::Error) {
-                    let reason = format!("{kind} is not supported: this document has no effect");
-                    problems.push(Problem::warning(path, reason).hint(instead));
+                    problems.push(Problem::warning(path, kind.reason()).hint(kind.instead));
                 }
                 self.report(problems);
             }

@@ -103,6 +103,19 @@ kinds! {
     BackendTLSPolicy: "BackendTLSPolicy", GATEWAY_API, &["v1", "v1alpha3"], Namespaced, Subdomain, Custom;
 }
 
+/// A kind of which a cluster may have objects, and on which the mesh does not act and will not.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unsupported {
+    /// As `kind:` and object keys spell it.
+    pub(super) name: &'static str,
+    /// Its API group.
+    pub(super) group: &'static str,
+    /// The versions in which it exists.
+    pub(super) versions: &'static [&'static str],
+    /// What to use instead.
+    pub(super) instead: &'static str,
+}
+
 /// What is to be done with an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Class {
@@ -110,12 +123,19 @@ pub(super) enum Class {
     Used(Kind),
     /// A user expects an effect that the mesh does not have yet.
     NotEnforced,
-    /// A user expects an effect that the mesh will not have: what to use instead.
-    Unsupported(&'static str),
+    /// A user expects an effect that the mesh will not have.
+    Unsupported(&'static Unsupported),
     /// Belongs to something else than the mesh.
     NotUsed,
     /// Is in no version that exists: the field to blame, the reason and a hint.
     Wrong { field: &'static str, reason: String, hint: Option<String> },
+}
+
+impl Unsupported {
+    /// What is said of an object: the reason, beside which [`Unsupported::instead`] is the hint.
+    pub(super) fn reason(&self) -> String {
+        format!("{} is not supported: this document has no effect", self.name)
+    }
 }
 
 impl Kind {
@@ -190,8 +210,8 @@ impl Kind {
 /// Decides what `api_version` and `kind` ask for.
 pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     let (group, version) = api_version.rsplit_once('/').unwrap_or((CORE, api_version));
-    if let Some((_, _, instead)) = UNSUPPORTED.iter().find(|(of, name, _)| *of == group && *name == kind) {
-        return Class::Unsupported(instead);
+    if let Some(known) = UNSUPPORTED.iter().find(|known| known.group == group && known.name == kind) {
+        return Class::Unsupported(known);
     }
     if let Some(known) = Kind::named(kind).find(|known| known.group() == group) {
         return if known.versions().contains(&version) {
@@ -257,29 +277,37 @@ const NOT_ENFORCED: &[Kind] = &[
     Kind::BackendTLSPolicy,
 ];
 
-/// Kinds that make sense for Envoy only, or for traffic that the mesh does not carry, and what to use instead.
-const UNSUPPORTED: &[(&str, &str, &str)] = &[
-    (GATEWAY_API, "UDPRoute", "UDP is not routed: a Service of type LoadBalancer or NodePort takes it in"),
-    (GATEWAY_API, "ListenerSet", "write the listeners into the Gateway"),
-    (
-        NETWORKING,
-        "EnvoyFilter",
-        "there is no Envoy to patch: use VirtualService, DestinationRule or Telemetry for what it does",
-    ),
-    (
-        EXTENSIONS,
-        "WasmPlugin",
-        "there is no Envoy to load it: use AuthorizationPolicy with action CUSTOM for decisions, \
-         VirtualService for headers",
-    ),
-    (
-        EXTENSIONS,
-        "TrafficExtension",
-        "there is no Envoy to load it: use AuthorizationPolicy with action CUSTOM for decisions, \
-         VirtualService for headers",
-    ),
+/// Kinds that make sense for Envoy only, or for traffic that the mesh does not carry.
+pub(super) const UNSUPPORTED: &[Unsupported] = &[
+    Unsupported {
+        name: "UDPRoute",
+        group: GATEWAY_API,
+        versions: &["v1", "v1alpha2"],
+        instead: "UDP is not routed: a Service of type LoadBalancer or NodePort takes it in",
+    },
+    Unsupported {
+        name: "ListenerSet",
+        group: GATEWAY_API,
+        versions: &["v1"],
+        instead: "write the listeners into the Gateway",
+    },
+    Unsupported {
+        name: "EnvoyFilter",
+        group: NETWORKING,
+        versions: &["v1alpha3"],
+        instead: "there is no Envoy to patch: use VirtualService, DestinationRule or Telemetry for what it does",
+    },
+    Unsupported { name: "WasmPlugin", group: EXTENSIONS, versions: &["v1alpha1"], instead: NO_EXTENSIONS },
+    Unsupported {
+        name: "TrafficExtension",
+        group: EXTENSIONS,
+        versions: &["v1alpha1"],
+        instead: NO_EXTENSIONS,
+    },
 ];
 
+const NO_EXTENSIONS: &str = "there is no Envoy to load it: use AuthorizationPolicy with action CUSTOM for decisions, \
+     VirtualService for headers";
 /// Istio's ways to load code into Envoy.
 const EXTENSIONS: &str = "extensions.istio.io";
 /// Kubernetes' core group, which `apiVersion: v1` leaves out.

@@ -3,6 +3,10 @@
 //!
 //! Only the shape of single fields and what Kubernetes' schemas can say about several is here; the rest is left to
 //! the checks of the parser, which run in any case.
+//!
+//! Kinds of Istio's that the mesh does not act on have a definition as well, which takes anything: what comes with them
+//! in a Helm chart or a directory must not fail for a kind that the cluster lacks. That they have no effect is said by the
+//! definition, by the webhook as they are written, and by a finding as long as they exist.
 
 use std::borrow::Cow;
 
@@ -13,7 +17,7 @@ use serde_json::{Value, json};
 use super::kind::Kind;
 use super::{
     AuthorizationPolicySpec, DestinationRuleSpec, GatewaySpec, PeerAuthenticationSpec, ProxyConfigSpec,
-    RequestAuthenticationSpec, ServiceEntrySpec, SidecarSpec, TelemetrySpec, VirtualServiceSpec,
+    RequestAuthenticationSpec, ServedKind, ServiceEntrySpec, SidecarSpec, TelemetrySpec, VirtualServiceSpec,
     WorkloadEntrySpec, WorkloadGroupSpec,
 };
 
@@ -31,24 +35,31 @@ pub struct Crd {
 
 /// What there is to say about a kind beside its type.
 struct Row {
-    kind: Kind,
-    plural: &'static str,
+    kind: ServedKind,
+    plural: Cow<'static, str>,
     short: Option<&'static str>,
     /// Whether an object without `spec` is refused.
     needs_spec: bool,
     /// Columns of `kubectl get` after the name; none means its own, the age.
     columns: &'static [Column],
-    spec: fn(&mut SchemaGenerator) -> Schema,
+    /// The type of `spec`; none where nothing reads it.
+    spec: Option<fn(&mut SchemaGenerator) -> Schema>,
 }
 
-/// The definitions of all of Istio's kinds that the mesh reads, by file name.
+/// The definitions of all of Istio's kinds, by file name.
 pub fn crds() -> Vec<Crd> {
-    let mut crds: Vec<_> = rows().iter().map(Row::definition).collect();
+    let mut crds: Vec<_> = rows().iter().chain(&unsupported()).map(Row::definition).collect();
     crds.sort_by(|one, other| one.file.cmp(&other.file));
     crds
 }
 
-/// One row for each of Istio's kinds; a test tells which is missing.
+/// Kinds of Istio's that are taken, and not acted on.
+fn unsupported() -> Vec<Row> {
+    let kinds = ServedKind::all().filter(|kind| !kind.is_supported() && kind.group().ends_with(".istio.io"));
+    kinds.map(Row::unsupported).collect()
+}
+
+/// One row for each of Istio's kinds that the mesh reads; a test tells which is missing.
 fn rows() -> Vec<Row> {
     vec![
         Row::new::<GatewaySpec>(Kind::Gateway, "gateways").short("gw"),
@@ -89,7 +100,13 @@ fn rows() -> Vec<Row> {
 impl Row {
     fn new<S: JsonSchema>(kind: Kind, plural: &'static str) -> Self {
         let spec = |generator: &mut SchemaGenerator| generator.root_schema_for::<S>();
-        Self { kind, plural, short: None, needs_spec: false, columns: &[], spec }
+        let (kind, plural) = (ServedKind::used(kind), Cow::Borrowed(plural));
+        Self { kind, plural, short: None, needs_spec: false, columns: &[], spec: Some(spec) }
+    }
+
+    fn unsupported(kind: ServedKind) -> Self {
+        let plural = format!("{}s", kind.name().to_ascii_lowercase()).into();
+        Self { kind, plural, short: None, needs_spec: false, columns: &[AGE], spec: None }
     }
 
     fn short(self, short: &'static str) -> Self {
@@ -132,9 +149,12 @@ impl Row {
             "type": "object",
             "properties": {
                 "spec": self.spec(),
-                "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+                "status": anything(),
             },
         });
+        if let Some(instead) = self.kind.instead() {
+            schema["description"] = json!(format!("Accepted, and not acted on: {instead}."));
+        }
         if self.needs_spec {
             schema["required"] = json!(["spec"]);
         }
@@ -157,13 +177,19 @@ impl Row {
     }
 
     fn spec(&self) -> Value {
+        let Some(spec) = self.spec else { return anything() };
         let settings = SchemaSettings::draft2020_12().with(|settings| {
             settings.inline_subschemas = true;
             settings.meta_schema = None;
         });
-        let schema = (self.spec)(&mut settings.into_generator());
+        let schema = spec(&mut settings.into_generator());
         structural::rewrite(schema.to_value())
     }
+}
+
+/// The schema of an object that may hold anything.
+fn anything() -> Value {
+    json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 /// Schemas of fields of which at most one may be given.

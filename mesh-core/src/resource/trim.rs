@@ -13,7 +13,7 @@ pub(super) fn trim(kind: Kind, tree: &mut Tree) {
         drop_at(tree, path);
     }
     if kind.is_custom() {
-        // Whoever decides writes the status, and does not read its own opinion back.
+        // Whoever decides writes the status. What it has to find again is read before ([`super::status`]).
         drop_at(tree, &["status"]);
     }
     for path in of_kind(kind) {
@@ -33,6 +33,7 @@ fn of_kind(kind: Kind) -> &'static [&'static [&'static str]] {
         Kind::Namespace => &[&["spec"], &["status"]],
         Kind::Node => &[&["metadata", "annotations"]],
         Kind::Pod => POD,
+        Kind::Service => &[&["status", "conditions"]],
         Kind::ServiceAccount => &[&["secrets"], &["imagePullSecrets"]],
         Kind::EndpointSlice => {
             &[&["metadata", "annotations", "endpoints.kubernetes.io/last-change-trigger-time"]]

@@ -105,7 +105,7 @@ async fn list(api: &Api, kind: Watched, path: &str) -> Result<Parsed, Failure> {
 
 async fn pages(
     api: &Api,
-    Watched { kind, fields, .. }: Watched,
+    Watched { kind, fields, content }: Watched,
     path: &str,
     limit: Option<u32>,
 ) -> Result<Parsed, Failure> {
@@ -113,7 +113,10 @@ async fn pages(
     let mut params = ListParams { field_selector, limit, ..ListParams::default() };
     let mut all = Parsed::default();
     loop {
-        let request = Path::new(path).list(&params).map_err(Failure::malformed)?;
+        let request = Path::new(path);
+        let request =
+            if content.is_metadata() { request.list_metadata(&params) } else { request.list(&params) };
+        let request = request.map_err(Failure::malformed)?;
         let text = patiently(api, request).await?;
         let page: Page<'_> = read(&text)?;
         for item in page.items.into_iter().flatten() {
@@ -146,7 +149,7 @@ async fn patiently(api: &Api, request: Request<Vec<u8>>) -> Result<String, Failu
 fn take(kind: ServedKind, key: &ObjectKey, text: &str, all: &mut Parsed) {
     let origin = Origin::in_cluster(key);
     let Received { object, findings } = from_json(kind, text, &origin);
-    if object.is_none() {
+    if object.is_none() && kind.is_supported() {
         all.rejected.push(Rejected { origin, key: Some(key.clone()) });
     }
     all.objects.extend(object);

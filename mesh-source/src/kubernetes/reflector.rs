@@ -19,7 +19,7 @@ use super::api::Api;
 use super::backoff::{Backoff, jittered};
 use super::discovery::{Place, Places};
 use super::in_namespace;
-use super::kinds::Watched;
+use super::kinds::{Content, Watched};
 use super::known::Known;
 use super::wire::{Event, EventType, Failure, Page, PageMeta, Status};
 use crate::changes::{Change, Closed, Sender};
@@ -88,6 +88,10 @@ impl Reflector {
             self.known.want(&demand.borrow_and_update(), &mut Vec::new());
         }
         let mut outlet = Outlet { sender, demand, in_sync: Some(in_sync) };
+        if self.watched.content == Content::Never {
+            // Nothing depends on it, so nothing waits for it: be it that we may not list it.
+            outlet.tell_in_sync().await;
+        }
         while let Ok(path) = self.locate(&mut outlet).await {
             if self.follow(&path, &mut outlet).await.is_err() {
                 return;
@@ -154,8 +158,11 @@ impl Reflector {
         let mut params = ListParams { field_selector: self.fields(), limit, ..ListParams::default() };
         let position = loop {
             let request = Request::new(path);
-            let request =
-                if self.watched.on_demand { request.list_metadata(&params) } else { request.list(&params) };
+            let request = if self.watched.content.is_metadata() {
+                request.list_metadata(&params)
+            } else {
+                request.list(&params)
+            };
             let text = self.api.read(request.map_err(Failure::malformed)?).await?;
             let PageMeta { resource_version, next } = self.take_page(&text, outlet).await?;
             if next.is_empty() {
@@ -190,7 +197,7 @@ impl Reflector {
         let timeout = Some(watch_seconds(self.api.pace.watch));
         let params = WatchParams { field_selector: self.fields(), timeout, ..WatchParams::default() };
         let request = Request::new(path);
-        let request = if self.watched.on_demand {
+        let request = if self.watched.content.is_metadata() {
             request.watch_metadata(&params, position)
         } else {
             request.watch(&params, position)

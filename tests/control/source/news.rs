@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesh_core::resource::Spec;
 use mesh_source::kubernetes::status::Status;
-use mesh_tests::apiserver::{ApiServer, Settings, Token, User};
+use mesh_tests::apiserver::{ApiServer, Fault, Refusal, Resource, Settings, Token, User};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -134,6 +134,58 @@ async fn a_kind_is_used_when_it_comes_and_in_the_best_version_there_is() {
     follower.until("its end", |seen| !seen.has("PeerAuthentication", "a", "strict")).await;
     define_policies(&follower.server, &["v1", "v1beta1"]);
     follower.until("the policy again", |seen| seen.has("PeerAuthentication", "a", "strict")).await;
+}
+
+#[tokio::test]
+async fn objects_of_kinds_that_are_not_supported_are_named_and_not_read() {
+    let mut follower = Follower::new(server());
+    follower.synced().await;
+    // The definition comes late, as those of Istio may.
+    let kind = Resource::custom("extensions.istio.io", &["v1alpha1"], "WasmPlugin", "wasmplugins");
+    follower.server.define(kind);
+    let plugin = |name: &str, url: &str| {
+        json!({
+            "apiVersion": "extensions.istio.io/v1alpha1", "kind": "WasmPlugin",
+            "metadata": {"name": name, "namespace": "a"}, "spec": {"url": url},
+        })
+    };
+    let said = |seen: &super::Seen, name: &str| {
+        let about = mesh_source::About::Object(key("WasmPlugin", "a", name));
+        seen.findings.get(&about).cloned().unwrap_or_default()
+    };
+    follower.server.put(&plugin("early", "oci://a"));
+    follower.until("a finding", |seen| !said(seen, "early").is_empty()).await;
+    follower.server.put(&plugin("late", "oci://a"));
+    follower.until("another", |seen| !said(seen, "late").is_empty()).await;
+    let [line] = &said(&follower.seen, "late")[..] else { panic!("one line for each") };
+    let start = "WasmPlugin a/late Warning WasmPlugin is not supported: this document has no effect (";
+    assert!(line.starts_with(start), "{line}");
+    // What is in it matters to nobody.
+    follower.log();
+    follower.server.put(&plugin("late", "oci://b"));
+    follower.for_a_moment().await;
+    assert_eq!(follower.log(), Vec::<String>::new());
+    assert!(!follower.seen.has("WasmPlugin", "a", "late"));
+    follower.server.remove("WasmPlugin", "a", "late");
+    follower.until("its end", |seen| said(seen, "late").is_empty()).await;
+    follower.server.undefine("extensions.istio.io", "wasmplugins");
+    follower.server.end_watches();
+    follower.until("the end of the kind", |seen| said(seen, "early").is_empty()).await;
+    let read = |it: &String| it.starts_with("get ") && it.contains("wasmplugins");
+    assert!(!follower.server.requests().iter().any(read), "only metadata is asked for");
+}
+
+#[tokio::test]
+async fn who_may_not_list_what_is_not_supported_starts_all_the_same() {
+    let server = server();
+    server.define(Resource::custom("extensions.istio.io", &["v1alpha1"], "WasmPlugin", "wasmplugins"));
+    server.fail(Fault {
+        matching: "list wasmplugins".into(),
+        times: usize::MAX,
+        delay: Duration::ZERO,
+        refusal: Some(Refusal::new(403, "Forbidden", "not yours")),
+    });
+    Follower::new(server).synced().await;
 }
 
 #[tokio::test]

@@ -42,6 +42,22 @@ fn what_is_good_passes() {
 }
 
 #[test]
+fn what_is_not_supported_passes_with_a_warning() {
+    let filter = json!({
+        "apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
+        "metadata": {"name": "f", "namespace": "shop"}, "spec": {"configPatches": [{"what": "ever"}]},
+    });
+    let request = json!({
+        "uid": "7", "operation": "CREATE", "namespace": "shop", "object": filter,
+        "kind": {"group": "networking.istio.io", "version": "v1alpha3", "kind": "EnvoyFilter"},
+    });
+    let answer = review_of(&json!({"apiVersion": "admission.k8s.io/v1", "request": request}));
+    let response = answer.expect("an answer").response;
+    let [warning] = &response.warnings[..] else { panic!("{response:?}") };
+    assert!(response.allowed && warning.contains("EnvoyFilter is not supported"), "{response:?}");
+}
+
+#[test]
 fn what_is_odd_passes_with_a_warning() {
     let route = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",

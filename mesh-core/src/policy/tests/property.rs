@@ -16,7 +16,7 @@ use crate::resource::security::{
     Action, AuthorizationPolicySpec, Condition, From as FromEntry, MutualTls, MutualTlsMode, Operation,
     PeerAuthenticationSpec, PolicyTargetReference, Rule, Source, To, WorkloadSelector,
 };
-use crate::resource::{Meta, Object, Origin, Spec};
+use crate::resource::{Meta, Object, ObjectStatus, Origin, Spec};
 
 /// Mostly short lists of a few values, so that matches are as likely as misses; `chance` is that of any value.
 fn list(chance: f64, values: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
@@ -148,7 +148,7 @@ fn policies() -> impl Strategy<Value = Vec<Object>> {
                     generation: None,
                 };
                 let origin = Origin { file: "generated".into(), document: index + 1 };
-                Object { origin, meta, spec, digest: 0, spec_json: None }
+                Object { origin, meta, spec, digest: 0, spec_json: None, status: ObjectStatus::default() }
             };
         policies.into_iter().enumerate().map(object).collect()
     })

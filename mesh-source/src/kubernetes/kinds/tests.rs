@@ -5,7 +5,7 @@ use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
 use mesh_core::resource::ServedKind;
 use serde::Deserialize as _;
 
-use super::{PASSED_OVER, watched};
+use super::{Content, PASSED_OVER, watched};
 
 /// The plural of a kind, by the rule that Kubernetes itself guesses by.
 fn plural(kind: ServedKind) -> String {
@@ -59,7 +59,11 @@ fn the_role_grants_what_is_watched_and_nothing_else() {
         let resource = format!("{}/{}", watched.kind.group(), plural(watched.kind));
         let verbs =
             cluster.remove(&resource).unwrap_or_else(|| panic!("{resource} is watched but not granted"));
-        let needed = if watched.on_demand { vec!["get", "list", "watch"] } else { vec!["list", "watch"] };
+        let needed = if watched.content == Content::OnDemand {
+            vec!["get", "list", "watch"]
+        } else {
+            vec!["list", "watch"]
+        };
         assert_eq!(verbs.iter().map(String::as_str).collect::<Vec<_>>(), needed, "{resource}");
     }
     // What is written beside statuses has a name.

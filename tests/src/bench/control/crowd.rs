@@ -18,7 +18,7 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use mesh_core::resource::{Meta, Object, ObjectKey, Origin, SourceFile, Spec, parse};
+use mesh_core::resource::{Meta, Object, ObjectKey, ObjectStatus, Origin, SourceFile, Spec, parse};
 
 /// How large a mesh is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,7 +219,14 @@ fn object(meta: Meta, spec: Spec) -> Object {
     let key =
         ObjectKey { kind: meta.kind, namespace: Arc::clone(&meta.namespace), name: Arc::clone(&meta.name) };
     // Nothing here asks for the digest: what differs is found by comparing.
-    Object { origin: Origin::in_cluster(&key), meta, spec, digest: 0, spec_json: None }
+    Object {
+        origin: Origin::in_cluster(&key),
+        meta,
+        spec,
+        digest: 0,
+        spec_json: None,
+        status: ObjectStatus::default(),
+    }
 }
 
 fn meta(
