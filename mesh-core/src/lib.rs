@@ -4,6 +4,7 @@
 //! Invariant: no I/O, no clock, no randomness, no runtime. Whatever changes between two calls is an argument.
 #![forbid(unsafe_code)]
 
+pub mod allocate;
 pub mod analyze;
 pub mod balance;
 pub mod cluster;
@@ -17,3 +18,4 @@ pub mod policy;
 pub mod resource;
 pub mod retry;
 pub mod route;
+pub mod waypoint;
