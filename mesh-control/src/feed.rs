@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use mesh_core::model::{CompileOptions, World};
 use mesh_core::resource::{Finding, ObjectKey};
-use mesh_source::{Change, Changes, Remarks};
+use mesh_source::{About, Change, Changes, Remarks};
 
 use crate::hub::Hub;
 
@@ -25,6 +25,9 @@ impl Findings {
 pub trait Observe: Send {
     /// These changes are about to be compiled.
     fn saw(&mut self, batch: &[Change]);
+
+    /// All that was seen together has been seen. What this one has to say about it, in place of what it said before.
+    fn conclude(&mut self) -> Vec<Finding>;
 
     /// All that was seen is compiled, and this is everything there is to say about the resources.
     fn compiled(&mut self, findings: &mut dyn Iterator<Item = &Finding>);
@@ -74,11 +77,15 @@ impl Feed {
         let mut synced = false;
         if let Some(observer) = &mut self.observer {
             observer.saw(&batch);
+            self.remarks.set(About::WrittenBack, observer.conclude());
         }
         for change in batch {
             match change {
                 Change::Apply(object) => self.world.upsert(&object),
-                Change::Delete(key) => self.world.remove(&key),
+                Change::Delete(key) => {
+                    self.world.remove(&key);
+                    self.remarks.set(About::Object(key), Vec::new());
+                }
                 Change::Findings(about, list) => self.remarks.set(about, list),
                 Change::Synced => synced = true,
             }

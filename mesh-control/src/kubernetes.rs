@@ -110,7 +110,8 @@ impl Cluster {
         let (source, changes) = Kubernetes::new(self.client.clone(), source);
         let (writer, statuses) = source.status_writer(leadership.clone(), Rate::default());
         let (namespaces, known) = watch::channel(Arc::new(BTreeSet::new()));
-        let following = Following { reports: Reports::new(statuses, namespaces), wanted: source.wanted() };
+        let reports = Reports::new(statuses, namespaces, &self.root_namespace);
+        let following = Following { reports, wanted: source.wanted() };
         let following = Some(Box::new(following) as Box<dyn Observe>);
         let roots = Roots::new(self.client.clone(), Arc::clone(&ca), leadership.clone(), known);
         let validator = Validator::new(self.client.clone(), ca, leadership);
@@ -145,6 +146,10 @@ struct Following {
 impl Observe for Following {
     fn saw(&mut self, batch: &[Change]) {
         self.reports.saw(batch);
+    }
+
+    fn conclude(&mut self) -> Vec<Finding> {
+        self.reports.conclude()
     }
 
     fn compiled(&mut self, findings: &mut dyn Iterator<Item = &Finding>) {

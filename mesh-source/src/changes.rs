@@ -25,6 +25,8 @@ pub enum About {
     Source,
     /// One object, valid or not.
     Object(ObjectKey),
+    /// What is to be written back to objects. No source says so; who writes does.
+    WrittenBack,
 }
 
 /// The receiving end of a source. Dropping it ends the source.

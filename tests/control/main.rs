@@ -23,4 +23,5 @@ mod status;
 mod subscriber;
 mod vault;
 mod webhook;
+mod written;
 mod ztunnel;

@@ -1,19 +1,23 @@
-//! What became of policies, for their status: the condition that ambient Istio writes, from what the compiler found. And
-//! which `GatewayClass`es are ours.
+//! What became of resources, for their status: the conditions that ambient Istio writes on policies and services, the
+//! addresses of hosts that have none, and which `GatewayClass`es are ours.
 //!
-//! A commit costs what changed and what has findings, not what exists.
+//! What is decided is decided elsewhere: by the compiler, which says what it found, by [`Attachments`] and [`Allocator`].
+//! Here it becomes a status of each object. A commit costs what changed and what has findings, not what exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_core::resource::{Finding, Level, Object, ObjectKey, Spec};
-use mesh_source::kubernetes::status::{Condition, Status, Statuses};
+use mesh_core::allocate::{Allocator, Ranges, same};
+use mesh_core::resource::status::{WAYPOINT_ACCEPTED, WAYPOINT_BOUND};
+use mesh_core::resource::{Finding, Level, Object, ObjectKey, Origin, Spec};
+use mesh_core::waypoint::{Attachments, Serving, Verdict, targets};
+use mesh_source::kubernetes::status::{Addresses, Condition, Status, Statuses};
 use mesh_source::{About, Change};
 use tokio::sync::watch;
 
 use super::roots::Namespaces;
 
-/// Turns findings into statuses, and knows the namespaces.
+/// Turns what was found into statuses, and knows the namespaces.
 pub(super) struct Reports {
     sink: Box<dyn Sink>,
     namespaces: watch::Sender<Namespaces>,
@@ -22,6 +26,19 @@ pub(super) struct Reports {
     changed: BTreeSet<Arc<str>>,
     /// Policies that had findings at the last commit.
     talked_of: BTreeSet<Arc<str>>,
+    attachments: Attachments,
+    allocator: Allocator,
+    /// Services, and what else may be attached to something.
+    attached: BTreeMap<ObjectKey, Attached>,
+    /// `ServiceEntries` some host of which has no address, and how many of them.
+    lacking: BTreeMap<ObjectKey, usize>,
+}
+
+/// What a status of it is about, and what it shows already.
+struct Attached {
+    uid: Option<Arc<str>>,
+    generation: Option<i64>,
+    conditions: BTreeSet<Arc<str>>,
 }
 
 /// Where statuses go.
@@ -42,14 +59,35 @@ struct Policy {
 }
 
 impl Reports {
-    /// Tells `sink` of policies, and `namespaces` of namespaces.
-    pub(super) fn new(sink: impl Sink + 'static, namespaces: watch::Sender<Namespaces>) -> Self {
-        let (policies, changed, talked_of) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { sink: Box::new(sink), namespaces, policies, changed, talked_of }
+    /// Tells `sink` of statuses, and `namespaces` of namespaces.
+    pub(super) fn new(
+        sink: impl Sink + 'static,
+        namespaces: watch::Sender<Namespaces>,
+        root_namespace: &str,
+    ) -> Self {
+        Self {
+            sink: Box::new(sink),
+            namespaces,
+            policies: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            talked_of: BTreeSet::new(),
+            // To be another value once nodes go through waypoints.
+            attachments: Attachments::new(root_namespace, Serving::Nothing),
+            allocator: Allocator::new(Ranges::default()),
+            attached: BTreeMap::new(),
+            lacking: BTreeMap::new(),
+        }
     }
 
     fn apply(&mut self, object: &Object) {
         let key = object.key();
+        self.attachments.apply(object);
+        self.allocator.apply(object);
+        if Attached::matters(object) {
+            self.attached.insert(key.clone(), Attached::new(object));
+        } else if self.attached.remove(&key).is_some() {
+            self.sink.forget(&key);
+        }
         if is_policy(&key) {
             let (uid, generation) = (object.meta.uid.clone(), object.meta.generation);
             let name = Arc::clone(&object.origin.file);
@@ -67,6 +105,12 @@ impl Reports {
     }
 
     fn remove(&mut self, key: &ObjectKey) {
+        self.attachments.remove(key);
+        self.allocator.remove(key);
+        self.lacking.remove(key);
+        if self.attached.remove(key).is_some() {
+            self.sink.forget(key);
+        }
         if is_policy(key) {
             self.policies.remove(key.to_string().as_str());
             self.sink.forget(key);
@@ -107,9 +151,33 @@ impl Reports {
                 Change::Apply(object) => self.apply(object),
                 Change::Delete(key) => self.remove(key),
                 Change::Findings(About::Object(key), findings) => self.note(key, findings),
-                Change::Findings(About::Source, _) | Change::Synced => {}
+                Change::Findings(About::Source | About::WrittenBack, _) | Change::Synced => {}
             }
         }
+    }
+
+    /// Decides about what is attached and about addresses. Returns all there is to say about that.
+    pub(super) fn conclude(&mut self) -> Vec<Finding> {
+        let mut changed = self.attachments.take_changed();
+        for key in self.allocator.settle() {
+            match self.allocator.of(&key).map_or(0, |(grant, _)| grant.lacking) {
+                0 => self.lacking.remove(&key),
+                hosts => self.lacking.insert(key.clone(), hosts),
+            };
+            changed.insert(key);
+        }
+        for key in changed {
+            if is_policy(&key) {
+                self.changed.insert(key.to_string().into());
+            } else if let Some(attached) = self.attached.get(&key) {
+                match attached.status(&key, &self.attachments, &self.allocator) {
+                    Some(status) => self.sink.set(key, status),
+                    None => self.sink.forget(&key),
+                }
+            }
+        }
+        let ranges = self.allocator.ranges();
+        self.lacking.iter().map(|(key, hosts)| no_address(key, *hosts, ranges)).collect()
     }
 
     /// Takes note of what there is to say about them.
@@ -127,34 +195,80 @@ impl Reports {
         for name in &names {
             if let Some(policy) = self.policies.get(name) {
                 let findings = by_policy.get(name).map(Vec::as_slice).unwrap_or_default();
-                self.sink.set(policy.key.clone(), policy.status(findings));
+                let accepted = self.attachments.accepted(&policy.key);
+                self.sink.set(policy.key.clone(), policy.status(findings, accepted));
             }
         }
         self.talked_of = now;
     }
 }
 
+impl Attached {
+    /// Whether there may be something to say about an object, or to take back.
+    fn matters(object: &Object) -> bool {
+        match &object.spec {
+            Spec::Service(_) | Spec::ServiceEntry(_) => true,
+            spec @ (Spec::RequestAuthentication(_) | Spec::Telemetry(_)) => {
+                targets(spec).next().is_some() || !object.status.conditions.is_empty()
+            }
+            _ => false,
+        }
+    }
+
+    fn new(object: &Object) -> Self {
+        let (uid, generation) = (object.meta.uid.clone(), object.meta.generation);
+        Self { uid, generation, conditions: object.status.conditions.clone() }
+    }
+
+    /// What it should say; `None` if that is nothing, and nothing of ours is there.
+    fn status(&self, key: &ObjectKey, attachments: &Attachments, allocator: &Allocator) -> Option<Status> {
+        let (sort, verdict) = match key.kind {
+            "Service" | "ServiceEntry" => (WAYPOINT_BOUND, attachments.bound(key)),
+            _ => (WAYPOINT_ACCEPTED, attachments.accepted(key)),
+        };
+        let is_over = verdict.is_none() && self.conditions.contains(sort);
+        let addresses = allocator.of(key).filter(|(grant, held)| !same(&grant.addresses, held));
+        let addresses =
+            addresses.map(|(grant, held)| Addresses { seen: held.to_vec(), wanted: grant.addresses.clone() });
+        let status = Status {
+            uid: self.uid.clone(),
+            conditions: verdict.map(|it| condition(sort, it, self.generation)).into_iter().collect(),
+            absent: is_over.then(|| sort.to_owned()).into_iter().collect(),
+            addresses,
+            ..Status::default()
+        };
+        let is_empty = status.conditions.is_empty() && status.absent.is_empty() && status.addresses.is_none();
+        (!is_empty).then_some(status)
+    }
+}
+
 impl Policy {
-    fn status(&self, findings: &[&Finding]) -> Status {
+    /// What became of it: `accepted` says what waypoints make of its targets, if it has some, for then nodes pass it over.
+    fn status(&self, findings: &[&Finding], accepted: Option<Verdict>) -> Status {
         let refused = findings.iter().any(|finding| finding.level == Level::Error);
-        let (status, reason) = match findings {
-            _ if refused => ("False", "Invalid"),
-            [] => ("True", "Accepted"),
-            _ => ("True", "UnsupportedValue"),
+        let (sort, other) = match &accepted {
+            Some(_) => (WAYPOINT_ACCEPTED, ZTUNNEL_ACCEPTED),
+            None => (ZTUNNEL_ACCEPTED, WAYPOINT_ACCEPTED),
         };
-        let message = match findings {
-            [] => "in force on every node that it concerns".to_owned(),
-            findings => findings.iter().map(|finding| text(finding)).collect::<Vec<_>>().join("; "),
+        let verdict = match accepted {
+            Some(verdict) if !refused => verdict,
+            _ => {
+                let (holds, reason) = match findings {
+                    _ if refused => (false, "Invalid"),
+                    [] => (true, "Accepted"),
+                    _ => (true, "UnsupportedValue"),
+                };
+                let message = match findings {
+                    [] => "in force on every node that it concerns".to_owned(),
+                    findings => findings.iter().map(|finding| text(finding)).collect::<Vec<_>>().join("; "),
+                };
+                Verdict { holds, reason, message }
+            }
         };
-        let condition = Condition {
-            sort: ACCEPTED.to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message: cut(message),
-            // What was refused is a version that has not been read as far as its generation.
-            observed_generation: self.generation.filter(|_| !refused),
-        };
-        Status { uid: self.uid.clone(), conditions: vec![condition], ..Status::default() }
+        // What was refused is a version that has not been read as far as its generation.
+        let condition = condition(sort, verdict, self.generation.filter(|_| !refused));
+        let absent = vec![other.to_owned()];
+        Status { uid: self.uid.clone(), conditions: vec![condition], absent, ..Status::default() }
     }
 }
 
@@ -180,6 +294,27 @@ fn class_status(object: &Object) -> Status {
     Status { uid: object.meta.uid.clone(), conditions: vec![condition], ..Status::default() }
 }
 
+fn condition(sort: &str, verdict: Verdict, observed_generation: Option<i64>) -> Condition {
+    Condition {
+        sort: sort.to_owned(),
+        status: if verdict.holds { "True" } else { "False" }.to_owned(),
+        reason: verdict.reason.to_owned(),
+        message: cut(verdict.message),
+        observed_generation,
+    }
+}
+
+/// Said of a ServiceEntry when all addresses are given away.
+fn no_address(key: &ObjectKey, hosts: usize, Ranges { v4, v6 }: Ranges) -> Finding {
+    Finding {
+        origin: Origin::in_cluster(key),
+        level: Level::Warning,
+        field: "spec.hosts".to_owned(),
+        reason: format!("{hosts} of its hosts lack an address: all of {v4} or of {v6} are given away"),
+        hint: Some("write spec.addresses, or remove entries that nobody uses".to_owned()),
+    }
+}
+
 /// A finding without the name of the object in whose status it stands.
 fn text(finding: &Finding) -> String {
     let line = finding.to_string();
@@ -201,7 +336,7 @@ fn is_policy(key: &ObjectKey) -> bool {
 }
 
 /// The condition that ambient Istio writes, and that people wait for: whether the proxies of nodes enforce a policy.
-const ACCEPTED: &str = "ZtunnelAccepted";
+const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 /// Kinds that nodes enforce.
 const POLICIES: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
 /// Who takes care of a `GatewayClass` that is ours: of gateways, and of waypoints. The names are Istio's.

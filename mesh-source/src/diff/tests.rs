@@ -15,6 +15,7 @@ fn show(batch: &[Change]) -> Vec<String> {
         Change::Delete(key) => format!("-{}", key.name),
         Change::Findings(About::Source, findings) => format!("?{}", findings.len()),
         Change::Findings(About::Object(key), _) => format!("?{key}"),
+        Change::Findings(About::WrittenBack, _) => panic!("no source says so"),
         Change::Synced => "synced".into(),
     };
     batch.iter().map(show).collect()

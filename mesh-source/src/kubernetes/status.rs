@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use self::merge::merge;
-pub use self::merge::{Condition, Parents, Status};
+pub use self::merge::{Addresses, Condition, Parents, Status};
+use self::merge::{Merged, merge};
 use super::Kubernetes;
 use super::api::Api;
 use super::backoff::Backoff;
@@ -77,6 +77,8 @@ enum Outcome {
     Done,
     /// It has been changed while we looked.
     Again,
+    /// It shows something else than what was decided on, of which we shall hear.
+    Stale,
     /// There is no such object, or no such kind, or it is another's turn to write.
     Gone,
 }
@@ -160,23 +162,29 @@ impl StatusWriter {
             _ = lost.wait_until(false) => return,
         }
         let Some(status) = self.take(&key) else { return };
-        if let Err(failure) = self.write_patiently(&key, &status).await {
-            tracing::warn!(object = %key, error = %failure, "The status of an object cannot be written.");
-            if !is_final(&failure) {
+        match self.write_patiently(&key, &status).await {
+            Ok(Outcome::Stale) => {
+                // By then there is another decision in its place.
                 self.put_back(&key, &status);
-                sleep(self.backoff.next(failure.retry_after())).await;
+                sleep(self.backoff.next(None)).await;
             }
-        } else {
-            self.backoff.reset();
+            Ok(_) => self.backoff.reset(),
+            Err(failure) => {
+                tracing::warn!(object = %key, error = %failure, "The status of an object cannot be written.");
+                if !is_final(&failure) {
+                    self.put_back(&key, &status);
+                    sleep(self.backoff.next(failure.retry_after())).await;
+                }
+            }
         }
     }
 
     /// As often as it takes when others write at the same time, within reason.
-    async fn write_patiently(&self, key: &ObjectKey, status: &Status) -> Result<(), Failure> {
+    async fn write_patiently(&self, key: &ObjectKey, status: &Status) -> Result<Outcome, Failure> {
         for _ in 0..ATTEMPTS {
             match self.write(key, status).await? {
                 Outcome::Again => {}
-                Outcome::Done | Outcome::Gone => return Ok(()),
+                outcome => return Ok(outcome),
             }
         }
         Err(Failure::Malformed(format!("it changed {ATTEMPTS} times while it was written")))
@@ -196,9 +204,9 @@ impl StatusWriter {
         if status.uid.as_ref().is_some_and(|uid| object["metadata"]["uid"] != **uid) {
             return Ok(Outcome::Gone);
         }
-        let Some(changes) = merge(&object["status"], status, Timestamp::now()) else {
-            return Ok(Outcome::Done);
-        };
+        let Merged { changes, is_stale } = merge(&object["status"], status, Timestamp::now());
+        let done = if is_stale { Outcome::Stale } else { Outcome::Done };
+        let Some(changes) = changes else { return Ok(done) };
         // The last moment at which it can be known.
         if !self.leadership.is_leading() {
             return Ok(Outcome::Gone);
@@ -210,7 +218,7 @@ impl StatusWriter {
             .body(body.to_string().into_bytes())
             .map_err(Failure::malformed)?;
         match self.api.read(request).await {
-            Ok(_) => Ok(Outcome::Done),
+            Ok(_) => Ok(done),
             Err(Failure::Refused { code: 409, .. }) => Ok(Outcome::Again),
             Err(failure) if failure.is_absent() => Ok(Outcome::Gone),
             Err(failure) => Err(failure),

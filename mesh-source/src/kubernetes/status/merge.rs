@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::jiff::Timestamp;
+use mesh_core::allocate::same;
+use mesh_core::resource::HostAddress;
 use serde_json::{Map, Value, json};
 
 /// What the mesh has to say in a status.
@@ -13,11 +15,34 @@ pub struct Status {
     pub uid: Option<Arc<str>>,
     /// Put among the others in `conditions`, each in place of the one of its type.
     pub conditions: Vec<Condition>,
+    /// Types of conditions that are ours and are not to be there.
+    pub absent: Vec<String>,
     /// Put among the others in a route's `parents`.
     pub parents: Option<Parents>,
     /// Fields that belong to nobody else, such as a Gateway's `listeners`; null removes one. Conditions in them are treated
     /// like all others.
     pub fields: BTreeMap<String, Value>,
+    /// The addresses of a ServiceEntry's hosts.
+    pub addresses: Option<Addresses>,
+}
+
+/// A decision about `addresses`, which is only good as long as the object shows what it was made on: what has been given
+/// to a host meanwhile must not be taken from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Addresses {
+    /// What the object showed.
+    pub seen: Vec<HostAddress>,
+    /// What it is to show, in any order.
+    pub wanted: Vec<HostAddress>,
+}
+
+/// What there is to do about a status.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Merged {
+    /// The fields that have to change; `None` if it says everything that it should.
+    pub(super) changes: Option<Value>,
+    /// Whether it shows something else than what was decided on. That part is left alone: news of it are on their way.
+    pub(super) is_stale: bool,
 }
 
 /// One fact about an object. When it became a fact is noted when it is written.
@@ -57,16 +82,16 @@ impl Condition {
     }
 }
 
-/// The fields of `current` that have to change for it to say what `wish` says; `None` if it does already. Nothing of
-/// others is changed, and a condition that has not changed keeps its time.
-pub(super) fn merge(current: &Value, wish: &Status, now: Timestamp) -> Option<Value> {
+/// What of `current` has to change for it to say what `wish` says. Nothing of others is changed, and a condition that has
+/// not changed keeps its time.
+pub(super) fn merge(current: &Value, wish: &Status, now: Timestamp) -> Merged {
     let mut changes = Map::new();
     let mut note = |field: &str, wanted: Value| {
         if current[field] != wanted {
             changes.insert(field.to_owned(), wanted);
         }
     };
-    if !wish.conditions.is_empty() {
+    if !wish.conditions.is_empty() || current["conditions"].is_array() && !wish.absent.is_empty() {
         note("conditions", conditions(&current["conditions"], wish, now));
     }
     if let Some(parents) = &wish.parents {
@@ -77,11 +102,29 @@ pub(super) fn merge(current: &Value, wish: &Status, now: Timestamp) -> Option<Va
         set_times(&current[field], &mut value, now);
         note(field, value);
     }
-    (!changes.is_empty()).then_some(Value::Object(changes))
+    let mut is_stale = false;
+    if let Some(Addresses { seen, wanted }) = &wish.addresses {
+        let (shown, is_all) = HostAddress::read(&current[ADDRESSES]);
+        let is_right = is_all && same(&shown, wanted);
+        is_stale = !is_right && shown != *seen;
+        if !is_right && !is_stale {
+            note(ADDRESSES, addresses(wanted));
+        }
+    }
+    Merged { changes: (!changes.is_empty()).then_some(Value::Object(changes)), is_stale }
+}
+
+/// Null, which removes the field, if there are none.
+fn addresses(wanted: &[HostAddress]) -> Value {
+    if wanted.is_empty() {
+        return Value::Null;
+    }
+    wanted.iter().map(|it| json!({"host": it.host.to_string(), "value": it.value})).collect()
 }
 
 fn conditions(current: &Value, wish: &Status, now: Timestamp) -> Value {
     let mut list = items(current);
+    list.retain(|known| !wish.absent.iter().any(|sort| known["type"] == sort.as_str()));
     for mut condition in wish.conditions.iter().map(Condition::to_json) {
         if let Some(known) = list.iter_mut().find(|known| is_same(known, &condition)) {
             set_times(known, &mut condition, now);
@@ -151,6 +194,7 @@ fn items(list: &Value) -> Vec<Value> {
 }
 
 const TIME: &str = "lastTransitionTime";
+const ADDRESSES: &str = "addresses";
 
 #[cfg(test)]
 mod tests;
