@@ -102,7 +102,8 @@ fn certificates_rotate_under_traffic() -> Result<()> {
     })?;
     ensure!(dial(&client, &[&to])?.served(), "and a new tunnel is made for whoever comes");
     ensure!(!wire.overflowed() && !wire.is_empty(), "the capture has not seen everything");
-    ensure!(!wire.contains(MARKER.as_bytes()), "plaintext on the wire");
+    let seen = wire.find(MARKER.as_bytes());
+    ensure!(seen.is_none(), "plaintext on the wire: {seen:?}\n{}", bed.node("node-1")?.log()?);
     Ok(())
 }
 

@@ -40,6 +40,14 @@ impl Capture {
         packets.frames.iter().any(|frame| frame.windows(marker.len()).any(|window| window == marker))
     }
 
+    /// The headers of the first frame with these bytes, if there is one.
+    pub fn find(&self, marker: &[u8]) -> Option<Vec<u8>> {
+        let packets = lock(&self.packets);
+        let with = |frame: &&Vec<u8>| frame.windows(marker.len()).any(|window| window == marker);
+        let frame = packets.frames.iter().find(with)?;
+        Some(frame.iter().take(HEADERS).copied().collect())
+    }
+
     /// How many frames were recorded so far.
     pub fn len(&self) -> usize {
         lock(&self.packets).frames.len()
@@ -94,6 +102,9 @@ fn record(socket: &PacketSocket, stop: &Stop, packets: &Mutex<Packets>) {
         }
     }
 }
+
+/// Bytes of the headers down to TCP's.
+const HEADERS: usize = 54;
 
 /// Bytes of the largest frame: the kernel hands segmented TCP over in pieces of up to 64 KiB and headers.
 const MAX_FRAME: usize = 128 << 10;
