@@ -20,7 +20,9 @@ pub use self::credential::{Credential, CredentialName, CredentialScope};
 pub use self::mirror::Mirror;
 pub use self::reach::{Exported, Reach};
 pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
-pub use self::service::{Declared, Endpoint, EndpointId, Families, Service, ServicePort, StaticEndpoint};
+pub use self::service::{
+    Declared, Endpoint, EndpointId, Entry, Families, Service, ServicePort, StaticEndpoint,
+};
 pub use self::workload::{LocalPod, Membership, ServiceKey, Workload, WorkloadType};
 pub use self::world::{CompileOptions, World};
 use crate::cluster::Rules;
@@ -151,11 +153,18 @@ impl Snapshot {
         let dst = canonical(dst);
         if let Some(service) = self.by_vip.get(&dst.ip()) {
             let service = Arc::clone(service);
-            return match service.ports.iter().position(|port| port.number == dst.port()) {
-                Some(port) => Target::Service { service, port },
-                None => Target::ServiceWithoutPort(service),
-            };
+            match service.ports.iter().position(|port| port.number == dst.port()) {
+                Some(port) => return Target::Service { service, port },
+                // Of somebody else's address, a ServiceEntry is about some ports.
+                None if service.entry.is_some() => {}
+                None => return Target::ServiceWithoutPort(service),
+            }
         }
+        self.place(dst)
+    }
+
+    /// What is at `dst`, a canonical address, whatever services say about it.
+    pub(crate) fn place(&self, dst: SocketAddr) -> Target {
         if let Some(workload) = self.by_ip.get(&dst.ip()) {
             return Target::Workload { workload: Arc::clone(workload), addr: dst };
         }

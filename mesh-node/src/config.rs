@@ -69,6 +69,9 @@ pub struct NodeOptions {
     /// what a control plane outside of it told last.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/mesh")]
     pub state: PathBuf,
+    /// Where the servers of DNS are written that know the names behind services.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
     /// Where kernel objects are pinned.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_ROOT)]
     pub pin_root: PathBuf,
@@ -133,6 +136,9 @@ pub struct GatewayOptions {
     /// identity, and reaches only what is reached without.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
+    /// Where the servers of DNS are written that know the names behind services.
+    #[arg(long, value_name = "FILE", default_value = "/etc/resolv.conf")]
+    pub resolv_conf: PathBuf,
     /// Where to listen, unless a Gateway says it [default: all addresses].
     #[arg(long, value_name = "IP")]
     pub bind: Option<IpAddr>,

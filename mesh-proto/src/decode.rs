@@ -9,8 +9,8 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::model::{
-    Config, Credential, CredentialName, Exported, Families, LocalPod, Membership, MeshSettings, Record,
-    Service, ServiceKey, ServicePort, StaticEndpoint, TrustBundle, Workload, WorkloadType,
+    Config, Credential, CredentialName, Entry, Exported, Families, LocalPod, Membership, MeshSettings,
+    Record, Service, ServiceKey, ServicePort, StaticEndpoint, TrustBundle, Workload, WorkloadType,
 };
 use mesh_core::policy::PolicyName;
 use mesh_core::resource::mesh_config::MeshText;
@@ -163,6 +163,8 @@ impl Decoder {
             namespace,
             node,
             ips,
+            hostname: Some(&*from.hostname).filter(|name| !name.is_empty()).map(Arc::from),
+            weight: details.weight,
             identity,
             enrolled: from.tunnel_protocol() == workload::TunnelProtocol::Hbone,
             labels: details.labels.into_iter().collect(),
@@ -222,7 +224,11 @@ impl Decoder {
                 workload::IpFamilies::Automatic | workload::IpFamilies::Dual => Families::Any,
             },
             vips,
-            exported: Exported::Everywhere,
+            exported: match details.audience {
+                None => Exported::Everywhere,
+                Some(to) => Exported::To(to.namespaces.iter().map(|name| self.text(name)).collect()),
+            },
+            entry: details.entry.map(|entry| Arc::new(entry_of(entry))),
         })
     }
 
@@ -309,6 +315,15 @@ impl Decoder {
         let text: Arc<str> = text.into();
         self.texts.insert(Arc::clone(&text));
         text
+    }
+}
+
+fn entry_of(from: mesh::ServiceEntry) -> Entry {
+    Entry {
+        external: from.external,
+        passthrough: from.passthrough,
+        first_address_only: from.first_address_only,
+        subject_alt_names: from.subject_alt_names.into_iter().map(Arc::from).collect(),
     }
 }
 

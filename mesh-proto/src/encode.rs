@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use mesh_core::model::{
-    Config, Credential, Families, LocalPod, Membership, MeshSettings, Record, Service, StaticEndpoint,
-    Workload, WorkloadType,
+    Config, Credential, Entry, Exported, Families, LocalPod, Membership, MeshSettings, Record, Service,
+    StaticEndpoint, Workload, WorkloadType,
 };
 use mesh_core::resource::{Material, Secret};
 use prost::Message;
@@ -78,6 +78,7 @@ pub fn workload(from: &Workload) -> workload::Workload {
         name: from.name.to_string(),
         namespace: from.namespace.to_string(),
         addresses: from.ips.iter().copied().map(octets).collect(),
+        hostname: from.hostname.as_deref().unwrap_or_default().to_owned(),
         network: String::new(),
         tunnel_protocol: tunnel.into(),
         trust_domain: unless(from.identity.trust_domain().as_str(), "cluster.local"),
@@ -110,6 +111,7 @@ fn details(from: &Workload) -> Option<mesh::WorkloadDetails> {
             _ => String::new(),
         },
         labels: from.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        weight: from.weight,
     };
     (details != mesh::WorkloadDetails::default()).then_some(details)
 }
@@ -138,6 +140,13 @@ pub fn service(from: &Service) -> workload::Service {
         ports: from.ports.iter().map(detail).collect(),
         session_affinity_seconds: from.session_affinity.map_or(0, |lasts| lasts.as_secs().max(1)),
         headless: from.headless,
+        entry: from.entry.as_deref().map(entry),
+        audience: match &from.exported {
+            Exported::Everywhere => None,
+            Exported::To(all) => {
+                Some(mesh::Audience { namespaces: all.iter().map(ToString::to_string).collect() })
+            }
+        },
     };
     let families = match from.families {
         Families::Any => workload::IpFamilies::Automatic,
@@ -154,6 +163,15 @@ pub fn service(from: &Service) -> workload::Service {
         load_balancing: balancing(from),
         ip_families: families.into(),
         extensions: vec![extension(SERVICE_DETAILS, &details)],
+    }
+}
+
+fn entry(from: &Entry) -> mesh::ServiceEntry {
+    mesh::ServiceEntry {
+        external: from.external,
+        passthrough: from.passthrough,
+        first_address_only: from.first_address_only,
+        subject_alt_names: from.subject_alt_names.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -11,6 +11,7 @@ use mesh_tests::bed::{Bed, PodHandle};
 mod bookinfo;
 mod breaker;
 mod bytes;
+mod entries;
 mod gateway;
 mod kept;
 mod policy;

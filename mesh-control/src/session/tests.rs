@@ -23,6 +23,7 @@ fn service(name: &str, port: u16) -> Record {
         headless: false,
         publish_not_ready: false,
         families: mesh_core::model::Families::Any,
+        entry: None,
         exported: mesh_core::model::Exported::Everywhere,
     }))
 }

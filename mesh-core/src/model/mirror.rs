@@ -4,7 +4,7 @@
 //! change; the cost of a record is that of what it touches, not of the mesh.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::record::{MeshSettings, Record, RecordKey};
@@ -12,6 +12,7 @@ use super::service::StaticEndpoint;
 use super::workload::{LocalPod, Membership, ServiceKey};
 use super::{Config, Endpoint, Service, Snapshot, Workload};
 use crate::cluster::{Defaults, DestinationRule};
+use crate::net::canonical_ip;
 use crate::policy::PolicyName;
 use crate::resource::mesh_config::MeshConfig;
 use crate::resource::value::ExportTo;
@@ -34,6 +35,10 @@ pub struct Mirror {
     listed: HashMap<Arc<PolicyName>, usize>,
     /// Policies that were withdrawn while workloads still listed them: they hold until the last of those is told.
     withdrawn: BTreeSet<Arc<PolicyName>>,
+    /// The addresses of names of DNS, as somebody has found them.
+    addresses: HashMap<Arc<str>, Arc<[IpAddr]>>,
+    /// The uids of workloads that have such a name in place of addresses.
+    by_hostname: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Of which there is one each.
     settings: Vec<Record>,
     pending: Pending,
@@ -119,6 +124,26 @@ impl Mirror {
             }
             RecordKey::Mesh | RecordKey::Trust => {}
         }
+    }
+
+    /// The names of DNS whose addresses are wanted, sorted.
+    pub fn hostnames(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_hostname.keys()
+    }
+
+    /// Takes note of the addresses that a name leads to from now on, in the order of the answer; of those that nobody
+    /// wants any more, nothing is kept. Returns whether that is news. Takes effect with the next [`Self::snapshot`].
+    pub fn resolved(&mut self, hostname: &Arc<str>, addresses: Vec<IpAddr>) -> bool {
+        let Some(uids) = self.by_hostname.get(hostname) else { return false };
+        let addresses: Arc<[IpAddr]> = addresses.into_iter().map(canonical_ip).collect();
+        if self.addresses.get(hostname).is_some_and(|known| *known == addresses) {
+            return false;
+        }
+        self.addresses.insert(Arc::clone(hostname), addresses);
+        let workloads = uids.iter().filter_map(|uid| self.workloads.get(uid));
+        let services = workloads.flat_map(|workload| &workload.services);
+        self.pending.services.extend(services.map(|one| Arc::clone(&one.service)));
+        true
     }
 
     /// Every key that is there, of records as they were told.
@@ -253,6 +278,9 @@ impl Mirror {
             self.forget_addresses(old);
             self.unlist(old);
         }
+        if let Some(hostname) = &workload.hostname {
+            self.by_hostname.entry(Arc::clone(hostname)).or_default().insert(Arc::clone(&uid));
+        }
         self.enter(&uid, &workload.services);
         self.pending.workloads.insert(uid);
     }
@@ -306,6 +334,13 @@ impl Mirror {
                 self.snapshot.by_ip.remove_mut(ip);
             }
         }
+        let Some(hostname) = &workload.hostname else { return };
+        let Some(uids) = self.by_hostname.get_mut(hostname) else { return };
+        uids.remove(&workload.uid);
+        if uids.is_empty() {
+            self.by_hostname.remove(hostname);
+            self.addresses.remove(hostname);
+        }
     }
 
     fn unlist(&mut self, workload: &Workload) {
@@ -343,7 +378,7 @@ impl Mirror {
             None => Arc::clone(told),
         };
         services.extend(workload.services.iter().map(|membership| Arc::clone(&membership.service)));
-        for ip in workload.ips.iter().filter(|_| !workload.host_network) {
+        for ip in workload.ips.iter().filter(|_| workload.owns_addresses()) {
             self.snapshot.by_ip.insert_mut(*ip, Arc::clone(&workload));
         }
         let local = !workload.host_network
@@ -401,6 +436,7 @@ impl Mirror {
                 membership.ports.iter().find(|(from, _)| *from == number).map(|(_, to)| *to)
             });
             let Some(target) = target else { continue };
+            let ips = workload.map_or(ips, |workload| self.addresses_of(workload, service));
             for ip in ips.iter().filter(|ip| service.families.contains(**ip)) {
                 let endpoint = Endpoint::new(SocketAddr::new(*ip, target), workload.cloned());
                 // An address that a workload owns is its own, whatever a slice says.
@@ -411,6 +447,16 @@ impl Mirror {
             }
         }
         endpoints.into_values().collect()
+    }
+
+    /// Those that it has, or that its name leads to.
+    fn addresses_of<'a>(&'a self, workload: &'a Workload, service: &Service) -> &'a [IpAddr] {
+        let Some(hostname) = &workload.hostname else { return &workload.ips };
+        let all = self.addresses.get(hostname).map(|all| &**all).unwrap_or_default();
+        match &service.entry {
+            Some(entry) if entry.first_address_only => all.get(..1).unwrap_or_default(),
+            _ => all,
+        }
     }
 
     fn member(&self, uid: &str) -> Option<Member<'_>> {
@@ -438,8 +484,7 @@ impl Mirror {
 }
 
 /// Addresses, node, readiness, memberships and the workload, if it is one.
-type Member<'a> =
-    (&'a [std::net::IpAddr], Option<&'a str>, bool, &'a [Membership], Option<&'a Arc<Workload>>);
+type Member<'a> = (&'a [IpAddr], Option<&'a str>, bool, &'a [Membership], Option<&'a Arc<Workload>>);
 
 fn rule_of(meta: &Meta, spec: &DestinationRuleSpec) -> DestinationRule {
     DestinationRule {

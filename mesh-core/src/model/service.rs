@@ -13,15 +13,15 @@ use super::workload::{Membership, ServiceKey};
 use crate::balance::mix;
 use crate::net::{canonical, canonical_ip};
 
-/// A Kubernetes Service with the endpoints that may be chosen on this node. On its way to the node it has no endpoints:
+/// A service of Kubernetes, or of a ServiceEntry, with the endpoints that may be chosen on this node. On its way to the node it has no endpoints:
 /// workloads say what they serve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Service {
     /// Its namespace.
     pub namespace: Arc<str>,
-    /// Its name.
+    /// Its name; the host name where it is not Kubernetes'.
     pub name: Arc<str>,
-    /// `<name>.<namespace>.svc.cluster.local`.
+    /// `<name>.<namespace>.svc.cluster.local`, or whatever host a ServiceEntry has, which may begin with `*`.
     pub hostname: Arc<str>,
     /// Cluster addresses, and load balancer addresses that behave like one. Empty for headless services. Sorted.
     pub vips: Vec<IpAddr>,
@@ -40,6 +40,22 @@ pub struct Service {
     /// Who sees it. Decided before a node is told.
     #[serde(skip)]
     pub exported: Exported,
+    /// What a ServiceEntry says besides; nothing of a Service of Kubernetes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entry: Option<Arc<Entry>>,
+}
+
+/// What only a service of a ServiceEntry is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// `MESH_EXTERNAL`: nobody there has an identity of the mesh.
+    pub external: bool,
+    /// `resolution: NONE`: connections go to the address that the client asked for.
+    pub passthrough: bool,
+    /// `DNS_ROUND_ROBIN`: of the addresses of a name only the first is an endpoint.
+    pub first_address_only: bool,
+    /// `subjectAltNames`, of which the certificate of a server has to have one.
+    pub subject_alt_names: Vec<Arc<str>>,
 }
 
 /// IP families.

@@ -10,7 +10,8 @@ use serde::{Serialize, Serializer};
 use crate::id::SpiffeId;
 use crate::policy::PolicyName;
 
-/// A pod that the mesh knows, enrolled or not. Pods that have ended are not workloads.
+/// A pod that the mesh knows, enrolled or not, or whatever a WorkloadEntry or an endpoint of a ServiceEntry stands for.
+/// Pods that have ended are not workloads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "facts about a pod that are independent of each other")]
 pub struct Workload {
@@ -28,6 +29,10 @@ pub struct Workload {
     /// Its addresses, IPv4 and IPv6, the primary one first. Empty until it has one. Only one workload has an address,
     /// but for those in their node's network.
     pub ips: Vec<IpAddr>,
+    /// The name of DNS that stands for its addresses where it has none.
+    pub hostname: Option<Arc<str>>,
+    /// Its share of a service's traffic beside the others'; 0 counts as 1.
+    pub weight: u32,
     /// Who it is: its service account in its namespace.
     pub identity: SpiffeId,
     /// Whether its traffic is captured. Other nodes are only told whether it ends tunnels.
@@ -127,6 +132,13 @@ impl Workload {
     /// Whether connections to it go through a tunnel; if not, they are plain even from enrolled workloads.
     pub fn accepts_tunnel(&self) -> bool {
         self.enrolled && !self.inbound_bypass
+    }
+
+    /// Whether whoever connects to one of its addresses connects to it. Not so for pods in their node's network, and not
+    /// for what a ServiceEntry lists: several may list the same.
+    pub fn owns_addresses(&self) -> bool {
+        let group = self.uid.split('/').nth(1);
+        !self.host_network && group != Some("networking.istio.io")
     }
 
     /// Whether `ip` is one of its addresses.

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Node;
 use self::claims::Claims;
 use self::configs::SubsetLabels;
 use self::credentials::Credentials;
+use self::entries::{Entries, ServiceEntry, WorkloadEntry};
 use self::few::Few;
 use self::mesh_config::MeshConfig;
 use self::pods::PodFacts;
@@ -35,6 +36,7 @@ use crate::resource::{Finding, Object, ObjectKey, Spec};
 mod claims;
 mod configs;
 mod credentials;
+mod entries;
 mod few;
 mod mesh_config;
 mod pods;
@@ -88,6 +90,7 @@ pub struct World {
     slices_by_ip: HashMap<IpAddr, Few<(Name, usize)>>,
     /// What was told of the addresses without a workload, by slice.
     statics: HashMap<Name, BTreeSet<Arc<str>>>,
+    entries: Entries,
     policies: Policies,
     sidecars: Sidecars,
     subset_labels: SubsetLabels,
@@ -139,6 +142,8 @@ struct Dirty {
     services: BTreeSet<Name>,
     slices: BTreeSet<Name>,
     pods: BTreeSet<Name>,
+    entries: BTreeSet<Name>,
+    workload_entries: BTreeSet<Name>,
     /// Nodes whose pods may see something else.
     nodes: BTreeSet<Arc<str>>,
 }
@@ -166,6 +171,7 @@ impl World {
             slices_by_service: HashMap::new(),
             slices_by_ip: HashMap::new(),
             statics: HashMap::new(),
+            entries: Entries::default(),
             policies: Policies::default(),
             sidecars: Sidecars::default(),
             subset_labels: SubsetLabels::default(),
@@ -202,6 +208,10 @@ impl World {
                 facts.iter_mut().for_each(|facts| facts.share(&mut self.values));
                 self.put_slice(&name, facts);
             }
+            Spec::ServiceEntry(entry) => self.put_service_entry(&name, Some(ServiceEntry::of(object, entry))),
+            Spec::WorkloadEntry(entry) => {
+                self.put_workload_entry(&name, Some(WorkloadEntry::of(object, entry)));
+            }
             Spec::ConfigMap(_) => return self.put_config_map(object),
             Spec::AuthorizationPolicy(_) => return self.put_authorization(&name, object.clone()),
             Spec::PeerAuthentication(_) => return self.put_peer_authentication(&name, object.clone()),
@@ -232,6 +242,8 @@ impl World {
             "Pod" => self.put_pod(&name, None),
             "Service" => self.put_service(&name, None),
             "EndpointSlice" => self.put_slice(&name, None),
+            "ServiceEntry" => self.put_service_entry(&name, None),
+            "WorkloadEntry" => self.put_workload_entry(&name, None),
             "ConfigMap" if self.config_map.as_ref().is_some_and(|map| map.key() == *key) => {
                 self.config_map = None;
                 self.dirty.mesh = true;
@@ -267,6 +279,13 @@ impl World {
         }
         for name in std::mem::take(&mut self.dirty.services) {
             self.commit_service(&name);
+        }
+        // After the services of Kubernetes, which come first.
+        for name in std::mem::take(&mut self.dirty.entries) {
+            self.commit_entry(&name);
+        }
+        for name in std::mem::take(&mut self.dirty.workload_entries) {
+            self.commit_workload_entry(&name);
         }
         for name in std::mem::take(&mut self.dirty.slices) {
             self.commit_slice(&name);
@@ -347,6 +366,7 @@ impl World {
                 let rank = std::cmp::Reverse((!pod.terminating, pod.created));
                 self.pod_claims.set(*ip, (rank, name.clone()), claimed);
                 self.dirty.pods.extend(self.pod_claims.claimants(*ip).cloned());
+                self.mark_entries_at(*ip);
             }
             let slices = self.slices_by_ip.get(ip).into_iter().flat_map(Few::iter);
             self.dirty.slices.extend(slices.map(|(slice, _)| slice.clone()));
@@ -363,12 +383,14 @@ impl World {
                 self.selectors.remove(&name.namespace, selector, name);
             }
             self.claim_vips(name, &old, false);
+            self.mark_rivals(&old.service);
         }
         if let Some(new) = facts {
             if let Some(selector) = &new.selector {
                 self.selectors.insert(&name.namespace, Arc::clone(selector), name.clone());
             }
             self.claim_vips(name, &new, true);
+            self.mark_rivals(&new.service);
             self.services.insert(name.clone(), new);
         }
         self.mark_members(name);
@@ -400,6 +422,8 @@ impl World {
         let selected =
             candidates.filter(|name| self.pods.get(name).is_some_and(|pod| selects(selector, &pod.labels)));
         self.dirty.pods.extend(selected.cloned());
+        let selector = Arc::clone(selector);
+        self.mark_workload_entries(&name.namespace, &selector);
     }
 
     fn mark_endpoints(&mut self, slice: &Name) {
@@ -429,6 +453,8 @@ impl World {
         }
         let renamed = (&mesh.trust_domain, &mesh.aliases) != (&self.mesh.trust_domain, &self.mesh.aliases);
         let exports = ExportDefaults::of(mesh.text.config()) != ExportDefaults::of(self.mesh.text.config());
+        let services =
+            mesh.text.config().default_service_export_to != self.mesh.text.config().default_service_export_to;
         if exports {
             self.dirty.nodes.extend(self.pods_by_node.keys().cloned());
         }
@@ -442,6 +468,9 @@ impl World {
             pod_networks: networks.into_iter().collect(),
         };
         self.emit(RecordKey::Mesh, Some(Record::Mesh(Arc::new(settings))));
+        if renamed || services {
+            self.mark_all_entries();
+        }
         if renamed {
             self.recompile_authorization();
             self.mark_namespace(EVERYWHERE);
@@ -459,10 +488,12 @@ impl World {
         self.findings.set(&origin_key, Topic::Outcome, report);
         let hostname = services::hostname(&name.name, &name.namespace);
         let key = ServiceKey { namespace: Arc::clone(&name.namespace), hostname };
-        self.emit(
-            RecordKey::Service(Arc::new(key)),
-            service.map(|service| Record::Service(Arc::new(service))),
-        );
+        let key = RecordKey::Service(Arc::new(key));
+        let of_entry = |record: &Record| matches!(record, Record::Service(told) if told.entry.is_some());
+        // What a ServiceEntry has in its place is told with that.
+        if service.is_some() || !self.told.get(&key).is_some_and(of_entry) {
+            self.emit(key, service.map(|service| Record::Service(Arc::new(service))));
+        }
     }
 
     fn commit_slice(&mut self, name: &Name) {

@@ -48,8 +48,13 @@ impl Snapshot {
 
     /// Refuses every destination that may not be dialled without a tunnel.
     fn check_owner(&self, destination: SocketAddr) -> Result<(), DeniedBy> {
-        match self.resolve(destination) {
-            // A service's address is a promise, not a place.
+        let target = match self.resolve(destination) {
+            // A ServiceEntry names a place that is there without it.
+            Target::Service { service, .. } if service.entry.is_some() => self.place(destination),
+            other => other,
+        };
+        match target {
+            // The address of a Service is a promise.
             Target::Service { .. } | Target::ServiceWithoutPort(_) => Err(DeniedBy::WrongDestination),
             Target::Workload { workload, .. } if workload.accepts_tunnel() => {
                 Err(DeniedBy::NeedsTunnel { workload: Arc::clone(&workload.uid) })
@@ -62,6 +67,10 @@ impl Snapshot {
 
 fn leads_to(target: &Target, destination: SocketAddr) -> Result<Permit, Denied> {
     let leads_there = match target {
+        // Where that leads, the client has said, and what is there was looked up.
+        Target::Service { service, .. } if service.entry.as_ref().is_some_and(|entry| entry.passthrough) => {
+            true
+        }
         Target::Service { service, port } => service
             .ports
             .get(*port)

@@ -30,7 +30,13 @@ use super::{
     signer::Trust,
     subscriber::Subscriber,
 };
-use crate::{run::publish::Publisher, tls::config::random};
+use crate::{
+    run::{
+        names::{Answer, Names},
+        publish::Publisher,
+    },
+    tls::config::random,
+};
 
 /// Keeps the node's model as the control plane tells it.
 pub struct Discovery {
@@ -41,12 +47,15 @@ pub struct Discovery {
     journal: Option<Journal>,
     decoder: Decoder,
     mirror: Mirror,
+    /// What is there is all of what was told at some time, not a part of what is being told.
+    whole: bool,
     /// Versions of what is in force, to say so after a reconnect.
     known: HashMap<RecordKey, Arc<str>>,
     /// Types of which everything that exists has been told on this connection.
     complete: BTreeMap<ResourceType, bool>,
     /// Addresses that pods want to reach and nobody has.
     demands: mpsc::Receiver<IpAddr>,
+    names: Names,
     /// Those that were asked for lately.
     asked: HashMap<IpAddr, Instant>,
     status: Arc<ArcSwap<Status>>,
@@ -72,7 +81,7 @@ impl Discovery {
     pub async fn start(
         subscriber: Subscriber,
         (link, trust): (Arc<Link>, Arc<Trust>),
-        (publisher, demands): (Publisher, mpsc::Receiver<IpAddr>),
+        (publisher, demands, names): (Publisher, mpsc::Receiver<IpAddr>, Names),
         (journal, remembered): (Journal, Vec<Entry>),
     ) -> Self {
         let mut discovery = Self {
@@ -82,10 +91,12 @@ impl Discovery {
             journal: Some(journal),
             decoder: Decoder::new(subscriber.node()),
             mirror: Mirror::new(subscriber.node()),
+            whole: false,
             subscriber,
             known: HashMap::new(),
             complete: BTreeMap::new(),
             demands,
+            names,
             asked: HashMap::new(),
             status: Arc::default(),
         };
@@ -125,7 +136,14 @@ impl Discovery {
                 status.connected = false;
                 status.last_error = Some(reason.clone());
             });
-            tokio::time::sleep(scattered(pause)).await;
+            let again = tokio::time::sleep(scattered(pause));
+            tokio::pin!(again);
+            loop {
+                tokio::select! {
+                    () = &mut again => break,
+                    answer = self.names.next() => self.resolved(answer).await,
+                }
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -152,6 +170,10 @@ impl Discovery {
                 response = responses.message() => response?,
                 Some(ip) = self.demands.recv() => {
                     self.ask_for(ip, &requests);
+                    continue;
+                }
+                answer = self.names.next() => {
+                    self.resolved(answer).await;
                     continue;
                 }
             };
@@ -210,6 +232,7 @@ impl Discovery {
     ) -> Result<(), LinkError> {
         let DeltaDiscoveryResponse { system_version_info, resources, type_url, nonce, removed_resources } =
             response;
+        self.whole = false;
         let mut problems = Vec::new();
         match ResourceType::of_url(&type_url) {
             None => problems.push(format!("the type {type_url} was not asked for")),
@@ -311,7 +334,16 @@ impl Discovery {
         }
     }
 
+    /// A name leads elsewhere. In the middle of a change that comes in parts it takes effect with that.
+    async fn resolved(&mut self, (name, addresses): Answer) {
+        if self.mirror.resolved(&name, addresses) && self.whole {
+            self.publish().await;
+        }
+    }
+
     async fn publish(&mut self) {
+        self.whole = true;
+        self.names.want(self.mirror.hostnames());
         let snapshot = self.mirror.snapshot();
         self.publisher.publish(snapshot).await;
     }

@@ -51,6 +51,7 @@ impl Identity {
             state: options.state.clone().unwrap_or_default(),
             trust_domain: options.trust_domain.clone(),
             svid_lifetime: options.svid_lifetime,
+            resolv_conf: options.resolv_conf.clone(),
             credentials: CredentialScope::Namespace(options.name.namespace.clone()),
         }
     }

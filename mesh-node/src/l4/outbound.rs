@@ -171,7 +171,7 @@ impl Story {
         match target {
             Target::Service { ref service, port } => {
                 self.report.set_service(service.clone());
-                self.reach_service(&snapshot, source, service, port).await
+                self.reach_service(&snapshot, source, (service, port), wanted).await
             }
             Target::Workload { ref workload, addr } => {
                 let endpoint = Endpoint::new(addr, Some(workload.clone()));
@@ -221,12 +221,15 @@ impl Story {
         &self,
         snapshot: &Snapshot,
         source: &Arc<Workload>,
-        service: &Arc<Service>,
-        port: usize,
+        (service, port): (&Arc<Service>, usize),
+        wanted: SocketAddr,
     ) -> Result<Reached, Failure> {
         let Some(port) = service.ports.get(port) else {
             return Err(Failure::last(Stage::Resolve, "the service has lost its port"));
         };
+        if service.entry.as_ref().is_some_and(|entry| entry.passthrough) {
+            return self.reach_endpoint(snapshot, source, &Endpoint::new(wanted, None)).await;
+        }
         let affinity = service.session_affinity.map(|_| client_hash(self.client.ip()));
         let mut tried = Vec::new();
         let mut last = Failure::last(Stage::Resolve, "the service has no ready endpoint");

@@ -35,6 +35,8 @@ pub struct Cluster {
     by_id: HashMap<EndpointId, usize>,
     candidates: Candidates,
     balancer: RefCell<Balancer>,
+    /// Of a service that is wherever clients go: where they have gone lately.
+    passing: RefCell<HashMap<EndpointId, Rc<Member>>>,
 }
 
 /// An endpoint and its connections.
@@ -127,15 +129,20 @@ impl Cluster {
             origination: old.map(|old| Rc::clone(&old.origination)).unwrap_or_default(),
             members,
             candidates,
+            passing: old.map(|old| old.passing.take()).unwrap_or_default().into(),
         }
     }
 
     /// Chooses an endpoint; `None` if none may be used.
-    pub fn pick(&self, choice: &Choice<'_>) -> Option<&Rc<Member>> {
+    pub fn pick(&self, choice: &Choice<'_>) -> Option<Rc<Member>> {
+        if self.service.entry.as_ref().is_some_and(|entry| entry.passthrough) {
+            let member = self.pass(choice.wanted?);
+            return Some(member).filter(|member| !choice.tried.contains(&member.endpoint.id));
+        }
         if self.policy.balance.algorithm == Algorithm::Passthrough {
             let wanted = self.members.iter().find(|member| Some(member.endpoint.addr) == choice.wanted);
             if wanted.is_some() {
-                return wanted;
+                return wanted.cloned();
             }
         }
         let context = PickContext {
@@ -148,7 +155,18 @@ impl Cluster {
             health: &*self.shared,
         };
         let at = self.balancer.borrow_mut().pick(&self.candidates, &context)?;
-        self.members.get(at)
+        self.members.get(at).cloned()
+    }
+
+    /// The address itself.
+    fn pass(&self, to: SocketAddr) -> Rc<Member> {
+        let mut passing = self.passing.borrow_mut();
+        let endpoint = Endpoint::new(to, None);
+        if passing.len() >= MAX_PASSING && !passing.contains_key(&endpoint.id) {
+            passing.retain(|_, member| Rc::strong_count(member) > 1);
+        }
+        let member = passing.entry(endpoint.id).or_insert_with(|| Rc::new(Member::new(endpoint)));
+        Rc::clone(member)
     }
 
     /// Takes note of how a request to an endpoint went.
@@ -165,6 +183,9 @@ impl Cluster {
         &self.members
     }
 }
+
+/// Addresses whose connections are kept; those of others are closed when the next comes.
+const MAX_PASSING: usize = 1000;
 
 impl Member {
     fn new(endpoint: Endpoint) -> Self {
@@ -190,7 +211,10 @@ fn candidates(policy: &ClusterPolicy, client: Option<&Workload>, members: &[Rc<M
     let all: Vec<_> = members
         .iter()
         .zip(placements)
-        .map(|(member, placement)| Candidate { placement, ..Candidate::new(member.endpoint.id) })
+        .map(|(member, placement)| {
+            let weight = member.endpoint.workload.as_ref().map_or(0, |workload| workload.weight);
+            Candidate { placement, weight, ..Candidate::new(member.endpoint.id) }
+        })
         .collect();
     Candidates::new(&policy.balance, &all)
 }

@@ -178,12 +178,12 @@ impl<D: Downstream> Journey<'_, '_, D> {
             let choice = Choice {
                 seed: self.stage.engine.random(),
                 hash,
-                wanted: self.stage.facts.local,
+                wanted: self.stage.facts.asked(),
                 tried: if ignores { &tried } else { &[] },
                 remote: policy.is_some_and(|policy| policy.remote_localities),
                 now,
             };
-            let Some(member) = self.cluster.pick(&choice).cloned() else {
+            let Some(member) = self.cluster.pick(&choice) else {
                 return Err(Ended::Refused(Refusal::NoHealthyUpstream, String::new()));
             };
             tried.push(member.endpoint.id);

@@ -165,6 +165,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The address that the client asked for; at a gateway it asks for nothing but the gateway.
+    pub fn asked(&self) -> Option<SocketAddr> {
+        self.local.filter(|_| self.source.is_some())
+    }
+
     /// The client's address as a header's value.
     pub fn forwarded_for(&self) -> HeaderValue {
         let value = || {

@@ -114,13 +114,13 @@ async fn reach(
         let choice = Choice {
             seed: engine.random(),
             hash,
-            wanted: facts.local,
+            wanted: facts.asked(),
             tried: &tried,
             remote: true,
             now: Instant::now(),
         };
         let member = cluster.pick(&choice).filter(|member| !tried.contains(&member.endpoint.id));
-        let Some(member) = member.cloned() else { break };
+        let Some(member) = member else { break };
         tried.push(member.endpoint.id);
         let workload = member.endpoint.workload.clone();
         report.set_destination(Party {

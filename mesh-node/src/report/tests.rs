@@ -34,6 +34,8 @@ pub(crate) fn workload(name: &str) -> Arc<Workload> {
         policies: Vec::new(),
         ready: true,
         pod_uid: None,
+        hostname: None,
+        weight: 0,
         inbound_bypass: false,
     })
 }
@@ -50,6 +52,7 @@ pub(crate) fn service(name: &str) -> Arc<Service> {
         headless: false,
         publish_not_ready: false,
         families: mesh_core::model::Families::Any,
+        entry: None,
         exported: mesh_core::model::Exported::Everywhere,
     })
 }

@@ -9,7 +9,7 @@ use mesh_core::{
 use mesh_source::{Change, Changes, Remarks};
 use tracing::{error, info};
 
-use super::publish::Publisher;
+use super::{names::Names, publish::Publisher};
 
 /// Sees the resources themselves, before what comes of them is published.
 pub trait Observe: Send {
@@ -25,7 +25,7 @@ pub trait Observe: Send {
 pub async fn follow(
     mut changes: Changes,
     options: CompileOptions,
-    publisher: Publisher,
+    (publisher, mut names): (Publisher, Names),
     observer: Option<Box<dyn Observe>>,
 ) {
     let mut state = Some(Embedded {
@@ -35,7 +35,18 @@ pub async fn follow(
         remarks: Remarks::default(),
         objects: 0,
     });
-    while let Some(batch) = changes.next().await {
+    loop {
+        let batch = tokio::select! {
+            batch = changes.next() => batch,
+            (name, addresses) = names.next() => {
+                let Some(now) = &mut state else { return };
+                if now.mirror.resolved(&name, addresses) && publisher.has_published() {
+                    publisher.publish(now.mirror.snapshot()).await;
+                }
+                continue;
+            }
+        };
+        let Some(batch) = batch else { return };
         let started = Instant::now();
         let Some(mut now) = state.take() else { return };
         let compiled = tokio::task::spawn_blocking(move || {
@@ -50,6 +61,7 @@ pub async fn follow(
                 std::process::exit(1);
             }
         };
+        names.want(now.mirror.hostnames());
         publisher.findings.send_replace(now.remarks.lines().clone());
         // A directory that is empty at the start is one that is not filled yet; nothing is let go of on its word.
         if now.objects == 0 && !publisher.has_published() {

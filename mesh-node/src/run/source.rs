@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{
     embedded::{self, Observe},
+    names::Names,
     publish::Publisher,
     tasks,
 };
@@ -48,6 +49,8 @@ pub struct Place {
     pub trust_domain: TrustDomain,
     /// Lifetime of certificates.
     pub svid_lifetime: Duration,
+    /// Where the servers of DNS are written.
+    pub resolv_conf: PathBuf,
     /// The certificates with keys that are needed of those that Gateways name.
     pub credentials: CredentialScope,
 }
@@ -79,6 +82,7 @@ impl From<&NodeOptions> for Place {
             state: options.state.clone(),
             trust_domain: options.trust_domain.clone(),
             svid_lifetime: options.svid_lifetime,
+            resolv_conf: options.resolv_conf.clone(),
             credentials: CredentialScope::Nobody,
         }
     }
@@ -126,6 +130,7 @@ impl Source {
         demands: mpsc::Receiver<IpAddr>,
         observer: Option<Box<dyn Observe>>,
     ) {
+        let names = Names::follow(place.resolv_conf.clone());
         match self {
             Self::Embedded(source) => {
                 let (feed, changes) = *source;
@@ -136,13 +141,14 @@ impl Source {
                     ..CompileOptions::default()
                 };
                 tasks::spawn_local("source", feed.run());
-                tasks::spawn_local("compile", embedded::follow(changes, compile, publisher, observer));
+                let published = (publisher, names);
+                tasks::spawn_local("compile", embedded::follow(changes, compile, published, observer));
             }
             Self::Control(control) => {
                 let Control { link, trust, journal } = *control;
                 let subscriber = place.subscriber.clone();
                 tasks::spawn_local("discovery", async move {
-                    let told = (publisher, demands);
+                    let told = (publisher, demands, names);
                     Discovery::start(subscriber, (link, trust), told, journal).await.run().await;
                 });
             }

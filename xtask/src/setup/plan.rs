@@ -246,9 +246,10 @@ pub(super) const LLVM_VERSIONS: [u32; 3] = [21, 22, 23];
 /// Program, its package on Debian and Ubuntu, and what it is for.
 type Tool = (&'static str, &'static str, &'static str);
 
-const TOOLS: [Tool; 7] = [
+const TOOLS: [Tool; 8] = [
     ("bpftool", "bpftool", "with which tests look at maps and links"),
     ("curl", "curl", "the client of the test bed"),
+    ("dnsmasq", "dnsmasq-base", "the server of names in tests"),
     ("ip", "iproute2", "which makes the nodes and pods of the test bed"),
     ("iperf3", "iperf3", "which measures bulk transfers"),
     ("iptables", "iptables", "for the tests of node-local network policy"),
@@ -268,11 +269,12 @@ const PEERS: [Tool; 4] = [
 pub(super) const ENVOY: &str = "1.40.0";
 
 /// All programs that decisions depend on.
-pub(super) const PROGRAMS: [&str; 13] = [
+pub(super) const PROGRAMS: [&str; 14] = [
     "bpftool",
     "c++",
     "cargo-deny",
     "curl",
+    "dnsmasq",
     "h2load",
     "haproxy",
     "ip",

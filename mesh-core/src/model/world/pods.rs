@@ -117,6 +117,8 @@ impl World {
             namespace: Arc::clone(&name.namespace),
             node: pod.node.clone(),
             ips: self.owned_addresses(name, pod, report),
+            hostname: None,
+            weight: 0,
             identity,
             enrolled: enrolled && !pod.inbound_bypass,
             labels: self.subset_labels.pick(&pod.labels),
@@ -170,15 +172,23 @@ impl World {
 
 /// The names that telemetry groups by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Names {
-    app: Arc<str>,
-    version: Arc<str>,
-    canonical_name: Arc<str>,
-    canonical_revision: Arc<str>,
+pub(super) struct Names {
+    pub(super) app: Arc<str>,
+    pub(super) version: Arc<str>,
+    pub(super) canonical_name: Arc<str>,
+    pub(super) canonical_revision: Arc<str>,
 }
 
 impl Names {
     fn of(labels: &BTreeMap<String, String>, workload_name: &str, values: &mut Values) -> Self {
+        let Self { app, version, canonical_name, canonical_revision } = Self::plain(labels, workload_name);
+        let [app, version, canonical_name, canonical_revision] =
+            [app, version, canonical_name, canonical_revision].map(|name| values.texts.share(name));
+        Self { app, version, canonical_name, canonical_revision }
+    }
+
+    /// Of those few that share nothing.
+    pub(super) fn plain(labels: &BTreeMap<String, String>, workload_name: &str) -> Self {
         let first = |keys: &[&str]| {
             let values = keys.iter().filter_map(|key| labels.get(*key));
             values.map(String::as_str).find(|value| !value.is_empty())
@@ -191,7 +201,7 @@ impl Names {
         let app = first(&["app", "app.kubernetes.io/name"]).unwrap_or(canonical_name);
         let version = first(&["version", "app.kubernetes.io/version"]).unwrap_or(canonical_revision);
         let [app, version, canonical_name, canonical_revision] =
-            [app, version, canonical_name, canonical_revision].map(|name| values.texts.share(name));
+            [app, version, canonical_name, canonical_revision].map(Arc::from);
         Self { app, version, canonical_name, canonical_revision }
     }
 }

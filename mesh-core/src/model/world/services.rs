@@ -12,6 +12,7 @@ use super::pods::{PodFacts, valid};
 use super::{Name, Report, World};
 use crate::model::{Exported, Families, Service, ServiceKey, ServicePort};
 use crate::net::canonical_ip;
+use crate::resource::value::Port;
 use crate::resource::{Object, Origin};
 
 /// What is kept of a Service.
@@ -56,6 +57,20 @@ impl ServiceFacts {
     pub(super) fn ports_of(&self, pod: &PodFacts) -> Vec<(u16, u16)> {
         let ports = self.service.ports.iter().zip(&self.targets);
         ports.filter_map(|(port, target)| Some((port.number, target.on(pod)?))).collect()
+    }
+}
+
+impl ServiceFacts {
+    /// The ports that a WorkloadEntry serves if it is selected, which may have some by the names of the service's.
+    pub(super) fn ports_of_entry(&self, own: &BTreeMap<String, Port>) -> Vec<(u16, u16)> {
+        let ports = self.service.ports.iter().zip(&self.targets);
+        ports
+            .filter_map(|(port, target)| {
+                let named = port.name.as_deref().and_then(|name| own.get(name)).map(|port| port.get());
+                let plain = if let TargetPort::Number(number) = target { *number } else { None };
+                Some((port.number, named.or(plain)?))
+            })
+            .collect()
     }
 }
 
@@ -147,6 +162,7 @@ fn describe(
             .annotations
             .get(EXPORT_TO)
             .map_or(Exported::Everywhere, |text| Exported::parse(text, namespace)),
+        entry: None,
     }
 }
 

@@ -141,7 +141,7 @@ impl World {
             }
         }
         let memberships = services.into_iter().filter_map(|(name, ports)| self.membership(name, ports));
-        let mut memberships: Vec<_> = memberships.collect();
+        let mut memberships: Vec<_> = memberships.chain(self.entries_with_pod(name, pod)).collect();
         memberships.sort();
         memberships.shrink_to_fit();
         (memberships, ready)

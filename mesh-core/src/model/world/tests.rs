@@ -36,6 +36,12 @@ const VARIANTS: &[&str] = &[
     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: app}, spec: {selector: {matchLabels: {app: web}}, action: AUDIT, rules: [{}]}}",
     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: p, namespace: app}, spec: {action: DENY, rules: [{to: [{operation: {ports: ['80']}}]}]}}",
     "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: r, namespace: istio-system}, spec: {selector: {matchLabels: {app: web}}, action: DENY, rules: [{}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: one, namespace: app}, spec: {hosts: [db.example, s.app.svc.cluster.local], addresses: [10.96.0.1, 192.0.2.1], resolution: STATIC, ports: [{name: http, number: 80, protocol: HTTP, targetPort: 8080}], endpoints: [{address: 10.0.0.9, ports: {http: 81}, locality: r/z}, {address: 10.0.0.1}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: one, namespace: app, creationTimestamp: '2020-01-01T00:00:00Z'}, spec: {hosts: [db.example], location: MESH_INTERNAL, resolution: STATIC, ports: [{name: http, number: 80, protocol: HTTP}], workloadSelector: {labels: {app: web}}}}",
+    "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: two, namespace: app, creationTimestamp: '2021-01-01T00:00:00Z'}, spec: {hosts: [db.example, '*.example'], addresses: [192.0.2.1], resolution: STATIC, ports: [{name: http, number: 80, protocol: HTTP}], workloadSelector: {labels: {app: db}}}}",
+    "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: two, namespace: app}, spec: {hosts: [web.example], resolution: DNS, exportTo: ['.'], ports: [{name: tls, number: 443, protocol: TLS}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: vm, namespace: app, labels: {app: web}}, spec: {address: 10.7.0.1, ports: {http: 8888}, weight: 3, serviceAccount: vm}}",
+    "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: vm, namespace: app}, spec: {address: vm.example, labels: {app: db}}}",
 ];
 
 fn object(index: usize) -> Object {

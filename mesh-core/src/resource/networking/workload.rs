@@ -1,6 +1,7 @@
 //! `WorkloadEntry.spec` and `WorkloadGroup.spec`: workloads that are no pods.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -53,6 +54,17 @@ pub enum Address {
     Name(Host),
     /// A Unix domain socket: an absolute path, or `@name` in the abstract namespace.
     Unix(Arc<str>),
+}
+
+impl fmt::Display for Address {
+    /// As users write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Name(host) => host.fmt(f),
+            Self::Unix(path) => write!(f, "unix://{path}"),
+        }
+    }
 }
 
 /// `WorkloadGroup.spec`: what workloads that register themselves have in common.

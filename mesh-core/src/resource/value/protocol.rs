@@ -39,6 +39,24 @@ impl Protocol {
         matches!(self, Self::Http | Self::Http2 | Self::HttpProxy | Self::Grpc | Self::GrpcWeb)
     }
 
+    /// As `appProtocol` of a Service has it; nothing for what only proxies are asked for.
+    pub fn app_protocol(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::HttpProxy => return None,
+            Self::Grpc => "grpc",
+            Self::GrpcWeb => "grpc-web",
+            Self::Https => "https",
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Mongo => "mongo",
+            Self::Redis => "redis",
+            Self::MySql => "mysql",
+        })
+    }
+
     /// Whether connections begin with a TLS handshake.
     pub fn is_tls(self) -> bool {
         matches!(self, Self::Https | Self::Tls)

@@ -1,0 +1,549 @@
+//! `ServiceEntries` and `WorkloadEntries` → services that Kubernetes does not know, and workloads that are no pods.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::claims::Claims;
+use super::pods::{Names, PodFacts};
+use super::selector::{LabelIndex, SelectorIndex};
+use super::{Name, Report, World};
+use crate::id::SpiffeId;
+use crate::model::{
+    Entry, Exported, Families, Membership, Record, RecordKey, Service, ServiceKey, ServicePort, Workload,
+    WorkloadType,
+};
+use crate::net::canonical_ip;
+use crate::resource::networking::service_entry::{Location, Resolution, ServiceEntryPort};
+use crate::resource::networking::workload::Address;
+use crate::resource::networking::{ServiceEntrySpec, WorkloadEntrySpec};
+use crate::resource::value::{Host, Port, Protocol};
+use crate::resource::{Object, ObjectKey, Origin};
+
+/// All of them, and what they were told as.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    services: HashMap<Name, ServiceEntry>,
+    workloads: HashMap<Name, WorkloadEntry>,
+    by_label: LabelIndex,
+    /// `workloadSelectors` of services.
+    selectors: SelectorIndex<Name>,
+    /// Of two with the same host in one namespace the oldest has it.
+    hosts: HashMap<ServiceKey, BTreeSet<(Option<i64>, Name)>>,
+    /// The oldest has an address.
+    addresses: Claims<Option<i64>>,
+    /// Those that list an endpoint with this address.
+    by_endpoint: HashMap<IpAddr, BTreeSet<Name>>,
+    /// `WorkloadEntries` with this address.
+    by_address: HashMap<IpAddr, BTreeSet<Name>>,
+    /// Records by the ServiceEntry that they came of.
+    told: HashMap<Name, BTreeSet<RecordKey>>,
+}
+
+/// What is kept of a ServiceEntry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServiceEntry {
+    origin: Origin,
+    created: Option<i64>,
+    spec: ServiceEntrySpec,
+    selector: Option<Arc<BTreeMap<String, String>>>,
+    vips: Vec<IpAddr>,
+}
+
+/// What is kept of a WorkloadEntry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WorkloadEntry {
+    origin: Origin,
+    spec: WorkloadEntrySpec,
+    /// Those of the object, and those of its spec, which count more.
+    labels: BTreeMap<String, String>,
+}
+
+impl ServiceEntry {
+    pub(super) fn of(object: &Object, spec: &ServiceEntrySpec) -> Self {
+        let selector = spec.workload_selector.as_ref().map(|selector| Arc::new(selector.labels.clone()));
+        let whole = |network: &ipnet::IpNet| network.prefix_len() == network.max_prefix_len();
+        let networks = spec.addresses.iter().map(|subnet| subnet.get());
+        let mut vips: Vec<_> = networks.filter(whole).map(|network| canonical_ip(network.addr())).collect();
+        vips.sort_unstable();
+        vips.dedup();
+        let (origin, created) = (object.origin.clone(), object.meta.creation_timestamp);
+        Self { origin, created, spec: spec.clone(), selector, vips }
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = Arc<str>> {
+        self.spec.hosts.iter().map(|host| host.to_string().into())
+    }
+
+    /// What somebody who has `own` ports by name serves: the service's number and its own.
+    fn ports(&self, own: &BTreeMap<String, Port>) -> Box<[(u16, u16)]> {
+        let target = |port: &ServiceEntryPort| {
+            let own = own.get(&port.name).copied().or(port.target_port);
+            (port.number.get(), own.unwrap_or(port.number).get())
+        };
+        let mut ports: Vec<_> = self.carried().map(target).collect();
+        ports.sort_unstable();
+        ports.into()
+    }
+
+    fn endpoint_ips(&self) -> impl Iterator<Item = (IpAddr, &WorkloadEntrySpec)> {
+        self.spec.endpoints.iter().filter_map(|endpoint| Some((ip_of(endpoint)?, endpoint)))
+    }
+
+    fn carried(&self) -> impl Iterator<Item = &ServiceEntryPort> {
+        self.spec.ports.iter().filter(|port| port.protocol != Some(Protocol::Udp))
+    }
+}
+
+impl WorkloadEntry {
+    pub(super) fn of(object: &Object, spec: &WorkloadEntrySpec) -> Self {
+        let labels = object.meta.labels.iter().chain(&spec.labels);
+        let labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
+        Self { origin: object.origin.clone(), spec: spec.clone(), labels }
+    }
+}
+
+impl World {
+    pub(super) fn put_service_entry(&mut self, name: &Name, new: Option<ServiceEntry>) {
+        if self.entries.services.get(name) == new.as_ref() {
+            return;
+        }
+        if let Some(old) = self.entries.services.remove(name) {
+            self.file_entry(name, &old, false);
+        }
+        if let Some(new) = new {
+            self.file_entry(name, &new, true);
+            self.entries.services.insert(name.clone(), new);
+        }
+        self.dirty.entries.insert(name.clone());
+    }
+
+    /// Whoever claims the same, and whoever is selected, has to be looked at again.
+    fn file_entry(&mut self, name: &Name, entry: &ServiceEntry, present: bool) {
+        for hostname in entry.hosts() {
+            let key = ServiceKey { namespace: Arc::clone(&name.namespace), hostname };
+            let claims = self.entries.hosts.entry(key.clone()).or_default();
+            let claim = (entry.created, name.clone());
+            if present {
+                claims.insert(claim)
+            } else {
+                claims.remove(&claim)
+            };
+            let rivals: Vec<_> = claims.iter().map(|(_, name)| name.clone()).collect();
+            if rivals.is_empty() {
+                self.entries.hosts.remove(&key);
+            }
+            rivals.iter().for_each(|rival| self.mark_entry(rival));
+        }
+        for vip in &entry.vips {
+            self.entries.addresses.set(*vip, (entry.created, name.clone()), present);
+            self.dirty.entries.extend(self.entries.addresses.claimants(*vip).cloned());
+        }
+        for (ip, _) in entry.endpoint_ips() {
+            file(&mut self.entries.by_endpoint, ip, name, present);
+            self.dirty.pods.extend(self.pod_claims.claimants(ip).cloned());
+        }
+        let Some(selector) = &entry.selector else { return };
+        if present {
+            self.entries.selectors.insert(&name.namespace, Arc::clone(selector), name.clone());
+        } else {
+            self.entries.selectors.remove(&name.namespace, selector, name);
+        }
+        self.mark_pods_and_entries(&name.namespace, selector);
+    }
+
+    fn mark_entry(&mut self, name: &Name) {
+        self.dirty.entries.insert(name.clone());
+        let Some(entry) = self.entries.services.get(name) else { return };
+        let listed = entry.endpoint_ips().flat_map(|(ip, _)| self.pod_claims.claimants(ip).cloned());
+        self.dirty.pods.extend(listed);
+        if let Some(selector) = entry.selector.clone() {
+            self.mark_pods_and_entries(&name.namespace, &selector);
+        }
+    }
+
+    fn mark_pods_and_entries(&mut self, namespace: &str, selector: &BTreeMap<String, String>) {
+        if !selector.is_empty() {
+            let pods = self.pods_by_label.candidates(Some(namespace), selector).cloned();
+            self.dirty.pods.extend(pods);
+            self.mark_workload_entries(namespace, selector);
+        }
+    }
+
+    /// Marks the `WorkloadEntries` of a namespace that a selector, which is not empty, may select.
+    pub(super) fn mark_workload_entries(&mut self, namespace: &str, selector: &BTreeMap<String, String>) {
+        let entries = self.entries.by_label.candidates(Some(namespace), selector).cloned();
+        self.dirty.workload_entries.extend(entries);
+    }
+
+    pub(super) fn put_workload_entry(&mut self, name: &Name, new: Option<WorkloadEntry>) {
+        if self.entries.workloads.get(name) == new.as_ref() {
+            return;
+        }
+        if let Some(old) = self.entries.workloads.remove(name) {
+            self.entries.by_label.remove(name, &old.labels);
+            if let Some(ip) = ip_of(&old.spec) {
+                file(&mut self.entries.by_address, ip, name, false);
+            }
+        }
+        if let Some(new) = new {
+            self.entries.by_label.insert(name, &new.labels);
+            if let Some(ip) = ip_of(&new.spec) {
+                file(&mut self.entries.by_address, ip, name, true);
+            }
+            self.entries.workloads.insert(name.clone(), new);
+        }
+        self.dirty.workload_entries.insert(name.clone());
+    }
+
+    /// A Service has come, gone or changed: what it has, no ServiceEntry has.
+    pub(super) fn mark_rivals(&mut self, service: &Service) {
+        let claims = self.entries.hosts.get(&service.key()).into_iter().flatten();
+        let rivals: Vec<_> = claims.map(|(_, name)| name.clone()).collect();
+        rivals.iter().for_each(|rival| self.mark_entry(rival));
+        for vip in &service.vips {
+            self.dirty.entries.extend(self.entries.addresses.claimants(*vip).cloned());
+        }
+    }
+
+    /// A pod has got an address, or lost it: a pod is itself, whatever else is said about its address.
+    pub(super) fn mark_entries_at(&mut self, ip: IpAddr) {
+        let entries = self.entries.by_endpoint.get(&ip).into_iter().flatten().cloned();
+        self.dirty.entries.extend(entries);
+        self.dirty.entries.extend(self.entries.addresses.claimants(ip).cloned());
+        let workloads = self.entries.by_address.get(&ip).into_iter().flatten().cloned();
+        self.dirty.workload_entries.extend(workloads);
+    }
+
+    /// The mesh's settings have changed: the trust domain, or who sees what does not say.
+    pub(super) fn mark_all_entries(&mut self) {
+        self.dirty.entries.extend(self.entries.services.keys().cloned());
+        self.dirty.workload_entries.extend(self.entries.workloads.keys().cloned());
+    }
+
+    pub(super) fn commit_entry(&mut self, name: &Name) {
+        let mut report = Report::default();
+        let records = self.entry_records(name, &mut report);
+        let Name { namespace, name: own } = name;
+        let object =
+            ObjectKey { kind: "ServiceEntry", namespace: Arc::clone(namespace), name: Arc::clone(own) };
+        self.findings.set(&object, super::Topic::Outcome, report);
+        let keys: BTreeSet<_> = records.iter().map(Record::key).collect();
+        let before = if keys.is_empty() {
+            self.entries.told.remove(name)
+        } else {
+            self.entries.told.insert(name.clone(), keys.clone())
+        };
+        for gone in before.unwrap_or_default().difference(&keys) {
+            if !self.has_passed_on(gone, name) {
+                self.emit(gone.clone(), None);
+            }
+        }
+        for record in records {
+            self.emit(record.key(), Some(record));
+        }
+    }
+
+    /// Whether a Service, or another than this ServiceEntry, has it now.
+    fn has_passed_on(&self, key: &RecordKey, name: &Name) -> bool {
+        let RecordKey::Service(key) = key else { return false };
+        self.is_of_kubernetes(&key.hostname).is_some_and(|service| service.namespace == key.namespace)
+            || self.owner_of_host(key).is_some_and(|owner| owner != name)
+    }
+
+    fn is_of_kubernetes(&self, hostname: &str) -> Option<&Name> {
+        let (name, namespace) = hostname.strip_suffix(".svc.cluster.local")?.split_once('.')?;
+        let name = Name { namespace: namespace.into(), name: name.into() };
+        self.services.get_key_value(&name).map(|(name, _)| name)
+    }
+
+    fn owner_of_host(&self, key: &ServiceKey) -> Option<&Name> {
+        self.entries.hosts.get(key)?.first().map(|(_, name)| name)
+    }
+
+    fn entry_records(&self, name: &Name, report: &mut Report) -> Vec<Record> {
+        let Some(entry) = self.entries.services.get(name) else { return Vec::new() };
+        let keys = self.hosts_of(name, entry, report);
+        let services = keys.iter().enumerate().map(|(index, key)| {
+            // Which of several was meant is not to be seen from an address.
+            let vips = if index == 0 { self.vips_of(name, entry, report) } else { Vec::new() };
+            Record::Service(Arc::new(self.entry_service((name, entry), key, vips)))
+        });
+        let mut records: Vec<_> = services.collect();
+        let listed = entry.spec.endpoints.iter().enumerate().map(|(index, endpoint)| {
+            let field = format!("spec.endpoints[{index}]");
+            let place = Place { field: &field, name, origin: &entry.origin, labels: &endpoint.labels };
+            let ports = entry.ports(&endpoint.ports);
+            self.entry_workload(
+                &place,
+                endpoint,
+                (&self.entry_uid(name, endpoint), memberships(&keys, &ports)),
+                report,
+            )
+        });
+        records.extend(listed.flatten());
+        let by_name = matches!(entry.spec.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+        if by_name && entry.spec.endpoints.is_empty() && entry.selector.is_none() {
+            records.extend(keys.iter().filter_map(|key| self.host_workload((name, entry), key, report)));
+        }
+        records
+    }
+
+    /// The hosts that are really this one's.
+    fn hosts_of(&self, name: &Name, entry: &ServiceEntry, report: &mut Report) -> Vec<Arc<ServiceKey>> {
+        let mut keys = Vec::new();
+        for hostname in entry.hosts() {
+            let key = ServiceKey { namespace: Arc::clone(&name.namespace), hostname };
+            if self.is_of_kubernetes(&key.hostname).is_some() {
+                let reason = format!("{} is a Service, and stays what it is", key.hostname);
+                report.warning_at(&entry.origin, "spec.hosts", reason);
+                continue;
+            }
+            match self.owner_of_host(&key) {
+                Some(owner) if owner != name => {
+                    let reason = format!("{} belongs to ServiceEntry {owner}, which is older", key.hostname);
+                    report.warning_at(&entry.origin, "spec.hosts", reason);
+                }
+                _ if keys.iter().any(|known: &Arc<ServiceKey>| **known == key) => {}
+                _ => keys.push(Arc::new(key)),
+            }
+        }
+        keys
+    }
+
+    fn vips_of(&self, name: &Name, entry: &ServiceEntry, report: &mut Report) -> Vec<IpAddr> {
+        let mut vips = entry.vips.clone();
+        vips.retain(|vip| {
+            let pod = self.pod_claims.owner(*vip).map(|owner| format!("Pod {owner}"));
+            let service = self.vip_claims.owner(*vip).map(|owner| format!("Service {owner}")).or(pod);
+            let other = self.entries.addresses.owner(*vip).filter(|owner| *owner != name);
+            let other =
+                service.or_else(|| other.map(|owner| format!("ServiceEntry {owner}, which is older")));
+            if let Some(other) = &other {
+                let reason = format!("{vip} belongs to {other}");
+                report.warning_at(&entry.origin, "spec.addresses", reason);
+            }
+            other.is_none()
+        });
+        vips
+    }
+
+    fn entry_service(
+        &self,
+        (name, entry): (&Name, &ServiceEntry),
+        key: &Arc<ServiceKey>,
+        vips: Vec<IpAddr>,
+    ) -> Service {
+        let port = |port: &ServiceEntryPort| ServicePort {
+            number: port.number.get(),
+            name: Some(port.name.as_str().into()),
+            app_protocol: port.protocol.and_then(Protocol::app_protocol).map(Arc::from),
+            endpoints: Vec::new(),
+        };
+        let spec = &entry.spec;
+        let exported = &self.mesh.text.config().default_service_export_to;
+        Service {
+            namespace: Arc::clone(&name.namespace),
+            name: Arc::clone(&key.hostname),
+            hostname: Arc::clone(&key.hostname),
+            headless: vips.is_empty(),
+            vips,
+            ports: entry.carried().map(port).collect(),
+            session_affinity: None,
+            local_only: false,
+            publish_not_ready: false,
+            families: Families::Any,
+            exported: Exported::of(&spec.export_to, exported, &name.namespace),
+            entry: Some(Arc::new(Entry {
+                external: spec.location == Location::MeshExternal,
+                passthrough: spec.resolution == Resolution::None,
+                first_address_only: spec.resolution == Resolution::DnsRoundRobin,
+                subject_alt_names: spec.subject_alt_names.iter().map(|name| name.as_str().into()).collect(),
+            })),
+        }
+    }
+
+    fn entry_uid(&self, Name { namespace, name }: &Name, endpoint: &WorkloadEntrySpec) -> Arc<str> {
+        let address = endpoint.address.as_ref().map(ToString::to_string).unwrap_or_default();
+        format!("{}/networking.istio.io/ServiceEntry/{namespace}/{name}/{address}", self.cluster).into()
+    }
+
+    /// A host of which nothing else is known is where its name leads.
+    fn host_workload(
+        &self,
+        (name, entry): (&Name, &ServiceEntry),
+        key: &Arc<ServiceKey>,
+        report: &mut Report,
+    ) -> Option<Record> {
+        let address = Some(Address::Name(Host::Name(Arc::clone(&key.hostname))));
+        let endpoint = WorkloadEntrySpec { address, ..WorkloadEntrySpec::default() };
+        if key.hostname.starts_with('*') {
+            return None;
+        }
+        let place = Place { field: "spec.hosts", name, origin: &entry.origin, labels: &endpoint.labels };
+        let memberships = memberships(std::slice::from_ref(key), &entry.ports(&BTreeMap::new()));
+        self.entry_workload(&place, &endpoint, (&self.entry_uid(name, &endpoint), memberships), report)
+    }
+
+    pub(super) fn commit_workload_entry(&mut self, name: &Name) {
+        let uid: Arc<str> =
+            format!("{}/networking.istio.io/WorkloadEntry/{}/{}", self.cluster, name.namespace, name.name)
+                .into();
+        let mut report = Report::default();
+        let record = self.entries.workloads.get(name).and_then(|entry| {
+            let place = Place { field: "spec", name, origin: &entry.origin, labels: &entry.labels };
+            let services = self.services_selecting(name, entry);
+            self.entry_workload(&place, &entry.spec, (&uid, services), &mut report)
+        });
+        let (namespace, own) = (Arc::clone(&name.namespace), Arc::clone(&name.name));
+        let object = ObjectKey { kind: "WorkloadEntry", namespace, name: own };
+        self.findings.set(&object, super::Topic::Outcome, report);
+        self.emit(RecordKey::Workload(uid), record);
+    }
+
+    /// As for a pod, but that a name of a port is the WorkloadEntry's own.
+    fn services_selecting(&self, name: &Name, entry: &WorkloadEntry) -> Vec<Membership> {
+        let mut services = self.entries_selecting(&name.namespace, &entry.labels, &entry.spec.ports);
+        for selected in self.selectors.matching(&name.namespace, &entry.labels) {
+            let Some(facts) = self.services.get(&selected) else { continue };
+            let ports = facts.ports_of_entry(&entry.spec.ports);
+            services.push(Membership { service: Arc::clone(&facts.key), ports: ports.into() });
+        }
+        services.sort();
+        services
+    }
+
+    /// The `ServiceEntries` that a pod is an endpoint of.
+    pub(super) fn entries_with_pod(&self, name: &Name, pod: &PodFacts) -> Vec<Membership> {
+        if pod.terminating {
+            return Vec::new();
+        }
+        let mut all = self.entries_selecting(&name.namespace, &pod.labels, &BTreeMap::new());
+        let own = pod.ips.iter().filter(|ip| !pod.host_network && self.pod_claims.owner(**ip) == Some(name));
+        for ip in own {
+            let listing = self.entries.by_endpoint.get(ip).into_iter().flatten();
+            for (name, entry) in listing.filter_map(|name| Some((name, self.entries.services.get(name)?))) {
+                let keys = self.hosts_of(name, entry, &mut Report::default());
+                let here = entry.endpoint_ips().filter(|(at, _)| at == ip);
+                all.extend(here.flat_map(|(_, endpoint)| memberships(&keys, &entry.ports(&endpoint.ports))));
+            }
+        }
+        all.sort();
+        all.dedup_by(|a, b| a.service == b.service);
+        all
+    }
+
+    fn entries_selecting(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        ports: &BTreeMap<String, Port>,
+    ) -> Vec<Membership> {
+        let mut all = Vec::new();
+        for name in self.entries.selectors.matching(namespace, labels) {
+            let Some(entry) = self.entries.services.get(&name) else { continue };
+            let keys = self.hosts_of(&name, entry, &mut Report::default());
+            all.extend(memberships(&keys, &entry.ports(ports)));
+        }
+        all
+    }
+
+    fn entry_workload(
+        &self,
+        place: &Place<'_>,
+        spec: &WorkloadEntrySpec,
+        (uid, mut services): (&Arc<str>, Vec<Membership>),
+        report: &mut Report,
+    ) -> Option<Record> {
+        let Place { field, name, origin, labels } = *place;
+        let account =
+            Some(spec.service_account.as_str()).filter(|text| !text.is_empty()).unwrap_or("default");
+        let identity = SpiffeId::new(&self.mesh.trust_domain, &name.namespace, account);
+        let identity = identity.map_err(|error| format!("serviceAccount: the identity {error}"));
+        let known = identity.and_then(|identity| Ok((identity, address_of(spec)?)));
+        let (identity, (ips, hostname)) = known
+            .map_err(|reason| report.warning_at(origin, field, format!("{reason}; it is left out")))
+            .ok()?;
+        // A pod that is listed by its address is an endpoint as itself.
+        if ips.iter().any(|ip| self.pod_claims.owner(*ip).is_some()) {
+            return None;
+        }
+        services.sort();
+        let Names { app, version, canonical_name, canonical_revision } = Names::plain(labels, &name.name);
+        let mut locality = spec.locality.splitn(3, '/').map(Arc::<str>::from);
+        let mut part = || locality.next().unwrap_or_default();
+        Some(Record::Workload(Arc::new(Workload {
+            uid: Arc::clone(uid),
+            pod_uid: None,
+            name: Arc::clone(&name.name),
+            namespace: Arc::clone(&name.namespace),
+            node: None,
+            ips,
+            hostname,
+            weight: spec.weight,
+            identity,
+            enrolled: labels.get(TUNNEL).is_some_and(|value| value == "http"),
+            labels: labels.clone(),
+            app,
+            version,
+            canonical_name,
+            canonical_revision,
+            workload_name: Arc::clone(&name.name),
+            workload_type: WorkloadType::Pod,
+            service_account: account.into(),
+            cluster: Arc::clone(&self.cluster),
+            region: part(),
+            zone: part(),
+            probe_ports: Vec::new(),
+            host_network: false,
+            services,
+            policies: Vec::new(),
+            ready: true,
+            inbound_bypass: false,
+        })))
+    }
+}
+
+/// Where a workload is written, for findings about it.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    field: &'a str,
+    name: &'a Name,
+    origin: &'a Origin,
+    labels: &'a BTreeMap<String, String>,
+}
+
+/// Its addresses, or the name that stands for them; the error says why it has neither.
+fn address_of(spec: &WorkloadEntrySpec) -> Result<(Vec<IpAddr>, Option<Arc<str>>), String> {
+    match &spec.address {
+        Some(Address::Ip(ip)) => Ok((vec![canonical_ip(*ip)], None)),
+        Some(Address::Name(host)) => Ok((Vec::new(), Some(host.to_string().into()))),
+        Some(Address::Unix(path)) => {
+            Err(format!("{path} is a Unix socket, which nobody but its own host can reach"))
+        }
+        None => Err("has no address: gateways of other networks are not known here".to_owned()),
+    }
+}
+
+fn ip_of(spec: &WorkloadEntrySpec) -> Option<IpAddr> {
+    match spec.address {
+        Some(Address::Ip(ip)) => Some(canonical_ip(ip)),
+        _ => None,
+    }
+}
+
+fn file(index: &mut HashMap<IpAddr, BTreeSet<Name>>, ip: IpAddr, name: &Name, present: bool) {
+    if present {
+        index.entry(ip).or_default().insert(name.clone());
+    } else {
+        super::forget(index, &ip, name);
+    }
+}
+
+fn memberships(keys: &[Arc<ServiceKey>], ports: &[(u16, u16)]) -> Vec<Membership> {
+    let one = |key: &Arc<ServiceKey>| Membership { service: Arc::clone(key), ports: ports.into() };
+    keys.iter().map(one).collect()
+}
+
+/// The label by which Istio knows that somebody outside of Kubernetes ends tunnels.
+const TUNNEL: &str = "networking.istio.io/tunnel";
