@@ -208,7 +208,10 @@ impl World {
                 facts.iter_mut().for_each(|facts| facts.share(&mut self.values));
                 self.put_slice(&name, facts);
             }
-            Spec::ServiceEntry(entry) => self.put_service_entry(&name, Some(ServiceEntry::of(object, entry))),
+            Spec::ServiceEntry(entry) => {
+                self.entries.allocator.apply(object);
+                self.put_service_entry(&name, Some(ServiceEntry::of(object, entry)));
+            }
             Spec::WorkloadEntry(entry) => {
                 self.put_workload_entry(&name, Some(WorkloadEntry::of(object, entry)));
             }
@@ -242,7 +245,10 @@ impl World {
             "Pod" => self.put_pod(&name, None),
             "Service" => self.put_service(&name, None),
             "EndpointSlice" => self.put_slice(&name, None),
-            "ServiceEntry" => self.put_service_entry(&name, None),
+            "ServiceEntry" => {
+                self.entries.allocator.remove(key);
+                self.put_service_entry(&name, None);
+            }
             "WorkloadEntry" => self.put_workload_entry(&name, None),
             "ConfigMap" if self.config_map.as_ref().is_some_and(|map| map.key() == *key) => {
                 self.config_map = None;
@@ -280,6 +286,7 @@ impl World {
         for name in std::mem::take(&mut self.dirty.services) {
             self.commit_service(&name);
         }
+        self.give_addresses();
         // After the services of Kubernetes, which come first.
         for name in std::mem::take(&mut self.dirty.entries) {
             self.commit_entry(&name);

@@ -8,6 +8,7 @@ use super::claims::Claims;
 use super::pods::{Names, PodFacts};
 use super::selector::{LabelIndex, SelectorIndex};
 use super::{Name, Report, World};
+use crate::allocate::{Allocator, Ranges};
 use crate::id::SpiffeId;
 use crate::model::{
     Entry, Exported, Families, Membership, Record, RecordKey, Service, ServiceKey, ServicePort, Workload,
@@ -21,8 +22,10 @@ use crate::resource::value::{Host, Port, Protocol};
 use crate::resource::{Object, ObjectKey, Origin};
 
 /// All of them, and what they were told as.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Entries {
+    /// Gives addresses to hosts without any. Who writes them into statuses gives the same.
+    pub(super) allocator: Allocator,
     services: HashMap<Name, ServiceEntry>,
     workloads: HashMap<Name, WorkloadEntry>,
     by_label: LabelIndex,
@@ -38,6 +41,23 @@ pub(super) struct Entries {
     by_address: HashMap<IpAddr, BTreeSet<Name>>,
     /// Records by the ServiceEntry that they came of.
     told: HashMap<Name, BTreeSet<RecordKey>>,
+}
+
+impl Default for Entries {
+    fn default() -> Self {
+        Self {
+            allocator: Allocator::new(Ranges::default()),
+            services: HashMap::new(),
+            workloads: HashMap::new(),
+            by_label: LabelIndex::default(),
+            selectors: SelectorIndex::default(),
+            hosts: HashMap::new(),
+            addresses: Claims::default(),
+            by_endpoint: HashMap::new(),
+            by_address: HashMap::new(),
+            told: HashMap::new(),
+        }
+    }
 }
 
 /// What is kept of a ServiceEntry.
@@ -265,8 +285,12 @@ impl World {
         let Some(entry) = self.entries.services.get(name) else { return Vec::new() };
         let keys = self.hosts_of(name, entry, report);
         let services = keys.iter().enumerate().map(|(index, key)| {
-            // Which of several was meant is not to be seen from an address.
-            let vips = if index == 0 { self.vips_of(name, entry, report) } else { Vec::new() };
+            let vips = match index {
+                _ if entry.spec.addresses.is_empty() => self.given(name, &key.hostname),
+                0 => self.vips_of(name, entry, report),
+                // Which of several was meant is not to be seen from an address.
+                _ => Vec::new(),
+            };
             Record::Service(Arc::new(self.entry_service((name, entry), key, vips)))
         });
         let mut records: Vec<_> = services.collect();
@@ -309,6 +333,25 @@ impl World {
             }
         }
         keys
+    }
+
+    /// The addresses that a host was given because it has none.
+    fn given(&self, Name { namespace, name }: &Name, host: &str) -> Vec<IpAddr> {
+        let (namespace, name) = (Arc::clone(namespace), Arc::clone(name));
+        let key = ObjectKey { kind: "ServiceEntry", namespace, name };
+        let grant = self.entries.allocator.of(&key).map(|(grant, _)| &grant.addresses);
+        let own =
+            grant.into_iter().flatten().filter(|it| matches!(&it.host, Host::Name(name) if **name == *host));
+        let mut own: Vec<_> = own.map(|it| it.value).collect();
+        own.sort_unstable();
+        own
+    }
+
+    /// Whom other addresses than before are given to has to be looked at again.
+    pub(super) fn give_addresses(&mut self) {
+        for ObjectKey { namespace, name, .. } in self.entries.allocator.settle() {
+            self.dirty.entries.insert(Name { namespace, name });
+        }
     }
 
     fn vips_of(&self, name: &Name, entry: &ServiceEntry, report: &mut Report) -> Vec<IpAddr> {

@@ -177,3 +177,39 @@ fn a_change_tells_of_nothing_else() {
         assert_eq!(keys(&world.commit()), ["+workload Kubernetes//Pod/ns7/p7"]);
     }
 }
+
+#[test]
+fn a_host_without_addresses_is_reached_at_those_it_was_given() {
+    let entry = |spec: &str| {
+        let text = format!(
+            "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: e, namespace: app}}, spec: {{{spec}}}}}"
+        );
+        parse(&SourceFile { name: "e.yaml", text: &text }).objects.remove(0)
+    };
+    let mut world = World::new(CompileOptions::default());
+    let mut mirror = Mirror::new("");
+    let port = "resolution: DNS, ports: [{name: http, number: 80, protocol: HTTP}]";
+    world.upsert(&entry(&format!("hosts: [a.example, b.example, '*.c.example'], {port}")));
+    tell(&mut mirror, world.commit());
+    let vips = |mirror: &mut Mirror| {
+        let snapshot = mirror.snapshot();
+        let services =
+            snapshot.services().map(|service| (service.hostname.to_string(), service.vips.clone()));
+        services.collect::<BTreeMap<_, _>>()
+    };
+    let given = vips(&mut mirror);
+    assert!(given["*.c.example"].is_empty(), "{given:?}");
+    for host in ["a.example", "b.example"] {
+        let [v4, v6] = given[host][..] else { panic!("{given:?}") };
+        assert!(v4.to_string().starts_with("240.240.") && v6.to_string().starts_with("2001:2:"), "{given:?}");
+        let snapshot = mirror.snapshot();
+        let target = snapshot.resolve(std::net::SocketAddr::new(v4, 80));
+        assert!(
+            matches!(target, crate::model::Target::Service { service, .. } if *service.hostname == *host)
+        );
+    }
+    assert_ne!(given["a.example"], given["b.example"]);
+    world.upsert(&entry(&format!("hosts: [a.example], addresses: [192.0.2.1], {port}")));
+    tell(&mut mirror, world.commit());
+    assert_eq!(vips(&mut mirror)["a.example"], ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
+}
