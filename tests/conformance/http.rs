@@ -470,7 +470,7 @@ fn frame(text: &str) -> Vec<u8> {
 }
 
 /// Resident memory of a process in KiB.
-fn memory(pid: u32) -> Result<u64> {
+pub(crate) fn memory(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)

@@ -9,6 +9,8 @@ mod balance;
 mod change;
 mod client;
 mod fault;
+mod flood;
+mod frames;
 mod gateway;
 mod hostile;
 mod http;
@@ -20,6 +22,7 @@ mod settings;
 mod stand;
 mod stream;
 mod tls;
+mod upstream;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -64,12 +67,14 @@ fn rows() -> Vec<Row> {
         action::rows(),
         balance::rows(),
         fault::rows(),
+        flood::rows(),
         gateway::rows(),
         http::rows(),
         hostile::rows(),
         mesh::rows(),
         settings::rows(),
         stream::rows(),
+        upstream::rows(),
         change::rows(),
     ]
     .into_iter()

@@ -3,26 +3,26 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use mesh_core::cluster::{Overflow, Resource, Ticket, Upstream as Wanted};
+use mesh_core::cluster::{Http2KeepAlive, Overflow, Resource, Ticket, Upstream as Wanted};
 use mesh_core::model::Declared;
 
 use super::announce::announce;
 use super::cluster::{Cluster, Member};
 use super::engine::Engine;
 use super::h1::Limits;
-use super::io::Io;
 use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
 use super::originate::{self, Speaks};
 use super::pool::{Kept, Place};
 use super::shared::SharedCluster;
-use super::site::{Dial, DialError, Dialled, Facts, Held};
+use super::site::{Dial, DialError, Dialled, Facts};
 use super::transfer::{Body, Sink, Upstream};
 use super::up::h1::{H1Connection, H1Upstream};
 use super::up::h2::H2Upstream;
+use crate::frames::{Guarded, Watch};
 use crate::run::tasks;
 use crate::sys::sockopt;
 
@@ -101,43 +101,50 @@ impl Engine {
         head: &RequestHead,
         facts: &Facts,
     ) -> Result<Server, BeginError> {
-        let pool = &cluster.policy.pool;
         let shared = cluster.policy.proxy_protocol.is_none();
-        let found = member.pool.place(pool.http.max_concurrent_streams).filter(|_| shared);
-        let reused = found.is_some();
-        let place = if let Some(place) = found {
-            place
-        } else {
-            let ticket = match cluster.shared.admission.ticket(Resource::Connection) {
-                Ok(ticket) => Some(ticket),
-                // Those there are belong to other threads or endpoints, and may never be free.
-                Err(_) if member.pool.is_empty() => None,
-                Err(overflow) => return Err(BeginError::Overflow(overflow)),
+        loop {
+            let streams = cluster.policy.pool.http.max_concurrent_streams;
+            let found = member.pool.place(streams).filter(|_| shared);
+            let reused = found.is_some();
+            let place = match found {
+                Some(place) => place,
+                None => self.connect_h2(cluster, member, facts).await?,
             };
-            let Dialled { io, encrypted, held } = self.dial(cluster, member, Speaks::Http2, facts).await?;
-            let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
-            member.pool.add(sender, encrypted, ticket, Instant::now())
-        };
-        let Some(mut sender) = place.sender() else {
-            return Err(BeginError::Broken(Broken::Closed("before the request")));
-        };
-        if let Err(error) = std::future::poll_fn(|cx| sender.poll_ready(cx)).await {
-            place.retire();
-            return Err(BeginError::Broken(error.into()));
-        }
-        let upstream = match H2Upstream::begin(&mut sender, head) {
-            Ok(upstream) => Box::new(upstream),
-            Err(broken) => {
+            let begun = begin_stream(&place, head, cluster.policy.pool.connect_timeout).await;
+            let worn = cluster.policy.pool.http.max_requests_per_connection;
+            if begun.is_err() || !shared || worn.is_some_and(|most| place.served() >= most.get()) {
                 place.retire();
-                return Err(BeginError::Broken(broken));
             }
-        };
-        let worn = pool.http.max_requests_per_connection.is_some_and(|most| place.served() >= most.get());
-        if worn || !shared {
-            place.retire();
+            match begun {
+                Ok(upstream) => {
+                    let encrypted = place.is_encrypted();
+                    let kind = Kind::H2 { upstream: Box::new(upstream), place };
+                    return Ok(Server { kind, member: Rc::clone(member), reused, encrypted });
+                }
+                // The server has said goodbye to the connection since, and nothing was sent: that is no try.
+                Err(BeginError::Broken(Broken::Io(_) | Broken::Closed(_) | Broken::Reset(_))) if reused => {}
+                Err(error) => return Err(error),
+            }
         }
-        let encrypted = place.is_encrypted();
-        Ok(Server { kind: Kind::H2 { upstream, place }, member: Rc::clone(member), reused, encrypted })
+    }
+
+    async fn connect_h2(
+        &self,
+        cluster: &Cluster,
+        member: &Member,
+        facts: &Facts,
+    ) -> Result<Place, BeginError> {
+        let ticket = match cluster.shared.admission.ticket(Resource::Connection) {
+            Ok(ticket) => Some(ticket),
+            // Those there are belong to other threads or endpoints, and may never be free.
+            Err(_) if member.pool.is_empty() => None,
+            Err(overflow) => return Err(BeginError::Overflow(overflow)),
+        };
+        let dialled = self.dial(cluster, member, Speaks::Http2, facts).await?;
+        let encrypted = dialled.encrypted;
+        let (sender, watch) =
+            handshake(dialled, cluster.policy.pool.http.keepalive).await.map_err(BeginError::Broken)?;
+        Ok(member.pool.add((sender, watch), encrypted, ticket, Instant::now()))
     }
 
     /// A new connection.
@@ -240,21 +247,82 @@ fn speaks_h2(cluster: &Cluster, head: &RequestHead) -> bool {
     }
 }
 
-async fn handshake(io: Io, held: Option<Held>) -> Result<h2::client::SendRequest<Bytes>, Broken> {
+/// Sends the head of a request on a connection of HTTP/2, and waits until it is out if the server may not take it: one
+/// that allows no streams, or none for now, would keep it for ever.
+async fn begin_stream(
+    place: &Place,
+    head: &RequestHead,
+    patience: Duration,
+) -> Result<H2Upstream, BeginError> {
+    let Some(mut sender) = place.sender() else {
+        return Err(BeginError::Broken(Broken::Closed("before the request")));
+    };
+    let late = |_| {
+        let reason = format!("the server has allowed no stream for {patience:?}");
+        BeginError::Dial(DialError::Connect(reason))
+    };
+    let ready = std::future::poll_fn(|cx| sender.poll_ready(cx));
+    let ready = tokio::time::timeout(patience, ready).await.map_err(late)?;
+    ready.map_err(|error| BeginError::Broken(error.into()))?;
+    let full = sender.current_max_send_streams() <= place.streams();
+    let mut upstream = H2Upstream::begin(&mut sender, head).map_err(BeginError::Broken)?;
+    let watch = place.watch();
+    if full || !watch.is_settled() {
+        let opened = async {
+            tokio::select! {
+                // Who was told of the stream can have begun with it, however it ended.
+                biased;
+                () = watch.opened(upstream.stream()) => Ok(()),
+                broken = std::future::poll_fn(|cx| upstream.poll_lost(cx)) => Err(BeginError::Broken(broken)),
+            }
+        };
+        tokio::time::timeout(patience, opened).await.map_err(late)??;
+    }
+    Ok(upstream)
+}
+
+async fn handshake(
+    Dialled { io, held, .. }: Dialled,
+    keepalive: Option<Http2KeepAlive>,
+) -> Result<(h2::client::SendRequest<Bytes>, Watch), Broken> {
+    let (io, watch) = Guarded::client(io);
     let handshake = h2::client::Builder::new()
         .initial_window_size(WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADERS)
         .enable_push(false)
         .handshake(io);
-    let (sender, connection) = handshake.await?;
+    let (sender, mut connection) = handshake.await?;
+    let pings = keepalive.and_then(|keepalive| connection.ping_pong().zip(Some(keepalive)));
     tasks::spawn_local("http/2 client", async move {
         let _held = held;
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "An HTTP/2 connection to a server broke.");
+        let silence = async {
+            match pings {
+                Some((pings, keepalive)) => silence(pings, keepalive).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                tracing::debug!(%error, "An HTTP/2 connection to a server broke.");
+            },
+            () = silence => tracing::debug!("A server does not answer the PING frames of HTTP/2."),
         }
     });
-    Ok(sender)
+    Ok((sender, watch))
+}
+
+/// Resolves when the server does not answer a PING in time.
+async fn silence(mut pings: h2::PingPong, keepalive: Http2KeepAlive) {
+    loop {
+        tokio::time::sleep(keepalive.interval).await;
+        match tokio::time::timeout(keepalive.timeout, pings.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection has ended by itself.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => return,
+        }
+    }
 }
 
 impl Server {

@@ -566,7 +566,10 @@ fn broken_before_head(server: &Server, broken: &Broken) -> Try {
             Try::Failed(Failure::Refused, Refusal::RemoteReset, reason)
         }
         Broken::Reset(_) => Try::Failed(Failure::Reset, Refusal::RemoteReset, reason),
-        Broken::Refused(_) => Try::Failed(Failure::Reset, Refusal::ProtocolError, reason),
+        Broken::Refused(_) | Broken::Protocol(_) => {
+            server.retire();
+            Try::Failed(Failure::Reset, Refusal::ProtocolError, reason)
+        }
         _ if stale => Try::Failed(Failure::Stale, Refusal::Terminated, reason),
         _ => {
             server.retire();

@@ -9,6 +9,7 @@ use h2::client::SendRequest;
 use mesh_core::cluster::Ticket;
 
 use super::up::h1::H1Connection;
+use crate::frames::Watch;
 
 /// See the module.
 #[derive(Default)]
@@ -39,6 +40,7 @@ pub struct Multiplexed {
     born: Instant,
     idle_since: Cell<Instant>,
     encrypted: bool,
+    watch: Watch,
     _ticket: Option<Ticket>,
 }
 
@@ -87,7 +89,7 @@ impl EndpointPool {
     /// Adds an HTTP/2 connection, and takes the first place on it.
     pub fn add(
         &self,
-        sender: SendRequest<Bytes>,
+        (sender, watch): (SendRequest<Bytes>, Watch),
         encrypted: bool,
         ticket: Option<Ticket>,
         now: Instant,
@@ -99,6 +101,7 @@ impl EndpointPool {
             born: now,
             idle_since: Cell::new(now),
             encrypted,
+            watch,
             _ticket: ticket,
         });
         self.multiplexed.borrow_mut().push(Rc::clone(&connection));
@@ -138,6 +141,16 @@ impl Place {
     /// No further stream begins on the connection.
     pub fn retire(&self) {
         self.0.sender.borrow_mut().take();
+    }
+
+    /// Streams that are under way on the connection, this one included.
+    pub fn streams(&self) -> usize {
+        usize::try_from(self.0.streams.get()).unwrap_or(usize::MAX)
+    }
+
+    /// What is known of the connection.
+    pub fn watch(&self) -> &Watch {
+        &self.0.watch
     }
 
     /// Streams that have begun on it.

@@ -23,6 +23,8 @@ pub struct H2Downstream {
     send: Option<Sending>,
     ended: bool,
     leaves: bool,
+    /// The client has reset it before an answer began.
+    taken_back: bool,
     /// Until when something has to move before the response begins.
     deadline: Deadline,
     patience: Duration,
@@ -41,7 +43,24 @@ impl H2Downstream {
         let mut deadline = Deadline::default();
         deadline.set(Some(patience));
         let recv = Receiving::new(body);
-        (Self { recv, respond, send: None, ended: false, leaves: false, deadline, patience }, head)
+        (
+            Self {
+                recv,
+                respond,
+                send: None,
+                ended: false,
+                leaves: false,
+                taken_back: false,
+                deadline,
+                patience,
+            },
+            head,
+        )
+    }
+
+    /// Whether the client has taken its request back before there was an answer.
+    pub fn is_taken_back(&self) -> bool {
+        self.taken_back
     }
 
     fn sending(&mut self) -> Result<&mut Sending, Broken> {
@@ -128,6 +147,7 @@ impl Body for H2Downstream {
             }
             Poll::Pending => Poll::Pending,
             ready @ Poll::Ready(_) => {
+                self.taken_back |= self.send.is_none() && matches!(ready, Poll::Ready(Err(Broken::Reset(_))));
                 self.deadline.set(Some(self.patience));
                 ready
             }
@@ -194,7 +214,11 @@ impl Downstream for H2Downstream {
         }
         let reset = match &mut self.send {
             Some(send) => send.0.poll_reset(cx),
-            None => self.respond.poll_reset(cx),
+            None => {
+                let reset = self.respond.poll_reset(cx);
+                self.taken_back |= matches!(reset, Poll::Ready(Ok(_)));
+                reset
+            }
         };
         reset.map(|reason| reason.map_or_else(Broken::from, Broken::Reset))
     }
