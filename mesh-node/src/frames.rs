@@ -121,6 +121,13 @@ impl Watch {
         self.0.settled.get()
     }
 
+    /// Resolves once the peer's settings have come.
+    pub async fn settled(&self) {
+        while !self.is_settled() {
+            self.0.news.notified().await;
+        }
+    }
+
     /// Resolves once the HEADERS of a stream of ours have gone out: they wait while the peer takes no more streams.
     pub async fn opened(&self, stream: u32) {
         while self.0.opened.get() < stream {
@@ -139,6 +146,7 @@ impl Watch {
         } else if frame.is_idle() {
             if frame.kind == Frame::SETTINGS {
                 self.0.settled.set(true);
+                self.0.news.notify_waiters();
             }
             if !self.0.frames.borrow_mut().spend(Instant::now()) {
                 self.raise();

@@ -116,12 +116,14 @@ impl Engine {
                 place.retire();
             }
             match begun {
-                Ok(upstream) => {
+                Ok(Some(upstream)) => {
                     let encrypted = place.is_encrypted();
                     let kind = Kind::H2 { upstream: Box::new(upstream), place };
                     return Ok(Server { kind, member: Rc::clone(member), reused, encrypted });
                 }
-                // The server has said goodbye to the connection since, and nothing was sent: that is no try.
+                // The server has said since that it has no room on the connection, or that it is over, and nothing was
+                // sent: that is no try.
+                Ok(None) => {}
                 Err(BeginError::Broken(Broken::Io(_) | Broken::Closed(_) | Broken::Reset(_))) if reused => {}
                 Err(error) => return Err(error),
             }
@@ -253,7 +255,7 @@ async fn begin_stream(
     place: &Place,
     head: &RequestHead,
     patience: Duration,
-) -> Result<H2Upstream, BeginError> {
+) -> Result<Option<H2Upstream>, BeginError> {
     let Some(mut sender) = place.sender() else {
         return Err(BeginError::Broken(Broken::Closed("before the request")));
     };
@@ -264,21 +266,34 @@ async fn begin_stream(
     let ready = std::future::poll_fn(|cx| sender.poll_ready(cx));
     let ready = tokio::time::timeout(patience, ready).await.map_err(late)?;
     ready.map_err(|error| BeginError::Broken(error.into()))?;
-    let full = sender.current_max_send_streams() <= place.streams();
     let mut upstream = H2Upstream::begin(&mut sender, head).map_err(BeginError::Broken)?;
     let watch = place.watch();
-    if full || !watch.is_settled() {
-        let opened = async {
-            tokio::select! {
-                // Who was told of the stream can have begun with it, however it ended.
-                biased;
-                () = watch.opened(upstream.stream()) => Ok(()),
-                broken = std::future::poll_fn(|cx| upstream.poll_lost(cx)) => Err(BeginError::Broken(broken)),
-            }
-        };
-        tokio::time::timeout(patience, opened).await.map_err(late)??;
+    if watch.is_settled() && place.streams() <= sender.current_max_send_streams() {
+        return Ok(Some(upstream));
     }
-    Ok(upstream)
+    let opened = async {
+        let begun = tokio::select! {
+            // Who was told of the stream can have begun with it, however it ended.
+            biased;
+            () = watch.opened(upstream.stream()) => Ok(true),
+            broken = std::future::poll_fn(|cx| upstream.poll_lost(cx)) => Err(BeginError::Broken(broken)),
+            () = no_room(place, &sender) => Ok(false),
+        }?;
+        Ok(begun.then_some(upstream))
+    };
+    tokio::time::timeout(patience, opened).await.map_err(late)?
+}
+
+/// Resolves once it is known that others have all the room there is on a connection. If there is none at all, another
+/// connection would be no better.
+async fn no_room(place: &Place, sender: &h2::client::SendRequest<Bytes>) {
+    place.watch().settled().await;
+    // The stack takes in what was read before anybody else is asked again.
+    tokio::task::yield_now().await;
+    let most = sender.current_max_send_streams();
+    if most == 0 || place.streams() <= most {
+        std::future::pending().await
+    }
 }
 
 async fn handshake(

@@ -62,6 +62,8 @@ pub enum Speaks {
     Http2,
     /// Nobody knows.
     Bytes,
+    /// TLS of the client's, which the rules of the cluster do not touch.
+    Sealed,
 }
 
 /// A connection as the rules of the cluster want it.
@@ -74,6 +76,7 @@ pub async fn secure(
 ) -> Result<Dialled, DialError> {
     let addr = to.endpoint.addr;
     match &cluster.policy.tls {
+        _ if speaks == Speaks::Sealed => Ok(dialled),
         TlsPolicy::Mesh | TlsPolicy::Disable => Ok(dialled),
         TlsPolicy::IstioMutual { .. } if dialled.encrypted => Ok(dialled),
         TlsPolicy::IstioMutual { .. } => Err(DialError::Tls(format!(
@@ -222,7 +225,7 @@ impl Configs {
         match speaks {
             Speaks::Http1 => self.http1,
             Speaks::Http2 => self.http2,
-            Speaks::Bytes => self.bytes,
+            Speaks::Bytes | Speaks::Sealed => self.bytes,
         }
     }
 }
