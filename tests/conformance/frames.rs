@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::row::{Row, slug};
+use crate::row::Row;
 
 /// A frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,11 +192,10 @@ pub(crate) fn listener() -> TcpListener {
 }
 
 impl Row {
-    /// A pod that speaks HTTP/2 at this address, its service under the row's name, and a rule that sends there.
-    pub(crate) fn on_server(self, listener: &TcpListener, retries: &str, destination_rule: &str) -> Self {
+    /// A pod at this address that speaks `port_name`, its service under the row's name, and the policy for it.
+    pub(crate) fn on_server(self, listener: &TcpListener, policy: &str, port_name: &str) -> Self {
         let (ip, port) =
             listener.local_addr().map_or((Ipv4Addr::LOCALHOST.into(), 0), |it| (it.ip(), it.port()));
-        let rule = format!("[{{{retries}route: [{{destination: {{host: {}}}}}]}}]", slug(&self.id));
         self.config(&format!(
             "{{apiVersion: v1, kind: Pod, metadata: {{name: NAME, namespace: conf, labels: {{app: NAME}}}}, \
              spec: {{containers: [{{name: a, image: a}}]}}, status: {{podIP: {ip}, phase: Running, \
@@ -204,13 +203,12 @@ impl Row {
         ))
         .config(&format!(
             "{{apiVersion: v1, kind: Service, metadata: {{name: NAME, namespace: conf}}, spec: {{selector: {{app: NAME}}, \
-             ports: [{{name: http2, port: 80, targetPort: {port}}}]}}}}"
+             ports: [{{name: {port_name}, port: 80, targetPort: {port}}}]}}}}"
         ))
         .config(&format!(
             "{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: NAME, namespace: conf}}, \
-             spec: {{host: NAME, trafficPolicy: {{{destination_rule}}}}}}}"
+             spec: {{host: NAME, trafficPolicy: {{{policy}}}}}}}"
         ))
-        .http(&rule)
     }
 }
 

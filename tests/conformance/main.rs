@@ -16,6 +16,7 @@ mod hostile;
 mod http;
 mod matching;
 mod mesh;
+mod originate;
 mod retries;
 mod row;
 mod settings;
@@ -72,6 +73,7 @@ fn rows() -> Vec<Row> {
         http::rows(),
         hostile::rows(),
         mesh::rows(),
+        originate::rows(),
         settings::rows(),
         stream::rows(),
         upstream::rows(),

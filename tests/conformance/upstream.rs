@@ -13,7 +13,7 @@ use crate::frames::{
     ACK, END_STREAM, Frame, HEADERS, MAX_STREAMS, PING, RST_STREAM, Raw, SETTINGS, answer, frame, goaway,
     listener, setting,
 };
-use crate::row::{Case, Row, row};
+use crate::row::{Case, Row, row, slug};
 
 pub(crate) fn rows() -> Vec<Row> {
     [goodbyes(), rooms(), noise()].into_iter().flatten().collect()
@@ -50,7 +50,8 @@ fn with_server<F: Future<Output = Result<()>> + 'static>(
     act: impl FnOnce(Case, Arc<AtomicUsize>) -> F + 'static,
 ) -> Row {
     let listener = listener();
-    row(id).on_server(&listener, retries, rule).act(async move |case| {
+    let route = format!("[{{{retries}route: [{{destination: {{host: {}}}}}]}}]", slug(id));
+    row(id).on_server(&listener, rule, "http2").http(&route).act(async move |case| {
         let count = serve(listener, settings, script)?;
         act(case, count).await
     })

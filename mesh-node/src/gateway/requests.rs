@@ -12,6 +12,7 @@ use mesh_core::id::SpiffeId;
 use mesh_core::model::{Snapshot, Target, Workload};
 use mesh_core::own::Own;
 use mesh_core::resource::Secret;
+use mesh_core::resource::mesh_config::proxy::Topology;
 use mesh_core::route::{ClusterRef, RouteTable, StreamView};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -217,6 +218,10 @@ impl Client for EdgeClient {
 
     fn reads_files(&self) -> bool {
         true
+    }
+
+    fn topology(&self) -> Option<Topology> {
+        self.own.borrow().topology
     }
 
     fn namespace_and_labels(&self, _: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use mesh_core::cluster::{Http2KeepAlive, Overflow, Resource, Ticket, Upstream as Wanted};
+use mesh_core::cluster::{Http2KeepAlive, Overflow, Resource, Ticket, TlsPolicy, Upstream as Wanted};
 use mesh_core::model::Declared;
 
 use super::announce::announce;
@@ -37,7 +37,7 @@ pub struct Server {
 }
 
 enum Kind {
-    H1 { upstream: Box<H1Upstream>, born: Instant, leave: Option<Leave> },
+    H1 { upstream: Box<H1Upstream>, born: Instant, name: Option<Arc<str>>, leave: Option<Leave> },
     H2 { upstream: Box<H2Upstream>, place: Place },
 }
 
@@ -70,7 +70,8 @@ impl Engine {
         }
         let pool = &cluster.policy.pool;
         if !is_limited(cluster)
-            && let Some(kept) = member.pool.take(pool.http.idle_timeout, now)
+            && let Some(kept) =
+                member.pool.take(asked_name(cluster, head).as_deref(), pool.http.idle_timeout, now)
         {
             return h1(member, kept, head, (None, true));
         }
@@ -86,12 +87,14 @@ impl Engine {
     ) -> Result<Server, BeginError> {
         let leave = if is_limited(cluster) { Some(leave(cluster).await?) } else { None };
         let pool = &cluster.policy.pool;
-        if let Some(kept) = member.pool.take(pool.http.idle_timeout, Instant::now()) {
+        let name = asked_name(cluster, head);
+        if let Some(kept) = member.pool.take(name.as_deref(), pool.http.idle_timeout, Instant::now()) {
             return h1(member, kept, head, (leave, true));
         }
-        let Dialled { io, encrypted, held } = self.dial(cluster, member, Speaks::Http1, facts).await?;
+        let speaks = (Speaks::Http1, name.as_deref());
+        let Dialled { io, encrypted, held } = self.dial(cluster, member, speaks, facts).await?;
         let connection = H1Connection::new(io, encrypted, held);
-        h1(member, Kept { connection, born: Instant::now() }, head, (leave, false))
+        h1(member, Kept { connection, born: Instant::now(), name }, head, (leave, false))
     }
 
     async fn begin_h2(
@@ -102,13 +105,14 @@ impl Engine {
         facts: &Facts,
     ) -> Result<Server, BeginError> {
         let shared = cluster.policy.proxy_protocol.is_none();
+        let name = asked_name(cluster, head);
         loop {
             let streams = cluster.policy.pool.http.max_concurrent_streams;
-            let found = member.pool.place(streams).filter(|_| shared);
+            let found = member.pool.place(name.as_deref(), streams).filter(|_| shared);
             let reused = found.is_some();
             let place = match found {
                 Some(place) => place,
-                None => self.connect_h2(cluster, member, facts).await?,
+                None => self.connect_h2(cluster, member, name.clone(), facts).await?,
             };
             let begun = begin_stream(&place, head, cluster.policy.pool.connect_timeout).await;
             let worn = cluster.policy.pool.http.max_requests_per_connection;
@@ -134,6 +138,7 @@ impl Engine {
         &self,
         cluster: &Cluster,
         member: &Member,
+        name: Option<Arc<str>>,
         facts: &Facts,
     ) -> Result<Place, BeginError> {
         let ticket = match cluster.shared.admission.ticket(Resource::Connection) {
@@ -142,19 +147,19 @@ impl Engine {
             Err(_) if member.pool.is_empty() => None,
             Err(overflow) => return Err(BeginError::Overflow(overflow)),
         };
-        let dialled = self.dial(cluster, member, Speaks::Http2, facts).await?;
+        let dialled = self.dial(cluster, member, (Speaks::Http2, name.as_deref()), facts).await?;
         let encrypted = dialled.encrypted;
         let (sender, watch) =
             handshake(dialled, cluster.policy.pool.http.keepalive).await.map_err(BeginError::Broken)?;
-        Ok(member.pool.add((sender, watch), encrypted, ticket, Instant::now()))
+        Ok(member.pool.add((sender, watch), encrypted, (name, ticket), Instant::now()))
     }
 
-    /// A new connection.
+    /// A new connection; in TLS that is made here, for the server name that the request asks for.
     pub(super) async fn dial(
         &self,
         cluster: &Cluster,
         member: &Member,
-        speaks: Speaks,
+        speaks: (Speaks, Option<&str>),
         facts: &Facts,
     ) -> Result<Dialled, DialError> {
         let snapshot = self.snapshot();
@@ -228,11 +233,19 @@ fn h1(
     head: &RequestHead,
     (leave, reused): (Option<Leave>, bool),
 ) -> Result<Server, BeginError> {
-    let Kept { connection, born } = kept;
+    let Kept { connection, born, name } = kept;
     let encrypted = connection.is_encrypted();
     let upstream = Box::new(connection.begin(head, Limits::default()).map_err(BeginError::Broken)?);
-    let kind = Kind::H1 { upstream, born, leave };
+    let kind = Kind::H1 { upstream, born, name, leave };
     Ok(Server { kind, member: Rc::clone(member), reused, encrypted })
+}
+
+/// The server name that TLS asks for because of a request: its host without a port, as the endpoint gets to see it. `None`
+/// where no request makes a difference.
+fn asked_name(cluster: &Cluster, head: &RequestHead) -> Option<Arc<str>> {
+    let TlsPolicy::Originate(rule) = &cluster.policy.tls else { return None };
+    let host = head.authority.as_ref().filter(|_| rule.sni.is_none())?.host();
+    Some(host.trim_matches(['[', ']']).to_ascii_lowercase().into())
 }
 
 /// Whether HTTP/2 is spoken to the endpoints.
@@ -352,7 +365,7 @@ impl Server {
     /// The response is complete: the connection may serve another request.
     pub fn release(self, cluster: &Cluster, spare: HeaderMap, now: Instant) {
         // Leave is given back last: whoever waits for it may find the connection.
-        let Kind::H1 { upstream, born, leave: _leave } = self.kind else { return };
+        let Kind::H1 { upstream, born, name, leave: _leave } = self.kind else { return };
         let Some(mut connection) = upstream.into_idle() else { return };
         connection.reuse(spare);
         let pool = &cluster.policy.pool;
@@ -362,7 +375,7 @@ impl Server {
         if worn {
             connection.close();
         } else {
-            self.member.pool.put(Kept { connection, born }, now);
+            self.member.pool.put(Kept { connection, born, name }, now);
         }
     }
 

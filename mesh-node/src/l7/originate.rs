@@ -72,7 +72,7 @@ pub async fn secure(
     cluster: &Cluster,
     to: &Dial<'_>,
     client: &dyn Client,
-    speaks: Speaks,
+    (speaks, asked): (Speaks, Option<&str>),
 ) -> Result<Dialled, DialError> {
     let addr = to.endpoint.addr;
     match &cluster.policy.tls {
@@ -84,7 +84,8 @@ pub async fn secure(
         ))),
         TlsPolicy::Originate(rule) => {
             let Dialled { io, encrypted, held } = dialled;
-            let host = rule.sni.as_ref().unwrap_or(&cluster.service.hostname);
+            // Envoy's auto_sni, with which auto_san_validation keeps step: the name is also the one that is checked.
+            let host = rule.sni.as_deref().or(asked).unwrap_or(&cluster.service.hostname);
             let failed = |why: String| DialError::Tls(format!("TLS with {host} at {addr}: {why}"));
             if !client.reads_files() && names_files(rule) {
                 return Err(failed("files are read for gateways only".to_owned()));

@@ -131,7 +131,7 @@ async fn reach(
             identity: workload.as_ref().filter(|it| it.accepts_tunnel()).map(|it| it.identity.clone()),
             workload,
         });
-        match engine.dial(cluster, &member, speaks, facts).await {
+        match engine.dial(cluster, &member, (speaks, None), facts).await {
             Ok(dialled) => {
                 if matches!(dialled.io, Io::Tunnel(_)) {
                     report.set_hbone_addr((member.endpoint.addr.ip(), TUNNEL_PORT).into());

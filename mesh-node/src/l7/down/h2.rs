@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version as HttpVersion, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version as HttpVersion,
+    header,
 };
 
 use crate::l7::deadline::Deadline;
@@ -77,6 +78,8 @@ fn head(
     let http::request::Parts { method, uri, mut headers, extensions, .. } = parts;
     let protocol = extensions.get::<h2::ext::Protocol>();
     let upgrade = protocol.map(|it| Upgrade::named(it.as_str()).ok_or(Reason::Target)).transpose()?;
+    // It belongs to one connection, and the stack does not know it.
+    headers.remove(&HTTP2_SETTINGS);
     let authority = authority(&uri, headers.remove(header::HOST).as_ref())?;
     let path = uri.path_and_query().map(|it| Bytes::copy_from_slice(it.as_str().as_bytes()));
     let (target, _) = match path {
@@ -228,6 +231,8 @@ impl Downstream for H2Downstream {
         self.respond(head)
     }
 }
+
+static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 impl Drop for H2Downstream {
     fn drop(&mut self) {

@@ -154,7 +154,8 @@ impl Bed {
     async fn dial(&self, http2: bool) -> Result<Dialled, DialError> {
         let cluster = self.cluster();
         let member = Rc::clone(&cluster.members()[0]);
-        self.engine.dial(&cluster, &member, if http2 { Speaks::Http2 } else { Speaks::Http1 }, &facts()).await
+        let speaks = if http2 { Speaks::Http2 } else { Speaks::Http1 };
+        self.engine.dial(&cluster, &member, (speaks, None), &facts()).await
     }
 
     /// What a connection comes to.
