@@ -38,9 +38,9 @@ pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const ACK: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
-/// SETTINGS_MAX_CONCURRENT_STREAMS.
+/// `SETTINGS_MAX_CONCURRENT_STREAMS`.
 pub(crate) const MAX_STREAMS: u16 = 3;
-/// SETTINGS_INITIAL_WINDOW_SIZE.
+/// `SETTINGS_INITIAL_WINDOW_SIZE`.
 pub(crate) const INITIAL_WINDOW: u16 = 4;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 

@@ -8,7 +8,9 @@ use anyhow::{Result, ensure};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::client::get;
 use crate::frames::listener;
@@ -111,22 +113,25 @@ fn serve(listener: TcpListener, authority: &Authority, host: &str) -> Result<Arc
         while let Ok((tcp, _)) = listener.accept().await {
             let (acceptor, counted) = (acceptor.clone(), Arc::clone(&counted));
             tokio::task::spawn_local(async move {
-                let mut tls = acceptor.accept(tcp).await?;
+                let tls = acceptor.accept(tcp).await?;
                 counted.fetch_add(1, Ordering::Relaxed);
-                let name = tls.get_ref().1.server_name().unwrap_or("none").to_owned();
-                let mut input = Vec::new();
-                while tls.read_buf(&mut input).await? > 0 {
-                    if input.ends_with(b"\r\n\r\n") {
-                        input.clear();
-                        let answer =
-                            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
-                        tls.write_all(answer.as_bytes()).await?;
-                        tls.flush().await?;
-                    }
-                }
-                std::io::Result::Ok(())
+                name_it(tls).await
             });
         }
     });
     Ok(count)
+}
+
+async fn name_it(mut tls: TlsStream<TcpStream>) -> std::io::Result<()> {
+    let name = tls.get_ref().1.server_name().unwrap_or("none").to_owned();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{name}", name.len());
+    let mut input = Vec::new();
+    while tls.read_buf(&mut input).await? > 0 {
+        if input.ends_with(b"\r\n\r\n") {
+            input.clear();
+            tls.write_all(answer.as_bytes()).await?;
+            tls.flush().await?;
+        }
+    }
+    Ok(())
 }

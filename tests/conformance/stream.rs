@@ -222,6 +222,7 @@ fn tls_rows() -> Vec<Row> {
 }
 
 /// Server names that say where to go, as sidecars of another network write them.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn by_name() -> Vec<Row> {
     let [port, one, two] = free_ports().expect("ports of loopback");
     let servers = "hosts: ['*.conf.svc.cluster.local'], tls: {mode: AUTO_PASSTHROUGH}";

@@ -1,7 +1,7 @@
 //! Frames of HTTP/2 that make work and carry nothing, and requests that are taken back: how many of them a peer may send.
 //!
 //! An HTTP/2 stack bounds what it keeps. What it only has to look at, and to answer, it takes for as long as it comes:
-//! PING, SETTINGS, PRIORITY, WINDOW_UPDATE, RST_STREAM of streams that are gone, and frames that nobody knows
+//! PING, SETTINGS, PRIORITY, `WINDOW_UPDATE`, `RST_STREAM` of streams that are gone, and frames that nobody knows
 //! (CVE-2019-9511 to 9518). Honest peers send such frames because of requests and bodies, or now and then.
 
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ impl Frame {
 
 /// How many frames that carry nothing one peer of a connection may still send: [`FrameBudget::MOST`] at once,
 /// [`FrameBudget::EACH_SECOND`] more each second, and [`FrameBudget::FOR_EACH`] for each frame that carries something,
-/// in either direction. The last is Envoy's rule for WINDOW_UPDATE (`max_inbound_window_update_frames_per_data_frame_sent`).
+/// in either direction. The last is Envoy's rule for `WINDOW_UPDATE` (`max_inbound_window_update_frames_per_data_frame_sent`).
 #[derive(Debug)]
 pub struct FrameBudget {
     left: u32,

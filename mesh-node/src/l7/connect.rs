@@ -305,7 +305,7 @@ async fn no_room(place: &Place, sender: &h2::client::SendRequest<Bytes>) {
     tokio::task::yield_now().await;
     let most = sender.current_max_send_streams();
     if most == 0 || place.streams() <= most {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

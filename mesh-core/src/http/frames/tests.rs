@@ -28,7 +28,7 @@ fn heads_are_found_however_the_bytes_are_cut() {
         Frame { kind: 6, flags: 0, stream: 0, length: 8 },
         Frame { kind: 0, flags: 1, stream: 3, length: 0 },
     ];
-    for size in 1..bytes.len() + 1 {
+    for size in 1..=bytes.len() {
         let parts: Vec<_> = bytes.chunks(size).collect();
         assert_eq!(found(&mut Scanner::of_client(), &parts), expected, "in parts of {size}");
     }

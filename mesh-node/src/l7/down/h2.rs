@@ -215,13 +215,12 @@ impl Downstream for H2Downstream {
         if self.deadline.poll(cx).is_ready() {
             return Poll::Ready(Broken::TimedOut("waiting for an answer"));
         }
-        let reset = match &mut self.send {
-            Some(send) => send.0.poll_reset(cx),
-            None => {
-                let reset = self.respond.poll_reset(cx);
-                self.taken_back |= matches!(reset, Poll::Ready(Ok(_)));
-                reset
-            }
+        let reset = if let Some(send) = &mut self.send {
+            send.0.poll_reset(cx)
+        } else {
+            let reset = self.respond.poll_reset(cx);
+            self.taken_back |= matches!(reset, Poll::Ready(Ok(_)));
+            reset
         };
         reset.map(|reason| reason.map_or_else(Broken::from, Broken::Reset))
     }
