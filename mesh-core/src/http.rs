@@ -1,5 +1,6 @@
-//! What a request is, before anybody decides on it: its path in the one form that is matched and sent on, and the
-//! client that it comes from.
+//! What a request is, before anybody decides on it: its path in the one form that is matched and sent on, the client
+//! that it comes from, and how much of HTTP/2 a peer may make without one.
 
+pub mod frames;
 pub mod path;
 pub mod xff;

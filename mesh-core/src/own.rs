@@ -13,6 +13,8 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, Service as KubeService};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::model::Snapshot;
+use crate::resource::mesh_config::ProxyConfig;
+use crate::resource::mesh_config::proxy::Topology;
 use crate::resource::{Object, ObjectKey, Spec};
 
 /// Who a process is.
@@ -30,6 +32,9 @@ pub struct Own {
     pub service_account: Arc<str>,
     /// The ports of its Services, and its own that each leads to.
     pub ports: BTreeMap<u16, u16>,
+    /// What its own annotation `proxy.istio.io/config` says of the proxies before it; it comes before what `MeshConfig`
+    /// says of all. A number that is wrong in it is 0, so that nobody is believed by mistake.
+    pub topology: Option<Topology>,
 }
 
 /// Where the labels of a process are from. Ordered: what knows better comes first.
@@ -66,6 +71,7 @@ struct Candidate {
     service_account: Option<Arc<str>>,
     /// Ports of its containers that have names.
     named_ports: BTreeMap<String, u16>,
+    topology: Option<Topology>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -155,6 +161,7 @@ impl Sightings {
             known_by,
             service_account: candidate.service_account.unwrap_or_else(|| "default".into()),
             ports,
+            topology: candidate.topology,
         }
     }
 
@@ -212,13 +219,19 @@ impl fmt::Display for KnownBy {
 
 impl Candidate {
     fn of(object: &Object) -> Option<Self> {
-        let bare = |labels| Self { labels, service_account: None, named_ports: BTreeMap::new() };
+        let bare =
+            |labels| Self { labels, service_account: None, named_ports: BTreeMap::new(), topology: None };
         match &object.spec {
-            Spec::Pod(pod) => Some(Self::of_pod(object.meta.labels.clone(), pod.spec.as_ref())),
+            Spec::Pod(pod) => {
+                let topology = topology(&object.meta.annotations);
+                Some(Self { topology, ..Self::of_pod(object.meta.labels.clone(), pod.spec.as_ref()) })
+            }
             Spec::Deployment(deployment) => {
                 let template = &deployment.spec.template;
-                let labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone());
-                Some(Self::of_pod(labels.unwrap_or_default(), template.spec.as_ref()))
+                let meta = template.metadata.clone().unwrap_or_default();
+                let topology = meta.annotations.as_ref().and_then(topology);
+                let pod = Self::of_pod(meta.labels.unwrap_or_default(), template.spec.as_ref());
+                Some(Self { topology, ..pod })
             }
             Spec::Service(service) => {
                 let selector = service.spec.as_ref()?.selector.clone()?;
@@ -240,6 +253,7 @@ impl Candidate {
             labels,
             service_account: account.filter(|name| !name.is_empty()).map(Arc::from),
             named_ports: containers.iter().flat_map(named_ports).collect(),
+            topology: None,
         }
     }
 
@@ -247,7 +261,7 @@ impl Candidate {
     fn by_convention(name: &str) -> Self {
         let short = name.strip_prefix("istio-").unwrap_or(name);
         let labels = [("app", name), ("istio", short)].map(|(key, value)| (key.to_owned(), value.to_owned()));
-        Self { labels: labels.into(), service_account: None, named_ports: BTreeMap::new() }
+        Self { labels: labels.into(), service_account: None, named_ports: BTreeMap::new(), topology: None }
     }
 }
 
@@ -281,6 +295,10 @@ impl Target {
             Self::Named(name) => named.get(name).copied().or_else(|| name.parse().ok().and_then(valid)),
         }
     }
+}
+
+fn topology(annotations: &BTreeMap<String, String>) -> Option<Topology> {
+    ProxyConfig::of_annotation(annotations.get(ProxyConfig::ANNOTATION)?).gateway_topology
 }
 
 fn named_ports(container: &Container) -> impl Iterator<Item = (String, u16)> {

@@ -23,6 +23,7 @@ pub use self::gateway::{
     Conflict, ConflictReason, GatewayListener, GatewayServer, ListenerProtocol, Listeners,
 };
 pub use self::header_ops::{HeaderEdit, HeaderOps};
+pub use self::passthrough::{destination_of, is_of_mesh};
 pub use self::redirect::{Redirect, https_location};
 pub use self::rewrite::{Piece, Rewrite};
 pub use self::stream::{StreamRoute, StreamTable, StreamView};
@@ -39,6 +40,7 @@ mod gateway;
 mod header_ops;
 mod hosts;
 mod index;
+mod passthrough;
 mod redirect;
 mod rewrite;
 mod stream;

@@ -398,6 +398,40 @@ fn tunnels() -> Vec<Row> {
                 .with("http2-settings", "AAMAAABkAAQAAP__"),
             ok().seen("version", "HTTP/1.1").not_seen("h:upgrade").not_seen("h:http2-settings"),
         ),
+        echo("http/upgrade-to-h2c-leaves-nothing")
+            // Not named as one of the connection's, in other letters, and with a second protocol beside it.
+            .ask(
+                get("/")
+                    .with("connection", "upgrade")
+                    .with("upgrade", "h2c")
+                    .with("http2-settings", "AAMAAABkAAQAAP__"),
+                ok().seen("version", "HTTP/1.1")
+                    .not_seen("h:upgrade")
+                    .not_seen("h:http2-settings")
+                    .not_seen("h:connection"),
+            )
+            .ask(get("/").with("connection", "Upgrade").with("upgrade", "H2C"), ok().not_seen("h:upgrade"))
+            .ask(get("/").with("http2-settings", "AAMAAABkAAQAAP__"), ok().not_seen("h:http2-settings"))
+            .ask(get("/").h2().with("http2-settings", "AAMAAABkAAQAAP__"), ok().not_seen("h:http2-settings"))
+            .act(async |case| {
+                // What follows is the next request, and no HTTP/2.
+                let mut wire = case.wire().await?;
+                let ask = format!(
+                    "GET /1 HTTP/1.1\r\nHost: {0}\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                     HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\nGET /2 HTTP/1.1\r\nHost: {0}\r\n\r\n",
+                    case.host
+                );
+                wire.send(ask).await?;
+                for target in ["/1", "/2"] {
+                    let reply = wire.reply("GET").await?;
+                    ensure!(reply.status == 200 && reply.seen()?.target == target, "{reply}");
+                    ensure!(
+                        reply.header("upgrade").is_none() && reply.header("connection").is_none(),
+                        "{reply}"
+                    );
+                }
+                Ok(())
+            }),
         row("http/upgrade-without-a-rule").http("[{match: [{uri: {prefix: /a}}], ECHO}]").act(
             async move |case| {
                 let mut wire = case.wire().await?;
@@ -470,7 +504,7 @@ fn frame(text: &str) -> Vec<u8> {
 }
 
 /// Resident memory of a process in KiB.
-fn memory(pid: u32) -> Result<u64> {
+pub(crate) fn memory(pid: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(line.trim().trim_end_matches("kB").trim().parse()?)

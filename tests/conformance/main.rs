@@ -9,17 +9,21 @@ mod balance;
 mod change;
 mod client;
 mod fault;
+mod flood;
+mod frames;
 mod gateway;
 mod hostile;
 mod http;
 mod matching;
 mod mesh;
+mod originate;
 mod retries;
 mod row;
 mod settings;
 mod stand;
 mod stream;
 mod tls;
+mod upstream;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -64,12 +68,15 @@ fn rows() -> Vec<Row> {
         action::rows(),
         balance::rows(),
         fault::rows(),
+        flood::rows(),
         gateway::rows(),
         http::rows(),
         hostile::rows(),
         mesh::rows(),
+        originate::rows(),
         settings::rows(),
         stream::rows(),
+        upstream::rows(),
         change::rows(),
     ]
     .into_iter()

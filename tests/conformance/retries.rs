@@ -155,6 +155,8 @@ fn conditions() -> Vec<Row> {
             grpc("/s/m").orders("grpc=13; fail=1"),
             (200, 2),
         ),
+        budget("action/retry-budget-of-now", "", |fine| (1..=5).contains(&fine)),
+        budget("action/retry-budget-of-an-interval", ", budgetInterval: 30s", |fine| fine == 8),
         row("action/retry-exhausted")
             .http("[{retries: {attempts: 2, retryOn: 5xx, backoff: 1ms}, ECHO}]")
             .act(async |case| {
@@ -166,6 +168,35 @@ fn conditions() -> Vec<Row> {
                 case.flags("URX").await
             }),
     ]
+}
+
+/// A row in which eight requests want another try at the same time, after fifty that are over. A fifth of what the budget
+/// looks at is fine, but one always.
+fn budget(id: &str, more: &str, fine: fn(usize) -> bool) -> Row {
+    let policy = format!("trafficPolicy: {{retryBudget: {{percent: 20, minRetryConcurrency: 1{more}}}}}");
+    let slug = crate::row::slug(id);
+    row(id)
+        .service("single", &policy)
+        .http(&format!(
+            "[{{retries: {{attempts: 1, retryOn: 5xx, backoff: 2s}}, route: [{{destination: {{host: {slug}}}}}]}}]"
+        ))
+        .act(async move |case| {
+            for reply in case.many(50, &get("/")).await? {
+                ensure!(reply.status == 200, "{reply}");
+            }
+            let mut all = tokio::task::JoinSet::new();
+            for number in 0..8 {
+                let (case, token) = (case.clone(), format!("{}-{number}", case.id));
+                let request = get("/").orders("status=503; delay=200; fail=1").mark(&token);
+                all.spawn_local(async move { case.send(request).await });
+            }
+            let mut good = 0;
+            while let Some(reply) = all.join_next().await {
+                good += usize::from(reply??.status == 200);
+            }
+            ensure!(fine(good), "{good} of 8 were tried again");
+            Ok(())
+        })
 }
 
 fn safety() -> Vec<Row> {

@@ -33,6 +33,19 @@ fn proxies() -> Vec<Row> {
             ensure!(said == ["6.6.6.6,1.1.1.1,2.2.2.2,127.0.0.1", "https"], "{said:?}");
             own.logged("downstream_remote_address", |address| address == "1.1.1.1:0").await
         }),
+        row("settings/trusted-proxies-of-the-pod").act(async |case| {
+            // The pod's own word comes before the mesh's, and what the next one says counts from then on.
+            let own =
+                Own::start(case, "defaultConfig: {gatewayTopology: {numTrustedProxies: 3}}", true).await?;
+            let request = || get("/").with("x-forwarded-for", "6.6.6.6,1.1.1.1,2.2.2.2");
+            own.annotate("'gatewayTopology: {numTrustedProxies: 2}'")?;
+            own.comes_from("1.1.1.1:0", request).await?;
+            own.annotate("'gatewayTopology: {numTrustedProxies: 1}'")?;
+            own.comes_from("2.2.2.2:0", request).await?;
+            // A number that is none is no reason to believe anybody.
+            own.annotate("'gatewayTopology: {numTrustedProxies: many}'")?;
+            own.comes_from("127.0.0.1:", request).await
+        }),
         row("settings/trusted-proxies-that-are-not-there").act(async |case| {
             let own =
                 Own::start(case, "defaultConfig: {gatewayTopology: {numTrustedProxies: 2}}", true).await?;
@@ -92,6 +105,7 @@ struct Own {
     gateway: Gateway,
     case: Case,
     port: u16,
+    base: String,
 }
 
 impl Own {
@@ -100,15 +114,40 @@ impl Own {
         let settings = settings.replace('\n', "\\n");
         let base = case.stand.shared(ports).replace("accessLogFile: /dev/stdout\\n", &settings);
         let rules = virtual_service("own", "own.test", "[{route: [{destination: {host: echo}}]}]");
-        let files = [("base.yaml".to_owned(), base), ("own.yaml".to_owned(), rules)];
+        let files = [("base.yaml".to_owned(), base.clone()), ("own.yaml".to_owned(), rules)];
         let options: &[&str] =
             if json { &["--threads", "1", "--access-log", "json"] } else { &["--threads", "1"] };
         let gateway = Gateway::start_as(&files, options).await?;
-        Ok(Self { gateway, case, port: ports[0] })
+        Ok(Self { gateway, case, port: ports[0], base })
     }
 
     async fn ask(&self, request: Req) -> Result<Reply> {
         self.case.send(Req { port: Some(self.port), ..request.to("own.test").mark(MARK) }).await
+    }
+
+    /// Writes the gateway's pod anew, with this annotation.
+    fn annotate(&self, config: &str) -> Result<()> {
+        let plain =
+            "{apiVersion: v1, kind: Pod, metadata: {name: istio-ingressgateway, namespace: istio-system, ";
+        ensure!(self.base.contains(plain), "the gateway's pod is written in another way");
+        let with = format!("{plain}annotations: {{proxy.istio.io/config: {config}}}, ");
+        self.gateway.write("base.yaml", &self.base.replace(plain, &with))
+    }
+
+    /// Requests come from an address that begins like this, as soon as the configuration is in force.
+    async fn comes_from(&self, address: &str, request: impl Fn() -> Req) -> Result<()> {
+        let mut last = String::new();
+        for number in 0..100 {
+            let token = format!("{MARK}-{address}-{number}");
+            let asked = request().mark(&token).to("own.test");
+            self.case.send(Req { port: Some(self.port), ..asked }).await?;
+            last = self.gateway.log(&token).await?["downstream_remote_address"].to_string();
+            if last.trim_matches('"').starts_with(address) {
+                return Ok(());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("requests come from {last} and not from {address}")
     }
 
     async fn logged(&self, field: &str, is: impl Fn(&str) -> bool) -> Result<()> {

@@ -119,10 +119,10 @@ impl Stand {
 }
 
 impl Pods {
-    /// A network of loopback for this process alone: others test here, too.
+    /// In the network of this process.
     fn new() -> Result<Self> {
-        let id = std::process::id();
-        let network = [u8::try_from(100 + id % 100)?, u8::try_from((id / 100) % 256)?];
+        let [_, a, b, _] = own_ip(0).octets();
+        let network = [a, b];
         let probe = TcpListener::bind((Ipv4Addr::new(127, network[0], network[1], 1), 0))?;
         Ok(Self { network, port: probe.local_addr()?.port() })
     }
@@ -148,6 +148,13 @@ impl Pods {
         };
         PODS.iter().map(pod).collect::<Vec<_>>().join("\n---\n")
     }
+}
+
+/// An address of loopback for this process alone: others test here, too.
+pub(crate) fn own_ip(last: u8) -> Ipv4Addr {
+    let id = std::process::id();
+    let part = |number: u32| u8::try_from(number % 256).unwrap_or(0);
+    Ipv4Addr::new(127, part(100 + id % 100), part(id / 100), last)
 }
 
 impl Gateway {

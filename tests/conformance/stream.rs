@@ -19,7 +19,7 @@ use crate::stand::free_ports;
 use crate::tls::{self, Authority};
 
 pub(crate) fn rows() -> Vec<Row> {
-    [tcp(), refused(), endpoints(), idle(), tls_rows()].into_iter().flatten().collect()
+    [tcp(), refused(), endpoints(), idle(), tls_rows(), by_name()].into_iter().flatten().collect()
 }
 
 fn tcp() -> Vec<Row> {
@@ -221,6 +221,85 @@ fn tls_rows() -> Vec<Row> {
     ]
 }
 
+/// Server names that say where to go, as sidecars of another network write them.
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn by_name() -> Vec<Row> {
+    let [port, one, two] = free_ports().expect("ports of loopback");
+    let servers = "hosts: ['*.conf.svc.cluster.local'], tls: {mode: AUTO_PASSTHROUGH}";
+    let config = format!(
+        "{{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {{name: NAME, namespace: conf}}, \
+         spec: {{selector: {{istio: ingressgateway}}, servers: [{{port: {{number: {port}, name: p, protocol: TLS}}, {servers}}}]}}}}"
+    );
+    let rule = |name: &str, more: &str| {
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {{name: {name}, namespace: conf}}, \
+             spec: {{host: {name}, {more}}}}}"
+        )
+    };
+    let hidden = "{apiVersion: v1, kind: Service, metadata: {name: NAME-hidden, namespace: conf, annotations: \
+                  {networking.istio.io/exportTo: '.'}}, spec: {ports: [{name: tls, port: 443}]}}";
+    let elsewhere = "{apiVersion: v1, kind: Service, metadata: {name: NAME, namespace: other}, \
+                     spec: {ports: [{name: tls, port: 443}]}}";
+    vec![
+        row("stream/auto-passthrough")
+            .config(&config)
+            .config(&backend("NAME-one", one))
+            .config(&backend("NAME-two", two))
+            // What the rule says of TLS is for those who make it.
+            .config(&rule("NAME-one", "trafficPolicy: {tls: {mode: SIMPLE}}"))
+            .config(&rule(
+                "NAME-two",
+                "subsets: [{name: all, labels: {}}, {name: none, labels: {version: v9}}]",
+            ))
+            .config(hidden)
+            .config(elsewhere)
+            .act(async move |case| {
+                let authority = Authority::new()?;
+                let of = |name: &str, subset: &str| {
+                    format!("outbound_.443_.{subset}_.stream-auto-passthrough{name}.conf.svc.cluster.local")
+                };
+                let names = [of("-one", ""), of("-two", ""), of("-two", "all")];
+                serve_tls(&authority, &names[0], "one", one).await?;
+                serve_tls_as(&authority, &[&names[1], &names[2]], "two", two).await?;
+                for (name, expected) in names.iter().zip(["one", "two", "two"]) {
+                    let said = hear_as(&case, port, (&authority, b"istio"), name).await?;
+                    ensure!(said == expected, "{name}: {said:?}");
+                }
+                let gone = [
+                    (of("-two", "none"), "UH"),
+                    (of("-two", "v7"), "NR"),
+                    (of("-three", ""), "NR"),
+                    (of("-hidden", ""), "NR"),
+                    (of("-two", "").replace("443", "444"), "NR"),
+                ];
+                for (name, flag) in gone {
+                    let tcp = case.tcp(port).await?;
+                    let own = tcp.local_addr()?;
+                    let tls = Tls { sni: name.clone(), client: None };
+                    let opened = tls::open_as(tcp, authority.pem(), &tls, b"istio").await;
+                    ensure!(opened.is_err(), "{name}: a handshake with nobody");
+                    let line = case.line(own).await?;
+                    ensure!(line["response_flags"] == flag, "{name}: {line}");
+                }
+                // These are no names of the server: closed before anybody is asked.
+                let refused = "mesh_gateway_handshakes_refused_total";
+                let labels = [("reason", "server_name")];
+                let before = case.stand.gateway.metric(refused, &labels).await?;
+                let elsewhere = of("", "").replace("conf.svc", "other.svc");
+                let plain = "stream-auto-passthrough-one.conf.svc.cluster.local";
+                for (name, alpn) in
+                    [(elsewhere.as_str(), &b"istio"[..]), (plain, b"istio"), (&names[0], b"h2")]
+                {
+                    let said = hear_as(&case, port, (&authority, alpn), name).await;
+                    ensure!(said.is_err(), "{name}: {said:?}");
+                }
+                let more = case.stand.gateway.metric(refused, &labels).await? - before;
+                ensure!(more >= 3.0, "{more} were counted");
+                Ok(())
+            }),
+    ]
+}
+
 type Acting = std::pin::Pin<Box<dyn Future<Output = Result<()>>>>;
 
 /// A port of TCP of the gateway's, and what is done with its connections.
@@ -265,11 +344,17 @@ fn backend(name: &str, port: u16) -> String {
 
 /// A server of TLS that says a word to everybody and hangs up.
 async fn serve_tls(authority: &Authority, name: &str, word: &'static str, port: u16) -> Result<()> {
-    let pair = authority.issue(&[name])?;
-    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(
+    serve_tls_as(authority, &[name], word, port).await
+}
+
+/// The same under several names.
+async fn serve_tls_as(authority: &Authority, names: &[&str], word: &'static str, port: u16) -> Result<()> {
+    let pair = authority.issue(names)?;
+    let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(
         vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes())?],
         PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?,
     )?;
+    config.alpn_protocols = [&b"http/1.1"[..], b"istio", b"h2"].map(<[u8]>::to_vec).to_vec();
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     tokio::task::spawn_local(async move {
@@ -285,8 +370,18 @@ async fn serve_tls(authority: &Authority, name: &str, word: &'static str, port: 
 
 /// What the server behind this name says.
 async fn hear(case: &Case, port: u16, authority: &Authority, name: &str) -> Result<String> {
+    hear_as(case, port, (authority, b"http/1.1"), name).await
+}
+
+/// What it says to a client that offers this protocol.
+async fn hear_as(
+    case: &Case,
+    port: u16,
+    (authority, alpn): (&Authority, &[u8]),
+    name: &str,
+) -> Result<String> {
     let tls = Tls { sni: name.to_owned(), client: None };
-    let mut io = tls::open(case.tcp(port).await?, authority.pem(), &tls, false).await?;
+    let mut io = tls::open_as(case.tcp(port).await?, authority.pem(), &tls, alpn).await?;
     let mut said = String::new();
     io.read_to_string(&mut said).await?;
     Ok(said)

@@ -64,6 +64,16 @@ pub(crate) fn secret(name: &str, pair: &Pair, ca: Option<&str>) -> String {
 
 /// Opens TLS as a client that believes `root`.
 pub(crate) async fn open(tcp: TcpStream, root: &str, tls: &Tls, h2: bool) -> Result<TlsStream<TcpStream>> {
+    open_as(tcp, root, tls, if h2 { b"h2" } else { b"http/1.1" }).await
+}
+
+/// Opens TLS as a client that believes `root` and offers this protocol.
+pub(crate) async fn open_as(
+    tcp: TcpStream,
+    root: &str,
+    tls: &Tls,
+    alpn: &[u8],
+) -> Result<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(root.as_bytes())?)?;
     let builder = rustls::ClientConfig::builder().with_root_certificates(roots);
@@ -74,7 +84,7 @@ pub(crate) async fn open(tcp: TcpStream, root: &str, tls: &Tls, h2: bool) -> Res
             PrivateKeyDer::from_pem_slice(key.as_bytes())?,
         )?,
     };
-    config.alpn_protocols = vec![if h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    config.alpn_protocols = vec![alpn.to_vec()];
     let name = ServerName::try_from(tls.sni.clone())?;
     TlsConnector::from(Arc::new(config)).connect(name, tcp).await.context("the handshake")
 }

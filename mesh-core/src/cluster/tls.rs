@@ -32,7 +32,8 @@ pub struct TlsOrigination {
     pub trust: Trust,
     /// A file of revoked certificates.
     pub crl: Option<Arc<str>>,
-    /// The name to ask for; absent means the request's authority, or the service's host where there is no request.
+    /// The name to ask for; absent means the host of the request as the server gets to see it, without its port, or the
+    /// service's host where there is no request. An address is not asked for (RFC 6066, 3).
     pub sni: Option<Arc<str>>,
     /// Names of which the server's certificate must have one; none means the name that is asked for.
     pub subject_alt_names: Arc<[Arc<str>]>,

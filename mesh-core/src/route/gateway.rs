@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::hosts::HostMap;
-use super::{Client, Gateway, ResourceName, RouteTable, StreamTable, Virtuals};
-use crate::resource::networking::gateway::{Server, ServerTls};
+use super::{Client, Gateway, ResourceName, RouteTable, StreamTable, Virtuals, destination_of};
+use crate::resource::networking::gateway::{Server, ServerTls, ServerTlsMode};
 use crate::resource::value::{Bind, Host, Protocol, ScopedHost};
 
 /// What a gateway's pod listens to.
@@ -65,7 +65,7 @@ pub struct GatewayServer {
     pub https_redirect: bool,
     /// Rules for the requests inside the TLS that it opens; none where it opens none, or nobody knows what is inside.
     pub table: Option<RouteTable>,
-    /// Rules for its connections; none where they are opened for the requests inside.
+    /// Rules for its connections; none where they are opened for the requests inside, or go by their server name.
     pub streams: Option<StreamTable>,
 }
 
@@ -150,11 +150,18 @@ impl Listeners {
 }
 
 impl GatewayListener {
-    /// The server for a connection whose handshake asks for `server_name`; of several the most specific. `None` if there
-    /// is none for it, which ends the connection.
+    /// The server for a connection whose handshake asks for `server_name`; of several the most specific. A name that
+    /// says where to go counts as the host in it, for servers that go by such names. `None` if there is none for it, which
+    /// ends the connection.
     pub fn server(&self, server_name: Option<&str>) -> Option<&GatewayServer> {
+        let find = |name: &str| self.servers.get(self.by_name.find(name)?);
         match self.protocol {
-            ListenerProtocol::Tls => self.servers.get(self.by_name.find(server_name.unwrap_or_default())?),
+            ListenerProtocol::Tls => {
+                let name = server_name.unwrap_or_default();
+                let to = destination_of(name).and_then(|to| find(&to.host));
+                let to = to.filter(|server| server.goes_by_name());
+                to.or_else(|| find(name).filter(|server| !server.goes_by_name()))
+            }
             ListenerProtocol::Http | ListenerProtocol::Tcp => self.servers.first(),
         }
     }
@@ -191,7 +198,7 @@ impl GatewayListener {
                 for server in &mut self.servers {
                     if server.opens_http() {
                         server.table = Some(RouteTable::for_gateway(virtuals, pod, &[server]));
-                    } else {
+                    } else if !server.goes_by_name() {
                         server.streams = Some(StreamTable::for_gateway(virtuals, pod, server));
                     }
                 }
@@ -228,6 +235,17 @@ impl GatewayServer {
 
     fn opens_http(&self) -> bool {
         self.protocol == Protocol::Https && self.tls.as_ref().is_some_and(ServerTls::is_terminating)
+    }
+
+    /// Whether the server name of a connection says where it goes, see [`destination_of`].
+    pub fn goes_by_name(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough)
+    }
+
+    /// Whether a service of `namespace` is among its hosts.
+    pub fn serves(&self, host: &str, namespace: &str) -> bool {
+        let own = &self.gateway.namespace;
+        self.hosts.iter().any(|it| it.namespace.contains(namespace, own) && it.host.matches(host))
     }
 
     /// Whether its connections are TLS that is passed on unopened.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use mesh_core::model::Snapshot;
 use mesh_core::own::Own;
-use mesh_core::route::RouteTable;
+use mesh_core::route::{ClusterRef, RouteTable, destination_of};
 use tokio::sync::watch;
 
 use super::listener::{Listener, Served, ServerKey, Serving};
@@ -131,6 +131,17 @@ impl OpaqueConnection {
         let serving = self.listener.current();
         let served = serving.find(&self.server)?.clone();
         Some((serving, served))
+    }
+
+    /// Where its server name says that it goes, if its server goes by such names: `Some(None)` if that is nowhere.
+    pub fn named(&self) -> Option<Option<ClusterRef>> {
+        let serving = self.listener.current();
+        let server = serving.server(&self.server).filter(|server| server.goes_by_name())?;
+        Some(self.facts.sni.as_deref().and_then(destination_of).filter(|to| {
+            // A service carries its namespace in its name.
+            let namespace = to.host.split('.').nth(1).unwrap_or_default();
+            server.serves(&to.host, namespace)
+        }))
     }
 
     /// As [`HttpConnection::port`].

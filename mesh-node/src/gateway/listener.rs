@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use mesh_core::resource::networking::gateway::ServerTls;
+use mesh_core::resource::networking::gateway::{ServerTls, ServerTlsMode};
 use mesh_core::resource::value::Protocol;
 use mesh_core::route::{
     GatewayListener, GatewayServer, ListenerProtocol, ResourceName, RouteTable, StreamTable,
@@ -152,6 +152,11 @@ impl Serving {
         self.find(&ServerKey::of(self.listener.server(server_name)?))
     }
 
+    /// What the configuration says of the server of this name.
+    pub fn server(&self, key: &ServerKey) -> Option<&GatewayServer> {
+        self.listener.servers.get(*self.by_key.get(key)?)
+    }
+
     /// All servers.
     pub fn servers(&self) -> impl Iterator<Item = (&GatewayServer, &Served)> {
         self.listener.servers.iter().zip(&self.served)
@@ -164,6 +169,11 @@ impl Serving {
 }
 
 impl Served {
+    /// Whether the server name of a connection says where it goes.
+    pub(super) fn goes_by_name(&self) -> bool {
+        self.spec.as_ref().is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough)
+    }
+
     /// When its connections should end.
     pub(super) fn drain(&self) -> Drain {
         self.life.drain.clone()

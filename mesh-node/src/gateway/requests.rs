@@ -12,7 +12,8 @@ use mesh_core::id::SpiffeId;
 use mesh_core::model::{Snapshot, Target, Workload};
 use mesh_core::own::Own;
 use mesh_core::resource::Secret;
-use mesh_core::route::{RouteTable, StreamView};
+use mesh_core::resource::mesh_config::proxy::Topology;
+use mesh_core::route::{ClusterRef, RouteTable, StreamView};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -28,6 +29,7 @@ use crate::l7::shared::Shared;
 use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, LocalBoxFuture, Site};
 use crate::l7::stream::{self, Stream};
 use crate::report::{ConnInfo, Direction, Flag, Party, Stage};
+use crate::run::drain::Drain;
 use crate::sys::sockopt;
 
 /// The engine of a process: its data threads share circuit breakers and outliers.
@@ -94,6 +96,17 @@ async fn carry(engine: &Engine, connection: OpaqueConnection) {
         pseudo_service: None,
         encrypted: false,
     });
+    if let Some(named) = connection.named() {
+        let asked = connection.facts.sni.as_deref().unwrap_or("no name");
+        // What is not there, or not for this gateway to see, has no filter chain in Istio.
+        let found = named.filter(|to| engine.cluster(to, connection.port()).is_ok());
+        let Some(to) = found else {
+            let reason = format_args!("no service of this gateway is called {asked}");
+            return report.fail_as(Stage::Resolve, Flag::NoRoute, reason);
+        };
+        let (stream, drain) = stream_of(connection, to, true);
+        return stream::carry(engine, stream, &report, &drain).await;
+    }
     let rules = connection.serving().and_then(|(_, served)| served.streams);
     let view = StreamView {
         server_name: connection.facts.sni.as_deref().filter(|_| !connection.facts.secure),
@@ -104,14 +117,16 @@ async fn carry(engine: &Engine, connection: OpaqueConnection) {
         let reason = format_args!("no rule is for port {} and {asked}", connection.port());
         return report.fail_as(Stage::Resolve, Flag::NoRoute, reason);
     };
-    let stream = Stream {
-        to: route.forward.choose(engine.random()).to.clone(),
-        asked: connection.port(),
-        facts: facts(&connection.facts),
-        io: connection.io,
-        early: connection.input.freeze(),
-    };
-    stream::carry(engine, stream, &report, &connection.drain).await;
+    let to = route.forward.choose(engine.random()).to.clone();
+    let (stream, drain) = stream_of(connection, to, false);
+    stream::carry(engine, stream, &report, &drain).await;
+}
+
+/// A connection as the engine carries it, and when it should end.
+fn stream_of(connection: OpaqueConnection, to: ClusterRef, sealed: bool) -> (Stream, Drain) {
+    let (asked, facts) = (connection.port(), facts(&connection.facts));
+    let OpaqueConnection { io, input, drain, .. } = connection;
+    (Stream { io, early: input.freeze(), facts, to, asked, sealed }, drain)
 }
 
 fn facts(facts: &Facts) -> site::Facts {
@@ -203,6 +218,10 @@ impl Client for EdgeClient {
 
     fn reads_files(&self) -> bool {
         true
+    }
+
+    fn topology(&self) -> Option<Topology> {
+        self.own.borrow().topology
     }
 
     fn namespace_and_labels(&self, _: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {

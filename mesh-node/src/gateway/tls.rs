@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use mesh_core::route::is_of_mesh;
 use rustls::server::{Acceptor, ClientHello};
 use rustls::{AlertDescription, CertificateError, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -122,6 +123,11 @@ async fn handshake(
         .select(sni.as_deref())
         .ok_or_else(|| (Refused::ServerName, format!("nobody serves {}", asked())))?
         .clone();
+    let of_mesh = || hello.alpn().is_some_and(|mut offered| offered.any(is_of_mesh));
+    if served.goes_by_name() && !of_mesh() {
+        let reason = format!("what asks for {} is no TLS of the mesh", asked());
+        return Err((Refused::ServerName, reason));
+    }
     let tls = served.tls.clone();
     let Some(tls) = tls.filter(|tls| tls.opens()) else {
         return Ok(Greeted { io: tcp.into(), input, sni, alpn: None, client: None, served });

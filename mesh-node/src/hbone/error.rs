@@ -143,6 +143,9 @@ pub enum ServeError {
     /// The peer takes requests back faster than anybody with a purpose.
     #[error("the peer takes back too many requests")]
     ResetFlood,
+    /// The peer sends more frames that carry nothing than anybody with a purpose.
+    #[error("the peer sends too many frames that carry nothing")]
+    Flood,
     /// The drain's deadline passed.
     #[error("the drain's deadline passed")]
     Forced,
@@ -158,6 +161,7 @@ impl ServeError {
             Self::Connection(_) => "h2_protocol_error",
             Self::PeerDead => "ping_timeout",
             Self::ResetFlood => "reset_flood",
+            Self::Flood => "frame_flood",
             Self::Forced => "drain_deadline",
         }
     }

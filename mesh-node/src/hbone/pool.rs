@@ -16,7 +16,7 @@ use mesh_core::id::SpiffeId;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::tunnel::{Lease, Timing, Tunnel, drive};
+use super::tunnel::{Connection, Lease, Timing, Tunnel, drive};
 use super::{OpenError, Stage, Stream};
 use crate::identity::Svid;
 use crate::run::drain::Drain;
@@ -220,7 +220,7 @@ impl Pool {
         key: &TunnelKey,
         dial: &impl AsyncFn() -> io::Result<TcpStream>,
         svid: &Arc<Svid>,
-    ) -> Result<(Rc<Tunnel>, h2::client::Connection<tls::TlsStream, bytes::Bytes>), OpenError> {
+    ) -> Result<(Rc<Tunnel>, Connection), OpenError> {
         let tcp = match tokio::time::timeout(self.inner.options.dial, dial()).await {
             Err(_) => return Err(OpenError::Deadline(Stage::Dial)),
             Ok(Err(e)) => return Err(OpenError::Dial(Arc::new(e))),

@@ -17,6 +17,7 @@ use super::{
     CONNECTION_WINDOW, FRAME, MAX_PEER_ERRORS, PING_INTERVAL, PING_TIMEOUT, REMEMBERED_FOR,
     REMEMBERED_RESETS, SEND_BUFFER, STREAM_WINDOW, ServeError, Stream,
 };
+use crate::frames::{Guarded, dismiss};
 use crate::run::drain::Drain;
 use crate::run::tasks;
 use crate::tls::{Peer, TlsStream};
@@ -68,18 +69,24 @@ pub struct Server {
 impl Server {
     /// Serves one tunnel until it ends. `local` is the address the peer connected to.
     pub async fn serve(&self, tls: TlsStream, peer: Peer, local: SocketAddr) -> Result<(), ServeError> {
-        let handshake = tokio::time::timeout(self.limits.preface, self.builder().handshake(tls));
+        let (io, watch) = Guarded::server(tls);
+        let handshake = tokio::time::timeout(self.limits.preface, self.builder().handshake(io));
         let mut conn = match handshake.await {
             Err(_) => return Err(ServeError::PrefaceDeadline),
             Ok(Err(e)) => return Err(ServeError::Handshake(e)),
             Ok(Ok(conn)) => conn,
         };
         let pings = conn.ping_pong().expect("taken once per connection");
-        tokio::select! {
+        let result = tokio::select! {
             result = self.streams(&mut conn, &peer, local) => result,
+            () = watch.enough() => Err(ServeError::Flood),
             () = keepalive(pings) => Err(ServeError::PeerDead),
             () = self.drain.forced() => Err(ServeError::Forced),
+        };
+        if matches!(result, Err(ServeError::Flood | ServeError::ResetFlood)) {
+            dismiss(&mut conn).await;
         }
+        result
     }
 
     fn builder(&self) -> h2::server::Builder {
@@ -99,7 +106,7 @@ impl Server {
 
     async fn streams(
         &self,
-        conn: &mut Connection<TlsStream, Bytes>,
+        conn: &mut Connection<Guarded<TlsStream>, Bytes>,
         peer: &Peer,
         local: SocketAddr,
     ) -> Result<(), ServeError> {

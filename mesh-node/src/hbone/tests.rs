@@ -656,12 +656,65 @@ fn floods_of_resets_end_the_tunnel() {
                 sent += 1;
             }
             let _ = tls.flush().await;
+            if one_by_one {
+                assert_eq!(goodbye(&mut tls).await, Some(11));
+            }
             until(|| far.seen.served.borrow().len() == 1).await;
             let served = far.seen.served.borrow();
             let reason = served[0].as_ref().expect_err("cut off").reason();
             assert_eq!(reason, if one_by_one { "reset_flood" } else { "h2_protocol_error" });
             let begun = far.seen.streams.get();
             assert!(begun < 1_500, "{begun} of {sent} were begun");
+        }
+    });
+}
+
+/// The error code of the GOAWAY that a connection ends with.
+async fn goodbye(tls: &mut TlsStream) -> Option<u32> {
+    let mut bytes = Vec::new();
+    // However it ends: what has come counts.
+    let _ = soon(tls.read_to_end(&mut bytes)).await;
+    let mut rest = &bytes[..];
+    let mut code = None;
+    while let [a, b, c, kind, _, _, _, _, _, payload @ ..] = rest {
+        let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).expect("small");
+        let (payload, next) = payload.split_at(length.min(payload.len()));
+        if let (7, [_, _, _, _, reason @ ..]) = (*kind, payload) {
+            code = reason.first_chunk().map(|reason| u32::from_be_bytes(*reason));
+        }
+        rest = next;
+    }
+    code
+}
+
+#[test]
+fn floods_of_frames_end_the_tunnel() {
+    on_data_thread(async {
+        let ca = TestCa::new("root");
+        let frames = [
+            frame(6, 0, 0, &[7; 8]),
+            frame(4, 0, 0, &[]),
+            frame(2, 0, 5, &[0, 0, 0, 0, 16]),
+            frame(8, 0, 0, &[0, 0, 0, 1]),
+            frame(0xbe, 0, 0, &[]),
+        ];
+        for flood in frames {
+            let far = FarNode::start(ca.svid("server"), ServeLimits::default(), never()).await;
+            let mut tls = raw_tls(&ca, &far).await;
+            tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("write");
+            tls.write_all(&frame(4, 0, 0, &[])).await.expect("write");
+            for _ in 0..60 {
+                if tls.write_all(&flood.repeat(50)).await.is_err() {
+                    break;
+                }
+                // If it cannot be flushed, the tunnel has ended.
+                let _ = tls.flush().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(goodbye(&mut tls).await, Some(11), "kind {}", flood[3]);
+            until(|| far.seen.served.borrow().len() == 1).await;
+            let reason = far.seen.served.borrow()[0].as_ref().expect_err("cut off").reason();
+            assert_eq!(reason, "frame_flood", "kind {}", flood[3]);
         }
     });
 }

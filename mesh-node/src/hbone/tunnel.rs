@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use h2::client::{Connection, SendRequest};
+use h2::client::SendRequest;
 use h2::{Ping, PingPong};
 use http::{Method, Request, Version};
 use tokio::sync::Notify;
@@ -17,9 +17,13 @@ use super::{
     CONNECTION_WINDOW, FRAME, MAX_PEER_ERRORS, OpenError, PING_INTERVAL, PING_TIMEOUT, REMEMBERED_FOR,
     REMEMBERED_RESETS, SEND_BUFFER, STREAM_WINDOW, Stage, Stream,
 };
+use crate::frames::Guarded;
 use crate::identity::Svid;
 use crate::run::drain::Drain;
 use crate::tls::{Peer, TlsStream};
+
+/// What carries a tunnel.
+pub(super) type Connection = h2::client::Connection<Guarded<TlsStream>, Bytes>;
 
 /// See the module. Shared by the pool, the driver and every lease.
 #[derive(Debug)]
@@ -59,7 +63,8 @@ impl Tunnel {
         tls: TlsStream,
         peer: &Peer,
         svid: Arc<Svid>,
-    ) -> Result<(Rc<Self>, Connection<TlsStream, Bytes>), h2::Error> {
+    ) -> Result<(Rc<Self>, Connection), h2::Error> {
+        let (io, _) = Guarded::client(tls);
         let (sender, conn) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -70,7 +75,7 @@ impl Tunnel {
             .reset_stream_duration(REMEMBERED_FOR)
             .max_local_error_reset_streams(Some(MAX_PEER_ERRORS))
             .enable_push(false)
-            .handshake(tls)
+            .handshake(io)
             .await?;
         let tunnel = Rc::new(Self {
             sender: RefCell::new(Some(sender)),
@@ -205,7 +210,7 @@ impl Drop for Lease {
 /// never will be.
 pub(super) async fn drive(
     tunnel: Rc<Tunnel>,
-    mut conn: Connection<TlsStream, Bytes>,
+    mut conn: Connection,
     timing: Timing,
     drain: Drain,
     settled: impl FnOnce(Result<(), OpenError>),

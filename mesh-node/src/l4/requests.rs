@@ -258,7 +258,7 @@ pub(super) async fn carry(
     (to, report, drain): (ClusterRef, &ConnReport, &Drain),
 ) {
     let facts = facts(source, client, wanted);
-    let stream = Stream { io: tcp.into(), early: Bytes::new(), facts, to, asked: number };
+    let stream = Stream { io: tcp.into(), early: Bytes::new(), facts, to, asked: number, sealed: false };
     stream::carry(&requests.engine, stream, report, drain).await;
 }
 

@@ -3,26 +3,26 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use mesh_core::cluster::{Overflow, Resource, Ticket, Upstream as Wanted};
+use mesh_core::cluster::{Http2KeepAlive, Overflow, Resource, Ticket, TlsPolicy, Upstream as Wanted};
 use mesh_core::model::Declared;
 
 use super::announce::announce;
 use super::cluster::{Cluster, Member};
 use super::engine::Engine;
 use super::h1::Limits;
-use super::io::Io;
 use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
 use super::originate::{self, Speaks};
 use super::pool::{Kept, Place};
 use super::shared::SharedCluster;
-use super::site::{Dial, DialError, Dialled, Facts, Held};
+use super::site::{Dial, DialError, Dialled, Facts};
 use super::transfer::{Body, Sink, Upstream};
 use super::up::h1::{H1Connection, H1Upstream};
 use super::up::h2::H2Upstream;
+use crate::frames::{Guarded, Watch};
 use crate::run::tasks;
 use crate::sys::sockopt;
 
@@ -37,7 +37,7 @@ pub struct Server {
 }
 
 enum Kind {
-    H1 { upstream: Box<H1Upstream>, born: Instant, leave: Option<Leave> },
+    H1 { upstream: Box<H1Upstream>, born: Instant, name: Option<Arc<str>>, leave: Option<Leave> },
     H2 { upstream: Box<H2Upstream>, place: Place },
 }
 
@@ -70,7 +70,8 @@ impl Engine {
         }
         let pool = &cluster.policy.pool;
         if !is_limited(cluster)
-            && let Some(kept) = member.pool.take(pool.http.idle_timeout, now)
+            && let Some(kept) =
+                member.pool.take(asked_name(cluster, head).as_deref(), pool.http.idle_timeout, now)
         {
             return h1(member, kept, head, (None, true));
         }
@@ -86,12 +87,14 @@ impl Engine {
     ) -> Result<Server, BeginError> {
         let leave = if is_limited(cluster) { Some(leave(cluster).await?) } else { None };
         let pool = &cluster.policy.pool;
-        if let Some(kept) = member.pool.take(pool.http.idle_timeout, Instant::now()) {
+        let name = asked_name(cluster, head);
+        if let Some(kept) = member.pool.take(name.as_deref(), pool.http.idle_timeout, Instant::now()) {
             return h1(member, kept, head, (leave, true));
         }
-        let Dialled { io, encrypted, held } = self.dial(cluster, member, Speaks::Http1, facts).await?;
+        let speaks = (Speaks::Http1, name.as_deref());
+        let Dialled { io, encrypted, held } = self.dial(cluster, member, speaks, facts).await?;
         let connection = H1Connection::new(io, encrypted, held);
-        h1(member, Kept { connection, born: Instant::now() }, head, (leave, false))
+        h1(member, Kept { connection, born: Instant::now(), name }, head, (leave, false))
     }
 
     async fn begin_h2(
@@ -101,51 +104,62 @@ impl Engine {
         head: &RequestHead,
         facts: &Facts,
     ) -> Result<Server, BeginError> {
-        let pool = &cluster.policy.pool;
         let shared = cluster.policy.proxy_protocol.is_none();
-        let found = member.pool.place(pool.http.max_concurrent_streams).filter(|_| shared);
-        let reused = found.is_some();
-        let place = if let Some(place) = found {
-            place
-        } else {
-            let ticket = match cluster.shared.admission.ticket(Resource::Connection) {
-                Ok(ticket) => Some(ticket),
-                // Those there are belong to other threads or endpoints, and may never be free.
-                Err(_) if member.pool.is_empty() => None,
-                Err(overflow) => return Err(BeginError::Overflow(overflow)),
+        let name = asked_name(cluster, head);
+        loop {
+            let streams = cluster.policy.pool.http.max_concurrent_streams;
+            let found = member.pool.place(name.as_deref(), streams).filter(|_| shared);
+            let reused = found.is_some();
+            let place = match found {
+                Some(place) => place,
+                None => self.connect_h2(cluster, member, name.clone(), facts).await?,
             };
-            let Dialled { io, encrypted, held } = self.dial(cluster, member, Speaks::Http2, facts).await?;
-            let sender = handshake(io, held).await.map_err(BeginError::Broken)?;
-            member.pool.add(sender, encrypted, ticket, Instant::now())
-        };
-        let Some(mut sender) = place.sender() else {
-            return Err(BeginError::Broken(Broken::Closed("before the request")));
-        };
-        if let Err(error) = std::future::poll_fn(|cx| sender.poll_ready(cx)).await {
-            place.retire();
-            return Err(BeginError::Broken(error.into()));
-        }
-        let upstream = match H2Upstream::begin(&mut sender, head) {
-            Ok(upstream) => Box::new(upstream),
-            Err(broken) => {
+            let begun = begin_stream(&place, head, cluster.policy.pool.connect_timeout).await;
+            let worn = cluster.policy.pool.http.max_requests_per_connection;
+            if begun.is_err() || !shared || worn.is_some_and(|most| place.served() >= most.get()) {
                 place.retire();
-                return Err(BeginError::Broken(broken));
             }
-        };
-        let worn = pool.http.max_requests_per_connection.is_some_and(|most| place.served() >= most.get());
-        if worn || !shared {
-            place.retire();
+            match begun {
+                Ok(Some(upstream)) => {
+                    let encrypted = place.is_encrypted();
+                    let kind = Kind::H2 { upstream: Box::new(upstream), place };
+                    return Ok(Server { kind, member: Rc::clone(member), reused, encrypted });
+                }
+                // The server has said since that it has no room on the connection, or that it is over, and nothing was
+                // sent: that is no try.
+                Ok(None) => {}
+                Err(BeginError::Broken(Broken::Io(_) | Broken::Closed(_) | Broken::Reset(_))) if reused => {}
+                Err(error) => return Err(error),
+            }
         }
-        let encrypted = place.is_encrypted();
-        Ok(Server { kind: Kind::H2 { upstream, place }, member: Rc::clone(member), reused, encrypted })
     }
 
-    /// A new connection.
+    async fn connect_h2(
+        &self,
+        cluster: &Cluster,
+        member: &Member,
+        name: Option<Arc<str>>,
+        facts: &Facts,
+    ) -> Result<Place, BeginError> {
+        let ticket = match cluster.shared.admission.ticket(Resource::Connection) {
+            Ok(ticket) => Some(ticket),
+            // Those there are belong to other threads or endpoints, and may never be free.
+            Err(_) if member.pool.is_empty() => None,
+            Err(overflow) => return Err(BeginError::Overflow(overflow)),
+        };
+        let dialled = self.dial(cluster, member, (Speaks::Http2, name.as_deref()), facts).await?;
+        let encrypted = dialled.encrypted;
+        let (sender, watch) =
+            handshake(dialled, cluster.policy.pool.http.keepalive).await.map_err(BeginError::Broken)?;
+        Ok(member.pool.add((sender, watch), encrypted, (name, ticket), Instant::now()))
+    }
+
+    /// A new connection; in TLS that is made here, for the server name that the request asks for.
     pub(super) async fn dial(
         &self,
         cluster: &Cluster,
         member: &Member,
-        speaks: Speaks,
+        speaks: (Speaks, Option<&str>),
         facts: &Facts,
     ) -> Result<Dialled, DialError> {
         let snapshot = self.snapshot();
@@ -219,11 +233,19 @@ fn h1(
     head: &RequestHead,
     (leave, reused): (Option<Leave>, bool),
 ) -> Result<Server, BeginError> {
-    let Kept { connection, born } = kept;
+    let Kept { connection, born, name } = kept;
     let encrypted = connection.is_encrypted();
     let upstream = Box::new(connection.begin(head, Limits::default()).map_err(BeginError::Broken)?);
-    let kind = Kind::H1 { upstream, born, leave };
+    let kind = Kind::H1 { upstream, born, name, leave };
     Ok(Server { kind, member: Rc::clone(member), reused, encrypted })
+}
+
+/// The server name that TLS asks for because of a request: its host without a port, as the endpoint gets to see it. `None`
+/// where no request makes a difference.
+fn asked_name(cluster: &Cluster, head: &RequestHead) -> Option<Arc<str>> {
+    let TlsPolicy::Originate(rule) = &cluster.policy.tls else { return None };
+    let host = head.authority.as_ref().filter(|_| rule.sni.is_none())?.host();
+    Some(host.trim_matches(['[', ']']).to_ascii_lowercase().into())
 }
 
 /// Whether HTTP/2 is spoken to the endpoints.
@@ -240,21 +262,95 @@ fn speaks_h2(cluster: &Cluster, head: &RequestHead) -> bool {
     }
 }
 
-async fn handshake(io: Io, held: Option<Held>) -> Result<h2::client::SendRequest<Bytes>, Broken> {
+/// Sends the head of a request on a connection of HTTP/2, and waits until it is out if the server may not take it: one
+/// that allows no streams, or none for now, would keep it for ever.
+async fn begin_stream(
+    place: &Place,
+    head: &RequestHead,
+    patience: Duration,
+) -> Result<Option<H2Upstream>, BeginError> {
+    let Some(mut sender) = place.sender() else {
+        return Err(BeginError::Broken(Broken::Closed("before the request")));
+    };
+    let late = |_| {
+        let reason = format!("the server has allowed no stream for {patience:?}");
+        BeginError::Dial(DialError::Connect(reason))
+    };
+    let ready = std::future::poll_fn(|cx| sender.poll_ready(cx));
+    let ready = tokio::time::timeout(patience, ready).await.map_err(late)?;
+    ready.map_err(|error| BeginError::Broken(error.into()))?;
+    let mut upstream = H2Upstream::begin(&mut sender, head).map_err(BeginError::Broken)?;
+    let watch = place.watch();
+    if watch.is_settled() && place.streams() <= sender.current_max_send_streams() {
+        return Ok(Some(upstream));
+    }
+    let opened = async {
+        let begun = tokio::select! {
+            // Who was told of the stream can have begun with it, however it ended.
+            biased;
+            () = watch.opened(upstream.stream()) => Ok(true),
+            broken = std::future::poll_fn(|cx| upstream.poll_lost(cx)) => Err(BeginError::Broken(broken)),
+            () = no_room(place, &sender) => Ok(false),
+        }?;
+        Ok(begun.then_some(upstream))
+    };
+    tokio::time::timeout(patience, opened).await.map_err(late)?
+}
+
+/// Resolves once it is known that others have all the room there is on a connection. If there is none at all, another
+/// connection would be no better.
+async fn no_room(place: &Place, sender: &h2::client::SendRequest<Bytes>) {
+    place.watch().settled().await;
+    // The stack takes in what was read before anybody else is asked again.
+    tokio::task::yield_now().await;
+    let most = sender.current_max_send_streams();
+    if most == 0 || place.streams() <= most {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn handshake(
+    Dialled { io, held, .. }: Dialled,
+    keepalive: Option<Http2KeepAlive>,
+) -> Result<(h2::client::SendRequest<Bytes>, Watch), Broken> {
+    let (io, watch) = Guarded::client(io);
     let handshake = h2::client::Builder::new()
         .initial_window_size(WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADERS)
         .enable_push(false)
         .handshake(io);
-    let (sender, connection) = handshake.await?;
+    let (sender, mut connection) = handshake.await?;
+    let pings = keepalive.and_then(|keepalive| connection.ping_pong().zip(Some(keepalive)));
     tasks::spawn_local("http/2 client", async move {
         let _held = held;
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "An HTTP/2 connection to a server broke.");
+        let silence = async {
+            match pings {
+                Some((pings, keepalive)) => silence(pings, keepalive).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                tracing::debug!(%error, "An HTTP/2 connection to a server broke.");
+            },
+            () = silence => tracing::debug!("A server does not answer the PING frames of HTTP/2."),
         }
     });
-    Ok(sender)
+    Ok((sender, watch))
+}
+
+/// Resolves when the server does not answer a PING in time.
+async fn silence(mut pings: h2::PingPong, keepalive: Http2KeepAlive) {
+    loop {
+        tokio::time::sleep(keepalive.interval).await;
+        match tokio::time::timeout(keepalive.timeout, pings.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection has ended by itself.
+            Ok(Err(_)) => std::future::pending().await,
+            Err(_) => return,
+        }
+    }
 }
 
 impl Server {
@@ -269,7 +365,7 @@ impl Server {
     /// The response is complete: the connection may serve another request.
     pub fn release(self, cluster: &Cluster, spare: HeaderMap, now: Instant) {
         // Leave is given back last: whoever waits for it may find the connection.
-        let Kind::H1 { upstream, born, leave: _leave } = self.kind else { return };
+        let Kind::H1 { upstream, born, name, leave: _leave } = self.kind else { return };
         let Some(mut connection) = upstream.into_idle() else { return };
         connection.reuse(spare);
         let pool = &cluster.policy.pool;
@@ -279,7 +375,7 @@ impl Server {
         if worn {
             connection.close();
         } else {
-            self.member.pool.put(Kept { connection, born }, now);
+            self.member.pool.put(Kept { connection, born, name }, now);
         }
     }
 

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use mesh_core::http::path::{EscapedSlashes, Normalization, PathError, normalize};
 use mesh_core::http::xff::{self, SaidBy};
 use mesh_core::model::Snapshot;
+use mesh_core::resource::mesh_config::proxy::Topology;
 use mesh_core::resource::mesh_config::settings::PathNormalization;
 use mesh_core::route::Route;
 
@@ -36,6 +37,11 @@ impl Trust {
                 PathNormalization::DecodeAndMergeSlashes => Normalization::DecodeAndMergeSlashes,
             },
         }
+    }
+
+    /// The same for a gateway that says itself what stands before it.
+    pub fn of_client(self, topology: Option<Topology>) -> Self {
+        Self { proxies: topology.map_or(self.proxies, |topology| topology.num_trusted_proxies), ..self }
     }
 }
 

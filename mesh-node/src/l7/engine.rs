@@ -90,7 +90,7 @@ impl Engine {
     /// What of requests is believed, as the configuration has it now.
     pub fn trust(&self) -> Trust {
         self.refresh();
-        self.view.borrow().trust
+        self.view.borrow().trust.of_client(self.client.topology())
     }
 
     /// A pseudo-random number (xorshift, mixed): good for spreading load, useless for secrets.

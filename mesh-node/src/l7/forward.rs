@@ -87,6 +87,9 @@ pub async fn run<D: Downstream>(
         Ok(ticket) => ticket,
         Err(overflow) => return Err(Ended::Refused(Refusal::Overflow, overflow.to_string())),
     };
+    if let Some(interval) = cluster.policy.retry_budget.as_ref().and_then(|budget| budget.interval) {
+        cluster.shared.count_request(interval, record.start());
+    }
     let keeps = head.framing.has_body() && job.route.retries.is_some();
     let mut journey = Journey {
         stage,
@@ -227,7 +230,9 @@ impl<D: Downstream> Journey<'_, '_, D> {
                 let budget = self.cluster.policy.retry_budget.as_ref();
                 // Given back first: a second retry of one request takes the place of its first.
                 self.retry = None;
-                self.retry = self.cluster.shared.admission.retry_ticket(budget, 0).ok();
+                let interval = budget.and_then(|budget| budget.interval);
+                let recent = interval.map_or(0, |it| self.cluster.shared.recent_requests(it, Instant::now()));
+                self.retry = self.cluster.shared.admission.retry_ticket(budget, recent).ok();
                 if self.retry.is_none() {
                     self.record.flag(Flags::UO);
                 }
@@ -566,7 +571,10 @@ fn broken_before_head(server: &Server, broken: &Broken) -> Try {
             Try::Failed(Failure::Refused, Refusal::RemoteReset, reason)
         }
         Broken::Reset(_) => Try::Failed(Failure::Reset, Refusal::RemoteReset, reason),
-        Broken::Refused(_) => Try::Failed(Failure::Reset, Refusal::ProtocolError, reason),
+        Broken::Refused(_) | Broken::Protocol(_) => {
+            server.retire();
+            Try::Failed(Failure::Reset, Refusal::ProtocolError, reason)
+        }
         _ if stale => Try::Failed(Failure::Stale, Refusal::Terminated, reason),
         _ => {
             server.retire();

@@ -80,6 +80,9 @@ pub enum Broken {
     /// What came is no HTTP, or not HTTP that is let through.
     #[error("{0}")]
     Refused(#[from] Refused),
+    /// What came is no HTTP/2, or more of it than anybody may send.
+    #[error("{0}")]
+    Protocol(String),
     /// A body that is not as long as its head says.
     #[error("{0}")]
     Length(#[from] h1::EncodeError),
@@ -152,6 +155,12 @@ impl From<h2::Error> for Broken {
     fn from(error: h2::Error) -> Self {
         match error.reason() {
             Some(reason) if error.is_reset() => Self::Reset(reason),
+            // The stack says this of streams that the peer's GOAWAY leaves out, and of those that were to begin after it.
+            Some(_) if error.is_go_away() && error.is_remote() => Self::Reset(h2::Reason::REFUSED_STREAM),
+            Some(_) if error.is_go_away() && error.is_library() => Self::Protocol(error.to_string()),
+            _ if error.get_io().is_some_and(|it| it.kind() == std::io::ErrorKind::InvalidData) => {
+                Self::Protocol(error.to_string())
+            }
             _ => Self::Io(error.to_string()),
         }
     }

@@ -62,6 +62,8 @@ pub enum Speaks {
     Http2,
     /// Nobody knows.
     Bytes,
+    /// TLS of the client's, which the rules of the cluster do not touch.
+    Sealed,
 }
 
 /// A connection as the rules of the cluster want it.
@@ -70,10 +72,11 @@ pub async fn secure(
     cluster: &Cluster,
     to: &Dial<'_>,
     client: &dyn Client,
-    speaks: Speaks,
+    (speaks, asked): (Speaks, Option<&str>),
 ) -> Result<Dialled, DialError> {
     let addr = to.endpoint.addr;
     match &cluster.policy.tls {
+        _ if speaks == Speaks::Sealed => Ok(dialled),
         TlsPolicy::Mesh | TlsPolicy::Disable => Ok(dialled),
         TlsPolicy::IstioMutual { .. } if dialled.encrypted => Ok(dialled),
         TlsPolicy::IstioMutual { .. } => Err(DialError::Tls(format!(
@@ -81,7 +84,8 @@ pub async fn secure(
         ))),
         TlsPolicy::Originate(rule) => {
             let Dialled { io, encrypted, held } = dialled;
-            let host = rule.sni.as_ref().unwrap_or(&cluster.service.hostname);
+            // Envoy's auto_sni, with which auto_san_validation keeps step: the name is also the one that is checked.
+            let host = rule.sni.as_deref().or(asked).unwrap_or(&cluster.service.hostname);
             let failed = |why: String| DialError::Tls(format!("TLS with {host} at {addr}: {why}"));
             if !client.reads_files() && names_files(rule) {
                 return Err(failed("files are read for gateways only".to_owned()));
@@ -222,7 +226,7 @@ impl Configs {
         match speaks {
             Speaks::Http1 => self.http1,
             Speaks::Http2 => self.http2,
-            Speaks::Bytes => self.bytes,
+            Speaks::Bytes | Speaks::Sealed => self.bytes,
         }
     }
 }

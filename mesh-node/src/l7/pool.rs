@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use h2::client::SendRequest;
 use mesh_core::cluster::Ticket;
 
 use super::up::h1::H1Connection;
+use crate::frames::Watch;
 
 /// See the module.
 #[derive(Default)]
@@ -24,6 +26,8 @@ pub struct Kept {
     pub connection: H1Connection,
     /// When it was made.
     pub born: Instant,
+    /// The server name that it was made for, where that differs from one request to the next.
+    pub name: Option<Arc<str>>,
 }
 
 struct Idle {
@@ -39,6 +43,8 @@ pub struct Multiplexed {
     born: Instant,
     idle_since: Cell<Instant>,
     encrypted: bool,
+    watch: Watch,
+    name: Option<Arc<str>>,
     _ticket: Option<Ticket>,
 }
 
@@ -46,10 +52,11 @@ pub struct Multiplexed {
 pub struct Place(Rc<Multiplexed>);
 
 impl EndpointPool {
-    /// A connection that is still alive, if there is one.
-    pub fn take(&self, idle_timeout: Option<Duration>, now: Instant) -> Option<Kept> {
+    /// A connection for requests of this server name that is still alive, if there is one.
+    pub fn take(&self, name: Option<&str>, idle_timeout: Option<Duration>, now: Instant) -> Option<Kept> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(mut last) = idle.pop() {
+        while let Some(at) = idle.iter().rposition(|it| it.kept.name.as_deref() == name) {
+            let mut last = idle.remove(at);
             let expired =
                 idle_timeout.is_some_and(|limit| now.saturating_duration_since(last.since) >= limit);
             if !expired && !last.kept.connection.is_stale() {
@@ -63,18 +70,24 @@ impl EndpointPool {
     /// Keeps a connection for the next request.
     pub fn put(&self, kept: Kept, now: Instant) {
         let mut idle = self.idle.borrow_mut();
+        if kept.name.is_some() && idle.len() >= MAX_NAMED {
+            // Clients choose names: those that nobody asks for any more must not keep others out.
+            idle.remove(0).kept.connection.close();
+        }
         if idle.len() < MAX_IDLE {
             idle.push(Idle { kept, since: now });
         }
     }
 
-    /// A place on an HTTP/2 connection that takes one more stream.
-    pub fn place(&self, max_streams: u32) -> Option<Place> {
+    /// A place on an HTTP/2 connection for requests of this server name that takes one more stream.
+    pub fn place(&self, name: Option<&str>, max_streams: u32) -> Option<Place> {
         self.multiplexed.borrow_mut().retain(|it| it.sender.borrow().is_some());
         let all = self.multiplexed.borrow();
         let free = all.iter().find(|it| {
             let limit = it.sender.borrow().as_ref().map_or(0, SendRequest::current_max_send_streams);
-            it.streams.get() < max_streams && usize::try_from(it.streams.get()).is_ok_and(|n| n < limit)
+            it.name.as_deref() == name
+                && it.streams.get() < max_streams
+                && usize::try_from(it.streams.get()).is_ok_and(|n| n < limit)
         })?;
         Some(Place::on(free))
     }
@@ -87,11 +100,16 @@ impl EndpointPool {
     /// Adds an HTTP/2 connection, and takes the first place on it.
     pub fn add(
         &self,
-        sender: SendRequest<Bytes>,
+        (sender, watch): (SendRequest<Bytes>, Watch),
         encrypted: bool,
-        ticket: Option<Ticket>,
+        (name, ticket): (Option<Arc<str>>, Option<Ticket>),
         now: Instant,
     ) -> Place {
+        let mut all = self.multiplexed.borrow_mut();
+        if name.is_some() && all.len() >= MAX_NAMED {
+            let unused = all.iter().position(|it| it.streams.get() == 0);
+            drop(unused.map(|at| all.remove(at)));
+        }
         let connection = Rc::new(Multiplexed {
             sender: RefCell::new(Some(sender)),
             streams: Cell::new(0),
@@ -99,9 +117,11 @@ impl EndpointPool {
             born: now,
             idle_since: Cell::new(now),
             encrypted,
+            watch,
+            name,
             _ticket: ticket,
         });
-        self.multiplexed.borrow_mut().push(Rc::clone(&connection));
+        all.push(Rc::clone(&connection));
         Place::on(&connection)
     }
 
@@ -140,6 +160,16 @@ impl Place {
         self.0.sender.borrow_mut().take();
     }
 
+    /// Streams that are under way on the connection, this one included.
+    pub fn streams(&self) -> usize {
+        usize::try_from(self.0.streams.get()).unwrap_or(usize::MAX)
+    }
+
+    /// What is known of the connection.
+    pub fn watch(&self) -> &Watch {
+        &self.0.watch
+    }
+
     /// Streams that have begun on it.
     pub fn served(&self) -> u32 {
         self.0.served.get()
@@ -160,3 +190,5 @@ impl Drop for Place {
 
 /// Idle connections kept to one endpoint on one thread, for one client.
 const MAX_IDLE: usize = 1_024;
+/// The same where each server name has its own.
+const MAX_NAMED: usize = 64;

@@ -1,15 +1,13 @@
 //! Connections of clients: which HTTP they speak, one request after the other, or many at once.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio_util::io::poll_read_buf;
 
 use super::down::h1::{H1Downstream, Timeouts};
-use super::down::h2::H2Downstream;
 use super::engine::Engine;
 use super::exchange::{self, Stage};
 use super::h1::{Limits, Underscores, looks_like_h2_preface};
@@ -19,7 +17,9 @@ use super::record::Record;
 use super::reply::{Refusal, Reply};
 use super::site::{Facts, Site};
 use super::transfer::{Downstream, Sink};
-use crate::run::{drain::Drain, tasks};
+use crate::run::drain::Drain;
+
+mod multiplexed;
 
 /// A connection to serve.
 pub struct Connection {
@@ -54,7 +54,7 @@ pub async fn connection(engine: Rc<Engine>, mut connection: Connection, drain: D
     };
     match protocol {
         Protocol::Http1 => http1(engine, connection, drain).await,
-        Protocol::Http2 => http2(engine, connection, drain).await,
+        Protocol::Http2 => multiplexed::http2(engine, connection, drain).await,
     }
 }
 
@@ -146,84 +146,6 @@ fn refused(stage: &Stage<'_>, refusal: Refusal, reason: &str, version: Version) 
     reply
 }
 
-async fn http2(engine: Rc<Engine>, connection: Connection, drain: Drain) {
-    let Connection { io, input, facts, site, .. } = connection;
-    let handshake = h2_settings().handshake::<_, Bytes>(io.with_prefix(input.freeze()));
-    let Ok(Ok(mut connection)) = tokio::time::timeout(HEAD, handshake).await else { return };
-    let facts = Rc::new(facts);
-    let (secure, limits) = (facts.secure, limits_of(&*site));
-    let requests = Cell::new(0);
-    // Each request holds the facts.
-    let mut idle = std::pin::pin!(idle(&requests, || Rc::strong_count(&facts) > 1));
-    let mut draining = false;
-    loop {
-        let ends = async {
-            tokio::select! {
-                () = drain.graceful() => {}
-                () = &mut idle => {}
-            }
-        };
-        let accepted = tokio::select! {
-            accepted = connection.accept() => accepted,
-            () = ends, if !draining => {
-                draining = true;
-                connection.graceful_shutdown();
-                continue;
-            }
-            () = drain.forced() => return,
-        };
-        requests.set(requests.get() + 1);
-        let (request, respond) = match accepted {
-            Some(Ok(accepted)) => accepted,
-            Some(Err(error)) => {
-                tracing::debug!(peer = %facts.peer, %error, "An HTTP/2 connection broke.");
-                return;
-            }
-            None => return,
-        };
-        let (mut client, head) = H2Downstream::accept(request, respond, (secure, &limits, TIMEOUTS.body));
-        let (engine, site, facts) = (Rc::clone(&engine), Rc::clone(&site), Rc::clone(&facts));
-        tasks::spawn_local("request", async move {
-            let stage = Stage { engine: &engine, site: &*site, facts: &facts };
-            match head {
-                Ok(head) => drop(exchange::serve(&stage, head, &mut client).await),
-                Err(reason) => {
-                    let refusal = Refusal::BadRequest(reason.status());
-                    let reply = refused(&stage, refusal, reason.as_str(), Version::Http2);
-                    let answered = client.respond(reply.head).and_then(|()| client.push(reply.body));
-                    // A client that is gone needs no answer.
-                    let _ = answered.and_then(|()| client.end(None));
-                }
-            }
-        });
-    }
-}
-
-fn h2_settings() -> h2::server::Builder {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(MAX_HEADERS)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(PENDING_RESETS)
-        .max_concurrent_reset_streams(PENDING_RESETS)
-        .enable_connect_protocol();
-    builder
-}
-
-/// Resolves when a connection has had no request for as long as it may.
-async fn idle(requests: &Cell<u64>, busy: impl Fn() -> bool) {
-    let (mut before, mut quiet) = (requests.get(), Duration::ZERO);
-    while quiet < TIMEOUTS.idle {
-        tokio::time::sleep(IDLE_LOOK).await;
-        let now = requests.get();
-        quiet = if now == before && !busy() { quiet + IDLE_LOOK } else { Duration::ZERO };
-        before = now;
-    }
-}
-
 /// How long a client may take for the head of its first request, or for the handshake of HTTP/2.
 const HEAD: Duration = Duration::from_secs(10);
 /// What clients of the mesh get, who are known.
@@ -236,18 +158,4 @@ const TIMEOUTS: Timeouts = Timeouts {
 };
 /// What strangers get: a body comes with 240 bytes a second at least.
 const EDGE_TIMEOUTS: Timeouts = Timeouts { body: Duration::from_secs(60), enough: 240 * 60, ..TIMEOUTS };
-/// How often it is looked whether a connection of HTTP/2 has requests.
-const IDLE_LOOK: Duration = Duration::from_secs(60);
 const FIRST_READ: usize = 8 << 10;
-/// Unread bytes of one request.
-const WINDOW: u32 = 256 << 10;
-/// Unread bytes of all requests of a connection.
-const CONNECTION_WINDOW: u32 = 4 << 20;
-/// Requests at a time on one connection: what RFC 9113 asks for at least.
-const STREAMS: u32 = 100;
-/// Bytes of the head of a request, by the measure of HTTP/2; the same as for HTTP/1.
-const MAX_HEADERS: u32 = 60 << 10;
-/// Bytes of one response that wait in HTTP/2 for the socket.
-const SEND_BUFFER: usize = 256 << 10;
-/// Streams that a client has reset and that are still known; more at once is an attack (CVE-2023-44487).
-const PENDING_RESETS: usize = 50;

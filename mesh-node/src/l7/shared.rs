@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh_core::balance::Health;
 use mesh_core::cluster::{Admission, ClusterPolicy, SharedOutliers};
 use mesh_core::model::EndpointId;
+use mesh_core::retry::RecentRequests;
 use tokio::sync::Notify;
 
 /// Circuit breakers and outliers by client and cluster. Entries live as long as a thread uses them.
@@ -27,6 +28,33 @@ pub struct SharedCluster {
     pub outliers: Option<SharedOutliers>,
     /// Told when a connection is free, or may be made.
     pub freed: Notify,
+    /// Requests in the time that a retry budget says; nothing where it says none.
+    recent: Mutex<Option<(Duration, RecentRequests)>>,
+}
+
+impl SharedCluster {
+    /// Counts a request, for a retry budget that looks at the requests of so long.
+    pub fn count_request(&self, interval: Duration, now: Instant) {
+        self.with_recent(interval, now, |recent| recent.add(now));
+    }
+
+    /// Requests in the last `interval`.
+    pub fn recent_requests(&self, interval: Duration, now: Instant) -> u32 {
+        self.with_recent(interval, now, |recent| recent.count(now))
+    }
+
+    fn with_recent<T>(
+        &self,
+        interval: Duration,
+        now: Instant,
+        act: impl FnOnce(&mut RecentRequests) -> T,
+    ) -> T {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another rule counts anew.
+        recent.take_if(|(counted, _)| *counted != interval);
+        let (_, recent) = recent.get_or_insert_with(|| (interval, RecentRequests::new(interval, now)));
+        act(recent)
+    }
 }
 
 impl Shared {
@@ -52,6 +80,7 @@ impl Shared {
             admission: Arc::new(Admission::new(policy.pool.limits)),
             outliers: policy.outlier.clone().map(SharedOutliers::new),
             freed: Notify::new(),
+            recent: Mutex::default(),
         });
         all.retain(|_, known| known.strong_count() > 0);
         all.insert(key, Arc::downgrade(&new));

@@ -12,6 +12,7 @@ use http::HeaderValue;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Endpoint, Service, Snapshot, Workload};
 use mesh_core::resource::Secret;
+use mesh_core::resource::mesh_config::proxy::Topology;
 use mesh_core::route::{MatchInfo, Route, RouteTable};
 use tokio::task::JoinHandle;
 
@@ -30,6 +31,11 @@ pub trait Client {
 
     /// Its workload, as the configuration has it now.
     fn workload(&self, snapshot: &Snapshot) -> Option<Arc<Workload>>;
+
+    /// What stands between clients and this gateway, where it says so itself and not the mesh for all.
+    fn topology(&self) -> Option<Topology> {
+        None
+    }
 
     /// Its namespace and labels, by which rules are for it or not.
     fn namespace_and_labels(&self, snapshot: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {

@@ -38,6 +38,8 @@ pub struct Stream {
     pub to: ClusterRef,
     /// The port that the client asked for.
     pub asked: u16,
+    /// Whether it is TLS of the mesh's that the endpoint opens: none is added.
+    pub sealed: bool,
 }
 
 /// A connection to an endpoint.
@@ -55,7 +57,8 @@ struct Failed {
 
 /// Carries a connection to its end. Says in `report` what becomes of it.
 pub async fn carry(engine: &Engine, stream: Stream, report: &ConnReport, drain: &Drain) {
-    let Stream { io, early, facts, to, asked } = stream;
+    let Stream { io, early, facts, to, asked, sealed } = stream;
+    let speaks = if sealed { Speaks::Sealed } else { Speaks::Bytes };
     let Ok(cluster) = engine.cluster(&to, asked) else {
         let reason = format_args!("a rule sends it to {to}, which is not there");
         return report.fail_as(Stage::Resolve, Flag::NoCluster, reason);
@@ -73,7 +76,7 @@ pub async fn carry(engine: &Engine, stream: Stream, report: &ConnReport, drain: 
     };
     let reached = tokio::select! {
         // Boxed: handshakes are large and over soon.
-        reached = Box::pin(reach(engine, &cluster, &facts, report)) => reached,
+        reached = Box::pin(reach(engine, &cluster, (&facts, speaks), report)) => reached,
         () = given_up => Err(Failed::at(Stage::Connect, "the client gave up")),
     };
     let Reached { dialled: Dialled { io: far, held, .. }, member } = match reached {
@@ -104,7 +107,7 @@ pub async fn carry(engine: &Engine, stream: Stream, report: &ConnReport, drain: 
 async fn reach(
     engine: &Engine,
     cluster: &Rc<Cluster>,
-    facts: &Facts,
+    (facts, speaks): (&Facts, Speaks),
     report: &ConnReport,
 ) -> Result<Reached, Failed> {
     let hash = affinity(cluster, facts.peer.ip());
@@ -128,7 +131,7 @@ async fn reach(
             identity: workload.as_ref().filter(|it| it.accepts_tunnel()).map(|it| it.identity.clone()),
             workload,
         });
-        match engine.dial(cluster, &member, Speaks::Bytes, facts).await {
+        match engine.dial(cluster, &member, (speaks, None), facts).await {
             Ok(dialled) => {
                 if matches!(dialled.io, Io::Tunnel(_)) {
                     report.set_hbone_addr((member.endpoint.addr.ip(), TUNNEL_PORT).into());

@@ -33,7 +33,7 @@ pub enum Event {
     GarbageAuthority,
     /// A CONNECT request for an address that is not the pod it reached.
     GarbageTarget,
-    /// A tunnel peer that does not speak HTTP/2 as it should.
+    /// A peer that does not speak HTTP/2 as it should, or sends more of it than it may.
     GarbageProtocol,
     /// An HTTP request that is malformed, or that two programs could read in two ways.
     GarbageRequest,

@@ -432,7 +432,7 @@ fn event_of(error: &TlsError) -> Event {
 /// Whether a tunnel ended because its peer broke the rules, not because it broke or had to end.
 fn is_fault_of_peer(error: &ServeError) -> bool {
     match error {
-        ServeError::PrefaceDeadline | ServeError::ResetFlood => true,
+        ServeError::PrefaceDeadline | ServeError::ResetFlood | ServeError::Flood => true,
         ServeError::Handshake(error) | ServeError::Connection(error) => !error.is_io(),
         ServeError::PeerDead | ServeError::Forced => false,
     }

@@ -28,7 +28,9 @@ pub(super) fn proxy_config(spec: &ProxyConfigSpec, report: &mut Report<'_>) {
 
 /// The annotation by which a pod has its own settings. It cannot cost the pod: what is wrong in it does not count.
 pub(super) fn annotation(metadata: &ObjectMeta, report: &mut Report<'_>) {
-    let Some(text) = metadata.annotations.as_ref().and_then(|annotations| annotations.get(ANNOTATION)) else {
+    let Some(text) =
+        metadata.annotations.as_ref().and_then(|annotations| annotations.get(ProxyConfig::ANNOTATION))
+    else {
         return;
     };
     let (_, problems) = ProxyConfig::read_annotation(text);
@@ -49,6 +51,3 @@ pub(super) fn secret(secret: &Secret, report: &mut Report<'_>) {
         _ => {}
     }
 }
-
-/// A pod's own `ProxyConfig`, as YAML.
-const ANNOTATION: &str = "proxy.istio.io/config";

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version as HttpVersion, header,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version as HttpVersion,
+    header,
 };
 
 use crate::l7::deadline::Deadline;
@@ -23,6 +24,8 @@ pub struct H2Downstream {
     send: Option<Sending>,
     ended: bool,
     leaves: bool,
+    /// The client has reset it before an answer began.
+    taken_back: bool,
     /// Until when something has to move before the response begins.
     deadline: Deadline,
     patience: Duration,
@@ -41,7 +44,24 @@ impl H2Downstream {
         let mut deadline = Deadline::default();
         deadline.set(Some(patience));
         let recv = Receiving::new(body);
-        (Self { recv, respond, send: None, ended: false, leaves: false, deadline, patience }, head)
+        (
+            Self {
+                recv,
+                respond,
+                send: None,
+                ended: false,
+                leaves: false,
+                taken_back: false,
+                deadline,
+                patience,
+            },
+            head,
+        )
+    }
+
+    /// Whether the client has taken its request back before there was an answer.
+    pub fn is_taken_back(&self) -> bool {
+        self.taken_back
     }
 
     fn sending(&mut self) -> Result<&mut Sending, Broken> {
@@ -58,6 +78,8 @@ fn head(
     let http::request::Parts { method, uri, mut headers, extensions, .. } = parts;
     let protocol = extensions.get::<h2::ext::Protocol>();
     let upgrade = protocol.map(|it| Upgrade::named(it.as_str()).ok_or(Reason::Target)).transpose()?;
+    // It belongs to one connection, and the stack does not know it.
+    headers.remove(&HTTP2_SETTINGS);
     let authority = authority(&uri, headers.remove(header::HOST).as_ref())?;
     let path = uri.path_and_query().map(|it| Bytes::copy_from_slice(it.as_str().as_bytes()));
     let (target, _) = match path {
@@ -128,6 +150,7 @@ impl Body for H2Downstream {
             }
             Poll::Pending => Poll::Pending,
             ready @ Poll::Ready(_) => {
+                self.taken_back |= self.send.is_none() && matches!(ready, Poll::Ready(Err(Broken::Reset(_))));
                 self.deadline.set(Some(self.patience));
                 ready
             }
@@ -192,9 +215,12 @@ impl Downstream for H2Downstream {
         if self.deadline.poll(cx).is_ready() {
             return Poll::Ready(Broken::TimedOut("waiting for an answer"));
         }
-        let reset = match &mut self.send {
-            Some(send) => send.0.poll_reset(cx),
-            None => self.respond.poll_reset(cx),
+        let reset = if let Some(send) = &mut self.send {
+            send.0.poll_reset(cx)
+        } else {
+            let reset = self.respond.poll_reset(cx);
+            self.taken_back |= matches!(reset, Poll::Ready(Ok(_)));
+            reset
         };
         reset.map(|reason| reason.map_or_else(Broken::from, Broken::Reset))
     }
@@ -204,6 +230,8 @@ impl Downstream for H2Downstream {
         self.respond(head)
     }
 }
+
+static HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 impl Drop for H2Downstream {
     fn drop(&mut self) {

@@ -36,7 +36,7 @@ impl Connection {
 }
 
 /// Takes out what must not travel further than one connection: what the Connection fields name, and Connection,
-/// Keep-Alive, Proxy-Connection, Transfer-Encoding, Upgrade and TE, of which `trailers` alone stays.
+/// Keep-Alive, Proxy-Connection, Transfer-Encoding, Upgrade, HTTP2-Settings and TE, of which `trailers` alone stays.
 ///
 /// An upgrade that goes through travels in [`Upgrade`](super::Upgrade) and is written by the encoder.
 /// RFC 9110, section 7.6.1.
@@ -91,8 +91,10 @@ fn nominated(option: &[u8]) -> Result<HeaderName, Reason> {
 /// Most names in the Connection fields of one message. Three are in use: `keep-alive` or `close`, `upgrade`, `te`.
 const MAX_OPTIONS: usize = 16;
 
-static HOP_BY_HOP: [HeaderName; 6] = [
+static HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
+    // Of an upgrade to HTTP/2, which is ignored (RFC 9113, 3.1): nobody behind us is to take it for one of ours.
+    HeaderName::from_static("http2-settings"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TE,

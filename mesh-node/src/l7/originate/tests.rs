@@ -154,7 +154,8 @@ impl Bed {
     async fn dial(&self, http2: bool) -> Result<Dialled, DialError> {
         let cluster = self.cluster();
         let member = Rc::clone(&cluster.members()[0]);
-        self.engine.dial(&cluster, &member, if http2 { Speaks::Http2 } else { Speaks::Http1 }, &facts()).await
+        let speaks = if http2 { Speaks::Http2 } else { Speaks::Http1 };
+        self.engine.dial(&cluster, &member, (speaks, None), &facts()).await
     }
 
     /// What a connection comes to.
@@ -537,7 +538,8 @@ fn requests_travel_in_tls_and_fail_as_in_envoy_where_there_is_none() {
         let path = directory.path().join("ca.pem");
         std::fs::write(&path, pki.pem()).unwrap();
         let tls = format!("tls: {{mode: SIMPLE, caCertificates: '{}'}}", path.display());
-        let leaf = pki.leaf(&["web.shop.svc.cluster.local"]);
+        // The host of the requests, which is also the name that is checked.
+        let leaf = pki.leaf(&["web"]);
         for http2 in [false, true] {
             let upgrade = if http2 { "connectionPool: {http: {h2UpgradePolicy: UPGRADE}}, " } else { "" };
             let (addr, mut connections) = web(&leaf, http2, false).await;
@@ -549,10 +551,12 @@ fn requests_travel_in_tls_and_fail_as_in_envoy_where_there_is_none() {
             connections.recv().await.unwrap();
             assert!(connections.try_recv().is_err(), "one connection for both");
         }
-        let (addr, _connections) = web(&Pki::new("other").leaf(&["web"]), false, false).await;
-        let (edge, _config) = engine(&yaml("web", addr, &tls)).await;
-        let answer = ask(edge, &get("/", "")).await;
-        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("reset reason:"), "{answer}");
+        for refused in [Pki::new("other").leaf(&["web"]), pki.leaf(&["web.shop.svc.cluster.local"])] {
+            let (addr, _connections) = web(&refused, false, false).await;
+            let (edge, _config) = engine(&yaml("web", addr, &tls)).await;
+            let answer = ask(edge, &get("/", "")).await;
+            assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("reset reason:"), "{answer}");
+        }
     });
 }
 

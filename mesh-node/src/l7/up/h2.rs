@@ -30,6 +30,16 @@ impl H2Upstream {
         let (response, send) = sender.send_request(request(head)?, ended)?;
         Ok(Self { send: Sending(send), response, recv: None, ended, complete: false })
     }
+
+    /// The number of the stream.
+    pub fn stream(&self) -> u32 {
+        self.response.stream_id().as_u32()
+    }
+
+    /// Ready once the stream, or the connection, is lost.
+    pub fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<Broken> {
+        self.send.0.poll_reset(cx).map(|reset| reset.map_or_else(Broken::from, Broken::Reset))
+    }
 }
 
 fn request(head: &RequestHead) -> Result<Request<()>, Broken> {
