@@ -9,15 +9,13 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node;
-
 use self::claims::Claims;
 use self::configs::SubsetLabels;
 use self::credentials::Credentials;
 use self::entries::{Entries, ServiceEntry, WorkloadEntry};
 use self::few::Few;
 use self::mesh_config::MeshConfig;
+use self::nodes::NodeFacts;
 use self::pods::PodFacts;
 pub(crate) use self::pods::enrol::Wish;
 use self::policies::{EVERYWHERE, Policies};
@@ -39,6 +37,7 @@ mod credentials;
 mod entries;
 mod few;
 mod mesh_config;
+mod nodes;
 mod pods;
 mod policies;
 mod reach;
@@ -123,14 +122,6 @@ impl Default for CompileOptions {
 struct Name {
     namespace: Arc<str>,
     name: Arc<str>,
-}
-
-/// What is kept of a Node.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct NodeFacts {
-    region: Arc<str>,
-    zone: Arc<str>,
-    pod_networks: BTreeSet<IpNet>,
 }
 
 /// What has to be worked out again.
@@ -324,19 +315,6 @@ impl World {
         if self.namespaces.get(name) != Some(&labels) {
             self.namespaces.insert(Arc::clone(name), labels);
             self.mark_namespace(name);
-        }
-    }
-
-    fn put_node(&mut self, name: &Arc<str>, facts: Option<NodeFacts>) {
-        let old = match &facts {
-            Some(facts) => self.nodes.insert(Arc::clone(name), facts.clone()),
-            None => self.nodes.remove(name),
-        };
-        let (old, new) = (old.unwrap_or_default(), facts.unwrap_or_default());
-        self.dirty.mesh |= old.pod_networks != new.pod_networks;
-        if (&old.region, &old.zone) != (&new.region, &new.zone) {
-            let pods = self.pods_by_node.get(name).into_iter().flatten().cloned();
-            self.dirty.pods.extend(pods);
         }
     }
 
@@ -557,24 +535,6 @@ impl World {
             None => self.told.remove(&key),
         };
         self.news.insert(key, record);
-    }
-}
-
-impl NodeFacts {
-    fn of(object: &Object, node: &Node, report: &mut Report) -> Self {
-        let label = |key| object.meta.labels.get(key).map_or("", String::as_str).into();
-        let spec = node.spec.iter();
-        let texts: BTreeSet<_> =
-            spec.flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr)).collect();
-        let mut pod_networks = BTreeSet::new();
-        for text in texts {
-            match text.parse::<IpNet>() {
-                Ok(network) => drop(pod_networks.insert(network.trunc())),
-                Err(_) => report.warning(object, "spec.podCIDRs", format!("\"{text}\" is not a network")),
-            }
-        }
-        let (region, zone) = (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"));
-        Self { region, zone, pod_networks }
     }
 }
 
