@@ -19,6 +19,7 @@ mod real;
 mod resume;
 mod rotation;
 mod source;
+mod stage;
 mod status;
 mod subscriber;
 mod vault;
