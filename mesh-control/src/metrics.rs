@@ -35,6 +35,13 @@ pub fn render(hub: &Hub, ca: &Ca) -> String {
             &counters.certificate_failures,
         ),
     ];
+    let help = "Requests for certificates that were one too many of their caller, or of all.";
+    let refused = hub.certificates.refused();
+    family(
+        &mut text,
+        ("mesh_control_certificates_limited_total", "counter", help),
+        [(String::new(), refused)],
+    );
     for (name, help, value) in totals {
         family(&mut text, (name, "counter", help), [(String::new(), value.load(Ordering::Relaxed))]);
     }

@@ -4,6 +4,7 @@
 //! Invariant: no I/O, no clock, no randomness, no runtime. Whatever changes between two calls is an argument.
 #![forbid(unsafe_code)]
 
+pub mod allowance;
 pub mod analyze;
 pub mod balance;
 pub mod cluster;

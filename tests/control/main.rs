@@ -9,6 +9,7 @@ mod certificates;
 mod control;
 mod discovery;
 mod evil;
+mod flood;
 mod hook;
 mod hostile;
 mod kubernetes_control;
