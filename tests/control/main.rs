@@ -15,6 +15,7 @@ mod hostile;
 mod kubernetes_control;
 mod leader;
 mod manifests;
+mod nack;
 mod plane;
 mod real;
 mod resume;
