@@ -26,4 +26,5 @@ mod status;
 mod subscriber;
 mod vault;
 mod webhook;
+mod worst;
 mod ztunnel;

@@ -71,7 +71,9 @@ impl Cluster {
         let program = beside.clone().find(|path| path.is_file());
         let program = program.context("there is no mesh-control beside the bench")?;
         let [discovery, grpc, monitoring, webhook] = addresses()?;
-        let mut command = Command::new(program);
+        // It ends with the bench, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL"]).arg(program);
         command.env("KUBECONFIG", &kubeconfig).env_remove("RUST_LOG").args(["--kubernetes", "--log", "warn"]);
         for (option, address) in
             [("--plain", discovery), ("--grpc", grpc), ("--monitoring", monitoring), ("--webhook", webhook)]
