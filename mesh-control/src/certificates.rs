@@ -104,7 +104,6 @@ impl Placement for Pods<'_> {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "what `map_err` hands on")]
 fn exhausted(why: Exhausted) -> Status {
     Status::resource_exhausted(why.to_string())
 }

@@ -365,22 +365,20 @@ impl Subscription {
     fn answered(&mut self, request: &DeltaDiscoveryRequest) {
         let Ok(nonce) = request.response_nonce.parse::<u64>() else { return };
         let mut names = Vec::new();
-        while let Some(oldest) = self.in_flight.pop_front_if(|oldest| oldest.nonce <= nonce) {
+        while self.in_flight.front().is_some_and(|oldest| oldest.nonce <= nonce) {
+            let Some(oldest) = self.in_flight.pop_front() else { break };
             self.progress.acknowledged = oldest.told;
             if oldest.nonce == nonce {
                 names = oldest.names;
                 break;
             }
         }
-        match &request.error_detail {
-            Some(error) => {
-                self.progress.rejected += 1;
-                self.complaint.take(&error.message, &names);
-            }
-            None => {
-                self.progress.accepted += 1;
-                self.complaint.settle(&names);
-            }
+        if let Some(error) = &request.error_detail {
+            self.progress.rejected += 1;
+            self.complaint.take(&error.message, &names);
+        } else {
+            self.progress.accepted += 1;
+            self.complaint.settle(&names);
         }
     }
 

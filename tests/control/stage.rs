@@ -1,6 +1,7 @@
 //! What tests set up in a cluster, and take down again: the same steps through the API of the suite's own server and of
 //! a real one, where nobody can put a thing in its place behind the API server's back.
 
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -185,22 +186,11 @@ impl Drop for Cluster {
         let (config, mesh) = (self.config.clone(), self.alone.is_some());
         let clean = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime").block_on(async {
-                let client = Client::try_from(config).expect("a client");
-                if mesh {
-                    forget_roots(&client).await;
-                }
-                for path in made.iter().rev() {
-                    let answer = send(&client, Method::DELETE, path, "application/json", Vec::new()).await;
-                    if ![200, 202, 404, 409].contains(&answer.status) {
-                        eprintln!("{path} stays in the cluster: {}", answer.body);
-                    }
-                }
-            });
+            runtime.expect("a runtime").block_on(clean(config, &made, mesh));
         };
         // A test may end on a runtime, where nothing may wait.
         if std::thread::spawn(clean).join().is_err() {
-            eprintln!("what the test has made stays in the cluster");
+            complain("what the test has made stays in the cluster");
         }
     }
 }
@@ -219,6 +209,26 @@ pub(crate) async fn soon(what: &str, mut done: impl AsyncFnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what} did not come");
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Deletes what was made, the last first.
+async fn clean(config: kube::Config, made: &[String], mesh: bool) {
+    let client = Client::try_from(config).expect("a client");
+    if mesh {
+        forget_roots(&client).await;
+    }
+    for path in made.iter().rev() {
+        let answer = send(&client, Method::DELETE, path, "application/json", Vec::new()).await;
+        if ![200, 202, 404, 409].contains(&answer.status) {
+            complain(&format!("{path} stays in the cluster: {}", answer.body));
+        }
+    }
+}
+
+/// A test is not failed by what it leaves behind, but whoever runs it is told.
+fn complain(text: &str) {
+    // Without a place for complaints there is nobody to read them.
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// A control plane leaves its roots in every namespace, so those that are nobody's own are cleaned, too.

@@ -210,9 +210,6 @@ async fn a_directory_waits_for_no_more_than_its_reading() -> Result<()> {
             Ok(took)
         });
         let [before, meanwhile, after] = times.await?;
-        println!(
-            "{name}: read within {reading:?}; before {before:?}, meanwhile {meanwhile:?}, after {after:?}"
-        );
         ensure!(after < before + LIMIT, "{name}: {before:?} before, {after:?} after");
         // This program has read it once, in the same build, on the same machine; others may want a processor by now.
         let most = before + 3 * reading + LIMIT;
@@ -258,7 +255,6 @@ async fn in_a_cluster_nobody_waits() -> Result<()> {
             Ok(begun.elapsed())
         });
         let [before, meanwhile, after] = times.await?;
-        println!("{name}: before {before:?}, meanwhile {meanwhile:?}, after {after:?}");
         if meanwhile.max(after) > before + LIMIT {
             late.push(format!("{name}: before {before:?}, meanwhile {meanwhile:?}, after {after:?}"));
         }
@@ -292,7 +288,6 @@ fn a_node_takes_it_in_a_moment() -> Result<()> {
             at_once = at_once.min(take(&mut world, &mut mirror, &evil));
             later = later.min(take(&mut world, &mut mirror, &good(81)));
         }
-        println!("{name}: {at_once:?}, the next change {later:?}");
         ensure!(at_once < LIMIT && later < LIMIT, "{name}: {at_once:?}, the next change {later:?}");
     }
     Ok(())
