@@ -16,6 +16,7 @@ use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
 use tonic::{Code, Request, Response, Status};
 
+use crate::allotment::{Allotment, Exhausted};
 use crate::authn::Authenticator;
 use crate::hub::Hub;
 use crate::peer::{Connection, Proven, Security};
@@ -27,18 +28,23 @@ pub struct Certificates {
     hub: Arc<Hub>,
     authenticator: Arc<Authenticator>,
     rules: Arc<Rules>,
+    allotment: Arc<Allotment>,
 }
 
 impl Certificates {
-    /// Issues under `ca` what `rules` allow; where workloads run is what `hub` says.
+    /// Issues under `ca` what `rules` allow; where workloads run is what `hub` says, and how often somebody may ask what
+    /// its `certificates` say.
     pub fn new(ca: Arc<Ca>, hub: Arc<Hub>, authenticator: Arc<Authenticator>, rules: Arc<Rules>) -> Self {
-        Self { ca, hub, authenticator, rules }
+        let allotment = Arc::clone(&hub.certificates);
+        Self { ca, hub, authenticator, rules, allotment }
     }
 
     async fn create(
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<IstioCertificateResponse, Status> {
+        let peer = request.extensions().get::<Connection>();
+        let _share = self.allotment.enter(peer).map_err(exhausted)?;
         // A join token is used up by being looked at: look at everything else first.
         let wanted = parse(request.get_ref()).inspect_err(|status| turned_away(&request, status))?;
         let proven = match request.extensions().get::<Connection>() {
@@ -55,6 +61,7 @@ impl Certificates {
             }
         });
         let caller = proven.inspect_err(|status| turned_away(&request, status))?;
+        self.allotment.charge(peer, &caller.to_string()).map_err(exhausted)?;
         let authority = self.ca.authority();
         let placement = Pods(&self.hub);
         let signed = issue(&authority, &caller, wanted, (&self.rules, &placement), SystemTime::now());
@@ -95,6 +102,10 @@ impl Placement for Pods<'_> {
             matches!(entry.map(|entry| &entry.record), Some(Record::Workload(one)) if one.identity == *id)
         })
     }
+}
+
+fn exhausted(why: Exhausted) -> Status {
+    Status::resource_exhausted(why.to_string())
 }
 
 /// A line in the audit log for a request that nobody decides about.

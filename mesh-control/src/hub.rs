@@ -10,6 +10,7 @@ use mesh_core::model::{Reach, Record, RecordKey};
 use mesh_proto::names::ResourceType;
 use tokio::sync::watch;
 
+use crate::allotment::Allotment;
 use crate::session::{Progress, Session};
 use crate::shelf::Shelf;
 use crate::turns::Turns;
@@ -26,6 +27,8 @@ pub struct Hub {
     next_client: AtomicU64,
     /// Subscribers that may say at the same time what they have.
     pub(crate) greetings: Turns,
+    /// How much of the certificate service is left, whichever port it is asked on.
+    pub(crate) certificates: Arc<Allotment>,
     /// Totals.
     pub counters: Counters,
 }
@@ -82,6 +85,7 @@ impl Default for Hub {
             clients: Mutex::default(),
             next_client: AtomicU64::new(0),
             greetings: Turns::default(),
+            certificates: Arc::default(),
             counters: Counters::default(),
         }
     }

@@ -5,6 +5,7 @@
 //! large the mesh is, and a slow one only itself.
 #![forbid(unsafe_code)]
 
+pub mod allotment;
 pub mod authn;
 pub mod certificates;
 pub mod config;

@@ -22,6 +22,7 @@ use crate::tasks;
 
 mod places;
 
+pub use places::machine;
 use places::{Place, Places};
 
 /// A connection that gRPC is spoken on.

@@ -13,31 +13,7 @@ use crate::tasks;
 /// Everything there is to scrape.
 pub fn render(hub: &Hub, ca: &Ca) -> String {
     let mut text = String::new();
-    let counters = &hub.counters;
-    let totals: [(&str, &str, &AtomicU64); 7] = [
-        ("mesh_control_streams_total", "Discovery streams that were opened.", &counters.streams),
-        (
-            "mesh_control_streams_refused_total",
-            "Discovery streams refused or ended for cause.",
-            &counters.refused,
-        ),
-        ("pilot_xds_pushes_total", "Discovery responses sent.", &counters.responses),
-        ("mesh_control_sent_bytes_total", "Bytes of resources sent.", &counters.bytes),
-        (
-            "pilot_total_xds_rejects",
-            "Responses of which a subscriber rejected something.",
-            &counters.rejections,
-        ),
-        ("citadel_server_success_cert_issuance_count", "Certificates issued.", &counters.certificates),
-        (
-            "citadel_server_csr_sign_err_count",
-            "Requests for certificates refused or failed.",
-            &counters.certificate_failures,
-        ),
-    ];
-    for (name, help, value) in totals {
-        family(&mut text, (name, "counter", help), [(String::new(), value.load(Ordering::Relaxed))]);
-    }
+    totals(hub, &mut text);
     let clients = hub.clients();
     let count = u64::try_from(clients.len()).unwrap_or(u64::MAX);
     family(&mut text, ("pilot_xds", "gauge", "Subscribers."), [(String::new(), count)]);
@@ -71,6 +47,38 @@ pub fn render(hub: &Hub, ca: &Ca) -> String {
         [(String::new(), tasks::panics())],
     );
     text
+}
+
+/// What has only ever grown.
+fn totals(hub: &Hub, text: &mut String) {
+    let counters = &hub.counters;
+    let totals: [(&str, &str, &AtomicU64); 7] = [
+        ("mesh_control_streams_total", "Discovery streams that were opened.", &counters.streams),
+        (
+            "mesh_control_streams_refused_total",
+            "Discovery streams refused or ended for cause.",
+            &counters.refused,
+        ),
+        ("pilot_xds_pushes_total", "Discovery responses sent.", &counters.responses),
+        ("mesh_control_sent_bytes_total", "Bytes of resources sent.", &counters.bytes),
+        (
+            "pilot_total_xds_rejects",
+            "Responses of which a subscriber rejected something.",
+            &counters.rejections,
+        ),
+        ("citadel_server_success_cert_issuance_count", "Certificates issued.", &counters.certificates),
+        (
+            "citadel_server_csr_sign_err_count",
+            "Requests for certificates refused or failed.",
+            &counters.certificate_failures,
+        ),
+    ];
+    for (name, help, value) in totals {
+        family(text, (name, "counter", help), [(String::new(), value.load(Ordering::Relaxed))]);
+    }
+    let help = "Requests for certificates that were one too many of their caller, or of all.";
+    let limited = ("mesh_control_certificates_limited_total", "counter", help);
+    family(text, limited, [(String::new(), hub.certificates.refused())]);
 }
 
 /// The type's name without its package.

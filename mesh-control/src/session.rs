@@ -12,7 +12,10 @@ use mesh_core::model::{Reach, Record};
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mesh_proto::names::{self, ResourceType};
 
+use self::complaint::Complaint;
 use crate::shelf::{Entry, Shelf, Store};
+
+mod complaint;
 
 /// One subscriber.
 #[derive(Debug)]
@@ -76,12 +79,22 @@ struct Subscription {
     told: u64,
     /// Removals up to here were told.
     withdrawn: u64,
-    /// Nonces that were not answered, with how far they went.
-    in_flight: VecDeque<(u64, u64)>,
+    /// Responses that were not answered.
+    in_flight: VecDeque<Flight>,
     /// The last response said that more follows.
     unfinished: bool,
     progress: Progress,
-    last_error: Option<Arc<str>>,
+    complaint: Complaint,
+}
+
+/// A response on its way.
+#[derive(Debug)]
+struct Flight {
+    nonce: u64,
+    /// How far it goes.
+    told: u64,
+    /// What it tells, or takes back.
+    names: Vec<Arc<str>>,
 }
 
 impl Session {
@@ -172,7 +185,7 @@ impl Session {
     pub fn progress(&self) -> impl Iterator<Item = (ResourceType, Progress, Option<&Arc<str>>)> {
         self.subscriptions.iter().map(|(kind, one)| {
             let progress = Progress { sent: one.told, in_flight: one.in_flight.len(), ..one.progress };
-            (*kind, progress, one.last_error.as_ref())
+            (*kind, progress, one.complaint.text())
         })
     }
 
@@ -227,8 +240,7 @@ impl Session {
             told = sequence;
             let named = subscription.names.contains(&entry.name) && self.view.may_ask_for(&entry.record);
             if named || (subscription.wildcard && self.view.includes(&entry.record)) {
-                batch.resources.push(entry.bytes.clone());
-                batch.bytes += entry.bytes.len();
+                batch.tell(&entry.name, entry.bytes.clone());
             }
         }
         if !batch.is_full() && subscription.backlog.is_empty() {
@@ -283,7 +295,10 @@ impl Session {
     fn respond(&mut self, kind: ResourceType, batch: Batch) -> DeltaDiscoveryResponse {
         self.nonce += 1;
         if let Some(subscription) = self.subscriptions.get_mut(&kind) {
-            subscription.in_flight.push_back((self.nonce, subscription.told));
+            let mut names = batch.names;
+            names.extend(batch.removed.iter().map(|name| Arc::from(name.as_str())));
+            let flight = Flight { nonce: self.nonce, told: subscription.told, names };
+            subscription.in_flight.push_back(flight);
             subscription.progress.sent = subscription.progress.sent.max(1);
         }
         DeltaDiscoveryResponse {
@@ -349,22 +364,21 @@ impl Progress {
 impl Subscription {
     fn answered(&mut self, request: &DeltaDiscoveryRequest) {
         let Ok(nonce) = request.response_nonce.parse::<u64>() else { return };
-        while let Some((oldest, told)) =
-            self.in_flight.front().copied().filter(|(oldest, _)| *oldest <= nonce)
-        {
-            self.in_flight.pop_front();
-            self.progress.acknowledged = told;
-            if oldest == nonce {
+        let mut names = Vec::new();
+        while self.in_flight.front().is_some_and(|oldest| oldest.nonce <= nonce) {
+            let Some(oldest) = self.in_flight.pop_front() else { break };
+            self.progress.acknowledged = oldest.told;
+            if oldest.nonce == nonce {
+                names = oldest.names;
                 break;
             }
         }
-        match &request.error_detail {
-            Some(error) => {
-                self.progress.rejected += 1;
-                let text: String = error.message.chars().take(MAX_ERROR).collect();
-                self.last_error = Some(text.into());
-            }
-            None => self.progress.accepted += 1,
+        if let Some(error) = &request.error_detail {
+            self.progress.rejected += 1;
+            self.complaint.take(&error.message, &names);
+        } else {
+            self.progress.accepted += 1;
+            self.complaint.settle(&names);
         }
     }
 
@@ -498,6 +512,8 @@ fn goes_last(kind: ResourceType) -> bool {
 #[derive(Debug, Default)]
 struct Batch {
     resources: Vec<Bytes>,
+    /// Their names.
+    names: Vec<Arc<str>>,
     bytes: usize,
     removed: Vec<String>,
     /// More of the same follows.
@@ -513,6 +529,12 @@ impl Batch {
         self.resources.is_empty() && self.removed.is_empty()
     }
 
+    fn tell(&mut self, name: &Arc<str>, bytes: Bytes) {
+        self.bytes += bytes.len();
+        self.resources.push(bytes);
+        self.names.push(Arc::clone(name));
+    }
+
     /// Answers a request by name, or by address (`network/ip`), and returns its name in that case. That there is
     /// nothing is an answer as well.
     fn answer(&mut self, name: &str, shelf: &Shelf, kind: ResourceType, view: &View) -> Option<Arc<str>> {
@@ -520,8 +542,7 @@ impl Batch {
         // Whoever asks for something by name or address is told, whether it is in view or not.
         let visible = |entry: &&Entry| view.may_ask_for(&entry.record);
         if let Some(entry) = store.get(name).filter(visible) {
-            self.bytes += entry.bytes.len();
-            self.resources.push(entry.bytes.clone());
+            self.tell(&entry.name, entry.bytes.clone());
             return None;
         }
         let address = name.split_once('/').and_then(|(_, text)| text.parse::<IpAddr>().ok());
@@ -531,9 +552,7 @@ impl Batch {
             self.removed.push(name.to_owned());
             return None;
         };
-        let bytes = mesh_proto::encode::with_alias(&entry.bytes, name);
-        self.bytes += bytes.len();
-        self.resources.push(bytes);
+        self.tell(&entry.name, mesh_proto::encode::with_alias(&entry.bytes, name));
         other
     }
 }
@@ -546,8 +565,6 @@ const MAX_NAMES: usize = 20_000;
 const MAX_ASKED: usize = 2 * MAX_NAMES;
 /// Bytes of a name; a uid has a namespace and a name of 253 bytes each.
 const MAX_NAME: usize = 1024;
-/// Characters kept of what a subscriber says about something it rejected.
-const MAX_ERROR: usize = 2000;
 /// Bytes of resources after which a response is sent. A response is in memory several times on its way to the wire, for
 /// every subscriber that is told everything at the same time, which are all when a control plane starts.
 const MAX_BATCH: usize = 128 << 10;

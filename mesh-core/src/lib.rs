@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod allocate;
+pub mod allowance;
 pub mod analyze;
 pub mod balance;
 pub mod cluster;

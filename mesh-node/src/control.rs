@@ -10,6 +10,7 @@ mod discovery;
 mod journal;
 mod signer;
 mod subscriber;
+mod told;
 
 pub use connect::{ConnectError, Endpoint};
 pub use credential::{Credential, Link, LinkError};
@@ -17,3 +18,4 @@ pub use discovery::{Discovery, Status};
 pub use journal::{Entry, Journal};
 pub use signer::{RemoteCa, Trust};
 pub use subscriber::Subscriber;
+pub use told::Told;

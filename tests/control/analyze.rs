@@ -87,6 +87,8 @@ impl Bed {
             "subjects": [{"kind": "ServiceAccount", "name": "sa", "namespace": namespace}],
         });
         self.cluster.post(&format!("{access}/clusterrolebindings"), &binding).await.expect(201);
+        let paths = ["clusterroles", "clusterrolebindings"].map(|it| format!("{access}/{it}/{role}"));
+        self.cluster.made.lock().expect("no panic").extend(paths);
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/sa/token");
         let made = self.cluster.post(&path, &json!({"spec": {}})).await.expect(201);
         made["status"]["token"].as_str().expect("a token").to_owned()

@@ -1,14 +1,18 @@
 //! A cluster to ask: the suite's own API server, or a real one.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::{Method, Request, header};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
 use kube::{Client, Config};
 use mesh_tests::apiserver::{ApiServer, Settings, Token, User};
 use serde_json::{Value, json};
+use tokio::sync::{MutexGuard, OnceCell};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::real;
@@ -17,8 +21,15 @@ use crate::real;
 pub(crate) struct Cluster {
     /// None, if it is a real one.
     pub(crate) ours: Option<ApiServer>,
-    config: Config,
+    /// The mesh's own namespace, where there is a mesh.
+    pub(crate) root: String,
+    pub(crate) config: Config,
     client: Client,
+    /// Paths of what the test has made besides what is in namespaces.
+    pub(crate) made: Mutex<Vec<String>>,
+    /// A node for pods that are to be nowhere in particular.
+    pub(crate) nobody: OnceCell<String>,
+    pub(crate) alone: Option<MutexGuard<'static, ()>>,
 }
 
 /// An answer.
@@ -37,18 +48,57 @@ pub(crate) struct Events {
 impl Cluster {
     /// A real one if the environment names one; see [`real`].
     pub(crate) async fn any() -> Self {
-        if let Some(config) = real::config().await {
-            let client = Client::try_from(config.clone()).expect("a client");
-            return Self { ours: None, config, client };
+        match real::config().await {
+            Some(config) => Self::at(config),
+            None => Self::own(),
         }
-        let settings =
-            Settings { rbac: true, bookmark_interval: Duration::from_millis(500), ..Settings::default() };
+    }
+
+    /// One that is there already.
+    pub(crate) fn at(config: Config) -> Self {
+        let client = Client::try_from(config.clone()).expect("a client");
+        Self::new(None, config, client)
+    }
+
+    /// The suite's own, for tests that need more of a server than its protocol.
+    pub(crate) fn own() -> Self {
+        let settings = Settings {
+            rbac: true,
+            private: true,
+            bookmark_interval: Duration::from_millis(500),
+            ..Settings::default()
+        };
         let server = ApiServer::start(&settings).expect("a server");
         server.add_token("admin", Token::of(User::admin()));
         let mut config = Config::new(server.url().parse().expect("a URL"));
         config.default_retry = false;
         let client = with_token(&config, "admin");
-        Self { ours: Some(server), config, client }
+        Self::new(Some(server), config, client)
+    }
+
+    fn new(ours: Option<ApiServer>, config: Config, client: Client) -> Self {
+        Self {
+            ours,
+            root: "istio-system".to_owned(),
+            config,
+            client,
+            made: Mutex::default(),
+            nobody: OnceCell::new(),
+            alone: None,
+        }
+    }
+
+    /// The suite's own server, where a test has chosen it.
+    pub(crate) fn server(&mut self) -> &mut ApiServer {
+        self.ours.as_mut().expect("Cluster::own or Cluster::own_mesh")
+    }
+
+    /// The way to it for the administrator.
+    pub(crate) fn admin(&self) -> Config {
+        match &self.ours {
+            Some(_) => authorized(&self.config, "admin"),
+            None => self.config.clone(),
+        }
     }
 
     /// The same cluster, asked by whoever owns a token.
@@ -61,8 +111,14 @@ impl Cluster {
         let token = token.or(self.ours.as_ref().map(|_| "admin")).map(|token| json!({"token": token}));
         let user = token.unwrap_or_else(|| serde_json::to_value(&self.config.auth_info).expect("JSON"));
         let server = self.config.cluster_url.to_string();
-        // A real one is that of a test, too, whose certificate nobody has signed.
-        let cluster = json!({"server": server, "insecure-skip-tls-verify": self.ours.is_none()});
+        let mut cluster = json!({"server": server});
+        if let Some(roots) = &self.config.root_cert {
+            let pem: String = roots.iter().map(|root| mesh_ca::bundle::pem("CERTIFICATE", root)).collect();
+            cluster["certificate-authority-data"] = json!(STANDARD.encode(pem));
+        } else if self.config.accept_invalid_certs {
+            // The one that we start makes its certificate itself.
+            cluster["insecure-skip-tls-verify"] = json!(true);
+        }
         json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
             "clusters": [{"name": "c", "cluster": cluster}],
@@ -76,6 +132,7 @@ impl Cluster {
         let name = unique("t");
         let made = self.post("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await;
         made.expect(201);
+        self.made.lock().expect("no panic").push(format!("/api/v1/namespaces/{name}"));
         name
     }
 
@@ -87,7 +144,7 @@ impl Cluster {
         send(&self.client, Method::POST, path, "application/json", bytes(body)).await
     }
 
-    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn update(&self, path: &str, body: &Value) -> Answer {
         send(&self.client, Method::PUT, path, "application/json", bytes(body)).await
     }
 
@@ -137,6 +194,8 @@ impl Cluster {
             .post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &definition_of_things(&group))
             .await;
         made.expect(201);
+        let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/things.{group}");
+        self.made.lock().expect("no panic").push(path);
         self.get_soon(&format!("/apis/{group}/v1/things")).await;
         group
     }
@@ -229,9 +288,14 @@ pub(crate) fn unique(prefix: &str) -> String {
 }
 
 fn with_token(config: &Config, token: &str) -> Client {
+    Client::try_from(authorized(config, token)).expect("a client")
+}
+
+/// The same way for whoever owns a token.
+pub(crate) fn authorized(config: &Config, token: &str) -> Config {
     let mut config = config.clone();
     config.auth_info = kube::config::AuthInfo { token: Some(token.to_owned().into()), ..Default::default() };
-    Client::try_from(config).expect("a client")
+    config
 }
 
 fn bytes(body: &Value) -> Vec<u8> {

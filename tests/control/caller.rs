@@ -76,6 +76,20 @@ pub(crate) async fn tls(plane: &Plane, svid: Option<&Svid>) -> Result<Channel> {
     tls_under(plane, &plane.roots()?, svid).await
 }
 
+/// [`tls`] from an address of this machine.
+pub(crate) async fn tls_from(from: Ipv4Addr, plane: &Plane, svid: Option<&Svid>) -> Result<Channel> {
+    let (to, config) = (plane.at(TLS), client(&plane.roots()?, svid)?);
+    let connector = tower::service_fn(move |_| {
+        let config = Arc::clone(&config);
+        async move {
+            let stream = dial(from, to).await?;
+            let stream = TlsConnector::from(config).connect(ServerName::from(to.ip()), stream).await?;
+            Ok::<_, std::io::Error>(TokioIo::new(stream))
+        }
+    });
+    Ok(endpoint().connect_with_connector(connector).await?)
+}
+
 /// [`tls`] for somebody who trusts other roots.
 pub(crate) async fn tls_under(plane: &Plane, roots: &[u8], svid: Option<&Svid>) -> Result<Channel> {
     let (to, config) = (plane.at(TLS), client(roots, svid)?);
@@ -140,6 +154,13 @@ pub(crate) async fn certify(channel: Channel, wish: &Wish<'_>) -> Result<Svid, S
     let (_, chain) = answer.cert_chain.split_last().expect("a chain");
     let chain = CertificateDer::pem_slice_iter(chain.concat().as_bytes()).collect::<Result<_, _>>();
     Ok(Svid { chain: chain.expect("PEM"), key: key.serialize_der() })
+}
+
+/// A request for a certificate that cannot be found fault with, in PEM.
+pub(crate) fn certificate_request() -> String {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+    let csr = CertificateParams::default().serialize_request(&key).expect("a request");
+    pem("CERTIFICATE REQUEST", csr.der())
 }
 
 /// [`certify`] with any text for a request.

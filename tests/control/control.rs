@@ -14,7 +14,6 @@ use mesh_proto::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use mesh_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource as Sent};
 use mesh_proto::names::ResourceType;
-use mesh_tests::apiserver::{ApiServer, Resource, Settings, Token, User};
 use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value as ProtoValue};
@@ -33,6 +32,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
+use crate::api::Cluster;
 use crate::caller;
 
 /// A process that is killed when it is dropped.
@@ -43,6 +43,7 @@ pub(crate) struct Control {
     monitoring: SocketAddr,
     pub(crate) webhook: SocketAddr,
     kubeconfig: PathBuf,
+    root: String,
     directory: TempDir,
 }
 
@@ -96,31 +97,6 @@ pub(crate) struct Subscriber {
     pub(crate) removed: Vec<String>,
 }
 
-/// A cluster as the installation leaves it.
-pub(crate) fn cluster() -> ApiServer {
-    let settings = Settings {
-        rbac: true,
-        private: true,
-        bookmark_interval: Duration::from_millis(500),
-        ..Settings::default()
-    };
-    let server = ApiServer::start(&settings).expect("a server");
-    let versions = ["v1", "v1beta1"];
-    for (group, kind, plural) in [
-        ("security.istio.io", "PeerAuthentication", "peerauthentications"),
-        ("security.istio.io", "AuthorizationPolicy", "authorizationpolicies"),
-        ("networking.istio.io", "VirtualService", "virtualservices"),
-    ] {
-        server.define(Resource::custom(group, &versions, kind, plural));
-    }
-    for document in manifests("rbac/mesh-control.yaml") {
-        server.put(&document);
-    }
-    server.add_token("control", Token::of(User::service_account("istio-system", "mesh-control")));
-    server.add_token("admin", Token::of(User::admin()));
-    server
-}
-
 /// The documents of a file of `deploy`.
 pub(crate) fn manifests(name: &str) -> Vec<Value> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name);
@@ -128,12 +104,6 @@ pub(crate) fn manifests(name: &str) -> Vec<Value> {
     serde_yaml_ng::Deserializer::from_str(&text)
         .map(|document| Value::deserialize(document).expect("YAML"))
         .collect()
-}
-
-/// A namespace in the mesh.
-pub(crate) fn namespace(name: &str) -> Value {
-    let labels = json!({"istio.io/dataplane-mode": "ambient", "kubernetes.io/metadata.name": name});
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 }
 
 /// A pod that runs.
@@ -161,33 +131,35 @@ pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 impl Control {
-    /// Starts one; it need not have come far yet.
-    pub(crate) fn start(server: &ApiServer) -> Self {
+    /// Starts one, which has the token of its service account; it need not have come far yet.
+    pub(crate) async fn start(cluster: &Cluster) -> Self {
+        let token = cluster.token(&cluster.root, "mesh-control", &json!({})).await;
+        Self::start_with(cluster, &token)
+    }
+
+    /// [`Self::start`] where the API server may not be there yet.
+    pub(crate) fn start_with(cluster: &Cluster, token: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let kubeconfig = directory.path().join("kubeconfig");
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": server.url()}}],
-            "users": [{"name": "u", "user": {"token": "control"}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        });
-        fs::write(&kubeconfig, config.to_string()).expect("written");
+        fs::write(&kubeconfig, cluster.kubeconfig(Some(token)).to_string()).expect("written");
+        let root = cluster.root.clone();
         let [grpc, plain, monitoring, webhook] = addresses();
         let log = File::create(directory.path().join("log")).expect("a file");
         let mut command = program(&kubeconfig);
-        command.args(["--kubernetes", "--log", "info,mesh_source=debug"]).stderr(log).stdin(Stdio::null());
+        command.args(["--kubernetes", "--log", "info,mesh_source=debug", "--root-namespace", &root]);
+        command.stderr(log).stdin(Stdio::null());
         for (option, address) in
             [("--grpc", grpc), ("--plain", plain), ("--monitoring", monitoring), ("--webhook", webhook)]
         {
             command.arg(option).arg(address.to_string());
         }
         let child = command.spawn().expect("mesh-control starts");
-        Self { child, grpc, plain, monitoring, webhook, kubeconfig, directory }
+        Self { child, grpc, plain, monitoring, webhook, kubeconfig, root, directory }
     }
 
     /// Starts one and waits until it has read the cluster.
-    pub(crate) async fn ready(server: &ApiServer) -> Self {
-        let mut control = Self::start(server);
+    pub(crate) async fn ready(cluster: &Cluster) -> Self {
+        let mut control = Self::start(cluster).await;
         control.until_ready().await;
         control
     }
@@ -207,9 +179,11 @@ impl Control {
         fs::read_to_string(self.directory.path().join("log")).expect("a log")
     }
 
-    /// Another command of the same program, in the same cluster.
+    /// Another command of the same program, about what the same cluster keeps.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        program(&self.kubeconfig).args(arguments).output().expect("mesh-control runs")
+        let mut command = program(&self.kubeconfig);
+        command.args(arguments).args(["--kubernetes", "--root-namespace", &self.root]);
+        command.output().expect("mesh-control runs")
     }
 
     /// Asks it to end, and waits until it has.

@@ -1,14 +1,16 @@
-//! Elections.
+//! Elections, in any cluster (see [`crate::real`]) but where the server has to fail.
 
 use std::time::Duration;
 
 use mesh_source::kubernetes::client;
 use mesh_source::kubernetes::leader::{Candidate, Election, Leadership, Terms};
-use mesh_tests::apiserver::{ApiServer, Fault, Refusal, Settings};
-use serde_json::json;
+use mesh_tests::apiserver::{Fault, Refusal};
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+
+use crate::api::Cluster;
 
 /// One who wants to lead.
 struct Member {
@@ -26,15 +28,30 @@ fn terms() -> Terms {
     }
 }
 
-fn server() -> ApiServer {
-    ApiServer::start(&Settings::default()).expect("a server")
+/// A cluster with a namespace for the lease.
+async fn cluster() -> Cluster {
+    elected_in(Cluster::any().await).await
+}
+
+/// The suite's own server, which can be made to fail.
+async fn own() -> Cluster {
+    elected_in(Cluster::own()).await
+}
+
+async fn elected_in(mut cluster: Cluster) -> Cluster {
+    cluster.root = cluster.namespace().await;
+    cluster
+}
+
+async fn lease(cluster: &Cluster) -> Value {
+    cluster.read("Lease", &cluster.root, "mesh-control").await.expect("a lease")
 }
 
 impl Member {
-    fn new(server: &ApiServer, identity: &str) -> Self {
-        let client = client(kube::Config::new(server.url().parse().expect("a URL"))).expect("a client");
+    fn new(cluster: &Cluster, identity: &str) -> Self {
+        let client = client(cluster.admin()).expect("a client");
         let candidate = Candidate {
-            namespace: "default".into(),
+            namespace: cluster.root.clone(),
             name: "mesh-control".into(),
             identity: identity.into(),
             terms: terms(),
@@ -77,23 +94,23 @@ fn leading(members: &[Member]) -> usize {
 
 #[tokio::test]
 async fn exactly_one_leads() {
-    let server = server();
-    let mut members: Vec<_> = ["a", "b", "c"].map(|name| Member::new(&server, name)).into();
+    let cluster = cluster().await;
+    let mut members: Vec<_> = ["a", "b", "c"].map(|name| Member::new(&cluster, name)).into();
     for _ in 0..30 {
         sleep(Duration::from_millis(100)).await;
         assert!(leading(&members) <= 1);
     }
     assert_eq!(leading(&members), 1);
-    let lease = server.read("Lease", "default", "mesh-control").expect("a lease");
-    let holder = lease["spec"]["holderIdentity"].as_str().expect("a holder");
+    let found = lease(&cluster).await;
+    let holder = found["spec"]["holderIdentity"].as_str().expect("a holder");
     assert!(members.iter().all(|member| *member.leadership.holder() == *holder));
-    assert_eq!(lease["spec"]["leaseTransitions"], 1);
-    assert_eq!(lease["spec"]["leaseDurationSeconds"], 2);
+    assert_eq!(found["spec"]["leaseTransitions"], 1);
+    assert_eq!(found["spec"]["leaseDurationSeconds"], 2);
     // It renews, and does not acquire anew.
-    let acquired = lease["spec"]["acquireTime"].clone();
+    let acquired = found["spec"]["acquireTime"].clone();
     sleep(Duration::from_millis(600)).await;
-    let later = server.read("Lease", "default", "mesh-control").expect("a lease");
-    assert_ne!(later["spec"]["renewTime"], lease["spec"]["renewTime"]);
+    let later = lease(&cluster).await;
+    assert_ne!(later["spec"]["renewTime"], found["spec"]["renewTime"]);
     assert_eq!(later["spec"]["acquireTime"], acquired);
     for member in &mut members {
         member.die().await;
@@ -102,10 +119,10 @@ async fn exactly_one_leads() {
 
 #[tokio::test]
 async fn whoever_ends_in_good_order_hands_over_at_once() {
-    let server = server();
-    let mut first = Member::new(&server, "first");
+    let cluster = cluster().await;
+    let mut first = Member::new(&cluster, "first");
     first.leads(true).await;
-    let mut second = Member::new(&server, "second");
+    let mut second = Member::new(&cluster, "second");
     sleep(Duration::from_millis(500)).await;
     assert!(!second.leadership.is_leading());
     first.end().await;
@@ -113,19 +130,19 @@ async fn whoever_ends_in_good_order_hands_over_at_once() {
     // Less than the lease would have lasted.
     let handed_over = timeout(Duration::from_millis(1200), second.leadership.wait_until(true)).await;
     assert_eq!(handed_over, Ok(true));
-    let lease = server.read("Lease", "default", "mesh-control").expect("a lease");
+    let found = lease(&cluster).await;
     assert_eq!(
-        (&lease["spec"]["holderIdentity"], &lease["spec"]["leaseTransitions"]),
+        (&found["spec"]["holderIdentity"], &found["spec"]["leaseTransitions"]),
         (&json!("second"), &json!(2))
     );
 }
 
 #[tokio::test]
 async fn whoever_dies_is_followed_when_the_lease_has_run_out() {
-    let server = server();
-    let mut first = Member::new(&server, "first");
+    let cluster = cluster().await;
+    let mut first = Member::new(&cluster, "first");
     first.leads(true).await;
-    let mut second = Member::new(&server, "second");
+    let mut second = Member::new(&cluster, "second");
     sleep(Duration::from_millis(500)).await;
     first.die().await;
     // It believes to lead for a while; the other does not yet.
@@ -136,30 +153,31 @@ async fn whoever_dies_is_followed_when_the_lease_has_run_out() {
     second.leads(true).await;
 }
 
+/// On the suite's own server only, as no other fails when it is told to.
 #[tokio::test]
 async fn whoever_cannot_renew_stops_leading_before_others_start() {
-    let mut server = server();
-    let mut first = Member::new(&server, "first");
+    let mut cluster = own().await;
+    let mut first = Member::new(&cluster, "first");
     first.leads(true).await;
-    server.stop().await;
+    cluster.server().stop().await;
     first.leads(false).await;
-    server.start_again().await;
+    cluster.server().start_again().await;
     first.leads(true).await;
-    let lease = server.read("Lease", "default", "mesh-control").expect("a lease");
+    let found = lease(&cluster).await;
     // It held the lease all the time, so nobody took over.
-    assert_eq!(lease["spec"]["leaseTransitions"], 1);
+    assert_eq!(found["spec"]["leaseTransitions"], 1);
 }
 
 #[tokio::test]
 async fn of_two_who_write_at_once_one_wins() {
-    let server = server();
-    let mut members: Vec<_> = (0..8).map(|number| Member::new(&server, &format!("m{number}"))).collect();
+    let cluster = cluster().await;
+    let mut members: Vec<_> = (0..8).map(|number| Member::new(&cluster, &format!("m{number}"))).collect();
     for _ in 0..3 {
         // Nobody holds it, and all are told so at about the same time.
-        server.remove("Lease", "default", "mesh-control");
+        cluster.remove("Lease", &cluster.root, "mesh-control").await;
         for _ in 0..15 {
             sleep(Duration::from_millis(50)).await;
-            let lease = server.read("Lease", "default", "mesh-control");
+            let lease = cluster.read("Lease", &cluster.root, "mesh-control").await;
             let holder = lease.as_ref().and_then(|lease| lease["spec"]["holderIdentity"].as_str());
             let believe: Vec<_> = members
                 .iter()
@@ -176,32 +194,37 @@ async fn of_two_who_write_at_once_one_wins() {
     }
 }
 
+/// On the suite's own server only, as no other fails when it is told to.
 #[tokio::test]
 async fn an_answer_that_never_comes_ends_leadership() {
-    let server = server();
-    let mut first = Member::new(&server, "first");
+    let mut cluster = own().await;
+    let mut first = Member::new(&cluster, "first");
     first.leads(true).await;
-    server.fail(Fault {
+    cluster.server().fail(Fault {
         matching: "leases".into(),
         times: usize::MAX,
         delay: Duration::from_secs(3600),
         refusal: None,
     });
     first.leads(false).await;
-    server.heal();
+    cluster.server().heal();
     first.leads(true).await;
 }
 
+/// On the suite's own server only, as no other fails when it is told to.
 #[tokio::test]
 async fn a_refusal_is_survived() {
-    let server = server();
-    server.fail(Fault {
+    let mut cluster = own().await;
+    cluster.server().fail(Fault {
         matching: "create leases".into(),
         times: 3,
         delay: Duration::ZERO,
         refusal: Some(Refusal::new(403, "Forbidden", "not yet")),
     });
-    let mut first = Member::new(&server, "first");
+    let mut first = Member::new(&cluster, "first");
     first.leads(true).await;
-    assert_eq!(server.requests().iter().filter(|request| request.starts_with("create leases")).count(), 4);
+    assert_eq!(
+        cluster.server().requests().iter().filter(|request| request.starts_with("create leases")).count(),
+        4
+    );
 }

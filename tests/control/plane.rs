@@ -216,4 +216,5 @@ fn own_address() -> Ipv4Addr {
 pub(crate) const TLS: u16 = 15012;
 /// Discovery without protection.
 pub(crate) const PLAIN: u16 = 15010;
-const MONITORING: u16 = 15014;
+/// Metrics, and what subscribers know.
+pub(crate) const MONITORING: u16 = 15014;

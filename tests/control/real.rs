@@ -1,5 +1,9 @@
 //! A real API server for the tests that can do with any: the one of `KUBECONFIG`, or one started from the programs
 //! `etcd` and `kube-apiserver` in the directory `KUBEBUILDER_ASSETS`. With neither, the suite's own is used.
+//!
+//! A cluster of `KUBECONFIG` is one for tests: a control plane of theirs leaves its roots in all namespaces while it runs,
+//! and the API server must reach webhooks at 127.0.0.1 of this machine. What tests make there they take away again, but
+//! for the definitions of kinds. `testbed tool apiserver FILE` is such a cluster, and writes the kubeconfig.
 
 use std::env;
 use std::fs::File;
@@ -8,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use kube::config::{AuthInfo, KubeConfigOptions};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -23,9 +27,20 @@ pub(crate) async fn config() -> Option<Config> {
     }
     env::var_os("KUBECONFIG")?;
     let config = Config::from_kubeconfig(&KubeConfigOptions::default()).await;
-    let mut config = config.expect("KUBECONFIG names a cluster");
+    Some(once(config.expect("KUBECONFIG names a cluster")))
+}
+
+/// The way that a kubeconfig names.
+pub(crate) async fn config_of(kubeconfig: &Path) -> Config {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).expect("a kubeconfig");
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+    once(config.expect("it names a cluster"))
+}
+
+/// Without attempts of its own: tests look at every answer.
+fn once(mut config: Config) -> Config {
     config.default_retry = false;
-    Some(config)
+    config
 }
 
 /// Two processes that live as long as this one.

@@ -1,4 +1,4 @@
-//! The source in a cluster that behaves, and in one that does not.
+//! The source in a cluster that behaves, which can be any (see [`crate::real`]), and in one that does not.
 
 mod faults;
 mod news;
@@ -20,9 +20,11 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// A server with a source that follows it, and what the source has told so far.
-struct Follower {
-    server: ApiServer,
+use crate::api::{Cluster, authorized};
+
+/// A cluster with a source that follows it, and what the source has told so far.
+struct Follower<C = ApiServer> {
+    server: C,
     changes: Changes,
     wanted: Wanted,
     statuses: Statuses,
@@ -38,6 +40,8 @@ struct Seen {
     findings: BTreeMap<About, Vec<String>>,
     /// In order: `+`, `-` or `?` and the key, or `synced`.
     log: Vec<String>,
+    /// The namespaces of the test, if others use the cluster, too: what is elsewhere is none of its business.
+    only: Option<Vec<String>>,
 }
 
 /// How patient these tests make the source: everything takes a tenth of a second where it takes seconds in life.
@@ -60,25 +64,44 @@ fn server() -> ApiServer {
 
 impl Follower {
     fn new(server: ApiServer) -> Self {
-        Self::with(server, hasty(), None)
+        Self::with(server, hasty())
     }
 
-    /// Follows from now on; in somebody's name if there is a token.
-    fn with(server: ApiServer, pace: Pace, token: Option<&str>) -> Self {
+    /// Follows the suite's own server from now on.
+    fn with(server: ApiServer, pace: Pace) -> Self {
         let mut config = kube::Config::new(server.url().parse().expect("a URL"));
-        let token = token.map(|token| token.to_owned().into());
-        config.auth_info = kube::config::AuthInfo { token, ..Default::default() };
         let roots = server.certificate().map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes()));
         config.root_cert = roots.map(|roots| roots.map(|root| root.expect("PEM").to_vec()).collect());
+        Self::follow(server, config, "istio-system", pace)
+    }
+}
+
+impl Follower<Cluster> {
+    /// Follows any cluster from now on, and looks at these namespaces of it; in somebody's name if there is a token.
+    fn of(cluster: Cluster, namespaces: &[&str], token: Option<&str>) -> Self {
+        let config = match token {
+            None => cluster.admin(),
+            Some(token) => authorized(&cluster.config, token),
+        };
+        let root = cluster.root.clone();
+        let only = namespaces.iter().copied().chain([root.as_str()]).map(str::to_owned).collect();
+        let mut follower = Self::follow(cluster, config, &root, hasty());
+        follower.seen.only = Some(only);
+        follower
+    }
+}
+
+impl<C> Follower<C> {
+    fn follow(server: C, config: kube::Config, root: &str, pace: Pace) -> Self {
         let client = client(config).expect("a client");
         let candidate = Candidate {
-            namespace: "istio-system".into(),
+            namespace: root.into(),
             name: "mesh-control".into(),
             identity: "this".into(),
             terms: Terms::default(),
         };
         let (election, leadership) = Election::new(client.clone(), candidate);
-        let (source, changes) = Kubernetes::new(client, Options { pace, ..Options::default() });
+        let (source, changes) = Kubernetes::new(client, Options { pace, root_namespace: root.into() });
         let (writer, statuses) = source.status_writer(leadership, Rate::default());
         let wanted = source.wanted();
         let mut running = JoinSet::new();
@@ -130,6 +153,9 @@ impl Seen {
     fn take(&mut self, batch: Vec<Change>) {
         assert!(!batch.is_empty(), "an empty batch");
         for change in batch {
+            if !self.concerns(&change) {
+                continue;
+            }
             match change {
                 Change::Apply(object) => {
                     let key = object.key();
@@ -159,6 +185,16 @@ impl Seen {
                 }
             }
         }
+    }
+
+    fn concerns(&self, change: &Change) -> bool {
+        let Some(only) = &self.only else { return true };
+        let key = match change {
+            Change::Apply(object) => object.key(),
+            Change::Delete(key) | Change::Findings(About::Object(key), _) => key.clone(),
+            Change::Findings(..) | Change::Synced => return true,
+        };
+        only.iter().any(|it| [&*key.namespace, &*key.name].contains(&it.as_str()))
     }
 
     fn has(&self, kind: &'static str, namespace: &str, name: &str) -> bool {
@@ -199,7 +235,7 @@ fn policy(namespace: &str, name: &str, mode: &str) -> Value {
     })
 }
 
-/// The policies of Istio, served in these versions.
+/// The policies of Istio, served in these versions, by the suite's own server.
 fn define_policies(server: &ApiServer, versions: &[&str]) {
     use mesh_tests::apiserver::Resource;
     let group = "security.istio.io";

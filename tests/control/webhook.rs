@@ -1,13 +1,11 @@
-//! The admission webhook, asked by the API server as the manifest says.
+//! The admission webhook, asked by the API server as the manifest says. In any cluster: see [`crate::real`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::Method;
 use mesh_core::resource::ServedKind;
-use mesh_tests::apiserver::ApiServer;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
@@ -17,26 +15,55 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::api::{Answer, send};
-use crate::control::{Control, cluster, manifests, namespace, until};
-use crate::kubernetes_control::admin;
+use crate::api::{Answer, Cluster};
+use crate::control::{Control, manifests};
+use crate::stage::soon;
 
-/// A cluster that asks a control plane.
-async fn guarded() -> (ApiServer, Control) {
-    let server = cluster();
-    server.put(&namespace("shop"));
-    for document in manifests("webhook/validating.yaml") {
-        server.put(&document);
+/// A cluster that asks a control plane about a namespace, and that namespace. In a real one the webhook is not that of a
+/// Service, behind which no pod could be, but at an address, which must be within the API server's reach; everything
+/// else is as in the manifest.
+async fn guarded() -> (Cluster, String, Control) {
+    guard(Cluster::mesh().await).await
+}
+
+async fn guarded_by_our_own() -> (Cluster, String, Control) {
+    guard(Cluster::own_mesh().await).await
+}
+
+async fn guard(mut cluster: Cluster) -> (Cluster, String, Control) {
+    let namespace = cluster.member().await;
+    let control = Control::ready(&cluster).await;
+    for mut document in manifests("webhook/validating.yaml") {
+        for webhook in document["webhooks"].as_array_mut().expect("a list") {
+            webhook["namespaceSelector"] = json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
+            if cluster.ours.is_none() {
+                let url = format!("https://{}/validate", control.webhook);
+                webhook["clientConfig"] = json!({"url": url});
+            }
+        }
+        cluster.put(&document).await;
     }
-    let control = Control::ready(&server).await;
-    server.place_service("istio-system", "mesh-control", control.webhook);
-    until("the trust of the API server", || roots(&server).is_some()).await;
-    (server, control)
+    if cluster.ours.is_some() {
+        let root = cluster.root.clone();
+        cluster.server().place_service(&root, "mesh-control", control.webhook);
+    }
+    soon("the trust of the API server", async || roots(&cluster).await.is_some()).await;
+    // A server takes a moment to hear of its webhooks, and of whom to trust.
+    let bad = service(
+        "v",
+        &json!([{"match": [{"uri": {"regex": "("}}], "route": [{"destination": {"host": "reviews"}}]}]),
+    );
+    let asks = async || {
+        let answer = dry_run(&cluster, &namespace, &bad).await;
+        answer.body["message"].as_str().is_some_and(|text| text.contains("denied the request"))
+    };
+    soon("the first review", asks).await;
+    (cluster, namespace, control)
 }
 
 /// Whom the API server trusts.
-fn roots(server: &ApiServer) -> Option<Vec<u8>> {
-    let configuration = server.read("ValidatingWebhookConfiguration", "", "mesh-validator")?;
+async fn roots(cluster: &Cluster) -> Option<Vec<u8>> {
+    let configuration = cluster.read("ValidatingWebhookConfiguration", "", "mesh-validator").await?;
     let bundle = configuration["webhooks"][0]["clientConfig"]["caBundle"].as_str()?;
     STANDARD.decode(bundle).ok()
 }
@@ -48,54 +75,76 @@ fn service(name: &str, http: &Value) -> Value {
     })
 }
 
-async fn apply(server: &ApiServer, object: &Value) -> Answer {
-    let path = "/apis/networking.istio.io/v1/namespaces/shop/virtualservices";
-    send(&admin(server), Method::POST, path, "application/json", object.to_string().into_bytes()).await
+const SERVICES: &str = "virtualservices";
+
+async fn apply(cluster: &Cluster, namespace: &str, object: &Value) -> Answer {
+    cluster.post(&format!("/apis/networking.istio.io/v1/namespaces/{namespace}/{SERVICES}"), object).await
+}
+
+async fn dry_run(cluster: &Cluster, namespace: &str, object: &Value) -> Answer {
+    let path = format!("/apis/networking.istio.io/v1/namespaces/{namespace}/{SERVICES}?dryRun=All");
+    cluster.post(&path, object).await
 }
 
 #[tokio::test]
 async fn what_is_wrong_is_not_taken_and_it_is_said_why() {
-    let (server, _control) = guarded().await;
-    let configuration = server.read("ValidatingWebhookConfiguration", "", "mesh-validator").expect("it");
+    let (cluster, shop, _control) = guarded().await;
+    let configuration =
+        cluster.read("ValidatingWebhookConfiguration", "", "mesh-validator").await.expect("it");
     // Nothing but the trust has been changed.
-    assert_eq!(
-        configuration["webhooks"][0]["rules"],
-        manifests("webhook/validating.yaml")[0]["webhooks"][0]["rules"]
+    let rules = |webhook: &Value| {
+        let rules = webhook["webhooks"][0]["rules"].as_array().cloned().unwrap_or_default().into_iter();
+        let named = ["apiGroups", "apiVersions", "operations", "resources"];
+        rules.map(|rule| named.map(|field| rule[field].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(rules(&configuration), rules(&manifests("webhook/validating.yaml")[0]));
+    // No schema finds fault with it.
+    let bad = service(
+        "v",
+        &json!([{"match": [{"uri": {"regex": "("}}], "route": [{"destination": {"host": "reviews"}}]}]),
     );
-    let bad = service("v", &json!([{"rout": [{"destination": {"host": "reviews"}}]}]));
-    let refused = apply(&server, &bad).await.expect(400);
+    let refused = apply(&cluster, &shop, &bad).await.expect(400);
     let message = refused["message"].as_str().expect("a message");
     let start = "admission webhook \"validation.mesh.internal\" denied the request: ";
     assert!(message.starts_with(start), "{message}");
-    assert!(message.contains("spec.http[0].rout") && message.contains("route"), "{message}");
-    assert_eq!(server.read("VirtualService", "shop", "v"), None);
+    assert!(message.contains("spec.http[0].match[0].uri"), "{message}");
+    assert_eq!(cluster.read("VirtualService", &shop, "v").await, None);
     let good = service("v", &json!([{"route": [{"destination": {"host": "reviews"}}]}]));
-    apply(&server, &good).await.expect(201);
+    apply(&cluster, &shop, &good).await.expect(201);
+}
+
+/// On the suite's own server only: a schema prunes what it does not know.
+#[tokio::test]
+async fn a_field_that_nobody_knows_is_named_with_what_was_meant() {
+    let (cluster, shop, _control) = guarded_by_our_own().await;
+    let bad = service("v", &json!([{"rout": [{"destination": {"host": "reviews"}}]}]));
+    let refused = apply(&cluster, &shop, &bad).await.expect(400);
+    let message = refused["message"].as_str().expect("a message");
+    assert!(message.contains("spec.http[0].rout") && message.contains("route"), "{message}");
 }
 
 #[tokio::test]
 async fn without_a_control_plane_nothing_is_taken_and_everything_can_be_deleted() {
-    let (server, control) = guarded().await;
-    let good = service("v", &json!([{"route": [{"destination": {"host": "reviews"}}]}]));
-    apply(&server, &good).await.expect(201);
+    let (cluster, shop, control) = guarded().await;
+    let good = |name| service(name, &json!([{"route": [{"destination": {"host": "reviews"}}]}]));
+    apply(&cluster, &shop, &good("v")).await.expect(201);
     drop(control);
-    let other = service("w", &json!([{"route": [{"destination": {"host": "reviews"}}]}]));
-    apply(&server, &other).await.expect(500);
-    let path = "/apis/networking.istio.io/v1/namespaces/shop/virtualservices/v";
-    send(&admin(&server), Method::DELETE, path, "application/json", Vec::new()).await.expect(200);
+    apply(&cluster, &shop, &good("w")).await.expect(500);
+    cluster.remove("VirtualService", &shop, "v").await;
 }
 
 /// The status line of the answer to a request.
-async fn ask(server: &ApiServer, control: &Control, head: &str, body: &[u8]) -> String {
+async fn ask(cluster: &Cluster, control: &Control, head: &str, body: &[u8]) -> String {
     let mut store = RootCertStore::empty();
-    for root in CertificateDer::pem_slice_iter(&roots(server).expect("roots")) {
+    for root in CertificateDer::pem_slice_iter(&roots(cluster).await.expect("roots")) {
         store.add(root.expect("PEM")).expect("a root");
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.expect("versions").with_root_certificates(store).with_no_client_auth();
     let stream = TcpStream::connect(control.webhook).await.expect("a connection");
-    let name = ServerName::try_from("mesh-control.istio-system.svc").expect("a name");
+    let name = format!("mesh-control.{}.svc", cluster.root);
+    let name = ServerName::try_from(name).expect("a name");
     let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS");
     let head = format!("{head}\r\nhost: h\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).await.expect("written");
@@ -108,24 +157,24 @@ async fn ask(server: &ApiServer, control: &Control, head: &str, body: &[u8]) -> 
 
 #[tokio::test]
 async fn what_is_no_review_is_a_bad_request() {
-    let (server, control) = guarded().await;
+    let (cluster, shop, control) = guarded().await;
     let post = "POST /validate HTTP/1.1\r\ncontent-type: application/json";
     for body in ["", "{}", "[[[[", "{\"apiVersion\":\"admission.k8s.io/v1\"}", "\u{0}"] {
-        let line = ask(&server, &control, post, body.as_bytes()).await;
+        let line = ask(&cluster, &control, post, body.as_bytes()).await;
         assert!(line.contains(" 400 "), "{body:?}: {line}");
     }
     let deep = "[".repeat(1 << 20);
-    assert!(ask(&server, &control, post, deep.as_bytes()).await.contains(" 400 "));
+    assert!(ask(&cluster, &control, post, deep.as_bytes()).await.contains(" 400 "));
     let large = vec![b' '; (3 << 20) + 1];
-    let line = ask(&server, &control, post, &large).await;
+    let line = ask(&cluster, &control, post, &large).await;
     assert!(line.is_empty() || line.contains(" 413 "), "{line}");
-    assert!(ask(&server, &control, "GET /validate HTTP/1.1", b"").await.contains(" 405 "));
-    assert!(ask(&server, &control, "POST /other HTTP/1.1", b"").await.contains(" 404 "));
+    assert!(ask(&cluster, &control, "GET /validate HTTP/1.1", b"").await.contains(" 405 "));
+    assert!(ask(&cluster, &control, "POST /other HTTP/1.1", b"").await.contains(" 404 "));
     let plain = "POST /validate HTTP/1.1\r\ncontent-type: text/plain";
-    assert!(ask(&server, &control, plain, b"{}").await.contains(" 415 "));
+    assert!(ask(&cluster, &control, plain, b"{}").await.contains(" 415 "));
     // And it still answers those who ask in good order.
     let good = service("v", &json!([{"route": [{"destination": {"host": "reviews"}}]}]));
-    apply(&server, &good).await.expect(201);
+    apply(&cluster, &shop, &good).await.expect(201);
 }
 
 #[test]

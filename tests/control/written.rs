@@ -8,28 +8,26 @@ use mesh_tests::apiserver::{ApiServer, Fault, Resource};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::control::{Control, cluster, manifests, namespace, until};
+use crate::api::Cluster;
+use crate::control::{Control, until};
 
-/// A cluster with the definitions that come with the mesh, and the Gateway API's that waypoints need.
-fn installed() -> ApiServer {
-    let server = cluster();
-    for file in manifests("kustomization.yaml")[0]["resources"].as_array().expect("a list") {
-        let file = file.as_str().filter(|file| file.starts_with("crds/"));
-        for definition in file.into_iter().flat_map(manifests) {
-            let spec = &definition["spec"];
-            let text = |value: &Value| value.as_str().expect("text").to_owned();
-            let versions = spec["versions"].as_array().expect("a list");
-            let versions: Vec<_> = versions.iter().map(|version| text(&version["name"])).collect();
-            let versions: Vec<_> = versions.iter().map(String::as_str).collect();
-            let (group, kind, plural) =
-                (text(&spec["group"]), text(&spec["names"]["kind"]), text(&spec["names"]["plural"]));
-            server.define(Resource::custom(&group, &versions, &kind, &plural));
-        }
-    }
-    let group = "gateway.networking.k8s.io";
-    server.define(Resource::custom(group, &["v1"], "Gateway", "gateways"));
+/// The suite's own server, which tells what it was asked, with what comes with the mesh and the Gateway API's Gateways,
+/// which waypoints are.
+async fn installed() -> Cluster {
+    let cluster = Cluster::own_mesh().await;
+    let server = ours(&cluster);
+    server.define(Resource::custom("gateway.networking.k8s.io", &["v1"], "Gateway", "gateways"));
     server.put(&namespace("shop"));
-    server
+    cluster
+}
+
+fn ours(cluster: &Cluster) -> &ApiServer {
+    cluster.ours.as_ref().expect("the suite's own")
+}
+
+fn namespace(name: &str) -> Value {
+    let labels = json!({"istio.io/dataplane-mode": "ambient", "kubernetes.io/metadata.name": name});
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 }
 
 fn service(name: &str, labels: &Value) -> Value {
@@ -70,7 +68,8 @@ fn writes(requests: &[String], what: &str) -> usize {
 
 #[tokio::test]
 async fn a_policy_with_targets_does_not_pass_for_enforced() {
-    let server = installed();
+    let cluster = installed().await;
+    let server = ours(&cluster);
     let policy = |kind: &str, group: &str, spec: &Value, status: &Value| {
         server.put(&json!({
             "apiVersion": format!("{group}.istio.io/v1"), "kind": kind,
@@ -92,13 +91,13 @@ async fn a_policy_with_targets_does_not_pass_for_enforced() {
     for (kind, group) in &kinds[1..] {
         policy(kind, group, &targets, &json!({}));
     }
-    let _control = Control::ready(&server).await;
-    let said = |kind: &str, what: &str| conditions(&server, kind, "p").iter().any(|it| it == what);
+    let _control = Control::ready(&cluster).await;
+    let said = |kind: &str, what: &str| conditions(server, kind, "p").iter().any(|it| it == what);
     for (kind, _) in kinds {
         until(kind, || said(kind, "WaypointAccepted=False/TargetNotFound")).await;
     }
     let expected = ["Other=True/Fine", "WaypointAccepted=False/TargetNotFound"];
-    assert_eq!(conditions(&server, "AuthorizationPolicy", "p"), expected);
+    assert_eq!(conditions(server, "AuthorizationPolicy", "p"), expected);
     server.put(&service("web", &json!({"istio.io/use-waypoint": "way"})));
     for (kind, _) in kinds {
         until(kind, || said(kind, "WaypointAccepted=False/AncestorNotBound")).await;
@@ -113,24 +112,25 @@ async fn a_policy_with_targets_does_not_pass_for_enforced() {
     }
     until("the other condition", || said("AuthorizationPolicy", "ZtunnelAccepted=True/Accepted")).await;
     for (kind, _) in kinds {
-        until(kind, || !conditions(&server, kind, "p").iter().any(|it| it.starts_with("Waypoint"))).await;
+        until(kind, || !conditions(server, kind, "p").iter().any(|it| it.starts_with("Waypoint"))).await;
     }
 }
 
 #[tokio::test]
 async fn a_service_is_told_of_its_waypoint_until_it_asks_for_none() {
-    let server = installed();
+    let cluster = installed().await;
+    let server = ours(&cluster);
     let (asks, nothing) = (json!({"istio.io/use-waypoint": "way"}), json!({}));
     server.put(&service("web", &asks));
     server.put(&service("plain", &nothing));
     let mut external = entry("db", &["db.example"]);
     external["metadata"]["labels"] = asks.clone();
     server.put(&external);
-    let control = Control::ready(&server).await;
+    let control = Control::ready(&cluster).await;
     let not_ready = "istio.io/WaypointBound=False/WaypointIsNotReady";
-    let bound = |kind: &str, name: &str| conditions(&server, kind, name).iter().any(|it| it == not_ready);
+    let bound = |kind: &str, name: &str| conditions(server, kind, name).iter().any(|it| it == not_ready);
     until("the condition", || bound("Service", "web") && bound("ServiceEntry", "db")).await;
-    assert_eq!(conditions(&server, "Service", "web"), ["Other=True/null", not_ready]);
+    assert_eq!(conditions(server, "Service", "web"), ["Other=True/null", not_ready]);
     let message = |name: &str| {
         let service = server.read("Service", "shop", name).expect("the service");
         service["status"]["conditions"][1]["message"].as_str().unwrap_or_default().to_owned()
@@ -153,7 +153,7 @@ async fn a_service_is_told_of_its_waypoint_until_it_asks_for_none() {
     let mut plain = server.read("Service", "shop", "plain").expect("the service");
     plain["metadata"]["labels"] = json!({"istio.io/use-waypoint": "none"});
     server.put(&plain);
-    until("its end", || conditions(&server, "Service", "plain") == ["Other=True/null"]).await;
+    until("its end", || conditions(server, "Service", "plain") == ["Other=True/null"]).await;
     // Also when it was said by a process that has ended since.
     drop(control);
     server.put(&namespace("shop"));
@@ -162,9 +162,9 @@ async fn a_service_is_told_of_its_waypoint_until_it_asks_for_none() {
         object["metadata"]["labels"] = json!({});
         server.put(&object);
     }
-    let _next = Control::ready(&server).await;
+    let _next = Control::ready(&cluster).await;
     until("the end of all", || !bound("Service", "web") && !bound("ServiceEntry", "db")).await;
-    assert_eq!(conditions(&server, "Service", "web"), ["Other=True/null"]);
+    assert_eq!(conditions(server, "Service", "web"), ["Other=True/null"]);
     // Of services that have nothing to do with waypoints nothing is written, nor read.
     server.put(&service("other", &nothing));
     sleep(Duration::from_secs(2)).await;
@@ -174,7 +174,8 @@ async fn a_service_is_told_of_its_waypoint_until_it_asks_for_none() {
 
 #[tokio::test]
 async fn hosts_without_addresses_are_given_some_and_keep_them() {
-    let server = installed();
+    let cluster = installed().await;
+    let server = ours(&cluster);
     server.put(&entry("one", &["a.example", "b.example"]));
     server.put(&entry("two", &["a.example"]));
     let mut own = entry("own", &["own.example"]);
@@ -189,9 +190,9 @@ async fn hosts_without_addresses_are_given_some_and_keep_them() {
         // Ages are in seconds.
         sleep(Duration::from_millis(1100)).await;
     }
-    let mut first = Control::ready(&server).await;
+    let mut first = Control::ready(&cluster).await;
     let names = ["one", "two", "fresh", "olden"];
-    let all = || names.map(|name| addresses(&server, name));
+    let all = || names.map(|name| addresses(server, name));
     until("addresses", || all().map(|list| list.len()) == [4, 2, 2, 2] && all()[2] != all()[3]).await;
     let given = all();
     assert_eq!(given[3], ["x.example 240.240.0.7", "x.example 2001:2::7"]);
@@ -199,7 +200,7 @@ async fn hosts_without_addresses_are_given_some_and_keep_them() {
         given.iter().flatten().map(|line| line.split_once(' ').expect("a value").1).collect();
     assert_eq!(values.iter().collect::<BTreeSet<_>>().len(), 10, "{given:?}");
     assert!(values.iter().all(|it| it.starts_with("240.240.") || it.starts_with("2001:2::")), "{given:?}");
-    assert_eq!(addresses(&server, "own"), Vec::<String>::new());
+    assert_eq!(addresses(server, "own"), Vec::<String>::new());
     let spec = server.read("ServiceEntry", "shop", "one").expect("the entry");
     assert_eq!(spec["metadata"]["generation"], 1, "only the status is written");
 
@@ -207,9 +208,9 @@ async fn hosts_without_addresses_are_given_some_and_keep_them() {
     sleep(Duration::from_secs(1)).await;
     assert_eq!(writes(&server.requests(), "serviceentries"), 3);
     first.terminate().await;
-    let second = Control::ready(&server).await;
+    let second = Control::ready(&cluster).await;
     server.put(&entry("late", &["late.example"]));
-    until("addresses of the late one", || addresses(&server, "late").len() == 2).await;
+    until("addresses of the late one", || addresses(server, "late").len() == 2).await;
     assert_eq!(all(), given);
     let requests = server.requests();
     assert_eq!(writes(&requests, "serviceentries"), 1, "{requests:?}");
@@ -219,9 +220,9 @@ async fn hosts_without_addresses_are_given_some_and_keep_them() {
     let mut one = server.read("ServiceEntry", "shop", "one").expect("the entry");
     one["spec"]["addresses"] = json!(["192.0.2.2"]);
     server.put(&one);
-    until("the end of them", || addresses(&server, "one").is_empty()).await;
+    until("the end of them", || addresses(server, "one").is_empty()).await;
     assert_eq!(
-        (addresses(&server, "fresh"), addresses(&server, "olden")),
+        (addresses(server, "fresh"), addresses(server, "olden")),
         (given[2].clone(), given[3].clone())
     );
     drop(second);
@@ -229,8 +230,9 @@ async fn hosts_without_addresses_are_given_some_and_keep_them() {
 
 #[tokio::test]
 async fn what_a_host_was_given_meanwhile_is_not_taken_from_it() {
-    let server = installed();
-    let _control = Control::ready(&server).await;
+    let cluster = installed().await;
+    let server = ours(&cluster);
+    let _control = Control::ready(&cluster).await;
     // Between what is read and what is written another leader has written: what it gave stands.
     server.fail(Fault {
         matching: "patch serviceentries/status".into(),
@@ -249,18 +251,19 @@ async fn what_a_host_was_given_meanwhile_is_not_taken_from_it() {
     server.put(&db);
     let expected = ["db.example 240.240.9.9", "db.example 2001:2::9"];
     for _ in 0..30 {
-        assert_eq!(addresses(&server, "db"), expected);
+        assert_eq!(addresses(server, "db"), expected);
         sleep(Duration::from_millis(100)).await;
     }
     // And the next one does not get it as well.
     server.put(&entry("next", &["next.example"]));
-    until("addresses of the next", || addresses(&server, "next").len() == 2).await;
-    assert!(addresses(&server, "next").iter().all(|it| !it.ends_with(".9.9") && !it.ends_with("::9")));
+    until("addresses of the next", || addresses(server, "next").len() == 2).await;
+    assert!(addresses(server, "next").iter().all(|it| !it.ends_with(".9.9") && !it.ends_with("::9")));
 }
 
 #[tokio::test]
 async fn what_has_no_effect_is_said_for_each_object_as_long_as_it_exists() {
-    let server = installed();
+    let cluster = installed().await;
+    let server = ours(&cluster);
     let filter = |name: &str| {
         server.put(&json!({
             "apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter",
@@ -269,7 +272,7 @@ async fn what_has_no_effect_is_said_for_each_object_as_long_as_it_exists() {
         }));
     };
     filter("early");
-    let control = Control::ready(&server).await;
+    let control = Control::ready(&cluster).await;
     filter("late");
     let line = |name: &str| {
         format!("EnvoyFilter shop/{name} Warning EnvoyFilter is not supported: this document has no effect")

@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context, Result};
 use mesh_tests::bed::{Bed, PodHandle};
 use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    CertificateParams, CertificateRevocationListParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
@@ -38,6 +38,26 @@ impl Ca {
     /// Another one under the same name.
     pub fn impostor(bed: &Bed) -> Result<Self> {
         Ok(Self(Issuer::from_ca_cert_pem(&file(bed, "ca-cert.pem")?, KeyPair::generate()?)?))
+    }
+
+    /// A list that revokes certificates of these serial numbers, in PEM. `number` says which list is newer.
+    pub fn revoke(&self, serials: &[&[u8]], number: u64) -> Result<String> {
+        let now = SystemTime::now();
+        let revoked = |serial: &&[u8]| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: now.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: (now - HOUR).into(),
+            next_update: (now + HOUR).into(),
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(params.signed_by(&self.0)?.pem()?)
     }
 
     /// Signs.

@@ -6,6 +6,8 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -13,10 +15,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
     bed::{Bed, PodHandle},
-    scenario::{Dialled, at, dial, eventually, manifests, pod, start},
+    scenario::{Dialled, at, dial, eventually, logged, manifests, pod, start},
 };
 
-use crate::forge::{self, Ca, Client, leaf};
+use crate::forge::{self, Ca, Client, End, Then, leaf};
 
 const MARKER: &str = "rotation-marker-8143";
 
@@ -104,6 +106,153 @@ fn certificates_rotate_under_traffic() -> Result<()> {
     ensure!(!wire.overflowed() && !wire.is_empty(), "the capture has not seen everything");
     let seen = wire.find(MARKER.as_bytes());
     ensure!(seen.is_none(), "plaintext on the wire: {seen:?}\n{}", bed.node("node-1")?.log()?);
+    Ok(())
+}
+
+/// What the control plane and its operator agree on.
+const TERMS: [&str; 4] = ["--max-svid-lifetime", "6s", "--propagation", "6s"];
+
+/// A step of a change of the root; whether it was time for it.
+fn step(bed: &Bed, step: &str) -> Result<bool> {
+    let program = std::env::current_exe()?;
+    let program = program.ancestors().nth(2).context("a target directory")?.join("mesh-control");
+    let mut command = Command::new(&program);
+    command.args(["ca", "rotate", step]).args(TERMS).arg("--state").arg(bed.layout().state.join("mesh"));
+    let output = command.output().with_context(|| program.display().to_string())?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success() || said.contains("yet"), "{step}: {said}");
+    Ok(output.status.success())
+}
+
+/// Begins, and takes each next step as soon as it is let; says how far it has come.
+fn change_root(bed: &Bed) -> Result<()> {
+    ensure!(step(bed, "begin")?, "a step that is always in time");
+    for next in ["switch", "finish"] {
+        let end = Instant::now() + Duration::from_secs(40);
+        while !step(bed, next)? {
+            ensure!(Instant::now() < end, "it is never the time to {next}");
+            thread::sleep(Duration::from_millis(500));
+        }
+    }
+    Ok(())
+}
+
+/// A credential of a peer, and whether `far` is content with it.
+fn content(bed: &Bed, peer: &Client) -> Result<bool> {
+    let (stranger, far) = (bed.pod("outside/stranger")?, bed.pod("mesh/far")?);
+    let seen = peer.attempt(&stranger, SocketAddr::new(far.ip(), 15008), Then::Listen)?;
+    Ok(matches!(seen.end, End::Served(_)))
+}
+
+/// From one root to the next while pods of both nodes connect to each other all the time, with certificates of 6 s, so
+/// that there is a handshake every other second from each: none fails. Then the old root is worth nothing.
+#[test]
+fn the_root_changes_under_traffic() -> Result<()> {
+    let bed = TERMS[..2].iter().fold(Bed::builder().nodes(2), |bed, arg| bed.control_arg(*arg));
+    let bed = start(bed.manifests(manifests()))?;
+    let (client, near, far) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?, bed.pod("mesh/far")?);
+    let spy = leaf(&["spiffe://cluster.local/ns/mesh/sa/spy"])?;
+    let of_the_old_root = Client::good(&Ca::stolen(&bed)?.issue(&spy)?);
+    ensure!(content(&bed, &of_the_old_root)?, "the first root is not trusted");
+    let (old, tunnel) = (forge::file(&bed, "root-cert.pem")?, SocketAddr::new(far.ip(), 15008));
+    let stranger = bed.pod("outside/stranger")?;
+    let stop = AtomicBool::new(false);
+    let (runs, serials) = thread::scope(|scope| -> Result<_> {
+        let paths = [(&client, at(&far)), (&near, at(&far)), (&far, at(&near))];
+        let stop = &stop;
+        let runs = paths.map(|(from, to)| scope.spawn(move || while_not(stop, from, &to)));
+        let serials = scope.spawn(|| -> Result<_> {
+            let mut serials = BTreeSet::new();
+            while !stop.load(Ordering::Relaxed) {
+                serials.insert(of_the_old_root.serial(&stranger, tunnel)?.0);
+                thread::sleep(Duration::from_millis(200));
+            }
+            Ok(serials)
+        });
+        let changed = change_root(&bed);
+        // Until everybody has heard of the end, and has had a certificate since.
+        thread::sleep(Duration::from_secs(8));
+        stop.store(true, Ordering::Relaxed);
+        let runs = runs.map(|run| run.join().expect("traffic does not panic"));
+        changed?;
+        Ok((runs, serials.join().expect("looking does not panic")?))
+    })?;
+    for (served, failures) in runs {
+        ensure!(failures.is_empty(), "{} of {served} failed: {:#?}", failures.len(), failures.first());
+        ensure!(served > 50, "only {served} connections");
+    }
+    ensure!(serials.len() >= 6, "one certificate each 3 s: {serials:?}");
+    let new = forge::file(&bed, "root-cert.pem")?;
+    ensure!(new != old && new.matches("BEGIN CERTIFICATE").count() == 1, "the new root alone is left: {new}");
+    ensure!(!content(&bed, &of_the_old_root)?, "the old root is still trusted");
+    ensure!(content(&bed, &Client::good(&Ca::stolen(&bed)?.issue(&spy)?))?, "the new root is not trusted");
+    Ok(())
+}
+
+/// [`traffic`] until it is told to stop.
+fn while_not(stop: &AtomicBool, from: &PodHandle, to: &str) -> (usize, Vec<String>) {
+    let (mut served, mut failures) = (0, Vec::new());
+    while !stop.load(Ordering::Relaxed) {
+        let (more, failed) = traffic(from, to, Instant::now() + Duration::from_millis(1));
+        served += more;
+        failures.extend(failed);
+    }
+    (served, failures)
+}
+
+/// Writes the CA's revocation list in one piece, as its operator does.
+fn publish_list(bed: &Bed, list: &str) -> Result<()> {
+    let directory = bed.layout().state.join("mesh/ca");
+    let fresh = directory.join("fresh");
+    fs::write(&fresh, list)?;
+    fs::rename(fresh, directory.join("ca-crl.pem")).context("the list")
+}
+
+/// How often node-1 has heard of another bundle.
+fn lists_heard(bed: &Bed) -> Result<usize> {
+    let log = bed.node("node-1")?.log()?;
+    Ok(log.lines().filter(|line| line.contains("The trust bundle has changed")).count())
+}
+
+/// What a list of the CA names is refused by every node as soon as it is told of it, as a client and as a server; others
+/// are as before, and what a newer list no longer names is good again.
+#[test]
+fn what_is_revoked_is_refused_as_soon_as_it_is_told() -> Result<()> {
+    let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
+    let (client, near, to) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?, at(&bed.pod("mesh/far")?));
+    let ca = Ca::stolen(&bed)?;
+    let peer = |account: &str, serial: &[u8]| -> Result<Client> {
+        let mut params = leaf(&[&format!("spiffe://cluster.local/ns/mesh/sa/{account}")])?;
+        params.serial_number = Some(rcgen::SerialNumber::from_slice(serial));
+        Ok(Client::good(&ca.issue(&params)?))
+    };
+    let (good, bad) = (peer("good", &[0x11; 8])?, peer("bad", &[0x22; 8])?);
+    ensure!(content(&bed, &good)? && content(&bed, &bad)?, "nothing is revoked yet");
+    ensure!(dial(&client, &[&to])?.served(), "nothing is revoked yet");
+
+    publish_list(&bed, &ca.revoke(&[&[0x22; 8]], 1)?)?;
+    bed.wait("the end of what is revoked", Duration::from_secs(10), |bed| {
+        content(bed, &bad).is_ok_and(|content| !content)
+    })?;
+    ensure!(content(&bed, &good)?, "others are as before");
+
+    // Its own node does not renew it by itself; who has no tunnel to it yet gets none.
+    let serial = dumped_serial(&bed, "node-2", "far")?;
+    let bytes: Vec<u8> = (0..serial.len() / 2)
+        .map(|at| u8::from_str_radix(&serial[2 * at..2 * at + 2], 16))
+        .collect::<Result<_, _>>()?;
+    let heard = lists_heard(&bed)?;
+    publish_list(&bed, &ca.revoke(&[&[0x22; 8], &bytes], 2)?)?;
+    bed.wait("the news on node-1", Duration::from_secs(10), |bed| {
+        lists_heard(bed).is_ok_and(|now| now > heard)
+    })?;
+    let seen = dial(&near, &[&to])?;
+    ensure!(seen.refused(), "a server that is revoked: {seen:?}");
+    logged(&bed, "node-1", &["certificate", "revoked"])?;
+
+    publish_list(&bed, &ca.revoke(&[], 3)?)?;
+    bed.wait("the pardon", Duration::from_secs(10), |bed| content(bed, &bad).unwrap_or_default())?;
+    eventually(&bed, &near, &to, Dialled::served)?;
     Ok(())
 }
 

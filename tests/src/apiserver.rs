@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+pub use self::alone::serve_alone;
 pub use self::authn::{AUDIENCE, Token, User};
 pub use self::kinds::{Lists, Resource};
 use self::server::Place;
@@ -33,6 +34,7 @@ use self::state::{Shared, State};
 pub use self::status::Refusal;
 use self::store::Key;
 
+mod alone;
 mod authn;
 mod clock;
 mod discovery;

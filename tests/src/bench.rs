@@ -71,8 +71,10 @@ pub struct Outcome {
     pub turns: usize,
     /// Those of them during which others took more than a tenth of a processor.
     pub disturbed: usize,
-    /// A table of what is demanded of the mesh beside others, and whether it is so.
-    demands: Option<String>,
+    /// Figures of the mesh that must be better than they are, or were not measured.
+    pub missed: usize,
+    /// Tables of what is demanded of the mesh, and whether it is so.
+    demands: Vec<String>,
 }
 
 /// A case that a system has failed.
@@ -93,7 +95,7 @@ impl fmt::Display for Failure {
 }
 
 impl Outcome {
-    /// A table for each case, and one of what is demanded of the mesh if anything is.
+    /// A table for each case, and of what is demanded of the mesh if anything is.
     pub fn tables(&self) -> String {
         let mut text = String::new();
         for case in self.rows.chunk_by(|a, b| a.case == b.case) {
@@ -104,11 +106,22 @@ impl Outcome {
             text.push('\n');
             text.push_str(&table(case));
         }
-        if let Some(demands) = &self.demands {
+        for demands in &self.demands {
             text.push('\n');
             text.push_str(demands);
         }
         text
+    }
+
+    /// Judges the figures by what is demanded of them.
+    fn judge(&mut self) {
+        self.demands.extend(l7::demand::judge(&mut self.rows));
+        let fails = |row: &Row| row.must.as_ref().is_some_and(|must| !must.pass);
+        self.missed = self.rows.iter().filter(|row| fails(row)).count();
+        if let Some(judged) = control::demand::judge(&mut self.rows) {
+            self.missed += judged.missed;
+            self.demands.push(judged.table);
+        }
     }
 
     /// Notes that a system has failed a case: as a row, so that it is not taken for one that was not asked.
@@ -140,7 +153,7 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Outcome> {
             Case::Traffic(_) | Case::Memory(_) => {}
         }
     }
-    outcome.demands = l7::demand::judge(&mut outcome.rows);
+    outcome.judge();
     if traffic.is_empty() {
         return Ok(outcome);
     }

@@ -60,7 +60,7 @@ impl Drop for Place {
 }
 
 /// One for all addresses that a machine can give itself: all of an IPv6 /64.
-fn machine(address: IpAddr) -> IpAddr {
+pub fn machine(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
         v4 @ IpAddr::V4(_) => v4,

@@ -165,8 +165,15 @@ fn what_was_rejected_is_kept_and_not_repeated() {
     let (_, progress, error) = session.progress().next().unwrap();
     assert_eq!((progress.rejected, progress.accepted, progress.in_flight), (1, 0, 0));
     assert_eq!(error.map(|text| &**text), Some("no good"));
+    // Something else that is good is no answer to it; its next good version is.
+    let error = |session: &Session| session.progress().next().unwrap().2.cloned();
+    put(&mut shelf, vec![service("b", 1)]);
+    assert_eq!(all(&mut session, &shelf), ["+ns/b.ns"]);
+    assert_eq!(error(&session).as_deref(), Some("no good"));
     put(&mut shelf, vec![service("a", 2)]);
     assert_eq!(all(&mut session, &shelf), ["+ns/a.ns"]);
+    assert_eq!(error(&session), None);
+    assert_eq!(session.progress().next().unwrap().1.rejected, 1, "it is still counted");
 }
 
 #[test]

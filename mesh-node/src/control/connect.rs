@@ -2,7 +2,6 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use mesh_ca::Bundle;
@@ -13,7 +12,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 use tonic::transport::Channel;
 
-use super::credential::Credential;
+use super::{credential::Credential, told::Told};
 use crate::tls::config::{ALPN_H2, provider};
 
 /// Where the control plane is, and how it is recognised.
@@ -30,7 +29,7 @@ struct Roots {
     /// Read anew for every connection: whoever manages it may replace it.
     file: Option<PathBuf>,
     /// What the control plane itself told last.
-    told: Arc<ArcSwap<Bundle>>,
+    told: Arc<Told>,
 }
 
 /// Why there is no connection.
@@ -58,7 +57,7 @@ pub enum ConnectError {
 impl Endpoint {
     /// The control plane at `url`. Over TLS it must show a certificate under the roots of `file` or, once there are
     /// some, under those of `told`.
-    pub fn parse(url: &str, file: Option<PathBuf>, told: Arc<ArcSwap<Bundle>>) -> Result<Self, ConnectError> {
+    pub fn parse(url: &str, file: Option<PathBuf>, told: Arc<Told>) -> Result<Self, ConnectError> {
         let wrong = || ConnectError::Address(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let roots = match uri.scheme_str() {
@@ -100,7 +99,7 @@ impl Endpoint {
     fn tls(&self, roots: &Roots, credential: Option<&Credential>) -> Result<Tls, ConnectError> {
         let failed = |error: &dyn std::error::Error| ConnectError::Tls(error.to_string());
         let mut store = RootCertStore::empty();
-        let mut known = roots.told.load().roots().to_vec();
+        let mut known = roots.told.bundle().roots().to_vec();
         if let Some(path) = &roots.file {
             known.extend(read_roots(path)?.roots().iter().cloned());
         }

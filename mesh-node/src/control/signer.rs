@@ -5,20 +5,21 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use mesh_ca::{Bundle, bundle::pem};
 use mesh_core::id::SpiffeId;
 use rustls_pki_types::CertificateSigningRequestDer;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::credential::{Link, LinkError, Opened};
+use super::told::Told;
 use crate::identity::{IssuedChain, Sign, SignError, Signing};
 
 /// What peers are checked against. A control plane of ours tells it; Istio's has its roots in a file, and in the answers
 /// of its CA.
 #[derive(Debug)]
 pub struct Trust {
-    bundle: Arc<ArcSwap<Bundle>>,
+    bundle: Arc<Told>,
     /// Held while either changes it.
     told: Mutex<bool>,
 }
@@ -26,11 +27,11 @@ pub struct Trust {
 impl Trust {
     /// Begins with these, which may come from a file.
     pub fn new(bundle: Bundle) -> Self {
-        Self { bundle: Arc::new(ArcSwap::from_pointee(bundle)), told: Mutex::new(false) }
+        Self { bundle: Arc::new(Told::new(Arc::new(bundle))), told: Mutex::new(false) }
     }
 
     /// What is trusted, now and later.
-    pub fn bundle(&self) -> &Arc<ArcSwap<Bundle>> {
+    pub fn bundle(&self) -> &Arc<Told> {
         &self.bundle
     }
 
@@ -38,7 +39,7 @@ impl Trust {
     pub fn told(&self, bundle: Bundle) {
         let mut told = self.lock();
         *told = true;
-        self.bundle.store(Arc::new(bundle));
+        self.bundle.tell(bundle);
     }
 
     /// The CA trusts these as well. Where all of them are told, an answer may be older than that.
@@ -47,11 +48,11 @@ impl Trust {
         if *told {
             return;
         }
-        let old = self.bundle.load();
+        let old = self.bundle.bundle();
         match Bundle::parse(format!("{}{roots}", old.roots_pem()).as_bytes(), &[]) {
             Ok(both) if both.roots().len() > old.roots().len() => {
                 info!(roots = both.roots().len(), "The CA has named a root that was not known.");
-                self.bundle.store(Arc::new(both));
+                self.bundle.tell(both);
             }
             Ok(_) => {}
             Err(error) => warn!(%error, "The roots that the CA has answered with are of no use."),
@@ -112,11 +113,15 @@ impl Sign for RemoteCa {
     }
 
     fn bundle(&self) -> Arc<Bundle> {
-        self.trust.bundle.load_full()
+        self.trust.bundle.bundle()
     }
 
     fn refresh(&self) -> Signing<'_, ()> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn news(&self) -> Option<watch::Receiver<()>> {
+        Some(self.trust.bundle().news())
     }
 }
 

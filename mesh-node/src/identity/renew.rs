@@ -134,9 +134,20 @@ impl IdentityStore {
     }
 
     async fn follow_bundle(&self) {
+        let mut news = self.ca.news();
         loop {
             self.refresh_bundle().await;
-            tokio::time::sleep(LONGEST_NAP).await;
+            let told = async {
+                let changed = match &mut news {
+                    Some(news) => news.changed().await.is_ok(),
+                    None => false,
+                };
+                // Whoever tells no more leaves it to the clock.
+                if !changed {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let _ = tokio::time::timeout(LONGEST_NAP, told).await;
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use mesh_ca::{Bundle, Ca, CaError, Csr, CsrError, Grant};
 use mesh_core::id::SpiffeId;
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
+use tokio::sync::watch;
 
 /// The answer of a CA, which may be on another machine.
 pub type Signing<'a, T> = Pin<Box<dyn Future<Output = Result<T, SignError>> + Send + 'a>>;
@@ -29,6 +30,11 @@ pub trait Sign: Send + Sync {
 
     /// Brings [`Sign::bundle`] up to date. Called at least once a minute; on an error the last good one stays.
     fn refresh(&self) -> Signing<'_, ()>;
+
+    /// Changes when [`Sign::bundle`] has, where that comes by itself: peers are checked against it within moments.
+    fn news(&self) -> Option<watch::Receiver<()>> {
+        None
+    }
 }
 
 /// What a CA returns.

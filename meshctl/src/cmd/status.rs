@@ -15,7 +15,7 @@ use crate::http::Server;
 ///
 /// Asks the control plane who subscribes to it. For each type of resource: SYNCED, STALE (something newer is on its
 /// way), NOT SENT, or - for a type that the proxy does not ask for. LAST REJECTION is what a proxy said when it last
-/// refused something, be it that it has accepted a newer version since.
+/// refused something, until it has accepted a newer version of that.
 #[derive(Debug, clap::Args)]
 #[command(visible_alias = "ps", after_help = EXAMPLES)]
 pub(crate) struct Args {

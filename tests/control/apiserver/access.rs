@@ -59,8 +59,7 @@ async fn tokens_say_who_their_owner_is() {
 async fn tokens_are_bound_to_pods() {
     let cluster = Cluster::any().await;
     let namespace = cluster.namespace().await;
-    let node = unique("n");
-    cluster.post("/api/v1/nodes", &json!({"metadata": {"name": node}})).await.expect(201);
+    let node = cluster.node().await;
     let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
     cluster.post(&accounts, &json!({"metadata": {"name": "sa"}})).await.expect(201);
     let pods = format!("/api/v1/namespaces/{namespace}/pods");
@@ -174,7 +173,9 @@ async fn hook_for(cluster: &Cluster, namespace: &str, hook: &Hook) -> (String, S
     });
     let configurations = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
     cluster.post(configurations, &configuration).await.expect(201);
-    (format!("{configurations}/{name}"), name)
+    let path = format!("{configurations}/{name}");
+    cluster.made.lock().expect("no panic").push(path.clone());
+    (path, name)
 }
 
 /// Posts until the answer has this status: a server takes a moment to hear of its webhooks.

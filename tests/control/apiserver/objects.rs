@@ -41,7 +41,7 @@ async fn what_makes_no_sense_is_refused() {
         assert_eq!(cluster.post(path, &body).await.refused(status), reason, "{path} {body}");
     }
     cluster.post(&maps, &named("m")).await.expect(201);
-    assert_eq!(cluster.put(&format!("{maps}/m"), &named("other")).await.refused(400), "BadRequest");
+    assert_eq!(cluster.update(&format!("{maps}/m"), &named("other")).await.refused(400), "BadRequest");
 }
 
 #[tokio::test]

@@ -30,21 +30,21 @@ async fn a_stale_update_is_a_conflict() {
         cluster.post(&maps, &json!({"metadata": {"name": "m"}, "data": {"k": "1"}})).await.expect(201);
     let mut second = first.clone();
     second["data"]["k"] = json!("2");
-    let stored = cluster.put(&one, &second).await.expect(200);
+    let stored = cluster.update(&one, &second).await.expect(200);
     assert_ne!(stored["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
-    assert_eq!(cluster.put(&one, &second).await.refused(409), "Conflict");
+    assert_eq!(cluster.update(&one, &second).await.refused(409), "Conflict");
     let stale =
         json!({"metadata": {"resourceVersion": first["metadata"]["resourceVersion"]}, "data": {"k": "3"}});
     assert_eq!(cluster.patch(&one, "merge-patch+json", &stale).await.refused(409), "Conflict");
     // Without a version, whoever comes last wins.
     let blind = json!({"metadata": {"name": "m"}, "data": {"k": "4"}});
-    assert_eq!(cluster.put(&one, &blind).await.expect(200)["data"]["k"], "4");
+    assert_eq!(cluster.update(&one, &blind).await.expect(200)["data"]["k"], "4");
     // What is the server's stays the server's.
     let mut forged = blind.clone();
     forged["metadata"]["creationTimestamp"] = json!("2001-01-01T00:00:00Z");
-    assert_eq!(cluster.put(&one, &forged).await.refused(422), "Invalid");
+    assert_eq!(cluster.update(&one, &forged).await.refused(422), "Invalid");
     forged["metadata"]["uid"] = json!("another");
-    assert_eq!(cluster.put(&one, &forged).await.refused(409), "Conflict");
+    assert_eq!(cluster.update(&one, &forged).await.refused(409), "Conflict");
 }
 
 #[tokio::test]
@@ -53,7 +53,7 @@ async fn an_update_that_changes_nothing_is_none() {
     let maps = maps(&cluster).await;
     let one = format!("{maps}/m");
     let made = cluster.post(&maps, &json!({"metadata": {"name": "m"}, "data": {"k": "1"}})).await.expect(201);
-    let again = cluster.put(&one, &made).await.expect(200);
+    let again = cluster.update(&one, &made).await.expect(200);
     assert_eq!(again["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
     let patched = cluster.patch(&one, "merge-patch+json", &json!({"data": {"k": "1"}})).await.expect(200);
     assert_eq!(patched["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
@@ -68,12 +68,12 @@ async fn leases_insist_on_a_version_and_are_created_by_updates() {
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"},
         "spec": {"holderIdentity": "a", "leaseDurationSeconds": 15},
     });
-    let made = cluster.put(&one, &body).await.expect(201);
-    assert_eq!(cluster.put(&one, &body).await.refused(422), "Invalid");
+    let made = cluster.update(&one, &body).await.expect(201);
+    assert_eq!(cluster.update(&one, &body).await.refused(422), "Invalid");
     let mut next = made.clone();
     next["spec"]["holderIdentity"] = json!("b");
-    cluster.put(&one, &next).await.expect(200);
-    assert_eq!(cluster.put(&one, &next).await.refused(409), "Conflict");
+    cluster.update(&one, &next).await.expect(200);
+    assert_eq!(cluster.update(&one, &next).await.refused(409), "Conflict");
 }
 
 #[tokio::test]
@@ -201,20 +201,20 @@ async fn status_and_spec_are_written_apart() {
     let mut update = made.clone();
     update["spec"]["a"] = json!(2);
     update["status"] = json!({"x": 1});
-    let updated = cluster.put(&one, &update).await.expect(200);
+    let updated = cluster.update(&one, &update).await.expect(200);
     assert_eq!((&updated["metadata"]["generation"], &updated["status"]), (&json!(2), &Value::Null));
     // The path of the status does not write the spec, and does not count as a change of it.
     let mut update = updated.clone();
     update["spec"]["a"] = json!(3);
     update["status"] = json!({"x": 1});
     let status = format!("{one}/status");
-    let updated = cluster.put(&status, &update).await.expect(200);
+    let updated = cluster.update(&status, &update).await.expect(200);
     assert_eq!((&updated["spec"]["a"], &updated["status"]["x"]), (&json!(2), &json!(1)));
     assert_eq!(updated["metadata"]["generation"], 2);
     let patch = json!({"spec": {"a": 4}, "status": {"y": 2}});
     let patched = cluster.patch(&status, "merge-patch+json", &patch).await.expect(200);
     assert_eq!((&patched["spec"]["a"], &patched["status"]), (&json!(2), &json!({"x": 1, "y": 2})));
-    let stale = cluster.put(&status, &update).await;
+    let stale = cluster.update(&status, &update).await;
     assert_eq!(stale.refused(409), "Conflict");
     // Labels are no part of the spec.
     let labelled = json!({"apiVersion": api_version, "metadata": {"labels": {"l": "v"}}});

@@ -1,4 +1,5 @@
-//! Many objects: how long it takes, and how much of them stays in memory.
+//! Many objects: how long it takes, and how much of them stays in memory. On the suite's own server only, which
+//! can be filled within seconds.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,9 @@
 //! The control plane under the load of a whole mesh: how long a change takes to every node, what the first word to all
 //! of them costs, what it keeps in memory, and whether a change costs more in a larger mesh.
 //!
-//! The control plane and one whole node run as processes of their own, so that their memory is theirs alone; the other
-//! nodes are connections of the bench, which answer and look at nothing but names. Everything goes over TCP on loopback.
+//! The control plane is `mesh-control` as it is installed, over the suite's API server. It and one whole node run as
+//! processes of their own, so that their memory is theirs alone; the other nodes are connections of the bench, which
+//! answer and look at nothing but names. Everything goes over TCP on loopback.
 //! The baseline is the same fan-out of a message of the same size by a server that knows no mesh.
 
 use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
@@ -14,9 +15,11 @@ use super::{figures::Sample, stand::System};
 
 mod crowd;
 mod curve;
+pub(super) mod demand;
 mod fleet;
 mod node;
 mod part;
+mod plane;
 mod scale;
 mod serve;
 mod subscriber;
@@ -33,8 +36,6 @@ pub enum Question {
 /// What one of the bench's processes is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// The control plane.
-    Serve(Crowd),
     /// The baseline, with the bytes of its resource.
     Direct(usize),
     /// A whole node of this name, and the control plane that it follows.
@@ -71,7 +72,6 @@ impl Part {
     /// Is that part until it is not needed any more.
     pub fn run(self) -> Result<()> {
         match self {
-            Self::Serve(crowd) => serve::mesh(crowd),
             Self::Direct(size) => serve::direct(size),
             Self::Node(address, name) => node::run(address, &name),
         }
@@ -81,7 +81,6 @@ impl Part {
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Serve(crowd) => write!(f, "serve/{crowd}"),
             Self::Direct(size) => write!(f, "direct/{size}"),
             Self::Node(address, name) => write!(f, "node/{address}/{name}"),
         }
@@ -94,7 +93,6 @@ impl FromStr for Part {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is no part of a bench");
         match text.split('/').collect::<Vec<_>>()[..] {
-            ["serve", crowd] => Ok(Self::Serve(crowd.parse()?)),
             ["direct", size] => Ok(Self::Direct(size.parse().map_err(|_| wrong())?)),
             ["node", address, name] => Ok(Self::Node(address.parse().map_err(|_| wrong())?, name.to_owned())),
             _ => Err(wrong()),
@@ -108,12 +106,11 @@ mod tests {
 
     #[test]
     fn parts_are_told_by_name() {
-        let crowd = Crowd { pods: 10, nodes: 2 };
         let node = Part::Node(SocketAddr::from(([127, 0, 0, 1], 80)), "node-0".to_owned());
-        for part in [Part::Serve(crowd), Part::Direct(500), node] {
+        for part in [Part::Direct(500), node] {
             assert_eq!(part.to_string().parse(), Ok(part));
         }
-        assert!("serve".parse::<Part>().is_err());
+        assert!("direct".parse::<Part>().is_err());
         assert!("node/localhost/x".parse::<Part>().is_err());
     }
 }

@@ -15,7 +15,8 @@ use mesh_tests::bench::{self, Case, Plan};
 #[derive(Debug, Parser)]
 #[command(
     name = "bench",
-    after_help = "Example: bench cross-node/http --json figures.json\nExample: bench --quick node/rss"
+    after_help = "Example: bench cross-node/http --json figures.json\nExample: bench --quick node/rss\n\n\
+                  Exit code: 0 if everything was measured and every must holds."
 )]
 struct Cli {
     /// Cases, or what their names begin with; all without any.
@@ -90,7 +91,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
     for failure in &outcome.failures {
         say(&mut io::stderr(), &format!("Error: {failure}"));
     }
-    Ok(if outcome.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if outcome.missed > 0 {
+        let text = format!("Error: {} of what must be so is not, or was not measured.", outcome.missed);
+        say(&mut io::stderr(), &text);
+    }
+    let good = outcome.failures.is_empty() && outcome.missed == 0;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A closed pipe (`bench | head`) is no reason to fail.

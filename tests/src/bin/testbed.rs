@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mesh_tests::apiserver;
 use mesh_tests::bed::{self, Bed, BedName, Inbound, Layout, Manifests, Network, Status, Target};
 use mesh_tests::http::{self, Response};
 use mesh_tests::istiod;
@@ -153,6 +154,12 @@ enum Tool {
     Udp {
         /// Where to listen.
         addr: SocketAddr,
+    },
+    /// Be a Kubernetes API server without a cluster, over TLS, until standard input ends.
+    #[command(after_help = "Example: testbed tool apiserver kubeconfig")]
+    Apiserver {
+        /// Where to write the administrator's kubeconfig.
+        kubeconfig: PathBuf,
     },
 }
 
@@ -430,11 +437,15 @@ fn ready() -> Result<()> {
 
 fn run_tool(tool: Tool) -> ExitCode {
     let served = match tool {
-        Tool::Server { addr, mode } => tool::serve(addr, mode),
-        Tool::Udp { addr } => tool::serve_udp(addr),
+        Tool::Server { addr, mode } => tool::serve(addr, mode).map_err(anyhow::Error::from),
+        Tool::Udp { addr } => tool::serve_udp(addr).map_err(anyhow::Error::from),
         Tool::Istiod { listen, upstream, state, token } => {
-            istiod::serve(istiod::Place { listen, upstream, state, token }).map_err(io::Error::other)
+            istiod::serve(istiod::Place { listen, upstream, state, token })
         }
+        Tool::Apiserver { kubeconfig } => match apiserver::serve_alone(&kubeconfig) {
+            Ok(()) => return ExitCode::SUCCESS,
+            failed => failed,
+        },
         Tool::Client(client) => {
             let report = tool::connect(&ClientPlan {
                 addr: client.addr,
@@ -451,7 +462,7 @@ fn run_tool(tool: Tool) -> ExitCode {
         }
     };
     if let Err(e) = served {
-        say(&mut io::stderr(), &format!("Error: {e}"));
+        say(&mut io::stderr(), &format!("Error: {e:#}"));
     }
     ExitCode::FAILURE
 }

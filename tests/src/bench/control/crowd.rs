@@ -19,6 +19,7 @@ use k8s_openapi::{
     },
 };
 use mesh_core::resource::{Meta, Object, ObjectKey, ObjectStatus, Origin, SourceFile, Spec, parse};
+use serde_json::{Value, json};
 
 /// How large a mesh is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,23 +51,45 @@ impl FromStr for Crowd {
 impl Crowd {
     /// Everything, with all pods ready.
     pub fn objects(self) -> impl Iterator<Item = Object> {
+        let written = self.written();
+        let written = written.flat_map(|text| parse(&SourceFile { name: "crowd", text: &text }).objects);
+        written.chain(self.made())
+    }
+
+    /// What users write.
+    fn written(self) -> impl Iterator<Item = String> {
         let services = self.pods.div_ceil(PODS_PER_SERVICE);
         let namespaces = services.div_ceil(SERVICES_PER_NAMESPACE);
         let policies = (0..services).step_by(SERVICES_PER_POLICY);
-        let written = std::iter::once(MESH_WIDE.to_owned())
+        std::iter::once(MESH_WIDE.to_owned())
             .chain((0..namespaces).map(namespace_text))
-            .chain(policies.map(policy_text));
-        let written = written.flat_map(|text| parse(&SourceFile { name: "crowd", text: &text }).objects);
+            .chain(policies.map(policy_text))
+    }
+
+    /// What the cluster makes.
+    fn made(self) -> impl Iterator<Item = Object> {
+        let services = self.pods.div_ceil(PODS_PER_SERVICE);
         let nodes = (0..self.nodes).map(node);
         let services = (0..services).flat_map(move |index| [service(index), self.slice(index, None)]);
         let pods = (0..self.pods).map(move |index| self.pod(index, true));
-        written.chain(nodes).chain(services).chain(pods)
+        nodes.chain(services).chain(pods)
     }
 
     /// What a cluster says when one pod becomes ready, or is it no more: the pod, and the slice of its service.
     pub fn endpoint(self, index: u32, ready: bool) -> [Object; 2] {
         let unready = (!ready).then_some(index);
         [self.pod(index, ready), self.slice(index / PODS_PER_SERVICE, unready)]
+    }
+
+    /// [`Self::objects`] as an API server keeps them.
+    pub(super) fn manifests(self) -> impl Iterator<Item = Value> {
+        let written = self.written().filter_map(|text| serde_yaml_ng::from_str(&text).ok());
+        written.chain(self.made().map(|object| manifest(&object)))
+    }
+
+    /// [`Self::endpoint`] as an API server keeps it.
+    pub(super) fn endpoint_manifests(self, index: u32, ready: bool) -> [Value; 2] {
+        self.endpoint(index, ready).map(|object| manifest(&object))
     }
 
     /// The name under which nodes are told of a pod.
@@ -227,6 +250,26 @@ fn object(meta: Meta, spec: Spec) -> Object {
         spec_json: None,
         status: ObjectStatus::default(),
     }
+}
+
+/// As an API server keeps it.
+fn manifest(object: &Object) -> Value {
+    let (version, spec) = match &object.spec {
+        Spec::Node(node) => ("v1", serde_json::to_value(node)),
+        Spec::Service(service) => ("v1", serde_json::to_value(service)),
+        Spec::Pod(pod) => ("v1", serde_json::to_value(pod)),
+        Spec::EndpointSlice(slice) => ("discovery.k8s.io/v1", serde_json::to_value(slice)),
+        _ => unreachable!("a crowd makes nothing else"),
+    };
+    let mut value = spec.expect("Kubernetes' types are JSON");
+    let meta = &object.meta;
+    (value["apiVersion"], value["kind"]) = (version.into(), meta.kind.into());
+    let metadata = &mut value["metadata"];
+    (metadata["name"], metadata["labels"]) = ((*meta.name).into(), json!(meta.labels));
+    if !meta.namespace.is_empty() {
+        metadata["namespace"] = (*meta.namespace).into();
+    }
+    value
 }
 
 fn meta(

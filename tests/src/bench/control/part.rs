@@ -29,6 +29,13 @@ pub(super) struct Resident {
     pub(super) peak: f64,
 }
 
+impl Resident {
+    /// That of the process `pid`.
+    pub(super) fn of(pid: u32) -> Result<Self> {
+        Ok(Self { now: process::rss_kb(pid)? / 1024.0, peak: process::peak_kb(pid)? / 1024.0 })
+    }
+}
+
 impl Process {
     pub(super) fn start(part: &Part) -> Result<Self> {
         let program = env::current_exe().context("where is this program?")?;
@@ -60,8 +67,7 @@ impl Process {
     }
 
     pub(super) fn resident(&self) -> Result<Resident> {
-        let pid = self.child.id();
-        Ok(Resident { now: process::rss_kb(pid)? / 1024.0, peak: process::peak_kb(pid)? / 1024.0 })
+        Resident::of(self.child.id())
     }
 
     /// Processor seconds since its start.

@@ -8,7 +8,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{Crowd, Part, fleet::Fleet, part::Process};
+use super::{
+    Crowd, Part,
+    fleet::Fleet,
+    part::{Process, Resident},
+    plane::Cluster,
+};
 use crate::bench::{
     figures::{Metric, Sample},
     output,
@@ -22,13 +27,37 @@ pub(super) fn run(crowd: Crowd, lasting: Duration) -> Result<Vec<(System, Sample
     Ok(vec![(System::Direct, direct), (System::Mesh, mesh)])
 }
 
+/// A process that tells nodes of changes.
+pub(super) trait Server {
+    /// Makes a pod ready, or lets it be so no more.
+    fn change(&mut self, index: u32, ready: bool) -> Result<()>;
+    /// Processor seconds since its start.
+    fn cpu_seconds(&self) -> Result<f64>;
+    /// Its memory.
+    fn resident(&self) -> Result<Resident>;
+}
+
+impl Server for Process {
+    fn change(&mut self, index: u32, ready: bool) -> Result<()> {
+        self.tell(&format!("change {index} {ready}"))
+    }
+
+    fn cpu_seconds(&self) -> Result<f64> {
+        Self::cpu_seconds(self)
+    }
+
+    fn resident(&self) -> Result<Resident> {
+        Self::resident(self)
+    }
+}
+
 fn mesh(crowd: Crowd, lasting: Duration) -> Result<(Sample, usize)> {
+    let cluster = Cluster::new(crowd)?;
     let started = Instant::now();
-    let mut server = Process::start(&Part::Serve(crowd))?;
-    let address = address(&mut server)?;
-    server.expect("ready")?;
+    let mut server = cluster.control()?;
+    server.wait_ready(PATIENCE)?;
     let ready = started.elapsed();
-    let mut fleet = Fleet::start(address, crowd.nodes, true)?;
+    let mut fleet = Fleet::start(server.address(), crowd.nodes, true)?;
     fleet.wait_synced(PATIENCE)?;
     let cold = started.elapsed();
     let cpu = server.cpu_seconds()?;
@@ -73,7 +102,7 @@ struct Changes {
 
 impl Changes {
     /// One change after the other, each when all nodes have heard of the one before.
-    fn run(crowd: Crowd, (server, fleet): (&mut Process, &mut Fleet), lasting: Duration) -> Result<Self> {
+    fn run(crowd: Crowd, (server, fleet): (&mut dyn Server, &mut Fleet), lasting: Duration) -> Result<Self> {
         let (started, before, cpu) = (Instant::now(), fleet.received_each(), server.cpu_seconds()?);
         let (mut times, mut bytes) = (Vec::new(), 0);
         for number in 0_u32.. {
@@ -83,7 +112,7 @@ impl Changes {
             // Down, and up again, all over the mesh.
             let index = (number / 2).wrapping_mul(STRIDE) % crowd.pods;
             let change = Instant::now();
-            server.tell(&format!("change {index} {}", number % 2 == 1))?;
+            server.change(index, number % 2 == 1)?;
             bytes = fleet.wait_told(&Crowd::uid(index), PATIENCE)?;
             times.push(change.elapsed().as_secs_f64() * 1e3);
         }

@@ -1,24 +1,17 @@
-//! The serving processes: the control plane's own server over a synthetic mesh, and the plainest server that sends as
-//! much to as many.
+//! The baseline: the plainest server that sends as much to as many as the control plane does.
 //!
-//! Both say `listening ADDRESS` and `ready` on standard output and take `change INDEX READY` on standard input, one line
+//! It says `listening ADDRESS` and `ready` on standard output and takes `change INDEX READY` on standard input, one line
 //! each, until it ends.
 
 use std::{
     io::{self, BufRead as _, Write as _},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
 };
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use mesh_ca::authorize::Rules;
-use mesh_control::{authn::Authenticator, discovery::Discovery, hub::Hub, listen, tasks};
-use mesh_core::{
-    id::TrustDomain,
-    model::{CompileOptions, World},
-};
+use mesh_control::{listen, tasks};
 use mesh_proto::{
     discovery::{
         DeltaDiscoveryRequest, DeltaDiscoveryResponse,
@@ -36,26 +29,6 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::crowd::Crowd;
-
-/// Serves `crowd` as `mesh-control` would, once it has read and compiled it.
-pub(super) fn mesh(crowd: Crowd) -> Result<()> {
-    let hub = Arc::new(Hub::default());
-    let authenticator = Arc::new(Authenticator::new(None, None));
-    let rules = Arc::new(Rules::new(TrustDomain::default(), "istio-system"));
-    let runtime = serve(Discovery::new(Arc::clone(&hub), authenticator, rules))?;
-    let mut world = World::new(CompileOptions::default());
-    for object in crowd.objects() {
-        world.upsert(&object);
-    }
-    hub.publish(world.commit());
-    hub.set_ready();
-    follow(|index, ready| {
-        crowd.endpoint(index, ready).iter().for_each(|object| world.upsert(object));
-        hub.publish(world.commit());
-    })?;
-    drop(runtime);
-    Ok(())
-}
 
 /// Serves one resource of `size` bytes, which becomes another with each change, to whoever connects.
 pub(super) fn direct(size: usize) -> Result<()> {
