@@ -201,6 +201,7 @@ impl World {
             }
             Spec::ServiceEntry(entry) => {
                 self.entries.allocator.apply(object);
+                entries::warn_about(object, entry, &mut report);
                 self.put_service_entry(&name, Some(ServiceEntry::of(object, entry)));
             }
             Spec::WorkloadEntry(entry) => {

@@ -262,8 +262,6 @@ fn unknown_kind(api_version: &str, kind: &str, kinds: &[&str]) -> Class {
 
 /// Kinds that are read and checked while nothing acts on them yet.
 const NOT_ENFORCED: &[Kind] = &[
-    Kind::ServiceEntry,
-    Kind::WorkloadEntry,
     Kind::WorkloadGroup,
     Kind::RequestAuthentication,
     Kind::Telemetry,

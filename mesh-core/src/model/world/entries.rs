@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::workloads::Place;
 use super::claims::Claims;
-use super::pods::{Names, PodFacts};
 use super::selector::{LabelIndex, SelectorIndex};
 use super::{Name, Report, World};
 use crate::allocate::{Allocator, Ranges};
-use crate::id::SpiffeId;
 use crate::model::{
-    Entry, Exported, Families, Membership, Record, RecordKey, Service, ServiceKey, ServicePort, Workload,
-    WorkloadType,
+    Entry, Exported, Families, Membership, Record, RecordKey, Service, ServiceKey, ServicePort,
 };
 use crate::net::canonical_ip;
 use crate::resource::networking::service_entry::{Location, Resolution, ServiceEntryPort};
@@ -20,6 +18,8 @@ use crate::resource::networking::workload::Address;
 use crate::resource::networking::{ServiceEntrySpec, WorkloadEntrySpec};
 use crate::resource::value::{Host, Port, Protocol};
 use crate::resource::{Object, ObjectKey, Origin};
+
+mod workloads;
 
 /// All of them, and what they were told as.
 #[derive(Debug)]
@@ -79,12 +79,36 @@ pub(super) struct WorkloadEntry {
     labels: BTreeMap<String, String>,
 }
 
+/// Names what of a ServiceEntry nothing acts on.
+pub(super) fn warn_about(object: &Object, spec: &ServiceEntrySpec, report: &mut Report) {
+    let mut warn = |field: &str, reason: &str| report.warning(object, field, reason);
+    if spec.resolution == Resolution::DynamicDns {
+        warn("spec.resolution", "DYNAMIC_DNS is not supported yet: the hosts lead nowhere");
+    }
+    if spec.addresses.iter().any(|subnet| !is_address(&subnet.get())) {
+        warn("spec.addresses", "networks are not supported yet: only single addresses lead to the service");
+    }
+    if spec.addresses.is_empty() {
+        let reason = match spec.resolution {
+            Resolution::None => "without addresses the entry has no effect yet: hosts are not told apart",
+            _ => {
+                "hosts are reached at the addresses that they were given, which clients do not learn from DNS yet"
+            }
+        };
+        warn("spec.addresses", reason);
+    }
+}
+
+fn is_address(network: &ipnet::IpNet) -> bool {
+    network.prefix_len() == network.max_prefix_len()
+}
+
 impl ServiceEntry {
     pub(super) fn of(object: &Object, spec: &ServiceEntrySpec) -> Self {
         let selector = spec.workload_selector.as_ref().map(|selector| Arc::new(selector.labels.clone()));
-        let whole = |network: &ipnet::IpNet| network.prefix_len() == network.max_prefix_len();
         let networks = spec.addresses.iter().map(|subnet| subnet.get());
-        let mut vips: Vec<_> = networks.filter(whole).map(|network| canonical_ip(network.addr())).collect();
+        let mut vips: Vec<_> =
+            networks.filter(is_address).map(|network| canonical_ip(network.addr())).collect();
         vips.sort_unstable();
         vips.dedup();
         let (origin, created) = (object.origin.clone(), object.meta.creation_timestamp);
@@ -427,145 +451,6 @@ impl World {
         let memberships = memberships(std::slice::from_ref(key), &entry.ports(&BTreeMap::new()));
         self.entry_workload(&place, &endpoint, (&self.entry_uid(name, &endpoint), memberships), report)
     }
-
-    pub(super) fn commit_workload_entry(&mut self, name: &Name) {
-        let uid: Arc<str> =
-            format!("{}/networking.istio.io/WorkloadEntry/{}/{}", self.cluster, name.namespace, name.name)
-                .into();
-        let mut report = Report::default();
-        let record = self.entries.workloads.get(name).and_then(|entry| {
-            let place = Place { field: "spec", name, origin: &entry.origin, labels: &entry.labels };
-            let services = self.services_selecting(name, entry);
-            self.entry_workload(&place, &entry.spec, (&uid, services), &mut report)
-        });
-        let (namespace, own) = (Arc::clone(&name.namespace), Arc::clone(&name.name));
-        let object = ObjectKey { kind: "WorkloadEntry", namespace, name: own };
-        self.findings.set(&object, super::Topic::Outcome, report);
-        self.emit(RecordKey::Workload(uid), record);
-    }
-
-    /// As for a pod, but that a name of a port is the WorkloadEntry's own.
-    fn services_selecting(&self, name: &Name, entry: &WorkloadEntry) -> Vec<Membership> {
-        let mut services = self.entries_selecting(&name.namespace, &entry.labels, &entry.spec.ports);
-        for selected in self.selectors.matching(&name.namespace, &entry.labels) {
-            let Some(facts) = self.services.get(&selected) else { continue };
-            let ports = facts.ports_of_entry(&entry.spec.ports);
-            services.push(Membership { service: Arc::clone(&facts.key), ports: ports.into() });
-        }
-        services.sort();
-        services
-    }
-
-    /// The `ServiceEntries` that a pod is an endpoint of.
-    pub(super) fn entries_with_pod(&self, name: &Name, pod: &PodFacts) -> Vec<Membership> {
-        if pod.terminating {
-            return Vec::new();
-        }
-        let mut all = self.entries_selecting(&name.namespace, &pod.labels, &BTreeMap::new());
-        let own = pod.ips.iter().filter(|ip| !pod.host_network && self.pod_claims.owner(**ip) == Some(name));
-        for ip in own {
-            let listing = self.entries.by_endpoint.get(ip).into_iter().flatten();
-            for (name, entry) in listing.filter_map(|name| Some((name, self.entries.services.get(name)?))) {
-                let keys = self.hosts_of(name, entry, &mut Report::default());
-                let here = entry.endpoint_ips().filter(|(at, _)| at == ip);
-                all.extend(here.flat_map(|(_, endpoint)| memberships(&keys, &entry.ports(&endpoint.ports))));
-            }
-        }
-        all.sort();
-        all.dedup_by(|a, b| a.service == b.service);
-        all
-    }
-
-    fn entries_selecting(
-        &self,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
-        ports: &BTreeMap<String, Port>,
-    ) -> Vec<Membership> {
-        let mut all = Vec::new();
-        for name in self.entries.selectors.matching(namespace, labels) {
-            let Some(entry) = self.entries.services.get(&name) else { continue };
-            let keys = self.hosts_of(&name, entry, &mut Report::default());
-            all.extend(memberships(&keys, &entry.ports(ports)));
-        }
-        all
-    }
-
-    fn entry_workload(
-        &self,
-        place: &Place<'_>,
-        spec: &WorkloadEntrySpec,
-        (uid, mut services): (&Arc<str>, Vec<Membership>),
-        report: &mut Report,
-    ) -> Option<Record> {
-        let Place { field, name, origin, labels } = *place;
-        let account =
-            Some(spec.service_account.as_str()).filter(|text| !text.is_empty()).unwrap_or("default");
-        let identity = SpiffeId::new(&self.mesh.trust_domain, &name.namespace, account);
-        let identity = identity.map_err(|error| format!("serviceAccount: the identity {error}"));
-        let known = identity.and_then(|identity| Ok((identity, address_of(spec)?)));
-        let (identity, (ips, hostname)) = known
-            .map_err(|reason| report.warning_at(origin, field, format!("{reason}; it is left out")))
-            .ok()?;
-        // A pod that is listed by its address is an endpoint as itself.
-        if ips.iter().any(|ip| self.pod_claims.owner(*ip).is_some()) {
-            return None;
-        }
-        services.sort();
-        let Names { app, version, canonical_name, canonical_revision } = Names::plain(labels, &name.name);
-        let mut locality = spec.locality.splitn(3, '/').map(Arc::<str>::from);
-        let mut part = || locality.next().unwrap_or_default();
-        Some(Record::Workload(Arc::new(Workload {
-            uid: Arc::clone(uid),
-            pod_uid: None,
-            name: Arc::clone(&name.name),
-            namespace: Arc::clone(&name.namespace),
-            node: None,
-            ips,
-            hostname,
-            weight: spec.weight,
-            identity,
-            enrolled: labels.get(TUNNEL).is_some_and(|value| value == "http"),
-            labels: labels.clone(),
-            app,
-            version,
-            canonical_name,
-            canonical_revision,
-            workload_name: Arc::clone(&name.name),
-            workload_type: WorkloadType::Pod,
-            service_account: account.into(),
-            cluster: Arc::clone(&self.cluster),
-            region: part(),
-            zone: part(),
-            probe_ports: Vec::new(),
-            host_network: false,
-            services,
-            policies: Vec::new(),
-            ready: true,
-            inbound_bypass: false,
-        })))
-    }
-}
-
-/// Where a workload is written, for findings about it.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    field: &'a str,
-    name: &'a Name,
-    origin: &'a Origin,
-    labels: &'a BTreeMap<String, String>,
-}
-
-/// Its addresses, or the name that stands for them; the error says why it has neither.
-fn address_of(spec: &WorkloadEntrySpec) -> Result<(Vec<IpAddr>, Option<Arc<str>>), String> {
-    match &spec.address {
-        Some(Address::Ip(ip)) => Ok((vec![canonical_ip(*ip)], None)),
-        Some(Address::Name(host)) => Ok((Vec::new(), Some(host.to_string().into()))),
-        Some(Address::Unix(path)) => {
-            Err(format!("{path} is a Unix socket, which nobody but its own host can reach"))
-        }
-        None => Err("has no address: gateways of other networks are not known here".to_owned()),
-    }
 }
 
 fn ip_of(spec: &WorkloadEntrySpec) -> Option<IpAddr> {
@@ -587,6 +472,3 @@ fn memberships(keys: &[Arc<ServiceKey>], ports: &[(u16, u16)]) -> Vec<Membership
     let one = |key: &Arc<ServiceKey>| Membership { service: Arc::clone(key), ports: ports.into() };
     keys.iter().map(one).collect()
 }
-
-/// The label by which Istio knows that somebody outside of Kubernetes ends tunnels.
-const TUNNEL: &str = "networking.istio.io/tunnel";

@@ -320,10 +320,10 @@ fn rules_that_are_never_used() {
 
 #[test]
 fn users_are_told_what_nothing_acts_on() {
-    let parsed = yaml(&document("WorkloadEntry", "{address: 1.1.1.1}"));
+    let parsed = yaml(&document("WorkloadGroup", "{template: {address: 1.1.1.1}}"));
     let lines: Vec<_> = parsed.findings.iter().map(ToString::to_string).collect();
-    assert_eq!(lines, ["f.yaml:1 Warning WorkloadEntry is not enforced yet: this document has no effect"]);
-    let list = "apiVersion: networking.istio.io/v1\nkind: WorkloadEntryList\nitems: [{metadata: {name: x}, spec: {address: 1.1.1.1}}]\n";
+    assert_eq!(lines, ["f.yaml:1 Warning WorkloadGroup is not enforced yet: this document has no effect"]);
+    let list = "apiVersion: networking.istio.io/v1\nkind: WorkloadGroupList\nitems: [{metadata: {name: x}, spec: {template: {address: 1.1.1.1}}}]\n";
     let parsed = yaml(list);
     assert_eq!(parsed.findings[0].field, "items[0]");
 }
