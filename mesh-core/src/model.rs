@@ -61,6 +61,8 @@ pub struct Snapshot {
     local: RedBlackTreeMapSync<Arc<str>, Arc<Workload>>,
     services: RedBlackTreeMapSync<Arc<ServiceKey>, Arc<Service>>,
     by_vip: HashTrieMapSync<IpAddr, Arc<Service>>,
+    /// The namespaces of the `ServiceEntries` that have a host, sorted.
+    entries_by_host: HashTrieMapSync<Arc<str>, Arc<[Arc<str>]>>,
     pod_networks: Arc<cidr::CidrSet>,
     policies: PolicySet,
     configs: RedBlackTreeMapSync<Arc<ObjectKey>, Arc<Config>>,
@@ -163,6 +165,18 @@ impl Snapshot {
         self.place(dst)
     }
 
+    /// [`Self::resolve`] for a client of `namespace`: a ServiceEntry that it does not see leads nowhere.
+    pub fn resolve_for(&self, namespace: &str, dst: SocketAddr) -> Target {
+        match self.resolve(dst) {
+            Target::Service { service, .. }
+                if service.entry.is_some() && !service.exported.is_to(namespace) =>
+            {
+                self.place(canonical(dst))
+            }
+            target => target,
+        }
+    }
+
     /// What is at `dst`, a canonical address, whatever services say about it.
     pub(crate) fn place(&self, dst: SocketAddr) -> Target {
         if let Some(workload) = self.by_ip.get(&dst.ip()) {
@@ -196,11 +210,18 @@ impl Snapshot {
         &self.rules
     }
 
-    /// The service of this full host name.
-    pub fn service_by_host(&self, host: &str) -> Option<&Arc<Service>> {
+    /// The service of this full host name that a client of `namespace` sees: Kubernetes', else that of a ServiceEntry, of
+    /// which its own namespace's comes first, then the first by namespace.
+    pub fn service_by_host(&self, host: &Arc<str>, namespace: &str) -> Option<&Arc<Service>> {
+        let of = |owner: &str| {
+            let key = ServiceKey { namespace: owner.into(), hostname: Arc::clone(host) };
+            self.services.get(&key).filter(|service| service.exported.is_to(namespace))
+        };
         // A service of Kubernetes carries its namespace in its name.
-        let namespace = host.split('.').nth(1)?;
-        self.services.get(&ServiceKey { namespace: namespace.into(), hostname: host.into() })
+        let own = host.split('.').nth(1).and_then(of).filter(|service| service.entry.is_none());
+        let entries = || self.entries_by_host.get(host).into_iter().flat_map(|all| all.iter());
+        own.or_else(|| entries().any(|it| **it == *namespace).then(|| of(namespace)).flatten())
+            .or_else(|| entries().find_map(|owner| of(owner)))
     }
 
     /// The Secret of this name, if this is a gateway of its namespace and a Gateway names it.

@@ -404,6 +404,9 @@ impl Mirror {
         for (index, port) in service.ports.iter_mut().enumerate() {
             port.endpoints = self.endpoints(key, told, index);
         }
+        if service.entry.is_some() {
+            self.name_entry(&service, true);
+        }
         let service = Arc::new(service);
         for vip in &service.vips {
             self.snapshot.by_vip.insert_mut(*vip, Arc::clone(&service));
@@ -411,7 +414,23 @@ impl Mirror {
         self.snapshot.services.insert_mut(Arc::clone(key), service);
     }
 
+    fn name_entry(&mut self, service: &Service, present: bool) {
+        let known =
+            self.snapshot.entries_by_host.get(&service.hostname).into_iter().flat_map(|all| all.iter());
+        let others = known.filter(|it| **it != service.namespace).cloned();
+        let mut all: Vec<_> = others.chain(present.then(|| Arc::clone(&service.namespace))).collect();
+        all.sort_unstable();
+        if all.is_empty() {
+            self.snapshot.entries_by_host.remove_mut(&service.hostname);
+        } else {
+            self.snapshot.entries_by_host.insert_mut(Arc::clone(&service.hostname), all.into());
+        }
+    }
+
     fn forget_service(&mut self, service: &Service) {
+        if service.entry.is_some() {
+            self.name_entry(service, false);
+        }
         for vip in &service.vips {
             let own = |owner: &Arc<Service>| {
                 (&owner.namespace, &owner.hostname) == (&service.namespace, &service.hostname)

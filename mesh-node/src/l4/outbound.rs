@@ -140,7 +140,8 @@ impl Story {
         wanted: SocketAddr,
     ) -> Option<(TcpStream, Option<requests::HttpPort>)> {
         let snapshot = self.worker.snapshot();
-        let Target::Service { service, port } = snapshot.resolve(wanted) else { return Some((tcp, None)) };
+        let target = snapshot.resolve_for(&source.namespace, wanted);
+        let Target::Service { service, port } = target else { return Some((tcp, None)) };
         let kind =
             requests::classify(&self.worker, &self.pod, &snapshot, (&service, port), (tcp, wanted)).await;
         match kind {
@@ -167,7 +168,7 @@ impl Story {
 
     /// Opens the far side of the connection.
     async fn reach(&self, source: &Arc<Workload>, wanted: SocketAddr) -> Result<Reached, Failure> {
-        let (snapshot, target) = self.resolve(wanted).await;
+        let (snapshot, target) = self.resolve(source, wanted).await;
         match target {
             Target::Service { ref service, port } => {
                 self.report.set_service(service.clone());
@@ -199,13 +200,13 @@ impl Story {
     }
 
     /// Finds the target; a pod that is too new to be known, or not told of here, gets a moment to appear.
-    async fn resolve(&self, wanted: SocketAddr) -> (Arc<Snapshot>, Target) {
+    async fn resolve(&self, source: &Workload, wanted: SocketAddr) -> (Arc<Snapshot>, Target) {
         let mut snapshots = self.worker.snapshots();
         let deadline = tokio::time::Instant::now() + NEW_POD_PATIENCE;
         let mut asked = false;
         loop {
             let snapshot = snapshots.borrow_and_update().clone();
-            let target = snapshot.resolve(wanted);
+            let target = snapshot.resolve_for(&source.namespace, wanted);
             let settled = !matches!(target, Target::UnknownInPodNetwork);
             if !settled && !std::mem::replace(&mut asked, true) {
                 self.worker.ask_for(wanted.ip());

@@ -125,10 +125,7 @@ impl Engine {
         old: Option<&Rc<Cluster>>,
     ) -> Result<Cluster, NoCluster> {
         let (namespace, labels) = self.client.namespace_and_labels(snapshot);
-        let service = snapshot.service_by_host(&to.host).ok_or(NoCluster)?;
-        if !service.exported.is_to(&namespace) {
-            return Err(NoCluster);
-        }
+        let service = snapshot.service_by_host(&to.host, &namespace).ok_or(NoCluster)?;
         let number = to.port_of(service.ports.iter().map(|port| port.number), asked);
         let port = service.ports.iter().position(|port| port.number == number).ok_or(NoCluster)?;
         let workload = self.client.workload(snapshot);
@@ -158,10 +155,11 @@ impl Engine {
         let snapshot = self.snapshots.borrow_mut().borrow_and_update().clone();
         let mut view = self.view.borrow_mut();
         let same_rules = view.snapshot.config_generation() == snapshot.config_generation();
+        let (namespace, _) = self.client.namespace_and_labels(&snapshot);
         let clusters = std::mem::take(&mut view.clusters);
         for (to, all) in clusters {
             let kept = all.into_iter().filter_map(|known| {
-                let service = snapshot.service_by_host(&to.host)?;
+                let service = snapshot.service_by_host(&to.host, &namespace)?;
                 if same_rules && Arc::ptr_eq(service, &known.cluster.service) {
                     return Some(known);
                 }

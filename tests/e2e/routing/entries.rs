@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::bed::{Bed, PodHandle, Process};
-use mesh_tests::scenario::{Dialled, dial, eventually, logged, manifests, start};
+use mesh_tests::scenario::{Dialled, captured, dial, eventually, logged, manifests, pod, start};
+
+use super::gateway::gateway_pod;
+use super::until;
+use crate::scrape::Scrape;
 
 /// An entry of namespace `mesh`.
 fn entry(name: &str, spec: &str) -> String {
@@ -43,6 +47,23 @@ fn a_service_entry_leads_out_of_the_mesh() -> Result<()> {
     ))?;
     reaches_all(&bed, &client, "192.0.2.10:80", &[&one, &two])?;
     logged(&bed, "node-1", &["dst.service=\"db.example\"", "direction=\"outbound\""])?;
+    // Those who do not see it go where the address leads without it.
+    let stranger = "{apiVersion: v1, kind: Namespace, metadata: {name: other, labels: {istio.io/dataplane-mode: ambient}}}\n---\n";
+    bed.apply(&format!("{stranger}{}", pod("other", "stranger", "node-1", &["sleep", "infinity"])))?;
+    captured(&bed, Duration::from_secs(20))?;
+    let stranger = bed.pod("other/stranger")?;
+    reaches_all(&bed, &stranger, "192.0.2.10:80", &[&one, &two])?;
+    bed.apply(&entry(
+        "static",
+        &format!(
+            "hosts: [db.example], addresses: [192.0.2.10], resolution: STATIC, exportTo: ['.'], {port}, \
+             endpoints: [{{address: {one}}}]"
+        ),
+    ))?;
+    bed.wait("the end of what it saw", Duration::from_secs(10), |_| {
+        dial(&stranger, &["192.0.2.10:80", "--timeout", "500"]).is_ok_and(|seen| !seen.served())
+    })?;
+    ensure!(dial(&client, &["192.0.2.10:80"])?.served());
     // Nobody's.
     let other = dial(&client, &["192.0.2.10:81", "--timeout", "500"])?;
     ensure!(!other.served(), "{other:?}");
@@ -138,3 +159,55 @@ fn names_are_followed() -> Result<()> {
     ensure!(seen.served() && seen.seen("local").starts_with(&two), "{seen:?}");
     Ok(())
 }
+
+/// The two steps of the tutorials: from the client to the egress gateway, and from there out.
+#[test]
+fn an_egress_gateway_is_the_way_out() -> Result<()> {
+    let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
+    let (client, two) = (bed.pod("mesh/client")?, outside(&bed, "node-2")?);
+    let _server = bed.node("node-2")?.spawn(&["httpbin", "--port", "7200"])?;
+    bed.apply(&gateway_pod(&bed, ("istio-egressgateway", "egressgateway"))?)?;
+    bed.wait_ready(Duration::from_secs(20), |_| ())?;
+    bed.apply(&entry(
+        "web",
+        &format!(
+            "hosts: [external.test], addresses: [192.0.2.20], resolution: STATIC, endpoints: [{{address: {two}}}], \
+             ports: [{{name: http, number: 80, protocol: HTTP, targetPort: 7200}}]"
+        ),
+    ))?;
+    let ask = ["--resolve", "external.test:80:192.0.2.20", "http://external.test/headers"];
+    until(&bed, &client, &ask, |answer| answer.status == 200).context("without rules")?;
+    bed.apply(OUT)?;
+    let through =
+        |answer: &super::Answer| answer.status == 200 && answer.body.to_lowercase().contains("x-way-out");
+    let answer = until(&bed, &client, &ask, through).with_context(|| {
+        let log = bed.node("node-1").and_then(|node| node.log()).unwrap_or_default();
+        let gateway = bed.pod("istio-system/istio-egressgateway").map(|pod| pod.log()).unwrap_or_default();
+        format!("through the gateway; node-1:\n{log}\nthe gateway:\n{gateway}")
+    })?;
+    ensure!(answer.body.contains("external.test"), "the host stays: {answer:?}");
+    // The gateway knows who came, and the client's node whom it sent there.
+    let labels = [
+        ("reporter", "source"),
+        ("source_workload", "client"),
+        ("destination_service_name", "istio-egressgateway"),
+        ("response_code", "200"),
+    ];
+    let sent = Scrape::of(&bed.node("node-1")?)?.count("istio_requests_total", &labels);
+    ensure!(sent > 0, "node-1 has counted no request to the gateway");
+    // A change at the gateway holds for the second step alone.
+    bed.apply(&OUT.replace("x-way-out: gateway", "x-way-out: changed"))?;
+    let changed = |answer: &super::Answer| answer.status == 200 && answer.body.contains("changed");
+    until(&bed, &client, &ask, changed).context("a change of the second step")?;
+    Ok(())
+}
+
+const OUT: &str = "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: out, namespace: istio-system}, \
+     spec: {selector: {istio: egressgateway}, \
+     servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [external.test]}]}}\n---\n\
+     {apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: out, namespace: mesh}, \
+     spec: {hosts: [external.test], gateways: [istio-system/out, mesh], http: [\
+     {match: [{gateways: [mesh], port: 80}], \
+     route: [{destination: {host: istio-egressgateway.istio-system.svc.cluster.local, port: {number: 80}}}]}, \
+     {match: [{gateways: [istio-system/out], port: 80}], headers: {request: {set: {x-way-out: gateway}}}, \
+     route: [{destination: {host: external.test, port: {number: 80}}}]}]}}";

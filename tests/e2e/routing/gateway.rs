@@ -20,7 +20,7 @@ fn the_way_in_from_outside() -> Result<()> {
     {
         apply(&bed, file)?;
     }
-    bed.apply(&ingress(&bed)?)?;
+    bed.apply(&gateway_pod(&bed, ("istio-ingressgateway", "ingressgateway"))?)?;
     bed.wait_ready(Duration::from_secs(20), |_| ())?;
     let client = bed.pod("outside/client")?;
     let host = bed.status().service_ip("istio-system/istio-ingressgateway")?.to_string();
@@ -31,12 +31,12 @@ fn the_way_in_from_outside() -> Result<()> {
 
 /// A pod with the labels of Istio's gateway, and its Service. It follows the nodes' control plane, with an identity of
 /// its own.
-fn ingress(bed: &Bed) -> Result<String> {
+pub(super) fn gateway_pod(bed: &Bed, (name, label): (&str, &str)) -> Result<String> {
     let (layout, host) = (bed.layout(), bed.node("node-1")?);
-    let (mesh, own) = (layout.state.join("mesh"), layout.state.join("gateway"));
+    let (mesh, own) = (layout.state.join("mesh"), layout.state.join(name));
     let [mesh, token, state] = [mesh, own.join("token"), own.clone()].map(|path| path.display().to_string());
-    let identity = "spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway";
-    let made = host.exec(&["mesh-control", "join", "create", "--identity", identity, "--state", &mesh])?;
+    let identity = format!("spiffe://cluster.local/ns/istio-system/sa/{name}");
+    let made = host.exec(&["mesh-control", "join", "create", "--identity", &identity, "--state", &mesh])?;
     ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     fs::create_dir_all(&own)?;
     fs::write(&token, &made.stdout)?;
@@ -44,7 +44,7 @@ fn ingress(bed: &Bed) -> Result<String> {
         "mesh-node",
         "gateway",
         "--name",
-        "istio-system/istio-ingressgateway",
+        &format!("istio-system/{name}"),
         "--control",
         &format!("https://{}:15012", host.ips()[0]),
         "--control-ca",
@@ -54,17 +54,17 @@ fn ingress(bed: &Bed) -> Result<String> {
         "--state",
         &state,
         "--svid-cache",
-        &layout.memory().join("gateway").display().to_string(),
+        &layout.memory().join(name).display().to_string(),
     ];
-    let labels = "{app: istio-ingressgateway, istio: ingressgateway}";
+    let labels = format!("{{app: {name}, istio: {label}}}");
     Ok(format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: istio-system}}}}\n---\n\
-         {{apiVersion: v1, kind: Service, metadata: {{name: istio-ingressgateway, namespace: istio-system, labels: {labels}}}, \
-         spec: {{selector: {{istio: ingressgateway}}, ports: [{{name: http2, port: 80, targetPort: 8080}}, \
+         {{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: istio-system, labels: {labels}}}, \
+         spec: {{selector: {{istio: {label}}}, ports: [{{name: http2, port: 80, targetPort: 8080}}, \
          {{name: https, port: 443, targetPort: 8443}}]}}}}\n---\n\
-         {{apiVersion: v1, kind: ServiceAccount, metadata: {{name: istio-ingressgateway, namespace: istio-system}}}}\n---\n\
-         {{apiVersion: v1, kind: Pod, metadata: {{name: istio-ingressgateway, namespace: istio-system, labels: {labels}}}, \
-         spec: {{serviceAccountName: istio-ingressgateway, nodeName: node-1, containers: [{{name: gateway, image: mesh, \
+         {{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {name}, namespace: istio-system}}}}\n---\n\
+         {{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: istio-system, labels: {labels}}}, \
+         spec: {{serviceAccountName: {name}, nodeName: node-1, containers: [{{name: gateway, image: mesh, \
          command: {command:?}, \
          readinessProbe: {{httpGet: {{path: /healthz/ready, port: 15021}}, periodSeconds: 1}}}}]}}}}",
     ))

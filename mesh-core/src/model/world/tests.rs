@@ -212,3 +212,35 @@ fn a_host_without_addresses_is_reached_at_those_it_was_given() {
     tell(&mut mirror, world.commit());
     assert_eq!(vips(&mut mirror)["a.example"], ["192.0.2.1".parse::<std::net::IpAddr>().unwrap()]);
 }
+
+#[test]
+fn of_several_entries_with_a_host_each_client_has_the_nearest_that_it_sees() {
+    let entry = |namespace: &str, more: &str| {
+        let text = format!(
+            "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: e, namespace: {namespace}}}, \
+             spec: {{hosts: [db.example], addresses: [192.0.2.1], resolution: STATIC, \
+             ports: [{{name: tcp, number: 80, protocol: TCP}}]{more}}}}}"
+        );
+        parse(&SourceFile { name: &format!("{namespace}.yaml"), text: &text }).objects.remove(0)
+    };
+    let mut world = World::new(CompileOptions::default());
+    let mut mirror = Mirror::new("");
+    let host = std::sync::Arc::from("db.example");
+    let mut of = |objects: &[Object], namespace: &str| {
+        objects.iter().for_each(|object| world.upsert(object));
+        tell(&mut mirror, world.commit());
+        let snapshot = mirror.snapshot();
+        snapshot.service_by_host(&host, namespace).map(|service| service.namespace.to_string())
+    };
+    assert_eq!(of(&[entry("b", ", exportTo: ['.']"), entry("c", "")], "b").as_deref(), Some("b"));
+    assert_eq!(of(&[], "a").as_deref(), Some("c"), "what is not exported is not there");
+    assert_eq!(of(&[entry("b", "")], "a").as_deref(), Some("b"), "the first by namespace");
+    assert_eq!(of(&[], "c").as_deref(), Some("c"));
+    // An address of an entry that a client does not see leads where it leads without.
+    of(&[entry("b", ", exportTo: ['.']"), entry("c", ", exportTo: ['.']")], "a");
+    let snapshot = mirror.snapshot();
+    let at = "192.0.2.1:80".parse().unwrap();
+    let seen =
+        |namespace| matches!(snapshot.resolve_for(namespace, at), crate::model::Target::Service { .. });
+    assert_eq!((seen("a"), snapshot.resolve_for("a", at)), (false, crate::model::Target::External));
+}
