@@ -84,19 +84,28 @@ fn pod_uid(name: &str) -> Option<String> {
 
 /// The network namespace of the processes in a pod's cgroup; `None` while there are none, or while they still use
 /// the host's.
-pub fn netns_of(pod: &Path, host: &NetNs) -> Option<NetNs> {
-    inside(pod, host).map(|(_, ns)| ns)
+///
+/// A pod keeps its namespace: of several, `known` is the pod's. Another is that of a process on its way into the pod.
+pub fn netns_of(pod: &Path, host: &NetNs, known: Option<&NetNs>) -> Option<NetNs> {
+    let mut first = None;
+    for (_, ns) in inside(pod, host) {
+        if known.is_none_or(|known| known.inode() == ns.inode()) {
+            return Some(ns);
+        }
+        first.get_or_insert(ns);
+    }
+    first
 }
 
 /// One of the processes in a pod's cgroup that do not use the host's network namespace.
 pub fn process_of(pod: &Path, host: &NetNs) -> Option<u32> {
-    inside(pod, host).map(|(pid, _)| pid)
+    inside(pod, host).next().map(|(pid, _)| pid)
 }
 
-fn inside(pod: &Path, host: &NetNs) -> Option<(u32, NetNs)> {
+fn inside(pod: &Path, host: &NetNs) -> impl Iterator<Item = (u32, NetNs)> {
     let mut processes = Vec::new();
     processes_under(pod, &mut processes);
-    processes.into_iter().find_map(|(pid, group)| {
+    processes.into_iter().filter_map(|(pid, group)| {
         let ns = NetNs::open(Path::new(&format!("/proc/{pid}/ns/net"))).ok()?;
         // The number may have been given to another process between reading and opening.
         let still = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;

@@ -155,7 +155,8 @@ impl Manager {
             if look == Look::Waiting && self.captured.contains_key(uid) {
                 continue;
             }
-            let group = groups.get(&**uid).and_then(|group| cgroup::netns_of(group, &self.host));
+            let known = self.captured.get(uid).map(|known| &known.pod.netns);
+            let group = groups.get(&**uid).and_then(|group| cgroup::netns_of(group, &self.host, known));
             if let Err(state) = self.ensure(uid, workload, group).await {
                 self.waiting.insert(uid.clone(), status_of(workload, state));
             }

@@ -23,7 +23,7 @@ fn detach_filters(options: &CleanupOptions, pins: &Pins) {
     let scope = options.cgroup.clone().map_or_else(cgroup::cgroup2_mount, Ok);
     let groups = scope.map(|scope| cgroup::pods(&cgroup::pods_cgroup(&scope))).unwrap_or_default();
     for pod in pins.pods().unwrap_or_default() {
-        if let Some(ns) = groups.get(&pod.uid).and_then(|group| cgroup::netns_of(group, &host)) {
+        if let Some(ns) = groups.get(&pod.uid).and_then(|group| cgroup::netns_of(group, &host, None)) {
             let _ = detach_clsact(&ns);
         }
     }
