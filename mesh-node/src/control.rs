@@ -10,12 +10,12 @@ mod discovery;
 mod journal;
 mod signer;
 mod subscriber;
-mod told;
+mod trust;
 
 pub use connect::{ConnectError, Endpoint};
 pub use credential::{Credential, Link, LinkError};
 pub use discovery::{Discovery, Status};
 pub use journal::{Entry, Journal};
-pub use signer::{RemoteCa, Trust};
+pub use signer::RemoteCa;
 pub use subscriber::Subscriber;
-pub use told::Told;
+pub use trust::Trust;

@@ -116,6 +116,11 @@ pub struct Endpoint {
 }
 
 impl Service {
+    /// Whether connections go to the address that the client asked for ([`Entry::passthrough`]).
+    pub fn is_passthrough(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.passthrough)
+    }
+
     /// What makes it unique.
     pub fn key(&self) -> ServiceKey {
         ServiceKey { namespace: Arc::clone(&self.namespace), hostname: Arc::clone(&self.hostname) }

@@ -68,9 +68,7 @@ impl Snapshot {
 fn leads_to(target: &Target, destination: SocketAddr) -> Result<Permit, Denied> {
     let leads_there = match target {
         // Where that leads, the client has said, and what is there was looked up.
-        Target::Service { service, .. } if service.entry.as_ref().is_some_and(|entry| entry.passthrough) => {
-            true
-        }
+        Target::Service { service, .. } if service.is_passthrough() => true,
         Target::Service { service, port } => service
             .ports
             .get(*port)

@@ -12,7 +12,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 use tonic::transport::Channel;
 
-use super::{credential::Credential, told::Told};
+use super::{credential::Credential, trust::Trust};
 use crate::tls::config::{ALPN_H2, provider};
 
 /// Where the control plane is, and how it is recognised.
@@ -29,7 +29,7 @@ struct Roots {
     /// Read anew for every connection: whoever manages it may replace it.
     file: Option<PathBuf>,
     /// What the control plane itself told last.
-    told: Arc<Told>,
+    told: Arc<Trust>,
 }
 
 /// Why there is no connection.
@@ -57,7 +57,7 @@ pub enum ConnectError {
 impl Endpoint {
     /// The control plane at `url`. Over TLS it must show a certificate under the roots of `file` or, once there are
     /// some, under those of `told`.
-    pub fn parse(url: &str, file: Option<PathBuf>, told: Arc<Told>) -> Result<Self, ConnectError> {
+    pub fn parse(url: &str, file: Option<PathBuf>, told: Arc<Trust>) -> Result<Self, ConnectError> {
         let wrong = || ConnectError::Address(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong())?;
         let roots = match uri.scheme_str() {

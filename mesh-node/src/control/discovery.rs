@@ -27,8 +27,8 @@ use tracing::{info, warn};
 use super::{
     credential::{Link, LinkError},
     journal::{Entry, Journal},
-    signer::Trust,
     subscriber::Subscriber,
+    trust::Trust,
 };
 use crate::{
     run::{

@@ -1,68 +1,15 @@
 //! The control plane as the CA of this node's pods.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use mesh_ca::{Bundle, bundle::pem};
 use mesh_core::id::SpiffeId;
 use rustls_pki_types::CertificateSigningRequestDer;
-use tokio::sync::watch;
-use tracing::{info, warn};
+use tokio::sync::{Mutex, watch};
 
 use super::credential::{Link, LinkError, Opened};
-use super::told::Told;
+use super::trust::Trust;
 use crate::identity::{IssuedChain, Sign, SignError, Signing};
-
-/// What peers are checked against. A control plane of ours tells it; Istio's has its roots in a file, and in the answers
-/// of its CA.
-#[derive(Debug)]
-pub struct Trust {
-    bundle: Arc<Told>,
-    /// Held while either changes it.
-    told: Mutex<bool>,
-}
-
-impl Trust {
-    /// Begins with these, which may come from a file.
-    pub fn new(bundle: Bundle) -> Self {
-        Self { bundle: Arc::new(Told::new(Arc::new(bundle))), told: Mutex::new(false) }
-    }
-
-    /// What is trusted, now and later.
-    pub fn bundle(&self) -> &Arc<Told> {
-        &self.bundle
-    }
-
-    /// These and no others, from now on.
-    pub fn told(&self, bundle: Bundle) {
-        let mut told = self.lock();
-        *told = true;
-        self.bundle.tell(bundle);
-    }
-
-    /// The CA trusts these as well. Where all of them are told, an answer may be older than that.
-    fn answered(&self, roots: &str) {
-        let told = self.lock();
-        if *told {
-            return;
-        }
-        let old = self.bundle.bundle();
-        match Bundle::parse(format!("{}{roots}", old.roots_pem()).as_bytes(), &[]) {
-            Ok(both) if both.roots().len() > old.roots().len() => {
-                info!(roots = both.roots().len(), "The CA has named a root that was not known.");
-                self.bundle.tell(both);
-            }
-            Ok(_) => {}
-            Err(error) => warn!(%error, "The roots that the CA has answered with are of no use."),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Signs by asking the control plane.
 #[derive(Debug)]
@@ -70,13 +17,13 @@ pub struct RemoteCa {
     link: Arc<Link>,
     trust: Arc<Trust>,
     /// Kept between requests, and let go of when one fails.
-    opened: tokio::sync::Mutex<Option<Opened>>,
+    opened: Mutex<Option<Opened>>,
 }
 
 impl RemoteCa {
     /// Asks over `link`, and adds the roots that it is answered to `trust`.
     pub fn new(link: Arc<Link>, trust: Arc<Trust>) -> Self {
-        Self { link, trust, opened: tokio::sync::Mutex::default() }
+        Self { link, trust, opened: Mutex::default() }
     }
 
     async fn opened(&self) -> Result<Opened, LinkError> {
@@ -113,7 +60,7 @@ impl Sign for RemoteCa {
     }
 
     fn bundle(&self) -> Arc<Bundle> {
-        self.trust.bundle.bundle()
+        self.trust.bundle()
     }
 
     fn refresh(&self) -> Signing<'_, ()> {
@@ -121,7 +68,7 @@ impl Sign for RemoteCa {
     }
 
     fn news(&self) -> Option<watch::Receiver<()>> {
-        Some(self.trust.bundle().news())
+        Some(self.trust.news())
     }
 }
 

@@ -228,7 +228,7 @@ impl Story {
         let Some(port) = service.ports.get(port) else {
             return Err(Failure::last(Stage::Resolve, "the service has lost its port"));
         };
-        if service.entry.as_ref().is_some_and(|entry| entry.passthrough) {
+        if service.is_passthrough() {
             return self.reach_endpoint(snapshot, source, &Endpoint::new(wanted, None)).await;
         }
         let affinity = service.session_affinity.map(|_| client_hash(self.client.ip()));

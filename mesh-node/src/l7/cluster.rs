@@ -135,7 +135,7 @@ impl Cluster {
 
     /// Chooses an endpoint; `None` if none may be used.
     pub fn pick(&self, choice: &Choice<'_>) -> Option<Rc<Member>> {
-        if self.service.entry.as_ref().is_some_and(|entry| entry.passthrough) {
+        if self.service.is_passthrough() {
             let member = self.pass(choice.wanted?);
             return Some(member).filter(|member| !choice.tried.contains(&member.endpoint.id));
         }

@@ -174,8 +174,7 @@ impl Control {
             None => anyhow::bail!("--control-ca is needed: without roots nobody can be recognised"),
         };
         let trust = Arc::new(Trust::new(bundle));
-        let endpoint =
-            Endpoint::parse(url, place.control_ca.clone(), trust.bundle().clone()).context("--control")?;
+        let endpoint = Endpoint::parse(url, place.control_ca.clone(), trust.clone()).context("--control")?;
         let own = place.subscriber.identity(&place.trust_domain).map_err(anyhow::Error::msg)?;
         let own = (own, open_cache(place, "node"));
         let link = Arc::new(Link::new(endpoint, place.token.clone(), own));

@@ -85,6 +85,9 @@ pub(super) fn warn_about(object: &Object, spec: &ServiceEntrySpec, report: &mut 
     if spec.resolution == Resolution::DynamicDns {
         warn("spec.resolution", "DYNAMIC_DNS is not supported yet: the hosts lead nowhere");
     }
+    if !spec.subject_alt_names.is_empty() {
+        warn("spec.subjectAltNames", "is not enforced yet: the names of a DestinationRule's tls are");
+    }
     if spec.addresses.iter().any(|subnet| !is_address(&subnet.get())) {
         warn("spec.addresses", "networks are not supported yet: only single addresses lead to the service");
     }

@@ -87,9 +87,11 @@ impl Crowd {
         written.chain(self.made().map(|object| manifest(&object)))
     }
 
-    /// [`Self::endpoint`] as an API server keeps it.
-    pub(super) fn endpoint_manifests(self, index: u32, ready: bool) -> [Value; 2] {
-        self.endpoint(index, ready).map(|object| manifest(&object))
+    /// The slice of [`Self::endpoint`] as an API server keeps it. The pod says the same in a moment of its own, which would
+    /// be a change of its own: whoever follows both may be told once or twice.
+    pub(super) fn slice_manifest(self, index: u32, ready: bool) -> Value {
+        let [_, slice] = self.endpoint(index, ready);
+        manifest(&slice)
     }
 
     /// The name under which nodes are told of a pod.

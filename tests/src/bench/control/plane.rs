@@ -128,9 +128,7 @@ impl Plane<'_> {
 
 impl Server for Plane<'_> {
     fn change(&mut self, index: u32, ready: bool) -> Result<()> {
-        for object in self.cluster.crowd.endpoint_manifests(index, ready) {
-            self.cluster.server.put(&object);
-        }
+        self.cluster.server.put(&self.cluster.crowd.slice_manifest(index, ready));
         Ok(())
     }
 

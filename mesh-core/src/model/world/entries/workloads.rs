@@ -40,7 +40,6 @@ impl World {
             let ports = facts.ports_of_entry(&entry.spec.ports);
             services.push(Membership { service: Arc::clone(&facts.key), ports: ports.into() });
         }
-        services.sort();
         services
     }
 
