@@ -23,6 +23,7 @@ pub use self::gateway::{
     Conflict, ConflictReason, GatewayListener, GatewayServer, ListenerProtocol, Listeners,
 };
 pub use self::header_ops::{HeaderEdit, HeaderOps};
+pub use self::outside::{Outside, OutsideName};
 pub use self::passthrough::{destination_of, is_of_mesh};
 pub use self::redirect::{Redirect, https_location};
 pub use self::rewrite::{Piece, Rewrite};
@@ -40,6 +41,7 @@ mod gateway;
 mod header_ops;
 mod hosts;
 mod index;
+mod outside;
 mod passthrough;
 mod redirect;
 mod rewrite;

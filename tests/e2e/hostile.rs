@@ -15,7 +15,7 @@ use mesh_tests::{
 
 use crate::{
     forge::{Ca, Client, Credential, End, Seen, Then, connect, leaf, raw},
-    scrape::Scrape,
+    scrape::{Scrape, counted},
 };
 
 /// An identity that policy lets in.
@@ -296,15 +296,15 @@ fn the_ports_of_the_mesh_serve_nobody_by_hand() -> Result<()> {
         let before = Scrape::of(&here)?.refused();
         let seen = dial(&client, &[port])?;
         ensure!(seen.refused() && seen.error.is_none(), "{port} from inside: {seen:?}");
+        let sockname = seen.sockname.unwrap_or_default();
+        let told =
+            |log: &str| log.lines().any(|l| l.contains(&sockname) && l.contains("capture knows nothing"));
+        bed.wait("a log line", Duration::from_secs(3), |_| here.log().is_ok_and(|log| told(&log)))?;
         let after = Scrape::of(&here)?.refused();
         ensure!(
             after.get(lost) == before.get(lost).map(|n| n + 1).as_ref(),
             "{port} is not counted: {after:?}"
         );
-        let sockname = seen.sockname.unwrap_or_default();
-        let told =
-            |log: &str| log.lines().any(|l| l.contains(&sockname) && l.contains("capture knows nothing"));
-        bed.wait("a log line", Duration::from_secs(3), |_| here.log().is_ok_and(|log| told(&log)))?;
     }
     for (pod, ip) in [("near", near.ip()), ("far", far.ip())] {
         for port in [15001, 15006, 15008] {
@@ -320,11 +320,8 @@ fn the_ports_of_the_mesh_serve_nobody_by_hand() -> Result<()> {
             ensure!(seen.refused(), "port {port} of {} from outside: {seen:?}", node_pod.name());
         }
     }
-    let targets = Scrape::of(&there)?.count("mesh_invalid_requests_total", &[("reason", "target")]);
-    ensure!(
-        targets == 3,
-        "three requests for ports of the mesh reached the other node, {targets} were counted"
-    );
+    // Three requests for ports of the mesh reached the other node.
+    counted(&there, "mesh_invalid_requests_total", &[("reason", "target")], |targets| targets == 3)?;
     the_good_get_through(&bed, &good, &far)
 }
 

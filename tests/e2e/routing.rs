@@ -14,6 +14,7 @@ mod bytes;
 mod entries;
 mod gateway;
 mod kept;
+mod outside;
 mod policy;
 mod streams;
 

@@ -1,12 +1,32 @@
 //! Prometheus' text format, read as strictly as a scraper may read it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::bed::NodeHandle;
 
 /// One scrape.
 pub struct Scrape(Vec<Sample>);
+
+/// Waits until a node has counted what is wanted, and answers how much that is. A node counts what has ended, which may be
+/// a moment after the client has seen the end.
+pub fn counted(
+    node: &NodeHandle<'_>,
+    name: &str,
+    labels: &[(&str, &str)],
+    wanted: impl Fn(i64) -> bool,
+) -> Result<i64> {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    loop {
+        let count = Scrape::of(node)?.count(name, labels);
+        if wanted(count) {
+            return Ok(count);
+        }
+        ensure!(Instant::now() < deadline, "{}: {name} of {labels:?} stays at {count}", node.name());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 /// One line of it.
 #[derive(Debug)]

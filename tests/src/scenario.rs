@@ -196,11 +196,12 @@ pub fn at6(pod: &PodHandle) -> String {
     pod.ip6().map(|ip| format!("[{ip}]:7000")).unwrap_or_default()
 }
 
-/// Waits until a dial has the outcome that is wanted, and says what it was otherwise.
+/// Waits until a dial has the outcome that is wanted, and says what it was otherwise. Each dial is given up before the wait
+/// is: one that begins before a change holds may lead to where nobody answers.
 pub fn eventually(bed: &Bed, from: &PodHandle, to: &str, wanted: fn(&Dialled) -> bool) -> Result<Dialled> {
     let mut last = Dialled::default();
-    let reached = bed.wait("the wanted outcome of a connection", Duration::from_secs(5), |_| {
-        last = dial(from, &[to]).unwrap_or_default();
+    let reached = bed.wait("the wanted outcome of a connection", Duration::from_secs(8), |_| {
+        last = dial(from, &[to, "--timeout", "1500"]).unwrap_or_default();
         wanted(&last)
     });
     reached.with_context(|| format!("{} to {to} at last: {last:?}", from.name()))?;

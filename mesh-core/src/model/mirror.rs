@@ -396,6 +396,7 @@ impl Mirror {
         if let Some(old) = self.snapshot.services.get(key).cloned() {
             self.forget_service(&old);
         }
+        self.note_entry(key);
         let Some(told) = self.services.get(key) else {
             self.snapshot.services.remove_mut(key);
             return;
@@ -412,6 +413,19 @@ impl Mirror {
             self.snapshot.by_vip.insert_mut(*vip, Arc::clone(&service));
         }
         self.snapshot.services.insert_mut(Arc::clone(key), service);
+    }
+
+    /// Counts a change of what a ServiceEntry is known by, which its endpoints are not.
+    fn note_entry(&mut self, key: &ServiceKey) {
+        let names = |service: &Service| {
+            let ports: Vec<_> = service.ports.iter().map(|port| (port.number, port.declared())).collect();
+            (ports, service.vips.is_empty(), service.exported.clone())
+        };
+        let of = |service: Option<&Service>| service.filter(|it| it.entry.is_some()).map(names);
+        let old = of(self.snapshot.services.get(key).map(|it| &**it));
+        if old != of(self.services.get(key).map(|it| &**it)) {
+            self.snapshot.entry_generation += 1;
+        }
     }
 
     fn name_entry(&mut self, service: &Service, present: bool) {

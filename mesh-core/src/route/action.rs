@@ -170,6 +170,13 @@ impl Route {
         }
     }
 
+    /// An answer without a body, for requests that lead nowhere.
+    pub fn refusal(name: &str, status: StatusCode) -> Self {
+        let answer = DirectResponse { status, body: Arc::default() };
+        let nowhere = ClusterRef { host: "".into(), subset: None, port: None };
+        Self { name: name.into(), action: Action::Respond(answer), retries: None, ..Self::to(nowhere) }
+    }
+
     /// What stands for the match of a request that no match has led here.
     pub fn unmatched(&self) -> MatchInfo {
         MatchInfo { name: Arc::clone(&self.name), stat_prefix: None, path: MatchedPath::Prefix(1) }

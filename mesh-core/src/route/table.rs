@@ -41,6 +41,8 @@ pub struct ServiceName<'a> {
     pub host: &'a str,
     /// Its own addresses, which clients may use for its name.
     pub addresses: &'a [IpAddr],
+    /// Whether requests are to reach it by their host, also if no rule is about it: nothing else tells that they are for it.
+    pub by_host: bool,
 }
 
 /// Rules for a set of hosts.
@@ -52,10 +54,12 @@ pub(super) struct VirtualHost {
 }
 
 impl RouteTable {
-    /// Rules for requests that `client` sends to port `port`, whichever of `services` they are for: all that have that
-    /// port and that it sees. As in Istio's sidecars: the host that is asked for decides, rules for a host that is no
-    /// service work on port 80 only, and of several VirtualServices for one service the most specific host, then the
-    /// oldest is used. A service that no VirtualService is about is not in the table.
+    /// Rules for requests that `client` sends to port `port` of whatever address, whichever of `services` they are for: all
+    /// that have that port and that it sees. As in Istio's sidecars: the host that is asked for decides, rules for a host
+    /// that is no service work on port 80 only, and of several VirtualServices for one service the most specific host, then
+    /// the oldest is used. A service that no VirtualService is about is not in the table, unless it is known by its host
+    /// alone. Hosts that `elsewhere` holds for are services that clients know by their addresses: rules about those are left
+    /// out.
     ///
     /// `None` if there is nothing to decide.
     pub fn for_mesh(
@@ -63,9 +67,10 @@ impl RouteTable {
         client: Client<'_>,
         port: u16,
         services: &[ServiceName<'_>],
+        elsewhere: &dyn Fn(&str) -> bool,
     ) -> Option<Self> {
         let audience = Audience { client, port, gateway: None };
-        let mut mesh = Mesh::new(services, audience);
+        let mut mesh = Mesh::new(services, audience, elsewhere);
         virtuals.seen_by(audience).for_each(|it| mesh.offer(it));
         let table = mesh.into_table(virtuals.cluster_domain());
         Some(table).filter(|table| !table.virtual_hosts.is_empty())
@@ -127,6 +132,7 @@ impl VirtualHost {
 /// A table for clients in the mesh, in the making.
 struct Mesh<'a, 's> {
     services: &'a [ServiceName<'s>],
+    elsewhere: &'a dyn Fn(&str) -> bool,
     audience: Audience<'a>,
     by_host: HashMap<&'s str, usize>,
     /// For each service, how specific the host is that it is reached by, and the virtual host.
@@ -137,9 +143,14 @@ struct Mesh<'a, 's> {
 }
 
 impl<'a, 's> Mesh<'a, 's> {
-    fn new(services: &'a [ServiceName<'s>], audience: Audience<'a>) -> Self {
+    fn new(
+        services: &'a [ServiceName<'s>],
+        audience: Audience<'a>,
+        elsewhere: &'a dyn Fn(&str) -> bool,
+    ) -> Self {
         Self {
             services,
+            elsewhere,
             audience,
             by_host: services.iter().enumerate().map(|(at, service)| (service.host, at)).collect(),
             best: vec![None; services.len()],
@@ -161,11 +172,12 @@ impl<'a, 's> Mesh<'a, 's> {
                 }
                 Host::Address(_) => {}
             }
-            if reached.len() == before {
+            let is_elsewhere = matches!(host, Host::Name(name) if (self.elsewhere)(name));
+            if reached.len() == before && !is_elsewhere {
                 plain.push(host);
             }
         }
-        if reached.is_empty() && self.audience.port != PLAIN_PORT {
+        if reached.is_empty() && (plain.is_empty() || self.audience.port != PLAIN_PORT) {
             return;
         }
         let entries = it.entries(self.audience);
@@ -202,16 +214,25 @@ impl<'a, 's> Mesh<'a, 's> {
         for (service, to) in known() {
             aliases(service).iter().for_each(|alias| table.hosts.insert_name(alias, to));
         }
-        if table.hosts.has_wildcards() {
+        let wild = table.hosts.has_wildcards();
+        let unruled = services().filter(|(_, best)| best.is_none()).map(|(service, _)| service);
+        for service in unruled {
             // A wildcard is not for services that have a name of their own, even if no rule is about them.
-            for (service, _) in services().filter(|(_, best)| best.is_none()) {
-                let names = aliases(service).into_iter().chain([service.host.to_owned()]);
-                let covered: Vec<_> = names.filter(|name| table.hosts.find(name).is_some()).collect();
-                if !covered.is_empty() {
-                    let to = table.add(VirtualHost::of_service(service.host, self.audience.port));
-                    covered.iter().for_each(|name| table.hosts.insert_name(name, to));
+            let names = aliases(service).into_iter().chain([service.host.to_owned()]);
+            let is_in = |name: &String| service.by_host || (wild && table.hosts.find(name).is_some());
+            let own: Vec<_> = names.filter(is_in).collect();
+            if own.is_empty() {
+                continue;
+            }
+            let to = table.add(VirtualHost::of_service(service.host, self.audience.port));
+            for name in own {
+                match Host::parse(&name) {
+                    Ok(host) => table.hosts.insert(&host, to),
+                    Err(_) => table.hosts.insert_name(&name, to),
                 }
             }
+            let addresses = service.addresses.iter().filter(|_| service.by_host);
+            addresses.for_each(|address| table.hosts.insert_address(*address, to));
         }
         table
     }

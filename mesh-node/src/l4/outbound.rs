@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use mesh_common::TUNNEL_PORT;
 use mesh_core::{
     balance,
@@ -21,7 +20,7 @@ use tokio::net::TcpStream;
 use super::{
     dial, forwarded, inbound,
     relay::{self, Far},
-    requests,
+    requests::{self, outside},
     revoke::{Facts, revoked},
 };
 use crate::{
@@ -50,10 +49,10 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
     let Some(source) = story.source() else {
         return story.report.fail(Stage::Capture, "the pod is not in the configuration");
     };
-    let Some((tcp, port)) = story.requests(tcp, &source, wanted).await else { return };
+    let Some(Raw { tcp, port, named }) = story.requests(tcp, &source, wanted).await else { return };
     let reached = tokio::select! {
         // Boxed: handshakes are large and over soon, and the task keeps the room of its largest step until it ends.
-        reached = Box::pin(story.reach(&source, wanted)) => reached,
+        reached = Box::pin(story.reach(&source, wanted, named)) => reached,
         () = stream::reset_by_client(&tcp) => Err(Failure::last(Stage::Connect, "the client gave up")),
     };
     match reached {
@@ -68,6 +67,15 @@ struct Story {
     pod: Arc<LocalPod>,
     client: SocketAddr,
     report: ConnReport,
+}
+
+/// A connection whose bytes stay bytes.
+struct Raw {
+    tcp: TcpStream,
+    /// What rules may come to be about.
+    port: Option<requests::HttpPort>,
+    /// The service, and the index of its port, where it is not the address that tells.
+    named: Option<(Arc<Service>, usize)>,
 }
 
 /// The other side of a connection that could be opened.
@@ -131,21 +139,33 @@ impl Story {
         self.worker.snapshot().workload_by_uid(&self.pod.workload).cloned()
     }
 
-    /// Serves the connection request by request, if rules are about those; gives it back if it stays bytes, with what
-    /// rules may come to be about.
-    async fn requests(
+    /// Serves the connection request by request, if rules are about those; gives it back if it stays bytes.
+    async fn requests(&self, tcp: TcpStream, source: &Arc<Workload>, wanted: SocketAddr) -> Option<Raw> {
+        let snapshot = self.worker.snapshot();
+        match snapshot.resolve_for(&source.namespace, wanted) {
+            Target::Service { service, port } => {
+                self.requests_to(tcp, source, wanted, (service, port, None)).await
+            }
+            Target::External => self.requests_outside(tcp, source, wanted, &snapshot).await,
+            _ => Some(Raw { tcp, port: None, named: None }),
+        }
+    }
+
+    /// [`Self::requests`], to a service; known is that by its name rather than its address, or not.
+    async fn requests_to(
         &self,
         tcp: TcpStream,
         source: &Arc<Workload>,
         wanted: SocketAddr,
-    ) -> Option<(TcpStream, Option<requests::HttpPort>)> {
+        (service, port, named): (Arc<Service>, usize, Option<(Arc<Service>, usize)>),
+    ) -> Option<Raw> {
         let snapshot = self.worker.snapshot();
-        let target = snapshot.resolve_for(&source.namespace, wanted);
-        let Target::Service { service, port } = target else { return Some((tcp, None)) };
         let kind =
             requests::classify(&self.worker, &self.pod, &snapshot, (&service, port), (tcp, wanted)).await;
         match kind {
-            requests::Kind::Bytes(tcp) => Some((tcp, requests::HttpPort::of(&service, port))),
+            requests::Kind::Bytes(tcp) => {
+                Some(Raw { tcp, port: requests::HttpPort::of(&service, port), named })
+            }
             requests::Kind::Routed(tcp, rules, to) => {
                 let number = service.ports.get(port).map_or(0, |port| port.number);
                 let whither = (to, &self.report, &self.worker.drain);
@@ -166,8 +186,49 @@ impl Story {
         }
     }
 
+    /// [`Self::requests`], to an address that is nobody's.
+    async fn requests_outside(
+        &self,
+        tcp: TcpStream,
+        source: &Arc<Workload>,
+        wanted: SocketAddr,
+        snapshot: &Snapshot,
+    ) -> Option<Raw> {
+        match outside::classify(&self.worker, &self.pod, snapshot, (tcp, wanted.port())).await {
+            outside::Kind::Nobody(tcp) => Some(Raw { tcp, port: None, named: None }),
+            outside::Kind::Named(tcp, host) => {
+                let service = snapshot.service_by_host(&host, &source.namespace).cloned();
+                let number = |it: &mesh_core::model::ServicePort| it.number == wanted.port();
+                let found = service.and_then(|it| Some((it.clone(), it.ports.iter().position(number)?)));
+                let Some((service, port)) = found else {
+                    return Some(Raw { tcp, port: None, named: None });
+                };
+                let named = Some((service.clone(), port));
+                self.requests_to(tcp, source, wanted, (service, port, named)).await
+            }
+            outside::Kind::Requests(tcp, rules) => {
+                self.report.set_pseudo_service(outside::pseudo_service(snapshot));
+                self.report.carries_requests();
+                let _ = sockopt::set_linger_zero(&tcp, false);
+                let connection = (tcp, self.client, wanted);
+                Box::pin(outside::serve(&self.worker, rules, source, connection)).await;
+                None
+            }
+        }
+    }
+
     /// Opens the far side of the connection.
-    async fn reach(&self, source: &Arc<Workload>, wanted: SocketAddr) -> Result<Reached, Failure> {
+    async fn reach(
+        &self,
+        source: &Arc<Workload>,
+        wanted: SocketAddr,
+        named: Option<(Arc<Service>, usize)>,
+    ) -> Result<Reached, Failure> {
+        if let Some((service, port)) = named {
+            self.report.set_service(service.clone());
+            let snapshot = self.worker.snapshot();
+            return self.reach_service(&snapshot, source, (&service, port), wanted).await;
+        }
         let (snapshot, target) = self.resolve(source, wanted).await;
         match target {
             Target::Service { ref service, port } => {
@@ -378,7 +439,7 @@ impl Story {
         };
         let far = reached.far.into();
         let result =
-            relay::relay_any((tcp.into(), Bytes::new()), far, counters.relayed(), (finish, cut)).await;
+            relay::relay_any((tcp.into(), bytes::Bytes::new()), far, counters.relayed(), (finish, cut)).await;
         if let Err(error) = result {
             report.fail(Stage::Relay, error);
         }

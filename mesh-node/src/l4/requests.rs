@@ -29,12 +29,15 @@ use crate::run::drain::Drain;
 use crate::run::{tasks, worker::Worker};
 use crate::sys::sockopt;
 
+pub(super) mod outside;
 mod sniff;
 
 /// What a data thread has for the requests of one pod.
 pub struct PodRequests {
     engine: Rc<Engine>,
     rules: RefCell<HashMap<(Arc<ServiceKey>, u16), Compiled>>,
+    /// By port.
+    outside: RefCell<HashMap<u16, outside::Known>>,
 }
 
 /// The rules of one port of a service, as one version of the configuration has them.
@@ -64,7 +67,7 @@ impl PodRequests {
             worker.snapshots(),
             worker.random(),
         );
-        Rc::new(Self { engine, rules: RefCell::default() })
+        Rc::new(Self { engine, rules: RefCell::default(), outside: RefCell::default() })
     }
 
     /// What the pod's requests to a port of a service are judged by.
@@ -275,24 +278,39 @@ fn facts(source: &Arc<Workload>, client: SocketAddr, wanted: SocketAddr) -> site
     }
 }
 
-/// Serves the requests of one connection.
+/// Serves the requests of one connection to a service.
 pub(super) async fn serve(
     worker: &Rc<Worker>,
     requests: Rc<PodRequests>,
     source: &Arc<Workload>,
     (service, port): (Arc<Service>, usize),
-    (tcp, client, wanted): (TcpStream, SocketAddr, SocketAddr),
+    opened: (TcpStream, SocketAddr, SocketAddr),
 ) {
     let number = service.ports.get(port).map_or(0, |port| port.number);
-    let fallback = Route::to(own_cluster(&service, port));
-    let matched = Arc::new(fallback.unmatched());
-    let fallback = (Arc::new(fallback), matched);
+    let fallback = chosen(Route::to(own_cluster(&service, port)));
     let engine = Rc::clone(&requests.engine);
     let site =
         Rc::new(ServiceSite { requests, key: service.key(), number, fallback, known: RefCell::default() });
+    serve_at(worker, engine, source, site, opened).await;
+}
+
+/// Serves the requests of one connection.
+async fn serve_at(
+    worker: &Rc<Worker>,
+    engine: Rc<Engine>,
+    source: &Arc<Workload>,
+    site: Rc<dyn Site>,
+    (tcp, client, wanted): (TcpStream, SocketAddr, SocketAddr),
+) {
     let facts = facts(source, client, wanted);
     let served = Connection { io: Io::Tcp(tcp), input: BytesMut::new(), facts, site, protocol: None };
     connection(engine, served, worker.drain.clone()).await;
+}
+
+/// A rule that no match leads to.
+fn chosen(route: Route) -> Chosen {
+    let matched = Arc::new(route.unmatched());
+    (Arc::new(route), matched)
 }
 
 /// The port of a service that a connection was made to.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_core::cluster::{self, Destination};
-use mesh_core::model::{Snapshot, Workload};
+use mesh_core::model::{Entry, Exported, Families, Service, ServicePort, Snapshot, Workload};
 use mesh_core::route::ClusterRef;
 use tokio::sync::watch;
 
@@ -15,7 +15,7 @@ use super::cluster::Cluster;
 use super::edge::Trust;
 use super::shared::Shared;
 use super::site::Client;
-use crate::report::Reporter;
+use crate::report::{PseudoService, Reporter};
 use crate::run::tasks;
 
 /// See the module. Requests of one client meet one set of pools, circuit breakers and balancers here.
@@ -125,7 +125,7 @@ impl Engine {
         old: Option<&Rc<Cluster>>,
     ) -> Result<Cluster, NoCluster> {
         let (namespace, labels) = self.client.namespace_and_labels(snapshot);
-        let service = snapshot.service_by_host(&to.host, &namespace).ok_or(NoCluster)?;
+        let service = service(snapshot, to, (&namespace, asked)).ok_or(NoCluster)?;
         let number = to.port_of(service.ports.iter().map(|port| port.number), asked);
         let port = service.ports.iter().position(|port| port.number == number).ok_or(NoCluster)?;
         let workload = self.client.workload(snapshot);
@@ -143,7 +143,7 @@ impl Engine {
             None => Arc::new(policy),
         };
         let shared = self.shared.cluster(self.client.key(), &name, &policy);
-        let service = (Arc::clone(service), port);
+        let service = (service, port);
         Ok(Cluster::new(name, shared, policy, service, (workload.as_deref(), old.map(|old| &**old))))
     }
 
@@ -159,8 +159,9 @@ impl Engine {
         let clusters = std::mem::take(&mut view.clusters);
         for (to, all) in clusters {
             let kept = all.into_iter().filter_map(|known| {
-                let service = snapshot.service_by_host(&to.host, &namespace)?;
-                if same_rules && Arc::ptr_eq(service, &known.cluster.service) {
+                let service = service(&snapshot, &to, (&namespace, known.asked))?;
+                let same = Arc::ptr_eq(&service, &known.cluster.service) || is_nobodys(&to);
+                if same_rules && same {
                     return Some(known);
                 }
                 let cluster = self.make(&snapshot, &to, known.asked, Some(&known.cluster)).ok()?;
@@ -187,6 +188,34 @@ impl Engine {
             }
         }
     }
+}
+
+/// The service that a rule means. Where clients go of their own accord is no service, and treated like one that is wherever
+/// they go.
+fn service(snapshot: &Snapshot, to: &ClusterRef, (namespace, asked): (&str, u16)) -> Option<Arc<Service>> {
+    if !is_nobodys(to) {
+        return snapshot.service_by_host(&to.host, namespace).cloned();
+    }
+    let port = ServicePort { number: asked, name: None, app_protocol: None, endpoints: Vec::new() };
+    Some(Arc::new(Service {
+        namespace: "".into(),
+        name: Arc::clone(&to.host),
+        hostname: Arc::clone(&to.host),
+        vips: Vec::new(),
+        ports: vec![port],
+        session_affinity: None,
+        local_only: false,
+        headless: true,
+        publish_not_ready: false,
+        families: Families::Any,
+        exported: Exported::default(),
+        entry: Some(Arc::new(Entry { external: true, passthrough: true, ..Entry::default() })),
+    }))
+}
+
+/// Whether this is the address that the client asked for, whatever is there.
+fn is_nobodys(to: &ClusterRef) -> bool {
+    *to.host == *PseudoService::Passthrough.name()
 }
 
 /// Closes idle connections and brings back endpoints, until the engine is gone.

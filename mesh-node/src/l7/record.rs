@@ -219,7 +219,7 @@ impl Record {
             destination,
             destination_identity: destination.filter(|_| self.encrypted).map(|it| &it.identity),
             service: self.cluster.as_ref().map(|it| &it.service),
-            pseudo_service: None,
+            pseudo_service: stage.site.nobody().filter(|_| self.cluster.is_none()),
             encrypted: self.encrypted,
             grpc: self.grpc,
             protocol: self.version.name(),

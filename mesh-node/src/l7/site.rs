@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::io::Io;
 use crate::hbone;
-use crate::report::{ConnReport, Flag};
+use crate::report::{ConnReport, Flag, PseudoService};
 
 /// A future on one thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -141,6 +141,11 @@ pub trait Site {
 
     /// What is done with a request for a host that no rule is about; `None` answers it with 404.
     fn fallback(&self) -> Option<Chosen>;
+
+    /// What stands for the service in the metrics of requests that lead to none.
+    fn nobody(&self) -> Option<PseudoService> {
+        None
+    }
 
     /// The port that clients asked for.
     fn port(&self) -> u16;

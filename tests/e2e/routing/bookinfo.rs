@@ -7,7 +7,7 @@ use mesh_tests::bed::{Bed, PodHandle};
 use mesh_tests::scenario::{logged, start};
 
 use super::{Answer, apply, ask, ask_once, bookinfo, is_share, sample, until, versions};
-use crate::scrape::Scrape;
+use crate::scrape::{Scrape, counted};
 
 /// What is done on the bed, from `sleep`.
 type Step = fn(&Bed, &PodHandle) -> Result<()>;
@@ -37,7 +37,7 @@ fn the_tutorials_work_as_they_say() -> Result<()> {
 fn all_to_v1(bed: &Bed, sleep: &PodHandle) -> Result<()> {
     // Without a rule nothing is looked into, and connections are spread over all versions.
     ensure!(ask_once(sleep, &[REVIEWS])?.status == 200);
-    let before = Scrape::of(&bed.node("node-1")?)?.count("istio_requests_total", &[]);
+    let before = Scrape::of(&bed.node("node-1")?)?.count(REQUESTS, &[]);
     ensure!(before == 0, "{before} requests were told apart without a rule that needs it");
 
     apply(bed, "bookinfo/networking/destination-rule-all.yaml")?;
@@ -66,9 +66,8 @@ fn all_to_v1(bed: &Bed, sleep: &PodHandle) -> Result<()> {
         ("response_flags", "-"),
         ("connection_security_policy", "mutual_tls"),
     ];
-    counted(bed, "node-1", &labels, |count| count >= 100)?;
-    let elsewhere =
-        Scrape::of(&bed.node("node-2")?)?.count("istio_requests_total", &[("source_workload", "sleep")]);
+    counted(&bed.node("node-1")?, REQUESTS, &labels, |count| count >= 100)?;
+    let elsewhere = Scrape::of(&bed.node("node-2")?)?.count(REQUESTS, &[("source_workload", "sleep")]);
     ensure!(
         elsewhere == 0,
         "requests are counted where they are sent, not also where they arrive: {elsewhere}"
@@ -158,8 +157,8 @@ fn mirror(bed: &Bed, sleep: &PodHandle) -> Result<()> {
             ("destination_workload", "ratings-v1"),
             ("response_code", "200"),
         ];
-        let nodes = ["node-1", "node-2"]
-            .map(|node| Ok(Scrape::of(&bed.node(node)?)?.count("istio_requests_total", &labels)));
+        let nodes =
+            ["node-1", "node-2"].map(|node| Ok(Scrape::of(&bed.node(node)?)?.count(REQUESTS, &labels)));
         nodes.into_iter().sum()
     };
     apply(bed, "bookinfo/networking/virtual-service-reviews-mirror-v2.yaml")?;
@@ -190,7 +189,7 @@ fn fault_by_source(bed: &Bed, _: &PodHandle) -> Result<()> {
         ensure!(answers.iter().all(|answer| answer.status == 200), "{other}: {answers:?}");
     }
     let labels = [("source_workload", "reviews-v2"), ("response_code", "400"), ("response_flags", "FI")];
-    counted(bed, &victim.status().node, &labels, |count| count > 0)?;
+    counted(&bed.node(&victim.status().node)?, REQUESTS, &labels, |count| count > 0)?;
     Ok(())
 }
 
@@ -243,17 +242,6 @@ fn routed(bed: &Bed, client: &PodHandle) -> Result<()> {
     Ok(())
 }
 
-fn counted(bed: &Bed, node: &str, labels: &[(&str, &str)], wanted: fn(i64) -> bool) -> Result<i64> {
-    let mut count = 0;
-    let reached = bed.wait("a count of requests", Duration::from_secs(3), |bed| {
-        let scrape = bed.node(node).map_err(Into::into).and_then(|node| Scrape::of(&node));
-        count = scrape.map_or(-1, |scrape| scrape.count("istio_requests_total", labels));
-        wanted(count)
-    });
-    reached.with_context(|| format!("{labels:?}: {count}"))?;
-    Ok(count)
-}
-
 fn page(productpage: &PodHandle, user: &str) -> Result<Answer> {
     ask_once(productpage, &[PAGE, "-b", &format!("session={user}")])
 }
@@ -263,5 +251,6 @@ fn many(requests: u32) -> String {
 }
 
 const REVIEWS: &str = "http://reviews:9080/reviews/0";
+const REQUESTS: &str = "istio_requests_total";
 const RATINGS: &str = "http://ratings:9080/ratings/0";
 const PAGE: &str = "http://productpage:9080/productpage";

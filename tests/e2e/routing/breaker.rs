@@ -5,7 +5,7 @@ use mesh_tests::bed::{Bed, PodHandle};
 use mesh_tests::scenario::{captured, logged, start};
 
 use super::{Answer, apply, ask, ask_at_once, ask_once, bookinfo, sample, statuses, until};
-use crate::scrape::Scrape;
+use crate::scrape::{Scrape, counted};
 use std::time::Duration;
 
 #[test]
@@ -44,8 +44,8 @@ fn overflow(bed: &Bed, sleep: &PodHandle) -> Result<()> {
         ("response_code", "503"),
         ("response_flags", "UO"),
     ];
-    let counted = Scrape::of(&bed.node("node-1")?)?.count("istio_requests_total", &labels);
-    ensure!(counted >= i64::try_from(seen[&503])?, "{counted} of {seen:?}");
+    let refused = i64::try_from(seen[&503])?;
+    counted(&bed.node("node-1")?, "istio_requests_total", &labels, |count| count >= refused)?;
     logged(bed, "node-1", &["GET /delay/0.3", " 503 UO "])?;
     // Each client has breakers of its own, and what was never sent says nothing of the pod.
     for client in [sleep, &bed.pod("default/sleep-2")?] {

@@ -8,7 +8,7 @@ use mesh_tests::scenario::{Dialled, dial, eventually, pod, start};
 use mesh_tests::tool::ClientReport;
 
 use super::{ask_once, sample, until};
-use crate::scrape::Scrape;
+use crate::scrape::{Scrape, counted};
 
 #[test]
 fn only_requests_with_rules_are_looked_into() -> Result<()> {
@@ -43,13 +43,11 @@ fn bytes_stay_bytes(bed: &Bed, sleep: &PodHandle) -> Result<()> {
         let seen = dial(sleep, &[&to(port), "--bytes", "100000"])?;
         ensure!(seen.served() && seen.received == 100_000, "{port}: {seen:?}");
     }
-    let scrape = Scrape::of(&bed.node("node-1")?)?;
+    let node = bed.node("node-1")?;
     let service = [("destination_service_name", "raw"), ("source_workload", "sleep"), ("reporter", "source")];
-    let (requests, connections) = (
-        scrape.count("istio_requests_total", &service),
-        scrape.count("istio_tcp_connections_opened_total", &service),
-    );
-    ensure!(connections >= 5, "connections of bytes are counted as such: {connections}");
+    // Connections of bytes are counted as such.
+    counted(&node, "istio_tcp_connections_opened_total", &service, |connections| connections >= 5)?;
+    let requests = Scrape::of(&node)?.count("istio_requests_total", &service);
     ensure!(requests <= 1, "they are no requests: {requests}");
     bed.delete("VirtualService", "default", "raw")?;
     eventually(bed, sleep, &to(81), Dialled::served)?;

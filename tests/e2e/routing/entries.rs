@@ -10,10 +10,10 @@ use mesh_tests::scenario::{Dialled, captured, dial, eventually, logged, manifest
 
 use super::gateway::gateway_pod;
 use super::until;
-use crate::scrape::Scrape;
+use crate::scrape::counted;
 
 /// An entry of namespace `mesh`.
-fn entry(name: &str, spec: &str) -> String {
+pub(super) fn entry(name: &str, spec: &str) -> String {
     format!(
         "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: {name}, namespace: mesh}}, \
          spec: {{{spec}}}}}"
@@ -21,7 +21,7 @@ fn entry(name: &str, spec: &str) -> String {
 }
 
 /// The address of a node in the network that is none of the pods'.
-fn outside(bed: &Bed, node: &str) -> Result<String> {
+pub(super) fn outside(bed: &Bed, node: &str) -> Result<String> {
     let ip = bed.node(node)?.ips().into_iter().find(std::net::IpAddr::is_ipv4);
     Ok(ip.with_context(|| format!("an IPv4 address of {node}"))?.to_string())
 }
@@ -193,8 +193,7 @@ fn an_egress_gateway_is_the_way_out() -> Result<()> {
         ("destination_service_name", "istio-egressgateway"),
         ("response_code", "200"),
     ];
-    let sent = Scrape::of(&bed.node("node-1")?)?.count("istio_requests_total", &labels);
-    ensure!(sent > 0, "node-1 has counted no request to the gateway");
+    counted(&bed.node("node-1")?, "istio_requests_total", &labels, |sent| sent > 0)?;
     // A change at the gateway holds for the second step alone.
     bed.apply(&OUT.replace("x-way-out: gateway", "x-way-out: changed"))?;
     let changed = |answer: &super::Answer| answer.status == 200 && answer.body.contains("changed");

@@ -9,7 +9,7 @@ use mesh_tests::bed::{Bed, PodHandle};
 use mesh_tests::scenario::start;
 
 use super::{apply, ask, ask_once, bookinfo, is_share, sample, until};
-use crate::scrape::Scrape;
+use crate::scrape::counted;
 
 #[test]
 fn the_way_in_from_outside() -> Result<()> {
@@ -91,8 +91,7 @@ fn bookinfo_page(bed: &Bed, client: &PodHandle, host: &str) -> Result<()> {
         ("source_principal", "spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway"),
         ("connection_security_policy", "mutual_tls"),
     ];
-    let seen = Scrape::of(&bed.node(&node)?)?.count("istio_tcp_connections_opened_total", &labels);
-    ensure!(seen > 0, "{node} has seen no connection of the gateway");
+    counted(&bed.node(&node)?, "istio_tcp_connections_opened_total", &labels, |seen| seen > 0)?;
     Ok(())
 }
 

@@ -37,8 +37,8 @@ fn cost_of_picking() {
         let labels = BTreeMap::new();
         let client = Client { namespace: "default", labels: &labels };
         let host = "reviews.default.svc.cluster.local";
-        let services = [ServiceName { host, addresses: &[] }];
-        let table = RouteTable::for_mesh(&virtuals, client, 80, &services).unwrap();
+        let services = [ServiceName { host, addresses: &[], by_host: false }];
+        let table = RouteTable::for_mesh(&virtuals, client, 80, &services, &|_| false).unwrap();
         let paths = (0..256).map(|at| at * 7919 % count).map(|number| {
             let rest = if number % 3 == 1 { "/items?x=1" } else { "" };
             let headers = "user: jason\naccept: */*\nuser-agent: curl/8\nx-request-id: 0123";

@@ -19,11 +19,15 @@ pub(super) fn ask(rules: &str, client: &str, request: &str) -> String {
     let services: Vec<_> = SERVICES
         .iter()
         .enumerate()
-        .map(|(at, host)| ServiceName { host, addresses: if at == 0 { &address } else { &[] } })
+        .map(|(at, host)| ServiceName {
+            host,
+            addresses: if at == 0 { &address } else { &[] },
+            by_host: false,
+        })
         .collect();
     let virtuals = Virtuals::of(&virtual_services(rules), &Settings::default());
     let client = Client { namespace, labels: &labels };
-    let table = RouteTable::for_mesh(&virtuals, client, request.port, &services);
+    let table = RouteTable::for_mesh(&virtuals, client, request.port, &services, &|_| false);
     outcome(table.as_ref(), &request)
 }
 

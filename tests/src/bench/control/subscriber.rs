@@ -2,8 +2,9 @@
 
 use std::{
     collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -27,7 +28,7 @@ use prost::Message as _;
 use prost_types::{Struct, Value, value::Kind};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,10 +47,10 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
-    /// Connects over plain TCP as the proxy of `node` and asks for all types. Every byte that arrives is added to
-    /// `received`.
+    /// Connects over plain TCP on loopback as the proxy of `node` and asks for all types. Every byte that arrives is added
+    /// to `received`.
     pub(super) async fn open(address: SocketAddr, node: &str, received: Arc<AtomicU64>) -> Result<Self> {
-        let channel = connect(address, received).await?;
+        let channel = connect(address, machine(node), received).await?;
         let (requests, outgoing) = mpsc::channel(REQUESTS);
         for kind in ResourceType::ALL {
             let request = DeltaDiscoveryRequest {
@@ -92,12 +93,23 @@ pub(super) fn name(resource: Bytes) -> Result<String> {
     Ok(Resource::decode(resource).context("a resource cannot be decoded")?.name)
 }
 
+/// An address of loopback that is the node's alone, or nearly: a control plane counts the connections of each machine, and
+/// the nodes of a cluster are as many machines.
+fn machine(node: &str) -> Ipv4Addr {
+    let mut hasher = DefaultHasher::new();
+    node.hash(&mut hasher);
+    let [.., high, low] = hasher.finish().to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low)
+}
+
 /// As nodes connect, but for TLS.
-async fn connect(address: SocketAddr, received: Arc<AtomicU64>) -> Result<Channel> {
+async fn connect(address: SocketAddr, from: Ipv4Addr, received: Arc<AtomicU64>) -> Result<Channel> {
     let connector = tower::service_fn(move |_: Uri| {
         let received = Arc::clone(&received);
         async move {
-            let io = TcpStream::connect(address).await?;
+            let socket = TcpSocket::new_v4()?;
+            socket.bind((from, 0).into())?;
+            let io = socket.connect(address).await?;
             io.set_nodelay(true)?;
             io::Result::Ok(TokioIo::new(Counted { io, received }))
         }
