@@ -10,6 +10,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 pub use self::limits::{Admission, Limits, Overflow, Resource, Ticket};
 pub use self::outlier::{Ejected, Ejection, Outcome, OutlierPolicy, Outliers, SharedOutliers};
 pub use self::policy::{ClusterPolicy, RetryBudget, Tunnel};
@@ -64,13 +66,25 @@ pub struct Destination<'a> {
     pub traffic_distribution: Option<TrafficDistribution>,
 }
 
-/// `trafficDistribution` of a Service. What a DestinationRule says of locality comes before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// `trafficDistribution` of a Service, or Istio's annotation of the same name. What a DestinationRule says of locality comes
+/// before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub enum TrafficDistribution {
     /// `PreferSameZone`, and `PreferClose`, its older name.
     PreferSameZone,
     /// `PreferSameNode`.
     PreferSameNode,
+}
+
+impl TrafficDistribution {
+    /// Reads what users write; `None` for what nobody knows, which prefers nobody.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "PreferClose" | "PreferSameZone" => Some(Self::PreferSameZone),
+            "PreferSameNode" => Some(Self::PreferSameNode),
+            _ => None,
+        }
+    }
 }
 
 impl<'a> Destination<'a> {

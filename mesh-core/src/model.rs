@@ -64,7 +64,7 @@ pub struct Snapshot {
     by_vip: HashTrieMapSync<IpAddr, Arc<Service>>,
     /// The namespaces of the `ServiceEntries` that have a host, sorted.
     entries_by_host: HashTrieMapSync<Arc<str>, Arc<[Arc<str>]>>,
-    /// Differs whenever hosts, ports or addresses of ServiceEntries do.
+    /// Differs whenever hosts, ports or addresses of `ServiceEntries` do.
     entry_generation: u64,
     pod_networks: Arc<cidr::CidrSet>,
     policies: PolicySet,

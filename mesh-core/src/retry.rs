@@ -30,24 +30,24 @@ pub struct RetryPolicy {
 
 /// How a try went that was no success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt<'a> {
+pub enum Attempt {
     /// The head of an answer came.
-    Answer(Answer<'a>),
+    Answer(Answer),
     /// There was none.
     Failed(Failure),
 }
 
 /// The head of an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Answer<'a> {
+pub struct Answer {
     /// Its status.
     pub status: u16,
     /// `grpc-status`, of an answer that consists of a head only.
     pub grpc_status: Option<u32>,
     /// Has `x-envoy-ratelimited`.
     pub rate_limited: bool,
-    /// One of the headers that the request named in `x-envoy-retriable-header-names`.
-    pub retriable_header: Option<&'a str>,
+    /// Has one of the headers that the request named in `x-envoy-retriable-header-names`.
+    pub retriable_header: bool,
 }
 
 /// Why there was no answer.
@@ -175,7 +175,7 @@ impl RetryPolicy {
 /// Whether to try again after the `tries`-th try, the first one being 1. The circuit breaker has to be asked as well.
 pub fn should_retry(
     policy: &RetryPolicy,
-    attempt: &Attempt<'_>,
+    attempt: &Attempt,
     tries: u32,
     request: Request,
     seed: u64,

@@ -27,6 +27,7 @@ mod streams;
 mod tests;
 mod transfer;
 mod upload;
+mod wishes;
 
 /// Clients.
 mod down {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ipnet::IpNet;
+use mesh_core::cluster::TrafficDistribution;
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::model::{
     Config, Credential, CredentialName, Entry, Exported, Families, LocalPod, Membership, MeshSettings,
@@ -196,6 +197,7 @@ impl Decoder {
         let details = extension::<mesh::ServiceDetails>(&from.extensions, SERVICE_DETAILS)?;
         let vips = from.addresses.iter().map(|one| ip(&one.address)).collect::<Result<Vec<_>, _>>()?;
         let balancing = from.load_balancing.clone().unwrap_or_default();
+        let prefers_node = balancing.routing_preference().any(|scope| scope == Scope::Node);
         let named = |text: &str| Some(text).filter(|text| !text.is_empty()).map(Arc::from);
         let port = |(index, port): (usize, &workload::Port)| {
             let detail = details.ports.get(index).cloned().unwrap_or_default();
@@ -214,8 +216,12 @@ impl Decoder {
             session_affinity: Some(details.session_affinity_seconds)
                 .filter(|seconds| *seconds > 0)
                 .map(Duration::from_secs),
-            local_only: balancing.mode() == Mode::Strict
-                && balancing.routing_preference().any(|scope| scope == Scope::Node),
+            local_only: balancing.mode() == Mode::Strict && prefers_node,
+            traffic_distribution: match balancing.mode() {
+                Mode::Failover if prefers_node => Some(TrafficDistribution::PreferSameNode),
+                Mode::Failover => Some(TrafficDistribution::PreferSameZone),
+                Mode::Strict | Mode::Passthrough | Mode::UnspecifiedMode => None,
+            },
             headless: details.headless,
             publish_not_ready: balancing.health_policy() == HealthPolicy::AllowAll,
             families: match from.ip_families() {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
+use mesh_core::cluster::TrafficDistribution;
 use mesh_core::model::{
     Config, Credential, Entry, Exported, Families, LocalPod, Membership, MeshSettings, Record, Service,
     StaticEndpoint, Workload, WorkloadType,
@@ -177,14 +178,19 @@ fn entry(from: &Entry) -> mesh::ServiceEntry {
 
 fn balancing(from: &Service) -> Option<workload::LoadBalancing> {
     use workload::load_balancing::{HealthPolicy, Mode, Scope};
-    if !from.local_only && !from.publish_not_ready {
-        return None;
-    }
-    let (routing_preference, mode) = if from.local_only {
-        (vec![Scope::Node.into()], Mode::Strict)
-    } else {
-        (Vec::new(), Mode::UnspecifiedMode)
+    let (routing_preference, mode) = match from.traffic_distribution {
+        _ if from.local_only => (&[Scope::Node][..], Mode::Strict),
+        Some(TrafficDistribution::PreferSameZone) => {
+            (&[Scope::Network, Scope::Region, Scope::Zone][..], Mode::Failover)
+        }
+        Some(TrafficDistribution::PreferSameNode) => {
+            let scopes = &[Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node];
+            (&scopes[..], Mode::Failover)
+        }
+        None if from.publish_not_ready => (&[][..], Mode::UnspecifiedMode),
+        None => return None,
     };
+    let routing_preference = routing_preference.iter().map(|scope| (*scope).into()).collect();
     let health = if from.publish_not_ready { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
     Some(workload::LoadBalancing { routing_preference, mode: mode.into(), health_policy: health.into() })
 }

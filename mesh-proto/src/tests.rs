@@ -26,6 +26,10 @@ const YAML: &str = "
 ---
 {apiVersion: v1, kind: Service, metadata: {name: ext, namespace: app}, spec: {clusterIP: None, publishNotReadyAddresses: true, ipFamilies: [IPv4], ports: [{port: 80}]}}
 ---
+{apiVersion: v1, kind: Service, metadata: {name: zonal, namespace: app}, spec: {clusterIP: 10.96.0.7, trafficDistribution: PreferClose, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: nodal, namespace: app, annotations: {networking.istio.io/traffic-distribution: PreferSameNode}}, spec: {clusterIP: 10.96.0.8, publishNotReadyAddresses: true, ports: [{port: 80}]}}
+---
 {apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: ext-1, namespace: app, labels: {kubernetes.io/service-name: ext}}, addressType: IPv4, ports: [{port: 7070}], endpoints: [{addresses: [172.16.0.1], conditions: {ready: false}}]}
 ---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: '{trustDomain: td.one, trustDomainAliases: [td.old], accessLogFile: /dev/stdout}'}}

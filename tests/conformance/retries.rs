@@ -138,6 +138,20 @@ fn conditions() -> Vec<Row> {
             (200, 2),
         ),
         tries(
+            "action/retry-on-retriable-headers",
+            &format!(
+                "[{{{NAMED}, retries: {{attempts: 3, retryOn: retriable-headers, backoff: 1ms}}, ECHO}}]"
+            ),
+            get("/").orders("header=x-again:1; fail=1"),
+            (200, 2),
+        ),
+        tries(
+            "action/retry-on-retriable-headers-not-asked",
+            &format!("[{{{NAMED}, retries: {{attempts: 3, retryOn: 5xx, backoff: 1ms}}, ECHO}}]"),
+            get("/").orders("header=x-again:1; fail=1"),
+            (200, 1),
+        ),
+        tries(
             "action/retry-on-deadline-exceeded",
             &grpc_rule("deadline-exceeded"),
             grpc("/s/m").orders("grpc=4; fail=1"),
@@ -169,6 +183,9 @@ fn conditions() -> Vec<Row> {
             }),
     ]
 }
+
+/// The header of a request that names headers of answers.
+const NAMED: &str = "headers: {request: {set: {x-envoy-retriable-header-names: 'x-other, X-Again'}}}";
 
 /// A row in which eight requests want another try at the same time, after fifty that are over. A fifth of what the budget
 /// looks at is fine, but one always.

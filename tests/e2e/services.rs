@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Result, ensure};
 use mesh_tests::{
     bed::{Bed, PodHandle},
-    scenario::{Dialled, at, dial, eventually, manifests, pod, service, start},
+    scenario::{Dialled, at, at6, dial, eventually, manifests, pod, service, start},
 };
 
 /// Dials `n` times and counts which server answered, by its own address.
@@ -104,6 +104,24 @@ fn internal_traffic_policy_local_stays_on_the_node() -> Result<()> {
     let bed = start(Bed::builder().nodes(2).manifests(manifests() + &local))?;
     let seen = spread(&bed, &bed.pod("mesh/client")?, &vip(&bed, "mesh/local")?, 12)?;
     ensure!(seen.keys().eq([&at(&bed.pod("mesh/near")?)]), "{seen:?}");
+    Ok(())
+}
+
+/// Its own node's come first, and others take over where there are none.
+#[test]
+fn traffic_distribution_prefers_what_is_near() -> Result<()> {
+    let of = |name: &str, selector: &str| {
+        service("mesh", name, selector).replace("spec: {", "spec: {trafficDistribution: PreferSameNode, ")
+    };
+    let services = of("around", "serves: \"yes\"") + &of("away", "app: far");
+    let bed = start(Bed::builder().nodes(2).manifests(manifests() + &services))?;
+    let client = bed.pod("mesh/client")?;
+    for (service, only) in [("mesh/around", "mesh/near"), ("mesh/away", "mesh/far")] {
+        let seen = spread(&bed, &client, &vip(&bed, service)?, 20)?;
+        let only = bed.pod(only)?;
+        // Of a pod with two addresses either may be used.
+        ensure!(seen.keys().all(|to| *to == at(&only) || *to == at6(&only)), "{service}: {seen:?}");
+    }
     Ok(())
 }
 

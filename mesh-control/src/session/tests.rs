@@ -20,6 +20,7 @@ fn service(name: &str, port: u16) -> Record {
         }],
         session_affinity: None,
         local_only: false,
+        traffic_distribution: None,
         headless: false,
         publish_not_ready: false,
         families: mesh_core::model::Families::Any,

@@ -15,7 +15,6 @@ use crate::cluster::{Defaults, DestinationRule};
 use crate::net::canonical_ip;
 use crate::policy::PolicyName;
 use crate::resource::mesh_config::MeshConfig;
-use crate::resource::value::ExportTo;
 use crate::resource::{DestinationRuleSpec, Meta, ObjectKey, Spec, VirtualServiceSpec};
 use crate::route::{self, ResourceName, VirtualService, Virtuals};
 
@@ -247,16 +246,20 @@ impl Mirror {
         let defaults = Defaults::new(config, root, "cluster.local");
         self.snapshot.rules.set_defaults(Arc::new(defaults));
         self.snapshot.config_generation += 1;
-        self.set_export_to(&config.default_virtual_service_export_to);
+        self.set_route_settings(config);
     }
 
     /// What this says may concern every VirtualService.
-    fn set_export_to(&mut self, export_to: &[ExportTo]) {
-        let settings = self.snapshot.virtuals.settings();
-        if settings.export_to == export_to {
+    fn set_route_settings(&mut self, config: &MeshConfig) {
+        let known = self.snapshot.virtuals.settings();
+        let settings = route::Settings {
+            export_to: config.default_virtual_service_export_to.clone(),
+            retries: config.default_http_retry_policy.clone(),
+            ..known.clone()
+        };
+        if *known == settings {
             return;
         }
-        let settings = route::Settings { export_to: export_to.to_vec(), ..settings.clone() };
         self.snapshot.virtuals = Arc::new(Virtuals::new(settings));
         let all = self.snapshot.configs.values().filter_map(|config| match &config.object().spec {
             Spec::VirtualService(spec) => Some(virtual_service_of(&config.object().meta, spec)),

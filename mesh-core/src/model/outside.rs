@@ -6,7 +6,7 @@ use super::Snapshot;
 
 impl Snapshot {
     /// What `client` reaches on `port` of addresses that [`super::Target::External`] is about, by what it says there. Looks at
-    /// all ServiceEntries: worth keeping until [`Self::config_generation`] or [`Self::entry_generation`] changes.
+    /// all `ServiceEntries`: worth keeping until [`Self::config_generation`] or [`Self::entry_generation`] changes.
     pub fn outside(&self, client: Client<'_>, port: u16) -> Outside {
         let mut entries: Vec<_> = self
             .entries_by_host
@@ -32,7 +32,7 @@ impl Snapshot {
     }
 
     /// A number that differs between two snapshots of a [`super::Mirror`] if the hosts, ports or addresses of their
-    /// ServiceEntries do.
+    /// `ServiceEntries` do.
     pub fn entry_generation(&self) -> u64 {
         self.entry_generation
     }

@@ -11,6 +11,7 @@ use super::Workload;
 use super::reach::Exported;
 use super::workload::{Membership, ServiceKey};
 use crate::balance::mix;
+use crate::cluster::TrafficDistribution;
 use crate::net::{canonical, canonical_ip};
 
 /// A service of Kubernetes, or of a ServiceEntry, with the endpoints that may be chosen on this node. On its way to the node it has no endpoints:
@@ -31,6 +32,8 @@ pub struct Service {
     pub session_affinity: Option<Duration>,
     /// `internalTrafficPolicy: Local`: only endpoints on the client's node are chosen, even if there is none.
     pub local_only: bool,
+    /// Which of its endpoints are preferred: those that are near the client.
+    pub traffic_distribution: Option<TrafficDistribution>,
     /// Has no address of its own: clients learn the endpoints' addresses from DNS.
     pub headless: bool,
     /// `publishNotReadyAddresses`: endpoints are chosen before they are ready.

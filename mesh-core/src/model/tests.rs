@@ -382,6 +382,28 @@ fn local_services_only_have_local_endpoints() {
 }
 
 #[test]
+fn owners_say_which_endpoints_are_preferred() {
+    use crate::cluster::TrafficDistribution::{PreferSameNode, PreferSameZone};
+    let annotated = |value: &str| format!("networking.istio.io/traffic-distribution: {value}");
+    for (field, annotation, expected) in [
+        ("PreferClose", String::new(), Some(PreferSameZone)),
+        ("PreferSameZone", String::new(), Some(PreferSameZone)),
+        ("PreferSameNode", String::new(), Some(PreferSameNode)),
+        ("PreferSameNode", annotated("PreferClose"), Some(PreferSameZone)),
+        ("PreferSameNode", annotated("Any"), None),
+    ] {
+        let yaml = service(
+            "app/s",
+            &format!("clusterIP: 10.96.0.1, trafficDistribution: {field}, ports: [{{port: 80}}]"),
+        );
+        let yaml = yaml.replacen("metadata: {", &format!("metadata: {{annotations: {{{annotation}}}, "), 1);
+        let snapshot = snapshot(&yaml);
+        let service = snapshot.services().next().unwrap();
+        assert_eq!(service.traffic_distribution, expected, "{field} {annotation}");
+    }
+}
+
+#[test]
 fn kinds_of_services() {
     let affinity = |spec: &str| {
         let spec = format!("clusterIP: 10.96.0.1, {spec}, ports: [{{port: 80}}]");

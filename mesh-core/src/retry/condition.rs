@@ -45,7 +45,7 @@ impl RetryOn {
         }
     }
 
-    pub(super) fn wants_answer(&self, answer: &Answer<'_>) -> bool {
+    pub(super) fn wants_answer(&self, answer: &Answer) -> bool {
         // Somebody's limit is not to be hit again by whoever did not ask for it.
         if answer.rate_limited {
             return self.has(Condition::RateLimited);
@@ -55,7 +55,7 @@ impl RetryOn {
             || (self.has(Condition::GatewayError) && matches!(status, 502..=504))
             || (self.has(Condition::Retriable4xx) && status == 409)
             || self.statuses.contains(&status)
-            || (self.has(Condition::RetriableHeaders) && answer.retriable_header.is_some())
+            || (self.has(Condition::RetriableHeaders) && answer.retriable_header)
             || answer.grpc_status.is_some_and(|status| self.wants_grpc(status))
     }
 

@@ -11,16 +11,16 @@ fn policy(on: &str) -> RetryPolicy {
     RetryPolicy { on: RetryOn::parse(on).unwrap(), ..RetryPolicy::new(None, false) }
 }
 
-fn answer(status: u16) -> Attempt<'static> {
+fn answer(status: u16) -> Attempt {
     Attempt::Answer(Answer { status, ..Answer::default() })
 }
 
-fn retries(on: &str, attempt: &Attempt<'_>, request: Request) -> bool {
+fn retries(on: &str, attempt: &Attempt, request: Request) -> bool {
     matches!(should_retry(&policy(on), attempt, 1, request, 0), RetryDecision::Retry(_))
 }
 
 /// How a try went, in a word: a status, what precedes one, or a failure.
-fn attempt(word: &str) -> Attempt<'static> {
+fn attempt(word: &str) -> Attempt {
     let status = |text: &str| text.parse().unwrap();
     let head = match word.split_once(':') {
         Some(("grpc", number)) => {
@@ -29,9 +29,7 @@ fn attempt(word: &str) -> Attempt<'static> {
         Some(("limited", number)) => {
             Answer { status: status(number), rate_limited: true, ..Answer::default() }
         }
-        Some((_, number)) => {
-            Answer { status: status(number), retriable_header: Some("x"), ..Answer::default() }
-        }
+        Some((_, number)) => Answer { status: status(number), retriable_header: true, ..Answer::default() },
         None => {
             return match word {
                 "connect" => Attempt::Failed(Failure::Connect),

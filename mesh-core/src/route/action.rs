@@ -9,9 +9,13 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::header_ops::host;
-use super::{Cors, Fault, HeaderOps, MatchInfo, MatchedPath, Redirect, ResourceName, Rewrite, is_drawn};
+use super::{
+    Cors, Fault, HeaderOps, MatchInfo, MatchedPath, Redirect, ResourceName, Rewrite, Settings, is_drawn,
+};
 use crate::resource::networking::Destination;
-use crate::resource::networking::virtual_service::{self, Body, HttpAction, HttpDestination, HttpRoute};
+use crate::resource::networking::virtual_service::{
+    self, Body, HttpAction, HttpDestination, HttpRoute, Retries,
+};
 use crate::resource::value::{self, Host, Percent};
 use crate::retry::RetryPolicy;
 
@@ -109,6 +113,8 @@ pub(super) struct Home<'a> {
     /// The namespace that short names are of.
     pub(super) namespace: &'a str,
     pub(super) cluster_domain: &'a str,
+    /// How requests are tried again where a rule does not say.
+    pub(super) retries: Option<&'a Retries>,
     /// What rules have in common.
     pub(super) shared: &'a Shared,
 }
@@ -152,8 +158,15 @@ impl Shared {
 const MAX_SHARED: usize = 64;
 
 impl Route {
-    /// What is done with requests for a service that no VirtualService is about: they go there, and are tried again
-    /// where Istio does so by default.
+    /// What is done with requests for a service that no VirtualService is about: they go there, and are tried again as the
+    /// mesh's settings say.
+    pub fn by_default(destination: ClusterRef, settings: &Settings) -> Self {
+        let policy = RetryPolicy::new(settings.retries.as_ref(), false);
+        let retries = Some(policy).filter(|policy| policy.attempts > 0).map(Arc::new);
+        Self { retries, ..Self::to(destination) }
+    }
+
+    /// Requests go there, and are tried again where Istio does so by default.
     pub fn to(destination: ClusterRef) -> Self {
         let only = Weighted { to: destination, weight: 1, headers: HeaderOps::default(), host: None };
         Self {
@@ -201,7 +214,7 @@ impl Route {
             cors: rule.cors_policy.as_ref().map(Cors::of).map(Box::new),
             fault: rule.fault.as_ref().and_then(Fault::of).map(Box::new),
             timeout: rule.timeout.map(value::Duration::get),
-            retries: home.shared.retries(RetryPolicy::new(rule.retries.as_ref(), false)),
+            retries: home.shared.retries(RetryPolicy::new(rule.retries.as_ref().or(home.retries), false)),
             mirrors: mirrors.map(|(to, share)| Mirror { to: ClusterRef::of(to, home), share }).collect(),
         })
     }

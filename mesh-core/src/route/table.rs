@@ -9,7 +9,7 @@ use super::condition::Condition;
 use super::hosts::HostMap;
 use super::index::{Entry, Index};
 use super::virtuals::{Audience, Virtual};
-use super::{About, Client, MatchInfo, RequestView, Route, Virtuals};
+use super::{About, Client, MatchInfo, RequestView, Route, Settings, Virtuals};
 use crate::resource::value::Host;
 
 mod gateway;
@@ -72,7 +72,7 @@ impl RouteTable {
         let audience = Audience { client, port, gateway: None };
         let mut mesh = Mesh::new(services, audience, elsewhere);
         virtuals.seen_by(audience).for_each(|it| mesh.offer(it));
-        let table = mesh.into_table(virtuals.cluster_domain());
+        let table = mesh.into_table(virtuals.settings());
         Some(table).filter(|table| !table.virtual_hosts.is_empty())
     }
 
@@ -120,9 +120,9 @@ impl VirtualHost {
     }
 
     /// All requests go to one service.
-    fn of_service(host: &str, port: u16) -> Self {
+    fn of_service(host: &str, port: u16, settings: &Settings) -> Self {
         let to = ClusterRef { host: host.into(), subset: None, port: Some(port) };
-        let route = Arc::new(Route::to(to));
+        let route = Arc::new(Route::by_default(to, settings));
         let info = route.unmatched();
         let condition = Arc::new(Condition::any());
         Self::new(vec![Entry::new(condition, route, Arc::new(info))])
@@ -198,7 +198,7 @@ impl<'a, 's> Mesh<'a, 's> {
 
     /// Names are given away in this order: to services by their full names, to hosts that are none, to services by
     /// other names.
-    fn into_table(self, cluster_domain: &str) -> RouteTable {
+    fn into_table(self, settings: &Settings) -> RouteTable {
         let mut table = RouteTable { hosts: HostMap::default(), virtual_hosts: self.virtual_hosts };
         let services = || self.services.iter().zip(&self.best);
         let known = || services().filter_map(|(service, best)| Some((service, (*best)?.1)));
@@ -210,7 +210,7 @@ impl<'a, 's> Mesh<'a, 's> {
             service.addresses.iter().for_each(|address| table.hosts.insert_address(*address, to));
         }
         self.plain.iter().for_each(|(host, to)| table.hosts.insert(host, *to));
-        let aliases = |service| aliases(service, cluster_domain, self.audience.client.namespace);
+        let aliases = |service| aliases(service, &settings.cluster_domain, self.audience.client.namespace);
         for (service, to) in known() {
             aliases(service).iter().for_each(|alias| table.hosts.insert_name(alias, to));
         }
@@ -224,7 +224,7 @@ impl<'a, 's> Mesh<'a, 's> {
             if own.is_empty() {
                 continue;
             }
-            let to = table.add(VirtualHost::of_service(service.host, self.audience.port));
+            let to = table.add(VirtualHost::of_service(service.host, self.audience.port, settings));
             for name in own {
                 match Host::parse(&name) {
                     Ok(host) => table.hosts.insert(&host, to),

@@ -14,7 +14,7 @@ use super::table::rank;
 use super::{Client, GatewayServer, MatchInfo, ResourceName, Route, VirtualService, delegate};
 use crate::model::Exported;
 use crate::resource::networking::VirtualServiceSpec;
-use crate::resource::networking::virtual_service::{HttpMatch, HttpRoute};
+use crate::resource::networking::virtual_service::{HttpMatch, HttpRoute, Retries};
 use crate::resource::value::{ExportTo, GatewayName, Host, Port};
 
 /// All `VirtualServices` of the mesh, in the order in which they count; tables for clients are made from it. Cheap to
@@ -58,6 +58,8 @@ pub struct Settings {
     pub cluster_domain: Arc<str>,
     /// `defaultVirtualServiceExportTo` of `MeshConfig`: who sees those that do not say. None means everybody.
     pub export_to: Vec<ExportTo>,
+    /// `defaultHttpRetryPolicy` of `MeshConfig`: how requests are tried again where no rule says.
+    pub retries: Option<Retries>,
 }
 
 /// A VirtualService that has hosts.
@@ -110,7 +112,7 @@ pub(super) struct Audience<'a> {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cluster_domain: "cluster.local".into(), export_to: Vec::new() }
+        Self { cluster_domain: "cluster.local".into(), export_to: Vec::new(), retries: None }
     }
 }
 
@@ -191,10 +193,6 @@ impl Virtuals {
         rules.flat_map(|rule| rule.matches.iter().map(|it| entry(&rule.route, it))).collect()
     }
 
-    pub(super) fn cluster_domain(&self) -> &str {
-        &self.settings.cluster_domain
-    }
-
     fn put(&mut self, name: ResourceName, service: &VirtualService, shared: &Shared) {
         let compiled = Virtual::of(service, &self.delegates, &self.settings, shared);
         let created = service.created.unwrap_or(i64::MAX);
@@ -266,12 +264,12 @@ impl Virtual {
     fn of(service: &VirtualService, delegates: &Delegates, settings: &Settings, shared: &Shared) -> Self {
         let VirtualService { namespace, spec, .. } = service;
         let name = Arc::new(service.key());
-        let cluster_domain = &*settings.cluster_domain;
+        let (cluster_domain, retries) = (&*settings.cluster_domain, settings.retries.as_ref());
         let rules = delegate::rules(service, delegates, settings);
         let rules = rules.into_iter().filter_map(|(rule, namespace)| {
-            Rule::of(&rule, Home { name: &name, namespace, cluster_domain, shared })
+            Rule::of(&rule, Home { name: &name, namespace, cluster_domain, retries, shared })
         });
-        let home = Home { name: &name, namespace, cluster_domain, shared };
+        let home = Home { name: &name, namespace, cluster_domain, retries, shared };
         let streams = Streams::of(spec, home);
         Self {
             rules: rules.collect(),

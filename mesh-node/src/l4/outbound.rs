@@ -74,9 +74,12 @@ struct Raw {
     tcp: TcpStream,
     /// What rules may come to be about.
     port: Option<requests::HttpPort>,
-    /// The service, and the index of its port, where it is not the address that tells.
-    named: Option<(Arc<Service>, usize)>,
+    /// Where it is not the address that tells.
+    named: Option<Place>,
 }
+
+/// A service, and the index of its port.
+type Place = (Arc<Service>, usize);
 
 /// The other side of a connection that could be opened.
 struct Reached {
@@ -144,7 +147,7 @@ impl Story {
         let snapshot = self.worker.snapshot();
         match snapshot.resolve_for(&source.namespace, wanted) {
             Target::Service { service, port } => {
-                self.requests_to(tcp, source, wanted, (service, port, None)).await
+                self.requests_to(tcp, source, wanted, ((service, port), None)).await
             }
             Target::External => self.requests_outside(tcp, source, wanted, &snapshot).await,
             _ => Some(Raw { tcp, port: None, named: None }),
@@ -157,7 +160,7 @@ impl Story {
         tcp: TcpStream,
         source: &Arc<Workload>,
         wanted: SocketAddr,
-        (service, port, named): (Arc<Service>, usize, Option<(Arc<Service>, usize)>),
+        ((service, port), named): (Place, Option<Place>),
     ) -> Option<Raw> {
         let snapshot = self.worker.snapshot();
         let kind =
@@ -200,11 +203,10 @@ impl Story {
                 let service = snapshot.service_by_host(&host, &source.namespace).cloned();
                 let number = |it: &mesh_core::model::ServicePort| it.number == wanted.port();
                 let found = service.and_then(|it| Some((it.clone(), it.ports.iter().position(number)?)));
-                let Some((service, port)) = found else {
+                let Some(place) = found else {
                     return Some(Raw { tcp, port: None, named: None });
                 };
-                let named = Some((service.clone(), port));
-                self.requests_to(tcp, source, wanted, (service, port, named)).await
+                self.requests_to(tcp, source, wanted, (place.clone(), Some(place))).await
             }
             outside::Kind::Requests(tcp, rules) => {
                 self.report.set_pseudo_service(outside::pseudo_service(snapshot));
@@ -222,7 +224,7 @@ impl Story {
         &self,
         source: &Arc<Workload>,
         wanted: SocketAddr,
-        named: Option<(Arc<Service>, usize)>,
+        named: Option<Place>,
     ) -> Result<Reached, Failure> {
         if let Some((service, port)) = named {
             self.report.set_service(service.clone());

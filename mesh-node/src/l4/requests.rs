@@ -52,6 +52,8 @@ struct Compiled {
     streams: Option<Arc<StreamTable>>,
     /// Whether a DestinationRule is about the service.
     shaped: bool,
+    /// Whether its owner wants near endpoints to be preferred.
+    distributed: bool,
 }
 
 /// Rules for requests, and rules for bytes.
@@ -83,7 +85,8 @@ impl PodRequests {
             same_object(known.workload.as_ref(), workload.as_ref()) || labels(known.workload.as_ref())
         };
         let mut rules = self.rules.borrow_mut();
-        let known = rules.get(&key).filter(|known| same(known));
+        let distributed = service.traffic_distribution.is_some();
+        let known = rules.get(&key).filter(|known| same(known) && known.distributed == distributed);
         if let Some(known) = known.filter(|known| known.generation == generation) {
             return known.clone();
         }
@@ -121,13 +124,25 @@ fn compile(
         (table, StreamTable::for_service(&about, client, number).map(Arc::new))
     });
     let client = cluster::Client { namespace: &namespace, labels };
-    let destination = Destination::new(&service.namespace, &service.hostname, number);
+    let destination = Destination {
+        traffic_distribution: service.traffic_distribution,
+        ..Destination::new(&service.namespace, &service.hostname, number)
+    };
     let plain = |rules: &Rules| {
         let policy = cluster::resolve(rules, &client, &destination, None).ok()?;
         Some(ClusterPolicy { rules: Vec::new(), ..policy })
     };
     let shaped = plain(snapshot.rules()) != plain(&Rules::new(Arc::new(snapshot.rules().defaults().clone())));
-    Compiled { generation: snapshot.config_generation(), about, table, streams, shaped, workload }
+    let distributed = service.traffic_distribution.is_some();
+    Compiled {
+        generation: snapshot.config_generation(),
+        about,
+        table,
+        streams,
+        shaped,
+        distributed,
+        workload,
+    }
 }
 
 impl Compiled {
@@ -138,7 +153,7 @@ impl Compiled {
 
     /// Whether connections whose bytes stay bytes are not simply sent to the service.
     fn is_about_bytes(&self) -> bool {
-        self.streams.is_some() || self.shaped
+        self.streams.is_some() || self.shaped || self.distributed
     }
 }
 
@@ -160,7 +175,7 @@ pub(super) async fn classify(
     (service, port): (&Arc<Service>, usize),
     (tcp, wanted): (TcpStream, SocketAddr),
 ) -> Kind {
-    if snapshot.configs().next().is_none() {
+    if snapshot.configs().next().is_none() && service.traffic_distribution.is_none() {
         return Kind::Bytes(tcp);
     }
     let requests = worker.requests(pod, || PodRequests::new(worker, pod));
@@ -169,7 +184,7 @@ pub(super) async fn classify(
     if rules.is_about_requests() {
         let is_http = match declared {
             Declared::Http | Declared::Http2 => true,
-            Declared::Nothing => sniff::begins_like_http(&tcp).await,
+            Declared::Nothing => sniff::begins_like_http(&tcp, sniff::patience(snapshot)).await,
             Declared::Tls | Declared::Tcp => false,
         };
         if is_http {
@@ -181,7 +196,11 @@ pub(super) async fn classify(
     }
     let may_be_tls = matches!(declared, Declared::Tls | Declared::Nothing);
     let names = rules.streams.as_ref().is_some_and(|rules| rules.asks_for_names()) && may_be_tls;
-    let name = if names { sniff::server_name(&tcp, declared == Declared::Tls).await } else { None };
+    let name = if names {
+        sniff::server_name(&tcp, declared == Declared::Tls, sniff::patience(snapshot)).await
+    } else {
+        None
+    };
     let view = StreamView { server_name: name.as_deref(), destination: wanted.ip() };
     let route = rules.streams.as_ref().and_then(|rules| rules.pick(&view));
     let to = match route {
@@ -287,7 +306,10 @@ pub(super) async fn serve(
     opened: (TcpStream, SocketAddr, SocketAddr),
 ) {
     let number = service.ports.get(port).map_or(0, |port| port.number);
-    let fallback = chosen(Route::to(own_cluster(&service, port)));
+    let fallback = chosen(Route::by_default(
+        own_cluster(&service, port),
+        requests.engine.snapshot().virtuals().settings(),
+    ));
     let engine = Rc::clone(&requests.engine);
     let site =
         Rc::new(ServiceSite { requests, key: service.key(), number, fallback, known: RefCell::default() });

@@ -130,7 +130,10 @@ impl Engine {
         let port = service.ports.iter().position(|port| port.number == number).ok_or(NoCluster)?;
         let workload = self.client.workload(snapshot);
         let client = cluster::Client { namespace: &namespace, labels: &labels };
-        let destination = Destination::new(&service.namespace, &service.hostname, number);
+        let destination = Destination {
+            traffic_distribution: service.traffic_distribution,
+            ..Destination::new(&service.namespace, &service.hostname, number)
+        };
         let policy = cluster::resolve(snapshot.rules(), &client, &destination, to.subset.as_deref());
         let policy = policy.map_err(|_| NoCluster)?;
         let subset = to.subset.as_deref().unwrap_or_default();
@@ -205,6 +208,7 @@ fn service(snapshot: &Snapshot, to: &ClusterRef, (namespace, asked): (&str, u16)
         ports: vec![port],
         session_affinity: None,
         local_only: false,
+        traffic_distribution: None,
         headless: true,
         publish_not_ready: false,
         families: Families::Any,

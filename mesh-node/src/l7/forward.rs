@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use mesh_core::balance::{Affinity, HashInput, hash_key};
 use mesh_core::cluster::{Outcome, Resource, Ticket};
 use mesh_core::model::EndpointId;
@@ -27,6 +27,7 @@ use super::reply::Refusal;
 use super::site::{Chosen, DialError, Site};
 use super::transfer::{Downstream, Either, Flow, Upstream};
 use super::upload::Upload;
+use super::wishes::{retriable_headers, time_of};
 use crate::report::Flags;
 
 /// What a rule wants done with a request.
@@ -54,6 +55,8 @@ struct Journey<'a, 'r, D> {
     set_cookie: Option<String>,
     /// Leave to be a retry.
     retry: Option<Ticket>,
+    /// Headers of an answer for which the client wants another.
+    retriable: Vec<HeaderName>,
 }
 
 /// How one try ended without an answer that is passed on.
@@ -91,8 +94,10 @@ pub async fn run<D: Downstream>(
         cluster.shared.count_request(interval, record.start());
     }
     let keeps = head.framing.has_body() && job.route.retries.is_some();
+    let retriable = retriable_headers(head, job.route.retries.as_deref());
     let mut journey = Journey {
         stage,
+        retriable,
         job: &job,
         until: deadline(record.start(), time_of(job.route, head)),
         head,
@@ -106,32 +111,6 @@ pub async fn run<D: Downstream>(
     let ended = journey.travel(weighted).await;
     journey.record.received(journey.kept.received());
     ended
-}
-
-/// How long a request may take: as the rule says, and not longer than a gRPC client wants to wait.
-fn time_of(route: &Route, head: &RequestHead) -> Option<Duration> {
-    let asked = head.headers.get("grpc-timeout").filter(|_| head.is_grpc());
-    let asked = asked.and_then(|value| grpc_timeout(value.as_bytes()));
-    match (route.timeout, asked) {
-        (Some(rule), Some(asked)) => Some(rule.min(asked)),
-        (rule, asked) => rule.or(asked),
-    }
-}
-
-/// A `grpc-timeout`: at most eight digits and a unit.
-fn grpc_timeout(value: &[u8]) -> Option<Duration> {
-    let (unit, digits) = value.split_last()?;
-    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.len() <= 8)?;
-    let number = digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse::<u64>().ok())??;
-    Some(match unit {
-        b'H' => Duration::from_secs(number * 3600),
-        b'M' => Duration::from_secs(number * 60),
-        b'S' => Duration::from_secs(number),
-        b'm' => Duration::from_millis(number),
-        b'u' => Duration::from_micros(number),
-        b'n' => Duration::from_nanos(number),
-        _ => return None,
-    })
 }
 
 /// Makes the request what the endpoint is to see.
@@ -214,7 +193,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
     }
 
     /// Whether, and when, there is another try.
-    fn decide(&mut self, attempt: &Attempt<'_>, tries: u32) -> Option<Duration> {
+    fn decide(&mut self, attempt: &Attempt, tries: u32) -> Option<Duration> {
         let policy = self.job.route.retries.as_ref()?;
         let request = retry::Request {
             idempotent: is_idempotent(&self.head.method),
@@ -435,12 +414,13 @@ impl<D: Downstream> Journey<'_, '_, D> {
     /// Whether the rule wants another answer than this, and when.
     fn again(&mut self, answer: &ResponseHead, tries: u32) -> Option<Duration> {
         let status = answer.status.as_u16();
-        if status < 400 && !answer.headers.contains_key("grpc-status") {
+        if status < 400 && !answer.headers.contains_key("grpc-status") && self.retriable.is_empty() {
             return None;
         }
         let grpc_status = grpc_status(&answer.headers);
         let rate_limited = answer.headers.contains_key("x-envoy-ratelimited");
-        let facts = Answer { status, grpc_status, rate_limited, retriable_header: None };
+        let retriable_header = self.retriable.iter().any(|name| answer.headers.contains_key(name));
+        let facts = Answer { status, grpc_status, rate_limited, retriable_header };
         self.decide(&Attempt::Answer(facts), tries)
     }
 

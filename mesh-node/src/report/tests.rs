@@ -48,6 +48,7 @@ pub(crate) fn service(name: &str) -> Arc<Service> {
         vips: vec!["10.96.0.1".parse().unwrap()],
         ports: Vec::new(),
         session_affinity: None,
+        traffic_distribution: None,
         local_only: false,
         headless: false,
         publish_not_ready: false,

@@ -9,6 +9,7 @@ use super::claims::Claims;
 use super::selector::{LabelIndex, SelectorIndex};
 use super::{Name, Report, World};
 use crate::allocate::{Allocator, Ranges};
+use crate::cluster::TrafficDistribution;
 use crate::model::{
     Entry, Exported, Families, Membership, Record, RecordKey, Service, ServiceKey, ServicePort,
 };
@@ -68,6 +69,7 @@ pub(super) struct ServiceEntry {
     spec: ServiceEntrySpec,
     selector: Option<Arc<BTreeMap<String, String>>>,
     vips: Vec<IpAddr>,
+    distribution: Option<TrafficDistribution>,
 }
 
 /// What is kept of a WorkloadEntry.
@@ -91,13 +93,8 @@ pub(super) fn warn_about(object: &Object, spec: &ServiceEntrySpec, report: &mut 
     if spec.addresses.iter().any(|subnet| !is_address(&subnet.get())) {
         warn("spec.addresses", "networks are not supported yet: only single addresses lead to the service");
     }
-    if spec.addresses.is_empty() {
-        let reason = match spec.resolution {
-            Resolution::None => "without addresses the entry has no effect yet: hosts are not told apart",
-            _ => {
-                "hosts are reached at the addresses that they were given, which clients do not learn from DNS yet"
-            }
-        };
+    if spec.addresses.is_empty() && spec.resolution != Resolution::None {
+        let reason = "hosts are reached at the addresses that they were given, which clients do not learn from DNS yet";
         warn("spec.addresses", reason);
     }
 }
@@ -115,7 +112,8 @@ impl ServiceEntry {
         vips.sort_unstable();
         vips.dedup();
         let (origin, created) = (object.origin.clone(), object.meta.creation_timestamp);
-        Self { origin, created, spec: spec.clone(), selector, vips }
+        let distribution = super::services::distribution(object, None);
+        Self { origin, created, spec: spec.clone(), selector, vips, distribution }
     }
 
     fn hosts(&self) -> impl Iterator<Item = Arc<str>> {
@@ -421,6 +419,7 @@ impl World {
             ports: entry.carried().map(port).collect(),
             session_affinity: None,
             local_only: false,
+            traffic_distribution: entry.distribution,
             publish_not_ready: false,
             families: Families::Any,
             exported: Exported::of(&spec.export_to, exported, &name.namespace),

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pods::{PodFacts, valid};
 use super::{Name, Report, World};
+use crate::cluster::TrafficDistribution;
 use crate::model::{Exported, Families, Service, ServiceKey, ServicePort};
 use crate::net::canonical_ip;
 use crate::resource::value::Port;
@@ -123,6 +124,12 @@ pub(super) fn hostname(name: &str, namespace: &str) -> Arc<str> {
     format!("{name}.{namespace}.svc.cluster.local").into()
 }
 
+/// Which endpoints of a service are preferred: by Istio's annotation, else by the field of Kubernetes.
+pub(super) fn distribution(object: &Object, field: Option<&str>) -> Option<TrafficDistribution> {
+    let annotation = object.meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str);
+    annotation.or(field).and_then(TrafficDistribution::parse)
+}
+
 fn union(a: Families, b: Families) -> Families {
     if a == b { a } else { Families::Any }
 }
@@ -150,6 +157,7 @@ fn describe(
         ports: ports.iter().map(port).collect(),
         session_affinity: affinity(spec),
         local_only: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        traffic_distribution: distribution(object, spec.traffic_distribution.as_deref()),
         headless: spec.cluster_ip.as_deref() == Some("None"),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or_default(),
         families: match spec.ip_families.as_deref() {
@@ -202,5 +210,7 @@ pub(super) fn is_tcp(protocol: Option<&String>) -> bool {
 }
 
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
+/// As `trafficDistribution`, for those that Kubernetes does not let have it.
+const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 /// Kubernetes' default for `timeoutSeconds`.
 const DEFAULT_AFFINITY: Duration = Duration::from_secs(10_800);

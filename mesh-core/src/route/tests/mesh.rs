@@ -268,6 +268,38 @@ fn the_default_of_export_to_is_the_meshs() {
 }
 
 #[test]
+fn the_default_of_retries_is_the_meshs() {
+    let retries = |attempts: u32| {
+        let text = format!("{{attempts: {attempts}, retryOn: gateway-error}}");
+        serde_yaml_ng::from_str::<resource::networking::virtual_service::Retries>(&text).unwrap()
+    };
+    let rules = virtual_services(
+        "
+        vs default/reviews
+        hosts: [reviews]
+        http:
+        - name: own
+          match: [{uri: {prefix: /own}}]
+          retries: {attempts: 7}
+          route: [{destination: {host: reviews}}]
+        - route: [{destination: {host: reviews}}]",
+    );
+    let labels = BTreeMap::new();
+    let client = Client { namespace: "default", labels: &labels };
+    let attempts = |policy: Option<&crate::retry::RetryPolicy>| policy.map_or(0, |policy| policy.attempts);
+    for (of_mesh, expected) in [(None, [7, 2, 2]), (Some(5), [7, 5, 5]), (Some(0), [7, 0, 0])] {
+        let settings = Settings { retries: of_mesh.map(retries), ..Settings::default() };
+        let virtuals = Virtuals::of(&rules, &settings);
+        let about = virtuals.about("reviews.default.svc.cluster.local");
+        let table = RouteTable::for_service(&about, client, 80).unwrap();
+        let mut seen: Vec<_> = table.entries().map(|it| attempts(it.route.retries.as_deref())).collect();
+        let to = ClusterRef { host: "ratings".into(), subset: None, port: None };
+        seen.push(attempts(Route::by_default(to, &settings).retries.as_deref()));
+        assert_eq!(seen, expected, "{of_mesh:?}");
+    }
+}
+
+#[test]
 fn a_service_that_is_known_by_its_address() {
     let rules = virtual_services(
         "

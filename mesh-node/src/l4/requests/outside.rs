@@ -52,11 +52,12 @@ pub async fn classify(
     }
     let requests = worker.requests(pod, || PodRequests::new(worker, pod));
     let outside = requests.outside(snapshot, port);
-    if (refuses || outside.requests().is_some()) && sniff::begins_like_http(&tcp).await {
+    let patience = sniff::patience(snapshot);
+    if (refuses || outside.requests().is_some()) && sniff::begins_like_http(&tcp, patience).await {
         return Kind::Requests(tcp, requests);
     }
     if outside.asks_for_names()
-        && let Some(name) = sniff::server_name(&tcp, false).await
+        && let Some(name) = sniff::server_name(&tcp, false, patience).await
         && let Some(host) = outside.of_name(&name)
     {
         return Kind::Named(tcp, Arc::clone(host));
@@ -77,10 +78,12 @@ pub async fn serve(
     let engine = Rc::clone(&requests.engine);
     let port = opened.2.port();
     let to = ClusterRef { host: PseudoService::Passthrough.name().into(), subset: None, port: Some(port) };
+    let snapshot = engine.snapshot();
+    let settings = snapshot.virtuals().settings();
     let site = OutsideSite {
         requests,
         port,
-        passed: chosen(Route { name: "allow_any".into(), ..Route::to(to) }),
+        passed: chosen(Route { name: "allow_any".into(), ..Route::by_default(to, settings) }),
         refused: chosen(Route::refusal("block_all", StatusCode::BAD_GATEWAY)),
     };
     serve_at(worker, engine, source, Rc::new(site), opened).await;

@@ -3,18 +3,26 @@
 use std::io;
 use std::time::Duration;
 
+use mesh_core::model::Snapshot;
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 
 /// Looks at the first bytes of a connection without taking them. Silence is no HTTP: the server may speak first.
-pub(super) async fn begins_like_http(tcp: &TcpStream) -> bool {
-    look(tcp, &mut [0; 24], SNIFF, is_http).await.unwrap_or(false)
+pub(super) async fn begins_like_http(tcp: &TcpStream, patience: Duration) -> bool {
+    look(tcp, &mut [0; 24], patience, is_http).await.unwrap_or(false)
+}
+
+/// How long the first bytes of a connection are waited for where nothing says what it speaks: `protocolDetectionTimeout` of
+/// the mesh. Where Istio would wait for ever, which leaves a client and a server silent that both expect the other to begin,
+/// it is the time that Istio once had for this.
+pub(super) fn patience(snapshot: &Snapshot) -> Duration {
+    snapshot.mesh().protocol_detection_timeout.get().unwrap_or(SNIFF)
 }
 
 /// The server name that the TLS of a connection asks for, in lower case. `surely` is whether it is declared as TLS, so that
 /// the client is given the time that a handshake may take.
-pub(super) async fn server_name(tcp: &TcpStream, surely: bool) -> Option<String> {
-    let patience = if surely { HANDSHAKE } else { SNIFF };
+pub(super) async fn server_name(tcp: &TcpStream, surely: bool, patience: Duration) -> Option<String> {
+    let patience = if surely { HANDSHAKE } else { patience };
     let name = look(tcp, &mut vec![0; MAX_HELLO], patience, name_in).await?;
     Some(name).filter(|name| !name.is_empty())
 }
@@ -71,7 +79,7 @@ fn is_http(bytes: &[u8]) -> Option<bool> {
     end.map(|end| end > 0)
 }
 
-/// How long the first bytes of a connection are waited for where nothing says what it speaks.
+/// See [`patience`].
 const SNIFF: Duration = Duration::from_millis(200);
 /// As a gateway waits for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
