@@ -184,6 +184,7 @@ impl Decoder {
             policies,
             ready,
             inbound_bypass: false,
+            dns_bypass: false,
             uid: from.uid.into(),
         })))
     }
@@ -242,6 +243,7 @@ impl Decoder {
             probe_ports: from.probe_ports.iter().map(port).collect::<Result<_, _>>()?,
             enrolled: from.enrolled,
             inbound_bypass: from.inbound_bypass,
+            dns_bypass: from.dns_bypass,
         })
     }
 

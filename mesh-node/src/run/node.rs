@@ -21,6 +21,7 @@ use crate::{
     admin::{self, LogControl},
     admit::Descriptors,
     config::NodeOptions,
+    dns,
     identity::IdentityStore,
     l7::shared::Shared,
     redirect::{
@@ -63,11 +64,14 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let (seeds, threads) = prepare_threads(&options, &redirect, &snapshots);
     let mut manager = Manager::start(redirect.clone(), seeds)?;
     let (demand, demands) = mpsc::channel(DEMANDS);
+    let names = Arc::<dns::Figures>::default();
+    reporter.register(names.clone());
     let workers = start_threads(
         threads,
         &redirect.pins,
         (&identities, &demand),
         (&reporter, &drained, Descriptors::under(files)),
+        &names,
     )?;
     let publisher = Publisher {
         snapshots: snapshots.clone(),
@@ -160,6 +164,7 @@ fn start_threads(
     pins: &Pins,
     (identities, demand): (&Arc<IdentityStore>, &mpsc::Sender<IpAddr>),
     (reporter, drain, descriptors): (&Arc<Reporter>, &Drain, Descriptors),
+    names: &Arc<dns::Figures>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let shared = Arc::<Shared>::default();
     let start = |(index, waiting): (usize, Waiting)| {
@@ -174,6 +179,7 @@ fn start_threads(
             drain: drain.clone(),
             descriptors,
             shared: shared.clone(),
+            names: names.clone(),
         };
         let body = move || {
             if let Err(error) = worker::run(seed) {

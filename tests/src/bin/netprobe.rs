@@ -11,11 +11,14 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use mesh_tests::bench::{
-    client::{self, Plan},
-    grpc,
-    pace::{self, Pace},
-    relay::{self, Route},
+use mesh_tests::{
+    ask::{Way, ask},
+    bench::{
+        client::{self, Plan},
+        grpc,
+        pace::{self, Pace},
+        relay::{self, Route},
+    },
 };
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -40,6 +43,27 @@ enum Verb {
     ///
     /// Example: netprobe dial 10.244.1.3:7000 --say ECHO
     Dial(Dial),
+    /// Ask a resolver for a name and print what was seen as JSON.
+    ///
+    /// Example: netprobe ask 10.96.0.10:53 web.shop.svc.cluster.local --way connected
+    Ask {
+        /// Whom to ask.
+        server: SocketAddr,
+        /// For which name.
+        name: String,
+        /// For which type of records.
+        #[arg(long = "type", default_value = "A")]
+        kind: String,
+        /// From which socket.
+        #[arg(long, value_enum, default_value_t = Way::Unconnected)]
+        way: Way,
+        /// Use an IPv6 socket and the IPv4-mapped address.
+        #[arg(long)]
+        mapped: bool,
+        /// Milliseconds until giving up.
+        #[arg(long, default_value_t = 5000)]
+        timeout: u64,
+    },
     /// Connect several times and hold the connections until the server ends them; print how each ends.
     ///
     /// Example: netprobe hold 10.244.1.3:7000 --count 10
@@ -146,6 +170,12 @@ fn main() -> anyhow::Result<()> {
         Verb::Serve { port } => serve(port),
         Verb::Dial(dial) => {
             println!("{}", dial.run());
+            Ok(())
+        }
+        Verb::Ask { server, name, kind, way, mapped, timeout } => {
+            let patience = Duration::from_millis(timeout);
+            let seen = ask(server, (&name, &kind), (way, mapped), patience)?;
+            println!("{}", serde_json::to_string(&seen)?);
             Ok(())
         }
         Verb::Hold { to, count } => hold(to, count),
