@@ -11,10 +11,12 @@ use mesh_tests::scenario::{captured, manifests, pod, start};
 
 use crate::scrape::Scrape;
 
+mod hostile;
+
 /// Where the resolv.conf of the bed's pods leads: nobody is there.
 const CLUSTER_DNS: &str = "10.96.0.10";
 
-/// A headless service with two pods of a StatefulSet, and entries for what is outside.
+/// A headless service with two pods of a `StatefulSet`, and entries for what is outside.
 fn names() -> String {
     let member = |index: u8, node: &str| {
         let name = format!("db-{index}");
@@ -48,8 +50,8 @@ fn outside(bed: &Bed) -> Result<Outside> {
     let [v4, v6] = node.ips().map(|ip: IpAddr| ip.to_string());
     let files = tempfile::tempdir()?;
     let hosts = files.path().join("hosts");
-    let many: String = (1..=60).map(|n| format!("198.51.100.{n} big.out.test\n")).collect();
-    fs::write(&hosts, format!("203.0.113.7 www.out.test\n2001:db8::7 www.out.test\n{many}"))?;
+    let many = (1..=60).map(|n| format!("198.51.100.{n} big.out.test")).collect::<Vec<_>>().join("\n");
+    fs::write(&hosts, format!("203.0.113.7 www.out.test\n2001:db8::7 www.out.test\n{many}\n"))?;
     let words = [
         "dnsmasq",
         "--keep-in-foreground",
@@ -293,11 +295,7 @@ fn other_names_are_asked_of_the_pods_resolver() -> Result<()> {
 /// The annotation says no, at runtime and back.
 #[test]
 fn a_pod_may_ask_for_itself() -> Result<()> {
-    let alone = pod("mesh", "alone", "node-1", &["sleep", "infinity"]).replace(
-        "labels: {app: alone}",
-        "annotations: {ambient.istio.io/dns-capture: 'false'}, labels: {app: alone}",
-    );
-    let bed = start(Bed::builder().nodes(2).manifests(names() + &alone))?;
+    let bed = start(Bed::builder().nodes(2).manifests(names() + &alone_manifest("false")))?;
     let outside = outside(&bed)?;
     let alone = bed.pod("mesh/alone")?;
     let server = format!("@{}", outside.v4);
@@ -309,7 +307,19 @@ fn a_pod_may_ask_for_itself() -> Result<()> {
     }
     let dug = dig(&bed.pod("mesh/client")?, &[&server, "near.mesh.svc.cluster.local"])?;
     ensure!(dug.answers().len() == 1, "{dug:?}");
+    // A change of mind takes effect without a restart.
+    bed.apply(&alone_manifest("true"))?;
+    bed.wait("the mesh's answer", Duration::from_secs(10), |_| {
+        dig(&alone, &[&server, "near.mesh.svc.cluster.local"]).is_ok_and(|dug| dug.answers().len() == 1)
+    })?;
     Ok(())
+}
+
+/// A pod with the annotation.
+fn alone_manifest(capture: &str) -> String {
+    let annotation =
+        format!("annotations: {{ambient.istio.io/dns-capture: '{capture}'}}, labels: {{app: alone}}");
+    pod("mesh", "alone", "node-1", &["sleep", "infinity"]).replace("labels: {app: alone}", &annotation)
 }
 
 /// Without a control plane, and over a restart of the node as well.

@@ -1,8 +1,9 @@
 //! Queries of DNS over every kind of socket, and what the application sees of the answer.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use hickory_proto::op::{Message, Query};
@@ -66,6 +67,38 @@ pub fn ask(
     })
 }
 
+/// Sends so many queries from one socket without waiting for answers, and says how many answers of each code came back.
+pub fn flood(
+    server: SocketAddr,
+    name: &str,
+    count: u16,
+    patience: Duration,
+) -> Result<BTreeMap<String, usize>> {
+    let socket = std::net::UdpSocket::from(Socket::new(
+        Domain::for_address(server),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?);
+    let mut message = Message::query();
+    message.add_query(Query::query(Name::from_ascii(name)?, RecordType::A));
+    for id in 0..count {
+        message.metadata.id = id;
+        socket.send_to(&message.to_vec()?, server)?;
+        if id % BURST == 0 {
+            std::thread::sleep(PAUSE);
+        }
+    }
+    let (mut codes, mut answer) = (BTreeMap::new(), vec![0; 65_536]);
+    let end = Instant::now() + patience;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        socket.set_read_timeout(Some(left))?;
+        let Ok(length) = socket.recv(&mut answer) else { break };
+        let answer = Message::from_vec(answer.get(..length).unwrap_or_default())?;
+        *codes.entry(answer.metadata.response_code.to_string()).or_default() += 1;
+    }
+    Ok(codes)
+}
+
 type Heard = (SocketAddr, Option<SocketAddr>, Vec<u8>);
 
 fn by_packet(server: SocketAddr, packet: &[u8], (way, patience): (Way, Duration)) -> Result<Heard> {
@@ -100,3 +133,7 @@ fn by_stream(server: SocketAddr, packet: &[u8], patience: Duration) -> Result<He
 fn canonical(at: SocketAddr) -> String {
     SocketAddr::new(at.ip().to_canonical(), at.port()).to_string()
 }
+
+/// More at once would be lost in the queue of a socket.
+const BURST: u16 = 50;
+const PAUSE: Duration = Duration::from_millis(20);

@@ -57,13 +57,11 @@ pub(super) fn text(wire: &[u8]) -> Option<String> {
 pub(super) fn write(name: &str, out: &mut Vec<u8>) -> bool {
     let start = out.len();
     for label in name.split('.') {
-        match u8::try_from(label.len()) {
-            Ok(length @ 1..=63) => out.push(length),
-            _ => {
-                out.truncate(start);
-                return false;
-            }
-        }
+        let Ok(length @ 1..=63) = u8::try_from(label.len()) else {
+            out.truncate(start);
+            return false;
+        };
+        out.push(length);
         out.extend_from_slice(label.as_bytes());
     }
     out.push(0);

@@ -199,7 +199,7 @@ const AAAA: u16 = 28;
 /// A name that was written before, by its place in the packet.
 const POINTER: u16 = 0xc000;
 /// The name of the question stands right after the header.
-const QUESTION_NAME: u16 = POINTER | 12;
+const QUESTION_NAME: u16 = POINTER | 0x0c;
 /// Bytes of a record with an address, without it.
 const ADDRESS_RECORD: usize = 12;
 /// Bytes of an `OPT` record.

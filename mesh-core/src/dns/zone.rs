@@ -20,7 +20,7 @@ impl Snapshot {
     /// Answers a query of a pod of this node, as far as the mesh has the name.
     ///
     /// Names are those that a cluster's DNS has (Kubernetes' specification of DNS-based service discovery, 2.3 and 2.4) and
-    /// the hosts of ServiceEntries that the pod sees, also with the domains behind them that a resolver tries first: then
+    /// the hosts of `ServiceEntries` that the pod sees, also with the domains behind them that a resolver tries first: then
     /// the answer is an alias of the real name, as Istio has it. A pod is told addresses of the families that it has itself.
     ///
     /// `seed` is where in the list the answer begins: clients tend to take the first.
@@ -54,7 +54,7 @@ impl Snapshot {
         // Names without the domain that pods need not write, for resolvers that do not add it.
         let whole = match name.split_once('.') {
             None => Some(format!("{name}.{}.svc.{CLUSTER_DOMAIN}", pod.namespace)),
-            Some(_) => name.ends_with(".svc").then(|| format!("{name}.{CLUSTER_DOMAIN}")),
+            Some((_, rest)) => rest.strip_suffix(SERVICES).map(|_| format!("{name}.{CLUSTER_DOMAIN}")),
         };
         if let Some(place) = whole.and_then(|whole| self.place_of(pod, &whole)) {
             return Some((place, None));
@@ -79,9 +79,10 @@ impl Snapshot {
     /// `api.example`.
     fn without_search_domain(&self, pod: &Workload, name: &str) -> Option<(Place<'_>, Option<String>)> {
         let name = name.strip_suffix(CLUSTER_DOMAIN)?.strip_suffix('.')?;
-        let namespaced =
-            name.strip_suffix(".svc").and_then(|name| name.strip_suffix(&*pod.namespace)?.strip_suffix('.'));
-        let candidates = [namespaced, name.strip_suffix(".svc"), Some(name)];
+        let namespaced = name
+            .strip_suffix(SERVICES)
+            .and_then(|name| name.strip_suffix(&*pod.namespace)?.strip_suffix('.'));
+        let candidates = [namespaced, name.strip_suffix(SERVICES), Some(name)];
         candidates.into_iter().flatten().find_map(|name| {
             let service = self.service_by_name(name, &pod.namespace)?;
             service.entry.is_some().then(|| (Place::Service(service), Some(name.to_owned())))
@@ -140,6 +141,8 @@ fn endpoints(service: &Service, which: impl Fn(Option<&Workload>) -> bool) -> Ve
 
 /// What the names of the cluster's own services end with.
 const CLUSTER_DOMAIN: &str = "cluster.local";
+/// What stands between a namespace and the domain.
+const SERVICES: &str = ".svc";
 /// Seconds that an address of a service may be kept (Istio's).
 const LASTING: u32 = 30;
 /// Seconds that an address of an endpoint may be kept, which may be gone soon (`CoreDNS`' default).

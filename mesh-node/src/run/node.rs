@@ -64,14 +64,11 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let (seeds, threads) = prepare_threads(&options, &redirect, &snapshots);
     let mut manager = Manager::start(redirect.clone(), seeds)?;
     let (demand, demands) = mpsc::channel(DEMANDS);
-    let names = Arc::<dns::Figures>::default();
-    reporter.register(names.clone());
     let workers = start_threads(
         threads,
         &redirect.pins,
         (&identities, &demand),
         (&reporter, &drained, Descriptors::under(files)),
-        &names,
     )?;
     let publisher = Publisher {
         snapshots: snapshots.clone(),
@@ -164,9 +161,10 @@ fn start_threads(
     pins: &Pins,
     (identities, demand): (&Arc<IdentityStore>, &mpsc::Sender<IpAddr>),
     (reporter, drain, descriptors): (&Arc<Reporter>, &Drain, Descriptors),
-    names: &Arc<dns::Figures>,
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let shared = Arc::<Shared>::default();
+    let names = Arc::<dns::Figures>::default();
+    reporter.register(names.clone());
     let start = |(index, waiting): (usize, Waiting)| {
         let seed = worker::Seed {
             index,

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use mesh_tests::{
-    ask::{Way, ask},
+    ask::{Way, ask, flood},
     bench::{
         client::{self, Plan},
         grpc,
@@ -63,6 +63,21 @@ enum Verb {
         /// Milliseconds until giving up.
         #[arg(long, default_value_t = 5000)]
         timeout: u64,
+    },
+    /// Send queries without waiting for answers, then count those that came in time, by their code.
+    ///
+    /// Example: netprobe flood 10.96.0.10:53 www.example.com --count 600
+    Flood {
+        /// Whom to ask.
+        server: SocketAddr,
+        /// For which name.
+        name: String,
+        /// How often.
+        #[arg(long, default_value_t = 600)]
+        count: u16,
+        /// For how many milliseconds to listen after the last query.
+        #[arg(long, default_value_t = 1000)]
+        listen: u64,
     },
     /// Connect several times and hold the connections until the server ends them; print how each ends.
     ///
@@ -176,6 +191,11 @@ fn main() -> anyhow::Result<()> {
             let patience = Duration::from_millis(timeout);
             let seen = ask(server, (&name, &kind), (way, mapped), patience)?;
             println!("{}", serde_json::to_string(&seen)?);
+            Ok(())
+        }
+        Verb::Flood { server, name, count, listen } => {
+            let codes = flood(server, &name, count, Duration::from_millis(listen))?;
+            println!("{}", serde_json::to_string(&codes)?);
             Ok(())
         }
         Verb::Hold { to, count } => hold(to, count),
