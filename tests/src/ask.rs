@@ -35,9 +35,10 @@ pub struct Asked {
     pub answers: Vec<String>,
 }
 
-/// Asks for a name, with or without an IPv6 socket for an IPv4 address.
+/// Asks for a name, with or without an IPv6 socket for an IPv4 address; of a socket that is not connected, several resolvers
+/// at once.
 pub fn ask(
-    server: SocketAddr,
+    servers: &[SocketAddr],
     (name, kind): (&str, &str),
     (way, mapped): (Way, bool),
     patience: Duration,
@@ -48,14 +49,16 @@ pub fn ask(
     message.add_query(Query::query(name, kind));
     message.metadata.recursion_desired = true;
     let packet = message.to_vec()?;
-    let server = match server.ip() {
+    let named = |server: &SocketAddr| match server.ip() {
         IpAddr::V4(v4) if mapped => SocketAddr::new(v4.to_ipv6_mapped().into(), server.port()),
-        _ => server,
+        _ => *server,
     };
+    let servers: Vec<_> = servers.iter().map(named).collect();
+    let first = *servers.first().context("nobody to ask")?;
     let (from, peername, answer) = if way == Way::Tcp {
-        by_stream(server, &packet, patience)?
+        by_stream(first, &packet, patience)?
     } else {
-        by_packet(server, &packet, (way, patience))?
+        by_packet(&servers, &packet, (way, patience))?
     };
     let answer = Message::from_vec(&answer).context("the answer")?;
     ensure!(answer.metadata.id == message.metadata.id, "an answer to another query: {answer:?}");
@@ -101,15 +104,18 @@ pub fn flood(
 
 type Heard = (SocketAddr, Option<SocketAddr>, Vec<u8>);
 
-fn by_packet(server: SocketAddr, packet: &[u8], (way, patience): (Way, Duration)) -> Result<Heard> {
-    let socket = Socket::new(Domain::for_address(server), Type::DGRAM, Some(Protocol::UDP))?;
+fn by_packet(servers: &[SocketAddr], packet: &[u8], (way, patience): (Way, Duration)) -> Result<Heard> {
+    let first = *servers.first().context("nobody to ask")?;
+    let socket = Socket::new(Domain::for_address(first), Type::DGRAM, Some(Protocol::UDP))?;
     let socket = std::net::UdpSocket::from(socket);
     socket.set_read_timeout(Some(patience))?;
     if way == Way::Connected {
-        socket.connect(server)?;
+        socket.connect(first)?;
         socket.send(packet)?;
     } else {
-        socket.send_to(packet, server)?;
+        for server in servers {
+            socket.send_to(packet, server)?;
+        }
     }
     let mut answer = vec![0; 65_536];
     let (length, from) = socket.recv_from(&mut answer).context("no answer")?;

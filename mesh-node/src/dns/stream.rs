@@ -16,7 +16,14 @@ impl Resolver {
     pub async fn serve_stream(self: Rc<Self>, mut tcp: TcpStream, client: SocketAddr) {
         let Some(_place) = self.place() else { return };
         let asked: Vec<_> = self.worker.original_destination(&self.pod, client).into_iter().collect();
-        while let Ok(Ok(Some(message))) = timeout(IDLE, read(&mut tcp, MAX_QUERY)).await {
+        let drain = self.worker.drain.clone();
+        loop {
+            let read = tokio::select! {
+                read = timeout(IDLE, read(&mut tcp, MAX_QUERY)) => read,
+                // Who has not asked yet asks the next one.
+                () = drain.graceful() => return,
+            };
+            let Ok(Ok(Some(message))) = read else { return };
             let reply = match self.decide(&message, Transport::Tcp) {
                 Step::Silence => return,
                 Step::Reply(reply) => reply,

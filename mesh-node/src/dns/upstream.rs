@@ -7,7 +7,7 @@ use std::{
 };
 
 use mesh_core::dns::{Code, Query, SECRET, Sent, Transport, Verdict};
-use tokio::{net::UdpSocket, time::timeout};
+use tokio::{io::Interest, net::UdpSocket, time::timeout};
 
 use super::{Resolver, figures::Count, stream};
 use crate::{l4::outbound, sys::sockopt};
@@ -59,7 +59,7 @@ impl Resolver {
         let sent = query.forward(&secret()?, Transport::Udp);
         socket.send(sent.packet()).await?;
         loop {
-            socket.readable().await?;
+            heard(&socket).await?;
             match receive(&socket, &sent) {
                 Ok((Verdict::Answer, answer)) => return Ok(query.relay(answer, Transport::Udp)),
                 Ok((Verdict::Failed(code), _)) => return Ok(query.fail(code)),
@@ -92,6 +92,24 @@ impl Resolver {
             Verdict::Answer | Verdict::OtherCase => Ok(answer),
             Verdict::Failed(_) | Verdict::Stray => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+}
+
+/// Resolves when something has come.
+///
+/// # Errors
+/// What the network says in place of an answer: that nobody is there, for instance.
+async fn heard(socket: &UdpSocket) -> io::Result<()> {
+    loop {
+        let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+        if let Some(error) = socket.take_error()? {
+            return Err(error);
+        }
+        if ready.is_readable() {
+            return Ok(());
+        }
+        // The error was somebody else's, or is gone: wait for the next event.
+        let _ = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
     }
 }
 

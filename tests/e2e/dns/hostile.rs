@@ -102,6 +102,33 @@ fn a_silent_resolver() -> Result<()> {
     Ok(())
 }
 
+/// Some programs ask all their resolvers at once, from one socket: one that answers is enough.
+#[test]
+fn one_resolver_of_several_is_enough() -> Result<()> {
+    let bed = start_bed()?;
+    let _silent = Rogue::start(&bed, |_, _, _| {})?;
+    let [two, two6] = bed.node("node-2")?.ips();
+    let [one, _] = bed.node("node-1")?.ips();
+    let good = bed.node("node-1")?.run_in_netns(|| UdpSocket::bind((one, 53)))??;
+    good.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let answers = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut packet = [0; 4096];
+        let (length, from) = good.recv_from(&mut packet)?;
+        let answer = answered(&packet[..length], [203, 0, 113, 9]).to_vec().expect("a message");
+        good.send_to(&answer, from).map(drop)
+    });
+    let (good, silent) = (format!("{one}:53"), format!("{two}:53"));
+    let words = [&*good, "www.out.test", "--also", &silent, "--timeout", "5000"];
+    let seen = ask(&bed.pod("mesh/client")?, &words)?;
+    ensure!(seen.answers == ["203.0.113.9"], "{seen:?}");
+    answers.join().map_err(|_| anyhow::anyhow!("the resolver panicked"))??;
+    // Nobody is there at all: the kernel says so, and no time is lost.
+    let started = Instant::now();
+    let dug = dig(&bed.pod("mesh/client")?, &[&format!("@{two6}"), "www.out.test"])?;
+    ensure!(dug.status() == "SERVFAIL" && started.elapsed() < Duration::from_secs(3), "{dug:?}");
+    Ok(())
+}
+
 /// Answers with another id, another question, or that are none; then the right one.
 #[test]
 fn forged_answers_are_not_believed() -> Result<()> {

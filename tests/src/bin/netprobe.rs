@@ -51,6 +51,9 @@ enum Verb {
         server: SocketAddr,
         /// For which name.
         name: String,
+        /// Whom to ask as well, from the same socket.
+        #[arg(long)]
+        also: Vec<SocketAddr>,
         /// For which type of records.
         #[arg(long = "type", default_value = "A")]
         kind: String,
@@ -187,9 +190,9 @@ fn main() -> anyhow::Result<()> {
             println!("{}", dial.run());
             Ok(())
         }
-        Verb::Ask { server, name, kind, way, mapped, timeout } => {
+        Verb::Ask { server, name, also, kind, way, mapped, timeout } => {
             let patience = Duration::from_millis(timeout);
-            let seen = ask(server, (&name, &kind), (way, mapped), patience)?;
+            let seen = ask(&[&[server], &also[..]].concat(), (&name, &kind), (way, mapped), patience)?;
             println!("{}", serde_json::to_string(&seen)?);
             Ok(())
         }
