@@ -18,6 +18,16 @@ pub struct Endpoint {
 /// Where the application wanted to connect before capture sent it to the node.
 pub type OriginalDestination = Endpoint;
 
+/// Whom a socket has asked for names, before capture sent its queries to the node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Resolvers {
+    /// The last one.
+    pub last: Endpoint,
+    /// The last other one; all zeros if there was none. Some programs ask several at once from one socket.
+    pub before: Endpoint,
+}
+
 /// The client on whose behalf the node connects to an application.
 pub type RealPeer = Endpoint;
 
@@ -91,10 +101,12 @@ impl ListenerKey {
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "a promise about the layout of plain data")]
 mod user {
-    use super::{Endpoint, Flow, ListenerKey, LocalSocket, Seen};
+    use super::{Endpoint, Flow, ListenerKey, LocalSocket, Resolvers, Seen};
 
     // SAFETY: `repr(C)` integers and arrays of them, no padding (asserted by size), every bit pattern valid.
     unsafe impl aya::Pod for Endpoint {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Resolvers {}
     // SAFETY: as above.
     unsafe impl aya::Pod for LocalSocket {}
     // SAFETY: as above.

@@ -12,7 +12,9 @@ pub mod maps;
 mod pod;
 mod stats;
 
-pub use flow::{Address, Endpoint, Flow, ListenerKey, LocalSocket, OriginalDestination, RealPeer, Seen};
+pub use flow::{
+    Address, Endpoint, Flow, ListenerKey, LocalSocket, OriginalDestination, RealPeer, Resolvers, Seen,
+};
 pub use pod::{NodeConfig, Pod};
 pub use stats::Stat;
 
@@ -21,6 +23,10 @@ pub const ABI: &str = "v1";
 
 /// Port of the outbound listener in each enrolled pod, where nothing else in the pod holds it.
 pub const OUTBOUND_PORT: u16 = 15001;
+/// Port of the resolver in each enrolled pod, where nothing else in the pod holds it.
+pub const DNS_PORT: u16 = 15053;
+/// The port that names are asked at, of UDP and TCP.
+pub const DOMAIN: u16 = 53;
 /// Port of the listener for plaintext arriving at an enrolled pod.
 pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
 /// Port of the tunnel (HBONE), the only port that carries traffic between nodes.
@@ -35,6 +41,7 @@ pub const LOG_DEBUG: u32 = 2;
 
 const _: () = {
     assert!(size_of::<Endpoint>() == 20);
+    assert!(size_of::<Resolvers>() == 40);
     assert!(size_of::<LocalSocket>() == 32);
     assert!(size_of::<Flow>() == 36);
     assert!(size_of::<ListenerKey>() == 20);

@@ -9,6 +9,8 @@ pub const NODE: &str = "NODE";
 pub const WANTED_DST: &str = "WANTED_DST";
 /// Captured connections: the pod-side address of the socket → the destination its application asked for.
 pub const ORIGINAL_DST: &str = "ORIGINAL_DST";
+/// UDP sockets of pods by their cookie: the resolvers that they asked.
+pub const RESOLVERS: &str = "RESOLVERS";
 /// Per socket of the node: the client it connects for.
 pub const ACTING_FOR: &str = "ACTING_FOR";
 /// The node's connections to applications: local address → the client it connects for.

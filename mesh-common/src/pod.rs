@@ -10,8 +10,8 @@ pub struct Pod {
     pub ip4: [u8; 4],
     /// Port of the outbound listener on `127.0.0.1` and `::1` in the pod, host byte order.
     pub outbound_port: u16,
-    /// Always zero.
-    pub reserved: u16,
+    /// Port of the resolver at the same addresses, for UDP and TCP, host byte order; 0 leaves queries of DNS alone.
+    pub dns_port: u16,
 }
 
 /// What holds for the whole node; entry 0 of its array.

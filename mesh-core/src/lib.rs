@@ -9,6 +9,7 @@ pub mod allowance;
 pub mod analyze;
 pub mod balance;
 pub mod cluster;
+pub mod dns;
 pub mod http;
 pub mod id;
 pub mod log_gate;

@@ -227,6 +227,23 @@ impl Snapshot {
             .or_else(|| entries().find_map(|owner| of(owner)))
     }
 
+    /// The service that a client of `namespace` means by a name, which is in lower case: [`Self::service_by_host`], else
+    /// that of the ServiceEntry with the longest host that covers it, like `*.example`.
+    pub fn service_by_name(&self, name: &str, namespace: &str) -> Option<&Arc<Service>> {
+        let covering = || {
+            let mut rest = name;
+            std::iter::from_fn(move || {
+                rest = rest.split_once('.')?.1;
+                Some(format!("*.{rest}"))
+            })
+        };
+        self.service_by_host(&name.into(), namespace).or_else(|| {
+            covering()
+                .filter(|host| self.entries_by_host.contains_key(host.as_str()))
+                .find_map(|host| self.service_by_host(&host.into(), namespace))
+        })
+    }
+
     /// The Secret of this name, if this is a gateway of its namespace and a Gateway names it.
     pub fn credential(&self, namespace: &str, name: &str) -> Option<&Arc<Secret>> {
         let key = CredentialName { namespace: namespace.into(), name: name.into() };

@@ -1,4 +1,5 @@
-//! cgroup/connect4 and connect6: an enrolled pod's TCP connect goes to the node's listener in the same pod.
+//! cgroup/connect4 and connect6, sendmsg4 and sendmsg6: an enrolled pod's TCP connect goes to the node's listener in the
+//! same pod, and its queries of DNS, by UDP or TCP, to the resolver beside it.
 //!
 //! The destination becomes the loopback address and not the pod's own: connections to one (address, port) share
 //! one tuple space, and only on loopback may the kernel reuse `TIME_WAIT` ports.
@@ -11,78 +12,106 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use aya_log_ebpf::{debug, info};
-use mesh_common::{Address, Endpoint, LOG_DEBUG, LOG_INFO, Pod, Stat};
+use mesh_common::{Address, DOMAIN, Endpoint, LOG_DEBUG, LOG_INFO, Pod, Resolvers, Stat};
 
 use crate::{
-    maps::{PODS, WANTED_DST, count, logs, node},
-    packet::{MAPPED_WORD, from_words, ipv4_mapped, is_mapped, is_unspecified_or_loopback},
+    maps::{PODS, RESOLVERS, WANTED_DST, count, logs, node},
+    packet::{MAPPED_WORD, from_words, ipv4_mapped, is_mapped, is_unspecified_or_loopback, to_words},
 };
 
-/// Outbound capture of an `AF_INET` socket.
+/// Outbound capture of an `AF_INET` socket: at `connect`, or at each message of one that is not `CONNECT`ed, which has
+/// no other hook. A message to an IPv4-mapped address is one of IPv4, whatever socket it leaves by.
 #[inline(always)]
-pub fn v4(ctx: &SockAddrContext) -> i32 {
+pub fn v4<const CONNECT: bool>(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
-    let Some(pod) = capturing_pod(addr) else { return ALLOW };
     // SAFETY: the context is valid for the run of the program.
     let (ip, port) = unsafe { ((*addr).user_ip4, u16::from_be((*addr).user_port as u16)) };
     let wanted = Endpoint::new(ipv4_mapped(ip), port);
-    if stays_in_pod(&wanted.ip, pod) {
-        return ALLOW;
-    }
+    let Some((pod, to)) = capture::<CONNECT>(addr, &wanted) else { return ALLOW };
     if !remember(ctx, wanted) {
         return REFUSE;
     }
-    bind4(addr, pod);
-    // SAFETY: as above; connect hooks may write both fields.
+    if CONNECT && to.stream {
+        bind4(addr, pod);
+    }
+    // SAFETY: as above; these hooks may write both fields.
     unsafe {
         (*addr).user_ip4 = LOOPBACK4;
-        (*addr).user_port = u32::from(pod.outbound_port.to_be());
+        (*addr).user_port = u32::from(to.port.to_be());
     }
     ALLOW
 }
 
-/// Outbound capture of an `AF_INET6` socket.
+/// Outbound capture of an `AF_INET6` socket; see [`v4`].
 #[inline(always)]
-pub fn v6(ctx: &SockAddrContext) -> i32 {
+pub fn v6<const CONNECT: bool>(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
-    let Some(pod) = capturing_pod(addr) else { return ALLOW };
     // SAFETY: the context is valid for the run of the program; the verifier wants whole words, one at a time.
     let (ip, port) = unsafe {
         let word = |i: usize| core::ptr::read_volatile((&raw const (*addr).user_ip6).cast::<u32>().add(i));
         ([word(0), word(1), word(2), word(3)], u16::from_be((*addr).user_port as u16))
     };
     let wanted = Endpoint::new(from_words(ip), port);
-    if stays_in_pod(&wanted.ip, pod) {
-        return ALLOW;
-    }
+    let Some((pod, to)) = capture::<CONNECT>(addr, &wanted) else { return ALLOW };
     if !remember(ctx, wanted) {
         return REFUSE;
     }
-    let loopback = if is_mapped(&wanted.ip) {
-        bind_mapped(addr, pod);
-        [0, 0, MAPPED_WORD, LOOPBACK4]
-    } else {
-        bind6(addr, pod);
-        [0, 0, 0, LOOPBACK6_WORD]
-    };
-    // SAFETY: as above; connect hooks may write these fields.
+    let mapped = is_mapped(&wanted.ip);
+    if CONNECT && to.stream {
+        if mapped { bind_mapped(addr, pod) } else { bind6(addr, pod) }
+    }
+    let loopback = if mapped { [0, 0, MAPPED_WORD, LOOPBACK4] } else { [0, 0, 0, LOOPBACK6_WORD] };
+    // SAFETY: as above; these hooks may write these fields.
     unsafe {
         let out = (&raw mut (*addr).user_ip6).cast::<u32>();
         core::ptr::write_volatile(out, loopback[0]);
         core::ptr::write_volatile(out.add(1), loopback[1]);
         core::ptr::write_volatile(out.add(2), loopback[2]);
         core::ptr::write_volatile(out.add(3), loopback[3]);
-        (*addr).user_port = u32::from(pod.outbound_port.to_be());
+        (*addr).user_port = u32::from(to.port.to_be());
     }
     ALLOW
 }
 
-/// The enrolled pod whose TCP socket this is, unless the socket is the node's own.
+/// A listener of the node.
+struct Listener {
+    port: u16,
+    stream: bool,
+}
+
+/// The pod, and the listener of the node in it, that a socket is for which wants to go there.
+#[inline(always)]
+fn capture<const CONNECT: bool>(
+    addr: *mut bpf_sock_addr,
+    wanted: &Endpoint,
+) -> Option<(&'static Pod, Listener)> {
+    // Nearly all messages are nobody's business.
+    if !CONNECT && wanted.port != DOMAIN {
+        return None;
+    }
+    let pod = capturing_pod(addr)?;
+    if stays_in_pod(&wanted.ip, pod) {
+        return None;
+    }
+    let stream = is_stream(addr);
+    if wanted.port == DOMAIN && pod.dns_port != 0 {
+        return Some((pod, Listener { port: pod.dns_port, stream }));
+    }
+    stream.then_some((pod, Listener { port: pod.outbound_port, stream }))
+}
+
+#[inline(always)]
+fn is_stream(addr: *mut bpf_sock_addr) -> bool {
+    // SAFETY: the context is valid for the run of the program.
+    unsafe { (*addr).protocol != IPPROTO_UDP }
+}
+
+/// The enrolled pod whose TCP or UDP socket this is, unless the socket is the node's own.
 #[inline(always)]
 fn capturing_pod(addr: *mut bpf_sock_addr) -> Option<&'static Pod> {
     // SAFETY: the context is valid for the run of the program.
     let (protocol, cookie) = unsafe { ((*addr).protocol, helpers::bpf_get_netns_cookie(addr.cast())) };
-    if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
+    if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP && protocol != IPPROTO_UDP {
         return None;
     }
     // SAFETY: entries are replaced, never freed under a running program.
@@ -126,11 +155,34 @@ fn remember(ctx: &SockAddrContext, mut wanted: Endpoint) -> bool {
     }
     // SAFETY: not null; a socket that connects again keeps its slot, so it is written in any case.
     unsafe { *slot = wanted };
-    count(Stat::Captured);
+    if is_stream(ctx.sock_addr) {
+        count(Stat::Captured);
+    } else {
+        publish(ctx.sock_addr, wanted);
+    }
     if logs(LOG_DEBUG) {
         debug!(ctx, "captured a connect to {:i}:{}", wanted.ip, wanted.port);
     }
     true
+}
+
+/// Tells the node whom a UDP socket has asked. Its port, by which a TCP socket is known, does not exist yet.
+#[inline(always)]
+fn publish(addr: *mut bpf_sock_addr, wanted: Endpoint) {
+    // SAFETY: the context is valid for the run of the program.
+    let cookie = unsafe { helpers::bpf_get_socket_cookie(addr.cast()) };
+    // SAFETY: copied at once.
+    let before = match unsafe { RESOLVERS.get(cookie) }.copied() {
+        Some(known) if same(&known.last, &wanted) => return,
+        Some(known) => known.last,
+        None => Endpoint::new([0; 16], 0),
+    };
+    let _ = RESOLVERS.insert(cookie, Resolvers { last: wanted, before }, 0);
+}
+
+#[inline(always)]
+fn same(one: &Endpoint, other: &Endpoint) -> bool {
+    one.port == other.port && to_words(&one.ip) == to_words(&other.ip)
 }
 
 // The application's `getsockname` should show the pod's address, as it would without the mesh. A socket that is
@@ -181,6 +233,7 @@ struct SockAddrIn6 {
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
 const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
 const IPPROTO_MPTCP: u32 = 262;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;

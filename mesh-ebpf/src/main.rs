@@ -31,13 +31,37 @@ use aya_ebpf::{
 /// Outbound capture, IPv4 sockets.
 #[cgroup_sock_addr(connect4)]
 pub fn mesh_connect4(ctx: SockAddrContext) -> i32 {
-    connect::v4(&ctx)
+    connect::v4::<true>(&ctx)
 }
 
 /// Outbound capture, IPv6 sockets, which also connect to IPv4 addresses in mapped form.
 #[cgroup_sock_addr(connect6)]
 pub fn mesh_connect6(ctx: SockAddrContext) -> i32 {
-    connect::v6(&ctx)
+    connect::v6::<true>(&ctx)
+}
+
+/// Capture of what leaves sockets that are not connected, to IPv4 addresses.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn mesh_sendmsg4(ctx: SockAddrContext) -> i32 {
+    connect::v4::<false>(&ctx)
+}
+
+/// The same to IPv6 addresses.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn mesh_sendmsg6(ctx: SockAddrContext) -> i32 {
+    connect::v6::<false>(&ctx)
+}
+
+/// Shows applications who really sent what they receive, IPv4 sockets.
+#[cgroup_sock_addr(recvmsg4)]
+pub fn mesh_recvmsg4(ctx: SockAddrContext) -> i32 {
+    peername::v4(&ctx)
+}
+
+/// The same, IPv6 sockets.
+#[cgroup_sock_addr(recvmsg6)]
+pub fn mesh_recvmsg6(ctx: SockAddrContext) -> i32 {
+    peername::v6(&ctx)
 }
 
 /// Shows applications the real other end, IPv4.

@@ -9,8 +9,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use mesh_common::{
-    Endpoint, Flow, ListenerKey, LocalSocket, NodeConfig, OriginalDestination, Pod, RealPeer, Seen, Stat,
-    maps,
+    Endpoint, Flow, ListenerKey, LocalSocket, NodeConfig, OriginalDestination, Pod, RealPeer, Resolvers,
+    Seen, Stat, maps,
 };
 
 /// A declared probe port: presence is the answer.
@@ -25,6 +25,8 @@ pub static WANTED_DST: SkStorage<OriginalDestination> = SkStorage::new();
 #[btf_map]
 pub static ORIGINAL_DST: LruHashMap<LocalSocket, OriginalDestination, { maps::MAX_FLOWS }> =
     LruHashMap::new();
+#[btf_map]
+pub static RESOLVERS: LruHashMap<u64, Resolvers, { maps::MAX_FLOWS }> = LruHashMap::new();
 #[btf_map]
 pub static ACTING_FOR: SkStorage<RealPeer> = SkStorage::new();
 #[btf_map]

@@ -19,8 +19,9 @@ pub fn ipv4_mapped(ip: u32) -> Address {
     from_words([0, 0, MAPPED_WORD, ip])
 }
 
+/// The kernel's four words of an address.
 #[inline(always)]
-fn to_words(ip: &Address) -> [u32; 4] {
+pub fn to_words(ip: &Address) -> [u32; 4] {
     // SAFETY: sixteen bytes either way, every pattern valid.
     unsafe { core::mem::transmute(*ip) }
 }

@@ -1,15 +1,16 @@
-//! cgroup/getpeername4 and getpeername6: capture stays invisible. A client sees the destination it asked for; a
-//! server sees the client that the node connects for, already in `accept`.
+//! cgroup/getpeername4 and getpeername6, recvmsg4 and recvmsg6: capture stays invisible. A client sees the destination it
+//! asked for, also as the sender of what it is told; a server sees the client that the node connects for, already in
+//! `accept`.
 
 use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated as helpers, programs::SockAddrContext};
 use mesh_common::{Address, Endpoint, LocalSocket};
 
 use crate::{
     maps::{PODS, REAL_PEERS, WANTED_DST, stored},
-    packet::{from_words, ipv4_mapped, is_mapped},
+    packet::{from_words, ipv4_mapped, is_mapped, is_unspecified_or_loopback},
 };
 
-/// Peer name of an `AF_INET` socket.
+/// Peer name of an `AF_INET` socket, or the sender of a message.
 #[inline(always)]
 pub fn v4(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
@@ -27,7 +28,7 @@ pub fn v4(ctx: &SockAddrContext) -> i32 {
     KEEP
 }
 
-/// Peer name of an `AF_INET6` socket, whose IPv4 peers appear in mapped form.
+/// The same of an `AF_INET6` socket, whose IPv4 peers appear in mapped form.
 #[inline(always)]
 pub fn v6(ctx: &SockAddrContext) -> i32 {
     let addr = ctx.sock_addr;
@@ -56,17 +57,23 @@ fn real_peer(addr: *mut bpf_sock_addr, shown: Address) -> Option<Endpoint> {
     // SAFETY: the context is valid for the run of the program.
     let cookie = unsafe { helpers::bpf_get_netns_cookie(addr.cast()) };
     // SAFETY: the value is not kept.
-    unsafe { PODS.get(cookie) }?;
+    let pod = unsafe { PODS.get(cookie) }?;
+    // SAFETY: as for `shown`.
+    let (port, protocol) = unsafe { (u16::from_be((*addr).user_port as u16), (*addr).protocol) };
+    let ours = is_unspecified_or_loopback(&shown) && (port == pod.outbound_port || port == pod.dns_port);
     // SAFETY: the socket comes from this context.
     let wanted = unsafe { stored(&WANTED_DST, (*addr).__bindgen_anon_1.sk.cast()) };
-    if !wanted.is_null() {
+    // A socket may have gone elsewhere since, and one of UDP hears from anybody.
+    if !wanted.is_null() && ours {
         // SAFETY: not null, and the socket outlives the program's run.
         return Some(unsafe { *wanted });
     }
-    // SAFETY: as for `shown`.
-    let port = unsafe { u16::from_be((*addr).user_port as u16) };
+    if protocol == IPPROTO_UDP {
+        return None;
+    }
     // SAFETY: copied at once.
     unsafe { REAL_PEERS.get(LocalSocket::new(cookie, shown, port)) }.copied()
 }
 
 const KEEP: i32 = 1;
+const IPPROTO_UDP: u32 = 17;

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod admit;
 pub mod config;
 pub mod control;
+pub mod dns;
 pub mod frames;
 pub mod gateway;
 pub mod hbone;

@@ -185,6 +185,7 @@ impl Decoder {
             policies,
             ready,
             inbound_bypass: false,
+            dns_bypass: false,
             uid: from.uid.into(),
         })))
     }
@@ -248,6 +249,7 @@ impl Decoder {
             probe_ports: from.probe_ports.iter().map(port).collect::<Result<_, _>>()?,
             enrolled: from.enrolled,
             inbound_bypass: from.inbound_bypass,
+            dns_bypass: from.dns_bypass,
         })
     }
 

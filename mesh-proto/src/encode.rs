@@ -228,6 +228,7 @@ fn local_pod(from: &LocalPod) -> mesh::LocalPod {
         probe_ports: from.probe_ports.iter().copied().map(u32::from).collect(),
         enrolled: from.enrolled,
         inbound_bypass: from.inbound_bypass,
+        dns_bypass: from.dns_bypass,
     }
 }
 

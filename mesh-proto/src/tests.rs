@@ -20,7 +20,7 @@ const YAML: &str = "
 {apiVersion: v1, kind: Pod, metadata: {name: a-0, namespace: app, uid: u-1, labels: {app: web, version: v2, service.istio.io/canonical-name: shop}, ownerReferences: [{apiVersion: apps/v1, kind: StatefulSet, name: a, uid: x, controller: true}]},
  spec: {nodeName: n1, serviceAccountName: web, containers: [{name: c, image: i, ports: [{name: web, containerPort: 8080}], readinessProbe: {tcpSocket: {port: web}}}]}, status: {podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}}
 ---
-{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: app, annotations: {ambient.istio.io/bypass-inbound-capture: 'true'}}, spec: {nodeName: n1, hostNetwork: true, containers: [{name: c, image: i}]}, status: {podIP: 192.168.0.1, conditions: [{type: Ready, status: 'False'}]}}
+{apiVersion: v1, kind: Pod, metadata: {name: b, namespace: app, annotations: {ambient.istio.io/bypass-inbound-capture: 'true', ambient.istio.io/dns-capture: 'false'}}, spec: {nodeName: n1, hostNetwork: true, containers: [{name: c, image: i}]}, status: {podIP: 192.168.0.1, conditions: [{type: Ready, status: 'False'}]}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: web, namespace: app}, spec: {clusterIP: 10.96.0.1, sessionAffinity: ClientIP, internalTrafficPolicy: Local, selector: {app: web}, ports: [{name: http, port: 80, targetPort: web, appProtocol: http}, {name: raw, port: 81}]}}
 ---

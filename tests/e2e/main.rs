@@ -4,6 +4,7 @@ mod admin;
 mod bed;
 mod bench;
 mod control;
+mod dns;
 mod enrol;
 mod faults;
 mod forge;

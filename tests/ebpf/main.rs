@@ -91,6 +91,7 @@ fn bpftool_shows_names() -> Result<()> {
     };
     let pods = run(&["bpftool", "map", "dump", "pinned", &format!("{root}/map/PODS")])?;
     ensure!(pods.contains("\"ip4\"") && pods.contains("\"outbound_port\": 15001"), "{pods}");
+    ensure!(pods.contains("\"dns_port\": 15053"), "{pods}");
     dial(&bed.pod("mesh/client")?, &[&at(&bed.pod("mesh/far")?)])?;
     let flows = run(&["bpftool", "map", "dump", "pinned", &format!("{root}/map/ORIGINAL_DST")])?;
     ensure!(flows.contains("\"netns\"") && flows.contains("\"port\": 7000"), "{flows}");
@@ -101,9 +102,19 @@ fn bpftool_shows_names() -> Result<()> {
     let links = std::fs::read_dir(format!("{root}/link"))?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<Result<Vec<_>>>()?;
-    for hook in
-        ["connect4", "connect6", "getpeername4", "sockops", "lookup_", "guard-in-eth0_", "guard-out-eth0_"]
-    {
+    for hook in [
+        "connect4",
+        "connect6",
+        "getpeername4",
+        "sendmsg4",
+        "sendmsg6",
+        "recvmsg4",
+        "recvmsg6",
+        "sockops",
+        "lookup_",
+        "guard-in-eth0_",
+        "guard-out-eth0_",
+    ] {
         ensure!(links.iter().any(|link| link.starts_with(hook)), "no link {hook} in {links:?}");
     }
     Ok(())

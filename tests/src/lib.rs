@@ -5,6 +5,7 @@
 //! first. [`tool`] is the helper that tests send into pods where `curl` is not enough.
 
 pub mod apiserver;
+pub mod ask;
 pub mod bed;
 pub mod bench;
 pub mod bookinfo;

@@ -38,6 +38,7 @@ fn pod(uid: &str, node: &str) -> Record {
         probe_ports: Vec::new(),
         enrolled: true,
         inbound_bypass: false,
+        dns_bypass: false,
     }))
 }
 

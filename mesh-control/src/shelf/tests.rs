@@ -11,6 +11,7 @@ fn pod(uid: &str, node: &str, enrolled: bool) -> (RecordKey, Option<Record>) {
         probe_ports: Vec::new(),
         enrolled,
         inbound_bypass: false,
+        dns_bypass: false,
     };
     let record = Record::LocalPod(Arc::new(pod));
     (record.key(), Some(record))

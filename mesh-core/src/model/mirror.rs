@@ -547,6 +547,7 @@ fn with_local(told: &Workload, pod: &LocalPod) -> Workload {
         probe_ports: pod.probe_ports.clone(),
         enrolled: pod.enrolled,
         inbound_bypass: pod.inbound_bypass,
+        dns_bypass: pod.dns_bypass,
         ..told.clone()
     }
 }

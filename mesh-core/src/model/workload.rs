@@ -73,6 +73,8 @@ pub struct Workload {
     pub ready: bool,
     /// Annotation `ambient.istio.io/bypass-inbound-capture`: connections to it arrive as they are.
     pub inbound_bypass: bool,
+    /// Annotation `ambient.istio.io/dns-capture: "false"`: it asks its resolvers itself. Only its own node knows.
+    pub dns_bypass: bool,
 }
 
 /// A service, and what a workload does for it.
@@ -110,6 +112,8 @@ pub struct LocalPod {
     pub enrolled: bool,
     /// [`Workload::inbound_bypass`].
     pub inbound_bypass: bool,
+    /// [`Workload::dns_bypass`].
+    pub dns_bypass: bool,
 }
 
 /// What kind of object runs a workload.

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     hbone::{self, ConnectRequest, OpenError, TunnelKey},
-    l7::stream,
+    l7::{io::Io, stream},
     redirect::LocalPod,
     report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, PseudoService, Stage},
     run::worker::Worker,
@@ -61,6 +61,49 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
     }
 }
 
+/// A connection that the node makes for a pod.
+pub struct Lent {
+    /// Its bytes.
+    pub io: Io,
+    _story: Story,
+    _reached: Reached<()>,
+}
+
+/// Connects for a pod as if it had connected itself: the same decisions, the same way, the same report.
+///
+/// # Errors
+/// Why there is no connection.
+pub async fn lend(
+    worker: Rc<Worker>,
+    pod: Arc<LocalPod>,
+    client: SocketAddr,
+    wanted: SocketAddr,
+) -> Result<Lent, String> {
+    let story = Story::begin(worker, pod, client, wanted);
+    let Some(source) = story.source() else {
+        story.report.fail(Stage::Capture, "the pod is not in the configuration");
+        return Err("the pod is not in the configuration".to_owned());
+    };
+    match story.reach(&source, wanted, None).await {
+        Ok(Reached { far, local, load }) => {
+            story.report.opened();
+            if let Some((inbound, _)) = &local {
+                inbound.mirror(&story.report);
+            }
+            let io = Io::from(far);
+            if let Some(socket) = io.socket() {
+                // Whoever uses it has read all there is before it ends.
+                let _ = sockopt::set_linger_zero(socket, false);
+            }
+            Ok(Lent { io, _story: story, _reached: Reached { far: (), local, load } })
+        }
+        Err(failure) => {
+            story.report.fail_as(failure.stage, failure.flag, &failure.reason);
+            Err(failure.reason)
+        }
+    }
+}
+
 /// One outbound connection from accept to end.
 struct Story {
     worker: Rc<Worker>,
@@ -82,12 +125,12 @@ struct Raw {
 type Place = (Arc<Service>, usize);
 
 /// The other side of a connection that could be opened.
-struct Reached {
-    far: Far,
+struct Reached<F = Far> {
+    far: F,
     /// For a pod of this node: its own report, and what its policy was asked.
     local: Option<(ConnReport, Facts)>,
     /// Keeps the endpoint's load up to date for as long as it lives.
-    _load: Option<crate::run::worker::LoadGuard>,
+    load: Option<crate::run::worker::LoadGuard>,
 }
 
 /// Why one attempt failed, and whether another endpoint may do better.
@@ -309,7 +352,7 @@ impl Story {
             match self.reach_endpoint(snapshot, source, endpoint).await {
                 Ok(reached) => {
                     let load = self.worker.load.add(endpoint.id);
-                    return Ok(Reached { _load: Some(load), ..reached });
+                    return Ok(Reached { load: Some(load), ..reached });
                 }
                 Err(failure) if failure.retry => last = failure,
                 Err(failure) => return Err(failure),
@@ -360,7 +403,7 @@ impl Story {
         match inbound::local(&self.worker, pod, &facts, self.client).await {
             Ok((application, report)) => {
                 let _ = sockopt::set_linger_zero(&application, true);
-                Ok(Reached { far: Far::Tcp(application), local: Some((report, facts)), _load: None })
+                Ok(Reached { far: Far::Tcp(application), local: Some((report, facts)), load: None })
             }
             Err((Stage::Policy, reason)) => Err(Failure::last(Stage::Policy, reason)),
             Err((stage, reason)) => Err(Failure::of(stage, reason)),
@@ -391,7 +434,7 @@ impl Story {
         let request = ConnectRequest { forwarded: forwarded::value(self.client), ..ConnectRequest::new(to) };
         let dial = async || dial::tunnel(&self.worker, &self.pod, address).await;
         match self.worker.pool.open(&key, dial, svid, &request).await {
-            Ok(stream) => Ok(Reached { far: Far::Tunnel(stream), local: None, _load: None }),
+            Ok(stream) => Ok(Reached { far: Far::Tunnel(stream), local: None, load: None }),
             Err(error) => Err(Failure::of_tunnel(&error)),
         }
     }
@@ -411,7 +454,7 @@ impl Story {
             .await
             .map_err(|error| Failure::of(Stage::Dial, error))?;
         let _ = sockopt::set_linger_zero(&stream, true);
-        Ok(Reached { far: Far::Tcp(stream), local: None, _load: None })
+        Ok(Reached { far: Far::Tcp(stream), local: None, load: None })
     }
 
     async fn carry(self, tcp: TcpStream, reached: Reached, port: Option<requests::HttpPort>) {

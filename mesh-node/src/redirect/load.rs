@@ -72,7 +72,7 @@ impl Programs {
     }
 
     /// Attaches what serves the whole node: socket events at `scope`, where host processes live as well, and the
-    /// connect hooks at the pods' cgroup.
+    /// hooks of sockets at the pods' cgroup.
     pub fn attach_node(&mut self, scope: &Path, pods: &Path) -> Result<(), RedirectError> {
         let open = |path: &Path| {
             File::open(path).map_err(|source| RedirectError::Cgroup { path: path.to_owned(), source })
@@ -85,7 +85,7 @@ impl Programs {
             let id = program.attach(scope, CgroupAttachMode::Single)?;
             Ok(FdLink::try_from(program.take_link(id)?)?)
         })?;
-        for (hook, name) in CONNECT_HOOKS {
+        for (hook, name) in SOCKET_HOOKS {
             let pin = self.pins.node_link(hook);
             let program: &mut CgroupSockAddr = self::program(&mut self.ebpf, name)?;
             let fd = program.fd()?.try_clone()?;
@@ -131,7 +131,7 @@ impl Programs {
     }
 
     fn load_all(&mut self) -> Result<(), RedirectError> {
-        for (_, name) in CONNECT_HOOKS {
+        for (_, name) in SOCKET_HOOKS {
             program::<CgroupSockAddr>(&mut self.ebpf, name)?.load()?;
         }
         program::<SockOps>(&mut self.ebpf, "mesh_sockops")?.load()?;
@@ -222,17 +222,22 @@ fn attach_classifier(
     Ok(())
 }
 
-const CONNECT_HOOKS: [(&str, &str); 4] = [
+const SOCKET_HOOKS: [(&str, &str); 8] = [
     ("connect4", "mesh_connect4"),
     ("connect6", "mesh_connect6"),
+    ("sendmsg4", "mesh_sendmsg4"),
+    ("sendmsg6", "mesh_sendmsg6"),
+    ("recvmsg4", "mesh_recvmsg4"),
+    ("recvmsg6", "mesh_recvmsg6"),
     ("getpeername4", "mesh_peername4"),
     ("getpeername6", "mesh_peername6"),
 ];
-const PINNED_MAPS: [&str; 11] = [
+const PINNED_MAPS: [&str; 12] = [
     maps::PODS,
     maps::NODE,
     maps::WANTED_DST,
     maps::ORIGINAL_DST,
+    maps::RESOLVERS,
     maps::ACTING_FOR,
     maps::REAL_PEERS,
     maps::OWN_SOCKETS,

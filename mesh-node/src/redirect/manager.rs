@@ -10,7 +10,7 @@ use std::{
 use mesh_common::{ListenerKey, NodeConfig};
 use mesh_core::model::{Snapshot, Workload};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     time::Instant,
 };
 use tracing::{info, warn};
@@ -19,10 +19,11 @@ use super::{
     Inbound, LocalPod, Programs, RedirectError, TcHook, address, cgroup,
     maps::ControlMaps,
     pins::{PinnedPod, Pins},
-    pod::ThreadListeners,
+    pod::{Ports, ThreadListeners},
 };
 use crate::{
     admin::{PodState, PodStatus},
+    dns,
     sys::{diag, netns::NetNs},
 };
 
@@ -48,6 +49,8 @@ pub struct PodSockets {
     pub pod: Arc<LocalPod>,
     /// What to accept from.
     pub listeners: ThreadListeners,
+    /// One for each query and connection of the pod's resolver under way, on all threads together.
+    pub queries: Arc<Semaphore>,
     /// Becomes true, or loses its sender, when the pod is no longer captured: accept no more.
     pub released: watch::Receiver<bool>,
 }
@@ -75,6 +78,9 @@ pub struct Manager {
 
 struct Captured {
     pod: Arc<LocalPod>,
+    ports: Ports,
+    /// Whether its queries of DNS are captured as well.
+    dns: bool,
     status: PodStatus,
     probe_ports: BTreeSet<u16>,
     release: watch::Sender<bool>,
@@ -217,6 +223,7 @@ impl Manager {
         if let Some(known) = self.captured.get_mut(uid) {
             if known.pod.netns.cookie() == ns.cookie() && known.pod.ips == workload.ips {
                 return follow_probes(&mut self.maps, known, workload)
+                    .and_then(|()| follow_dns(&mut self.maps, known, workload))
                     .map_err(|error| PodState::Failed(error.to_string()));
             }
             self.release(uid);
@@ -247,19 +254,23 @@ impl Manager {
             self.publish_listeners(&pod, first)?;
         }
         let (release, released) = watch::channel(false);
+        let queries = dns::places();
         for (thread, listeners) in self.threads.iter().zip(listeners.threads) {
-            let sockets = PodSockets { pod: pod.clone(), listeners, released: released.clone() };
+            let (pod, queries, released) = (pod.clone(), queries.clone(), released.clone());
+            let sockets = PodSockets { pod, listeners, queries, released };
             // A thread that is gone takes the process down; there is nobody to tell here.
             let _ = thread.send(sockets).await;
         }
         let mut captured = Captured {
             pod: pod.clone(),
+            ports: listeners.ports,
+            dns: !workload.dns_bypass,
             status: status_of(workload, PodState::Captured),
             probe_ports: BTreeSet::new(),
             release,
         };
         follow_probes(&mut self.maps, &mut captured, workload)?;
-        self.maps.put_pod(pod.netns.cookie(), pod.entry(listeners.outbound_port))?;
+        self.maps.put_pod(pod.netns.cookie(), pod.entry(captured.ports, captured.dns))?;
         if !workload.inbound_bypass {
             self.programs.attach_lookup(&pinned, &pod.netns)?;
         }
@@ -368,6 +379,20 @@ fn follow_probes(
         }
     }
     captured.probe_ports = wanted;
+    Ok(())
+}
+
+/// The resolver is there in any case; this decides whether queries come to it.
+fn follow_dns(
+    maps: &mut ControlMaps,
+    captured: &mut Captured,
+    workload: &Workload,
+) -> Result<(), RedirectError> {
+    let wanted = !workload.dns_bypass;
+    if captured.dns != wanted {
+        maps.put_pod(captured.pod.netns.cookie(), captured.pod.entry(captured.ports, wanted))?;
+        captured.dns = wanted;
+    }
     Ok(())
 }
 

@@ -7,7 +7,8 @@ use std::{
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
 use mesh_common::{
-    Address, Endpoint, ListenerKey, LocalSocket, NodeConfig, OriginalDestination, Pod, RealPeer, Stat, maps,
+    Address, Endpoint, ListenerKey, LocalSocket, NodeConfig, OriginalDestination, Pod, RealPeer, Resolvers,
+    Stat, maps,
 };
 
 use super::pins::Pins;
@@ -25,6 +26,7 @@ pub struct ControlMaps {
 /// What each data thread needs for every connection; every thread has its own.
 pub struct FlowMaps {
     original: HashMap<MapData, LocalSocket, OriginalDestination>,
+    resolvers: HashMap<MapData, u64, Resolvers>,
     acting_for: SkStorage<MapData, RealPeer>,
     own_sockets: SkStorage<MapData, u32>,
 }
@@ -113,6 +115,7 @@ impl FlowMaps {
     pub fn open(pins: &Pins) -> Result<Self, MapError> {
         Ok(Self {
             original: Map::LruHashMap(open(pins, maps::ORIGINAL_DST)?).try_into()?,
+            resolvers: Map::LruHashMap(open(pins, maps::RESOLVERS)?).try_into()?,
             acting_for: Map::SkStorage(open(pins, maps::ACTING_FOR)?).try_into()?,
             own_sockets: Map::SkStorage(open(pins, maps::OWN_SOCKETS)?).try_into()?,
         })
@@ -127,6 +130,12 @@ impl FlowMaps {
     pub fn original_destination(&self, netns: u64, peer: SocketAddr) -> Option<SocketAddr> {
         let key = LocalSocket::new(netns, to_wire(peer.ip()), peer.port());
         self.original.get(&key, 0).ok().map(|wanted| socket_addr(&wanted))
+    }
+
+    /// The resolvers that the UDP socket with this cookie has asked, the last one first.
+    pub fn resolvers(&self, socket: u64) -> Vec<SocketAddr> {
+        let Ok(Resolvers { last, before }) = self.resolvers.get(&socket, 0) else { return Vec::new() };
+        [last, before].iter().filter(|at| at.port != 0).map(socket_addr).collect()
     }
 
     /// Notes on a socket that has not connected yet for which client it will; the server will see that client.

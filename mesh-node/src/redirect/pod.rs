@@ -2,11 +2,11 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     sync::Arc,
 };
 
-use mesh_common::{OUTBOUND_PORT, Pod};
+use mesh_common::{DNS_PORT, OUTBOUND_PORT, Pod};
 
 use super::pins::PinnedPod;
 use crate::sys::{netns::NetNs, sockopt};
@@ -26,8 +26,15 @@ pub struct LocalPod {
 
 /// The node's listeners in one pod, one of each for every data thread.
 pub(super) struct Listeners {
-    pub(super) outbound_port: u16,
+    pub(super) ports: Ports,
     pub(super) threads: Vec<ThreadListeners>,
+}
+
+/// Where in the pod its own connections and queries are taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ports {
+    pub(super) outbound: u16,
+    pub(super) dns: u16,
 }
 
 /// What one data thread accepts from in one pod.
@@ -39,6 +46,10 @@ pub struct ThreadListeners {
     pub plaintext: Vec<TcpListener>,
     /// Tunnels to the pod.
     pub tunnel: Vec<TcpListener>,
+    /// Queries of DNS, by TCP.
+    pub dns: Vec<TcpListener>,
+    /// Queries of DNS, by UDP.
+    pub dns_packets: Vec<UdpSocket>,
 }
 
 impl LocalPod {
@@ -47,13 +58,18 @@ impl LocalPod {
         PinnedPod { cookie: self.netns.cookie(), uid: self.uid.to_string() }
     }
 
-    /// The pod as the kernel programs know it.
-    pub(super) fn entry(&self, outbound_port: u16) -> Pod {
+    /// The pod as the kernel programs know it. Without `dns` it asks its resolvers itself.
+    pub(super) fn entry(&self, ports: Ports, dns: bool) -> Pod {
         let ip4 =
             self.ips.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(v4.octets()) } else { None });
         let ip6 =
             self.ips.iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(v6.octets()) } else { None });
-        Pod { ip6: ip6.unwrap_or_default(), ip4: ip4.unwrap_or_default(), outbound_port, reserved: 0 }
+        Pod {
+            ip6: ip6.unwrap_or_default(),
+            ip4: ip4.unwrap_or_default(),
+            outbound_port: ports.outbound,
+            dns_port: if dns { ports.dns } else { 0 },
+        }
     }
 
     /// Opens the listeners of every data thread inside the pod.
@@ -62,6 +78,7 @@ impl LocalPod {
             listen_all(threads, OUTBOUND_PORT)
                 // Something in the pod has the port already; any other will do, the kernel programs are told.
                 .or_else(|_| listen_all(threads, 0))
+                .and_then(with_resolver)
         })?
     }
 }
@@ -71,22 +88,46 @@ impl LocalPod {
 fn listen_all(threads: usize, outbound_port: u16) -> io::Result<Listeners> {
     let outbound4 = group(threads, SocketAddr::from((Ipv4Addr::LOCALHOST, outbound_port)))?;
     let port = outbound4.first().map(TcpListener::local_addr).transpose()?.map_or(0, |at| at.port());
-    let mut all = Listeners { outbound_port: port, threads: Vec::new() };
-    let v6 = has_ipv6();
-    let outbound6 =
-        if v6 { group(threads, SocketAddr::from((Ipv6Addr::LOCALHOST, port)))? } else { Vec::new() };
+    let mut all = Listeners { ports: Ports { outbound: port, dns: 0 }, threads: Vec::new() };
+    let outbound6 = match loopbacks().get(1) {
+        Some(v6) => group(threads, SocketAddr::new(*v6, port))?,
+        None => Vec::new(),
+    };
     all.threads.resize_with(threads, ThreadListeners::default);
     spread(&mut all.threads, outbound4, |t| &mut t.outbound);
     spread(&mut all.threads, outbound6, |t| &mut t.outbound);
-    let mut addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
-    if v6 {
-        addresses.push(Ipv6Addr::LOCALHOST.into());
-    }
-    for ip in addresses {
+    for ip in loopbacks() {
         spread(&mut all.threads, group(threads, SocketAddr::new(ip, 0))?, |t| &mut t.plaintext);
         spread(&mut all.threads, group(threads, SocketAddr::new(ip, 0))?, |t| &mut t.tunnel);
     }
     Ok(all)
+}
+
+/// Adds the resolver's sockets.
+fn with_resolver(mut all: Listeners) -> io::Result<Listeners> {
+    // Elsewhere two protocols of two families have to be free at the same port.
+    let mut outcome = listen_dns(&mut all, DNS_PORT);
+    for _ in 0..RESOLVER_ATTEMPTS {
+        outcome = outcome.or_else(|_| listen_dns(&mut all, 0));
+    }
+    outcome.map(|()| all)
+}
+
+/// Opens the resolver's sockets, all at one port; 0 stands for any.
+fn listen_dns(all: &mut Listeners, mut port: u16) -> io::Result<()> {
+    let size = all.threads.len();
+    let (mut streams, mut packets) = (Vec::new(), Vec::new());
+    for ip in loopbacks() {
+        let listeners = group(size, SocketAddr::new(ip, port))?;
+        port = listeners.first().map(TcpListener::local_addr).transpose()?.map_or(port, |at| at.port());
+        let at = SocketAddr::new(ip, port);
+        packets.push((0..size).map(|_| sockopt::receive_at(at)).collect::<io::Result<Vec<_>>>()?);
+        streams.push(listeners);
+    }
+    streams.into_iter().for_each(|group| spread(&mut all.threads, group, |t| &mut t.dns));
+    packets.into_iter().for_each(|group| spread(&mut all.threads, group, |t| &mut t.dns_packets));
+    all.ports.dns = port;
+    Ok(())
 }
 
 fn group(size: usize, mut at: SocketAddr) -> io::Result<Vec<TcpListener>> {
@@ -99,19 +140,23 @@ fn group(size: usize, mut at: SocketAddr) -> io::Result<Vec<TcpListener>> {
     Ok(group)
 }
 
-fn spread(
+fn spread<S>(
     threads: &mut [ThreadListeners],
-    group: Vec<TcpListener>,
-    slot: impl Fn(&mut ThreadListeners) -> &mut Vec<TcpListener>,
+    group: Vec<S>,
+    slot: impl Fn(&mut ThreadListeners) -> &mut Vec<S>,
 ) {
     for (thread, listener) in threads.iter_mut().zip(group) {
         slot(thread).push(listener);
     }
 }
 
-fn has_ipv6() -> bool {
-    std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+/// The loopback addresses that there are, IPv4's first.
+fn loopbacks() -> Vec<IpAddr> {
+    let v6 = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok().then_some(Ipv6Addr::LOCALHOST.into());
+    [Ipv4Addr::LOCALHOST.into()].into_iter().chain(v6).collect()
 }
 
 /// Connections that wait for `accept`; the kernel caps this at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// How many ports are tried for the resolver where its own is taken.
+const RESOLVER_ATTEMPTS: usize = 8;

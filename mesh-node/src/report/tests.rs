@@ -37,6 +37,7 @@ pub(crate) fn workload(name: &str) -> Arc<Workload> {
         hostname: None,
         weight: 0,
         inbound_bypass: false,
+        dns_bypass: false,
     })
 }
 

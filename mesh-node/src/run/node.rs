@@ -21,6 +21,7 @@ use crate::{
     admin::{self, LogControl},
     admit::Descriptors,
     config::NodeOptions,
+    dns,
     identity::IdentityStore,
     l7::shared::Shared,
     redirect::{
@@ -162,6 +163,8 @@ fn start_threads(
     (reporter, drain, descriptors): (&Arc<Reporter>, &Drain, Descriptors),
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let shared = Arc::<Shared>::default();
+    let names = Arc::<dns::Figures>::default();
+    reporter.register(names.clone());
     let start = |(index, waiting): (usize, Waiting)| {
         let seed = worker::Seed {
             index,
@@ -174,6 +177,7 @@ fn start_threads(
             drain: drain.clone(),
             descriptors,
             shared: shared.clone(),
+            names: names.clone(),
         };
         let body = move || {
             if let Err(error) = worker::run(seed) {

@@ -24,6 +24,7 @@ use tokio::{
 
 use crate::{
     admit::{self, Cap, CloseMode, Descriptors, LogGate},
+    dns::{self, Resolver},
     hbone::{self, Pool, ServeError},
     identity::{IdentityStore, Svid},
     l4::{self, PodRequests},
@@ -31,6 +32,7 @@ use crate::{
     redirect::{LocalPod, PodSockets, maps::FlowMaps},
     report::{Event, Reporter},
     run::{drain::Drain, tasks},
+    sys::diag,
     tls::{Peer, PeerError, TlsError},
 };
 
@@ -56,6 +58,8 @@ pub struct Seed {
     pub descriptors: Descriptors,
     /// What all data threads know of the services that requests are sent to.
     pub shared: Arc<Shared>,
+    /// What the pods' resolvers count.
+    pub names: Arc<dns::Figures>,
 }
 
 /// The state of a data thread.
@@ -72,6 +76,8 @@ pub struct Worker {
     pub descriptors: Descriptors,
     /// What all data threads know of the services that requests are sent to.
     pub shared: Arc<Shared>,
+    /// What the pods' resolvers count.
+    pub names: Arc<dns::Figures>,
     requests: RefCell<HashMap<Arc<str>, Rc<PodRequests>>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     demand: mpsc::Sender<IpAddr>,
@@ -108,6 +114,7 @@ pub fn run(seed: Seed) -> io::Result<()> {
             descriptors: seed.descriptors,
             random: Cell::new(seed_of(seed.index)),
             shared: seed.shared,
+            names: seed.names,
             requests: RefCell::default(),
             reporter: seed.reporter,
             drain: drain.clone(),
@@ -159,6 +166,17 @@ impl Worker {
     /// Where a captured connection of `pod` wanted to go.
     pub fn original_destination(&self, pod: &LocalPod, client: SocketAddr) -> Option<SocketAddr> {
         self.flows.borrow().original_destination(pod.netns.cookie(), client)
+    }
+
+    /// The resolvers that the UDP socket `client` of `pod` has asked, as `server` hears it; the last one first.
+    pub fn asked_resolvers(
+        &self,
+        pod: &LocalPod,
+        server: SocketAddr,
+        client: SocketAddr,
+    ) -> io::Result<Vec<SocketAddr>> {
+        let cookie = pod.netns.run(|| diag::udp_cookie(server, client))??;
+        Ok(cookie.map(|cookie| self.flows.borrow().resolvers(cookie)).unwrap_or_default())
     }
 
     /// States for which client a socket connects to an application.
@@ -218,7 +236,7 @@ impl Worker {
     }
 
     fn serve_pod(self: &Rc<Self>, sockets: PodSockets) {
-        let PodSockets { pod, listeners, released } = sockets;
+        let PodSockets { pod, listeners, queries, released } = sockets;
         self.pods.borrow_mut().insert(pod.workload.clone(), pod.clone());
         for listener in listeners.outbound {
             let (worker, pod) = (self.clone(), pod.clone());
@@ -240,6 +258,16 @@ impl Worker {
             self.accept(CloseMode::Fin, listener, released.clone(), move |tcp, peer| {
                 tasks::spawn_local("tunnel", worker.clone().tunnel(pod.clone(), tcp, peer));
             });
+        }
+        let resolver = Resolver::new(self.clone(), pod.clone(), queries);
+        for listener in listeners.dns {
+            let resolver = resolver.clone();
+            self.accept(CloseMode::Fin, listener, released.clone(), move |tcp, peer| {
+                tasks::spawn_local("dns connection", resolver.clone().serve_stream(tcp, peer));
+            });
+        }
+        for socket in listeners.dns_packets {
+            tasks::spawn_local("dns", resolver.clone().serve_packets(socket, released.clone()));
         }
         tasks::spawn_local("release", self.clone().forget(pod, released));
     }

@@ -1,8 +1,11 @@
-//! Ending other processes' TCP connections (`SOCK_DESTROY`), used once when a pod is enrolled: connections that
-//! are older than capture would otherwise go on in plaintext or hang at the guard.
+//! Other processes' sockets, as the kernel tells of them (`NETLINK_SOCK_DIAG`).
+//!
+//! Ending TCP connections (`SOCK_DESTROY`) is used once when a pod is enrolled: those that are older than capture would
+//! otherwise go on in plaintext or hang at the guard.
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
@@ -26,6 +29,36 @@ pub fn reset_connections() -> io::Result<usize> {
     Ok(reset)
 }
 
+/// The cookie of the UDP socket that `client` is the name of, in the calling thread's network namespace: the one that hears
+/// what `server` sends there.
+pub fn udp_cookie(server: SocketAddr, client: SocketAddr) -> io::Result<Option<u64>> {
+    let family = if client.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let mut id: SocketId = [0; 48];
+    // Of UDP the kernel takes the two ends the other way round.
+    id[..2].copy_from_slice(&server.port().to_be_bytes());
+    id[2..4].copy_from_slice(&client.port().to_be_bytes());
+    for (ip, place) in [(server.ip(), 4), (client.ip(), 20)] {
+        match ip {
+            IpAddr::V4(v4) => id[place..place + 4].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => id[place..place + 16].copy_from_slice(&v6.octets()),
+        }
+    }
+    // Whatever its cookie is.
+    id[40..].fill(0xff);
+    let netlink = netlink()?;
+    send(&netlink, (SOCK_DIAG_BY_FAMILY, 0), (family, IPPROTO_UDP), &id)?;
+    let mut buffer = [0_u8; 1024];
+    let length = receive(&netlink, &mut buffer)?;
+    let Some((kind, body, _)) = buffer.get(..length).and_then(message) else { return Ok(None) };
+    if kind == NLMSG_ERROR {
+        let error = error_of(body);
+        return if error.raw_os_error() == Some(libc::ENOENT) { Ok(None) } else { Err(error) };
+    }
+    let half = |at: usize| body.get(at..at + 4).and_then(|half| half.try_into().ok()).map(u32::from_ne_bytes);
+    // `struct inet_diag_msg`: family, state, timer, retrans, then the socket id, which ends with the cookie.
+    Ok(half(44).zip(half(48)).map(|(low, high)| u64::from(low) | u64::from(high) << 32))
+}
+
 /// `struct inet_diag_sockid`, as raw bytes: ports (4), source (16), destination (16), interface (4), cookie (8).
 type SocketId = [u8; 48];
 
@@ -42,7 +75,7 @@ fn leaves_pod(id: &SocketId) -> bool {
 
 fn connections(family: libc::c_int) -> io::Result<Vec<SocketId>> {
     let netlink = netlink()?;
-    send(&netlink, SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP, family, &[0; 48])?;
+    send(&netlink, (SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP), (family, IPPROTO_TCP), &[0; 48])?;
     let mut found = Vec::new();
     let mut buffer = vec![0_u8; 64 << 10];
     loop {
@@ -62,7 +95,7 @@ fn connections(family: libc::c_int) -> io::Result<Vec<SocketId>> {
 
 fn destroy(family: libc::c_int, id: &SocketId) -> io::Result<bool> {
     let netlink = netlink()?;
-    send(&netlink, SOCK_DESTROY, libc::NLM_F_ACK, family, id)?;
+    send(&netlink, (SOCK_DESTROY, libc::NLM_F_ACK), (family, IPPROTO_TCP), id)?;
     let mut buffer = [0_u8; 4096];
     let length = receive(&netlink, &mut buffer)?;
     let Some((NLMSG_ERROR, body, _)) = message(&buffer[..length]) else { return Ok(false) };
@@ -82,12 +115,11 @@ fn netlink() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A `inet_diag_req_v2` for TCP in the states that carry data or could.
+/// A `inet_diag_req_v2` for sockets in the states that carry data or could.
 fn send(
     socket: &OwnedFd,
-    kind: u16,
-    flags: libc::c_int,
-    family: libc::c_int,
+    (kind, flags): (u16, libc::c_int),
+    (family, protocol): (libc::c_int, u8),
     id: &SocketId,
 ) -> io::Result<()> {
     let mut out = Vec::with_capacity(72);
@@ -97,7 +129,7 @@ fn send(
     out.extend_from_slice(&flags.to_ne_bytes());
     out.extend_from_slice(&[0; 8]);
     let family = u8::try_from(family).expect("address families are small");
-    out.extend_from_slice(&[family, IPPROTO_TCP, 0, 0]);
+    out.extend_from_slice(&[family, protocol, 0, 0]);
     out.extend_from_slice(&STATES.to_ne_bytes());
     out.extend_from_slice(id);
     // SAFETY: the buffer outlives the call and its length is its own.
@@ -125,6 +157,7 @@ fn error_of(body: &[u8]) -> io::Error {
 }
 
 const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 const NETLINK_SOCK_DIAG: libc::c_int = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
@@ -132,3 +165,26 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// Every TCP state but LISTEN (10), CLOSE (7) and `TIME_WAIT` (6).
 const STATES: u32 = 0xfff & !(1 << 10) & !(1 << 7) & !(1 << 6);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+
+    #[test]
+    fn the_kernel_tells_sockets_apart() {
+        for ip in ["127.0.0.1", "::1"] {
+            let bind = || UdpSocket::bind((ip, 0)).expect("a socket");
+            let (server, connected, other) = (bind(), bind(), bind());
+            let at = server.local_addr().expect("a name");
+            connected.connect(at).expect("connected");
+            let cookie =
+                |of: &UdpSocket| udp_cookie(at, of.local_addr().expect("a name")).expect("an answer");
+            let (one, two) = (cookie(&connected), cookie(&other));
+            assert!(one.is_some() && two.is_some() && one != two, "{ip}: {one:?} {two:?}");
+            let gone = other.local_addr().expect("a name");
+            drop(other);
+            assert_eq!(udp_cookie(at, gone).expect("an answer"), None, "{ip}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     num::NonZeroU32,
     os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
     time::Duration,
@@ -68,6 +68,20 @@ pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
+/// A UDP socket at `address` in the calling thread's network namespace, non-blocking, close-on-exec. Several may share one
+/// address; the kernel spreads senders over them.
+pub fn receive_at(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = udp_socket(address.is_ipv6())?;
+    set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, &1_i32)?;
+    if address.is_ipv6() {
+        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1_i32)?;
+    }
+    let (name, length) = socket_name(address);
+    // SAFETY: the name outlives the call and its length is its own.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const name).cast(), length) })?;
+    Ok(UdpSocket::from(socket))
+}
+
 /// Whether a socket could have `address` for itself: fails if anybody listens there, whether they would share it or not.
 pub fn may_bind(address: SocketAddr) -> io::Result<()> {
     let socket = tcp_socket(address.is_ipv6())?;
@@ -82,10 +96,20 @@ pub fn may_bind(address: SocketAddr) -> io::Result<()> {
 
 /// An unconnected TCP socket in the calling thread's network namespace, non-blocking, close-on-exec.
 pub fn tcp_socket(v6: bool) -> io::Result<OwnedFd> {
+    socket(v6, libc::SOCK_STREAM, libc::IPPROTO_TCP)
+}
+
+/// A UDP socket without an address in the calling thread's network namespace, non-blocking, close-on-exec. The kernel draws
+/// its port when it first sends.
+pub fn udp_socket(v6: bool) -> io::Result<OwnedFd> {
+    socket(v6, libc::SOCK_DGRAM, libc::IPPROTO_UDP)
+}
+
+fn socket(v6: bool, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
-    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let kind = kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: plain integers; the descriptor is checked before it is owned.
-    let fd = check(unsafe { libc::socket(family, kind, libc::IPPROTO_TCP) })?;
+    let fd = check(unsafe { libc::socket(family, kind, protocol) })?;
     // SAFETY: a fresh descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -11,11 +11,14 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
-use mesh_tests::bench::{
-    client::{self, Plan},
-    grpc,
-    pace::{self, Pace},
-    relay::{self, Route},
+use mesh_tests::{
+    ask::{Way, ask, flood},
+    bench::{
+        client::{self, Plan},
+        grpc,
+        pace::{self, Pace},
+        relay::{self, Route},
+    },
 };
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -40,6 +43,45 @@ enum Verb {
     ///
     /// Example: netprobe dial 10.244.1.3:7000 --say ECHO
     Dial(Dial),
+    /// Ask a resolver for a name and print what was seen as JSON.
+    ///
+    /// Example: netprobe ask 10.96.0.10:53 web.shop.svc.cluster.local --way connected
+    Ask {
+        /// Whom to ask.
+        server: SocketAddr,
+        /// For which name.
+        name: String,
+        /// Whom to ask as well, from the same socket.
+        #[arg(long)]
+        also: Vec<SocketAddr>,
+        /// For which type of records.
+        #[arg(long = "type", default_value = "A")]
+        kind: String,
+        /// From which socket.
+        #[arg(long, value_enum, default_value_t = Way::Unconnected)]
+        way: Way,
+        /// Use an IPv6 socket and the IPv4-mapped address.
+        #[arg(long)]
+        mapped: bool,
+        /// Milliseconds until giving up.
+        #[arg(long, default_value_t = 5000)]
+        timeout: u64,
+    },
+    /// Send queries without waiting for answers, then count those that came in time, by their code.
+    ///
+    /// Example: netprobe flood 10.96.0.10:53 www.example.com --count 600
+    Flood {
+        /// Whom to ask.
+        server: SocketAddr,
+        /// For which name.
+        name: String,
+        /// How often.
+        #[arg(long, default_value_t = 600)]
+        count: u16,
+        /// For how many milliseconds to listen after the last query.
+        #[arg(long, default_value_t = 1000)]
+        listen: u64,
+    },
     /// Connect several times and hold the connections until the server ends them; print how each ends.
     ///
     /// Example: netprobe hold 10.244.1.3:7000 --count 10
@@ -146,6 +188,17 @@ fn main() -> anyhow::Result<()> {
         Verb::Serve { port } => serve(port),
         Verb::Dial(dial) => {
             println!("{}", dial.run());
+            Ok(())
+        }
+        Verb::Ask { server, name, also, kind, way, mapped, timeout } => {
+            let patience = Duration::from_millis(timeout);
+            let seen = ask(&[&[server], &also[..]].concat(), (&name, &kind), (way, mapped), patience)?;
+            println!("{}", serde_json::to_string(&seen)?);
+            Ok(())
+        }
+        Verb::Flood { server, name, count, listen } => {
+            let codes = flood(server, &name, count, Duration::from_millis(listen))?;
+            println!("{}", serde_json::to_string(&codes)?);
             Ok(())
         }
         Verb::Hold { to, count } => hold(to, count),

@@ -246,9 +246,10 @@ pub(super) const LLVM_VERSIONS: [u32; 3] = [21, 22, 23];
 /// Program, its package on Debian and Ubuntu, and what it is for.
 type Tool = (&'static str, &'static str, &'static str);
 
-const TOOLS: [Tool; 8] = [
+const TOOLS: [Tool; 9] = [
     ("bpftool", "bpftool", "with which tests look at maps and links"),
     ("curl", "curl", "the client of the test bed"),
+    ("dig", "bind9-dnsutils", "with which tests ask for names"),
     ("dnsmasq", "dnsmasq-base", "the server of names in tests"),
     ("ip", "iproute2", "which makes the nodes and pods of the test bed"),
     ("iperf3", "iperf3", "which measures bulk transfers"),
@@ -269,11 +270,12 @@ const PEERS: [Tool; 4] = [
 pub(super) const ENVOY: &str = "1.40.0";
 
 /// All programs that decisions depend on.
-pub(super) const PROGRAMS: [&str; 14] = [
+pub(super) const PROGRAMS: [&str; 15] = [
     "bpftool",
     "c++",
     "cargo-deny",
     "curl",
+    "dig",
     "dnsmasq",
     "h2load",
     "haproxy",

@@ -14,7 +14,7 @@ use super::{Name, Report, World};
 use crate::id::{IdError, SpiffeId};
 use crate::model::{LocalPod, Workload, WorkloadType};
 use crate::net::canonical_ip;
-use crate::resource::{Meta, Object, Origin};
+use crate::resource::{Object, Origin};
 
 pub(super) use self::probes::valid;
 
@@ -45,6 +45,7 @@ pub(super) struct PodFacts {
     probe_ports: Vec<u16>,
     wish: Wish,
     inbound_bypass: bool,
+    dns_bypass: bool,
 }
 
 impl PodFacts {
@@ -80,7 +81,8 @@ impl PodFacts {
             owner: (owner, kind),
             probe_ports: probes::ports(spec),
             wish: Wish::of(meta, spec),
-            inbound_bypass: is_bypassed(meta),
+            inbound_bypass: meta.annotations.get(INBOUND_BYPASS).is_some_and(|value| value == "true"),
+            dns_bypass: meta.annotations.get(DNS_CAPTURE).is_some_and(|value| value == "false"),
         })
     }
 }
@@ -109,6 +111,7 @@ impl World {
             probe_ports: pod.probe_ports.clone(),
             enrolled,
             inbound_bypass: pod.inbound_bypass,
+            dns_bypass: pod.dns_bypass,
         };
         let workload = Workload {
             uid,
@@ -138,6 +141,7 @@ impl World {
             policies: self.policies_of(name, &pod.labels),
             ready: pod.ready || ready_somewhere,
             inbound_bypass: false,
+            dns_bypass: false,
         };
         Some((workload, local))
     }
@@ -237,8 +241,5 @@ fn addresses(object: &Object, pod: &Pod, report: &mut Report) -> Vec<IpAddr> {
     ips
 }
 
-fn is_bypassed(meta: &Meta) -> bool {
-    meta.annotations.get(INBOUND_BYPASS).is_some_and(|value| value == "true")
-}
-
 const INBOUND_BYPASS: &str = "ambient.istio.io/bypass-inbound-capture";
+const DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";

@@ -130,6 +130,7 @@ impl World {
             policies: Vec::new(),
             ready: true,
             inbound_bypass: false,
+            dns_bypass: false,
         })))
     }
 }

@@ -1,0 +1,210 @@
+//! What a pod is told by the mesh itself.
+
+use std::net::IpAddr;
+
+use super::name;
+use super::query::{DNSSEC_OK, Edns, HEADER, OPCODE, OPT, Query, RESPONSE};
+
+/// Addresses of a name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Records {
+    /// The name that has them, if it is not the one that was asked for.
+    pub alias: Option<String>,
+    /// In the order in which they are told; those that do not fit are left out. None means that there is no such
+    /// record, not that there is no such name.
+    pub addresses: Vec<IpAddr>,
+    /// Seconds for which they may be kept.
+    pub ttl: u32,
+}
+
+/// What an answer says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The query is not to be understood.
+    FormatError,
+    /// Nobody who knows could be asked.
+    ServerFailure,
+    /// Nobody here does that.
+    NotImplemented,
+    /// Not for you.
+    Refused,
+    /// A version of EDNS that nobody knows.
+    BadVersion,
+    /// As the resolver of the pod has it.
+    Other(u8),
+}
+
+/// How a query came, which decides how large its answer may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// In a packet of its own.
+    Udp,
+    /// In a stream, with its length before it.
+    Tcp,
+}
+
+impl Query {
+    /// The answer with these records. If not all of them fit into a packet, it says so, and the client asks again by TCP.
+    pub fn reply(&self, records: &Records, transport: Transport) -> Vec<u8> {
+        let limit = self.limit(transport) - if self.edns.is_some() { OPT_RECORD } else { 0 };
+        let mut out = self.begin(AUTHORITATIVE, 0);
+        let owner = match &records.alias {
+            Some(alias) => write_alias(alias, records.ttl, (&mut out, limit)),
+            None => Some(QUESTION_NAME),
+        };
+        let mut complete = owner.is_some();
+        let mut answers = u16::from(complete && records.alias.is_some());
+        for address in owner.iter().flat_map(|_| &records.addresses) {
+            let data = octets(*address);
+            if out.len() + ADDRESS_RECORD + data.len() > limit {
+                complete = false;
+                break;
+            }
+            let kind = if address.is_ipv4() { A } else { AAAA };
+            write_record(&mut out, owner.unwrap_or(QUESTION_NAME), kind, records.ttl);
+            out.extend_from_slice(&short(data.len()).to_be_bytes());
+            out.extend_from_slice(&data);
+            answers += 1;
+        }
+        if !complete && transport == Transport::Udp {
+            out[2] |= TRUNCATED;
+        }
+        out[6..8].copy_from_slice(&answers.to_be_bytes());
+        self.end(out, 0)
+    }
+
+    /// An answer without records.
+    pub fn fail(&self, code: Code) -> Vec<u8> {
+        let (low, high) = code.halves();
+        self.end(self.begin(0, low), high)
+    }
+
+    /// An answer that is too large for the client, who is to ask again by TCP.
+    pub(super) fn truncated(&self) -> Vec<u8> {
+        let mut out = self.begin(0, 0);
+        out[2] |= TRUNCATED;
+        self.end(out, 0)
+    }
+
+    /// The largest answer, in bytes.
+    pub(super) fn limit(&self, transport: Transport) -> usize {
+        match (transport, self.edns) {
+            (Transport::Tcp, _) => usize::from(u16::MAX),
+            (Transport::Udp, None) => PLAIN_SIZE.into(),
+            (Transport::Udp, Some(edns)) => edns.size.clamp(PLAIN_SIZE, MAX_SIZE).into(),
+        }
+    }
+
+    fn begin(&self, flags: u16, code: u8) -> Vec<u8> {
+        let mut out = Vec::with_capacity(PLAIN_SIZE.into());
+        header(&mut out, self.id, (self.flags & KEPT) | flags, code);
+        out[4..6].copy_from_slice(&1_u16.to_be_bytes());
+        out.extend_from_slice(&self.question);
+        out
+    }
+
+    /// Adds the `OPT` record that belongs to one in the query; its `high` bits continue the code.
+    fn end(&self, mut out: Vec<u8>, high: u8) -> Vec<u8> {
+        if let Some(edns) = self.edns {
+            write_options(&mut out, Edns { size: MAX_SIZE, ..edns }, high);
+            out[10..12].copy_from_slice(&1_u16.to_be_bytes());
+        }
+        out
+    }
+}
+
+impl Code {
+    fn halves(self) -> (u8, u8) {
+        match self {
+            Self::FormatError => (1, 0),
+            Self::ServerFailure => (2, 0),
+            Self::NotImplemented => (4, 0),
+            Self::Refused => (5, 0),
+            // 16, of which the header holds four bits.
+            Self::BadVersion => (0, 1),
+            Self::Other(code) => (code & 0x0f, 0),
+        }
+    }
+}
+
+/// An answer to something that no question was found in.
+pub(super) fn bare(id: u16, flags: u16, code: Code) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER);
+    header(&mut out, id, flags & (KEPT | OPCODE), code.halves().0);
+    out
+}
+
+/// Writes an `OPT` record.
+pub(super) fn write_options(out: &mut Vec<u8>, edns: Edns, high: u8) {
+    out.push(0);
+    out.extend_from_slice(&OPT.to_be_bytes());
+    out.extend_from_slice(&edns.size.to_be_bytes());
+    out.extend_from_slice(&[high, 0]);
+    out.extend_from_slice(&(if edns.dnssec { DNSSEC_OK } else { 0 }).to_be_bytes());
+    out.extend_from_slice(&[0, 0]);
+}
+
+fn header(out: &mut Vec<u8>, id: u16, flags: u16, code: u8) {
+    let flags = RESPONSE | RECURSION_AVAILABLE | flags | u16::from(code);
+    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(&flags.to_be_bytes());
+    out.extend_from_slice(&[0; 8]);
+}
+
+/// Writes that the name of the question is an alias; where the real name stands is what its own records begin with. `None`,
+/// with nothing written, if it does not fit.
+fn write_alias(alias: &str, ttl: u32, (out, limit): (&mut Vec<u8>, usize)) -> Option<u16> {
+    let start = out.len();
+    write_record(out, QUESTION_NAME, CNAME, ttl);
+    let place = out.len() + 2;
+    out.extend_from_slice(&[0, 0]);
+    if !name::write(alias, out) || out.len() > limit {
+        out.truncate(start);
+        return None;
+    }
+    let length = short(out.len() - place);
+    out.splice(place - 2..place, length.to_be_bytes());
+    // A header, a question and the start of a record end long before what a pointer can tell.
+    Some(POINTER | short(place))
+}
+
+/// A record up to the length of its data.
+fn write_record(out: &mut Vec<u8>, owner: u16, kind: u16, ttl: u32) {
+    for word in [owner, kind, 1] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+    out.extend_from_slice(&ttl.to_be_bytes());
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn short(length: usize) -> u16 {
+    u16::try_from(length).unwrap_or(u16::MAX)
+}
+
+const AUTHORITATIVE: u16 = 0x0400;
+const RECURSION_AVAILABLE: u16 = 0x0080;
+/// In the third byte of the header.
+pub(super) const TRUNCATED: u8 = 0x02;
+/// `RD` and `CD` come back as they were sent.
+const KEPT: u16 = 0x0110;
+const A: u16 = 1;
+const CNAME: u16 = 5;
+const AAAA: u16 = 28;
+/// A name that was written before, by its place in the packet.
+const POINTER: u16 = 0xc000;
+/// The name of the question stands right after the header.
+const QUESTION_NAME: u16 = POINTER | 0x0c;
+/// Bytes of a record with an address, without it.
+const ADDRESS_RECORD: usize = 12;
+/// Bytes of an `OPT` record.
+const OPT_RECORD: usize = 11;
+/// What every client takes (RFC 1035).
+pub(super) const PLAIN_SIZE: u16 = 512;
+/// What clients are believed to take. Within a pod nothing is ever fragmented, so this bounds memory only.
+const MAX_SIZE: u16 = 4096;

@@ -1,0 +1,182 @@
+//! Which names are answered, with what, and to whom.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::model::{CompileOptions, Snapshot, Workload, compile};
+use crate::resource::{SourceFile, parse};
+
+const MESH: &str = "
+{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: client, namespace: shop}, spec: {nodeName: n1, containers: [{name: c, image: i}]},
+ status: {phase: Running, podIP: 10.0.0.9, podIPs: [{ip: 10.0.0.9}, {ip: 'fd00::9'}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: old, namespace: other}, spec: {nodeName: n1, containers: [{name: c, image: i}]},
+ status: {phase: Running, podIP: 10.0.0.8}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, 'fd96::1'], selector: {app: web}, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: hidden, namespace: shop, annotations: {networking.istio.io/exportTo: '.'}}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: db, namespace: shop}, spec: {clusterIP: None, selector: {app: db}, ports: [{port: 5432}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: alias, namespace: shop}, spec: {type: ExternalName, externalName: real.example}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: given, namespace: shop}, spec: {hosts: [api.example], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.1}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: own, namespace: shop}, spec: {hosts: [own.example], addresses: [192.0.2.50], exportTo: ['.'], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.2}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: any, namespace: shop}, spec: {hosts: ['*.wild.example'], addresses: [192.0.2.60], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.3}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: deep, namespace: shop}, spec: {hosts: ['*.deep.wild.example'], addresses: [192.0.2.61], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.4}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: none, namespace: shop}, spec: {hosts: [none.example], ports: [{number: 80, name: http, protocol: HTTP}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: bare, namespace: shop, labels: {networking.istio.io/enable-autoallocate-ip: 'false'}}, spec: {hosts: [bare.example], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.70}, {address: 192.0.2.71}]}}
+";
+
+fn db(index: u8, ready: &str) -> String {
+    format!(
+        "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: db-{index}, namespace: shop, labels: {{app: db}}, \
+         ownerReferences: [{{apiVersion: apps/v1, kind: StatefulSet, name: db, uid: x, controller: true}}]}}, \
+         spec: {{nodeName: n2, containers: [{{name: c, image: i}}]}}, \
+         status: {{phase: Running, podIP: 10.0.1.{index}, conditions: [{{type: Ready, status: '{ready}'}}]}}}}\n"
+    )
+}
+
+struct Case {
+    snapshot: Snapshot,
+    pod: Arc<Workload>,
+}
+
+fn case(pod: &str) -> Case {
+    let yaml = [MESH, &db(1, "True"), &db(2, "True"), &db(3, "False")].concat();
+    let parsed = parse(&SourceFile { name: "test.yaml", text: &yaml });
+    let options = CompileOptions { node: "n1".to_owned(), ..CompileOptions::default() };
+    let snapshot = compile(&parsed.objects, &options).snapshot;
+    let pod = snapshot.workload_by_uid(&format!("Kubernetes//Pod/{pod}")).unwrap().clone();
+    Case { snapshot, pod }
+}
+
+impl Case {
+    fn answer(&self, name: &str, kind: u16) -> Answer {
+        self.snapshot.answer(&self.pod, &query(name, kind), 0)
+    }
+
+    /// The addresses and the alias of a name that is known.
+    fn known(&self, name: &str, kind: u16) -> (Vec<String>, Option<String>) {
+        match self.answer(name, kind) {
+            Answer::Known(Records { alias, addresses, .. }) => {
+                (addresses.iter().map(ToString::to_string).collect(), alias)
+            }
+            Answer::Elsewhere => panic!("{name} is not known"),
+        }
+    }
+}
+
+#[test]
+fn services_have_their_addresses_under_every_name() {
+    let case = case("shop/client");
+    for name in ["web.shop.svc.cluster.local", "WEB.Shop.svc.cluster.LOCAL", "web.shop.svc", "web"] {
+        assert_eq!(case.known(name, A).0, ["10.96.0.1"], "{name}");
+        assert_eq!(case.known(name, AAAA).0, ["fd96::1"], "{name}");
+    }
+    assert_eq!(case.known("web.shop.svc.cluster.local", ANY).0, ["10.96.0.1", "fd96::1"]);
+    // Hints for HTTPS would lead past the addresses.
+    assert_eq!(case.known("web.shop.svc.cluster.local", HTTPS).0, [""; 0]);
+    for name in [
+        "nosuch.shop.svc.cluster.local",
+        "web.other.svc.cluster.local",
+        "web.shop",
+        "cluster.local",
+        "svc.cluster.local",
+        "shop.svc.cluster.local",
+        "www.example.com",
+        "_http._tcp.web.shop.svc.cluster.local",
+        // The cluster's DNS has it.
+        "alias.shop.svc.cluster.local",
+    ] {
+        assert_eq!(case.answer(name, A), Answer::Elsewhere, "{name}");
+    }
+    assert_eq!(case.answer("web.shop.svc.cluster.local", TXT), Answer::Elsewhere);
+}
+
+#[test]
+fn headless_services_have_their_ready_endpoints() {
+    let case = case("shop/client");
+    assert_eq!(case.known("db.shop.svc.cluster.local", A).0, ["10.0.1.1", "10.0.1.2"]);
+    assert_eq!(
+        case.known("db.shop.svc.cluster.local", AAAA).0,
+        [""; 0],
+        "there is such a name, without IPv6"
+    );
+    assert_eq!(case.known("db-2.db.shop.svc.cluster.local", A).0, ["10.0.1.2"]);
+    for name in [
+        "db-3.db.shop.svc.cluster.local",
+        "db-9.db.shop.svc.cluster.local",
+        "db-1.web.shop.svc.cluster.local",
+    ] {
+        assert_eq!(case.answer(name, A), Answer::Elsewhere, "{name}");
+    }
+    // Not everybody begins with the same.
+    let first = |seed| match case.snapshot.answer(&case.pod, &query("db.shop.svc.cluster.local", A), seed) {
+        Answer::Known(records) => records.addresses[0].to_string(),
+        Answer::Elsewhere => panic!("not known"),
+    };
+    assert_eq!([first(0), first(1), first(u64::MAX)], ["10.0.1.1", "10.0.1.2", "10.0.1.2"]);
+}
+
+#[test]
+fn hosts_of_service_entries_have_addresses_that_they_have_or_were_given() {
+    let case = case("shop/client");
+    assert_eq!(case.known("own.example", A).0, ["192.0.2.50"]);
+    let (given, alias) = case.known("api.example", A);
+    assert!(given[0].starts_with("240.240.") && given.len() == 1 && alias.is_none(), "{given:?}");
+    let (given6, _) = case.known("API.example", AAAA);
+    assert!(given6[0].starts_with("2001:2:"), "{given6:?}");
+    // The address leads to the entry.
+    let to = format!("{}:80", given[0]).parse().unwrap();
+    let crate::model::Target::Service { service, .. } = case.snapshot.resolve_for("shop", to) else {
+        panic!("{given:?} leads nowhere")
+    };
+    assert_eq!(&*service.hostname, "api.example");
+    // The domain of the pod is what its resolver tries first.
+    for domain in ["shop.svc.cluster.local", "svc.cluster.local", "cluster.local"] {
+        let (found, alias) = case.known(&format!("api.example.{domain}"), A);
+        assert_eq!((found, alias.as_deref()), (given.clone(), Some("api.example")), "{domain}");
+    }
+    assert_eq!(case.answer("api.example.other.svc.cluster.local", A), Answer::Elsewhere);
+    // Without addresses those of the endpoints, and of what is anywhere nobody knows them here.
+    assert_eq!(case.known("bare.example", A).0, ["192.0.2.70", "192.0.2.71"]);
+    assert_eq!(case.answer("none.example", A), Answer::Elsewhere);
+    assert_eq!(case.answer("api.example", TXT), Answer::Elsewhere);
+}
+
+#[test]
+fn the_longest_wildcard_counts() {
+    let case = case("shop/client");
+    for (name, expected) in [
+        ("a.wild.example", "192.0.2.60"),
+        ("b.a.wild.example", "192.0.2.60"),
+        ("a.deep.wild.example", "192.0.2.61"),
+        ("deep.wild.example", "192.0.2.60"),
+    ] {
+        assert_eq!(case.known(name, A).0, [expected], "{name}");
+    }
+    assert_eq!(case.answer("wild.example", A), Answer::Elsewhere);
+    let (found, alias) = case.known("a.wild.example.shop.svc.cluster.local", A);
+    assert_eq!((found[0].as_str(), alias.as_deref()), ("192.0.2.60", Some("a.wild.example")));
+}
+
+#[test]
+fn a_pod_is_told_what_it_sees_and_can_reach() {
+    let case = case("other/old");
+    assert_eq!(case.known("web.shop.svc.cluster.local", A).0, ["10.96.0.1"]);
+    assert_eq!(case.known("web.shop.svc.cluster.local", AAAA).0, [""; 0], "it has no IPv6");
+    for name in ["web", "hidden.shop.svc.cluster.local", "own.example"] {
+        assert_eq!(case.answer(name, A), Answer::Elsewhere, "{name}");
+    }
+    let (found, alias) = case.known("api.example.other.svc.cluster.local", A);
+    assert!(found[0].starts_with("240.240.") && alias.as_deref() == Some("api.example"));
+}

@@ -1,0 +1,149 @@
+//! Which names are the mesh's, and what they lead to.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::query::{Kind, Query};
+use super::reply::Records;
+use crate::model::{Service, Snapshot, Workload, WorkloadType};
+
+/// What is to be done about a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The name is the mesh's, and these are its records.
+    Known(Records),
+    /// The resolver of the pod knows, or nobody.
+    Elsewhere,
+}
+
+impl Snapshot {
+    /// Answers a query of a pod of this node, as far as the mesh has the name.
+    ///
+    /// Names are those that a cluster's DNS has (Kubernetes' specification of DNS-based service discovery, 2.3 and 2.4) and
+    /// the hosts of `ServiceEntries` that the pod sees, also with the domains behind them that a resolver tries first: then
+    /// the answer is an alias of the real name, as Istio has it. A pod is told addresses of the families that it has itself.
+    ///
+    /// `seed` is where in the list the answer begins: clients tend to take the first.
+    pub fn answer(&self, pod: &Workload, query: &Query, seed: u64) -> Answer {
+        let Some(name) = query.name().filter(|_| query.kind() != Kind::Other) else {
+            return Answer::Elsewhere;
+        };
+        let Some((place, alias)) = self.find(pod, name) else { return Answer::Elsewhere };
+        let Some((addresses, ttl)) = place.addresses() else { return Answer::Elsewhere };
+        let has = |v4: bool| pod.ips.iter().any(|ip| ip.is_ipv4() == v4);
+        let wanted = |ip: &IpAddr| match query.kind() {
+            Kind::A => ip.is_ipv4(),
+            Kind::Aaaa => ip.is_ipv6(),
+            Kind::Any => true,
+            // Hints of another server would lead clients past the addresses that are told here.
+            Kind::Service | Kind::Other => false,
+        };
+        let mut addresses: Vec<IpAddr> =
+            addresses.into_iter().filter(|ip| wanted(ip) && has(ip.is_ipv4())).collect();
+        if let Some(first) = u64::try_from(addresses.len()).ok().and_then(|len| seed.checked_rem(len)) {
+            addresses.rotate_left(usize::try_from(first).unwrap_or(0));
+        }
+        Answer::Known(Records { alias, addresses, ttl })
+    }
+
+    /// What a name is, and its real one if that is another.
+    fn find(&self, pod: &Workload, name: &str) -> Option<(Place<'_>, Option<String>)> {
+        if let Some(place) = self.place_of(pod, name) {
+            return Some((place, None));
+        }
+        // Names without the domain that pods need not write, for resolvers that do not add it.
+        let whole = match name.split_once('.') {
+            None => Some(format!("{name}.{}.svc.{CLUSTER_DOMAIN}", pod.namespace)),
+            Some((_, rest)) => rest.strip_suffix(SERVICES).map(|_| format!("{name}.{CLUSTER_DOMAIN}")),
+        };
+        if let Some(place) = whole.and_then(|whole| self.place_of(pod, &whole)) {
+            return Some((place, None));
+        }
+        self.without_search_domain(pod, name)
+    }
+
+    fn place_of(&self, pod: &Workload, name: &str) -> Option<Place<'_>> {
+        if let Some(service) = self.service_by_name(name, &pod.namespace) {
+            return Some(Place::Service(service));
+        }
+        // A pod of a headless service.
+        let (own, service) = name.split_once('.').filter(|_| name.ends_with(CLUSTER_DOMAIN))?;
+        let service = self.service_by_host(&service.into(), &pod.namespace)?;
+        let own = own.to_owned();
+        (service.headless && service.entry.is_none())
+            .then_some(Place::Member(service, own))
+            .filter(|it| it.addresses().is_some())
+    }
+
+    /// A resolver with `ndots:5`, as Kubernetes has it, asks for `api.example.shop.svc.cluster.local` before
+    /// `api.example`.
+    fn without_search_domain(&self, pod: &Workload, name: &str) -> Option<(Place<'_>, Option<String>)> {
+        let name = name.strip_suffix(CLUSTER_DOMAIN)?.strip_suffix('.')?;
+        let namespaced = name
+            .strip_suffix(SERVICES)
+            .and_then(|name| name.strip_suffix(&*pod.namespace)?.strip_suffix('.'));
+        let candidates = [namespaced, name.strip_suffix(SERVICES), Some(name)];
+        candidates.into_iter().flatten().find_map(|name| {
+            let service = self.service_by_name(name, &pod.namespace)?;
+            service.entry.is_some().then(|| (Place::Service(service), Some(name.to_owned())))
+        })
+    }
+}
+
+/// What has a name.
+enum Place<'s> {
+    Service(&'s Service),
+    /// An endpoint of a headless service, by the name of its pod.
+    Member(&'s Service, String),
+}
+
+impl Place<'_> {
+    /// Its addresses, and for how many seconds they may be kept. `None` if the mesh knows of none, and another may.
+    fn addresses(&self) -> Option<(Vec<IpAddr>, u32)> {
+        match self {
+            Self::Service(service) if !service.vips.is_empty() => Some((service.vips.clone(), LASTING)),
+            Self::Service(service) => match &service.entry {
+                Some(entry) if entry.passthrough => None,
+                Some(_) => Some((outside(service), BRIEF)).filter(|(all, _)| !all.is_empty()),
+                // Of a service without TCP ports nobody here knows the endpoints.
+                None if service.headless && !service.ports.is_empty() => {
+                    Some((endpoints(service, |_| true), BRIEF))
+                }
+                None => None,
+            },
+            Self::Member(service, name) => {
+                // A StatefulSet gives its pods their names in DNS; what others are called there is not known here.
+                let is_it = |workload: &Workload| {
+                    workload.workload_type == WorkloadType::StatefulSet && *workload.name == **name
+                };
+                let own = |workload: Option<&Workload>| workload.is_some_and(is_it);
+                Some((endpoints(service, own), BRIEF)).filter(|(all, _)| !all.is_empty())
+            }
+        }
+    }
+}
+
+/// The addresses of a ServiceEntry that has none of its own: those that are written in it. Where a name stands in their
+/// place, whoever knows the name is asked.
+fn outside(service: &Service) -> Vec<IpAddr> {
+    endpoints(service, |workload| workload.is_none_or(|workload| workload.hostname.is_none()))
+}
+
+/// The addresses of ready endpoints, each once, in their order.
+fn endpoints(service: &Service, which: impl Fn(Option<&Workload>) -> bool) -> Vec<IpAddr> {
+    let all = service.ports.iter().flat_map(|port| &port.endpoints);
+    let addresses: BTreeSet<_> = all
+        .filter(|endpoint| which(endpoint.workload.as_deref()))
+        .map(|endpoint| endpoint.addr.ip())
+        .collect();
+    addresses.into_iter().collect()
+}
+
+/// What the names of the cluster's own services end with.
+const CLUSTER_DOMAIN: &str = "cluster.local";
+/// What stands between a namespace and the domain.
+const SERVICES: &str = ".svc";
+/// Seconds that an address of a service may be kept (Istio's).
+const LASTING: u32 = 30;
+/// Seconds that an address of an endpoint may be kept, which may be gone soon (`CoreDNS`' default).
+const BRIEF: u32 = 5;
