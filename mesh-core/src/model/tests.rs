@@ -382,6 +382,32 @@ fn local_services_only_have_local_endpoints() {
 }
 
 #[test]
+fn the_mesh_says_who_sees_services_that_do_not_say() {
+    let mesh = "---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, \
+                data: {mesh: \"defaultServiceExportTo: ['.']\"}}\n";
+    let plain = service("app/s", "clusterIP: 10.96.0.1, ports: [{port: 80}]");
+    let own = Exported::To(std::iter::once(Arc::from("app")).collect());
+    let public = |yaml: &str| {
+        yaml.replacen("metadata: {", "metadata: {annotations: {networking.istio.io/exportTo: '*'}, ", 1)
+    };
+    for (yaml, expected) in [
+        (plain.clone(), Exported::Everywhere),
+        (plain.clone() + mesh, own.clone()),
+        (public(&plain) + mesh, Exported::Everywhere),
+    ] {
+        assert_eq!(snapshot(&yaml).services().next().unwrap().exported, expected, "{yaml}");
+    }
+    // Whatever came first.
+    let mut world = World::new(CompileOptions::default());
+    let mut mirror = Mirror::new("node1");
+    for object in objects(&plain).iter().chain(&objects(mesh)) {
+        world.upsert(object);
+        world.commit().into_iter().filter_map(|(_, record)| record).for_each(|it| mirror.apply(it));
+    }
+    assert_eq!(mirror.snapshot().services().next().unwrap().exported, own);
+}
+
+#[test]
 fn owners_say_which_endpoints_are_preferred() {
     use crate::cluster::TrafficDistribution::{PreferSameNode, PreferSameZone};
     let annotated = |value: &str| format!("networking.istio.io/traffic-distribution: {value}");

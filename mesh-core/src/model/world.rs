@@ -457,6 +457,9 @@ impl World {
         if renamed || services {
             self.mark_all_entries();
         }
+        if services {
+            self.dirty.services.extend(self.services.keys().cloned());
+        }
         if renamed {
             self.recompile_authorization();
             self.mark_namespace(EVERYWHERE);

@@ -24,6 +24,8 @@ pub(super) struct ServiceFacts {
     pub(super) selector: Option<Arc<BTreeMap<String, String>>>,
     /// With all the addresses that it asks for.
     pub(super) service: Service,
+    /// Whether it says who sees it.
+    names_audience: bool,
     /// Its key, which every endpoint has.
     pub(super) key: Arc<ServiceKey>,
     /// For each port.
@@ -49,6 +51,7 @@ impl ServiceFacts {
             created: object.meta.creation_timestamp,
             selector: spec.selector.clone().filter(|selector| !selector.is_empty()).map(Arc::new),
             key: Arc::new(service.key()),
+            names_audience: object.meta.annotations.contains_key(EXPORT_TO),
             service,
             targets: ports.into_iter().map(TargetPort::of).collect(),
         })
@@ -100,6 +103,10 @@ impl World {
     pub(super) fn service(&self, name: &Name, report: &mut Report) -> Option<Service> {
         let facts = self.services.get(name)?;
         let mut service = facts.service.clone();
+        if !facts.names_audience {
+            let default = &self.mesh.text.config().default_service_export_to;
+            service.exported = Exported::of(&[], default, &service.namespace);
+        }
         // Of two services with the same address the older one keeps it, whoever else claims it.
         service.vips.retain(|vip| match self.vip_claims.owner(*vip) {
             Some(owner) if owner != name => {

@@ -92,7 +92,7 @@ pub(super) const MESH: &[Row] = &[
     ("trustDomain", Acts, ""),
     ("trustDomainAliases", Acts, ""),
     ("caCertificates", Later, ""),
-    ("defaultServiceExportTo", Later, "[*]"),
+    ("defaultServiceExportTo", Acts, ""),
     ("defaultVirtualServiceExportTo", Acts, ""),
     ("defaultDestinationRuleExportTo", Acts, ""),
     // Where this is found decides; whoever compiles it says so if the two differ.
