@@ -12,6 +12,7 @@ use crate::scrape::Scrape;
 
 mod bindings;
 mod policies;
+mod sample;
 
 /// How nodes and the waypoint come to know the configuration.
 #[derive(Clone, Copy, PartialEq, Eq)]
