@@ -35,6 +35,8 @@ pub enum System {
     Mesh,
     /// The mesh, with rules of layer 7.
     MeshL7,
+    /// The mesh, with the same rules at a waypoint.
+    Waypoint,
     /// A `ztunnel` that the user has brought.
     Ztunnel,
 }
@@ -47,13 +49,14 @@ impl System {
             Self::Relay => "relay",
             Self::Mesh => "mesh",
             Self::MeshL7 => "mesh-l7",
+            Self::Waypoint => "mesh-waypoint",
             Self::Ztunnel => "ztunnel",
         }
     }
 
     /// Whether pods are enrolled and a process on each node serves them.
     pub(super) fn has_nodes(self) -> bool {
-        matches!(self, Self::Mesh | Self::MeshL7 | Self::Ztunnel)
+        matches!(self, Self::Mesh | Self::MeshL7 | Self::Waypoint | Self::Ztunnel)
     }
 }
 
@@ -202,7 +205,7 @@ impl Stand {
         match system {
             System::Direct => Ok(Vec::new()),
             System::Relay => Ok(self.relays.iter().map(Process::pid).collect()),
-            System::Mesh | System::MeshL7 => {
+            System::Mesh | System::MeshL7 | System::Waypoint => {
                 let pid = |node| {
                     self.bed.node(node)?.pid()?.with_context(|| format!("mesh-node of {node} is down"))
                 };
@@ -216,7 +219,7 @@ impl Stand {
     pub(super) fn restart(&mut self, system: System) -> Result<()> {
         match system {
             System::Direct | System::Relay => {}
-            System::Mesh | System::MeshL7 => {
+            System::Mesh | System::MeshL7 | System::Waypoint => {
                 for node in NODES.map(|node| self.bed.node(node)) {
                     let node = node?;
                     // There is nothing to drain, and an orderly end may take its time.
@@ -256,7 +259,7 @@ impl Stand {
             }
         }
         let seen = self.connections_seen(system)? > before;
-        if system == System::MeshL7 {
+        if matches!(system, System::MeshL7 | System::Waypoint) {
             // What is counted as requests need not be counted as connections. Whether its rules are applied shows.
             return Ok(());
         }
