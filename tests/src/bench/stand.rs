@@ -205,14 +205,25 @@ impl Stand {
         match system {
             System::Direct => Ok(Vec::new()),
             System::Relay => Ok(self.relays.iter().map(Process::pid).collect()),
-            System::Mesh | System::MeshL7 | System::Waypoint => {
-                let pid = |node| {
-                    self.bed.node(node)?.pid()?.with_context(|| format!("mesh-node of {node} is down"))
-                };
-                NODES.into_iter().map(pid).collect()
-            }
+            System::Mesh | System::MeshL7 => self.nodes(),
+            // Those of the pod of the waypoint as well.
+            System::Waypoint => Ok([self.nodes()?, self.waypoint()?].concat()),
             System::Ztunnel => self.ztunnel.as_ref().context("there is no ztunnel")?.pids(),
         }
+    }
+
+    fn nodes(&self) -> Result<Vec<u32>> {
+        let pid = |node| self.bed.node(node)?.pid()?.with_context(|| format!("mesh-node of {node} is down"));
+        NODES.into_iter().map(pid).collect()
+    }
+
+    fn waypoint(&self) -> Result<Vec<u32>> {
+        let pod = self.bed.pod(&format!("{}/way-pod", System::Waypoint))?;
+        let procs = pod.cgroup().join("waypoint/cgroup.procs");
+        let text = fs::read_to_string(&procs).with_context(|| procs.display().to_string())?;
+        let pids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        ensure!(!pids.is_empty(), "the waypoint is down");
+        Ok(pids)
     }
 
     /// Ends the proxies of a system and starts them again; returns when they serve.
