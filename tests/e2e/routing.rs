@@ -12,7 +12,7 @@ mod bookinfo;
 mod breaker;
 mod bytes;
 mod entries;
-mod gateway;
+pub(crate) mod gateway;
 mod kept;
 mod outside;
 mod policy;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::bed::{Bed, PodHandle};
-use mesh_tests::scenario::captured;
+use mesh_tests::scenario::{captured, pod};
 
 use super::{URL, Way, bind, counted, gateway, service, waits, waypoint, with_waypoint};
+use crate::routing::gateway::gateway_pod;
 use crate::routing::{Answer, ask, ask_once};
 use crate::scrape::Scrape;
 
@@ -165,3 +166,33 @@ fn a_waypoint_may_be_restarted_under_traffic() -> Result<()> {
     ensure!(unavailable == 0, "{unavailable} connections found no waypoint");
     Ok(())
 }
+
+/// A gateway goes through the waypoint of a service where that says so, and past it where not.
+#[test]
+fn gateways_go_through_it_where_a_service_wants_them_to() -> Result<()> {
+    let bed = with_waypoint(Way::Wire)?;
+    bed.apply("{apiVersion: v1, kind: Namespace, metadata: {name: outside}}")?;
+    bed.apply(&pod("outside", "stranger", "node-1", &["sleep", "infinity"]))?;
+    bed.apply(&gateway_pod(&bed, ("istio-ingressgateway", "ingressgateway"))?)?;
+    bed.wait_ready(Duration::from_secs(30), |_| ())?;
+    bed.apply(WAY_IN)?;
+    let stranger = bed.pod("outside/stranger")?;
+    let host = bed.status().service_ip("istio-system/istio-ingressgateway")?;
+    let url = format!("http://{host}/headers");
+    waits(&bed, &stranger, &[&url], |answer| answer.status == 200)?;
+    bind(&bed)?;
+    let client = bed.pod("mesh/client")?;
+    eventually(&bed, &client, &[URL], true).context("from a pod")?;
+    eventually(&bed, &stranger, &[&url], false).context("a gateway, unasked")?;
+    bed.apply(&service("istio.io/use-waypoint: way, istio.io/ingress-use-waypoint: 'true'"))?;
+    eventually(&bed, &stranger, &[&url], true).context("a gateway")?;
+    let labels = [("source_principal", "spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway")];
+    ensure!(counted(&bed, "istio_requests_total", &labels)? > 0, "from whom");
+    Ok(())
+}
+
+const WAY_IN: &str = "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: in, namespace: istio-system}, \
+     spec: {selector: {istio: ingressgateway}, \
+     servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}}\n---\n\
+     {apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: in, namespace: istio-system}, \
+     spec: {hosts: ['*'], gateways: [in], http: [{route: [{destination: {host: web.shop.svc.cluster.local}}]}]}}";
