@@ -200,7 +200,7 @@ impl Call {
     fn report(&self) -> ConnReport {
         let Facts { peer, source, identity, .. } = &self.facts;
         self.waypoint.thread.reporter.begin(ConnInfo {
-            direction: Direction::Outbound,
+            direction: Direction::Through,
             source: Party { addr: *peer, identity: identity.clone(), workload: source.clone() },
             destination: Party::unknown(self.wanted),
             hbone_addr: None,

@@ -81,8 +81,13 @@ fn workloads_are_bound_where_a_waypoint_is_for_them() -> Result<()> {
     let client = bed.pod("mesh/client")?;
     let pod = bed.pod("shop/web-v1")?;
     let url = format!("http://{}:8080/headers", pod.ip());
-    let connections =
-        || counted(&bed, "istio_tcp_connections_opened_total", &[("destination_workload", "web-v1")]);
+    let connections = || {
+        counted(
+            &bed,
+            "istio_tcp_connections_opened_total",
+            &[("destination_workload", "web-v1"), ("reporter", "waypoint")],
+        )
+    };
     let good = |answer: &Answer| answer.status == 200;
     bed.apply(&shop(", istio.io/use-waypoint: way"))?;
     eventually(&bed, &client, &[URL], true)?;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::bed::{Bed, PodHandle};
+use mesh_tests::scenario::{self, Dialled, dial, eventually, pod};
 
 use super::{URL, Way, bind, counted, waits, with_waypoint};
 use crate::routing::Answer;
@@ -36,7 +37,7 @@ fn targets_are_enforced(way: Way) -> Result<()> {
     let to_service = "targetRefs: [{kind: Service, name: web}]";
     bed.apply(&policy("only", &format!("{to_service}, {}", from("mesh", "client"))))?;
     let denied = answers(&bed, &other, 403)?;
-    anyhow::ensure!(denied.body == "RBAC: access denied", "{denied:?}");
+    ensure!(denied.body == "RBAC: access denied", "{denied:?}");
     answers(&bed, &client, 200)?;
     bed.apply(&policy("stop", &format!("{gateway}, action: DENY, {}", from("mesh", "client"))))?;
     answers(&bed, &client, 403)?;
@@ -73,5 +74,35 @@ fn a_workload_may_let_in_its_waypoint_alone() -> Result<()> {
         &format!("selector: {{matchLabels: {{app: web}}}}, {}", from("mesh", "client")),
     ))?;
     answers(&bed, &client, 503).context("the workload sees no client, but the waypoint")?;
+    Ok(())
+}
+
+/// What is not HTTP goes through as well, to a server that speaks first, and policies decide about it.
+#[test]
+fn bytes_are_carried_and_decided_about() -> Result<()> {
+    let bed = with_waypoint(Way::Wire)?;
+    let client = bed.pod("mesh/client")?;
+    bed.apply(&pod("shop", "far", "node-1", &["netprobe", "serve", "--port", "7000"]))?;
+    let far = scenario::service("shop", "far", "app: far");
+    let far = far.replace("namespace: shop}", "namespace: shop, labels: {istio.io/use-waypoint: way}}");
+    bed.apply(&far)?;
+    bed.wait_ready(Duration::from_secs(20), |_| ())?;
+    let to = format!("{}:80", bed.status().service_ip("shop/far")?);
+    let labels =
+        [("reporter", "waypoint"), ("destination_service_name", "far"), ("source_workload", "client")];
+    let carried = || counted(&bed, "istio_tcp_connections_opened_total", &labels);
+    bed.wait("a connection through the waypoint", Duration::from_secs(10), |_| {
+        dial(&client, &[&to]).is_ok_and(|seen| seen.served()) && carried().is_ok_and(|count| count > 0)
+    })?;
+    // The server sees the waypoint, from whose address it was called.
+    let seen = dial(&client, &[&to])?;
+    ensure!(seen.seen("peer").starts_with(&bed.pod("shop/way-pod")?.ip().to_string()), "{seen:?}");
+    let far = "targetRefs: [{kind: Service, name: far}]";
+    bed.apply(&policy("stop", &format!("{far}, action: DENY, {}", from("mesh", "client"))))?;
+    eventually(&bed, &client, &to, Dialled::refused)?;
+    let denied = counted(&bed, "mesh_connections_denied_total", &[("reason", "policy")])?;
+    ensure!(denied > 0, "the waypoint counts what it denies");
+    let log = bed.pod("shop/way-pod")?.log();
+    ensure!(log.contains("response_flags=\"DENY\"") && log.contains("shop/stop"), "{log}");
     Ok(())
 }
