@@ -11,6 +11,7 @@ use crate::routing::{Answer, ask, ask_once, until};
 use crate::scrape::Scrape;
 
 mod bindings;
+mod hostile;
 mod policies;
 mod sample;
 

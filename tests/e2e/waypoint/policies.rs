@@ -1,5 +1,6 @@
 //! Policies at a waypoint, and behind it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -95,8 +96,9 @@ fn bytes_are_carried_and_decided_about() -> Result<()> {
         dial(&client, &[&to]).is_ok_and(|seen| seen.served()) && carried().is_ok_and(|count| count > 0)
     })?;
     // The server sees the waypoint, from whose address it was called.
-    let seen = dial(&client, &[&to])?;
-    ensure!(seen.seen("peer").starts_with(&bed.pod("shop/way-pod")?.ip().to_string()), "{seen:?}");
+    let (seen, way) = (dial(&client, &[&to])?, bed.pod("shop/way-pod")?);
+    let peer: SocketAddr = seen.seen("peer").parse()?;
+    ensure!([Some(way.ip()), way.ip6()].contains(&Some(peer.ip())), "{seen:?}");
     let far = "targetRefs: [{kind: Service, name: far}]";
     bed.apply(&policy("stop", &format!("{far}, action: DENY, {}", from("mesh", "client"))))?;
     eventually(&bed, &client, &to, Dialled::refused)?;
