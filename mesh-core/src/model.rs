@@ -23,6 +23,7 @@ pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
 pub use self::service::{
     Declared, Endpoint, EndpointId, Entry, Families, Service, ServicePort, StaticEndpoint,
 };
+pub use self::waypoint::{NoWay, WAYPOINT_PORT, Waypoint, WaypointName};
 pub use self::workload::{LocalPod, Membership, ServiceKey, Workload, WorkloadType};
 pub use self::world::{CompileOptions, World};
 use crate::cluster::Rules;
@@ -42,10 +43,11 @@ mod outside;
 mod reach;
 mod record;
 mod service;
+mod waypoint;
 mod workload;
 mod world;
 
-pub(crate) use self::world::{Report, Wish};
+pub(crate) use self::world::{Report, Wish, is_ready};
 
 /// Everything the data plane decides with, at one moment. Cheap to query, never changes; cheap to clone, because
 /// snapshots share what is equal.

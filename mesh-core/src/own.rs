@@ -1,7 +1,7 @@
 //! Who a gateway or a waypoint is: a process that is told its name has to find out its labels, its service account and
 //! what its Service's ports lead to.
 //!
-//! A Pod of the name knows best, then the Deployment whose pods it is one of, then the Service that selects it, then the
+//! A Pod of the name knows best, then one that says it is of the Gateway of that name, then the Deployment whose pods it is one of, then the Service that selects it, then the
 //! Gateway of Kubernetes that such a process is made for. If there is none of them, it has the labels that gateways of
 //! Istio have by convention, so that Gateways written for these select it.
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, PodSpec, Service as KubeService};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::model::Snapshot;
+use crate::model::{Membership, ServiceKey, Snapshot};
 use crate::resource::mesh_config::ProxyConfig;
 use crate::resource::mesh_config::proxy::Topology;
 use crate::resource::{Object, ObjectKey, Spec};
@@ -42,6 +42,8 @@ pub struct Own {
 pub enum KnownBy {
     /// A Pod of its name.
     Pod,
+    /// A Pod of the Gateway of Kubernetes of its name.
+    GatewayPod,
     /// A Deployment of its name.
     Deployment,
     /// A Service of its name.
@@ -61,6 +63,8 @@ pub struct Sightings {
     given: BTreeMap<String, String>,
     /// Of each kind the one of the name.
     candidates: BTreeMap<KnownBy, Candidate>,
+    /// Pods of the Gateway of the name.
+    pods: BTreeMap<Arc<str>, Candidate>,
     /// Those of the namespace that select anything, by name.
     services: BTreeMap<Arc<str>, ServicePorts>,
 }
@@ -94,6 +98,7 @@ impl Sightings {
             name: name.into(),
             given: given.into_iter().collect(),
             candidates: BTreeMap::new(),
+            pods: BTreeMap::new(),
             services: BTreeMap::new(),
         }
     }
@@ -108,6 +113,13 @@ impl Sightings {
             match ports {
                 Some(ports) => drop(self.services.insert(Arc::clone(&object.meta.name), ports)),
                 None => drop(self.services.remove(&object.meta.name)),
+            }
+        }
+        if matches!(object.spec, Spec::Pod(_)) {
+            let ours = object.meta.labels.get(GATEWAY_NAME).is_some_and(|name| **name == *self.name);
+            match Candidate::of(object).filter(|_| ours) {
+                Some(candidate) => drop(self.pods.insert(Arc::clone(&object.meta.name), candidate)),
+                None => drop(self.pods.remove(&object.meta.name)),
             }
         }
         if object.meta.name == self.name
@@ -125,8 +137,10 @@ impl Sightings {
         if key.namespace != self.namespace {
             return;
         }
-        if key.kind == "Service" {
-            self.services.remove(&key.name);
+        match key.kind {
+            "Service" => drop(self.services.remove(&key.name)),
+            "Pod" => drop(self.pods.remove(&key.name)),
+            _ => {}
         }
         if key.name == self.name
             && let Some(known_by) = KnownBy::of(key.kind)
@@ -137,8 +151,10 @@ impl Sightings {
 
     /// Who the process is, from what was seen.
     pub fn own(&self) -> Own {
-        let (known_by, candidate) = match self.candidates.first_key_value() {
-            Some((known_by, candidate)) => (*known_by, candidate.clone()),
+        let named = self.candidates.iter().map(|(known_by, candidate)| (*known_by, candidate));
+        let pods = self.pods.values().map(|candidate| (KnownBy::GatewayPod, candidate));
+        let (known_by, candidate) = match named.chain(pods).min_by_key(|(known_by, _)| *known_by) {
+            Some((known_by, candidate)) => (known_by, candidate.clone()),
             None => (KnownBy::Convention, Candidate::by_convention(&self.name)),
         };
         let mut labels = candidate.labels;
@@ -168,9 +184,13 @@ impl Sightings {
     /// Who the process is where the resources themselves are not seen: from what a control plane tells of its pods.
     pub fn own_in(&self, snapshot: &Snapshot) -> Own {
         let mut own = self.own();
+        let waypoint = ServiceKey::of_waypoint(&self.namespace, &self.name);
         let pods = snapshot.workloads().filter(|pod| pod.namespace == self.namespace);
         let (named, of_name): (Vec<_>, Vec<_>) = pods
-            .filter(|pod| pod.name == self.name || pod.workload_name == self.name)
+            .filter(|pod| {
+                let run = |one: &Membership| *one.service == waypoint;
+                pod.name == self.name || pod.workload_name == self.name || pod.services.iter().any(run)
+            })
             .partition(|pod| pod.name == self.name);
         let known_by = if named.is_empty() { KnownBy::Deployment } else { KnownBy::Pod };
         let Some(pod) = named.first().or(of_name.first()) else { return own };
@@ -209,6 +229,7 @@ impl fmt::Display for KnownBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pod => "Pod",
+            Self::GatewayPod => "Pod of the Gateway",
             Self::Deployment => "Deployment",
             Self::Service => "Service",
             Self::KubernetesGateway => "Gateway of Kubernetes",

@@ -95,6 +95,15 @@ pub struct Client<'a> {
     pub labels: &'a std::collections::BTreeMap<String, String>,
 }
 
+/// The namespaces whose VirtualServices are in force for a service at its waypoint.
+#[derive(Debug, Clone, Copy)]
+pub struct Owners<'a> {
+    /// The service's.
+    pub service: &'a str,
+    /// The waypoint's.
+    pub waypoint: &'a str,
+}
+
 /// A request, as far as rules look at it.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestView<'a> {

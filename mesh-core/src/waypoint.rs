@@ -1,11 +1,14 @@
-//! Which waypoint a service is bound to, and what becomes of policies that name a target instead of selecting workloads.
+//! Which waypoint a service or a workload is bound to, and what becomes of policies that name a target instead of
+//! selecting workloads.
 //!
-//! A waypoint is a Gateway of the Gateway API whose class is one of waypoints; services ask for it by label, their own or
-//! their namespace's, and it must admit them. Policies with targets are for waypoints and gateways alone: nodes pass them
-//! over. The rules, the conditions that tell users of the outcome and the reasons in them are those of ambient Istio.
+//! A waypoint is a Gateway of the Gateway API whose class is one of waypoints; services and workloads ask for it by label,
+//! their own or their namespace's, and it must admit them. Policies with targets are for waypoints and gateways alone:
+//! nodes pass them over. The labels, the conditions that tell users of the outcome and the reasons in them are those of
+//! ambient Istio. One thing is not: what asks for a waypoint that is not there, or does not admit it, is not reached past
+//! it, because whoever asks has rules that are enforced nowhere else.
 //!
 //! [`Attachments`] is kept up to date with objects and says which verdicts may have changed. Invariant: a verdict never
-//! says more than is true; while nothing here serves waypoints ([`Serving::Nothing`]) no verdict holds.
+//! says more than is true.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,36 +16,32 @@ use std::sync::Arc;
 
 use self::target::Target;
 pub use self::target::targets;
+use self::wish::{Asked, Wish};
+use crate::model::{ServiceKey, Waypoint, is_ready};
 use crate::resource::gateway_api::{self, Protocol, RouteNamespaces};
 use crate::resource::{Object, ObjectKey, Spec};
 
 mod target;
+mod wish;
 
 /// Everything that decides about waypoints and targets, as far as it has been seen.
 #[derive(Debug)]
 pub struct Attachments {
     root_namespace: Arc<str>,
-    serving: Serving,
-    /// Labels of namespaces.
-    namespaces: BTreeMap<Arc<str>, Labels>,
+    namespaces: BTreeMap<Arc<str>, Namespace>,
     gateways: BTreeMap<Name, Gateway>,
     classes: BTreeMap<Arc<str>, Class>,
-    /// Services and `ServiceEntries`.
-    services: BTreeMap<ObjectKey, Service>,
+    /// What services and `ServiceEntries` ask for.
+    services: BTreeMap<ObjectKey, Wish>,
+    /// Pods that are ready, by the Gateway that they run.
+    ready: BTreeMap<Name, BTreeSet<Arc<str>>>,
     /// Policies that have targets.
     policies: BTreeMap<ObjectKey, Vec<Target>>,
     changed: BTreeSet<ObjectKey>,
+    changed_namespaces: BTreeSet<Arc<str>>,
+    changed_gateways: BTreeSet<(Arc<str>, Arc<str>)>,
     /// Whether every verdict may have changed.
     all_changed: bool,
-}
-
-/// What the mesh makes of waypoints and gateways.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Serving {
-    /// Nothing yet: traffic goes to workloads directly, whatever is bound.
-    Nothing,
-    /// Waypoints stand where they are asked for.
-    Waypoints,
 }
 
 /// What a condition says, but for its type and its time.
@@ -63,6 +62,12 @@ struct Name {
     name: Arc<str>,
 }
 
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Namespace {
+    labels: Labels,
+    wish: Wish,
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Gateway {
     class: Arc<str>,
@@ -78,31 +83,35 @@ struct Class {
     waypoint_for: Option<Arc<str>>,
 }
 
-/// The labels of a service that matter here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Service {
-    waypoint: Option<Arc<str>>,
-    waypoint_namespace: Option<Arc<str>>,
-    /// Whether gateways are to send their requests through it.
+/// What is addressed: a service, or a workload by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Traffic {
+    Services,
+    Workloads,
+}
+
+/// What came of a wish.
+enum Binding {
+    /// There is none.
+    None,
+    Bound(Bound),
+    /// And whether gateways would go through it.
+    Refused(Refusal, bool),
+}
+
+/// What somebody is bound to.
+struct Bound {
+    waypoint: Name,
+    /// With its share, of a hundred.
+    canary: Option<(Name, u8)>,
+    /// Why the canary that is asked for gets nothing.
+    no_canary: Option<Refusal>,
     ingress: bool,
 }
 
-/// What a service asks for.
-enum Wish {
-    Nothing,
-    Waypoint(Name),
-}
-
-/// What came of it.
-enum Binding {
-    /// It asks for none.
-    None,
-    Bound(Name),
-    Refused(Refusal),
-}
-
-/// Why a service is not bound to the waypoint that it asks for.
+/// Why nobody is bound to a waypoint.
 struct Refusal {
+    waypoint: Name,
     reason: &'static str,
     message: String,
 }
@@ -111,16 +120,18 @@ type Labels = BTreeMap<String, String>;
 
 impl Attachments {
     /// Nothing has been seen yet. Policies of `root_namespace` may target classes.
-    pub fn new(root_namespace: &str, serving: Serving) -> Self {
+    pub fn new(root_namespace: &str) -> Self {
         Self {
             root_namespace: root_namespace.into(),
-            serving,
             namespaces: BTreeMap::new(),
             gateways: BTreeMap::new(),
             classes: BTreeMap::new(),
             services: BTreeMap::new(),
+            ready: BTreeMap::new(),
             policies: BTreeMap::new(),
             changed: BTreeSet::new(),
+            changed_namespaces: BTreeSet::new(),
+            changed_gateways: BTreeSet::new(),
             all_changed: false,
         }
     }
@@ -131,24 +142,36 @@ impl Attachments {
         let labels = &object.meta.labels;
         match &object.spec {
             Spec::Namespace(_) => {
-                let before = self.namespaces.insert(key.name, labels.clone());
-                self.all_changed |= before.as_ref() != Some(labels);
+                let new = Namespace { labels: labels.clone(), wish: Wish::of(&object.meta) };
+                if self.namespaces.get(&key.name) != Some(&new) {
+                    self.changed_namespaces.insert(Arc::clone(&key.name));
+                    self.namespaces.insert(key.name, new);
+                }
             }
             Spec::KubernetesGateway(spec) => {
                 let gateway = Gateway::new(spec, object);
                 let name = Name { namespace: key.namespace, name: key.name };
-                self.all_changed |= self.gateways.get(&name) != Some(&gateway);
-                self.gateways.insert(name, gateway);
+                if self.gateways.get(&name) != Some(&gateway) {
+                    self.gateway_changed(&name);
+                    self.gateways.insert(name, gateway);
+                }
             }
             Spec::GatewayClass(spec) => {
                 let controller = spec.controller_name.as_ref().into();
-                let class = Class { controller, waypoint_for: label(labels, WAYPOINT_FOR) };
-                self.all_changed |= self.classes.get(&key.name) != Some(&class);
-                self.classes.insert(key.name, class);
+                let class = Class { controller, waypoint_for: wish::label(labels, WAYPOINT_FOR) };
+                if self.classes.get(&key.name) != Some(&class) {
+                    self.classes.insert(Arc::clone(&key.name), class);
+                    self.class_changed(&key.name);
+                }
             }
             Spec::Service(_) | Spec::ServiceEntry(_) => {
-                self.services.insert(key.clone(), Service::new(labels));
+                self.services.insert(key.clone(), Wish::of(&object.meta));
                 self.service_changed(key);
+            }
+            Spec::Pod(pod) => {
+                let ends = pod.metadata.deletion_timestamp.is_some();
+                let gateway = labels.get(GATEWAY_NAME).filter(|_| !ends && is_ready(pod));
+                self.set_ready(&key, gateway.map(String::as_str));
             }
             spec => {
                 let targets: Vec<_> = targets(spec).map(|it| Target::new(it, &key.namespace)).collect();
@@ -164,11 +187,24 @@ impl Attachments {
 
     /// There is no such object any more.
     pub fn remove(&mut self, key: &ObjectKey) {
-        let name = || Name { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) };
         match key.kind {
-            "Namespace" => self.all_changed |= self.namespaces.remove(&key.name).is_some(),
-            "KubernetesGateway" => self.all_changed |= self.gateways.remove(&name()).is_some(),
-            "GatewayClass" => self.all_changed |= self.classes.remove(&key.name).is_some(),
+            "Namespace" => {
+                if self.namespaces.remove(&key.name).is_some() {
+                    self.changed_namespaces.insert(Arc::clone(&key.name));
+                }
+            }
+            "KubernetesGateway" => {
+                let name = Name { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) };
+                if self.gateways.remove(&name).is_some() {
+                    self.gateway_changed(&name);
+                }
+            }
+            "GatewayClass" => {
+                if self.classes.remove(&key.name).is_some() {
+                    self.class_changed(&key.name);
+                }
+            }
+            "Pod" => self.set_ready(key, None),
             "Service" | "ServiceEntry" => {
                 if self.services.remove(key).is_some() {
                     self.service_changed(key.clone());
@@ -185,30 +221,125 @@ impl Attachments {
     /// Services and policies of which the verdict may be another than at the last call, in order.
     pub fn take_changed(&mut self) -> BTreeSet<ObjectKey> {
         let mut changed = std::mem::take(&mut self.changed);
-        if std::mem::take(&mut self.all_changed) {
-            changed.extend(self.services.keys().chain(self.policies.keys()).cloned());
+        let namespaces = std::mem::take(&mut self.changed_namespaces);
+        let all = std::mem::take(&mut self.all_changed);
+        if all || !namespaces.is_empty() {
+            let keys = self.services.keys().chain(self.policies.keys());
+            changed.extend(keys.filter(|key| all || namespaces.contains(&key.namespace)).cloned());
         }
         changed
+    }
+
+    /// Namespaces and names of Gateways that have changed, come or gone since the last call.
+    pub(crate) fn take_changed_gateways(&mut self) -> BTreeSet<(Arc<str>, Arc<str>)> {
+        std::mem::take(&mut self.changed_gateways)
     }
 
     /// Whether a service is bound to the waypoint that it asks for; `None` if it asks for none.
     pub fn bound(&self, service: &ObjectKey) -> Option<Verdict> {
         match self.binding(service) {
             Binding::None => None,
-            Binding::Bound(waypoint) => {
-                let ingress = self.services.get(service).is_some_and(|service| service.ingress);
+            Binding::Bound(Bound { waypoint, no_canary, ingress, .. }) => {
+                if !self.is_ready(&waypoint) {
+                    let message = format!(
+                        "waypoint \"{waypoint}\" is not ready: it has no address and no pod that is; \
+                         connections are refused until it has"
+                    );
+                    return Some(Verdict { holds: false, reason: NOT_READY, message });
+                }
                 let through = if ingress { ". Requests from gateways go through it, too" } else { "" };
                 let message = format!("Successfully attached to waypoint {waypoint}{through}");
-                Some(Verdict { holds: true, reason: "WaypointAccepted", message })
+                Some(match no_canary {
+                    None => Verdict { holds: true, reason: "WaypointAccepted", message },
+                    Some(Refusal { reason, message: why, .. }) => Verdict {
+                        holds: true,
+                        reason,
+                        message: format!("{message}. All connections go there: {why}"),
+                    },
+                })
             }
-            Binding::Refused(Refusal { reason, message }) => Some(Verdict { holds: false, reason, message }),
+            Binding::Refused(Refusal { reason, message, .. }, _) => {
+                let closed = if reason == OTHER_TRAFFIC { "" } else { "; connections are refused" };
+                Some(Verdict { holds: false, reason, message: format!("{message}{closed}") })
+            }
         }
+    }
+
+    /// What connections to a service go through.
+    pub(crate) fn waypoint(&self, service: &ObjectKey) -> Option<Waypoint> {
+        model(self.binding(service))
+    }
+
+    /// What connections to the addresses of a workload with these labels go through.
+    pub(crate) fn workload_waypoint(&self, namespace: &Arc<str>, labels: &Labels) -> Option<Waypoint> {
+        if labels.get(GATEWAY_NAME).is_some_and(|name| self.is_waypoint(namespace, name)) {
+            return None;
+        }
+        model(self.resolve(&Wish::of_labels(labels), namespace, Traffic::Workloads))
+    }
+
+    /// Whether a workload with these labels asks for any waypoint.
+    pub(crate) fn asks(&self, namespace: &str, labels: &Labels) -> bool {
+        wish::asks(labels) || self.namespaces.get(namespace).is_some_and(|it| it.wish.primary.is_some())
+    }
+
+    /// Whether there is a waypoint of this name.
+    pub(crate) fn is_waypoint(&self, namespace: &Arc<str>, name: &str) -> bool {
+        let name = Name { namespace: Arc::clone(namespace), name: name.into() };
+        self.gateways.get(&name).is_some_and(|gateway| self.is_of_waypoints(&gateway.class))
     }
 
     /// Whether waypoints enforce a policy; `None` if it has no target, or is not known.
     pub fn accepted(&self, policy: &ObjectKey) -> Option<Verdict> {
         let targets = self.policies.get(policy)?;
-        Some(target::summary(targets.iter().map(|target| self.target(target)).collect()))
+        let enforced = ENFORCED.contains(&policy.kind);
+        let verdicts = targets.iter().map(|target| self.target(target)).map(|verdict| {
+            if enforced || !verdict.holds { verdict } else { target::not_enforced(policy.kind) }
+        });
+        Some(target::summary(verdicts.collect()))
+    }
+
+    fn gateway_changed(&mut self, Name { namespace, name }: &Name) {
+        self.changed_gateways.insert((Arc::clone(namespace), Arc::clone(name)));
+        self.all_changed = true;
+    }
+
+    fn class_changed(&mut self, class: &str) {
+        let of_class = self.gateways.iter().filter(|(_, gateway)| *gateway.class == *class);
+        let names = of_class.map(|(name, _)| (Arc::clone(&name.namespace), Arc::clone(&name.name)));
+        self.changed_gateways.extend(names);
+        self.all_changed = true;
+    }
+
+    fn set_ready(&mut self, pod: &ObjectKey, gateway: Option<&str>) {
+        let of = |name: &str| Name { namespace: Arc::clone(&pod.namespace), name: name.into() };
+        let before = self
+            .ready
+            .iter()
+            .find(|(name, pods)| name.namespace == pod.namespace && pods.contains(&pod.name));
+        let before = before.map(|(name, _)| name.clone());
+        let now = gateway.map(of);
+        if before == now {
+            return;
+        }
+        if let Some(name) = before
+            && let Some(pods) = self.ready.get_mut(&name)
+        {
+            pods.remove(&pod.name);
+            if pods.is_empty() {
+                self.ready.remove(&name);
+                self.all_changed = true;
+            }
+        }
+        if let Some(name) = now {
+            let pods = self.ready.entry(name).or_default();
+            self.all_changed |= pods.is_empty();
+            pods.insert(Arc::clone(&pod.name));
+        }
+    }
+
+    fn is_ready(&self, waypoint: &Name) -> bool {
+        self.ready.contains_key(waypoint) || self.gateways.get(waypoint).is_some_and(|it| it.is_served)
     }
 
     /// Policies name what they target, so those that name `service` are looked for; there are few.
@@ -221,38 +352,93 @@ impl Attachments {
     }
 
     fn binding(&self, key: &ObjectKey) -> Binding {
-        let Some(service) = self.services.get(key) else { return Binding::None };
-        let no_labels = Labels::new();
-        let namespace = self.namespaces.get(&key.namespace).unwrap_or(&no_labels);
-        let Wish::Waypoint(name) = service.wish(&key.namespace, namespace) else { return Binding::None };
-        let refused = |reason, message: String| Binding::Refused(Refusal { reason, message });
+        let Some(wish) = self.services.get(key) else { return Binding::None };
+        // Whoever reaches a waypoint by its own Service wants it, and not itself through itself.
+        let runs = wish.runs.as_deref().unwrap_or(&key.name);
+        if self.is_waypoint(&key.namespace, runs) {
+            return Binding::None;
+        }
+        self.resolve(wish, &key.namespace, Traffic::Services)
+    }
+
+    /// What `wish`, of something in `namespace`, comes to. The namespace's own counts where it says nothing.
+    fn resolve(&self, wish: &Wish, namespace: &Arc<str>, traffic: Traffic) -> Binding {
+        let none = Namespace::default();
+        let home = self.namespaces.get(namespace).unwrap_or(&none);
+        let from = if wish.primary.is_some() { wish } else { &home.wish };
+        let Some(waypoint) = from.primary.as_ref().and_then(|asked| asked.name_in(namespace)) else {
+            return Binding::None;
+        };
+        let ingress = wish.ingress.or(home.wish.ingress).unwrap_or(false);
+        if let Err(refusal) = self.admitted(&waypoint, (namespace, &home.labels), traffic) {
+            return Binding::Refused(refusal, ingress);
+        }
+        let asked = from.canary.as_ref().filter(|_| traffic == Traffic::Services);
+        let canary = asked.and_then(|canary| Some((canary.asked.name_in(namespace)?, canary.percent)));
+        let (canary, no_canary) = match canary {
+            None => (None, None),
+            Some(canary) => match self.canary(&waypoint, canary, (namespace, &home.labels)) {
+                Ok(canary) => (Some(canary), None),
+                Err(refusal) => (None, Some(refusal)),
+            },
+        };
+        Binding::Bound(Bound { waypoint, canary, no_canary, ingress })
+    }
+
+    /// A canary gets its share only where it is one; without it the waypoint gets all.
+    fn canary(
+        &self,
+        waypoint: &Name,
+        (canary, percent): (Name, Option<u8>),
+        namespace: (&Arc<str>, &Labels),
+    ) -> Result<(Name, u8), Refusal> {
+        let refused = |reason, message| Refusal { waypoint: canary.clone(), reason, message };
+        let Some(percent) = percent else {
+            let message = format!("the weight of canary waypoint \"{canary}\" is no number from 0 to 100");
+            return Err(refused("CanaryInvalidWeight", message));
+        };
+        if canary == *waypoint {
+            let message = format!("canary waypoint \"{canary}\" is the waypoint itself");
+            return Err(refused("CanarySameAsPrimary", message));
+        }
+        self.admitted(&canary, namespace, Traffic::Services)?;
+        Ok((canary, percent))
+    }
+
+    /// Whether a waypoint is one, and takes this traffic of a namespace.
+    fn admitted(
+        &self,
+        name: &Name,
+        (namespace, labels): (&Arc<str>, &Labels),
+        traffic: Traffic,
+    ) -> Result<(), Refusal> {
+        let refused = |reason, message| Refusal { waypoint: name.clone(), reason, message };
         let not_ready = |why: String| refused(NOT_READY, format!("waypoint \"{name}\" is not ready: {why}"));
-        let Some(gateway) = self.gateways.get(&name) else {
-            return not_ready("there is no Gateway of this name".to_owned());
+        let Some(gateway) = self.gateways.get(name) else {
+            return Err(not_ready("there is no Gateway of this name".to_owned()));
         };
         if !self.is_of_waypoints(&gateway.class) {
-            return not_ready(format!("Gateways of class {} are no waypoints", gateway.class));
+            return Err(not_ready(format!("Gateways of class {} are no waypoints", gateway.class)));
         }
-        let same = name.namespace == key.namespace;
-        if !gateway.admits.iter().any(|routes| routes.admit(same, namespace)) {
+        let same = name.namespace == *namespace;
+        if !gateway.admits.iter().any(|routes| routes.admit(same, labels)) {
             let message = format!(
-                "waypoint \"{name}\" does not admit namespace {} (see allowedRoutes of its listeners)",
-                key.namespace
+                "waypoint \"{name}\" does not admit namespace {namespace} (see allowedRoutes of its listeners)"
             );
-            return refused("AttachmentDenied", message);
+            return Err(refused("AttachmentDenied", message));
         }
-        let traffic = self.traffic(gateway);
-        if !matches!(traffic, "service" | "all") {
-            let message = format!(
-                "waypoint \"{name}\" is for traffic of type \"{traffic}\", not for that of services (label {WAYPOINT_FOR})"
-            );
-            return refused("UnsupportedTrafficType", message);
+        let taken = self.traffic(gateway);
+        let (own, what) = match traffic {
+            Traffic::Services => ("service", "services"),
+            Traffic::Workloads => ("workload", "workloads"),
+        };
+        if taken == own || taken == "all" {
+            return Ok(());
         }
-        match self.serving {
-            Serving::Nothing => not_ready(NOT_SERVED.to_owned()),
-            Serving::Waypoints if !gateway.is_served => not_ready("it has no address yet".to_owned()),
-            Serving::Waypoints => Binding::Bound(name),
-        }
+        let message = format!(
+            "waypoint \"{name}\" is for traffic of type \"{taken}\", not for that of {what} (label {WAYPOINT_FOR})"
+        );
+        Err(refused(OTHER_TRAFFIC, message))
     }
 
     /// The traffic that a waypoint takes: its own label's, its class's or the default.
@@ -268,6 +454,25 @@ impl Attachments {
     }
 }
 
+/// What the data plane is told of a binding. A waypoint that is not for this traffic leaves it alone; whatever else is
+/// wrong with one closes the way.
+fn model(binding: Binding) -> Option<Waypoint> {
+    let key = |name: &Name| Arc::new(ServiceKey::of_waypoint(&name.namespace, &name.name));
+    match binding {
+        Binding::None => None,
+        Binding::Refused(refusal, _) if refusal.reason == OTHER_TRAFFIC => None,
+        Binding::Refused(Refusal { waypoint, message, .. }, ingress) => {
+            Some(Waypoint { service: key(&waypoint), refused: Some(message.into()), canary: None, ingress })
+        }
+        Binding::Bound(Bound { waypoint, canary, ingress, .. }) => Some(Waypoint {
+            service: key(&waypoint),
+            refused: None,
+            canary: canary.map(|(canary, percent)| (key(&canary), percent)),
+            ingress,
+        }),
+    }
+}
+
 impl Gateway {
     fn new(spec: &gateway_api::GatewaySpec, object: &Object) -> Self {
         let tunnels = spec.listeners.iter().filter(|listener| listener.protocol == Protocol::Hbone);
@@ -278,34 +483,19 @@ impl Gateway {
         }
         Self {
             class: spec.gateway_class_name.as_ref().into(),
-            waypoint_for: label(&object.meta.labels, WAYPOINT_FOR),
+            waypoint_for: wish::label(&object.meta.labels, WAYPOINT_FOR),
             admits,
             is_served: object.status.is_served,
         }
     }
 }
 
-impl Service {
-    fn new(labels: &Labels) -> Self {
-        Self {
-            waypoint: label(labels, USE_WAYPOINT),
-            waypoint_namespace: label(labels, USE_WAYPOINT_NAMESPACE),
-            ingress: labels.get(INGRESS_USE_WAYPOINT).is_some_and(|value| value == "true"),
-        }
-    }
-
-    /// What it asks for in `namespace`, whose own labels count where it says nothing.
-    fn wish(&self, namespace: &Arc<str>, labels: &Labels) -> Wish {
-        let (waypoint, of) = match &self.waypoint {
-            Some(waypoint) => (Some(Arc::clone(waypoint)), self.waypoint_namespace.clone()),
-            None => (label(labels, USE_WAYPOINT), label(labels, USE_WAYPOINT_NAMESPACE)),
-        };
-        match waypoint {
-            Some(name) if *name != *NO_WAYPOINT => {
-                Wish::Waypoint(Name { namespace: of.unwrap_or_else(|| Arc::clone(namespace)), name })
-            }
-            _ => Wish::Nothing,
-        }
+impl Asked {
+    /// The waypoint that somebody in `namespace` asks for; `None` if that is to be none.
+    fn name_in(&self, namespace: &Arc<str>) -> Option<Name> {
+        let of = self.namespace.as_ref().unwrap_or(namespace);
+        let name = Name { namespace: Arc::clone(of), name: Arc::clone(&self.name) };
+        (*self.name != *NO_WAYPOINT).then_some(name)
     }
 }
 
@@ -315,26 +505,20 @@ impl fmt::Display for Name {
     }
 }
 
-/// The value of a label; an empty one says nothing.
-fn label(labels: &Labels, key: &str) -> Option<Arc<str>> {
-    labels.get(key).filter(|value| !value.is_empty()).map(|value| value.as_str().into())
-}
-
-/// Istio's labels, on services and namespaces…
-const USE_WAYPOINT: &str = "istio.io/use-waypoint";
-const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
-const INGRESS_USE_WAYPOINT: &str = "istio.io/ingress-use-waypoint";
-/// …whose value says that it is to be none…
+/// What a label says that asks for none.
 const NO_WAYPOINT: &str = "none";
-/// …and on Gateways and their classes.
+/// On Gateways and their classes: the traffic that they take.
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+/// On the pods of a Gateway: its name.
+pub(crate) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// Istio's class of waypoints, and who takes care of it. The class counts also before it exists.
-const WAYPOINT_CLASS: &str = "istio-waypoint";
+pub(crate) const WAYPOINT_CLASS: &str = "istio-waypoint";
 const WAYPOINT_CONTROLLER: &str = "istio.io/mesh-controller";
-/// The reason in a condition: the binding does not apply, and traffic goes on without the waypoint.
+/// Reasons in a condition.
 const NOT_READY: &str = "WaypointIsNotReady";
-const NOT_SERVED: &str =
-    "this mesh does not serve waypoints yet, so connections go to the workloads directly";
+const OTHER_TRAFFIC: &str = "UnsupportedTrafficType";
+/// Kinds of policies with targets that waypoints enforce.
+const ENFORCED: [&str; 1] = ["AuthorizationPolicy"];
 
 #[cfg(test)]
 mod tests;

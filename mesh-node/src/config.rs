@@ -37,6 +37,11 @@ pub enum Role {
     /// Example: mesh-node gateway --name shop/edge --config . --label istio=edge --admin-port 16000
     ///     --metrics-port 16020 --ready-port 16021
     Gateway(Box<GatewayOptions>),
+    /// Enforce the rules of services, and of workloads, that are bound to a waypoint. Takes tunnels on port 15008 and needs
+    /// no privilege, and nothing in the kernel. Its pods have the label gateway.networking.k8s.io/gateway-name.
+    ///
+    /// Example: mesh-node waypoint --name shop/waypoint --config /etc/mesh/config
+    Waypoint(Box<GatewayOptions>),
     /// Remove everything that a node process has put into the kernel: its pods are outside of the mesh then.
     ///
     /// Example: mesh-node cleanup --node node-1
@@ -108,18 +113,18 @@ pub struct NodeOptions {
     pub drain: Duration,
 }
 
-/// Options of the gateway role.
+/// Options of the gateway role, and of the waypoint role.
 #[derive(Clone, Debug, Args)]
 pub struct GatewayOptions {
-    /// Who this gateway is: namespace and name of its Pod, Deployment, Service, or Gateway of the Gateway API, from which
-    /// it has its labels. Gateways select it by these.
+    /// Who this process is: namespace and name of its Pod, Deployment, Service, or Gateway of the Gateway API, from which
+    /// it has its labels. Gateways select it by these. A waypoint has the name of its Gateway.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced)]
     pub name: Namespaced,
     /// Directory of Kubernetes YAML to follow, with a control plane inside this process.
     #[arg(long, value_name = "DIR", conflicts_with = "control", required_unless_present = "control")]
     pub config: Option<PathBuf>,
     /// Control plane to follow, for example `https://mesh-control.istio-system.svc:15012`.
-    #[arg(long, value_name = "URL", requires = "state")]
+    #[arg(long, value_name = "URL")]
     pub control: Option<String>,
     /// File with the root certificates of the control plane (PEM).
     #[arg(long, value_name = "FILE", requires = "control")]
@@ -132,8 +137,8 @@ pub struct GatewayOptions {
     #[arg(long, value_name = "DIR", requires = "control")]
     pub svid_cache: Option<PathBuf>,
     /// Directory with the certificate authority that nodes with a control plane of their own share, from which this
-    /// gateway has its identity in the mesh, and for what a control plane told last. Without it the gateway has no
-    /// identity, and reaches only what is reached without.
+    /// process has its identity in the mesh, and for what a control plane told last. Without it a gateway has no
+    /// identity, and reaches only what is reached without; a waypoint uses /var/lib/mesh, as nodes do.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
     /// Where the servers of DNS are written that know the names behind services.

@@ -1,4 +1,5 @@
-//! The gateway role: a process at the edge of the mesh that listens to what Gateways say.
+//! The gateway role: a process at the edge of the mesh that listens to what Gateways say. A waypoint is one as well, with
+//! one door that nobody need describe: for tunnels.
 //!
 //! One control thread follows the configuration and decides which sockets there are; data threads accept, open TLS and
 //! hand each connection to an [`Engine`]. Needs no privilege and nothing in the kernel.
@@ -28,8 +29,11 @@ use tracing::info;
 
 pub use self::accepted::{
     Accepted, Alpn, Engine, Facts, HttpConnection, LocalBoxFuture, OpaqueConnection, Serve, Thread,
+    TunnelConnection,
 };
+pub(crate) use self::identity::identity_of;
 pub use self::listener::{Listener, Served, Serving};
+pub(crate) use self::requests::{EdgeClient, entropy};
 use self::{
     edge::Edge,
     figures::{Counters, GatewayFigures},
@@ -53,22 +57,39 @@ use crate::{
     sys::limits,
 };
 
+/// Where connections come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doors {
+    /// Wherever Gateways say.
+    Gateways,
+    /// At the port of tunnels.
+    Tunnels,
+}
+
 /// Serves until told to stop.
 pub fn run(options: GatewayOptions) -> anyhow::Result<()> {
-    run_with(options, requests::engine())
+    anyhow::ensure!(
+        options.control.is_none() || options.state.is_some(),
+        "--control needs --state DIR, for what the control plane told last"
+    );
+    run_with(options, Doors::Gateways, requests::engine())
 }
 
 /// As [`run`], with an engine of the caller's.
-pub fn run_with(options: GatewayOptions, engine: Engine) -> anyhow::Result<()> {
+pub fn run_with(options: GatewayOptions, doors: Doors, engine: Engine) -> anyhow::Result<()> {
     let log = start_log(&options.log).context("--log")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, serve(options, log, engine))
+    local.block_on(&runtime, serve(options, log, (doors, engine)))
 }
 
-async fn serve(options: GatewayOptions, log: LogControl, engine: Engine) -> anyhow::Result<()> {
+async fn serve(
+    options: GatewayOptions,
+    log: LogControl,
+    (doors, engine): (Doors, Engine),
+) -> anyhow::Result<()> {
     let files = limits::set_open_files(options.open_files).context("raising the limit of open files")?;
-    info!(gateway = %options.name, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
+    info!(gateway = %options.name, ?doors, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
     let reporter = Reporter::new(ReportOptions::logging(options.access_log), Box::new(io::stdout()))?;
     let ports = Ports { admin: options.admin_port, metrics: options.metrics_port, ready: options.ready_port };
     let servers = Servers::bind_at(ports, options.bind).await.context("opening the admin ports")?;
@@ -91,10 +112,11 @@ async fn serve(options: GatewayOptions, log: LogControl, engine: Engine) -> anyh
     let counters = Arc::<Counters>::default();
     let (threads, workers) = start_threads(&options, (thread, &engine, &counters))?;
     let sockets = Sockets::new(threads, options.bind, Arc::clone(&counters));
-    let edge = Edge::new(&identity, snapshots.subscribe(), sockets);
+    let edge = Edge::new(doors, &identity, (snapshots.subscribe(), sockets));
     let (stopping, stopped) = drain::channel();
     let state = Arc::new(GatewayState {
         name: options.name.to_string(),
+        doors,
         settings: settings(&options),
         log,
         snapshots: snapshots.subscribe(),

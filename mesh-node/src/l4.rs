@@ -4,11 +4,12 @@
 //! Invariant: a socket to a workload is made in [`dial`] only, and only for a [`Permit`](mesh_core::policy::Permit).
 
 mod dial;
-mod forwarded;
+pub(crate) mod forwarded;
 pub mod inbound;
 pub mod outbound;
 pub mod relay;
 mod requests;
 mod revoke;
+mod waypoint;
 
 pub use requests::PodRequests;

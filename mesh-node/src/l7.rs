@@ -21,6 +21,7 @@ mod reply;
 pub mod serve;
 pub mod shared;
 pub mod site;
+pub(crate) mod sniff;
 pub mod stream;
 mod streams;
 #[cfg(test)]

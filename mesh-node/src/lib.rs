@@ -16,3 +16,4 @@ pub mod report;
 pub mod run;
 pub mod sys;
 pub mod tls;
+pub mod waypoint;

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use mesh_node::{
     config::{Command, Role},
-    gateway, run,
+    gateway, run, waypoint,
 };
 
 fn main() -> ExitCode {
     let result = match Command::parse().role {
         Role::Node(options) => run::node::run(*options),
         Role::Gateway(options) => gateway::run(*options),
+        Role::Waypoint(options) => waypoint::run(*options),
         Role::Cleanup(options) => run::cleanup::run(&options),
     };
     match result {

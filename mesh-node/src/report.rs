@@ -53,14 +53,20 @@ pub enum Direction {
     Inbound,
     /// From a local pod: the metrics' reporter is the source.
     Outbound,
+    /// Neither: at a waypoint, which is the metrics' reporter.
+    Through,
 }
 
 impl Direction {
+    /// Each of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Inbound, Self::Outbound, Self::Through];
+
     /// The value of the label `reporter`.
     pub const fn reporter(self) -> &'static str {
         match self {
             Self::Inbound => "destination",
             Self::Outbound => "source",
+            Self::Through => "waypoint",
         }
     }
 
@@ -69,6 +75,7 @@ impl Direction {
         match self {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
+            Self::Through => "through",
         }
     }
 }
@@ -172,7 +179,7 @@ pub struct Reporter {
     series: SeriesMap,
     requests: request::RequestMap,
     live: Table<Live>,
-    open: [AtomicU64; 2],
+    open: [AtomicU64; Direction::ALL.len()],
     next_id: AtomicU64,
     sweeps: AtomicU64,
     events: event::Events,
@@ -191,7 +198,7 @@ impl Reporter {
             series: SeriesMap::new(options.max_label_sets),
             requests: request::RequestMap::new(options.max_request_sets),
             live: Table::default(),
-            open: [AtomicU64::new(0), AtomicU64::new(0)],
+            open: Direction::ALL.map(|_| AtomicU64::new(0)),
             next_id: AtomicU64::new(1),
             sweeps: AtomicU64::new(0),
             events: event::Events::default(),
@@ -272,16 +279,17 @@ impl Reporter {
         all
     }
 
-    /// How many connections are open now, inbound and outbound together.
+    /// How many connections are open now, of all directions together.
     pub fn open_connections(&self) -> u64 {
         self.open.iter().map(|open| open.load(Ordering::Relaxed)).sum()
     }
 
     fn open_of(&self, direction: Direction) -> &AtomicU64 {
-        let [inbound, outbound] = &self.open;
+        let [inbound, outbound, through] = &self.open;
         match direction {
             Direction::Inbound => inbound,
             Direction::Outbound => outbound,
+            Direction::Through => through,
         }
     }
 }

@@ -11,14 +11,14 @@ use mesh_core::cluster::TrafficDistribution;
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::model::{
     Config, Credential, CredentialName, Entry, Exported, Families, LocalPod, Membership, MeshSettings,
-    Record, Service, ServiceKey, ServicePort, StaticEndpoint, TrustBundle, Workload, WorkloadType,
+    Record, Service, ServiceKey, ServicePort, StaticEndpoint, TrustBundle, Waypoint, Workload, WorkloadType,
 };
 use mesh_core::policy::PolicyName;
 use mesh_core::resource::mesh_config::MeshText;
 use mesh_core::resource::{Material, Secret, SecretKind};
 use prost::Message;
 
-use crate::names::{ResourceType, SERVICE_DETAILS, WORKLOAD_DETAILS};
+use crate::names::{REFUSED, ResourceType, SERVICE_DETAILS, WORKLOAD_DETAILS};
 use crate::{discovery, mesh, policy, security, workload};
 
 /// A resource as it arrived.
@@ -158,6 +158,7 @@ impl Decoder {
         let canonical_name = self.text(&from.canonical_name);
         let canonical_revision = self.text(&from.canonical_revision);
         let locality = from.locality.clone().unwrap_or_default();
+        let waypoint = self.waypoint(from.waypoint.as_ref(), details.waypoint)?;
         Ok(Record::Workload(Arc::new(Workload {
             pod_uid: None,
             name: from.name.as_str().into(),
@@ -186,6 +187,7 @@ impl Decoder {
             ready,
             inbound_bypass: false,
             dns_bypass: false,
+            waypoint,
             uid: from.uid.into(),
         })))
     }
@@ -236,6 +238,7 @@ impl Decoder {
                 Some(to) => Exported::To(to.namespaces.iter().map(|name| self.text(name)).collect()),
             },
             entry: details.entry.map(|entry| Arc::new(entry_of(entry))),
+            waypoint: self.waypoint(from.waypoint.as_ref(), details.waypoint)?,
         })
     }
 
@@ -267,6 +270,35 @@ impl Decoder {
         }
         memberships.sort();
         Ok(memberships)
+    }
+
+    /// What connections go through. An address is known by itself until it is looked up.
+    fn waypoint(
+        &mut self,
+        at: Option<&workload::GatewayAddress>,
+        details: Option<mesh::Waypoint>,
+    ) -> Result<Option<Arc<Waypoint>>, Invalid> {
+        use workload::gateway_address::Destination;
+        let Some(at) = at else { return Ok(None) };
+        let details = details.unwrap_or_default();
+        let name = match &at.destination {
+            Some(Destination::Hostname(name)) if !name.namespace.is_empty() && !name.hostname.is_empty() => {
+                let hostname = name.hostname.strip_prefix(REFUSED).unwrap_or(&name.hostname);
+                format!("{}/{hostname}", name.namespace)
+            }
+            Some(Destination::Address(address)) => format!("/{}", ip(&address.address)?),
+            _ => return Err(Invalid::new("waypoint", "is nowhere")),
+        };
+        let canary = Some(&details.canary).filter(|canary| !canary.is_empty());
+        let canary = canary.map(|canary| self.service_key(canary)).transpose()?;
+        let percent = u8::try_from(details.canary_percent).ok().filter(|percent| *percent <= 100);
+        let percent = percent.ok_or(Invalid::new("waypoint", "the canary's share is more than 100"))?;
+        Ok(Some(Arc::new(Waypoint {
+            service: self.service_key(&name)?,
+            refused: Some(details.refused).filter(|why| !why.is_empty()).map(Arc::from),
+            canary: canary.map(|canary| (canary, percent)),
+            ingress: details.ingress,
+        })))
     }
 
     fn service_key(&mut self, name: &str) -> Result<Arc<ServiceKey>, Invalid> {
@@ -328,6 +360,7 @@ impl Decoder {
 
 fn entry_of(from: mesh::ServiceEntry) -> Entry {
     Entry {
+        name: from.name.into(),
         external: from.external,
         passthrough: from.passthrough,
         first_address_only: from.first_address_only,

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use mesh_core::cluster::TrafficDistribution;
 use mesh_core::model::{
     Config, Credential, Entry, Exported, Families, LocalPod, Membership, MeshSettings, Record, Service,
-    StaticEndpoint, Workload, WorkloadType,
+    StaticEndpoint, WAYPOINT_PORT, Waypoint, Workload, WorkloadType,
 };
 use mesh_core::resource::{Material, Secret};
 use prost::Message;
 use prost_types::Any;
 
-use crate::names::{ResourceType, SERVICE_DETAILS, WORKLOAD_DETAILS};
+use crate::names::{REFUSED, ResourceType, SERVICE_DETAILS, WORKLOAD_DETAILS};
 use crate::{discovery, mesh, policy, workload};
 
 /// Encodes a [`discovery::Resource`] around a [`payload`].
@@ -84,6 +84,7 @@ pub fn workload(from: &Workload) -> workload::Workload {
         tunnel_protocol: tunnel.into(),
         trust_domain: unless(from.identity.trust_domain().as_str(), "cluster.local"),
         service_account: unless(&from.service_account, "default"),
+        waypoint: from.waypoint.as_deref().map(waypoint),
         node: from.node.as_deref().unwrap_or_default().to_owned(),
         canonical_name: from.canonical_name.to_string(),
         canonical_revision: from.canonical_revision.to_string(),
@@ -113,6 +114,7 @@ fn details(from: &Workload) -> Option<mesh::WorkloadDetails> {
         },
         labels: from.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         weight: from.weight,
+        waypoint: from.waypoint.as_deref().and_then(waypoint_details),
     };
     (details != mesh::WorkloadDetails::default()).then_some(details)
 }
@@ -142,6 +144,7 @@ pub fn service(from: &Service) -> workload::Service {
         session_affinity_seconds: from.session_affinity.map_or(0, |lasts| lasts.as_secs().max(1)),
         headless: from.headless,
         entry: from.entry.as_deref().map(entry),
+        waypoint: from.waypoint.as_deref().and_then(waypoint_details),
         audience: match &from.exported {
             Exported::Everywhere => None,
             Exported::To(all) => {
@@ -161,14 +164,37 @@ pub fn service(from: &Service) -> workload::Service {
         addresses: from.vips.iter().map(address).collect(),
         ports: from.ports.iter().map(|one| port(one.number)).collect(),
         subject_alt_names: Vec::new(),
+        waypoint: from.waypoint.as_deref().map(waypoint),
         load_balancing: balancing(from),
         ip_families: families.into(),
         extensions: vec![extension(SERVICE_DETAILS, &details)],
     }
 }
 
+/// Where it is, for any proxy that knows Istio's types; one that nothing may be sent to is nowhere.
+fn waypoint(from: &Waypoint) -> workload::GatewayAddress {
+    let (namespace, hostname) = (from.service.namespace.to_string(), &from.service.hostname);
+    let hostname = if from.refused.is_some() { format!("{REFUSED}{hostname}") } else { hostname.to_string() };
+    let at = workload::gateway_address::Destination::Hostname(workload::NamespacedHostname {
+        namespace,
+        hostname,
+    });
+    workload::GatewayAddress { destination: Some(at), hbone_mtls_port: WAYPOINT_PORT.into() }
+}
+
+fn waypoint_details(from: &Waypoint) -> Option<mesh::Waypoint> {
+    let details = mesh::Waypoint {
+        refused: from.refused.as_deref().unwrap_or_default().to_owned(),
+        ingress: from.ingress,
+        canary: from.canary.as_ref().map(|(canary, _)| canary.to_string()).unwrap_or_default(),
+        canary_percent: from.canary.as_ref().map_or(0, |(_, percent)| u32::from(*percent)),
+    };
+    (details != mesh::Waypoint::default()).then_some(details)
+}
+
 fn entry(from: &Entry) -> mesh::ServiceEntry {
     mesh::ServiceEntry {
+        name: from.name.to_string(),
         external: from.external,
         passthrough: from.passthrough,
         first_address_only: from.first_address_only,

@@ -123,6 +123,8 @@ pub const PARTIAL: &str = "partial";
 const TRUST: &str = "trust";
 /// There is one mesh.
 const MESH: &str = "mesh";
+/// What the host name of a waypoint begins with that nothing may be sent to.
+pub(crate) const REFUSED: &str = "refused.";
 /// Extension of workloads that carries [`crate::mesh::WorkloadDetails`].
 pub(crate) const WORKLOAD_DETAILS: &str = "mesh/workload";
 /// Extension of services that carries [`crate::mesh::ServiceDetails`].

@@ -22,9 +22,9 @@ const YAML: &str = "
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: b, namespace: app, annotations: {ambient.istio.io/bypass-inbound-capture: 'true', ambient.istio.io/dns-capture: 'false'}}, spec: {nodeName: n1, hostNetwork: true, containers: [{name: c, image: i}]}, status: {podIP: 192.168.0.1, conditions: [{type: Ready, status: 'False'}]}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: web, namespace: app}, spec: {clusterIP: 10.96.0.1, sessionAffinity: ClientIP, internalTrafficPolicy: Local, selector: {app: web}, ports: [{name: http, port: 80, targetPort: web, appProtocol: http}, {name: raw, port: 81}]}}
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: app, labels: {istio.io/use-waypoint: way, istio.io/ingress-use-waypoint: 'true', istio.io/use-waypoint-canary: other}, annotations: {istio.io/use-waypoint-canary-weight: '7'}}, spec: {clusterIP: 10.96.0.1, sessionAffinity: ClientIP, internalTrafficPolicy: Local, selector: {app: web}, ports: [{name: http, port: 80, targetPort: web, appProtocol: http}, {name: raw, port: 81}]}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: ext, namespace: app}, spec: {clusterIP: None, publishNotReadyAddresses: true, ipFamilies: [IPv4], ports: [{port: 80}]}}
+{apiVersion: v1, kind: Service, metadata: {name: ext, namespace: app, labels: {istio.io/use-waypoint: gone}}, spec: {clusterIP: None, publishNotReadyAddresses: true, ipFamilies: [IPv4], ports: [{port: 80}]}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: zonal, namespace: app}, spec: {clusterIP: 10.96.0.7, trafficDistribution: PreferClose, ports: [{port: 80}]}}
 ---
@@ -49,6 +49,14 @@ const YAML: &str = "
 {apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: web, namespace: app}, spec: {host: web, subsets: [{name: v2, labels: {version: v2}}]}}
 ---
 {apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: edge, namespace: app}, spec: {selector: {istio: ingressgateway}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: way, namespace: app, labels: {istio.io/waypoint-for: all}}, spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: other, namespace: app}, spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: way-0, namespace: app, labels: {gateway.networking.k8s.io/gateway-name: way}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {podIP: 10.0.0.7}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: bound, namespace: app, labels: {istio.io/use-waypoint: way}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {podIP: 10.0.0.8}}
 ";
 
 fn records() -> Vec<(RecordKey, Record)> {
@@ -245,4 +253,53 @@ proptest! {
         let _ = decoder.payload(ResourceType::ALL[kind], &bytes);
         let _ = decoder.resource(ResourceType::ALL[kind], bytes.into());
     }
+}
+
+/// Where a waypoint is, is said in Istio's own words, so that other proxies go there as well, or nowhere.
+#[test]
+fn waypoints_are_told_as_istio_tells_them() {
+    use crate::workload::{GatewayAddress, NamespacedHostname, gateway_address::Destination};
+    let at = |hostname: &str| {
+        let name = NamespacedHostname { namespace: "app".to_owned(), hostname: hostname.to_owned() };
+        Some(GatewayAddress { destination: Some(Destination::Hostname(name)), hbone_mtls_port: 15008 })
+    };
+    let records = records();
+    let mut services = records.iter().filter_map(|(_, record)| match record {
+        Record::Service(one) => Some(encode::service(one)),
+        _ => None,
+    });
+    let named = |name: &str| services.clone().find(|one| one.name == name).expect("a service");
+    assert_eq!(named("web").waypoint, at("way.app._waypoint"));
+    assert_eq!(named("ext").waypoint, at("refused.gone.app._waypoint"));
+    assert!(services.any(|one| one.hostname == "way.app._waypoint" && one.ports[0].service_port == 15008));
+    let bound = records.iter().find_map(|(_, record)| match record {
+        Record::Workload(one) if *one.name == *"bound" => Some(encode::workload(one)),
+        _ => None,
+    });
+    assert_eq!(bound.expect("a workload").waypoint, at("way.app._waypoint"));
+    // From a control plane of Istio, which may name an address; nowhere is no place.
+    let mut decoder = Decoder::new("n1");
+    let mut decode = |waypoint: Option<GatewayAddress>| {
+        let service = crate::workload::Service { waypoint, ..encode::service(&istios()) };
+        let address =
+            crate::workload::Address { r#type: Some(crate::workload::address::Type::Service(service)) };
+        decoder.payload(ResourceType::Address, &prost::Message::encode_to_vec(&address))
+    };
+    let address =
+        crate::workload::NetworkAddress { network: String::new(), address: vec![10, 96, 0, 9].into() };
+    let by_address =
+        GatewayAddress { destination: Some(Destination::Address(address)), hbone_mtls_port: 15008 };
+    let Ok(Record::Service(service)) = decode(Some(by_address)) else { panic!("a service") };
+    assert_eq!(&*service.waypoint.as_ref().expect("bound").service.hostname, "10.96.0.9");
+    let nowhere = GatewayAddress { destination: None, hbone_mtls_port: 15008 };
+    assert_eq!(decode(Some(nowhere)).expect_err("nowhere").field, "waypoint");
+}
+
+/// A service that nothing is said of.
+fn istios() -> mesh_core::model::Service {
+    let service = records().into_iter().find_map(|(_, record)| match record {
+        Record::Service(one) if *one.name == *"web" => Some(one),
+        _ => None,
+    });
+    mesh_core::model::Service { waypoint: None, ..(*service.expect("a service")).clone() }
 }

@@ -90,7 +90,9 @@ fn node() -> (PodTemplateSpec, NodeOptions) {
         mesh_node::config::Command::try_parse_from(["mesh-node".to_owned()].into_iter().chain(args));
     let options = match command.expect("a command line").role {
         mesh_node::config::Role::Node(options) => Some(options),
-        mesh_node::config::Role::Gateway(_) | mesh_node::config::Role::Cleanup(_) => None,
+        mesh_node::config::Role::Gateway(_)
+        | mesh_node::config::Role::Waypoint(_)
+        | mesh_node::config::Role::Cleanup(_) => None,
     };
     let options = options.expect("the role of a node");
     assert_eq!(options.node, "node-1");

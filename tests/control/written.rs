@@ -136,7 +136,6 @@ async fn a_service_is_told_of_its_waypoint_until_it_asks_for_none() {
         service["status"]["conditions"][1]["message"].as_str().unwrap_or_default().to_owned()
     };
     assert!(message("web").contains("there is no Gateway"), "{}", message("web"));
-    // A waypoint that another would be content with: this mesh says what it does.
     let listener = json!({"name": "mesh", "port": 15008, "protocol": "HBONE"});
     server.put(&json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
@@ -144,12 +143,13 @@ async fn a_service_is_told_of_its_waypoint_until_it_asks_for_none() {
         "spec": {"gatewayClassName": "istio-waypoint", "listeners": [listener]},
         "status": {"addresses": [{"type": "IPAddress", "value": "10.0.0.1"}]},
     }));
-    until("another reason", || message("web").contains("does not serve waypoints yet")).await;
+    until("another reason", || message("web").contains("Successfully attached to waypoint shop/way")).await;
     // The label of the namespace counts for the other as well, which says that it wants none; then nobody asks.
     let mut shop = namespace("shop");
     shop["metadata"]["labels"]["istio.io/use-waypoint"] = json!("way");
     server.put(&shop);
-    until("the namespace's", || bound("Service", "plain")).await;
+    let accepted = ["Other=True/null", "istio.io/WaypointBound=True/WaypointAccepted"];
+    until("the namespace's", || conditions(server, "Service", "plain") == accepted).await;
     let mut plain = server.read("Service", "shop", "plain").expect("the service");
     plain["metadata"]["labels"] = json!({"istio.io/use-waypoint": "none"});
     server.put(&plain);
@@ -163,7 +163,10 @@ async fn a_service_is_told_of_its_waypoint_until_it_asks_for_none() {
         server.put(&object);
     }
     let _next = Control::ready(&cluster).await;
-    until("the end of all", || !bound("Service", "web") && !bound("ServiceEntry", "db")).await;
+    let asked = |kind: &str, name: &str| {
+        conditions(server, kind, name).iter().any(|it| it.starts_with("istio.io/WaypointBound"))
+    };
+    until("the end of all", || !asked("Service", "web") && !asked("ServiceEntry", "db")).await;
     assert_eq!(conditions(server, "Service", "web"), ["Other=True/null"]);
     // Of services that have nothing to do with waypoints nothing is written, nor read.
     server.put(&service("other", &nothing));

@@ -18,3 +18,4 @@ mod routing;
 mod scrape;
 mod services;
 mod stock;
+mod waypoint;

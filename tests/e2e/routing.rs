@@ -12,7 +12,7 @@ mod bookinfo;
 mod breaker;
 mod bytes;
 mod entries;
-mod gateway;
+pub(crate) mod gateway;
 mod kept;
 mod outside;
 mod policy;
@@ -20,10 +20,10 @@ mod streams;
 
 /// One answer, or that there was none.
 #[derive(Debug, Clone, Default)]
-struct Answer {
+pub(crate) struct Answer {
     /// 0 if there was none.
-    status: u16,
-    body: String,
+    pub(crate) status: u16,
+    pub(crate) body: String,
     /// Seconds.
     time: f64,
     /// What `x-envoy-overloaded` says.
@@ -44,13 +44,13 @@ fn samples() -> PathBuf {
 }
 
 /// A file of the samples.
-fn sample(name: &str) -> Result<String> {
+pub(crate) fn sample(name: &str) -> Result<String> {
     let path = samples().join(name);
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
 /// Bookinfo on two nodes, with a client of the same identity on each: `sleep` and `sleep-2`.
-fn bookinfo() -> Result<String> {
+pub(crate) fn bookinfo() -> Result<String> {
     let sleep = sample("bookinfo/sleep.yaml")?;
     let on = |node: &str| sleep.replace("  containers:", &format!("  nodeName: {node}\n  containers:"));
     let second = on("node-2").replace("name: sleep\n  labels", "name: sleep-2\n  labels");
@@ -60,7 +60,7 @@ fn bookinfo() -> Result<String> {
 }
 
 /// Applies a file of the samples.
-fn apply(bed: &Bed, name: &str) -> Result<()> {
+pub(crate) fn apply(bed: &Bed, name: &str) -> Result<()> {
     Ok(bed.apply(&sample(name)?)?)
 }
 
@@ -69,7 +69,7 @@ const CURL: [&str; 6] =
     ["curl", "-sN", "--max-time", "20", "-w", "\n#%{http_code} %{time_total} %header{x-envoy-overloaded}\n"];
 
 /// Sends requests one after the other over one connection.
-fn ask(from: &PodHandle, words: &[&str]) -> Result<Vec<Answer>> {
+pub(crate) fn ask(from: &PodHandle, words: &[&str]) -> Result<Vec<Answer>> {
     let output = from.exec(&[&CURL, words].concat())?;
     let mut answers = Vec::new();
     let mut body = String::new();
@@ -96,12 +96,17 @@ fn ended(line: &str, body: String) -> Answer {
 }
 
 /// One request.
-fn ask_once(from: &PodHandle, words: &[&str]) -> Result<Answer> {
+pub(crate) fn ask_once(from: &PodHandle, words: &[&str]) -> Result<Answer> {
     ask(from, words)?.into_iter().next().context("no answer")
 }
 
 /// Repeats a request until its answer is the wanted one: a change takes a moment to reach the node.
-fn until(bed: &Bed, from: &PodHandle, words: &[&str], wanted: impl Fn(&Answer) -> bool) -> Result<Answer> {
+pub(crate) fn until(
+    bed: &Bed,
+    from: &PodHandle,
+    words: &[&str],
+    wanted: impl Fn(&Answer) -> bool,
+) -> Result<Answer> {
     let mut last = Answer::default();
     let reached = bed.wait("the wanted answer", Duration::from_secs(5), |_| {
         last = ask_once(from, words).unwrap_or_default();

@@ -18,3 +18,4 @@ pub mod origin;
 pub mod scenario;
 mod sys;
 pub mod tool;
+pub mod waypoint;

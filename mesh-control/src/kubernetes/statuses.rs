@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mesh_core::allocate::{Allocator, Ranges, same};
 use mesh_core::resource::status::{WAYPOINT_ACCEPTED, WAYPOINT_BOUND};
 use mesh_core::resource::{Finding, Level, Object, ObjectKey, Origin, Spec};
-use mesh_core::waypoint::{Attachments, Serving, Verdict, targets};
+use mesh_core::waypoint::{Attachments, Verdict, targets};
 use mesh_source::kubernetes::status::{Addresses, Condition, Status, Statuses};
 use mesh_source::{About, Change};
 use tokio::sync::watch;
@@ -71,8 +71,7 @@ impl Reports {
             policies: BTreeMap::new(),
             changed: BTreeSet::new(),
             talked_of: BTreeSet::new(),
-            // To be another value once nodes go through waypoints.
-            attachments: Attachments::new(root_namespace, Serving::Nothing),
+            attachments: Attachments::new(root_namespace),
             allocator: Allocator::new(Ranges::default()),
             attached: BTreeMap::new(),
             lacking: BTreeMap::new(),

@@ -26,6 +26,7 @@ fn service(name: &str, port: u16) -> Record {
         families: mesh_core::model::Families::Any,
         entry: None,
         exported: mesh_core::model::Exported::Everywhere,
+        waypoint: None,
     }))
 }
 

@@ -84,10 +84,12 @@ impl Reach {
         match record {
             Record::Policy(policy) => self.needs.include(policy),
             Record::Config(config) => self.follows(config),
-            Record::Service(service) => self.sees_service(service),
+            // What is bound to a waypoint is nobody's secret, and without it nobody gets there.
+            Record::Service(service) => service.key().is_of_waypoint() || self.sees_service(service),
             Record::Workload(workload) => {
                 // A workload without services is reached by its address, if at all.
-                self.sees_any_host() || workload.services.iter().any(|one| self.sees(&one.service))
+                let seen = |key: &ServiceKey| key.is_of_waypoint() || self.sees(key);
+                self.sees_any_host() || workload.services.iter().any(|one| seen(&one.service))
             }
             Record::StaticEndpoint(endpoint) => endpoint.services.iter().any(|one| self.sees(&one.service)),
             _ => true,
@@ -105,7 +107,8 @@ impl Reach {
         match spec {
             Spec::VirtualService(spec) => self.follows_routes(&meta.namespace, spec),
             Spec::DestinationRule(spec) => self.follows_rule(&meta.namespace, spec),
-            Spec::Gateway(_) => false,
+            // Waypoints and gateways have no reach, and are told of everything.
+            Spec::Gateway(_) | Spec::AuthorizationPolicy(_) => false,
             _ => true,
         }
     }

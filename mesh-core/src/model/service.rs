@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::Workload;
 use super::reach::Exported;
+use super::waypoint::Waypoint;
 use super::workload::{Membership, ServiceKey};
 use crate::balance::mix;
 use crate::cluster::TrafficDistribution;
@@ -46,11 +47,16 @@ pub struct Service {
     /// What a ServiceEntry says besides; nothing of a Service of Kubernetes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entry: Option<Arc<Entry>>,
+    /// What connections to one of its addresses go through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waypoint: Option<Arc<Waypoint>>,
 }
 
 /// What only a service of a ServiceEntry is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Entry {
+    /// The name of the ServiceEntry, by which policies know it.
+    pub name: Arc<str>,
     /// `MESH_EXTERNAL`: nobody there has an identity of the mesh.
     pub external: bool,
     /// `resolution: NONE`: connections go to the address that the client asked for.

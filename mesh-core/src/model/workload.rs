@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::waypoint::Waypoint;
 use crate::id::SpiffeId;
 use crate::policy::PolicyName;
 
@@ -75,6 +76,9 @@ pub struct Workload {
     pub inbound_bypass: bool,
     /// Annotation `ambient.istio.io/dns-capture: "false"`: it asks its resolvers itself. Only its own node knows.
     pub dns_bypass: bool,
+    /// What connections to one of its addresses go through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waypoint: Option<Arc<Waypoint>>,
 }
 
 /// A service, and what a workload does for it.

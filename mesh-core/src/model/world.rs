@@ -18,6 +18,7 @@ use self::mesh_config::MeshConfig;
 use self::nodes::NodeFacts;
 use self::pods::PodFacts;
 pub(crate) use self::pods::enrol::Wish;
+pub(crate) use self::pods::is_ready;
 use self::policies::{EVERYWHERE, Policies};
 use self::reach::{SidecarFacts, Sidecars};
 pub(crate) use self::report::Report;
@@ -30,6 +31,7 @@ use super::reach::ExportDefaults;
 use super::{CredentialScope, MeshSettings, Record, RecordKey, ServiceKey};
 use crate::id::TrustDomain;
 use crate::resource::{Finding, Object, ObjectKey, Spec};
+use crate::waypoint::Attachments;
 
 mod claims;
 mod configs;
@@ -46,6 +48,7 @@ mod selector;
 mod services;
 mod shared;
 mod slices;
+mod waypoints;
 
 /// What the compiler needs to know besides the resources.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +93,7 @@ pub struct World {
     /// What was told of the addresses without a workload, by slice.
     statics: HashMap<Name, BTreeSet<Arc<str>>>,
     entries: Entries,
+    attachments: Attachments,
     policies: Policies,
     sidecars: Sidecars,
     subset_labels: SubsetLabels,
@@ -145,6 +149,7 @@ impl World {
         let mesh = mesh_config::compile(None, &options, &mut Report::default());
         Self {
             cluster: options.cluster.as_str().into(),
+            attachments: Attachments::new(&options.root_namespace),
             options,
             mesh,
             config_map: None,
@@ -180,6 +185,7 @@ impl World {
         let namespace = self.values.texts.share(Arc::clone(&object.meta.namespace));
         let name = Name { namespace, name: Arc::clone(&object.meta.name) };
         let mut report = Report::default();
+        self.note_attachment(object);
         match &object.spec {
             Spec::Namespace(_) => self.put_namespace(&name.name, object.meta.labels.clone()),
             Spec::Node(node) => {
@@ -228,10 +234,12 @@ impl World {
     /// Takes a resource out; nothing happens if it is not there.
     pub fn remove(&mut self, key: &ObjectKey) {
         let name = Name { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) };
+        self.attachments.remove(key);
         match key.kind {
             "Namespace" => {
                 self.namespaces.remove(&name.name);
                 self.mark_namespace(&name.name);
+                self.mark_workload_entries_of(Some(&name.name));
             }
             "Node" => self.put_node(&name.name, None),
             "Pod" => self.put_pod(&name, None),
@@ -270,6 +278,7 @@ impl World {
         if std::mem::take(&mut self.dirty.mesh) {
             self.commit_mesh();
         }
+        self.commit_waypoints();
         let scopes = std::mem::take(&mut self.dirty.peers);
         let all = scopes.contains(EVERYWHERE);
         for scope in scopes.iter().filter(|scope| !all || &***scope == EVERYWHERE) {
@@ -316,6 +325,7 @@ impl World {
         if self.namespaces.get(name) != Some(&labels) {
             self.namespaces.insert(Arc::clone(name), labels);
             self.mark_namespace(name);
+            self.mark_workload_entries_of(Some(name));
         }
     }
 

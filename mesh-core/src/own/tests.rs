@@ -119,3 +119,31 @@ fn a_control_plane_tells_of_its_pods() {
     let unknown = Sightings::of("shop", "other", []).own_in(&snapshot);
     assert_eq!(unknown, Sightings::of("shop", "other", []).own());
 }
+
+#[test]
+fn a_waypoint_is_known_by_the_pods_that_say_they_are_its() {
+    let pod = "
+apiVersion: v1
+kind: Pod
+metadata: { name: edge-1, namespace: shop, labels: { gateway.networking.k8s.io/gateway-name: edge } }
+spec: { serviceAccountName: edge-runs, containers: [{name: c, image: i}] }
+status: { podIP: 10.0.0.1 }
+";
+    let own = seen("shop/edge", &[DEPLOYMENT, pod].join("---")).own();
+    assert_eq!((own.known_by, &*own.service_account), (KnownBy::GatewayPod, "edge-runs"));
+    assert_eq!(seen("shop/edge", &[POD, pod].join("---")).own().known_by, KnownBy::Pod);
+    assert_eq!(seen("shop/other", pod).own().known_by, KnownBy::Convention);
+    let mut sightings = seen("shop/edge", pod);
+    sightings.remove(&ObjectKey { kind: "Pod", namespace: "shop".into(), name: "edge-1".into() });
+    assert_eq!(sightings.own().known_by, KnownBy::Convention);
+    // Where resources are not seen, the pod is an endpoint of what stands for the waypoint.
+    let gateway = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: edge, namespace: shop }
+spec: { gatewayClassName: istio-waypoint, listeners: [{ name: mesh, port: 15008, protocol: HBONE }] }
+";
+    let objects = objects(&[gateway, pod].join("---"));
+    let snapshot = compile(&objects, &CompileOptions::default()).snapshot;
+    assert_eq!(&*Sightings::of("shop", "edge", []).own_in(&snapshot).service_account, "edge-runs");
+}

@@ -36,15 +36,12 @@ pub(crate) fn authorization(
     (root_namespace, trust_domains): (&str, TrustDomains<'_>),
     report: &mut Report,
 ) -> Option<Policy> {
-    if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
-        let reason =
-            "policies with targetRefs are for waypoints and gateways and are not enforced by the node";
-        report.warning_with_hint(
-            object,
-            "spec.targetRefs",
-            reason,
-            "use a selector to protect the workloads",
-        );
+    if has_targets(spec) {
+        let reason = "policies with targetRefs are enforced by waypoints, not by nodes";
+        let hint = "use a selector to protect the workloads of services that are bound to none";
+        report.warning_with_hint(object, "spec.targetRefs", reason, hint);
+        // What there is to say about its rules is the same wherever they are in force.
+        targeted(object, spec, trust_domains, report);
         return None;
     }
     let effect = effect(object, spec, report)?;
@@ -53,11 +50,41 @@ pub(crate) fn authorization(
         None if *object.meta.namespace == *root_namespace => Scope::Mesh,
         None => Scope::Namespace,
     };
+    Some(compiled((object, spec), (effect, scope), trust_domains, report))
+}
+
+/// Whether a policy names what it is for.
+pub(crate) fn has_targets(spec: &AuthorizationPolicySpec) -> bool {
+    spec.target_ref.is_some() || !spec.target_refs.is_empty()
+}
+
+/// Compiles an AuthorizationPolicy that has targets; `None` if it takes no part in decisions. No workload lists it.
+pub(crate) fn targeted(
+    object: &Object,
+    spec: &AuthorizationPolicySpec,
+    trust_domains: TrustDomains<'_>,
+    report: &mut Report,
+) -> Option<Policy> {
+    let effect = effect(object, spec, report)?;
+    Some(compiled((object, spec), (effect, Scope::Listed), trust_domains, report))
+}
+
+fn compiled(
+    (object, spec): (&Object, &AuthorizationPolicySpec),
+    (effect, scope): (Effect, Scope),
+    trust_domains: TrustDomains<'_>,
+    report: &mut Report,
+) -> Policy {
     let dry_run = is_dry_run(object, effect, report);
     let mut compiler = RuleCompiler::new(object, effect, trust_domains, report);
     let rules =
         spec.rules.iter().enumerate().filter_map(|(index, rule)| compiler.rule(index, rule)).collect();
-    Some(Policy { name: name_of(object), effect, dry_run, scope, rules })
+    Policy { name: name_of(object), effect, dry_run, scope, rules }
+}
+
+/// Whether a policy says that it is only to be noted. Those never travel to waypoints, which take no notes.
+pub(crate) fn is_only_noted(object: &Object) -> bool {
+    is_dry_run(object, Effect::Deny, &mut Report::default())
 }
 
 fn effect(object: &Object, spec: &AuthorizationPolicySpec, report: &mut Report) -> Option<Effect> {

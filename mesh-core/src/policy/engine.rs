@@ -34,7 +34,7 @@ impl PolicySet {
     }
 }
 
-fn enforce(effective: &Effective, attributes: &Attributes<'_>) -> Result<(), DeniedBy> {
+pub(super) fn enforce(effective: &Effective, attributes: &Attributes<'_>) -> Result<(), DeniedBy> {
     if let Some(policy) = &effective.missing {
         return Err(DeniedBy::PolicyMissing { policy: Arc::clone(policy) });
     }

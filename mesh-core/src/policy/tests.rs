@@ -624,7 +624,7 @@ fn target_refs_are_not_for_the_node() {
     let refs = "targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: waypoint}]";
     let yaml = authz("app/p", &format!("{{action: DENY, {refs}, rules: [{{}}]}}"));
     check(&yaml, &[("a/x", "10.0.0.9", "10.0.0.1:80", "ok")]);
-    warns(&yaml, "spec.targetRefs", "not enforced by the node");
+    warns(&yaml, "spec.targetRefs", "enforced by waypoints, not by nodes");
 }
 
 #[test]

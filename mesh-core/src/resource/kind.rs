@@ -191,7 +191,10 @@ impl Kind {
 
     /// Whether the data plane compiles it itself, for the pods that it serves.
     pub(super) fn travels(self) -> bool {
-        matches!(self, Self::VirtualService | Self::DestinationRule | Self::Gateway)
+        matches!(
+            self,
+            Self::VirtualService | Self::DestinationRule | Self::Gateway | Self::AuthorizationPolicy
+        )
     }
 
     /// `group/version` of every served version, the one to recommend first.

@@ -26,7 +26,7 @@ pub struct GatewayListener {
     pub bind: Option<Bind>,
     /// What connections begin with.
     pub protocol: ListenerProtocol,
-    /// One for [`ListenerProtocol::Tcp`]; never none.
+    /// One for [`ListenerProtocol::Tcp`], none for [`ListenerProtocol::Tunnel`].
     pub servers: Vec<GatewayServer>,
     /// Rules of all servers for [`ListenerProtocol::Http`]; empty otherwise, where [`GatewayServer::table`] has them.
     pub table: RouteTable,
@@ -42,6 +42,8 @@ pub enum ListenerProtocol {
     Tls,
     /// Bytes.
     Tcp,
+    /// A tunnel, at a waypoint.
+    Tunnel,
 }
 
 /// A server of a Gateway.
@@ -150,6 +152,18 @@ impl Listeners {
 }
 
 impl GatewayListener {
+    /// A waypoint's, on all addresses.
+    pub fn for_tunnels(port: u16) -> Self {
+        Self {
+            port,
+            bind: None,
+            protocol: ListenerProtocol::Tunnel,
+            servers: Vec::new(),
+            table: RouteTable::default(),
+            by_name: HostMap::default(),
+        }
+    }
+
     /// The server for a connection whose handshake asks for `server_name`; of several the most specific. A name that
     /// says where to go counts as the host in it, for servers that go by such names. `None` if there is none for it, which
     /// ends the connection.
@@ -162,7 +176,7 @@ impl GatewayListener {
                 let to = to.filter(|server| server.goes_by_name());
                 to.or_else(|| find(name).filter(|server| !server.goes_by_name()))
             }
-            ListenerProtocol::Http | ListenerProtocol::Tcp => self.servers.first(),
+            ListenerProtocol::Http | ListenerProtocol::Tcp | ListenerProtocol::Tunnel => self.servers.first(),
         }
     }
 
@@ -194,7 +208,7 @@ impl GatewayListener {
                 let servers: Vec<&GatewayServer> = self.servers.iter().collect();
                 self.table = RouteTable::for_gateway(virtuals, pod, &servers);
             }
-            ListenerProtocol::Tls | ListenerProtocol::Tcp => {
+            ListenerProtocol::Tls | ListenerProtocol::Tcp | ListenerProtocol::Tunnel => {
                 for server in &mut self.servers {
                     if server.opens_http() {
                         server.table = Some(RouteTable::for_gateway(virtuals, pod, &[server]));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::action::Home;
 use super::hosts::HostMap;
 use super::virtuals::{Audience, Virtual, Whom, shared};
-use super::{About, Client, Forward, GatewayServer, ResourceName, Virtuals};
+use super::{About, Client, Forward, GatewayServer, Owners, ResourceName, Virtuals};
 use crate::resource::networking::VirtualServiceSpec;
 use crate::resource::networking::virtual_service::{L4Match, RouteDestination, TlsMatch};
 use crate::resource::value::{Host, Subnet};
@@ -74,7 +74,15 @@ impl StreamTable {
     ///
     /// `None` if none has any.
     pub fn for_service(about: &About, client: Client<'_>, port: u16) -> Option<Self> {
-        let audience = Audience { client, port, gateway: None };
+        Self::about(about, Audience { client, port, gateway: None, owners: None })
+    }
+
+    /// [`Self::for_service`] at a waypoint, where the rules of `owners` are in force for all clients.
+    pub fn for_waypoint(about: &About, client: Client<'_>, port: u16, owners: Owners<'_>) -> Option<Self> {
+        Self::about(about, Audience { client, port, gateway: None, owners: Some(owners) })
+    }
+
+    fn about(about: &About, audience: Audience<'_>) -> Option<Self> {
         about.by_specificity(audience).find_map(|it| {
             let mut table = Self::default();
             table.add_tls(it, audience);
@@ -86,7 +94,7 @@ impl StreamTable {
     /// Rules for connections to `server`, on a pod that is `client`: for TLS that is not opened there, the `tls` rules
     /// of all VirtualServices that name the Gateway and share a host with the server; for all others the `tcp` rules.
     pub fn for_gateway(virtuals: &Virtuals, client: Client<'_>, server: &GatewayServer) -> Self {
-        let audience = Audience { client, port: server.port, gateway: Some(&server.gateway) };
+        let audience = Audience { client, port: server.port, gateway: Some(&server.gateway), owners: None };
         let mut table = Self::default();
         for it in virtuals.seen_by(audience).filter(|it| !shared(server, it).is_empty()) {
             if server.passes_tls() { table.add_tls(it, audience) } else { table.add_tcp(it, audience) }
@@ -125,6 +133,14 @@ impl StreamTable {
 
     fn add_tcp(&mut self, it: &Virtual, audience: Audience<'_>) {
         self.others.extend(rules(&it.streams.tcp, it, audience).map(|(rule, matched)| matched.entry(rule)));
+    }
+}
+
+impl Streams {
+    /// Whom the rules are for.
+    pub(super) fn whom(&self) -> impl Iterator<Item = &Whom> {
+        let rules = self.tls.iter().chain(&self.tcp);
+        rules.flat_map(|rule| &rule.matches).map(|it| &it.whom)
     }
 }
 

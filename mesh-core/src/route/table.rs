@@ -9,7 +9,7 @@ use super::condition::Condition;
 use super::hosts::HostMap;
 use super::index::{Entry, Index};
 use super::virtuals::{Audience, Virtual};
-use super::{About, Client, MatchInfo, RequestView, Route, Settings, Virtuals};
+use super::{About, Client, MatchInfo, Owners, RequestView, Route, Settings, Virtuals};
 use crate::resource::value::Host;
 
 mod gateway;
@@ -69,7 +69,7 @@ impl RouteTable {
         services: &[ServiceName<'_>],
         elsewhere: &dyn Fn(&str) -> bool,
     ) -> Option<Self> {
-        let audience = Audience { client, port, gateway: None };
+        let audience = Audience { client, port, gateway: None, owners: None };
         let mut mesh = Mesh::new(services, audience, elsewhere);
         virtuals.seen_by(audience).for_each(|it| mesh.offer(it));
         let table = mesh.into_table(virtuals.settings());
@@ -81,7 +81,16 @@ impl RouteTable {
     ///
     /// `None` if no VirtualService is about it.
     pub fn for_service(about: &About, client: Client<'_>, port: u16) -> Option<Self> {
-        let audience = Audience { client, port, gateway: None };
+        Self::about(about, Audience { client, port, gateway: None, owners: None })
+    }
+
+    /// [`Self::for_service`] at a waypoint, where the rules of `owners` are in force for all clients, whoever they are
+    /// exported to; `client` is the workload that the request is from.
+    pub fn for_waypoint(about: &About, client: Client<'_>, port: u16, owners: Owners<'_>) -> Option<Self> {
+        Self::about(about, Audience { client, port, gateway: None, owners: Some(owners) })
+    }
+
+    fn about(about: &About, audience: Audience<'_>) -> Option<Self> {
         let mut about = about.by_specificity(audience).map(|it| it.entries(audience));
         let entries = about.find(|it| !it.is_empty())?;
         let mut table = Self::default();

@@ -16,6 +16,7 @@ mod gateway;
 mod mesh;
 mod property;
 mod stream;
+mod waypoint;
 
 /// The VirtualServices of `yaml`, which must be fine. `metadata: {}` may be left out by writing `vs NAMESPACE/NAME`
 /// [`@`age] in a line of its own, and the fields of the spec below it.

@@ -11,7 +11,7 @@ use super::delegate::Delegates;
 use super::index::Entry;
 use super::stream::Streams;
 use super::table::rank;
-use super::{Client, GatewayServer, MatchInfo, ResourceName, Route, VirtualService, delegate};
+use super::{Client, GatewayServer, MatchInfo, Owners, ResourceName, Route, VirtualService, delegate};
 use crate::model::Exported;
 use crate::resource::networking::VirtualServiceSpec;
 use crate::resource::networking::virtual_service::{HttpMatch, HttpRoute, Retries};
@@ -108,6 +108,8 @@ pub(super) struct Audience<'a> {
     pub(super) port: u16,
     /// The gateway that is asked; none for the mesh.
     pub(super) gateway: Option<&'a ResourceName>,
+    /// For waypoints: the namespaces whose rules there are, whoever asks.
+    pub(super) owners: Option<Owners<'a>>,
 }
 
 impl Default for Settings {
@@ -243,6 +245,13 @@ impl About {
             && self.services.iter().zip(&other.services).all(same)
     }
 
+    /// Whether it makes a difference to some rule who asks, by labels or namespace.
+    pub fn asks_for_source(&self) -> bool {
+        let asks = |whom: &Whom| whom.source_namespace.is_some() || !whom.source_labels.is_empty();
+        let requests = |it: &Virtual| it.rules.iter().flat_map(|rule| &rule.matches).any(|it| asks(&it.whom));
+        self.services.iter().any(|it| requests(it) || it.streams.whom().any(asks))
+    }
+
     /// Those that are for `audience`: the one with the most specific host first, then the oldest.
     pub(super) fn by_specificity(&self, audience: Audience<'_>) -> impl Iterator<Item = &Virtual> {
         let seen = self.services.iter().map(|it| &**it).filter(|it| it.is_seen_by(audience));
@@ -298,7 +307,11 @@ impl Virtual {
     }
 
     pub(super) fn is_seen_by(&self, audience: Audience<'_>) -> bool {
-        self.exported.is_to(audience.client.namespace) && self.is_at(&self.gateways, audience.gateway)
+        let seen = match audience.owners {
+            Some(Owners { service, waypoint }) => [service, waypoint].contains(&&*self.name.namespace),
+            None => self.exported.is_to(audience.client.namespace),
+        };
+        seen && self.is_at(&self.gateways, audience.gateway)
     }
 
     /// Whether a match of it is for `audience`.

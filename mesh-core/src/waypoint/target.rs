@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Attachments, Binding, NOT_SERVED, Name, Serving, Verdict, WAYPOINT_CONTROLLER};
+use super::{Attachments, Binding, Name, Verdict, WAYPOINT_CONTROLLER};
 use crate::resource::security::PolicyTargetReference;
 use crate::resource::{ObjectKey, Spec};
 
@@ -86,16 +86,14 @@ impl Attachments {
                 );
                 no(INVALID, message)
             }
-            Some(_) => self.served(&format!("GatewayClass {name}"), name),
+            Some(_) => yes(name),
         }
     }
 
     fn gateway(&self, name: &Name) -> Verdict {
         match self.gateways.get(name) {
             None => no(NOT_FOUND, format!("there is no Gateway {name}")),
-            Some(gateway) if self.is_of_waypoints(&gateway.class) => {
-                self.served(&format!("Gateway {name}"), &name.to_string())
-            }
+            Some(gateway) if self.is_of_waypoints(&gateway.class) => yes(&name.to_string()),
             Some(gateway) => {
                 let message =
                     format!("Gateway {name} of class {} is not served by this mesh yet", gateway.class);
@@ -109,18 +107,11 @@ impl Attachments {
             return no(NOT_FOUND, format!("there is no {key}"));
         }
         match self.binding(key) {
-            Binding::Bound(waypoint) => yes(&waypoint.to_string()),
+            Binding::Bound(bound) => yes(&bound.waypoint.to_string()),
             Binding::None => no(NOT_BOUND, format!("{key} is not bound to a waypoint")),
-            Binding::Refused(refusal) => {
+            Binding::Refused(refusal, _) => {
                 no(NOT_BOUND, format!("{key} is not bound to a waypoint: {}", refusal.message))
             }
-        }
-    }
-
-    fn served(&self, what: &str, to: &str) -> Verdict {
-        match self.serving {
-            Serving::Nothing => no(UNSUPPORTED, format!("{what}: {NOT_SERVED}")),
-            Serving::Waypoints => yes(to),
         }
     }
 }
@@ -139,6 +130,11 @@ pub(super) fn summary(each: Vec<Verdict>) -> Verdict {
     let messages = each.into_iter().map(|verdict| verdict.message).collect::<Vec<_>>().join("; ");
     let message = if accepted == 0 { format!("not enforced: {messages}") } else { messages };
     Verdict { holds: accepted > 0, reason, message }
+}
+
+/// Policies of this kind are not enforced by waypoints yet.
+pub(super) fn not_enforced(kind: &str) -> Verdict {
+    no(UNSUPPORTED, format!("waypoints do not enforce a {kind} yet"))
 }
 
 fn yes(to: &str) -> Verdict {

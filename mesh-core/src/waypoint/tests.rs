@@ -1,11 +1,11 @@
 use std::collections::BTreeMap;
 
-use super::{Attachments, Serving, Verdict};
+use super::{Attachments, Verdict};
 use crate::resource::{Object, ObjectKey, Origin, ServedKind, from_json};
 
 /// A cluster with namespaces `shop` and `edge`, a waypoint in each, and what `objects` add.
-fn cluster(serving: Serving, objects: &[&str]) -> Attachments {
-    let mut attachments = Attachments::new("istio-system", serving);
+fn cluster(objects: &[&str]) -> Attachments {
+    let mut attachments = Attachments::new("istio-system");
     let own = [
         "Namespace: {metadata: {name: shop, labels: {team: a}}}",
         "Namespace: {metadata: {name: edge}}",
@@ -83,17 +83,14 @@ fn a_service_is_bound_by_its_label_or_its_namespaces() {
         let service = service(labels);
         let objects = [namespace, &service];
         let objects: Vec<_> = objects.into_iter().filter(|text| !text.is_empty()).collect();
-        let attachments = cluster(Serving::Waypoints, &objects);
+        let attachments = cluster(&objects);
         assert_eq!(bound(&attachments), expected, "{namespace} {labels}");
-        // As long as nothing is served, the same is wished for, and nothing is bound.
-        let unserved = cluster(Serving::Nothing, &objects);
-        assert_eq!(bound(&unserved), expected.map(|_| (false, "WaypointIsNotReady")), "{namespace} {labels}");
     }
-    let attachments = cluster(Serving::Waypoints, &[away, &service("istio.io/use-waypoint: way")]);
+    let attachments = cluster(&[away, &service("istio.io/use-waypoint: way")]);
     let message = attachments.bound(&key("Service", "shop", "web")).expect("a verdict").message;
     assert_eq!(message, "Successfully attached to waypoint shop/way");
     let labels = "istio.io/use-waypoint: way, istio.io/ingress-use-waypoint: 'true'";
-    let attachments = cluster(Serving::Waypoints, &[&service(labels)]);
+    let attachments = cluster(&[&service(labels)]);
     let message = attachments.bound(&key("Service", "shop", "web")).expect("a verdict").message;
     assert!(message.ends_with("Requests from gateways go through it, too"), "{message}");
 }
@@ -134,19 +131,12 @@ fn a_service_that_is_not_bound_is_told_why() {
         (labelled("all"), "WaypointAccepted"),
         (class.to_owned(), "UnsupportedTrafficType"),
     ] {
-        let attachments = cluster(Serving::Waypoints, &[&gateway, &asks("edge")]);
+        let attachments = cluster(&[&gateway, &asks("edge")]);
         let verdict = attachments.bound(&key("Service", "shop", "web")).expect("a verdict");
         assert_eq!(verdict.reason, expected, "{gateway}: {}", verdict.message);
         assert_eq!(verdict.holds, expected == "WaypointAccepted");
         assert!(verdict.message.contains("edge/way"), "{}", verdict.message);
     }
-    let unserved = cluster(Serving::Nothing, &[&asks("edge")]);
-    let verdict = unserved.bound(&key("Service", "shop", "web")).expect("a verdict");
-    assert!(verdict.message.contains("does not serve waypoints yet"), "{}", verdict.message);
-    // What the user has to mend is said first, also while nothing is served.
-    let unserved =
-        cluster(Serving::Nothing, &[&waypoint("edge/way", "istio-waypoint", "Same"), &asks("edge")]);
-    assert_eq!(bound(&unserved), Some((false, "AttachmentDenied")));
 }
 
 #[test]
@@ -180,21 +170,14 @@ fn targets_are_found_where_istio_looks_for_them() {
     ] {
         let policy = policy(namespace, target);
         let objects: Vec<_> = objects.into_iter().chain([&*policy]).collect();
-        let served = accepted(&cluster(Serving::Waypoints, &objects), namespace);
+        let served = accepted(&cluster(&objects), namespace);
         assert_eq!(
             (served.holds, served.reason),
             (expected == "Accepted", expected),
             "{target}: {}",
             served.message
         );
-        let unserved = accepted(&cluster(Serving::Nothing, &objects), namespace);
-        assert!(!unserved.holds, "{target}: {}", unserved.message);
-        assert!(unserved.message.starts_with("not enforced: "), "{}", unserved.message);
-        if expected == "Accepted" {
-            assert!(unserved.message.contains("does not serve waypoints yet"), "{}", unserved.message);
-        } else {
-            assert_eq!(unserved.reason, expected);
-        }
+        assert_eq!(served.holds, !served.message.starts_with("not enforced: "), "{}", served.message);
     }
 }
 
@@ -212,7 +195,7 @@ fn several_targets_come_to_one_verdict() {
         (vec![gone, plain], false, "Invalid"),
     ] {
         let policy = policy("shop", &targets.join(", "));
-        let verdict = accepted(&cluster(Serving::Waypoints, &[&bound, &unbound, &policy]), "shop");
+        let verdict = accepted(&cluster(&[&bound, &unbound, &policy]), "shop");
         assert_eq!((verdict.holds, verdict.reason), (holds, reason), "{}", verdict.message);
         assert_eq!(verdict.message.matches("; ").count(), 1, "{}", verdict.message);
     }
@@ -223,7 +206,7 @@ fn what_may_have_changed_is_looked_at_again_and_nothing_else() {
     let web = service("istio.io/use-waypoint: way");
     let other = service("").replace("name: web", "name: other");
     let policy = policy("shop", "{kind: Service, name: web}");
-    let mut attachments = cluster(Serving::Waypoints, &[&web, &other, &policy]);
+    let mut attachments = cluster(&[&web, &other, &policy]);
     let mut changed = |apply: &str| {
         if let Some(name) = apply.strip_prefix("- ") {
             let (kind, name) = name.split_once(' ').expect("a name");
@@ -254,4 +237,84 @@ fn what_may_have_changed_is_looked_at_again_and_nothing_else() {
     assert_eq!(changed(selects), "AuthorizationPolicy p");
     assert_eq!(changed(selects), "");
     assert_eq!(attachments.accepted(&key("AuthorizationPolicy", "shop", "p")), None);
+}
+
+#[test]
+fn a_waypoint_is_ready_with_an_address_or_a_pod_that_is() {
+    let without = waypoint("shop/way", "istio-waypoint", "Same").replace("{value: 10.0.0.1}", "");
+    let mut attachments = cluster(&[&without, &service("istio.io/use-waypoint: way")]);
+    assert_eq!(bound(&attachments), Some((false, "WaypointIsNotReady")));
+    let message = attachments.bound(&key("Service", "shop", "web")).expect("a verdict").message;
+    assert!(message.ends_with("connections are refused until it has"), "{message}");
+    let pod = |ready: &str, labels: &str| {
+        format!(
+            "Pod: {{metadata: {{name: p, namespace: shop, labels: {{{labels}}}}}, spec: {{containers: [{{name: c, image: i}}]}}, \
+             status: {{conditions: [{{type: Ready, status: '{ready}'}}]}}}}"
+        )
+    };
+    let ours = "gateway.networking.k8s.io/gateway-name: way";
+    attachments.take_changed();
+    for (ready, labels, expected) in [
+        ("False", ours, false),
+        ("True", "", false),
+        ("True", "gateway.networking.k8s.io/gateway-name: other", false),
+        ("True", ours, true),
+        ("True", ours, true),
+        ("False", ours, false),
+    ] {
+        let before = bound(&attachments);
+        attachments.apply(&object(&pod(ready, labels)));
+        let now = bound(&attachments);
+        assert_eq!(now.map(|(holds, _)| holds), Some(expected), "{ready} {labels}");
+        let changed = attachments.take_changed();
+        assert!(before == now || changed.contains(&key("Service", "shop", "web")), "{ready} {labels}");
+    }
+    attachments.apply(&object(&pod("True", ours)));
+    attachments.remove(&key("Pod", "shop", "p"));
+    assert_eq!(bound(&attachments), Some((false, "WaypointIsNotReady")));
+}
+
+#[test]
+fn a_canary_that_cannot_be_is_none() {
+    let asks = |labels: &str, weight: &str| {
+        service(&format!("istio.io/use-waypoint: way, {labels}")).replace(
+            "namespace: shop, ",
+            &format!("namespace: shop, annotations: {{istio.io/use-waypoint-canary-weight: '{weight}'}}, "),
+        )
+    };
+    let edge = "istio.io/use-waypoint-canary: way, istio.io/use-waypoint-canary-namespace: edge";
+    for (labels, weight, reason, percent) in [
+        (edge, "30", "WaypointAccepted", Some(30)),
+        (edge, "0", "WaypointAccepted", Some(0)),
+        (edge, "101", "CanaryInvalidWeight", None),
+        (edge, "many", "CanaryInvalidWeight", None),
+        ("istio.io/use-waypoint-canary: way", "30", "CanarySameAsPrimary", None),
+        ("istio.io/use-waypoint-canary: gone", "30", "WaypointIsNotReady", None),
+    ] {
+        let attachments = cluster(&[&asks(labels, weight)]);
+        assert_eq!(bound(&attachments), Some((true, reason)), "{labels} {weight}");
+        let waypoint = attachments.waypoint(&key("Service", "shop", "web")).expect("a waypoint");
+        assert_eq!(waypoint.canary.map(|(_, percent)| percent), percent, "{labels} {weight}");
+    }
+}
+
+#[test]
+fn whoever_runs_a_waypoint_is_not_bound_to_it() {
+    let shop = "Namespace: {metadata: {name: shop, labels: {istio.io/use-waypoint: way}}}";
+    let own = service("").replace("name: web", "name: way");
+    let labelled = service("gateway.networking.k8s.io/gateway-name: way");
+    let attachments = cluster(&[shop, &own, &labelled]);
+    assert_eq!(attachments.bound(&key("Service", "shop", "way")), None);
+    assert_eq!(attachments.bound(&key("Service", "shop", "web")), None);
+}
+
+#[test]
+fn of_policies_with_targets_only_some_kinds_are_enforced() {
+    let bound = service("istio.io/use-waypoint: way");
+    let telemetry = "Telemetry: {metadata: {name: p, namespace: shop}, \
+                     spec: {targetRefs: [{kind: Service, name: web}]}}";
+    let attachments = cluster(&[&bound, telemetry]);
+    let verdict = attachments.accepted(&key("Telemetry", "shop", "p")).expect("a verdict");
+    assert_eq!((verdict.holds, verdict.reason), (false, "UnsupportedValue"));
+    assert!(verdict.message.contains("do not enforce a Telemetry yet"), "{}", verdict.message);
 }

@@ -151,6 +151,8 @@ fn belongs(view: &ConnView, direction: Direction, uid: &str) -> bool {
     let local = match direction {
         Direction::Inbound => &view.info.destination,
         Direction::Outbound => &view.info.source,
+        // No pod's.
+        Direction::Through => return false,
     };
     view.info.direction == direction && local.workload.as_ref().is_some_and(|workload| &*workload.uid == uid)
 }

@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use mesh_core::model::Snapshot;
 use mesh_core::own::Own;
 use mesh_core::route::{ClusterRef, RouteTable, destination_of};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::listener::{Listener, Served, ServerKey, Serving};
@@ -30,6 +31,7 @@ pub type Engine = Arc<dyn Fn(&Thread) -> Serve + Send + Sync>;
 pub type Serve = Rc<dyn Fn(Accepted) -> LocalBoxFuture<'static, ()>>;
 
 /// What a data thread has to work with.
+#[derive(Clone)]
 pub struct Thread {
     /// Number of the thread, from 0.
     pub index: usize,
@@ -55,6 +57,19 @@ pub enum Accepted {
     /// Bytes: a port that knows nothing of them, or TLS that was opened here with nobody knows what inside, or that is
     /// passed on as it is.
     Opaque(OpaqueConnection),
+    /// A tunnel, of which nothing has been read.
+    Tunnel(TunnelConnection),
+}
+
+/// A connection that is to become a tunnel.
+#[derive(Debug)]
+pub struct TunnelConnection {
+    /// Its socket.
+    pub tcp: TcpStream,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// This end.
+    pub local: SocketAddr,
 }
 
 /// A connection that carries requests.

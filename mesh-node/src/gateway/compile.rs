@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use mesh_common::TUNNEL_PORT;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Config, Snapshot};
 use mesh_core::own::Own;
@@ -12,6 +13,7 @@ use mesh_core::resource::value::Bind;
 use mesh_core::resource::{Meta, Spec};
 use mesh_core::route::{Client, Gateway, GatewayListener, GatewayServer, Listeners};
 
+use super::Doors;
 use super::certificates::Sources;
 use super::identity::identity_of;
 use super::listener::Serving;
@@ -20,6 +22,7 @@ use crate::tls::files::Files;
 
 /// What is compiled.
 pub(super) struct Inputs {
+    pub(super) doors: Doors,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) own: Arc<Own>,
     /// Where to listen if a Gateway does not say it.
@@ -37,9 +40,10 @@ pub(super) struct Outcome {
 
 impl Inputs {
     /// The resources that it depends on, in order: as long as they are the same the outcome is, but for certificates.
-    pub(super) fn configs(snapshot: &Snapshot) -> Vec<Arc<Config>> {
+    pub(super) fn configs(doors: Doors, snapshot: &Snapshot) -> Vec<Arc<Config>> {
         let matters = |config: &&Arc<Config>| {
-            matches!(config.object().spec, Spec::Gateway(_) | Spec::VirtualService(_))
+            doors == Doors::Gateways
+                && matches!(config.object().spec, Spec::Gateway(_) | Spec::VirtualService(_))
         };
         snapshot.configs().filter(matters).cloned().collect()
     }
@@ -59,6 +63,10 @@ impl Inputs {
     }
 
     fn listeners(&self) -> Listeners {
+        if self.doors == Doors::Tunnels {
+            let listeners = vec![GatewayListener::for_tunnels(TUNNEL_PORT)];
+            return Listeners { listeners, conflicts: Vec::new() };
+        }
         let gateway = |config: &Arc<Config>| {
             let Meta { namespace, name, creation_timestamp: created, .. } = &config.object().meta;
             let Spec::Gateway(spec) = &config.object().spec else { return None };

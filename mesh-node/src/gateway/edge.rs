@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
+use super::Doors;
 use super::compile::{Inputs, Outcome};
 use super::identity::Identity;
 use super::listener::Serving;
@@ -24,6 +25,7 @@ use crate::tls::files::Files;
 
 /// Follows the configuration.
 pub(super) struct Edge {
+    doors: Doors,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     own: watch::Receiver<Arc<Own>>,
     sockets: Sockets,
@@ -60,11 +62,12 @@ pub(super) struct ListenerStatus {
 
 impl Edge {
     pub(super) fn new(
+        doors: Doors,
         identity: &Identity,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
-        sockets: Sockets,
+        (snapshots, sockets): (watch::Receiver<Arc<Snapshot>>, Sockets),
     ) -> Self {
         Self {
+            doors,
             snapshots,
             own: identity.subscribe(),
             sockets,
@@ -116,7 +119,7 @@ impl Edge {
             return;
         }
         let domain = snapshot.trust_domain().clone();
-        let configs = (Inputs::configs(&snapshot), snapshot.credential_generation(), domain);
+        let configs = (Inputs::configs(self.doors, &snapshot), snapshot.credential_generation(), domain);
         let (new, old) = (&configs, &self.configs);
         let same = (new.1, &new.2) == (old.1, &old.2)
             && new.0.len() == old.0.len()
@@ -152,7 +155,8 @@ impl Edge {
         }
         let known = self.sockets.statuses().into_iter();
         let before = known.map(|(address, serving, _)| (address, serving)).collect();
-        let inputs = Inputs { snapshot, own, addresses: self.sockets.addresses().to_vec(), before };
+        let doors = self.doors;
+        let inputs = Inputs { doors, snapshot, own, addresses: self.sockets.addresses().to_vec(), before };
         let mut files = std::mem::take(&mut self.files);
         let compiled = tokio::task::spawn_blocking(move || {
             let outcome = inputs.compile(&mut files);
@@ -219,6 +223,7 @@ impl ListenerStatus {
             ListenerProtocol::Http => "HTTP",
             ListenerProtocol::Tls => "TLS",
             ListenerProtocol::Tcp => "TCP",
+            ListenerProtocol::Tunnel => "HBONE",
         };
         json!({
             "address": self.address.to_string(),

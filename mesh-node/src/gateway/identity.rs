@@ -102,7 +102,7 @@ impl Identity {
 }
 
 /// The identity of `own` in the mesh.
-pub(super) fn identity_of(own: &Own, snapshot: &Snapshot) -> Option<SpiffeId> {
+pub(crate) fn identity_of(own: &Own, snapshot: &Snapshot) -> Option<SpiffeId> {
     SpiffeId::new(snapshot.trust_domain(), &own.namespace, &own.service_account).ok()
 }
 

@@ -1,6 +1,6 @@
 //! The engine behind a gateway's listeners: requests go to the services of the mesh.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use mesh_common::TUNNEL_PORT;
 use mesh_core::id::SpiffeId;
-use mesh_core::model::{Snapshot, Target, Workload};
+use mesh_core::model::{Endpoint, NoWay, Snapshot, Target, Waypoint, Workload};
 use mesh_core::own::Own;
 use mesh_core::resource::Secret;
 use mesh_core::resource::mesh_config::proxy::Topology;
@@ -28,7 +28,7 @@ use crate::l7::serve::{self, Connection, Protocol};
 use crate::l7::shared::Shared;
 use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, LocalBoxFuture, Site};
 use crate::l7::stream::{self, Stream};
-use crate::report::{ConnInfo, Direction, Flag, Party, Stage};
+use crate::report::{ConnInfo, Direction, Flag, Party, Perspective, Stage};
 use crate::run::drain::Drain;
 use crate::sys::sockopt;
 
@@ -39,31 +39,27 @@ pub(super) fn engine() -> super::Engine {
 }
 
 fn on_thread(thread: &Thread, shared: &Arc<Shared>) -> Serve {
-    let client = Rc::new(EdgeClient {
-        key: "gateway".into(),
-        own: thread.own.clone(),
-        identities: Arc::clone(&thread.identities),
-        tunnels: Pool::new(hbone::PoolOptions::default(), thread.drain.clone()),
-        descriptors: thread.descriptors,
-    });
-    let seed = u64::try_from(thread.index).unwrap_or(0).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ entropy();
+    let client = Rc::new(EdgeClient::new(thread, Perspective::Source));
     let (reporter, snapshots) = (Arc::clone(&thread.reporter), thread.snapshots.clone());
-    let engine = Engine::new(client, reporter, Arc::clone(shared), snapshots, seed);
+    let engine = Engine::new(client, reporter, Arc::clone(shared), snapshots, entropy(thread));
     Rc::new(move |accepted| {
         let engine = Rc::clone(&engine);
         Box::pin(async move {
             match accepted {
                 Accepted::Http(connection) => serve(engine, connection).await,
                 Accepted::Opaque(connection) => carry(&engine, connection).await,
+                // There are no doors for these here.
+                Accepted::Tunnel(_) => {}
             }
         })
     })
 }
 
-/// Differs from one start to the next.
-fn entropy() -> u64 {
+/// Differs from one thread, and from one start, to the next.
+pub(crate) fn entropy(thread: &Thread) -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    std::hash::RandomState::new().build_hasher().finish()
+    let index = u64::try_from(thread.index).unwrap_or(0);
+    index.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ std::hash::RandomState::new().build_hasher().finish()
 }
 
 async fn serve(engine: Rc<Engine>, mut connection: HttpConnection) {
@@ -196,9 +192,11 @@ impl Site for EdgeSite {
     }
 }
 
-/// The gateway itself, as whom requests are sent on.
-struct EdgeClient {
+/// The gateway itself, or the waypoint, as whom requests are sent on.
+pub(crate) struct EdgeClient {
     key: Arc<str>,
+    perspective: Perspective,
+    random: Cell<u64>,
     own: watch::Receiver<Arc<Own>>,
     identities: Arc<IdentityStore>,
     tunnels: Pool,
@@ -214,6 +212,10 @@ impl Client for EdgeClient {
         let own = self.own.borrow().clone();
         let found = snapshot.workloads().find(|it| it.namespace == own.namespace && it.name == own.name);
         found.cloned()
+    }
+
+    fn perspective(&self) -> Perspective {
+        self.perspective
     }
 
     fn reads_files(&self) -> bool {
@@ -239,22 +241,81 @@ impl Client for EdgeClient {
 }
 
 impl EdgeClient {
+    pub(crate) fn new(thread: &Thread, perspective: Perspective) -> Self {
+        Self {
+            key: "gateway".into(),
+            perspective,
+            random: Cell::new(entropy(thread)),
+            own: thread.own.clone(),
+            identities: Arc::clone(&thread.identities),
+            tunnels: Pool::new(hbone::PoolOptions::default(), thread.drain.clone()),
+            descriptors: thread.descriptors,
+        }
+    }
+
     async fn open(&self, to: &Dial<'_>) -> Result<Dialled, DialError> {
-        let addr = to.endpoint.addr;
-        match &to.endpoint.workload {
+        // What comes through a waypoint goes through no other.
+        let through = to.through().filter(|_| self.perspective != Perspective::Waypoint);
+        if let Some((waypoint, wanted)) = through.filter(|(waypoint, _)| waypoint.ingress) {
+            return self.open_through(to.snapshot, waypoint, wanted).await;
+        }
+        let (service, port) = to.service;
+        let target = Target::Service { service: Arc::clone(service), port };
+        self.reach(to.snapshot, to.endpoint, &target).await
+    }
+
+    /// Reaches an endpoint that `target` leads to.
+    pub(crate) async fn reach(
+        &self,
+        snapshot: &Snapshot,
+        endpoint: &Endpoint,
+        target: &Target,
+    ) -> Result<Dialled, DialError> {
+        let addr = endpoint.addr;
+        match &endpoint.workload {
             Some(workload) if workload.accepts_tunnel() && !addr.ip().is_loopback() => {
-                self.open_tunnel(to.snapshot, workload, addr).await
+                let address = SocketAddr::new(addr.ip(), TUNNEL_PORT);
+                self.open_tunnel(snapshot, (workload, address), addr).await
             }
             _ => {
-                let (service, port) = to.service;
-                let target = Target::Service { service: Arc::clone(service), port };
-                let permit = to.snapshot.permit_gateway(addr, &target);
+                let permit = snapshot.permit_gateway(addr, target);
                 let permit = permit.map_err(|denied| DialError::Denied(denied.to_string()))?;
                 let tcp = self.connect(permit.into_destination()).await;
                 let tcp = tcp.map_err(|error| DialError::Connect(error.to_string()))?;
                 Ok(Dialled { io: tcp.into(), encrypted: false, held: None })
             }
         }
+    }
+
+    /// Through one pod of a waypoint; whether another is tried, whoever asks decides.
+    async fn open_through(
+        &self,
+        snapshot: &Snapshot,
+        waypoint: &Waypoint,
+        wanted: Result<SocketAddr, NoWay>,
+    ) -> Result<Dialled, DialError> {
+        let closed = |none: NoWay| DialError::Connect(none.to_string());
+        let wanted = wanted.map_err(closed)?;
+        let mut pods = snapshot
+            .way_through(waypoint, wanted.is_ipv4(), self.random())
+            .map_err(closed)?
+            .iter()
+            .filter_map(|pod| Some((pod.workload.as_ref()?, pod.addr)))
+            .cycle();
+        let skipped = usize::try_from(self.random() % MAX_SKIPPED).unwrap_or(0);
+        let pod = pods.nth(skipped);
+        let pod = pod.ok_or_else(|| DialError::Connect("no pod of the waypoint is known".to_owned()))?;
+        self.open_tunnel(snapshot, pod, wanted).await
+    }
+
+    /// As [`Engine::random`].
+    fn random(&self) -> u64 {
+        let mut x = self.random.get() | 1;
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 8
     }
 
     async fn connect(&self, to: SocketAddr) -> std::io::Result<TcpStream> {
@@ -266,7 +327,7 @@ impl EdgeClient {
     async fn open_tunnel(
         &self,
         snapshot: &Snapshot,
-        workload: &Arc<Workload>,
+        (workload, address): (&Arc<Workload>, SocketAddr),
         to: SocketAddr,
     ) -> Result<Dialled, DialError> {
         let own = self.own.borrow().clone();
@@ -274,7 +335,6 @@ impl EdgeClient {
         let id = id.map_err(|error| DialError::Tls(error.to_string()))?;
         let svid = self.identities.current(&id);
         let svid = svid.ok_or_else(|| DialError::Tls(format!("this gateway has no certificate for {id}")))?;
-        let address = SocketAddr::new(to.ip(), TUNNEL_PORT);
         let key = TunnelKey {
             source_pod: Arc::clone(&self.key),
             source: id,
@@ -286,3 +346,6 @@ impl EdgeClient {
         Ok(Dialled { io: stream.into(), encrypted: true, held: None })
     }
 }
+
+/// Pods of a waypoint that are passed by at most: one of so many at random is as good as any.
+const MAX_SKIPPED: u64 = 64;

@@ -7,7 +7,9 @@ use mesh_core::own::Own;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::Doors;
 use super::edge::{ListenerStatus, Status};
+use super::identity::identity_of;
 use crate::admin::{AdminState, BpfLog, LogControl, PodStatus};
 use crate::identity::{CertificateStatus, IdentityStore};
 use crate::run::drain::Drain;
@@ -17,6 +19,7 @@ use crate::run::state::Findings;
 pub(super) struct GatewayState {
     /// Its namespace and name.
     pub(super) name: String,
+    pub(super) doors: Doors,
     /// The process's settings.
     pub(super) settings: Value,
     pub(super) log: LogControl,
@@ -92,6 +95,16 @@ impl AdminState for GatewayState {
         }
         if !self.edge.borrow().settled {
             return Err("the listeners are not open yet".to_owned());
+        }
+        // A gateway may have strangers only, who ask for none.
+        if self.doors == Doors::Tunnels {
+            let id = identity_of(&self.own.borrow(), &self.snapshots.borrow());
+            if id.is_none_or(|id| self.identities.current(&id).is_none()) {
+                return Err("there is no certificate yet".to_owned());
+            }
+            if let Some(error) = self.edge.borrow().listeners.iter().find_map(|one| one.error.clone()) {
+                return Err(format!("tunnels cannot be taken: {error}"));
+            }
         }
         Ok(())
     }

@@ -13,7 +13,9 @@ use mesh_core::route::ListenerProtocol;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::accepted::{Accepted, Engine, Facts, HttpConnection, OpaqueConnection, Serve, Thread};
+use super::accepted::{
+    Accepted, Engine, Facts, HttpConnection, OpaqueConnection, Serve, Thread, TunnelConnection,
+};
 use super::figures::Counters;
 use super::listener::{Listener, Served};
 use super::sockets::Socket;
@@ -115,6 +117,7 @@ impl Worker {
                 Ok(accepted) => accepted,
                 Err(()) => return,
             },
+            ListenerProtocol::Tunnel => Accepted::Tunnel(TunnelConnection { tcp, peer, local }),
             protocol => {
                 let Some(served) = serving.select(None) else { return };
                 let io = Io::from(tcp);

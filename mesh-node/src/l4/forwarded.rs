@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use http::HeaderValue;
 
 /// The header's value for this client.
-pub(super) fn value(client: SocketAddr) -> Option<HeaderValue> {
+pub(crate) fn value(client: SocketAddr) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("for=\"{client}\"")).ok()
 }
 
 /// The client of the first element, where it is a plain address and port.
-pub(super) fn parse(value: &str) -> Option<SocketAddr> {
+pub(crate) fn parse(value: &str) -> Option<SocketAddr> {
     let first = value.split([',', ';']).next()?.trim();
     let (name, node) = first.split_once('=')?;
     if !name.eq_ignore_ascii_case("for") {

@@ -174,7 +174,7 @@ async fn carry(worker: &Worker, far: Far, application: TcpStream, facts: &Facts,
 }
 
 /// The client's address: the tunnel's own, with the port that the peer's node reports. A port decides nothing.
-fn client_of(incoming: &Incoming, tunnel_peer: SocketAddr) -> SocketAddr {
+pub(crate) fn client_of(incoming: &Incoming, tunnel_peer: SocketAddr) -> SocketAddr {
     let ip = tunnel_peer.ip().to_canonical();
     let claimed = incoming.headers.get(FORWARDED).and_then(|value| forwarded::parse(value.to_str().ok()?));
     let port = claimed.filter(|at| at.ip() == ip).map_or(tunnel_peer.port(), |at| at.port());

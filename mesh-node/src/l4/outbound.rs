@@ -12,7 +12,7 @@ use std::{
 use mesh_common::TUNNEL_PORT;
 use mesh_core::{
     balance,
-    model::{Endpoint, Service, Snapshot, Target, Workload},
+    model::{Endpoint, NoWay, Service, Snapshot, Target, Waypoint, Workload},
     resource::mesh_config::settings::OutboundMode,
 };
 use tokio::net::TcpStream;
@@ -22,6 +22,7 @@ use super::{
     relay::{self, Far},
     requests::{self, outside},
     revoke::{Facts, revoked},
+    waypoint::{Missed, Passenger},
 };
 use crate::{
     hbone::{self, ConnectRequest, OpenError, TunnelKey},
@@ -157,6 +158,10 @@ impl Failure {
         Self { stage, flag: error.flag(), reason: error.to_string(), retry: error.retry() }
     }
 
+    fn of_identity(reason: String) -> Self {
+        Self { flag: Flag::IdentityError, ..Self::last(Stage::Tls, reason) }
+    }
+
     fn last(stage: Stage, reason: impl fmt::Display) -> Self {
         Self { retry: false, ..Self::of(stage, reason) }
     }
@@ -206,6 +211,9 @@ impl Story {
         ((service, port), named): (Place, Option<Place>),
     ) -> Option<Raw> {
         let snapshot = self.worker.snapshot();
+        if service.waypoint.is_some() {
+            return Some(Raw { tcp, port: None, named });
+        }
         let kind =
             requests::classify(&self.worker, &self.pod, &snapshot, (&service, port), (tcp, wanted)).await;
         match kind {
@@ -272,9 +280,18 @@ impl Story {
         if let Some((service, port)) = named {
             self.report.set_service(service.clone());
             let snapshot = self.worker.snapshot();
-            return self.reach_service(&snapshot, source, (&service, port), wanted).await;
+            return match service.way(port, wanted.is_ipv4()) {
+                Some((waypoint, asked)) => self.reach_waypoint(&snapshot, source, waypoint, asked).await,
+                None => self.reach_service(&snapshot, source, (&service, port), wanted).await,
+            };
         }
         let (snapshot, target) = self.resolve(source, wanted).await;
+        if let Some(waypoint) = target.waypoint() {
+            if let Target::Service { service, .. } = &target {
+                self.report.set_service(service.clone());
+            }
+            return self.reach_waypoint(&snapshot, source, waypoint, Ok(wanted)).await;
+        }
         match target {
             Target::Service { ref service, port } => {
                 self.report.set_service(service.clone());
@@ -361,6 +378,33 @@ impl Story {
         Err(last)
     }
 
+    /// Through a waypoint, whose rules decide the rest.
+    async fn reach_waypoint(
+        &self,
+        snapshot: &Snapshot,
+        source: &Arc<Workload>,
+        waypoint: &Waypoint,
+        wanted: Result<SocketAddr, NoWay>,
+    ) -> Result<Reached, Failure> {
+        let passenger = Passenger { worker: &self.worker, pod: &self.pod, source, client: self.client };
+        let tried = |endpoint: &Endpoint| {
+            self.report.set_destination(Party {
+                addr: endpoint.addr,
+                identity: endpoint.workload.as_ref().map(|it| it.identity.clone()),
+                workload: endpoint.workload.clone(),
+            });
+            self.report.set_hbone_addr(endpoint.addr);
+            self.report.set_encrypted(true);
+        };
+        let stream =
+            passenger.ride(snapshot, waypoint, wanted, tried).await.map_err(|missed| match missed {
+                Missed::NoWay(none) => Failure::last(Stage::Resolve, none),
+                Missed::Identity(reason) => Failure::of_identity(reason),
+                Missed::Tunnel(error) => Failure::of_tunnel(&error),
+            })?;
+        Ok(Reached { far: Far::Tunnel(stream), local: None, load: None })
+    }
+
     async fn reach_endpoint(
         &self,
         snapshot: &Snapshot,
@@ -417,11 +461,7 @@ impl Story {
         workload: &Arc<Workload>,
         to: SocketAddr,
     ) -> Result<Reached, Failure> {
-        let svid = self
-            .worker
-            .svid(&source.identity)
-            .await
-            .map_err(|reason| Failure { flag: Flag::IdentityError, ..Failure::last(Stage::Tls, reason) })?;
+        let svid = self.worker.svid(&source.identity).await.map_err(Failure::of_identity)?;
         let address = SocketAddr::new(to.ip(), TUNNEL_PORT);
         self.report.set_hbone_addr(address);
         self.report.set_encrypted(true);

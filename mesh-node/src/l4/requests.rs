@@ -16,13 +16,17 @@ use mesh_core::route::{self, About, ClusterRef, Route, RouteTable, StreamTable, 
 use tokio::net::TcpStream;
 
 use super::revoke::{Facts, revoked};
+use super::waypoint::{Missed, Passenger};
 use super::{dial, forwarded, inbound};
 use crate::hbone::{ConnectRequest, TunnelKey};
 use crate::l7::engine::Engine;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
 use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, Held, LocalBoxFuture, Site};
-use crate::l7::stream::{self, Stream};
+use crate::l7::{
+    sniff,
+    stream::{self, Stream},
+};
 use crate::redirect::LocalPod;
 use crate::report::{ConnReport, Counters};
 use crate::run::drain::Drain;
@@ -30,7 +34,6 @@ use crate::run::{tasks, worker::Worker};
 use crate::sys::sockopt;
 
 pub(super) mod outside;
-mod sniff;
 
 /// What a data thread has for the requests of one pod.
 pub struct PodRequests {
@@ -407,6 +410,17 @@ impl PodClient {
         let source =
             source.ok_or_else(|| DialError::Denied("the pod is not in the configuration".to_owned()))?;
         let addr = to.endpoint.addr;
+        if let Some((waypoint, wanted)) = to.through() {
+            let client = self.own_address(addr);
+            let passenger = Passenger { worker: &worker, pod: &self.pod, source: &source, client };
+            let stream = passenger.ride(to.snapshot, waypoint, wanted, |_| ()).await;
+            let stream = stream.map_err(|missed| match missed {
+                Missed::NoWay(none) => DialError::Connect(none.to_string()),
+                Missed::Identity(reason) => DialError::Tls(reason),
+                Missed::Tunnel(error) => error.into(),
+            })?;
+            return Ok(Dialled { io: stream.into(), encrypted: true, held: None });
+        }
         match &to.endpoint.workload {
             Some(workload) if workload.accepts_tunnel() => match worker.local_pod(&workload.uid) {
                 Some(pod) => self.open_local(&worker, &source, &pod, addr).await,

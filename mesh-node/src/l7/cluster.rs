@@ -103,9 +103,10 @@ impl Cluster {
             Some(old) => old.balancer.borrow().successor(policy.balance.clone()),
             None => Balancer::new(policy.balance.clone()),
         };
-        // What was connected under other rules is of no use any more.
+        // What was connected under other rules, or past a waypoint, is of no use any more.
         let old = old
-            .filter(|old| old.policy.tls == policy.tls && old.policy.proxy_protocol == policy.proxy_protocol);
+            .filter(|old| old.policy.tls == policy.tls && old.policy.proxy_protocol == policy.proxy_protocol)
+            .filter(|old| old.service.waypoint == service.waypoint);
         let known = |endpoint: &Endpoint| {
             let old = old?;
             let member = old.members.get(*old.by_id.get(&endpoint.id)?)?;

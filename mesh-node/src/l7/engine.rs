@@ -214,6 +214,7 @@ fn service(snapshot: &Snapshot, to: &ClusterRef, (namespace, asked): (&str, u16)
         families: Families::Any,
         exported: Exported::default(),
         entry: Some(Arc::new(Entry { external: true, passthrough: true, ..Entry::default() })),
+        waypoint: None,
     }))
 }
 

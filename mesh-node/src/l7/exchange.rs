@@ -80,6 +80,9 @@ async fn run<D: Downstream>(
     edge::receive(stage, head).map_err(|wrong| {
         Ended::Refused(Refusal::BadRequest(StatusCode::BAD_REQUEST), wrong.as_str().to_owned())
     })?;
+    if let Some(reason) = stage.site.denies(stage.facts) {
+        return Err(Ended::Refused(Refusal::Denied, reason));
+    }
     let Some((route, matched)) = pick(stage, head)? else {
         let location = https_location(&view(stage, head));
         let reply = redirect(StatusCode::MOVED_PERMANENTLY, &location);

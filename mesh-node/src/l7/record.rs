@@ -209,9 +209,11 @@ impl Record {
         let header = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
         let destination = self.endpoint.as_ref().and_then(|it| it.workload.as_ref());
         let request = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
-        let source = stage.engine.client_workload();
+        let reporter = stage.engine.client.perspective();
+        // A waypoint sends what others have sent.
+        let source = stage.engine.client_workload().filter(|_| reporter != Perspective::Waypoint);
         stage.engine.reporter.request(&RequestFacts {
-            reporter: Perspective::Source,
+            reporter,
             start: self.wall,
             duration: now.saturating_duration_since(self.start),
             source: facts.source.as_ref().or(source.as_ref()),

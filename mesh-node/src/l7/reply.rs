@@ -38,6 +38,8 @@ pub enum Refusal {
     BadRequest(StatusCode),
     /// The client took too long to send its request.
     RequestTimeout,
+    /// A policy says no.
+    Denied,
 }
 
 impl Refusal {
@@ -55,6 +57,7 @@ impl Refusal {
             Self::ProtocolError => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::Fault(status) | Self::BadRequest(status) => status,
         }
     }
@@ -74,6 +77,7 @@ impl Refusal {
             Self::Fault(_) => Flags::FI,
             Self::BadRequest(_) => Flags::DPE,
             Self::RequestTimeout => Flags::SI,
+            Self::Denied => Flags::NONE,
         }
     }
 
@@ -93,6 +97,7 @@ impl Refusal {
             Self::Fault(_) => "fault_filter_abort",
             Self::BadRequest(_) => "http1.codec_error",
             Self::RequestTimeout => "request_headers_timeout",
+            Self::Denied => "rbac_access_denied",
         }
     }
 
@@ -124,6 +129,7 @@ impl Refusal {
                 _ => "Bad Request",
             },
             Self::RequestTimeout => "Request Timeout",
+            Self::Denied => "RBAC: access denied",
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use mesh_core::id::SpiffeId;
-use mesh_core::model::{Endpoint, Service, Snapshot, Workload};
+use mesh_core::model::{Endpoint, NoWay, Service, Snapshot, Waypoint, Workload};
 use mesh_core::resource::Secret;
 use mesh_core::resource::mesh_config::proxy::Topology;
 use mesh_core::route::{MatchInfo, Route, RouteTable};
@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::io::Io;
 use crate::hbone;
-use crate::report::{ConnReport, Flag, PseudoService};
+use crate::report::{ConnReport, Flag, Perspective, PseudoService};
 
 /// A future on one thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -49,6 +49,11 @@ pub trait Client {
         false
     }
 
+    /// Whose view metrics of its requests are.
+    fn perspective(&self) -> Perspective {
+        Perspective::Source
+    }
+
     /// The Secret of this name that is meant for it, if it is told of any.
     fn secret(&self, _: &Snapshot, _: &str) -> Option<Arc<Secret>> {
         None
@@ -69,6 +74,14 @@ pub struct Dial<'a> {
     pub endpoint: &'a Endpoint,
     /// How long the connection may take to stand.
     pub timeout: Duration,
+}
+
+impl Dial<'_> {
+    /// The waypoint that connections to the service go through, and the address that they ask for there.
+    pub fn through(&self) -> Option<(&Arc<Waypoint>, Result<SocketAddr, NoWay>)> {
+        let (service, port) = self.service;
+        service.way(port, self.endpoint.addr.is_ipv4())
+    }
 }
 
 /// A connection that stands.
@@ -144,6 +157,11 @@ pub trait Site {
 
     /// What stands for the service in the metrics of requests that lead to none.
     fn nobody(&self) -> Option<PseudoService> {
+        None
+    }
+
+    /// Why policy refuses a request of this client, if it does.
+    fn denies(&self, _: &Facts) -> Option<String> {
         None
     }
 

@@ -223,7 +223,7 @@ impl Live {
         let series = self.bind(reporter);
         let (sent_metric, received_metric) = match self.direction {
             Direction::Inbound => (&series.sent, &series.received),
-            Direction::Outbound => (&series.received, &series.sent),
+            Direction::Outbound | Direction::Through => (&series.received, &series.sent),
         };
         carry(sent, &self.flushed.sent, sent_metric);
         carry(received, &self.flushed.received, received_metric);

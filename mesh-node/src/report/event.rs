@@ -49,6 +49,8 @@ pub enum Event {
     ShedConnections,
     /// A connection closed at once because a limit of its pod was reached.
     ShedPod,
+    /// A connection refused because the waypoint that it has to go through cannot be used.
+    NoWaypoint,
     /// A request to the admin port for a host that is not this one.
     AdminHost,
     /// A connection to an admin port beyond its limit.
@@ -63,7 +65,7 @@ pub enum Event {
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -85,6 +87,7 @@ impl Event {
         Self::LostDestination,
         Self::ShedConnections,
         Self::ShedPod,
+        Self::NoWaypoint,
         Self::AdminHost,
         Self::AdminConnections,
         Self::AccessLogDropped,
@@ -112,6 +115,7 @@ impl Event {
             | Self::GarbageRequest => &GARBAGE,
             Self::AcceptDescriptors | Self::AcceptMemory | Self::AcceptOther => &ACCEPT,
             Self::LostDestination | Self::ShedConnections | Self::ShedPod => &SHED,
+            Self::NoWaypoint => &WAYPOINT,
             Self::AdminHost | Self::AdminConnections => &ADMIN,
             Self::AccessLogDropped => &ACCESS_LOG,
             Self::LabelOverflow => &OVERFLOW,
@@ -143,7 +147,7 @@ impl Event {
             Self::ShedPod => "pod",
             Self::AdminHost => "host",
             Self::ShedConnections | Self::AdminConnections => "connections",
-            Self::AccessLogDropped | Self::LabelOverflow | Self::Panic => "",
+            Self::NoWaypoint | Self::AccessLogDropped | Self::LabelOverflow | Self::Panic => "",
         }
     }
 
@@ -203,6 +207,10 @@ static ACCEPT: Family = Family { name: "mesh_accept_errors", help: "Failures of 
 static SHED: Family = Family {
     name: "mesh_connections_shed",
     help: "Connections closed at once: over a limit, or origin unknown",
+};
+static WAYPOINT: Family = Family {
+    name: "mesh_waypoint_unavailable",
+    help: "Connections refused because the waypoint that they have to go through cannot be used",
 };
 static ADMIN: Family = Family { name: "mesh_admin_refused", help: "Refused use of the admin ports" };
 static ACCESS_LOG: Family = Family {

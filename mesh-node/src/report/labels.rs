@@ -118,7 +118,7 @@ fn security(info: &ConnInfo) -> &'static str {
     match (info.encrypted, info.direction) {
         (true, _) => "mutual_tls",
         (false, Direction::Inbound) => "none",
-        (false, Direction::Outbound) => "unknown",
+        (false, Direction::Outbound | Direction::Through) => "unknown",
     }
 }
 

@@ -120,7 +120,7 @@ impl Scrape {
     }
 
     fn open_sockets(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let open = [Direction::Inbound, Direction::Outbound].map(|direction| {
+        let open = Direction::ALL.map(|direction| {
             let open = self.reporter.open_of(direction).load(Ordering::Relaxed);
             (vec![("reporter", direction.reporter())], signed(open))
         });

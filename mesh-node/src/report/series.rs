@@ -58,7 +58,7 @@ pub(super) struct SeriesMap {
     cap: usize,
     /// Moves when cached entries should be looked up anew, so that they do not keep old configuration alive.
     epoch: AtomicU64,
-    overflow: [Arc<Series>; 2],
+    overflow: [Arc<Series>; Direction::ALL.len()],
     known: Mutex<Known>,
 }
 
@@ -73,8 +73,8 @@ impl SeriesMap {
     /// A map of at most `cap` label sets.
     pub(super) fn new(cap: usize) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let overflow = [Direction::Inbound, Direction::Outbound]
-            .map(|direction| Arc::new(Series::new(Arc::new(Labels::unknown(direction)))));
+        let overflow =
+            Direction::ALL.map(|direction| Arc::new(Series::new(Arc::new(Labels::unknown(direction)))));
         let known = Mutex::default();
         Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), cap, epoch: AtomicU64::new(0), overflow, known }
     }
@@ -126,10 +126,11 @@ impl SeriesMap {
     }
 
     fn overflow_of(&self, direction: Direction) -> &Arc<Series> {
-        let [inbound, outbound] = &self.overflow;
+        let [inbound, outbound, through] = &self.overflow;
         match direction {
             Direction::Inbound => inbound,
             Direction::Outbound => outbound,
+            Direction::Through => through,
         }
     }
 }

@@ -38,6 +38,7 @@ pub(crate) fn workload(name: &str) -> Arc<Workload> {
         weight: 0,
         inbound_bypass: false,
         dns_bypass: false,
+        waypoint: None,
     })
 }
 
@@ -56,6 +57,7 @@ pub(crate) fn service(name: &str) -> Arc<Service> {
         families: mesh_core::model::Families::Any,
         entry: None,
         exported: mesh_core::model::Exported::Everywhere,
+        waypoint: None,
     })
 }
 

@@ -442,7 +442,8 @@ impl Drop for LoadGuard {
     }
 }
 
-fn event_of(error: &TlsError) -> Event {
+/// What counts a handshake that came to nothing.
+pub(crate) fn event_of(error: &TlsError) -> Event {
     match error {
         TlsError::Deadline => Event::HandshakeDeadline,
         TlsError::Peer(
@@ -458,7 +459,7 @@ fn event_of(error: &TlsError) -> Event {
 }
 
 /// Whether a tunnel ended because its peer broke the rules, not because it broke or had to end.
-fn is_fault_of_peer(error: &ServeError) -> bool {
+pub(crate) fn is_fault_of_peer(error: &ServeError) -> bool {
     match error {
         ServeError::PrefaceDeadline | ServeError::ResetFlood | ServeError::Flood => true,
         ServeError::Handshake(error) | ServeError::Connection(error) => !error.is_io(),

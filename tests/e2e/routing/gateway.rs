@@ -31,7 +31,7 @@ fn the_way_in_from_outside() -> Result<()> {
 
 /// A pod with the labels of Istio's gateway, and its Service. It follows the nodes' control plane, with an identity of
 /// its own.
-pub(super) fn gateway_pod(bed: &Bed, (name, label): (&str, &str)) -> Result<String> {
+pub(crate) fn gateway_pod(bed: &Bed, (name, label): (&str, &str)) -> Result<String> {
     let (layout, host) = (bed.layout(), bed.node("node-1")?);
     let (mesh, own) = (layout.state.join("mesh"), layout.state.join(name));
     let [mesh, token, state] = [mesh, own.join("token"), own.clone()].map(|path| path.display().to_string());

@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn all_names() {
         let all = names(&[]).unwrap();
-        assert_eq!(all.len(), 32);
+        assert_eq!(all.len(), 33);
         for name in [
             "same-node/bulk/8",
             "cross-node/connect-3/8",

@@ -1,4 +1,5 @@
-//! The bench of layer 7: the gateway beside nginx, `HAProxy` and Envoy, and a node with routes beside one without.
+//! The bench of layer 7: the gateway beside nginx, `HAProxy` and Envoy, and a node with routes beside one without,
+//! and beside a waypoint with the same.
 //!
 //! Every proxy has one thread on the same processor, load and origin share another one, and all of them take turns in
 //! the same run. The configurations are generated from one description, and before anything is measured each proxy is
@@ -33,7 +34,7 @@ pub(super) fn run(case: Case, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: 
 fn measure(case: Case, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &mut Outcome) -> Result<()> {
     machine::check_tools()?;
     match case {
-        Case::Node => node::run(plan, tell, outcome),
+        Case::Node | Case::Waypoint => node::run(case, plan, tell, outcome),
         _ => contest::run(case, plan, tell, outcome),
     }
 }

@@ -6,7 +6,7 @@ use super::stand::{NODES, Port, SERVERS, System};
 
 /// A namespace with a client and the servers of both nodes. `files` is where `nginx.conf` is.
 pub(super) fn namespace(system: System, files: &Path) -> String {
-    let label = if matches!(system, System::Mesh | System::MeshL7) {
+    let label = if matches!(system, System::Mesh | System::MeshL7 | System::Waypoint) {
         ", labels: {istio.io/dataplane-mode: ambient}"
     } else {
         ""
@@ -29,8 +29,9 @@ pub(super) fn namespace(system: System, files: &Path) -> String {
 /// A service in front of the first server of the other node.
 pub(super) fn service(system: System) -> String {
     let (name, port) = (FAR[0], Port::Http.number());
+    let bound = if system == System::Waypoint { "istio.io/use-waypoint: way" } else { "" };
     format!(
-        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: {system}}}, \
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: {system}, labels: {{{bound}}}}}, \
          spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: {port}}}]}}}}\n---\n"
     )
 }

@@ -35,6 +35,8 @@ pub enum System {
     Mesh,
     /// The mesh, with rules of layer 7.
     MeshL7,
+    /// The mesh, with the same rules at a waypoint.
+    Waypoint,
     /// A `ztunnel` that the user has brought.
     Ztunnel,
 }
@@ -47,13 +49,14 @@ impl System {
             Self::Relay => "relay",
             Self::Mesh => "mesh",
             Self::MeshL7 => "mesh-l7",
+            Self::Waypoint => "mesh-waypoint",
             Self::Ztunnel => "ztunnel",
         }
     }
 
     /// Whether pods are enrolled and a process on each node serves them.
     pub(super) fn has_nodes(self) -> bool {
-        matches!(self, Self::Mesh | Self::MeshL7 | Self::Ztunnel)
+        matches!(self, Self::Mesh | Self::MeshL7 | Self::Waypoint | Self::Ztunnel)
     }
 }
 
@@ -202,21 +205,32 @@ impl Stand {
         match system {
             System::Direct => Ok(Vec::new()),
             System::Relay => Ok(self.relays.iter().map(Process::pid).collect()),
-            System::Mesh | System::MeshL7 => {
-                let pid = |node| {
-                    self.bed.node(node)?.pid()?.with_context(|| format!("mesh-node of {node} is down"))
-                };
-                NODES.into_iter().map(pid).collect()
-            }
+            System::Mesh | System::MeshL7 => self.nodes(),
+            // Those of the pod of the waypoint as well.
+            System::Waypoint => Ok([self.nodes()?, self.waypoint()?].concat()),
             System::Ztunnel => self.ztunnel.as_ref().context("there is no ztunnel")?.pids(),
         }
+    }
+
+    fn nodes(&self) -> Result<Vec<u32>> {
+        let pid = |node| self.bed.node(node)?.pid()?.with_context(|| format!("mesh-node of {node} is down"));
+        NODES.into_iter().map(pid).collect()
+    }
+
+    fn waypoint(&self) -> Result<Vec<u32>> {
+        let pod = self.bed.pod(&format!("{}/way-pod", System::Waypoint))?;
+        let procs = pod.cgroup().join("waypoint/cgroup.procs");
+        let text = fs::read_to_string(&procs).with_context(|| procs.display().to_string())?;
+        let pids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        ensure!(!pids.is_empty(), "the waypoint is down");
+        Ok(pids)
     }
 
     /// Ends the proxies of a system and starts them again; returns when they serve.
     pub(super) fn restart(&mut self, system: System) -> Result<()> {
         match system {
             System::Direct | System::Relay => {}
-            System::Mesh | System::MeshL7 => {
+            System::Mesh | System::MeshL7 | System::Waypoint => {
                 for node in NODES.map(|node| self.bed.node(node)) {
                     let node = node?;
                     // There is nothing to drain, and an orderly end may take its time.
@@ -256,7 +270,7 @@ impl Stand {
             }
         }
         let seen = self.connections_seen(system)? > before;
-        if system == System::MeshL7 {
+        if matches!(system, System::MeshL7 | System::Waypoint) {
             // What is counted as requests need not be counted as connections. Whether its rules are applied shows.
             return Ok(());
         }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use super::World;
 use crate::model::{Config, Record, RecordKey};
+use crate::resource::networking::VirtualServiceSpec;
 use crate::resource::{Object, ObjectKey, Spec};
 
-/// The labels that subsets tell endpoints apart by, and Gateways their pods. Only these are told of every workload.
+/// The labels that subsets tell endpoints apart by, Gateways their pods, and rules at waypoints who asks. Only these are
+/// told of every workload.
 #[derive(Debug, Default)]
 pub(super) struct SubsetLabels {
-    /// By `DestinationRule` or `Gateway`.
+    /// By `DestinationRule`, `Gateway` or `VirtualService`.
     keys: BTreeMap<ObjectKey, BTreeSet<String>>,
     /// How many of them use a key.
     used: BTreeMap<String, usize>,
@@ -49,9 +51,7 @@ impl SubsetLabels {
 impl World {
     /// Takes note of a resource that travels, or that it is gone.
     pub(super) fn put_config(&mut self, key: &ObjectKey, object: Option<&Object>) {
-        if key.kind != "VirtualService" {
-            self.note_labels(key, object);
-        }
+        self.note_labels(key, object);
         if matches!(key.kind, "Gateway" | "DestinationRule") {
             self.note_credentials(key, object);
         }
@@ -66,6 +66,7 @@ impl World {
                 labels.cloned().collect()
             }
             Some(Spec::Gateway(gateway)) => gateway.selector.keys().cloned().collect(),
+            Some(Spec::VirtualService(rules)) => source_labels(rules),
             _ => BTreeSet::new(),
         };
         let changed = self.subset_labels.set(key, keys);
@@ -75,4 +76,12 @@ impl World {
             self.dirty.pods.extend(pods.collect::<Vec<_>>());
         }
     }
+}
+
+/// A node knows all labels of its own pods; a waypoint is asked by everybody's.
+fn source_labels(rules: &VirtualServiceSpec) -> BTreeSet<String> {
+    let requests = rules.http.iter().flat_map(|rule| &rule.matches).map(|it| &it.source_labels);
+    let tls = rules.tls.iter().flat_map(|rule| &rule.matches).map(|it| &it.source_labels);
+    let tcp = rules.tcp.iter().flat_map(|rule| &rule.matches).map(|it| &it.source_labels);
+    requests.chain(tls).chain(tcp).flat_map(BTreeMap::keys).cloned().collect()
 }

@@ -260,6 +260,13 @@ impl World {
         self.dirty.workload_entries.extend(workloads);
     }
 
+    /// What its labels ask for may lead elsewhere now.
+    pub(super) fn mark_workload_entries_of(&mut self, namespace: Option<&str>) {
+        let all = self.entries.workloads.keys();
+        let own = all.filter(|name| namespace.is_none_or(|namespace| *name.namespace == *namespace));
+        self.dirty.workload_entries.extend(own.cloned());
+    }
+
     /// The mesh's settings have changed: the trust domain, or who sees what does not say.
     pub(super) fn mark_all_entries(&mut self) {
         self.dirty.entries.extend(self.entries.services.keys().cloned());
@@ -424,11 +431,13 @@ impl World {
             families: Families::Any,
             exported: Exported::of(&spec.export_to, exported, &name.namespace),
             entry: Some(Arc::new(Entry {
+                name: Arc::clone(&name.name),
                 external: spec.location == Location::MeshExternal,
                 passthrough: spec.resolution == Resolution::None,
                 first_address_only: spec.resolution == Resolution::DnsRoundRobin,
                 subject_alt_names: spec.subject_alt_names.iter().map(|name| name.as_str().into()).collect(),
             })),
+            waypoint: self.waypoint_of("ServiceEntry", name),
         }
     }
 

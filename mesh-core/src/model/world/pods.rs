@@ -142,6 +142,7 @@ impl World {
             ready: pod.ready || ready_somewhere,
             inbound_bypass: false,
             dns_bypass: false,
+            waypoint: self.waypoint_of_workload(&name.namespace, &pod.labels),
         };
         Some((workload, local))
     }
@@ -151,6 +152,10 @@ impl World {
     }
 
     fn is_enrolled(&self, name: &Name, pod: &PodFacts) -> bool {
+        // A waypoint ends tunnels itself.
+        if pod.wish != Wish::Always && self.waypoint_run_by(&name.namespace, &pod.labels).is_some() {
+            return false;
+        }
         let labels = self.namespaces.get(&name.namespace);
         pod.wish.is_enrolled(&name.namespace, labels, &self.options.root_namespace)
     }
@@ -216,7 +221,7 @@ fn service_account(spec: &PodSpec) -> &str {
 }
 
 /// A pod without a `Ready` condition was written by hand; an address is all that it can have to show.
-fn is_ready(pod: &Pod) -> bool {
+pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
     ready.is_none_or(|condition| condition.status == "True")

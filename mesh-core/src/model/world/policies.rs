@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::report::Topic;
 use super::selector::{SelectorIndex, selects};
 use super::{Name, Report, World};
-use crate::model::{Record, RecordKey};
-use crate::policy::compile::{Inherited, TrustDomains, authorization, labels, mutual_tls, name_of};
+use crate::model::{Config, Record, RecordKey};
+use crate::policy::compile::{
+    Inherited, TrustDomains, authorization, has_targets, is_only_noted, labels, mutual_tls, name_of,
+};
 use crate::policy::{Policy, PolicyName, Scope, mutual_tls_key};
 use crate::resource::security::{MutualTlsMode, PeerAuthenticationSpec};
 use crate::resource::{Object, Spec};
@@ -32,6 +34,15 @@ type Aged = (Option<i64>, Name);
 impl World {
     pub(super) fn put_authorization(&mut self, name: &Name, object: Object) {
         self.drop_authorization(name);
+        let mut object = object;
+        // Waypoints compile it themselves.
+        let travels = matches!(&object.spec, Spec::AuthorizationPolicy(spec) if has_targets(spec));
+        let config = if travels && !is_only_noted(&object) { Config::of(&object) } else { None };
+        self.emit(
+            RecordKey::Config(Arc::new(object.key())),
+            config.map(|config| Record::Config(Arc::new(config))),
+        );
+        object.spec_json = None;
         let object = Arc::new(object);
         self.policies.authorization.insert(name.clone(), Arc::clone(&object));
         self.compile_authorization(&object);
@@ -41,6 +52,7 @@ impl World {
         let Some(old) = self.policies.authorization.remove(name) else { return };
         self.unlist_authorization(&old);
         self.emit(RecordKey::Policy(name_of(&old)), None);
+        self.emit(RecordKey::Config(Arc::new(old.key())), None);
     }
 
     /// Compiles all of them again, because what they are compiled with has changed.

@@ -122,6 +122,7 @@ impl World {
         if let Some(families) = families.reduce(union) {
             service.families = families;
         }
+        service.waypoint = self.waypoint_of("Service", name);
         Some(service)
     }
 }
@@ -178,6 +179,7 @@ fn describe(
             .get(EXPORT_TO)
             .map_or(Exported::Everywhere, |text| Exported::parse(text, namespace)),
         entry: None,
+        waypoint: None,
     }
 }
 

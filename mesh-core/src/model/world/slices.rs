@@ -141,6 +141,9 @@ impl World {
             }
         }
         let memberships = services.into_iter().filter_map(|(name, ports)| self.membership(name, ports));
+        let waypoint = self.waypoint_run_by(&name.namespace, &pod.labels).filter(|_| !pod.terminating);
+        let waypoint = waypoint.map(|waypoint| Membership::of_waypoint(&name.namespace, waypoint));
+        let memberships = memberships.chain(waypoint);
         let mut memberships: Vec<_> = memberships.chain(self.entries_with_pod(name, pod)).collect();
         memberships.sort();
         memberships.shrink_to_fit();

@@ -40,7 +40,7 @@ struct Served {
 
 impl<'a> Edge<'a> {
     fn serve(&mut self, virtuals: &'a Virtuals, client: Client<'_>, server: &'a GatewayServer) {
-        let audience = Audience { client, port: server.port, gateway: Some(&server.gateway) };
+        let audience = Audience { client, port: server.port, gateway: Some(&server.gateway), owners: None };
         for it in virtuals.seen_by(audience) {
             let hosts = shared(server, it);
             if hosts.is_empty() {

@@ -13,6 +13,7 @@ fn outcome(yaml: &str, bind: &[&str]) -> Outcome {
     parsed.objects.iter().for_each(|object| sightings.apply(object));
     let snapshot = compile(&parsed.objects, &CompileOptions::default()).snapshot;
     let inputs = Inputs {
+        doors: Doors::Gateways,
         snapshot: Arc::new(snapshot),
         own: Arc::new(sightings.own()),
         addresses: bind.iter().map(|ip| ip.parse().unwrap()).collect(),

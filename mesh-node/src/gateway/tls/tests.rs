@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::gateway::compile::Inputs;
+use crate::gateway::{Doors, compile::Inputs};
 use crate::identity::Options;
 use crate::tls::files::Files;
 use crate::tls::pki::{Kind, Leaf, Pki, params};
@@ -116,6 +116,7 @@ fn compiled(
     let own = Sightings::of("default", "gw", []).own();
     let address = "127.0.0.1:443".parse().unwrap();
     let inputs = Inputs {
+        doors: Doors::Gateways,
         snapshot: Arc::new(snapshot),
         own: Arc::new(own),
         addresses: vec!["127.0.0.1".parse().unwrap()],

@@ -136,6 +136,11 @@ const fn node(metric: Metric, must: f64, aim: f64) -> Demand {
     Demand { case: Subject::Node, system: "mesh-l7", metric, must: (without, must), aim: (without, aim) }
 }
 
+const fn waypoint(metric: Metric, must: f64, aim: f64) -> Demand {
+    let node = Measure::System("mesh-l7");
+    Demand { case: Subject::Waypoint, system: "mesh-waypoint", metric, must: (node, must), aim: (node, aim) }
+}
+
 const MESH: &str = "mesh";
 
 /// Envoy is what users have, `HAProxy` is what a core can do. The number of routes must not matter, and layer 7 on the
@@ -149,6 +154,7 @@ const DEMANDS: &[Demand] = &[
     beyond(Subject::Grpc, Metric::Rps, 1.4, 2.0),
     routes(Metric::CpuPer1k, 1.2, 1.05),
     node(Metric::Rps, 0.6, 0.8),
+    waypoint(Metric::Rps, 0.6, 0.75),
     // Megabytes.
     fixed(Subject::Idle, Metric::RssMb, 25.0, 12.0),
 ];

@@ -1,4 +1,5 @@
-//! Layer 7 on the client's node: a service with a route of its own, beside the same service without.
+//! Layer 7 on the client's node: a service with a route of its own, beside the same service without. And at a waypoint:
+//! the same route there, beside the client's node.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,17 +14,35 @@ use crate::bench::{
     load, manifests,
     process::Disturbance,
     shown,
-    stand::{Port, Stand, System},
+    stand::{NODES, Port, Stand, System},
 };
+use crate::waypoint;
 
 /// Measures through pods of a bed of its own.
-pub(super) fn run(plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &mut Outcome) -> Result<()> {
+pub(super) fn run(
+    case: Subject,
+    plan: &Plan,
+    tell: &mut dyn FnMut(&str),
+    outcome: &mut Outcome,
+) -> Result<()> {
     tell("Starting the pods.");
-    let systems = [System::Direct, System::Mesh, System::MeshL7];
+    let systems = match case {
+        Subject::Waypoint => [System::Direct, System::MeshL7, System::Waypoint],
+        _ => [System::Direct, System::Mesh, System::MeshL7],
+    };
     let stand = Stand::start(&systems, None)?;
-    let services: String = systems.into_iter().map(manifests::service).collect();
-    stand.bed(System::MeshL7).apply(&(services + &manifests::route(System::MeshL7, ROUTED)))?;
-    let mut contest = Contest { stand, samples: Vec::new(), failures: Vec::new() };
+    let services = systems.into_iter().map(manifests::service);
+    let ruled = systems.into_iter().filter(|system| matches!(system, System::MeshL7 | System::Waypoint));
+    let rules = ruled.map(|system| manifests::route(system, ROUTED));
+    let bed = stand.bed(System::MeshL7);
+    bed.apply(&services.chain(rules).collect::<String>())?;
+    if case == Subject::Waypoint {
+        let name = (System::Waypoint.name(), "way");
+        let pod = waypoint::pod(bed, waypoint::Source::Control, name, NODES[1])?;
+        bed.apply(&(waypoint::gateway(name, "") + &pod))?;
+        bed.wait_ready(Duration::from_secs(60), |_| ())?;
+    }
+    let mut contest = Contest { case, stand, samples: Vec::new(), failures: Vec::new() };
     for system in systems {
         match contest.prepare(system) {
             Ok(()) => contest.samples.push((system, Vec::new())),
@@ -39,7 +58,7 @@ pub(super) fn run(plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &mut Outcome
             }
             match contest.turn(system, plan.seconds) {
                 Ok((sample, others)) => {
-                    let (case, runs, shown) = (Subject::Node, plan.runs, shown(&sample, others));
+                    let (runs, shown) = (plan.runs, shown(&sample, others));
                     tell(&format!("{case}, round {round} of {runs}, {system}: {shown}"));
                     outcome.turns += 1;
                     outcome.disturbed += usize::from(others > DISTURBING);
@@ -59,6 +78,7 @@ pub(super) fn run(plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &mut Outcome
 }
 
 struct Contest {
+    case: Subject,
     stand: Stand,
     samples: Vec<(System, Vec<Sample>)>,
     failures: Vec<(System, anyhow::Error)>,
@@ -75,7 +95,10 @@ impl Contest {
             thread::sleep(Duration::from_millis(100));
         }
         self.stand.warm_up(system, TRAFFIC)?;
-        if system == System::MeshL7 { self.routed(system, deadline) } else { Ok(()) }
+        match system {
+            System::MeshL7 | System::Waypoint => self.routed(system, deadline),
+            _ => Ok(()),
+        }
     }
 
     /// A mesh that does not look at the route would look like one that does so at no cost.
@@ -92,7 +115,7 @@ impl Contest {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                bail!("the node does not apply the VirtualService: there is no {ROUTED} in\n{head}");
+                bail!("{system} does not apply the VirtualService: there is no {ROUTED} in\n{head}");
             }
             thread::sleep(Duration::from_millis(200));
         }
@@ -110,9 +133,9 @@ impl Contest {
     fn report(self, tell: &mut dyn FnMut(&str), outcome: &mut Outcome) {
         let samples: Vec<_> =
             self.samples.into_iter().map(|(system, samples)| (system.to_string(), samples)).collect();
-        outcome.rows.extend(rows(Subject::Node.name(), &samples));
+        outcome.rows.extend(rows(self.case.name(), &samples));
         for (system, reason) in self.failures {
-            let (case, system) = (Subject::Node.to_string(), system.to_string());
+            let (case, system) = (self.case.to_string(), system.to_string());
             outcome.fail(Failure { case, system, reason }, tell);
         }
     }

@@ -25,6 +25,8 @@ pub enum Subject {
     Idle,
     /// A service with a route of its own, handled on the client's node, beside one without.
     Node,
+    /// The same route at a waypoint, beside the client's node.
+    Waypoint,
 }
 
 /// What comes from clients.
@@ -44,7 +46,7 @@ pub(super) enum Load {
 
 impl Subject {
     /// All of them, in the order in which they run.
-    pub fn all() -> [Self; 9] {
+    pub fn all() -> [Self; 10] {
         [
             Self::Plain,
             Self::Realistic,
@@ -55,6 +57,7 @@ impl Subject {
             Self::ManyRoutes,
             Self::Idle,
             Self::Node,
+            Self::Waypoint,
         ]
     }
 
@@ -70,12 +73,15 @@ impl Subject {
             Self::ManyRoutes => "l7/10000-routes/32",
             Self::Idle => "l7/rss/idle",
             Self::Node => "l7/node/32",
+            Self::Waypoint => "l7/waypoint/32",
         }
     }
 
     pub(super) fn table(self) -> RouteTable {
         match self {
-            Self::Plain | Self::Latency | Self::H2 | Self::Idle | Self::Node => RouteTable::plain(),
+            Self::Plain | Self::Latency | Self::H2 | Self::Idle | Self::Node | Self::Waypoint => {
+                RouteTable::plain()
+            }
             Self::Realistic => RouteTable::realistic(),
             Self::Grpc => RouteTable::grpc(),
             // The same services behind both: what is compared is routes, and not pools of connections.
@@ -86,7 +92,7 @@ impl Subject {
 
     pub(super) fn load(self) -> Load {
         match self {
-            Self::Plain | Self::Idle | Self::Node => Load::Same,
+            Self::Plain | Self::Idle | Self::Node | Self::Waypoint => Load::Same,
             Self::Realistic | Self::TenRoutes | Self::ManyRoutes => Load::InTurn,
             Self::Latency => Load::Paced,
             Self::H2 => Load::H2,

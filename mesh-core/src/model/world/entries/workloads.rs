@@ -24,12 +24,23 @@ impl World {
         let record = self.entries.workloads.get(name).and_then(|entry| {
             let place = Place { field: "spec", name, origin: &entry.origin, labels: &entry.labels };
             let services = self.services_selecting(name, entry);
-            self.entry_workload(&place, &entry.spec, (&uid, services), &mut report)
+            let record = self.entry_workload(&place, &entry.spec, (&uid, services), &mut report)?;
+            Some(self.bound(record, &name.namespace, &entry.labels))
         });
         let (namespace, own) = (Arc::clone(&name.namespace), Arc::clone(&name.name));
         let object = ObjectKey { kind: "WorkloadEntry", namespace, name: own };
         self.findings.set(&object, Topic::Outcome, report);
         self.emit(RecordKey::Workload(uid), record);
+    }
+
+    /// A WorkloadEntry asks for a waypoint as a pod does; what a ServiceEntry lists is of that.
+    fn bound(&self, record: Record, namespace: &Arc<str>, labels: &BTreeMap<String, String>) -> Record {
+        match (record, self.waypoint_of_workload(namespace, labels)) {
+            (Record::Workload(workload), waypoint @ Some(_)) => {
+                Record::Workload(Arc::new(Workload { waypoint, ..Workload::clone(&workload) }))
+            }
+            (record, _) => record,
+        }
     }
 
     /// As for a pod, but that a name of a port is the WorkloadEntry's own.
@@ -131,6 +142,7 @@ impl World {
             ready: true,
             inbound_bypass: false,
             dns_bypass: false,
+            waypoint: None,
         })))
     }
 }

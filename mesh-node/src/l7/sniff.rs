@@ -1,27 +1,33 @@
-//! What a connection begins with, found out without taking anything from it.
+//! What a connection begins with: looked at without taking anything from a socket, or read ahead from anything else.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use mesh_core::model::Snapshot;
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+use super::io::Io;
 
 /// Looks at the first bytes of a connection without taking them. Silence is no HTTP: the server may speak first.
-pub(super) async fn begins_like_http(tcp: &TcpStream, patience: Duration) -> bool {
+pub(crate) async fn begins_like_http(tcp: &TcpStream, patience: Duration) -> bool {
     look(tcp, &mut [0; 24], patience, is_http).await.unwrap_or(false)
 }
 
 /// How long the first bytes of a connection are waited for where nothing says what it speaks: `protocolDetectionTimeout` of
 /// the mesh. Where Istio would wait for ever, which leaves a client and a server silent that both expect the other to begin,
 /// it is the time that Istio once had for this.
-pub(super) fn patience(snapshot: &Snapshot) -> Duration {
+pub(crate) fn patience(snapshot: &Snapshot) -> Duration {
     snapshot.mesh().protocol_detection_timeout.get().unwrap_or(SNIFF)
 }
 
 /// The server name that the TLS of a connection asks for, in lower case. `surely` is whether it is declared as TLS, so that
 /// the client is given the time that a handshake may take.
-pub(super) async fn server_name(tcp: &TcpStream, surely: bool, patience: Duration) -> Option<String> {
+pub(crate) async fn server_name(tcp: &TcpStream, surely: bool, patience: Duration) -> Option<String> {
     let patience = if surely { HANDSHAKE } else { patience };
     let name = look(tcp, &mut vec![0; MAX_HELLO], patience, name_in).await?;
     Some(name).filter(|name| !name.is_empty())
@@ -49,6 +55,47 @@ async fn look<V>(
         }
     });
     looked.await.ok().flatten()
+}
+
+/// [`begins_like_http`] for what cannot be looked at without reading; `input` has what was read.
+pub(crate) async fn reads_like_http(io: &mut Io, input: &mut BytesMut, patience: Duration) -> bool {
+    read(io, input, patience, is_http).await.unwrap_or(false)
+}
+
+/// [`server_name`] for what cannot be looked at without reading; `input` has what was read.
+pub(crate) async fn read_server_name(
+    io: &mut Io,
+    input: &mut BytesMut,
+    (surely, patience): (bool, Duration),
+) -> Option<String> {
+    let patience = if surely { HANDSHAKE } else { patience };
+    let name = read(io, input, patience, name_in).await?;
+    Some(name).filter(|name| !name.is_empty())
+}
+
+/// Reads until the first bytes tell; `None` if they do not in time.
+async fn read<V>(
+    io: &mut Io,
+    input: &mut BytesMut,
+    patience: Duration,
+    verdict: impl Fn(&[u8]) -> Option<V>,
+) -> Option<V> {
+    let told = tokio::time::timeout(patience, async {
+        loop {
+            if let Some(verdict) = verdict(input) {
+                return Some(verdict);
+            }
+            if input.len() >= MAX_HELLO {
+                return None;
+            }
+            input.reserve(FIRST_READ);
+            let read = poll_fn(|cx| poll_read_buf(Pin::new(&mut *io), cx, input)).await;
+            if read.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    });
+    told.await.ok().flatten()
 }
 
 /// The name that the first message asks for, empty if it asks for none; `None` if the message has not ended.
@@ -88,6 +135,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_METHOD: usize = 20;
 /// Bytes of a first message of TLS; one with post-quantum keys has two thousand.
 const MAX_HELLO: usize = 16 << 10;
+const FIRST_READ: usize = 4 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,190 @@
+//! Policies that name what they are for instead of selecting workloads. They are in force at waypoints and nowhere else.
+
+use std::sync::Arc;
+
+use super::compile::{TrustDomains, targeted};
+use super::engine::enforce;
+use super::rule::{Attributes, Effect, Effective, Policy};
+use super::{Connection, Denied};
+use crate::model::{Report, Service, Snapshot};
+use crate::net::{canonical, canonical_ip};
+use crate::resource::Spec;
+use crate::resource::security::PolicyTargetReference;
+use crate::waypoint::{WAYPOINT_CLASS, targets};
+
+/// The policies that one waypoint enforces, as one version of the configuration has them.
+#[derive(Debug, Default)]
+pub struct Targeted {
+    /// With what each is for here.
+    policies: Vec<(Vec<Aim>, Arc<Policy>)>,
+}
+
+/// What a policy is for, as far as that is this waypoint's business.
+#[derive(Debug, PartialEq, Eq)]
+enum Aim {
+    /// Everything that comes through.
+    Waypoint,
+    /// A service of Kubernetes.
+    Service { namespace: Arc<str>, name: Arc<str> },
+    /// The hosts of a ServiceEntry.
+    Entry { namespace: Arc<str>, name: Arc<str> },
+}
+
+impl Targeted {
+    /// Those for the waypoint `name` of `namespace`.
+    pub fn of(snapshot: &Snapshot, (namespace, name): (&str, &str)) -> Self {
+        let domains = TrustDomains { own: snapshot.trust_domain(), aliases: snapshot.trust_domain_aliases() };
+        let root = &*snapshot.mesh().root_namespace;
+        let root = if root.is_empty() { DEFAULT_ROOT } else { root };
+        let policies = snapshot.configs().filter_map(|config| {
+            let object = config.object();
+            let Spec::AuthorizationPolicy(spec) = &object.spec else { return None };
+            let own = &object.meta.namespace;
+            let aim = |target: &PolicyTargetReference| match &*target.kind {
+                "Gateway" => (**own == *namespace && *target.name == *name).then_some(Aim::Waypoint),
+                "GatewayClass" => {
+                    (**own == *root && *target.name == *WAYPOINT_CLASS).then_some(Aim::Waypoint)
+                }
+                "Service" => Some(Aim::Service { namespace: own.clone(), name: target.name.as_str().into() }),
+                "ServiceEntry" => {
+                    Some(Aim::Entry { namespace: own.clone(), name: target.name.as_str().into() })
+                }
+                _ => None,
+            };
+            let aims: Vec<_> = targets(&object.spec).filter_map(aim).collect();
+            if aims.is_empty() {
+                return None;
+            }
+            let policy = targeted(object, spec, domains, &mut Report::default())?;
+            Some((aims, Arc::new(policy))).filter(|(_, policy)| !policy.dry_run)
+        });
+        Self { policies: policies.collect() }
+    }
+
+    /// Whether there is nothing to decide.
+    pub fn is_empty(&self) -> bool {
+        self.policies.is_empty()
+    }
+
+    /// Decides about a connection that comes through the waypoint, to `service` if it is to one.
+    /// [`Connection::destination`] is what the client asked for: of a service its address and port.
+    pub fn authorize(&self, service: Option<&Service>, connection: &Connection<'_>) -> Result<(), Denied> {
+        let concerns = |aim: &Aim| match (aim, service) {
+            (Aim::Waypoint, _) => true,
+            (Aim::Service { namespace, name }, Some(service)) => {
+                service.entry.is_none() && service.namespace == *namespace && service.name == *name
+            }
+            (Aim::Entry { namespace, name }, Some(service)) => {
+                let own = service.entry.as_ref().is_some_and(|entry| entry.name == *name);
+                own && service.namespace == *namespace
+            }
+            (_, None) => false,
+        };
+        let own = self.policies.iter().filter(|(aims, _)| aims.iter().any(concerns));
+        let mut own: Vec<_> = own.map(|(_, policy)| Arc::clone(policy)).collect();
+        own.sort_by(|a, b| (a.effect, &a.name).cmp(&(b.effect, &b.name)));
+        let (allow, deny) = own.into_iter().partition(|policy| policy.effect == Effect::Allow);
+        let effective = Effective {
+            missing: None,
+            mutual_tls: Vec::new(),
+            deny,
+            allow,
+            dry_run_deny: Vec::new(),
+            dry_run_allow: Vec::new(),
+        };
+        let attributes = Attributes {
+            peer: connection.peer,
+            source_ip: canonical_ip(connection.source_ip),
+            destination: canonical(connection.destination),
+        };
+        enforce(&effective, &attributes).map_err(Denied::from)
+    }
+}
+
+/// Where `MeshConfig` says nothing.
+const DEFAULT_ROOT: &str = "istio-system";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::SpiffeId;
+    use crate::model::{CompileOptions, compile};
+    use crate::resource::{SourceFile, parse};
+
+    fn snapshot(policies: &[(&str, &str, &str)]) -> Snapshot {
+        let mut text = String::from(
+            "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: shop}, spec: {clusterIP: 10.0.0.1, \
+             ports: [{port: 80}]}}\n---\n\
+             {apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: db, namespace: shop}, spec: \
+             {hosts: [db.example], addresses: [10.0.0.2], resolution: STATIC, ports: [{name: tcp, number: 80}]}}\n",
+        );
+        let policy = |(index, (namespace, target, spec)): (usize, &(&str, &str, &str))| {
+            format!(
+                "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p{index}, \
+                 namespace: {namespace}}}, spec: {{targetRefs: [{target}], {spec}}}}}\n"
+            )
+        };
+        text.extend(policies.iter().enumerate().map(policy));
+        let parsed = parse(&SourceFile { name: "t.yaml", text: &text });
+        assert!(parsed.rejected.is_empty(), "{:?}", parsed.findings);
+        compile(&parsed.objects, &CompileOptions::default()).snapshot
+    }
+
+    /// Whether `account` of `shop` comes through to the Service, to the ServiceEntry and to a workload.
+    fn passes(policies: &[(&str, &str, &str)], account: &str) -> [bool; 3] {
+        let snapshot = snapshot(policies);
+        let targeted = Targeted::of(&snapshot, ("shop", "way"));
+        let peer = SpiffeId::new(snapshot.trust_domain(), "shop", account).unwrap();
+        let service = |ip: &str| {
+            let service = snapshot.services().find(|it| it.vips.contains(&ip.parse().unwrap()));
+            Some(Arc::clone(service.unwrap()))
+        };
+        let to = [(service("10.0.0.1"), "10.0.0.1:80"), (service("10.0.0.2"), "10.0.0.2:80")];
+        let to = to.into_iter().chain([(None, "10.1.0.1:80")]);
+        let passes = to.map(|(service, destination)| {
+            let connection = Connection {
+                peer: Some(&peer),
+                source_ip: "10.1.0.9".parse().unwrap(),
+                destination: destination.parse().unwrap(),
+                encrypted: true,
+            };
+            targeted.authorize(service.as_deref(), &connection).is_ok()
+        });
+        passes.collect::<Vec<_>>().try_into().unwrap()
+    }
+
+    #[test]
+    fn a_policy_is_in_force_for_its_targets_and_for_nothing_else() {
+        let from =
+            |account: &str| format!("rules: [{{from: [{{source: {{principals: [\"*/sa/{account}\"]}}}}]}}]");
+        let web = "{kind: Service, name: web}";
+        let db = "{group: networking.istio.io, kind: ServiceEntry, name: db}";
+        let way = "{group: gateway.networking.k8s.io, kind: Gateway, name: way}";
+        let other = "{group: gateway.networking.k8s.io, kind: Gateway, name: other}";
+        let class = "{group: gateway.networking.k8s.io, kind: GatewayClass, name: istio-waypoint}";
+        let allow = |account: &str| from(account);
+        let deny = |account: &str| format!("action: DENY, {}", from(account));
+        for (policies, ann, bob) in [
+            (vec![], [true; 3], [true; 3]),
+            (vec![("shop", web, allow("ann"))], [true; 3], [false, true, true]),
+            (vec![("shop", db, allow("ann"))], [true; 3], [true, false, true]),
+            (vec![("shop", way, allow("ann"))], [true; 3], [false; 3]),
+            (vec![("shop", other, allow("ann"))], [true; 3], [true; 3]),
+            (vec![("elsewhere", web, allow("ann"))], [true; 3], [true; 3]),
+            (vec![("istio-system", class, allow("ann"))], [true; 3], [false; 3]),
+            (vec![("shop", way, deny("ann"))], [false; 3], [true; 3]),
+            (vec![("shop", way, allow("ann")), ("shop", web, deny("ann"))], [false, true, true], [false; 3]),
+            (vec![("shop", way, allow("ann")), ("shop", web, allow("bob"))], [true; 3], [true, false, false]),
+            // What nothing here can look at allows nobody.
+            (
+                vec![("shop", web, "rules: [{to: [{operation: {methods: [GET]}}]}]".to_owned())],
+                [false, true, true],
+                [false, true, true],
+            ),
+        ] {
+            let policies: Vec<_> = policies.iter().map(|(of, to, spec)| (*of, *to, spec.as_str())).collect();
+            assert_eq!(passes(&policies, "ann"), ann, "{policies:?}");
+            assert_eq!(passes(&policies, "bob"), bob, "{policies:?}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The rules of what is bound to a waypoint, compiled for whoever asks.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mesh_core::model::{Service, ServiceKey, Snapshot, Workload};
+use mesh_core::policy::{Denied, Targeted};
+use mesh_core::route::{About, Client, ClusterRef, Owners, Route, RouteTable, StreamTable};
+
+use super::Waypoint;
+use crate::l7::site::{Chosen, Facts, Site};
+use crate::report::Event;
+
+/// The rules of a waypoint as a data thread knows them.
+pub(super) struct Rules {
+    /// What stands for the waypoint.
+    pub(super) own: ServiceKey,
+    /// Its namespace and name.
+    name: (Arc<str>, Arc<str>),
+    known: RefCell<HashMap<(Arc<ServiceKey>, u16), Known>>,
+    /// Policies, and of which version of the configuration.
+    policies: RefCell<(u64, Rc<Targeted>)>,
+}
+
+/// Rules of one port of a service, as one version of the configuration has them.
+struct Known {
+    generation: u64,
+    about: About,
+    /// By who asks; there is one entry where that makes no difference.
+    tables: Vec<(Asking, Tables)>,
+}
+
+/// As whom rules are asked about: namespace and labels.
+type Asking = (Arc<str>, BTreeMap<String, String>);
+
+/// For requests, and for bytes.
+#[derive(Clone, Default)]
+pub(super) struct Tables {
+    pub(super) requests: Option<Arc<RouteTable>>,
+    pub(super) streams: Option<Arc<StreamTable>>,
+}
+
+impl Rules {
+    /// Of the waypoint of this name.
+    pub(super) fn of(namespace: &Arc<str>, name: &str) -> Self {
+        Self {
+            own: ServiceKey::of_waypoint(namespace, name),
+            name: (Arc::clone(namespace), name.into()),
+            known: RefCell::default(),
+            policies: RefCell::default(),
+        }
+    }
+
+    /// Why policy refuses a connection that asked for `wanted`, of `service` if it is one's, if it does.
+    pub(super) fn denied(
+        &self,
+        snapshot: &Snapshot,
+        service: Option<&Service>,
+        (facts, wanted): (&Facts, SocketAddr),
+    ) -> Option<Denied> {
+        let generation = snapshot.config_generation();
+        let mut known = self.policies.borrow_mut();
+        if known.0 != generation {
+            let (namespace, name) = &self.name;
+            *known = (generation, Rc::new(Targeted::of(snapshot, (namespace, name))));
+        }
+        let policies = &known.1;
+        if policies.is_empty() {
+            return None;
+        }
+        let connection = mesh_core::policy::Connection {
+            peer: facts.identity.as_ref(),
+            source_ip: facts.peer.ip(),
+            destination: wanted,
+            encrypted: true,
+        };
+        policies.authorize(service, &connection).err()
+    }
+
+    /// The rules for what `source` sends to port `number` of a service.
+    pub(super) fn tables(
+        &self,
+        snapshot: &Snapshot,
+        (service, number): (&Service, u16),
+        source: Option<&Arc<Workload>>,
+    ) -> Tables {
+        let generation = snapshot.config_generation();
+        let mut all = self.known.borrow_mut();
+        if all.len() >= MAX_KNOWN {
+            all.clear();
+        }
+        let known = all.entry((Arc::new(service.key()), number)).or_insert_with(|| {
+            let about = snapshot.virtuals().about(&service.hostname);
+            Known { generation, about, tables: Vec::new() }
+        });
+        if known.generation != generation {
+            // Most changes of the configuration are about something else.
+            let about = snapshot.virtuals().about(&service.hostname);
+            if !known.about.is_same(&about) {
+                *known = Known { generation, about, tables: Vec::new() };
+            }
+            known.generation = generation;
+        }
+        let asking: Asking = match source.filter(|_| known.about.asks_for_source()) {
+            Some(source) => (Arc::clone(&source.namespace), source.labels.clone()),
+            None => ("".into(), BTreeMap::new()),
+        };
+        if let Some((_, tables)) = known.tables.iter().find(|(known, _)| *known == asking) {
+            return tables.clone();
+        }
+        let client = Client { namespace: &asking.0, labels: &asking.1 };
+        let owners = Owners { service: &service.namespace, waypoint: &self.own.namespace };
+        let tables = Tables {
+            requests: RouteTable::for_waypoint(&known.about, client, number, owners).map(Arc::new),
+            streams: StreamTable::for_waypoint(&known.about, client, number, owners).map(Arc::new),
+        };
+        if known.tables.len() >= MAX_ASKING {
+            known.tables.clear();
+        }
+        known.tables.push((asking, tables.clone()));
+        tables
+    }
+}
+
+/// The port of a service that a connection came for.
+pub(super) struct WaypointSite {
+    waypoint: Rc<Waypoint>,
+    key: ServiceKey,
+    number: u16,
+    source: Option<Arc<Workload>>,
+    fallback: Chosen,
+    /// The rules as they were last, and of which version of the configuration.
+    known: RefCell<Option<(u64, Option<Arc<RouteTable>>)>>,
+}
+
+impl WaypointSite {
+    pub(super) fn new(
+        waypoint: Rc<Waypoint>,
+        (service, port): (&Service, usize),
+        source: Option<Arc<Workload>>,
+    ) -> Self {
+        let to = own_cluster(service, port);
+        let number = to.port.unwrap_or_default();
+        let fallback = Route::to(to);
+        let matched = Arc::new(fallback.unmatched());
+        let fallback = (Arc::new(fallback), matched);
+        Self { waypoint, key: service.key(), number, source, fallback, known: RefCell::default() }
+    }
+}
+
+impl Site for WaypointSite {
+    fn routes(&self) -> Option<Arc<RouteTable>> {
+        let snapshot = self.waypoint.engine.snapshot();
+        let generation = snapshot.config_generation();
+        if let Some((known, table)) = &*self.known.borrow()
+            && *known == generation
+        {
+            return table.clone();
+        }
+        let service = snapshot.service(&self.key)?;
+        let tables = self.waypoint.rules.tables(&snapshot, (service, self.number), self.source.as_ref());
+        *self.known.borrow_mut() = Some((generation, tables.requests.clone()));
+        tables.requests
+    }
+
+    fn fallback(&self) -> Option<Chosen> {
+        Some(self.fallback.clone())
+    }
+
+    fn denies(&self, facts: &Facts) -> Option<String> {
+        let snapshot = self.waypoint.engine.snapshot();
+        let service = snapshot.service(&self.key)?;
+        let denied = self.waypoint.rules.denied(&snapshot, Some(service), (facts, facts.local?))?;
+        self.waypoint.thread.reporter.count(Event::denied(&denied.by));
+        Some(denied.to_string())
+    }
+
+    fn port(&self) -> u16 {
+        self.number
+    }
+
+    fn is_edge(&self) -> bool {
+        false
+    }
+}
+
+/// The service itself, whatever rules say.
+pub(super) fn own_cluster(service: &Service, port: usize) -> ClusterRef {
+    let number = service.ports.get(port).map(|port| port.number);
+    ClusterRef { host: Arc::clone(&service.hostname), subset: None, port: number }
+}
+
+/// Ports of services whose rules are kept.
+const MAX_KNOWN: usize = 10_000;
+/// Kinds of clients whose rules are kept for one of them.
+const MAX_ASKING: usize = 256;

@@ -1,0 +1,215 @@
+//! One connection of a client, as it comes through a tunnel: to a service, or to a workload.
+
+use std::cell::OnceCell;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use mesh_core::model::{Declared, Endpoint, Service, ServicePort, Snapshot, Target, Workload};
+use mesh_core::route::StreamView;
+
+use super::Waypoint;
+use super::rules::{WaypointSite, own_cluster};
+use crate::hbone::Incoming;
+use crate::l4::{inbound::client_of, relay};
+use crate::l7::io::Io;
+use crate::l7::serve::{Connection, connection};
+use crate::l7::site::{DialError, Dialled, Facts};
+use crate::l7::{sniff, stream};
+use crate::report::{ConnInfo, ConnReport, Direction, Event, Party, Stage};
+
+/// A connection, and where it goes.
+struct Call {
+    waypoint: Rc<Waypoint>,
+    snapshot: Arc<Snapshot>,
+    facts: Facts,
+    /// What the client asked for.
+    wanted: SocketAddr,
+}
+
+/// Serves one stream of a tunnel.
+pub(super) async fn serve(waypoint: Rc<Waypoint>, mut incoming: Incoming, tunnel_peer: SocketAddr) {
+    let wanted = incoming.authority;
+    let found = tokio::select! {
+        found = waypoint.find(wanted) => found,
+        () = incoming.gone() => return,
+    };
+    let Some((snapshot, target)) = found else {
+        let reason = format_args!("{wanted} is nothing that is bound to this waypoint");
+        waypoint.refuse(tunnel_peer, Some(Event::GarbageTarget), &reason);
+        return incoming.reject(StatusCode::BAD_REQUEST);
+    };
+    let client = client_of(&incoming, tunnel_peer);
+    let facts = facts(&snapshot, (client, wanted), &incoming);
+    // If the client has gone meanwhile, nobody is waiting.
+    let Ok(stream) = incoming.accept() else { return };
+    let io = Io::from(stream);
+    let call = Call { waypoint, snapshot, facts, wanted };
+    match target {
+        Target::Service { service, port } => call.reach_service(io, (&service, port)).await,
+        Target::Workload { workload, addr } => call.reach_workload(io, workload, addr).await,
+        // Nothing else is bound to a waypoint.
+        _ => {}
+    }
+}
+
+impl Waypoint {
+    /// What `wanted` is, if it is bound to this waypoint. Nodes may know that a little sooner.
+    async fn find(&self, wanted: SocketAddr) -> Option<(Arc<Snapshot>, Target)> {
+        let mut snapshots = self.thread.snapshots.clone();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone();
+            let target = snapshot.resolve(wanted);
+            if target.waypoint().is_some_and(|waypoint| waypoint.is(&self.rules.own)) {
+                return Some((snapshot, target));
+            }
+            if tokio::time::timeout_at(deadline, snapshots.changed()).await.is_err() {
+                return None;
+            }
+        }
+    }
+}
+
+/// The peer is whom its certificate names; the address tells which of the workloads with that identity it is.
+fn facts(snapshot: &Snapshot, (client, wanted): (SocketAddr, SocketAddr), incoming: &Incoming) -> Facts {
+    let id = incoming.peer.id.clone();
+    let source = snapshot.workload_by_ip(client.ip()).filter(|workload| workload.identity == id).cloned();
+    Facts {
+        peer: client,
+        local: Some(wanted),
+        sni: None,
+        secure: false,
+        source,
+        identity: Some(id),
+        certificate: None,
+        forwarded_for: OnceCell::new(),
+    }
+}
+
+impl Call {
+    async fn reach_service(self, mut io: Io, (service, port): (&Arc<Service>, usize)) {
+        let (mut input, patience) = (BytesMut::new(), sniff::patience(&self.snapshot));
+        let declared = service.ports.get(port).map_or(Declared::Tcp, ServicePort::declared);
+        let is_http = match declared {
+            Declared::Http | Declared::Http2 => true,
+            Declared::Nothing => sniff::reads_like_http(&mut io, &mut input, patience).await,
+            Declared::Tls | Declared::Tcp => false,
+        };
+        let Self { waypoint, facts, .. } = &self;
+        if is_http {
+            let source = facts.source.clone();
+            let site = Rc::new(WaypointSite::new(Rc::clone(waypoint), (service, port), source));
+            let connected = Connection { io, input, facts: facts.clone(), site, protocol: None };
+            let (engine, drain) = (Rc::clone(&waypoint.engine), waypoint.thread.drain.clone());
+            return connection(engine, connected, drain).await;
+        }
+        let number = service.ports.get(port).map_or(0, |port| port.number);
+        let report = self.report();
+        if self.is_denied(Some(service), &report) {
+            return;
+        }
+        let tables = waypoint.rules.tables(&self.snapshot, (service, number), facts.source.as_ref());
+        let may_be_tls = matches!(declared, Declared::Tls | Declared::Nothing);
+        let asks = tables.streams.as_ref().is_some_and(|rules| rules.asks_for_names()) && may_be_tls;
+        let name = if asks {
+            sniff::read_server_name(&mut io, &mut input, (declared == Declared::Tls, patience)).await
+        } else {
+            None
+        };
+        let view = StreamView { server_name: name.as_deref(), destination: self.wanted.ip() };
+        let to = match tables.streams.as_ref().and_then(|rules| rules.pick(&view)) {
+            Some(route) => route.forward.choose(waypoint.engine.random()).to.clone(),
+            None => own_cluster(service, port),
+        };
+        let early = input.freeze();
+        let stream = stream::Stream { io, early, facts: facts.clone(), to, asked: number, sealed: false };
+        let carried = stream::carry(&waypoint.engine, stream, &report, &waypoint.thread.drain);
+        tokio::select! {
+            () = carried => {}
+            () = self.revoked(Some(service), &report) => {}
+        }
+    }
+
+    /// Whether policy refuses the connection, which `report` says then.
+    fn is_denied(&self, service: Option<&Service>, report: &ConnReport) -> bool {
+        let snapshot = self.waypoint.engine.snapshot();
+        let denied = self.waypoint.rules.denied(&snapshot, service, (&self.facts, self.wanted));
+        if let Some(denied) = &denied {
+            self.waypoint.thread.reporter.count(Event::denied(&denied.by));
+            report.fail(Stage::Policy, denied);
+        }
+        denied.is_some()
+    }
+
+    /// Resolves when policy refuses what it has let through before.
+    async fn revoked(&self, service: Option<&Service>, report: &ConnReport) {
+        let mut snapshots = self.waypoint.thread.snapshots.clone();
+        while !self.is_denied(service, report) {
+            if snapshots.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
+    }
+
+    /// Rules are about services; what is sent to a workload by its address is carried there.
+    async fn reach_workload(self, io: Io, workload: Arc<Workload>, addr: SocketAddr) {
+        let report = self.report();
+        if self.is_denied(None, &report) {
+            return;
+        }
+        let (client, drain) = (&self.waypoint.client, &self.waypoint.thread.drain);
+        report.set_destination(Party {
+            addr,
+            identity: Some(workload.identity.clone()).filter(|_| workload.accepts_tunnel()),
+            workload: Some(Arc::clone(&workload)),
+        });
+        let endpoint = Endpoint::new(addr, Some(Arc::clone(&workload)));
+        let target = Target::Workload { workload, addr };
+        let Dialled { io: far, encrypted, .. } = match client.reach(&self.snapshot, &endpoint, &target).await
+        {
+            Ok(dialled) => dialled,
+            Err(error) => {
+                let stage = match error {
+                    DialError::Connect(_) => Stage::Dial,
+                    DialError::Tls(_) => Stage::Tls,
+                    DialError::Denied(_) => Stage::Policy,
+                };
+                return report.fail(stage, error);
+            }
+        };
+        report.set_encrypted(encrypted);
+        report.opened();
+        let counters = report.counters();
+        let cut = async {
+            tokio::select! {
+                () = drain.forced() => report.fail(Stage::Drain, "the waypoint is stopping"),
+                () = self.revoked(None, &report) => {}
+            }
+        };
+        let carried = relay::relay_any((io, Bytes::new()), far, counters.relayed(), (pending(), cut)).await;
+        if let Err(error) = carried {
+            report.fail(Stage::Relay, error);
+        }
+    }
+
+    fn report(&self) -> ConnReport {
+        let Facts { peer, source, identity, .. } = &self.facts;
+        self.waypoint.thread.reporter.begin(ConnInfo {
+            direction: Direction::Through,
+            source: Party { addr: *peer, identity: identity.clone(), workload: source.clone() },
+            destination: Party::unknown(self.wanted),
+            hbone_addr: None,
+            service: None,
+            pseudo_service: None,
+            encrypted: false,
+        })
+    }
+}
+
+/// How long a connection waits for the configuration to say that what it is for is bound to this waypoint.
+const PATIENCE: Duration = Duration::from_secs(2);
