@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::ask::Asked;
 use mesh_tests::bed::{Bed, PodHandle, Process};
-use mesh_tests::scenario::{captured, manifests, pod, start};
+use mesh_tests::scenario::{captured, logged, manifests, pod, start};
 
 use crate::scrape::Scrape;
 
@@ -48,26 +48,8 @@ struct Outside {
 fn outside(bed: &Bed) -> Result<Outside> {
     let node = bed.node("node-2")?;
     let [v4, v6] = node.ips().map(|ip: IpAddr| ip.to_string());
-    let files = tempfile::tempdir()?;
-    let hosts = files.path().join("hosts");
-    let many = (1..=60).map(|n| format!("198.51.100.{n} big.out.test")).collect::<Vec<_>>().join("\n");
-    fs::write(&hosts, format!("203.0.113.7 www.out.test\n2001:db8::7 www.out.test\n{many}\n"))?;
-    let words = [
-        "dnsmasq",
-        "--keep-in-foreground",
-        "--no-resolv",
-        "--no-hosts",
-        "--bind-interfaces",
-        "--local=/test/",
-        "--cname=alias.out.test,www.out.test",
-        "--txt-record=www.out.test,hello",
-        "--user=root",
-        "--pid-file=",
-        &format!("--listen-address={v4}"),
-        &format!("--listen-address={v6}"),
-        &format!("--addn-hosts={}", hosts.display()),
-    ];
-    let process = node.spawn(&words)?;
+    let (process, files) =
+        serve_names(&[&v4, &v6], &format!("{v4} far.out.test\n"), |words| node.spawn(words))?;
     let (mut last, mut answered) = (String::new(), false);
     for _ in 0..50 {
         let asked =
@@ -81,6 +63,35 @@ fn outside(bed: &Bed) -> Result<Outside> {
     }
     ensure!(answered, "the resolver outside does not answer: {last}");
     Ok(Outside { _process: process, _files: files, v4, v6 })
+}
+
+/// A server of names that is authoritative for `test`.
+fn serve_names(
+    listen: &[&str],
+    more: &str,
+    spawn: impl Fn(&[&str]) -> mesh_tests::bed::Result<Process>,
+) -> Result<(Process, tempfile::TempDir)> {
+    let files = tempfile::tempdir()?;
+    let hosts = files.path().join("hosts");
+    let many = (1..=60).map(|n| format!("198.51.100.{n} big.out.test")).collect::<Vec<_>>().join("\n");
+    fs::write(&hosts, format!("203.0.113.7 www.out.test\n2001:db8::7 www.out.test\n{many}\n{more}"))?;
+    let listen: Vec<String> = listen.iter().map(|ip| format!("--listen-address={ip}")).collect();
+    let hosts = format!("--addn-hosts={}", hosts.display());
+    let words = [
+        "dnsmasq",
+        "--keep-in-foreground",
+        "--no-resolv",
+        "--no-hosts",
+        "--bind-interfaces",
+        "--local=/test/",
+        "--cname=alias.out.test,www.out.test",
+        "--txt-record=www.out.test,hello",
+        "--user=root",
+        "--pid-file=",
+        &hosts,
+    ];
+    let words: Vec<&str> = words.into_iter().chain(listen.iter().map(String::as_str)).collect();
+    Ok((spawn(&words)?, files))
 }
 
 /// What `dig` has printed.
@@ -265,6 +276,58 @@ fn reached_by_name(bed: &Bed) -> Result<()> {
         dig(&client, &[&server, "own.example"]).is_ok_and(|dug| dug.status() == "SERVFAIL")
     })?;
     Ok(())
+}
+
+/// A host that others have in DNS as well: the pod is given an address of the mesh's, the node finds out where it leads.
+#[test]
+fn hosts_that_are_followed_in_dns_are_reached_by_name() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let conf = directory.path().join("resolv.conf");
+    fs::write(&conf, "")?;
+    let path = conf.to_str().context("a path in UTF-8")?;
+    let bed = start(Bed::builder().nodes(2).mesh_arg("--resolv-conf").mesh_arg(path).manifests(names()))?;
+    let outside = outside(&bed)?;
+    fs::write(&conf, format!("nameserver {}\n", outside.v4))?;
+    let (client, server) = (bed.pod("mesh/client")?, format!("@{}", outside.v4));
+    let _server = bed.node("node-2")?.spawn(&["httpbin", "--port", "7100"])?;
+    let dug = dig(&client, &[&server, "far.out.test"])?;
+    ensure!(dug.answers() == [outside.v4.as_str()], "before there is an entry: {dug:?}");
+    bed.apply(&entry("followed", "hosts: [far.out.test], resolution: DNS"))?;
+    bed.wait("an address for the host", Duration::from_secs(10), |_| {
+        let dug = dig(&client, &[&server, "far.out.test"]);
+        dug.is_ok_and(|dug| dug.answers().first().is_some_and(|ip| ip.starts_with("240.240.")))
+    })?;
+    bed.wait("an answer at the address", Duration::from_secs(10), |_| {
+        let answer = client.exec(&["curl", "-sS", "--max-time", "5", "http://far.out.test/headers"]);
+        answer.is_ok_and(|answer| String::from_utf8_lossy(&answer.stdout).contains("far.out.test"))
+    })?;
+    Ok(())
+}
+
+/// A resolver that is a pod of the mesh under STRICT: by TCP it is reached through a tunnel, as any other pod.
+#[test]
+fn a_resolver_of_the_mesh_is_asked_through_a_tunnel() -> Result<()> {
+    let bed = start(Bed::builder().nodes(2).manifests(names()))?;
+    bed.apply(
+        "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
+         metadata: {name: default, namespace: mesh}, spec: {mtls: {mode: STRICT}}}",
+    )?;
+    let (client, far) = (bed.pod("mesh/client")?, bed.pod("mesh/far")?);
+    let ip = far.ip().to_string();
+    let _names = serve_names(&[&ip], "", |words| far.spawn(words))?;
+    let server = format!("@{ip}");
+    for transport in ["+tcp", "+notcp"] {
+        bed.wait("an answer of the resolver", Duration::from_secs(10), |_| {
+            dig(&client, &[&server, transport, "www.out.test"])
+                .is_ok_and(|dug| dug.answers() == ["203.0.113.7"])
+        })?;
+    }
+    let stranger = bed.pod("outside/stranger")?;
+    let dug = dig(&stranger, &[&server, "+tcp", "+time=2", "www.out.test"])?;
+    ensure!(dug.answers().is_empty(), "in plaintext under STRICT: {dug:?}");
+    let own = client.ip();
+    let (from, to) = (format!("src.addr={own}:"), format!("dst.hbone_addr={ip}:53"));
+    logged(&bed, "node-1", &["direction=\"outbound\"", &from, &to])
 }
 
 #[test]

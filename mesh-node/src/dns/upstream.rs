@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -85,14 +86,21 @@ impl Resolver {
         let mut lent = Box::pin(open).await.map_err(io::Error::other)?;
         let sent = query.forward(&secret()?, Transport::Tcp);
         stream::write(&mut lent.io, sent.packet()).await?;
+        count(&lent.counters.sent, sent.packet());
         let Some(answer) = stream::read(&mut lent.io, usize::from(u16::MAX)).await? else {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
+        count(&lent.counters.received, &answer);
         match sent.judge(&answer) {
             Verdict::Answer | Verdict::OtherCase => Ok(answer),
             Verdict::Failed(_) | Verdict::Stray => Err(io::ErrorKind::InvalidData.into()),
         }
     }
+}
+
+/// A message and its length.
+fn count(bytes: &AtomicU64, message: &[u8]) {
+    bytes.fetch_add(u64::try_from(message.len() + 2).unwrap_or(0), Ordering::Relaxed);
 }
 
 /// Resolves when something has come.

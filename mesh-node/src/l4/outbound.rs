@@ -28,7 +28,7 @@ use crate::{
     hbone::{self, ConnectRequest, OpenError, TunnelKey},
     l7::{io::Io, stream},
     redirect::LocalPod,
-    report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, PseudoService, Stage},
+    report::{ConnInfo, ConnReport, Counters, Direction, Event, Flag, Party, PseudoService, Stage},
     run::worker::Worker,
     sys::sockopt,
 };
@@ -44,8 +44,6 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
         }
         return;
     };
-    let own = pod.ips.iter().find(|ip| ip.is_ipv4() == wanted.is_ipv4()).copied().unwrap_or(client.ip());
-    let client = SocketAddr::new(own, client.port());
     let story = Story::begin(worker, pod, client, wanted);
     let Some(source) = story.source() else {
         return story.report.fail(Stage::Capture, "the pod is not in the configuration");
@@ -66,6 +64,8 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
 pub struct Lent {
     /// Its bytes.
     pub io: Io,
+    /// For whoever uses it to count them.
+    pub counters: Arc<Counters>,
     _story: Story,
     _reached: Reached<()>,
 }
@@ -96,7 +96,8 @@ pub async fn lend(
                 // Whoever uses it has read all there is before it ends.
                 let _ = sockopt::set_linger_zero(socket, false);
             }
-            Ok(Lent { io, _story: story, _reached: Reached { far: (), local, load } })
+            let counters = story.report.counters();
+            Ok(Lent { io, counters, _story: story, _reached: Reached { far: (), local, load } })
         }
         Err(failure) => {
             story.report.fail_as(failure.stage, failure.flag, &failure.reason);
@@ -168,7 +169,10 @@ impl Failure {
 }
 
 impl Story {
+    /// A socket of the pod may have a loopback address because of capture; to others it is the pod.
     fn begin(worker: Rc<Worker>, pod: Arc<LocalPod>, client: SocketAddr, wanted: SocketAddr) -> Self {
+        let own = pod.ips.iter().find(|ip| ip.is_ipv4() == wanted.is_ipv4()).copied().unwrap_or(client.ip());
+        let client = SocketAddr::new(own, client.port());
         let source = worker.snapshot().workload_by_uid(&pod.workload).cloned();
         let report = worker.reporter.begin(ConnInfo {
             direction: Direction::Outbound,
