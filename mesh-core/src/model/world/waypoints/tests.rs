@@ -200,3 +200,21 @@ fn an_address_of_a_service_is_a_waypoint_to_istios_control_plane() {
     assert!(matches!(snapshot.way_through(&waypoint, true, 0), Err(NoWay::Missing(_))));
     assert!(matches!(snapshot.resolve("10.96.0.8:15008".parse().unwrap()), Target::External));
 }
+
+/// Without an address nobody could say at a waypoint what is wanted; to go past it would be no answer.
+#[test]
+fn a_host_without_an_address_is_not_reached_past_its_waypoint() {
+    let mut bed = Bed::new();
+    bed.apply(GATEWAY);
+    bed.apply(POD);
+    let snapshot = bed.apply(&shop("istio.io/use-waypoint: way"));
+    let named = |name: &str| snapshot.services().find(|it| *it.name == *name).unwrap();
+    let (_, asked) = named("db.example").way(0, true).unwrap();
+    assert_eq!(asked, Ok(ENTRY.parse().unwrap()));
+    let nameless = crate::model::Service { vips: Vec::new(), ..(**named("db.example")).clone() };
+    let (_, asked) = nameless.way(0, true).unwrap();
+    assert_eq!(asked, Err(NoWay::Nameless("db.example".into())));
+    // The pods of a headless Service are bound by themselves.
+    let headless = crate::model::Service { vips: Vec::new(), ..(**named("web")).clone() };
+    assert!(named("web").way(0, true).is_some() && headless.way(0, true).is_none());
+}
