@@ -16,7 +16,9 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use serde_json::{Map, Value};
 
-pub use self::action::{Action, ClusterRef, DirectResponse, Forward, Mirror, Route, Weighted};
+pub use self::action::{Action, ClusterRef, DirectResponse, Forward, Mirror, Route, Split, Weighted};
+pub(crate) use self::api::none_such;
+pub use self::api::{ApiRules, Backends};
 pub use self::cors::{Cors, CorsAnswer};
 pub use self::fault::{Fault, Injection, is_drawn};
 pub use self::gateway::{
@@ -28,11 +30,13 @@ pub use self::passthrough::{destination_of, is_of_mesh};
 pub use self::redirect::{Redirect, https_location};
 pub use self::rewrite::{Piece, Rewrite};
 pub use self::stream::{StreamRoute, StreamTable, StreamView};
+pub(crate) use self::table::{Attached, Scope};
 pub use self::table::{Picked, RouteTable, ServiceName};
 pub use self::virtuals::{About, Settings, Virtuals};
 use crate::resource::{GatewaySpec, VirtualServiceSpec};
 
 mod action;
+mod api;
 mod condition;
 mod cors;
 mod delegate;
@@ -152,4 +156,4 @@ impl fmt::Display for ResourceName {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::record::Record;
 use super::{Config, Service, ServiceKey};
 use crate::policy::{Policy, PolicyName, Scope};
+use crate::resource::gateway_api::ParentRef;
 use crate::resource::mesh_config::MeshConfig;
 use crate::resource::networking::{DestinationRuleSpec, VirtualServiceSpec};
 use crate::resource::value::{EgressHost, ExportTo, GatewayName, Host};
@@ -108,7 +109,14 @@ impl Reach {
             Spec::VirtualService(spec) => self.follows_routes(&meta.namespace, spec),
             Spec::DestinationRule(spec) => self.follows_rule(&meta.namespace, spec),
             // Waypoints and gateways have no reach, and are told of everything.
-            Spec::Gateway(_) | Spec::AuthorizationPolicy(_) => false,
+            Spec::Gateway(_)
+            | Spec::AuthorizationPolicy(_)
+            | Spec::KubernetesGateway(_)
+            | Spec::GatewayClass(_)
+            | Spec::TlsRoute(_)
+            | Spec::TcpRoute(_) => false,
+            Spec::HttpRoute(spec) => spec.parent_refs.iter().any(is_service),
+            Spec::GrpcRoute(spec) => spec.parent_refs.iter().any(is_service),
             _ => true,
         }
     }
@@ -182,6 +190,11 @@ impl View {
             EgressHost::Exclude(..) | EgressHost::Nothing => false,
         })
     }
+}
+
+/// Whether a route is for clients in the mesh.
+fn is_service(parent: &ParentRef) -> bool {
+    parent.group.is_empty() && *parent.kind == *"Service"
 }
 
 impl ExportDefaults {

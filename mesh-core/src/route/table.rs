@@ -13,6 +13,9 @@ use super::{About, Client, MatchInfo, Owners, RequestView, Route, Settings, Virt
 use crate::resource::value::Host;
 
 mod gateway;
+mod scopes;
+
+pub(crate) use self::scopes::{Attached, Scope};
 
 /// Rules for requests of one kind of client to one port. Never changes; picking does not allocate.
 #[derive(Debug, Default)]
@@ -30,6 +33,8 @@ pub enum Picked<'t> {
     ToHttps,
     /// The host has rules, and none is for it: 404.
     NoRoute,
+    /// The host is one of another listener of the port, whose connections begin otherwise: 421.
+    Misdirected,
     /// The table does not know the host. In the mesh the request goes where it was going; at a gateway: 404.
     NoHost,
 }
@@ -51,6 +56,10 @@ pub(super) struct VirtualHost {
     pub(super) index: Index,
     /// Requests in plain text are sent to `https`.
     pub(super) to_https: bool,
+    /// Where to look next if no rule is for a request.
+    pub(super) next: Option<usize>,
+    /// Requests should have come by another listener.
+    pub(super) misdirected: bool,
 }
 
 impl RouteTable {
@@ -105,10 +114,20 @@ impl RouteTable {
         match host {
             None => Picked::NoHost,
             Some(host) if host.to_https && request.scheme != "https" => Picked::ToHttps,
-            Some(host) => match host.index.find(request) {
-                Some(entry) => Picked::Route(&entry.route, &entry.info),
-                None => Picked::NoRoute,
-            },
+            Some(host) if host.misdirected => Picked::Misdirected,
+            Some(host) => self.pick_at(host, request),
+        }
+    }
+
+    fn pick_at<'t>(&'t self, mut host: &'t VirtualHost, request: &RequestView<'_>) -> Picked<'t> {
+        loop {
+            if let Some(entry) = host.index.find(request) {
+                return Picked::Route(&entry.route, &entry.info);
+            }
+            match host.next.and_then(|at| self.virtual_hosts.get(at)) {
+                Some(next) => host = next,
+                None => return Picked::NoRoute,
+            }
         }
     }
 
@@ -125,7 +144,7 @@ impl RouteTable {
 
 impl VirtualHost {
     pub(super) fn new(entries: Vec<Entry>) -> Self {
-        Self { index: Index::new(entries), to_https: false }
+        Self { index: Index::new(entries), to_https: false, next: None, misdirected: false }
     }
 
     /// All requests go to one service.
