@@ -25,6 +25,7 @@ pub use self::gateway::{
     Conflict, ConflictReason, GatewayListener, GatewayServer, ListenerProtocol, Listeners,
 };
 pub use self::header_ops::{HeaderEdit, HeaderOps};
+pub use self::mesh::{MeshRoute, Parent};
 pub use self::outside::{Outside, OutsideName};
 pub use self::passthrough::{destination_of, is_of_mesh};
 pub use self::redirect::{Redirect, https_location};
@@ -45,6 +46,7 @@ mod gateway;
 mod header_ops;
 mod hosts;
 mod index;
+mod mesh;
 mod outside;
 mod passthrough;
 mod redirect;

@@ -25,7 +25,8 @@ pub struct Referred<'r> {
 }
 
 impl<'a> Grants<'a> {
-    pub(super) fn add(&mut self, namespace: &'a str, grant: &'a ReferenceGrantSpec) {
+    /// Adds one of `namespace`.
+    pub fn add(&mut self, namespace: &'a str, grant: &'a ReferenceGrantSpec) {
         self.by_namespace.entry(namespace).or_default().push(grant);
     }
 

@@ -42,8 +42,7 @@ impl RouteBackends<'_> {
         if !self.grants.permit(self.kind.name(), self.namespace, to) {
             return Err(BackendFault::RefNotPermitted);
         }
-        let host = format!("{}.{namespace}.svc.{CLUSTER_DOMAIN}", backend.name).into();
-        Ok(ClusterRef { host, subset: None, port })
+        Ok(ClusterRef { host: service_host(&backend.name, namespace), subset: None, port })
     }
 }
 
@@ -81,6 +80,11 @@ impl Resources<'_> {
         }
         Ok(if of == gateway { secret.name.to_string() } else { format!("{of}/{}", secret.name) })
     }
+}
+
+/// The full name of a Service.
+pub(super) fn service_host(name: &str, namespace: &str) -> Arc<str> {
+    format!("{name}.{namespace}.svc.{CLUSTER_DOMAIN}").into()
 }
 
 const ISTIO: &str = "networking.istio.io";

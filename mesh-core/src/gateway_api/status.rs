@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::mesh::is_service;
 use super::refs::CertificateFault;
 use super::{
     BackendFault, Facts, Gateway, Listener, ListenerFault, Name, Rejected, Resources, Route, RouteBackends,
@@ -87,6 +88,12 @@ impl<'a> Resources<'a> {
             let mut statuses = Vec::new();
             let mut counted = Vec::new();
             for parent in route.parents() {
+                if is_service(parent) {
+                    let accepted = at_service(route, parent, facts);
+                    let conditions = vec![accepted, self.resolved(route, facts)];
+                    statuses.push(ParentStatus { parent, conditions });
+                    continue;
+                }
                 let Some(gateway) = self.gateway_of(route, parent) else { continue };
                 let own = listeners.get(&gateway.name()).map(Vec::as_slice).unwrap_or_default();
                 let outcome = self.attach(route, parent, (&gateway, own));
@@ -331,6 +338,22 @@ fn accepted(rejected: Option<Rejected>) -> Condition {
         }
     };
     Condition::new(ACCEPTED, false, reason, message)
+}
+
+/// Whether clients in the mesh follow a route.
+fn at_service(route: &Route<'_>, parent: &ParentRef, facts: &Facts) -> Condition {
+    let namespace = parent.namespace.as_deref().unwrap_or(route.namespace());
+    let refuse = |message: String| Condition::new(ACCEPTED, false, "NoMatchingParent", message);
+    if !matches!(route.kind(), RouteKind::Http | RouteKind::Grpc) {
+        return refuse(format!("clients in the mesh follow no {}", route.kind().name()));
+    }
+    let Some(service) = facts.service((namespace, &parent.name)) else {
+        return refuse(format!("there is no Service {namespace}/{}", parent.name));
+    };
+    match parent.port.map(|port| port.get()).filter(|port| !service.ports.contains(port)) {
+        Some(port) => refuse(format!("Service {namespace}/{} has no port {port}", parent.name)),
+        None => Condition::new(ACCEPTED, true, "Accepted", "clients in the mesh follow the route"),
+    }
 }
 
 fn both(reason: &'static str, message: &str) -> (Condition, Condition) {

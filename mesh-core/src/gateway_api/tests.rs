@@ -1,5 +1,6 @@
 //! Gateways and routes as users write them, requests, and what becomes of them; and what users are told.
 
+mod mesh;
 mod routes;
 mod statuses;
 

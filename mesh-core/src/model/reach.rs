@@ -115,8 +115,8 @@ impl Reach {
             | Spec::GatewayClass(_)
             | Spec::TlsRoute(_)
             | Spec::TcpRoute(_) => false,
-            Spec::HttpRoute(spec) => spec.parent_refs.iter().any(is_service),
-            Spec::GrpcRoute(spec) => spec.parent_refs.iter().any(is_service),
+            Spec::HttpRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
+            Spec::GrpcRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
             _ => true,
         }
     }
@@ -134,6 +134,13 @@ impl Reach {
         self.views.iter().any(|view| {
             exported.is_to(&view.namespace) && hosts().any(|host| view.sees_name(Some(namespace), &host))
         })
+    }
+
+    /// A route for a Service of another namespace is for clients of its own.
+    fn follows_parents(&self, namespace: &Arc<str>, parents: &[ParentRef]) -> bool {
+        let is_own = |parent: &ParentRef| parent.namespace.as_deref().is_none_or(|it| *it == **namespace);
+        let has_clients = || self.views.iter().any(|view| view.namespace == *namespace);
+        parents.iter().filter(|parent| is_service(parent)).any(|parent| is_own(parent) || has_clients())
     }
 
     fn follows_rule(&self, namespace: &Arc<str>, spec: &DestinationRuleSpec) -> bool {

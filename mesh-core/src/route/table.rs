@@ -88,7 +88,7 @@ impl RouteTable {
     /// Rules for requests that `client` sends to `port` of the service that `about` is for, whatever the requests say about
     /// their host: for whoever knows the service from the address.
     ///
-    /// `None` if no VirtualService is about it.
+    /// `None` if no VirtualService is about it, and no route of the Gateway API.
     pub fn for_service(about: &About, client: Client<'_>, port: u16) -> Option<Self> {
         Self::about(about, Audience { client, port, gateway: None, owners: None })
     }
@@ -100,8 +100,11 @@ impl RouteTable {
     }
 
     fn about(about: &About, audience: Audience<'_>) -> Option<Self> {
-        let mut about = about.by_specificity(audience).map(|it| it.entries(audience));
-        let entries = about.find(|it| !it.is_empty())?;
+        let of_virtuals = || {
+            let mut entries = about.by_specificity(audience).map(|it| it.entries(audience));
+            entries.find(|it| !it.is_empty())
+        };
+        let entries = about.of_routes(audience.client, audience.port).or_else(of_virtuals)?;
         let mut table = Self::default();
         let at = table.add(VirtualHost::new(entries));
         table.hosts.insert(&Host::Any, at);

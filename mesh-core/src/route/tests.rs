@@ -20,7 +20,7 @@ mod waypoint;
 
 /// The VirtualServices of `yaml`, which must be fine. `metadata: {}` may be left out by writing `vs NAMESPACE/NAME`
 /// [`@`age] in a line of its own, and the fields of the spec below it.
-pub(super) fn virtual_services(yaml: &str) -> Vec<VirtualService> {
+pub(crate) fn virtual_services(yaml: &str) -> Vec<VirtualService> {
     let parsed = resource::parse(&SourceFile { name: "test.yaml", text: &expand(yaml) });
     let errors: Vec<_> = parsed.findings.iter().filter(|it| it.level == resource::Level::Error).collect();
     assert!(errors.is_empty(), "{errors:?} in\n{yaml}");
