@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 pub use self::attach::{Attachment, Listener, ListenerFault, Rejected};
 pub use self::facts::Facts;
+pub(crate) use self::facts::authorities_in;
 pub use self::grants::{Grants, Referred};
 pub use self::mesh::mesh_route;
-pub use self::refs::{BackendFault, CertificateFault, RouteBackends};
+pub use self::refs::{AuthorityFault, BackendFault, CertificateFault, RouteBackends};
 pub use self::serve::{Served, serve};
 pub use self::status::{Condition, GatewayStatus, ListenerStatus, ParentStatus, Report};
 use crate::resource::gateway_api::{

@@ -1,25 +1,33 @@
 //! What is known of the objects that Gateways and routes refer to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Service as KubeService;
+use k8s_openapi::api::core::v1::{ConfigMap, Service as KubeService};
 
 use super::Name;
-use crate::resource::{Object, ObjectKey, Secret, Spec};
+use crate::resource::{Object, ObjectKey, Spec};
 
 /// The little that statuses need of Services, Secrets, `ConfigMaps` and `ServiceEntries`.
 #[derive(Debug, Default)]
 pub struct Facts {
     services: BTreeMap<Key, Service>,
-    /// Whether each has a certificate with a key.
-    secrets: BTreeMap<Key, bool>,
-    config_maps: BTreeSet<Key>,
+    secrets: BTreeMap<Key, Holds>,
+    config_maps: BTreeMap<Key, Holds>,
     /// Hosts of `ServiceEntries`.
     hosts: BTreeMap<Key, Vec<Arc<str>>>,
 }
 
 type Key = (Arc<str>, Arc<str>);
+
+/// What there is in a Secret or ConfigMap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Holds {
+    /// A certificate with its key.
+    certificate: bool,
+    /// Authorities.
+    authorities: bool,
+}
 
 /// A Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,10 +50,14 @@ impl Facts {
                 self.services.insert(key, service.clone()) != Some(service)
             }
             Spec::Secret(secret) => {
-                let is_usable = is_usable(secret);
-                self.secrets.insert(key, is_usable) != Some(is_usable)
+                let certificate = secret.certificate.is_some() && secret.key.is_some();
+                let holds = Holds { certificate, authorities: secret.ca.is_some() };
+                self.secrets.insert(key, holds) != Some(holds)
             }
-            Spec::ConfigMap(_) => self.config_maps.insert(key),
+            Spec::ConfigMap(map) => {
+                let holds = Holds { certificate: false, authorities: authorities_in(map).is_some() };
+                self.config_maps.insert(key, holds) != Some(holds)
+            }
             Spec::ServiceEntry(entry) => {
                 let hosts: Vec<_> = entry.hosts.iter().map(|host| host.to_string().into()).collect();
                 self.hosts.insert(key, hosts.clone()) != Some(hosts)
@@ -60,7 +72,7 @@ impl Facts {
         match key.kind {
             "Service" => self.services.remove(&name).is_some(),
             "Secret" => self.secrets.remove(&name).is_some(),
-            "ConfigMap" => self.config_maps.remove(&name),
+            "ConfigMap" => self.config_maps.remove(&name).is_some(),
             "ServiceEntry" => self.hosts.remove(&name).is_some(),
             _ => false,
         }
@@ -89,12 +101,18 @@ impl Facts {
 
     /// Whether there is such a Secret, and it has a certificate with a key.
     pub(super) fn has_certificate(&self, name: Name<'_>) -> bool {
-        self.secrets.get(&key(name)).is_some_and(|usable| *usable)
+        self.secrets.get(&key(name)).is_some_and(|it| it.certificate)
     }
 
     /// Whether there is such a ConfigMap.
     pub(super) fn has_config_map(&self, name: Name<'_>) -> bool {
-        self.config_maps.contains(&key(name))
+        self.config_maps.contains_key(&key(name))
+    }
+
+    /// Whether a ConfigMap or Secret is there and has authorities.
+    pub(super) fn has_authorities(&self, object: &ObjectKey) -> bool {
+        let of = if object.kind == "Secret" { &self.secrets } else { &self.config_maps };
+        of.get(&(Arc::clone(&object.namespace), Arc::clone(&object.name))).is_some_and(|it| it.authorities)
     }
 
     /// Whether a ServiceEntry has this host.
@@ -124,8 +142,10 @@ impl Service {
     }
 }
 
-fn is_usable(secret: &Secret) -> bool {
-    secret.certificate.is_some() && secret.key.is_some()
+/// The authorities that a ConfigMap holds, PEM.
+pub(crate) fn authorities_in(map: &ConfigMap) -> Option<&str> {
+    let text = map.data.as_ref()?.get("ca.crt")?;
+    text.contains("-----BEGIN CERTIFICATE-----").then_some(text)
 }
 
 fn key((namespace, name): Name<'_>) -> Key {

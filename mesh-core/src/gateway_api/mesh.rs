@@ -7,6 +7,7 @@ use super::refs::{RouteBackends, service_host};
 use super::{Grants, Route, RouteSpec};
 use crate::resource::Object;
 use crate::resource::gateway_api::{Backend, ParentRef};
+use crate::resource::value::Port;
 use crate::route::{ApiRules, Backends, ClusterRef, MeshRoute, Parent};
 
 /// What an HTTPRoute or GRPCRoute says about Services; `None` if nothing.
@@ -35,7 +36,7 @@ pub(super) fn is_service(parent: &ParentRef) -> bool {
 
 fn parent(route: &Route<'_>, parent: &ParentRef) -> Option<Parent> {
     let namespace = parent.namespace.as_deref().unwrap_or(route.namespace());
-    let port = parent.port.map(|port| port.get());
+    let port = parent.port.map(Port::get);
     let host = service_host(&parent.name, namespace);
     is_service(parent).then(|| Parent { namespace: namespace.into(), host, port })
 }

@@ -51,6 +51,9 @@ fn is_served_by(gateway: &Gateway<'_>, own: &Own) -> bool {
         || addresses.any(service)
 }
 
+/// The rules about requests of the routes at a listener, and the hosts that each is for.
+type AtListener<'h> = Vec<(ApiRules, &'h [Host])>;
+
 /// A Gateway, and what is attached to it.
 struct AtGateway<'r, 'a> {
     resources: &'r Resources<'a>,
@@ -95,8 +98,7 @@ impl<'r, 'a> AtGateway<'r, 'a> {
             }
             by_port.entry(listener.spec.port.get()).or_default().push(number);
         }
-        let rules: Vec<Vec<(ApiRules, &[Host])>> =
-            (0..self.listeners.len()).map(|at| self.rules(at)).collect();
+        let rules: Vec<AtListener<'_>> = (0..self.listeners.len()).map(|at| self.rules(at)).collect();
         for (port, numbers) in by_port {
             let target = own.target_port(port);
             if served.listeners.iter().any(|it| it.port == target) {
@@ -112,7 +114,7 @@ impl<'r, 'a> AtGateway<'r, 'a> {
         &self,
         target: u16,
         numbers: &[usize],
-        (rules, findings): (&[Vec<(ApiRules, &[Host])>], &mut Vec<String>),
+        (rules, findings): (&[AtListener<'_>], &mut Vec<String>),
     ) -> Option<GatewayListener> {
         let all = || numbers.iter().filter_map(|at| Some((*at, self.listeners.get(*at)?)));
         let scope = |at: usize, listener: &Listener<'_>| Scope {
@@ -204,16 +206,50 @@ impl<'r, 'a> AtGateway<'r, 'a> {
                 }
             }
         }
-        let usable = !names.is_empty();
-        usable.then(|| ServerTls {
-            mode: ServerTlsMode::Simple,
-            credential_names: names,
-            ..ServerTls::default()
-        })
+        if names.is_empty() {
+            return None;
+        }
+        let tls = ServerTls { mode: ServerTlsMode::Simple, credential_names: names, ..ServerTls::default() };
+        self.with_clients(listener, tls, findings)
+    }
+
+    /// What clients have to show besides; `None` if that cannot be checked.
+    fn with_clients(
+        &self,
+        listener: &Listener<'_>,
+        tls: ServerTls,
+        findings: &mut Vec<String>,
+    ) -> Option<ServerTls> {
+        let of = || format!("Gateway {}: listener {}", self.name, listener.spec.name);
+        let wanted = listener.spec.tls.as_ref().and_then(|tls| tls.options.get(MODE_OPTION));
+        let asks = match wanted.map(String::as_str) {
+            None | Some("SIMPLE") => None,
+            Some("MUTUAL") => Some(ServerTls { mode: ServerTlsMode::Mutual, ..tls.clone() }),
+            Some(other) => {
+                findings.push(format!("{}: {MODE_OPTION}: {other} is not supported, it is not served", of()));
+                return None;
+            }
+        };
+        let is_https = listener.spec.protocol == api::Protocol::Https;
+        let authorities =
+            self.resources.authorities(self.gateway.name(), self.gateway.spec, listener.spec.port);
+        match authorities.filter(|_| is_https) {
+            None => Some(asks.unwrap_or(tls)),
+            Some(Err((fault, name))) => {
+                findings.push(format!("{}: clients cannot be checked, {name}: {fault:?}", of()));
+                None
+            }
+            Some(Ok(clients)) => {
+                let optional = clients.is_optional;
+                let mode = if optional { ServerTlsMode::OptionalMutual } else { ServerTlsMode::Mutual };
+                let insecure_skip_verify = optional.then_some(true);
+                Some(ServerTls { mode, ca_cert_credential_name: clients.name, insecure_skip_verify, ..tls })
+            }
+        }
     }
 
     /// The rules about requests of the routes at a listener.
-    fn rules(&self, at: usize) -> Vec<(ApiRules, &[Host])> {
+    fn rules(&self, at: usize) -> AtListener<'_> {
         let routes = self.attached.get(at).into_iter().flatten();
         let compiled = routes.filter_map(|(route, hosts)| {
             let place = (route.name(), route.object.meta.creation_timestamp);
@@ -267,5 +303,7 @@ fn stream(
     Some(Arc::new(StreamRoute { virtual_service: route.name(), forward }))
 }
 
+/// The option of a listener by which Istio's users ask for certificates of clients, whose authorities are in its Secret.
+const MODE_OPTION: &str = "gateway.istio.io/tls-terminate-mode";
 /// What the pods of a Gateway have its name in.
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";

@@ -1,19 +1,20 @@
 //! What users are told of their Gateways and routes: the conditions and reasons that the API names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::mesh::is_service;
 use super::refs::CertificateFault;
 use super::{
-    BackendFault, Facts, Gateway, Listener, ListenerFault, Name, Rejected, Resources, Route, RouteBackends,
-    RouteKind, RouteSpec,
+    AuthorityFault, BackendFault, Facts, Gateway, Listener, ListenerFault, Name, Rejected, Resources, Route,
+    RouteBackends, RouteKind, RouteSpec,
 };
 use crate::resource::ObjectKey;
 use crate::resource::gateway_api::{
     self as api, AddressKind, Backend, GrpcFilter, HttpFilter, ParentRef, TlsMode,
 };
+use crate::resource::value::Port;
 
 /// What is told of everything that is ours.
 #[derive(Debug, Default)]
@@ -86,25 +87,13 @@ impl<'a> Resources<'a> {
             listeners.iter().map(|(name, all)| (*name, vec![0; all.len()])).collect();
         for route in self.routes() {
             let mut statuses = Vec::new();
-            let mut counted = Vec::new();
+            let mut counted = BTreeSet::new();
             for parent in route.parents() {
-                if is_service(parent) {
-                    let accepted = at_service(route, parent, facts);
-                    let conditions = vec![accepted, self.resolved(route, facts)];
-                    statuses.push(ParentStatus { parent, conditions });
-                    continue;
-                }
-                let Some(gateway) = self.gateway_of(route, parent) else { continue };
-                let own = listeners.get(&gateway.name()).map(Vec::as_slice).unwrap_or_default();
-                let outcome = self.attach(route, parent, (&gateway, own));
-                for at in outcome.iter().flatten().map(|it| it.listener) {
-                    if !counted.contains(&(gateway.name(), at)) {
-                        counted.push((gateway.name(), at));
-                    }
-                }
-                let accepted = accepted(outcome.err());
-                statuses
-                    .push(ParentStatus { parent, conditions: vec![accepted, self.resolved(route, facts)] });
+                let at = self.at_parent(route, parent, (&listeners, facts));
+                let Some((accepted, at)) = at else { continue };
+                counted.extend(at);
+                let conditions = vec![accepted, self.resolved(route, facts)];
+                statuses.push(ParentStatus { parent, conditions });
             }
             for (gateway, at) in counted {
                 if let Some(count) = attached.get_mut(&gateway).and_then(|all| all.get_mut(at)) {
@@ -119,6 +108,23 @@ impl<'a> Resources<'a> {
             report.gateways.insert(gateway.object.key(), self.status_of(gateway, (own, counts), facts));
         }
         report
+    }
+
+    /// Whether a route is attached to a parent, and the listeners there; `None` if it is none of ours.
+    fn at_parent<'s>(
+        &'s self,
+        route: &Route<'a>,
+        parent: &ParentRef,
+        (listeners, facts): (&BTreeMap<Name<'s>, Vec<Listener<'a>>>, &Facts),
+    ) -> Option<(Condition, Vec<(Name<'a>, usize)>)> {
+        if is_service(parent) {
+            return Some((at_service(route, parent, facts), Vec::new()));
+        }
+        let gateway = self.gateway_of(route, parent)?;
+        let own = listeners.get(&gateway.name()).map(Vec::as_slice).unwrap_or_default();
+        let outcome = self.attach(route, parent, (&gateway, own));
+        let at = outcome.iter().flatten().map(|it| (gateway.name(), it.listener)).collect();
+        Some((accepted(outcome.err()), at))
     }
 
     fn status_of(
@@ -138,7 +144,9 @@ impl<'a> Resources<'a> {
         let good = listeners.iter().filter(|it| holds(ACCEPTED, it)).count();
         let accepted = gateway_accepted(gateway, (good, listeners.len()), facts);
         let (programmed, addresses) = gateway_programmed(gateway, &accepted, facts);
-        GatewayStatus { conditions: vec![accepted, programmed], listeners, addresses }
+        let mut conditions = vec![accepted, programmed];
+        conditions.extend(lets_in_anybody(gateway.spec));
+        GatewayStatus { conditions, listeners, addresses }
     }
 
     fn listener_status(
@@ -168,7 +176,14 @@ impl<'a> Resources<'a> {
                 both("HostnameConflict", "an earlier listener has the port and the host")
             }
         };
-        let certificates = self.certificates(gateway, listener, facts);
+        let clients = self.clients(gateway, listener, facts);
+        let accepted = match &clients {
+            Err(condition) if accepted.holds => {
+                Condition::new(ACCEPTED, false, "NoValidCACertificate", condition.message.clone())
+            }
+            _ => accepted,
+        };
+        let certificates = self.certificates(gateway, listener, facts).and(clients);
         let resolved = match &certificates {
             Err(condition) => condition.clone(),
             Ok(()) if listener.has_invalid_kinds => Condition::new(
@@ -230,6 +245,30 @@ impl<'a> Resources<'a> {
         Ok(())
     }
 
+    /// Whether the clients of a listener can be checked as its Gateway wants.
+    fn clients(
+        &self,
+        gateway: &Gateway<'a>,
+        listener: &Listener<'a>,
+        facts: &Facts,
+    ) -> Result<(), Condition> {
+        let is_https = listener.spec.protocol == api::Protocol::Https;
+        let wanted = self.authorities(gateway.name(), gateway.spec, listener.spec.port).filter(|_| is_https);
+        let (reason, name) = match wanted {
+            None => return Ok(()),
+            Some(Err((AuthorityFault::InvalidKind, name))) => ("InvalidCACertificateKind", name.to_owned()),
+            Some(Err((AuthorityFault::RefNotPermitted, name))) => (NOT_PERMITTED, name.to_owned()),
+            Some(Ok(clients)) => match clients.objects.iter().find(|it| !facts.has_authorities(it)) {
+                None => return Ok(()),
+                Some(missing) => ("InvalidCACertificateRef", missing.to_string()),
+            },
+        };
+        let message = format!(
+            "clients cannot be checked: {name} is no ConfigMap or Secret with ca.crt that may be used"
+        );
+        Err(Condition::new(RESOLVED, false, reason, message))
+    }
+
     /// Whether everything is there that a route refers to, and may be named.
     pub(super) fn resolved(&self, route: &Route<'a>, facts: &Facts) -> Condition {
         let backends =
@@ -245,6 +284,17 @@ impl<'a> Resources<'a> {
             None => Condition::new(RESOLVED, true, "ResolvedRefs", "all that it refers to is there"),
         }
     }
+}
+
+/// Said where clients are let in that prove nothing.
+fn lets_in_anybody(spec: &api::GatewaySpec) -> Option<Condition> {
+    let frontend = spec.tls.frontend.as_ref()?;
+    let all = frontend.per_port.iter().map(|it| &it.tls).chain([&frontend.default]);
+    let mut modes = all.filter_map(|it| it.validation.as_ref()).map(|it| it.mode);
+    let message = "clients are let in without a valid certificate: whoever is behind has to look";
+    let is_insecure = modes.any(|mode| mode == api::CertificateMode::AllowInsecureFallback);
+    is_insecure
+        .then(|| Condition::new("InsecureFrontendValidationMode", true, "ConfigurationChanged", message))
 }
 
 /// Something that a route refers to.
@@ -318,7 +368,7 @@ fn fault(backend: &Backend, backends: &RouteBackends<'_>, facts: &Facts) -> Opti
             let Some(service) = facts.service((namespace, &backend.name)) else {
                 return Some(("BackendNotFound", format!("{shown} is not there")));
             };
-            let port = backend.port.map(|port| port.get()).filter(|port| !service.ports.contains(port))?;
+            let port = backend.port.map(Port::get).filter(|port| !service.ports.contains(port))?;
             Some(("BackendNotFound", format!("{shown} has no port {port}")))
         }
     }
@@ -350,7 +400,7 @@ fn at_service(route: &Route<'_>, parent: &ParentRef, facts: &Facts) -> Condition
     let Some(service) = facts.service((namespace, &parent.name)) else {
         return refuse(format!("there is no Service {namespace}/{}", parent.name));
     };
-    match parent.port.map(|port| port.get()).filter(|port| !service.ports.contains(port)) {
+    match parent.port.map(Port::get).filter(|port| !service.ports.contains(port)) {
         Some(port) => refuse(format!("Service {namespace}/{} has no port {port}", parent.name)),
         None => Condition::new(ACCEPTED, true, "Accepted", "clients in the mesh follow the route"),
     }

@@ -217,7 +217,10 @@ impl World {
             Spec::WorkloadEntry(entry) => {
                 self.put_workload_entry(&name, Some(WorkloadEntry::of(object, entry)));
             }
-            Spec::ConfigMap(_) => return self.put_config_map(object),
+            Spec::ConfigMap(map) => {
+                self.put_authorities(&name, Some(map));
+                return self.put_config_map(object);
+            }
             Spec::AuthorizationPolicy(_) => return self.put_authorization(&name, object.clone()),
             Spec::PeerAuthentication(_) => return self.put_peer_authentication(&name, object.clone()),
             Spec::Sidecar(sidecar) => {
@@ -266,6 +269,7 @@ impl World {
                 self.config_map = None;
                 self.dirty.mesh = true;
             }
+            "ConfigMap" => self.put_authorities(&name, None),
             "Sidecar" => self.put_sidecar(&name, None),
             "Secret" => self.put_secret(&name, None),
             "VirtualService" | "DestinationRule" | "Gateway" | "GatewayClass" | "HTTPRoute" | "GRPCRoute"

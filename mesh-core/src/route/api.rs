@@ -185,7 +185,7 @@ impl<'r> Rule<'r> {
 
     fn route(&self, name: &Arc<ResourceName>, action: Action, effects: Effects) -> Route {
         Route {
-            name: self.name.map(|name| Arc::from(&**name)).unwrap_or_else(|| "".into()),
+            name: self.name.map_or_else(|| "".into(), |name| Arc::from(&**name)),
             virtual_service: Some(Arc::clone(name)),
             action,
             rewrite: effects.rewrite.map(Box::new),

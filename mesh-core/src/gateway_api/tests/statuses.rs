@@ -2,6 +2,7 @@
 
 use super::objects;
 use crate::gateway_api::{Condition, Facts, Resources};
+use crate::resource::networking::gateway::ServerTlsMode;
 
 /// `KIND NAMESPACE/NAME: …` for each Gateway, listener and parent of a route.
 fn told(yaml: &str) -> String {
@@ -199,4 +200,36 @@ fn references_are_resolved_and_permitted() {
         e at odd: Accepted !ResolvedRefs=InvalidKind
         ",
     );
+}
+
+#[test]
+fn clients_that_cannot_be_checked_are_not_let_in() {
+    let gateway = |reference: &str, more: &str| {
+        format!(
+            "
+        gateway infra/gw
+          gatewayClassName: istio
+          tls: {{frontend: {{default: {{validation: {{caCertificateRefs: [{reference}]{more}}}}}}}}}
+          listeners: [{{name: https, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: c}}]}}}}, {{name: http, port: 80, protocol: HTTP}}]
+"
+        )
+    };
+    for reference in [
+        "{group: '', kind: ConfigMap, name: gone}",
+        "{group: '', kind: Service, name: gone}",
+        "{group: '', kind: ConfigMap, name: ca, namespace: web}",
+    ] {
+        let told = told(&gateway(reference, ", mode: AllowInsecureFallback"));
+        assert!(told.contains("InsecureFrontendValidationMode=ConfigurationChanged"), "{told}");
+        assert!(told.contains("gw/http: 0 HTTPRoute,GRPCRoute Accepted "), "{told}");
+        assert!(told.contains("gw/https: 0 HTTPRoute,GRPCRoute !Accepted=NoValidCACertificate "), "{told}");
+    }
+    // A reference that must not be used is not used, and nobody gets in instead of everybody.
+    let far = gateway("{group: '', kind: ConfigMap, name: ca, namespace: web}", "");
+    let served = super::served(&objects(&far));
+    assert_eq!(served.listeners.iter().map(|it| it.port).collect::<Vec<_>>(), [80]);
+    let near = super::served(&objects(&gateway("{group: '', kind: ConfigMap, name: ca}", "")));
+    let tls =
+        near.listeners.iter().find(|it| it.port == 443).and_then(|it| it.servers[0].tls.clone()).unwrap();
+    assert_eq!((tls.mode, tls.ca_cert_credential_name.as_str()), (ServerTlsMode::Mutual, "clients/gw/443"));
 }

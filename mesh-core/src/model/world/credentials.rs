@@ -57,11 +57,7 @@ impl World {
                 }));
             }
         }
-        wanted.extend(self.wanted_by_gateways().map(|Name { namespace, name }| ObjectKey {
-            kind: "Secret",
-            namespace: Arc::clone(namespace),
-            name: Arc::clone(name),
-        }));
+        wanted.extend(self.wanted_by_gateways());
         wanted
     }
 

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 
 use super::{Name, World};
-use crate::gateway_api::Resources;
-use crate::model::{Config, Credential, CredentialName, Record, RecordKey};
+use crate::gateway_api::{Resources, authorities_in};
+use crate::model::{Config, Credential, CredentialName, CredentialScope, Record, RecordKey};
 use crate::resource::gateway_api::{GatewaySpec, RouteNamespacesFrom, TlsMode};
-use crate::resource::{LabelSelector, Object, ObjectKey, Operator, Requirement, Spec};
+use crate::resource::{LabelSelector, Material, Object, ObjectKey, Operator, Requirement, Secret, Spec};
 
 /// What is kept of it.
 #[derive(Debug, Default)]
@@ -21,6 +22,12 @@ pub(super) struct GatewayApi {
     objects: BTreeMap<ObjectKey, Object>,
     /// The Secrets that Gateways may use: which they mean, by what they are told as.
     wanted: BTreeMap<Arc<CredentialName>, Name>,
+    /// The ConfigMaps and Secrets with the authorities of clients, by what all of a port are told as.
+    authorities: BTreeMap<Arc<CredentialName>, Vec<ObjectKey>>,
+    /// What ConfigMaps have of these.
+    maps: BTreeMap<Name, Arc<str>>,
+    /// ConfigMaps that Gateways name as their parameters: whether they exist is told in statuses.
+    parameters: BTreeSet<ObjectKey>,
 }
 
 impl World {
@@ -60,6 +67,46 @@ impl World {
         for alias in aliases.map(|(alias, _)| Arc::clone(alias)).collect::<Vec<_>>() {
             self.commit_alias(&alias);
         }
+        self.commit_authorities_in("Secret", secret);
+    }
+
+    /// Takes note of a ConfigMap, or that it is gone.
+    pub(super) fn put_authorities(&mut self, name: &Name, map: Option<&ConfigMap>) {
+        let keeps = self.options.credentials != CredentialScope::Nobody;
+        match map.and_then(authorities_in).filter(|_| keeps) {
+            Some(text) => drop(self.gateway_api.maps.insert(name.clone(), text.into())),
+            None => drop(self.gateway_api.maps.remove(name)),
+        }
+        self.commit_authorities_in("ConfigMap", name);
+    }
+
+    fn commit_authorities_in(&mut self, kind: &str, name: &Name) {
+        let is_it =
+            |it: &ObjectKey| it.kind == kind && it.namespace == name.namespace && it.name == name.name;
+        let using = self.gateway_api.authorities.iter().filter(|(_, objects)| objects.iter().any(is_it));
+        for alias in using.map(|(alias, _)| Arc::clone(alias)).collect::<Vec<_>>() {
+            self.commit_authorities(&alias);
+        }
+    }
+
+    /// All authorities of a port are told as one Secret, if all are there: with a part of them, clients would be refused
+    /// that are to be let in.
+    fn commit_authorities(&mut self, alias: &Arc<CredentialName>) {
+        let objects = self.gateway_api.authorities.get(alias);
+        let objects = objects.filter(|_| self.options.credentials.includes(&alias.namespace));
+        let text = |key: &ObjectKey| {
+            let name = Name { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) };
+            if key.kind == "Secret" {
+                return Some(self.credentials.secret(&name)?.ca.as_ref()?.expose().to_vec());
+            }
+            self.gateway_api.maps.get(&name).map(|text| text.as_bytes().to_vec())
+        };
+        let all = objects.and_then(|objects| objects.iter().map(text).collect::<Option<Vec<_>>>());
+        let record = all.map(|all| {
+            let secret = Secret { ca: Some(Material::new(&all.join(&b'\n'))), ..Secret::default() };
+            Record::Credential(Arc::new(Credential { name: Arc::clone(alias), secret: Arc::new(secret) }))
+        });
+        self.emit(RecordKey::Credential(Arc::clone(alias)), record);
     }
 
     /// Whether a Gateway of the Gateway API means the Secret of its own namespace by this name.
@@ -67,10 +114,18 @@ impl World {
         self.gateway_api.wanted.contains_key(name)
     }
 
-    /// The Secrets that Gateways of the Gateway API may use, as far as somebody is told of them.
-    pub(super) fn wanted_by_gateways(&self) -> impl Iterator<Item = &Name> {
+    /// The Secrets and ConfigMaps that Gateways of the Gateway API may use, as far as somebody is told of them.
+    pub(super) fn wanted_by_gateways(&self) -> impl Iterator<Item = ObjectKey> {
         let told = |alias: &CredentialName| self.options.credentials.includes(&alias.namespace);
-        self.gateway_api.wanted.iter().filter(move |(alias, _)| told(alias)).map(|(_, name)| name)
+        let secrets = self.gateway_api.wanted.iter().filter(move |(alias, _)| told(alias));
+        let secrets = secrets.map(|(_, Name { namespace, name })| ObjectKey {
+            kind: "Secret",
+            namespace: Arc::clone(namespace),
+            name: Arc::clone(name),
+        });
+        let authorities = self.gateway_api.authorities.iter().filter(move |(alias, _)| told(alias));
+        let authorities = authorities.flat_map(|(_, objects)| objects.iter().cloned());
+        secrets.chain(authorities).chain(self.gateway_api.parameters.iter().cloned())
     }
 
     fn with_names(&self, object: &Object, spec: &GatewaySpec) -> Option<Config> {
@@ -111,10 +166,22 @@ impl World {
     /// Works out which Secrets Gateways may use. Classes make no difference: whoever is told asks for its own namespace.
     fn settle_credentials(&mut self) {
         let resources = Resources::of(self.gateway_api.objects.values());
-        let mut wanted = BTreeMap::new();
+        let (mut wanted, mut authorities) = (BTreeMap::new(), BTreeMap::new());
+        let mut parameters = BTreeSet::new();
         for object in self.gateway_api.objects.values() {
             let Spec::KubernetesGateway(spec) = &object.spec else { continue };
-            let namespace = &object.meta.namespace;
+            let (namespace, name) = (&object.meta.namespace, &object.meta.name);
+            for listener in &spec.listeners {
+                if let Some(Ok(it)) = resources.authorities((namespace, name), spec, listener.port) {
+                    let alias = CredentialName { namespace: Arc::clone(namespace), name: it.name.into() };
+                    authorities.insert(Arc::new(alias), it.objects);
+                }
+            }
+            parameters.extend(spec.infrastructure.parameters_ref.as_ref().map(|it| ObjectKey {
+                kind: "ConfigMap",
+                namespace: Arc::clone(namespace),
+                name: Arc::from(&*it.name),
+            }));
             let tls = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
             for secret in
                 tls.filter(|tls| tls.mode == TlsMode::Terminate).flat_map(|tls| &tls.certificate_refs)
@@ -127,6 +194,11 @@ impl World {
                 wanted.insert(Arc::new(alias), Name { namespace: of.into(), name: Arc::from(&*secret.name) });
             }
         }
+        self.gateway_api.parameters = parameters;
+        let before = std::mem::replace(&mut self.gateway_api.authorities, authorities);
+        let changed: BTreeSet<_> =
+            before.keys().chain(self.gateway_api.authorities.keys()).cloned().collect();
+        changed.iter().for_each(|alias| self.commit_authorities(alias));
         let before = std::mem::replace(&mut self.gateway_api.wanted, wanted);
         let now = self.gateway_api.wanted.keys();
         let changed: BTreeSet<_> = before.keys().chain(now).cloned().collect();

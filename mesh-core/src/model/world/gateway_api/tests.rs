@@ -130,3 +130,28 @@ fn secrets_of_others_are_told_while_they_permit_it() {
     [SECRETS, GATEWAY, GRANT].iter().flat_map(|yaml| objects(yaml)).for_each(|object| world.upsert(&object));
     assert_eq!(news(&mut world), pairs(&[("gw", "nobody")]));
 }
+
+#[test]
+fn authorities_of_clients_are_told_together_or_not_at_all() {
+    let gateway = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: gw, namespace: infra}
+spec:
+  gatewayClassName: istio
+  tls: {frontend: {default: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: one}, {group: '', kind: Secret, name: own}]}}}}
+  listeners: [{name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: own}]}}]
+";
+    let map = |text: &str| {
+        objects(&format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: one, namespace: infra}}\ndata: {{ca.crt: '{text}'}}")).remove(0)
+    };
+    let mut world = world(CredentialScope::Namespace("infra".to_owned()));
+    world.upsert(&objects(gateway).remove(0));
+    world.upsert(&map("-----BEGIN CERTIFICATE-----"));
+    assert_eq!(news(&mut world), pairs(&[("gw", "nobody")]));
+    assert!(world.wanted_secrets().iter().any(|key| key.kind == "ConfigMap" && *key.name == *"one"));
+    objects(SECRETS).iter().for_each(|object| world.upsert(object));
+    assert_eq!(news(&mut world), pairs(&[("infra/clients/gw/443", "told"), ("infra/own", "told")]));
+    world.upsert(&map("nothing"));
+    assert_eq!(news(&mut world), pairs(&[("infra/clients/gw/443", "gone")]));
+}
