@@ -178,6 +178,7 @@ async fn lets_in(case: &Case, port: u16, wanted: [bool; 3]) -> Result<()> {
     Ok(())
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn clients() -> Vec<Test> {
     let at = |port: u16| {
         format!(
