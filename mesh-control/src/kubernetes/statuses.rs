@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_core::allocate::{Allocator, Ranges, same};
-use mesh_core::gateway_api::CONTROLLER;
 use mesh_core::resource::status::{WAYPOINT_ACCEPTED, WAYPOINT_BOUND};
 use mesh_core::resource::{Finding, Level, Object, ObjectKey, Origin, Spec};
 use mesh_core::waypoint::{Attachments, Verdict, targets};
@@ -99,8 +98,7 @@ impl Reports {
             self.policies.insert(name, Policy { key, uid, generation, is_valid: true });
         } else if let Spec::GatewayClass(class) = &object.spec {
             if CONTROLLERS.contains(&class.controller_name.as_ref()) {
-                let is_of_gateways = *class.controller_name == *CONTROLLER;
-                self.sink.set(key, class_status(object, is_of_gateways));
+                self.sink.set(key, class_status(object));
             }
         } else if key.kind == "Namespace" {
             self.namespaces.send_if_modified(|known| {
@@ -292,17 +290,12 @@ impl Sink for Statuses {
 }
 
 /// What a class says that names us. It depends on the class alone: its parameters are nothing that we read.
-fn class_status(object: &Object, is_of_gateways: bool) -> Status {
-    let message = if is_of_gateways {
-        "handled by mesh-control"
-    } else {
-        "handled by mesh-control, which does not serve waypoints yet"
-    };
+fn class_status(object: &Object) -> Status {
     let condition = Condition {
         sort: "Accepted".to_owned(),
         status: "True".to_owned(),
         reason: "Accepted".to_owned(),
-        message: message.to_owned(),
+        message: "handled by mesh-control".to_owned(),
         observed_generation: object.meta.generation,
     };
     Status { uid: object.meta.uid.clone(), conditions: vec![condition], ..Status::default() }
