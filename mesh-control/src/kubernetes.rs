@@ -35,6 +35,7 @@ use crate::tasks;
 use crate::tls::Serving;
 
 mod admission;
+mod gateway_api;
 mod review;
 mod roots;
 mod statuses;

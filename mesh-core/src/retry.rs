@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::condition::RetryOn;
-use crate::resource::networking::virtual_service::Retries;
+use crate::resource::gateway_api;
+use crate::resource::networking::virtual_service::{Retries, RetryOn as Condition};
 
 mod condition;
 
@@ -138,6 +139,21 @@ impl RetryPolicy {
             backoff: retries.backoff.map_or(BACKOFF, crate::resource::value::Duration::get),
             remote_localities: retries.retry_remote_localities.unwrap_or(false),
             ignore_previous_hosts: retries.retry_ignore_previous_hosts.unwrap_or(!hashes),
+        }
+    }
+
+    /// What a route of the Gateway API says, and how long a try may take; `None` means as for [`RetryPolicy::new`]. Connections
+    /// that fail, break or say nothing in time are tried again besides the statuses that it names.
+    pub fn of_filter(retry: Option<&gateway_api::Retry>, per_try_timeout: Option<Duration>) -> Self {
+        let unset = Self { per_try_timeout, ..Self::unset(false) };
+        let Some(retry) = retry else { return unset };
+        let failures = [Condition::ConnectFailure, Condition::RefusedStream, Condition::Reset];
+        let statuses = retry.codes.iter().map(|code| Condition::Status(*code));
+        Self {
+            attempts: retry.attempts.map_or(unset.attempts, std::num::NonZeroU32::get),
+            on: RetryOn::new(&failures.into_iter().chain(statuses).collect::<Vec<_>>()),
+            backoff: retry.backoff.map_or(unset.backoff, gateway_api::Duration::get),
+            ..unset
         }
     }
 

@@ -16,23 +16,28 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 use serde_json::{Map, Value};
 
-pub use self::action::{Action, ClusterRef, DirectResponse, Forward, Mirror, Route, Weighted};
+pub use self::action::{Action, ClusterRef, DirectResponse, Forward, Mirror, Route, Split, Weighted};
+pub(crate) use self::api::none_such;
+pub use self::api::{ApiRules, Backends};
 pub use self::cors::{Cors, CorsAnswer};
 pub use self::fault::{Fault, Injection, is_drawn};
 pub use self::gateway::{
     Conflict, ConflictReason, GatewayListener, GatewayServer, ListenerProtocol, Listeners,
 };
 pub use self::header_ops::{HeaderEdit, HeaderOps};
+pub use self::mesh::{MeshRoute, Parent};
 pub use self::outside::{Outside, OutsideName};
 pub use self::passthrough::{destination_of, is_of_mesh};
 pub use self::redirect::{Redirect, https_location};
 pub use self::rewrite::{Piece, Rewrite};
 pub use self::stream::{StreamRoute, StreamTable, StreamView};
+pub(crate) use self::table::{Attached, Scope};
 pub use self::table::{Picked, RouteTable, ServiceName};
 pub use self::virtuals::{About, Settings, Virtuals};
 use crate::resource::{GatewaySpec, VirtualServiceSpec};
 
 mod action;
+mod api;
 mod condition;
 mod cors;
 mod delegate;
@@ -41,6 +46,7 @@ mod gateway;
 mod header_ops;
 mod hosts;
 mod index;
+mod mesh;
 mod outside;
 mod passthrough;
 mod redirect;
@@ -152,4 +158,4 @@ impl fmt::Display for ResourceName {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -370,7 +370,10 @@ fn entry_of(from: mesh::ServiceEntry) -> Entry {
 
 fn credential(from: mesh::Credential) -> Result<Credential, Invalid> {
     let mesh::Credential { namespace, name, certificate, key, ca, crl, ocsp_staple } = from;
-    for (field, text) in [("namespace", &namespace), ("name", &name)] {
+    // What belongs to others, or is put together, has a name of several parts.
+    let parts =
+        [("namespace", &*namespace)].into_iter().chain(name.splitn(3, '/').map(|part| ("name", part)));
+    for (field, text) in parts {
         if text.is_empty() || text.len() > MAX_NAME || text.contains('/') {
             return Err(Invalid::new(field, "is not a name"));
         }

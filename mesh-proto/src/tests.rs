@@ -191,7 +191,16 @@ fn credentials_travel_whole_and_only_so_large() {
     assert!(!format!("{there:?}").contains("107, 101, 121"), "{there:?}");
     let large = decoder.payload(ResourceType::Credential, &encode::payload(&record(secret(2 << 20))));
     assert_eq!(large.unwrap_err().field, "credential");
-    for (namespace, name) in [("", "a"), ("a", ""), ("a/b", "c"), ("a", &*"x".repeat(300))] {
+    for of_others in ["web/shop", "clients/edge/443"] {
+        let name = Arc::new(CredentialName { namespace: "edge".into(), name: of_others.into() });
+        let sent = Record::Credential(Arc::new(Credential { name, secret: Arc::new(secret(1)) }));
+        let there = decoder.payload(ResourceType::Credential, &encode::payload(&sent)).unwrap();
+        assert_eq!(there, sent);
+        assert_eq!(names::key(ResourceType::Credential, &names::name(&sent.key())), Some(sent.key()));
+    }
+    let wrong =
+        [("", "a"), ("a", ""), ("a/b", "c"), ("a", "b//c"), ("a", "b/c/d/e"), ("a", &*"x".repeat(300))];
+    for (namespace, name) in wrong {
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
         let bytes = prost::Message::encode_to_vec(&crate::mesh::Credential {
             namespace,

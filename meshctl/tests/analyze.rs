@@ -113,7 +113,17 @@ fn the_samples_have_no_errors() {
     for directory in ["bookinfo/policies", "bookinfo/plain", "helloworld", "httpbin", "book-gateway"] {
         assert_eq!(wrong_with(&[bookinfo.clone(), under(&[directory])].concat()), [""; 0], "{directory}");
     }
-    let listed = ["bookinfo/networking", "chaos"]
+    for file in
+        ["bookinfo/gateway-api/bookinfo-gateway.yaml", "helloworld/gateway-api/helloworld-gateway.yaml"]
+    {
+        assert_eq!(
+            wrong_with(&[bookinfo.clone(), under(&["helloworld/helloworld.yaml", file])].concat()),
+            [""; 0],
+            "{file}"
+        );
+    }
+    let bookinfo = [bookinfo, under(&["bookinfo/gateway-api/bookinfo-versions.yaml"])].concat();
+    let listed = ["bookinfo/networking", "bookinfo/gateway-api", "chaos"]
         .iter()
         .flat_map(|directory| fs::read_dir(samples.join(directory)).expect("the directory is there"));
     let alternatives: Vec<_> = listed.map(|entry| entry.expect("the samples can be listed").path()).collect();

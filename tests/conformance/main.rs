@@ -12,6 +12,7 @@ mod fault;
 mod flood;
 mod frames;
 mod gateway;
+mod gateway_api;
 mod hostile;
 mod http;
 mod matching;
@@ -46,6 +47,9 @@ struct Outcome {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((_, words)) = words.split_first().filter(|(first, _)| *first == "gateway-api") {
+        return gateway_api::run(words);
+    }
     let mut rows = rows();
     let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     rows.retain(|row| filters.is_empty() || filters.iter().any(|filter| row.id.contains(filter.as_str())));

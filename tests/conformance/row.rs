@@ -207,7 +207,7 @@ impl Want {
         self.log("response_flags", flags)
     }
 
-    fn check(&self, reply: &Reply) -> Result<()> {
+    pub(crate) fn check(&self, reply: &Reply) -> Result<()> {
         if let Some(status) = self.status {
             ensure!(reply.status == status, "the status is {}, not {status}", reply.status);
         }

@@ -165,6 +165,15 @@ impl Gateway {
 
     /// Starts a process on these files.
     pub(crate) async fn start_as(config: &[(String, String)], options: &[&str]) -> Result<Self> {
+        Self::start_named("istio-system/istio-ingressgateway", config, options).await
+    }
+
+    /// Starts a process on these files that is told this name.
+    pub(crate) async fn start_named(
+        name: &str,
+        config: &[(String, String)],
+        options: &[&str],
+    ) -> Result<Self> {
         let files = tempfile::tempdir()?;
         let directory = files.path().join("config");
         fs::create_dir(&directory)?;
@@ -172,8 +181,8 @@ impl Gateway {
             fs::write(directory.join(name), text)?;
         }
         let [admin, metrics, ready] = free_ports()?;
-        let mut command = Command::new(program());
-        command.args(["gateway", "--name", "istio-system/istio-ingressgateway", "--bind", "127.0.0.1"]);
+        let mut command = Command::new(beside("mesh-node"));
+        command.args(["gateway", "--name", name, "--bind", "127.0.0.1"]);
         command.args(["--log", "info", "--drain", "1s"]).args(options);
         command.arg("--config").arg(&directory);
         for (option, port) in [("--admin-port", admin), ("--metrics-port", metrics), ("--ready-port", ready)]
@@ -331,10 +340,10 @@ pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
 }
 
 /// Beside the test's own directory.
-fn program() -> PathBuf {
+pub(crate) fn beside(program: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     let directory = own.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    directory.join("mesh-node")
+    directory.join(program)
 }
 
 fn errors(text: &str) -> Option<String> {

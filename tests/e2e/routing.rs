@@ -13,6 +13,7 @@ mod breaker;
 mod bytes;
 mod entries;
 pub(crate) mod gateway;
+mod gateway_api;
 mod kept;
 mod outside;
 mod policy;

@@ -124,3 +124,46 @@ fn others_are_told_nothing() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_gateway_of_the_gateway_api_is_told_what_it_may_use() -> Result<()> {
+    let pki = Pki::new("ours");
+    let secret = pki.leaf(HOST).secret("shop", None).replace("namespace: istio-system", "namespace: web");
+    let gateway = format!(
+        "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
+         metadata: {{ name: istio-ingressgateway, namespace: istio-system }}\nspec:\n  gatewayClassName: ours\n  listeners:\n\
+         \x20 - name: https\n    port: {HTTPS}\n    protocol: HTTPS\n    tls: {{ certificateRefs: [{{ name: shop, namespace: web }}] }}\n\
+         \x20   allowedRoutes: {{ namespaces: {{ from: Selector, selector: {{ matchLabels: {{ team: web }} }} }} }}\n"
+    );
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: { name: moved, namespace: web }\nspec:\n  \
+         parentRefs: [{ name: istio-ingressgateway, namespace: istio-system }]\n  \
+         rules: [{ filters: [{ type: RequestRedirect, requestRedirect: { statusCode: 308 } }] }]\n";
+    let grant = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: { name: shop, namespace: web }\nspec:\n  \
+         from: [{ group: gateway.networking.k8s.io, kind: Gateway, namespace: istio-system }]\n  to: [{ group: '', kind: Secret }]\n";
+    let namespace = |team: &str| {
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: web, labels: {{ team: {team} }} }}\n")
+    };
+    let class = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: { name: ours }\n\
+        spec: { controllerName: istio.io/gateway-controller }\n";
+    let plane = Plane::start(&[
+        ("class.yaml", class),
+        ("gateway.yaml", &gateway),
+        ("route.yaml", route),
+        ("grant.yaml", grant),
+        ("secret.yaml", &secret),
+        ("namespace.yaml", &namespace("web")),
+    ])?;
+    let ours = plane.source(&["--identity", "spiffe://cluster.local/ns/istio-system/sa/default"])?;
+    let gateway = Gateway::under(&ours)?;
+    gateway.put("ca.crt", &pki.pem())?;
+    let ca = gateway.file("ca.crt").display().to_string();
+    let ask = || gateway.curl(HOST, HTTPS, &["--cacert", &ca]);
+    wait(SOON, || ask().is_ok_and(|answer| answer.status == 308)).with_context(|| gateway.log())?;
+    // Namespaces are told by name, and leave takes effect as it is given.
+    plane.write("namespace.yaml", &namespace("other"))?;
+    wait(SOON, || ask().is_ok_and(|answer| answer.status == 404)).with_context(|| gateway.log())?;
+    plane.write("grant.yaml", &grant.replace("kind: Secret", "kind: Service"))?;
+    wait(SOON, || ask().is_ok_and(|answer| answer.exit != 0)).with_context(|| gateway.log())?;
+    plane.write("grant.yaml", grant)?;
+    wait(SOON, || ask().is_ok_and(|answer| answer.exit == 0)).with_context(|| gateway.log())
+}

@@ -30,7 +30,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, conformance, ebpf, e2e; the latter two need root, through sudo where necessary.
+    /// unit, control, gateway, gateway-api, conformance, ebpf, e2e; the latter two need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Seconds that each suite may run, instead of its own limit.
@@ -52,6 +52,8 @@ enum Suite {
     Conformance,
     /// Gateways and their clients, as processes on this machine; without privilege.
     Gateway,
+    /// The conformance tests of the Gateway API by name, through files and through an API server; without privilege.
+    GatewayApi,
     /// The kernel programs on this kernel.
     Ebpf,
     /// The real binaries in the test bed.
@@ -73,8 +75,15 @@ struct Report {
 }
 
 impl Suite {
-    const ALL: [Self; 6] =
-        [Self::Unit, Self::Control, Self::Gateway, Self::Conformance, Self::Ebpf, Self::EndToEnd];
+    const ALL: [Self; 7] = [
+        Self::Unit,
+        Self::Control,
+        Self::Gateway,
+        Self::GatewayApi,
+        Self::Conformance,
+        Self::Ebpf,
+        Self::EndToEnd,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -82,6 +91,7 @@ impl Suite {
             Self::Control => "control",
             Self::Conformance => "conformance",
             Self::Gateway => "gateway",
+            Self::GatewayApi => "gateway-api",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
         }
@@ -94,17 +104,15 @@ impl Suite {
     /// How long the tests may run once they are built. Generous: it is there to end what hangs.
     fn limit(self) -> Duration {
         match self {
-            Self::Unit | Self::Control | Self::Gateway | Self::Conformance | Self::Ebpf => {
-                Duration::from_secs(10 * 60)
-            }
             Self::EndToEnd => Duration::from_secs(25 * 60),
+            _ => Duration::from_secs(10 * 60),
         }
     }
 
     fn parts(self) -> &'static [Part] {
         match self {
-            Self::Unit | Self::Control | Self::Gateway | Self::Conformance => &[Part::Ebpf],
             Self::Ebpf | Self::EndToEnd => &[Part::Ebpf, Part::Tools],
+            _ => &[Part::Ebpf],
         }
     }
 
@@ -114,7 +122,8 @@ impl Suite {
         let target = match self {
             Self::Unit => return Ok(unit_runs(workspace)),
             Self::Control => "control",
-            Self::Conformance => "conformance",
+            // One program, which is told which of the two it is to be.
+            Self::Conformance | Self::GatewayApi => "conformance",
             Self::Gateway => "gateway",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
@@ -217,6 +226,9 @@ fn add_arguments(command: &mut Command, suite: Suite, filter: &[String]) -> Resu
         if !filter.iter().any(|argument| argument.starts_with("--test-threads")) {
             ours.push("--test-threads=3");
         }
+    }
+    if suite == Suite::GatewayApi {
+        ours.push(suite.name());
     }
     command.arg("--").args(ours).args(filter);
     Ok(())

@@ -15,6 +15,7 @@ use mesh_source::kubernetes::status::{Addresses, Condition, Status, Statuses};
 use mesh_source::{About, Change};
 use tokio::sync::watch;
 
+use super::gateway_api::GatewayApi;
 use super::roots::Namespaces;
 
 /// Turns what was found into statuses, and knows the namespaces.
@@ -28,6 +29,7 @@ pub(super) struct Reports {
     talked_of: BTreeSet<Arc<str>>,
     attachments: Attachments,
     allocator: Allocator,
+    gateway_api: GatewayApi,
     /// Services, and what else may be attached to something.
     attached: BTreeMap<ObjectKey, Attached>,
     /// `ServiceEntries` some host of which has no address, and how many of them.
@@ -73,6 +75,7 @@ impl Reports {
             talked_of: BTreeSet::new(),
             attachments: Attachments::new(root_namespace),
             allocator: Allocator::new(Ranges::default()),
+            gateway_api: GatewayApi::default(),
             attached: BTreeMap::new(),
             lacking: BTreeMap::new(),
         }
@@ -82,6 +85,7 @@ impl Reports {
         let key = object.key();
         self.attachments.apply(object);
         self.allocator.apply(object);
+        self.gateway_api.apply(object);
         if Attached::matters(object) {
             self.attached.insert(key.clone(), Attached::new(object));
         } else if self.attached.remove(&key).is_some() {
@@ -106,6 +110,7 @@ impl Reports {
     fn remove(&mut self, key: &ObjectKey) {
         self.attachments.remove(key);
         self.allocator.remove(key);
+        self.gateway_api.remove(key);
         self.lacking.remove(key);
         if self.attached.remove(key).is_some() {
             self.sink.forget(key);
@@ -113,7 +118,7 @@ impl Reports {
         if is_policy(key) {
             self.policies.remove(key.to_string().as_str());
             self.sink.forget(key);
-        } else if key.kind == "GatewayClass" {
+        } else if OF_GATEWAY_API.contains(&key.kind) {
             self.sink.forget(key);
         } else if key.kind == "Namespace" {
             self.namespaces.send_if_modified(|known| {
@@ -174,6 +179,9 @@ impl Reports {
                     None => self.sink.forget(&key),
                 }
             }
+        }
+        for (key, status) in self.gateway_api.settle() {
+            self.sink.set(key, status);
         }
         let ranges = self.allocator.ranges();
         self.lacking.iter().map(|(key, hosts)| no_address(key, *hosts, ranges)).collect()
@@ -287,7 +295,7 @@ fn class_status(object: &Object) -> Status {
         sort: "Accepted".to_owned(),
         status: "True".to_owned(),
         reason: "Accepted".to_owned(),
-        message: "handled by mesh-control, which does not serve Gateways yet".to_owned(),
+        message: "handled by mesh-control".to_owned(),
         observed_generation: object.meta.generation,
     };
     Status { uid: object.meta.uid.clone(), conditions: vec![condition], ..Status::default() }
@@ -338,6 +346,9 @@ fn is_policy(key: &ObjectKey) -> bool {
 const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 /// Kinds that nodes enforce.
 const POLICIES: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
+/// Kinds of the Gateway API that have a status of ours.
+const OF_GATEWAY_API: [&str; 6] =
+    ["GatewayClass", "KubernetesGateway", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"];
 /// Who takes care of a `GatewayClass` that is ours: of gateways, and of waypoints. The names are Istio's.
 const CONTROLLERS: [&str; 2] = ["istio.io/gateway-controller", "istio.io/mesh-controller"];
 /// Bytes; Kubernetes allows a condition 32 KiB, and nobody reads more than this.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::resource::{Level, Object, ObjectKey, Origin, ServedKind, Spec, from_json};
 
-/// A `VirtualService`, `DestinationRule` or `Gateway`.
+/// A `VirtualService`, `DestinationRule` or `Gateway`, or a resource of the Gateway API.
 #[derive(Debug, Clone)]
 pub struct Config {
     key: Arc<ObjectKey>,
@@ -20,6 +20,12 @@ impl Config {
     pub fn of(object: &Object) -> Option<Self> {
         let text = object.spec_json.clone()?;
         Some(Self { key: Arc::new(object.key()), object: object.clone(), text })
+    }
+
+    /// As [`Self::of`], with another spec, which `text` says in JSON.
+    pub(super) fn with(object: &Object, spec: Spec, text: Arc<str>) -> Self {
+        let object = Object { spec, spec_json: Some(Arc::clone(&text)), ..object.clone() };
+        Self { key: Arc::new(object.key()), object, text }
     }
 
     /// Reads one that has travelled: its kind as [`ObjectKey::kind`], its namespace and name, when it was created in
@@ -64,6 +70,8 @@ impl Config {
             (Spec::DestinationRule(one), Spec::DestinationRule(other)) => {
                 one.export_to == other.export_to && one.host == other.host
             }
+            (Spec::HttpRoute(one), Spec::HttpRoute(other)) => one.parent_refs == other.parent_refs,
+            (Spec::GrpcRoute(one), Spec::GrpcRoute(other)) => one.parent_refs == other.parent_refs,
             _ => true,
         }
     }

@@ -12,11 +12,12 @@ use super::service::StaticEndpoint;
 use super::workload::{LocalPod, Membership, ServiceKey};
 use super::{Config, Endpoint, Service, Snapshot, Workload};
 use crate::cluster::{Defaults, DestinationRule};
+use crate::gateway_api::{Grants, mesh_route};
 use crate::net::canonical_ip;
 use crate::policy::PolicyName;
 use crate::resource::mesh_config::MeshConfig;
 use crate::resource::{DestinationRuleSpec, Meta, ObjectKey, Spec, VirtualServiceSpec};
-use crate::route::{self, ResourceName, VirtualService, Virtuals};
+use crate::route::{self, ResourceName, VirtualService};
 
 /// The working copy that snapshots are taken of.
 #[derive(Debug, Default)]
@@ -51,6 +52,10 @@ struct Pending {
     policies: bool,
     /// VirtualServices; none for those that are gone.
     virtuals: BTreeMap<ResourceName, Option<VirtualService>>,
+    /// Routes of the Gateway API that are new, different or gone.
+    routes: BTreeSet<Arc<ObjectKey>>,
+    /// Namespaces whose `ReferenceGrants` are.
+    granting: BTreeSet<Arc<str>>,
 }
 
 impl Mirror {
@@ -172,9 +177,13 @@ impl Mirror {
 
     /// The model as it is now.
     pub fn snapshot(&mut self) -> Snapshot {
-        let Pending { services, workloads, policies, virtuals } = std::mem::take(&mut self.pending);
+        let pending = std::mem::take(&mut self.pending);
+        let Pending { services, workloads, policies, virtuals, routes, granting } = pending;
         if !virtuals.is_empty() {
             Arc::make_mut(&mut self.snapshot.virtuals).update(virtuals);
+        }
+        if !routes.is_empty() || !granting.is_empty() {
+            self.set_routes(routes, &granting);
         }
         let mut services = services;
         for uid in &workloads {
@@ -198,14 +207,19 @@ impl Mirror {
                 let service = virtual_service_of(meta, spec);
                 self.pending.virtuals.insert(service.key(), Some(service));
             }
+            Spec::HttpRoute(_) | Spec::GrpcRoute(_) => _ = self.pending.routes.insert(config.key()),
+            Spec::ReferenceGrant(_) => _ = self.pending.granting.insert(Arc::clone(&meta.namespace)),
             _ => {}
         }
         self.snapshot.config_generation += 1;
         self.snapshot.configs.insert_mut(config.key(), config);
     }
 
-    fn drop_config(&mut self, ObjectKey { kind, namespace, name }: &ObjectKey) {
+    fn drop_config(&mut self, key: &Arc<ObjectKey>) {
+        let ObjectKey { kind, namespace, name } = &**key;
         match *kind {
+            "HTTPRoute" | "GRPCRoute" => _ = self.pending.routes.insert(Arc::clone(key)),
+            "ReferenceGrant" => _ = self.pending.granting.insert(Arc::clone(namespace)),
             "DestinationRule" => drop(self.snapshot.rules.remove(namespace, name)),
             "VirtualService" => {
                 let name = ResourceName { namespace: Arc::clone(namespace), name: Arc::clone(name) };
@@ -214,6 +228,28 @@ impl Mirror {
             _ => {}
         }
         self.snapshot.config_generation += 1;
+    }
+
+    /// Compiles routes of the Gateway API, and those again that refer to something in the namespaces of `granting`.
+    fn set_routes(&mut self, mut routes: BTreeSet<Arc<ObjectKey>>, granting: &BTreeSet<Arc<str>>) {
+        routes.extend(self.snapshot.virtuals.routes_referring_to(granting));
+        let first = ObjectKey { kind: "ReferenceGrant", namespace: "".into(), name: "".into() };
+        let after = self.snapshot.configs.range(Arc::new(first)..).map(|(_, config)| config.object());
+        let mut grants = Grants::default();
+        for object in after {
+            let Spec::ReferenceGrant(spec) = &object.spec else { break };
+            grants.add(&object.meta.namespace, spec);
+        }
+        let compiled: Vec<_> = routes
+            .into_iter()
+            .map(|key| {
+                let config = self.snapshot.configs.get(&key);
+                let route = config.and_then(|config| mesh_route(config.object(), &grants));
+                (key, route)
+            })
+            .collect();
+        let virtuals = Arc::make_mut(&mut self.snapshot.virtuals);
+        compiled.into_iter().for_each(|(key, route)| virtuals.set_route(&key, route));
     }
 
     fn keep(&mut self, record: Record) {
@@ -260,7 +296,7 @@ impl Mirror {
         if *known == settings {
             return;
         }
-        self.snapshot.virtuals = Arc::new(Virtuals::new(settings));
+        self.snapshot.virtuals = Arc::new(self.snapshot.virtuals.cleared(settings));
         let all = self.snapshot.configs.values().filter_map(|config| match &config.object().spec {
             Spec::VirtualService(spec) => Some(virtual_service_of(&config.object().meta, spec)),
             _ => None,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::record::Record;
 use super::{Config, Service, ServiceKey};
 use crate::policy::{Policy, PolicyName, Scope};
+use crate::resource::gateway_api::ParentRef;
 use crate::resource::mesh_config::MeshConfig;
 use crate::resource::networking::{DestinationRuleSpec, VirtualServiceSpec};
 use crate::resource::value::{EgressHost, ExportTo, GatewayName, Host};
@@ -108,7 +109,14 @@ impl Reach {
             Spec::VirtualService(spec) => self.follows_routes(&meta.namespace, spec),
             Spec::DestinationRule(spec) => self.follows_rule(&meta.namespace, spec),
             // Waypoints and gateways have no reach, and are told of everything.
-            Spec::Gateway(_) | Spec::AuthorizationPolicy(_) => false,
+            Spec::Gateway(_)
+            | Spec::AuthorizationPolicy(_)
+            | Spec::KubernetesGateway(_)
+            | Spec::GatewayClass(_)
+            | Spec::TlsRoute(_)
+            | Spec::TcpRoute(_) => false,
+            Spec::HttpRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
+            Spec::GrpcRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
             _ => true,
         }
     }
@@ -126,6 +134,13 @@ impl Reach {
         self.views.iter().any(|view| {
             exported.is_to(&view.namespace) && hosts().any(|host| view.sees_name(Some(namespace), &host))
         })
+    }
+
+    /// A route for a Service of another namespace is for clients of its own.
+    fn follows_parents(&self, namespace: &Arc<str>, parents: &[ParentRef]) -> bool {
+        let is_own = |parent: &ParentRef| parent.namespace.as_deref().is_none_or(|it| *it == **namespace);
+        let has_clients = || self.views.iter().any(|view| view.namespace == *namespace);
+        parents.iter().filter(|parent| is_service(parent)).any(|parent| is_own(parent) || has_clients())
     }
 
     fn follows_rule(&self, namespace: &Arc<str>, spec: &DestinationRuleSpec) -> bool {
@@ -182,6 +197,11 @@ impl View {
             EgressHost::Exclude(..) | EgressHost::Nothing => false,
         })
     }
+}
+
+/// Whether a route is for clients in the mesh.
+fn is_service(parent: &ParentRef) -> bool {
+    parent.group.is_empty() && *parent.kind == *"Service"
 }
 
 impl ExportDefaults {

@@ -14,6 +14,7 @@ use self::configs::SubsetLabels;
 use self::credentials::Credentials;
 use self::entries::{Entries, ServiceEntry, WorkloadEntry};
 use self::few::Few;
+use self::gateway_api::GatewayApi;
 use self::mesh_config::MeshConfig;
 use self::nodes::NodeFacts;
 use self::pods::PodFacts;
@@ -38,6 +39,7 @@ mod configs;
 mod credentials;
 mod entries;
 mod few;
+mod gateway_api;
 mod mesh_config;
 mod nodes;
 mod pods;
@@ -98,6 +100,7 @@ pub struct World {
     sidecars: Sidecars,
     subset_labels: SubsetLabels,
     credentials: Credentials,
+    gateway_api: GatewayApi,
     /// What many resources say alike.
     values: Values,
     findings: Findings,
@@ -172,6 +175,7 @@ impl World {
             sidecars: Sidecars::default(),
             subset_labels: SubsetLabels::default(),
             credentials: Credentials::default(),
+            gateway_api: GatewayApi::default(),
             values: Values::default(),
             findings: Findings::default(),
             told: HashMap::new(),
@@ -213,7 +217,10 @@ impl World {
             Spec::WorkloadEntry(entry) => {
                 self.put_workload_entry(&name, Some(WorkloadEntry::of(object, entry)));
             }
-            Spec::ConfigMap(_) => return self.put_config_map(object),
+            Spec::ConfigMap(map) => {
+                self.put_authorities(&name, Some(map));
+                return self.put_config_map(object);
+            }
             Spec::AuthorizationPolicy(_) => return self.put_authorization(&name, object.clone()),
             Spec::PeerAuthentication(_) => return self.put_peer_authentication(&name, object.clone()),
             Spec::Sidecar(sidecar) => {
@@ -223,9 +230,16 @@ impl World {
             Spec::VirtualService(_) | Spec::DestinationRule(_) | Spec::Gateway(_) => {
                 self.put_config(&object.key(), Some(object));
             }
+            Spec::GatewayClass(_)
+            | Spec::HttpRoute(_)
+            | Spec::GrpcRoute(_)
+            | Spec::TlsRoute(_)
+            | Spec::TcpRoute(_) => self.put_config(&object.key(), Some(object)),
+            Spec::KubernetesGateway(_) | Spec::ReferenceGrant(_) => {
+                self.put_gateway_resource(&object.key(), Some(object));
+            }
             Spec::Secret(secret) => self.put_secret(&name, Some(secret)),
-            // A Deployment's pods are objects of their own, a service account is only ever named, and routes of
-            // the Gateway API are not compiled yet.
+            // A Deployment's pods are objects of their own, and a service account is only ever named.
             _ => {}
         }
         self.findings.set(&object.key(), Topic::Itself, report);
@@ -240,6 +254,7 @@ impl World {
                 self.namespaces.remove(&name.name);
                 self.mark_namespace(&name.name);
                 self.mark_workload_entries_of(Some(&name.name));
+                self.select_namespaces();
             }
             "Node" => self.put_node(&name.name, None),
             "Pod" => self.put_pod(&name, None),
@@ -254,9 +269,12 @@ impl World {
                 self.config_map = None;
                 self.dirty.mesh = true;
             }
+            "ConfigMap" => self.put_authorities(&name, None),
             "Sidecar" => self.put_sidecar(&name, None),
             "Secret" => self.put_secret(&name, None),
-            "VirtualService" | "DestinationRule" | "Gateway" => self.put_config(key, None),
+            "VirtualService" | "DestinationRule" | "Gateway" | "GatewayClass" | "HTTPRoute" | "GRPCRoute"
+            | "TLSRoute" | "TCPRoute" => self.put_config(key, None),
+            "KubernetesGateway" | "ReferenceGrant" => self.put_gateway_resource(key, None),
             "AuthorizationPolicy" => self.drop_authorization(&name),
             "PeerAuthentication" => self.drop_peer_authentication(&name),
             _ => {}
@@ -326,6 +344,7 @@ impl World {
             self.namespaces.insert(Arc::clone(name), labels);
             self.mark_namespace(name);
             self.mark_workload_entries_of(Some(name));
+            self.select_namespaces();
         }
     }
 

@@ -193,7 +193,17 @@ impl Kind {
     pub(super) fn travels(self) -> bool {
         matches!(
             self,
-            Self::VirtualService | Self::DestinationRule | Self::Gateway | Self::AuthorizationPolicy
+            Self::VirtualService
+                | Self::DestinationRule
+                | Self::Gateway
+                | Self::AuthorizationPolicy
+                | Self::GatewayClass
+                | Self::KubernetesGateway
+                | Self::HTTPRoute
+                | Self::GRPCRoute
+                | Self::TLSRoute
+                | Self::TCPRoute
+                | Self::ReferenceGrant
         )
     }
 
@@ -264,19 +274,8 @@ fn unknown_kind(api_version: &str, kind: &str, kinds: &[&str]) -> Class {
 }
 
 /// Kinds that are read and checked while nothing acts on them yet.
-const NOT_ENFORCED: &[Kind] = &[
-    Kind::WorkloadGroup,
-    Kind::RequestAuthentication,
-    Kind::Telemetry,
-    Kind::GatewayClass,
-    Kind::KubernetesGateway,
-    Kind::HTTPRoute,
-    Kind::GRPCRoute,
-    Kind::TLSRoute,
-    Kind::TCPRoute,
-    Kind::ReferenceGrant,
-    Kind::BackendTLSPolicy,
-];
+const NOT_ENFORCED: &[Kind] =
+    &[Kind::WorkloadGroup, Kind::RequestAuthentication, Kind::Telemetry, Kind::BackendTLSPolicy];
 
 /// Kinds that make sense for Envoy only, or for traffic that the mesh does not carry.
 pub(super) const UNSUPPORTED: &[Unsupported] = &[

@@ -160,9 +160,14 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// DNS labels joined by dots, at most 253 characters.
+    /// What API servers take for a DNS subdomain: parts joined by dots, at most 253 characters. A part may be longer than a
+    /// label of DNS.
     fn subdomain(&mut self, field: impl fmt::Display, value: &str) {
-        if value.len() > 253 || !value.split('.').all(is_dns_label) {
+        let is_part = |part: &str| {
+            let byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            !part.is_empty() && part.bytes().all(byte) && !part.starts_with('-') && !part.ends_with('-')
+        };
+        if value.len() > 253 || !value.split('.').all(is_part) {
             let reason = format!("{} is not a DNS name", quote(value));
             self.error_with(
                 field,

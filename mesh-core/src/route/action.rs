@@ -43,6 +43,8 @@ pub struct Route {
     pub retries: Option<Arc<RetryPolicy>>,
     /// Who gets copies; none of them gets none.
     pub mirrors: Vec<Mirror>,
+    /// The answer to a request whose destination does not exist: 503, or 500 in the Gateway API.
+    pub no_cluster: StatusCode,
 }
 
 /// What is done with a request.
@@ -54,6 +56,15 @@ pub enum Action {
     Redirect(Box<Redirect>),
     /// It is answered here.
     Respond(DirectResponse),
+    /// What is done is drawn by lot.
+    Split(Split),
+}
+
+/// Different things that are done with shares of the requests: never nothing, and none of them is a split again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    branches: Vec<(u32, Arc<Route>)>,
+    total: u64,
 }
 
 /// Where a request may go: never nowhere.
@@ -180,6 +191,7 @@ impl Route {
             timeout: None,
             retries: Some(Arc::new(RetryPolicy::new(None, false))),
             mirrors: Vec::new(),
+            no_cluster: StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -216,6 +228,7 @@ impl Route {
             timeout: rule.timeout.map(value::Duration::get),
             retries: home.shared.retries(RetryPolicy::new(rule.retries.as_ref().or(home.retries), false)),
             mirrors: mirrors.map(|(to, share)| Mirror { to: ClusterRef::of(to, home), share }).collect(),
+            no_cluster: StatusCode::SERVICE_UNAVAILABLE,
         })
     }
 }
@@ -261,23 +274,50 @@ impl Forward {
         (total > 0).then_some(Self { destinations, total })
     }
 
+    /// To these, none of which has the weight 0. `None` if there is nowhere to go.
+    pub(crate) fn to(destinations: Vec<Weighted>) -> Option<Self> {
+        let total = destinations.iter().map(|it| u64::from(it.weight)).sum();
+        (total > 0).then_some(Self { destinations, total })
+    }
+
     /// Where a request or a connection goes. `seed` is drawn from all of `u64`, and every destination gets its share of it.
     pub fn choose(&self, seed: u64) -> &Weighted {
-        // The quotient is below the total, so it fits.
-        let mut lot = u64::try_from((u128::from(seed) * u128::from(self.total)) >> 64).unwrap_or_default();
-        let drawn = self.destinations.iter().find(|it| {
-            let weight = u64::from(it.weight);
-            let is_it = lot < weight;
-            lot = lot.saturating_sub(weight);
-            is_it
-        });
-        drawn.or(self.destinations.first()).expect("there is a destination, or there is no rule")
+        let drawn = draw(self.destinations.iter().map(|it| it.weight), self.total, seed);
+        let drawn = drawn.and_then(|at| self.destinations.get(at)).or(self.destinations.first());
+        drawn.expect("there is a destination, or there is no rule")
     }
 
     /// All destinations that a request may go to, in the user's order.
     pub fn destinations(&self) -> &[Weighted] {
         &self.destinations
     }
+}
+
+impl Split {
+    /// Those with the weight 0 are left out. `None` if there are no others.
+    pub(super) fn of(branches: impl IntoIterator<Item = (u32, Arc<Route>)>) -> Option<Self> {
+        let branches: Vec<_> = branches.into_iter().filter(|(weight, _)| *weight > 0).collect();
+        let total = branches.iter().map(|(weight, _)| u64::from(*weight)).sum();
+        (total > 0).then_some(Self { branches, total })
+    }
+
+    /// What is done with one request. `seed` is drawn from all of `u64`.
+    pub fn choose(&self, seed: u64) -> &Arc<Route> {
+        let drawn = draw(self.branches.iter().map(|(weight, _)| *weight), self.total, seed);
+        let drawn = drawn.and_then(|at| self.branches.get(at)).or(self.branches.first());
+        &drawn.expect("there is a branch, or there is no split").1
+    }
+}
+
+/// Which of several shares of `total` a lot falls on.
+fn draw(mut weights: impl Iterator<Item = u32>, total: u64, seed: u64) -> Option<usize> {
+    // The quotient is below the total, so it fits.
+    let mut lot = u64::try_from((u128::from(seed) * u128::from(total)) >> 64).unwrap_or_default();
+    weights.position(|weight| {
+        let is_it = lot < u64::from(weight);
+        lot = lot.saturating_sub(u64::from(weight));
+        is_it
+    })
 }
 
 impl ClusterRef {

@@ -23,6 +23,8 @@ pub(super) enum PathMatch {
     Any,
     Exact(Box<str>),
     Prefix(Box<str>),
+    /// This path, without a slash at its end, and those below it: `/v2`, `/v2/` and `/v2/x`, not `/v2x`.
+    Segments(Box<str>),
     /// In lower case, compared without regard to case.
     ExactFolded(Box<str>),
     /// In lower case, compared without regard to case.
@@ -87,7 +89,7 @@ impl Condition {
             PathMatch::Any => true,
             PathMatch::Prefix(prefix) | PathMatch::PrefixFolded(prefix) => &**prefix == "/",
             PathMatch::Regex(regex) => regex.as_str() == ".*",
-            PathMatch::Exact(_) | PathMatch::ExactFolded(_) => false,
+            PathMatch::Exact(_) | PathMatch::ExactFolded(_) | PathMatch::Segments(_) => false,
         };
         path && self.checks.is_empty()
     }
@@ -119,7 +121,9 @@ impl PathMatch {
     pub(super) fn matched(&self) -> MatchedPath {
         match self {
             Self::Any => MatchedPath::Prefix(1),
-            Self::Prefix(prefix) | Self::PrefixFolded(prefix) => MatchedPath::Prefix(prefix.len()),
+            Self::Prefix(prefix) | Self::PrefixFolded(prefix) | Self::Segments(prefix) => {
+                MatchedPath::Prefix(prefix.len())
+            }
             Self::Exact(_) | Self::ExactFolded(_) | Self::Regex(_) => MatchedPath::Whole,
         }
     }

@@ -164,6 +164,19 @@ impl GatewayListener {
         }
     }
 
+    /// One of servers that do not get in each other's way, with their rules.
+    pub(crate) fn of_servers(
+        port: u16,
+        protocol: ListenerProtocol,
+        servers: Vec<GatewayServer>,
+        table: RouteTable,
+    ) -> Self {
+        let by_name = HostMap::default();
+        let mut listener = Self { port, bind: None, protocol, servers: Vec::new(), table, by_name };
+        servers.into_iter().for_each(|server| listener.take(server));
+        listener
+    }
+
     /// The server for a connection whose handshake asks for `server_name`; of several the most specific. A name that
     /// says where to go counts as the host in it, for servers that go by such names. `None` if there is none for it, which
     /// ends the connection.

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::condition::header_name;
+use crate::resource::gateway_api::{HeaderModifier, NamedValue};
 use crate::resource::networking::virtual_service::{HeaderOperations, Headers};
 use crate::resource::value::{self, HeaderSegment};
 
@@ -48,6 +49,12 @@ enum Template {
 impl HeaderOps {
     pub(super) fn of(headers: &Headers) -> Self {
         Self { request: HeaderEdit::of(&headers.request), response: HeaderEdit::of(&headers.response) }
+    }
+
+    /// Those of filters of the Gateway API. The host is not among them, see [`host_of_modifier`].
+    pub(super) fn of_modifiers(request: Option<&HeaderModifier>, response: Option<&HeaderModifier>) -> Self {
+        let edit = |it: Option<&HeaderModifier>| it.map(HeaderEdit::of_modifier).unwrap_or_default();
+        Self { request: edit(request), response: edit(response) }
     }
 
     /// These, and then `others`; whatever any of them removes goes away first.
@@ -101,6 +108,22 @@ impl HeaderEdit {
         let puts: Vec<Put> = set.chain(operations.add.iter().filter_map(put(true))).collect();
         let remove = operations.remove.iter().filter(|name| !name.is_authority()).filter_map(header_name);
         Self::new(remove.collect(), puts)
+    }
+
+    /// Values are taken literally.
+    fn of_modifier(modifier: &HeaderModifier) -> Self {
+        let put = |appends: bool| {
+            move |NamedValue { name, value }: &NamedValue| {
+                let name = HeaderName::from_bytes(name.as_bytes())
+                    .ok()
+                    .filter(|name| *name != http::header::HOST)?;
+                Some(Put { name, value: Template::Fixed(HeaderValue::from_str(value).ok()?), appends })
+            }
+        };
+        let set = modifier.set.iter().filter_map(put(false));
+        let puts = set.chain(modifier.add.iter().filter_map(put(true))).collect();
+        let remove = modifier.remove.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+        Self::new(remove.filter(|name| *name != http::header::HOST).collect(), puts)
     }
 
     fn new(remove: Vec<HeaderName>, puts: Vec<Put>) -> Self {
@@ -171,4 +194,10 @@ pub(super) fn host(operations: &HeaderOperations) -> Option<String> {
         })
         .collect();
     Some(text).filter(|text| !text.is_empty())
+}
+
+/// The host that a filter of the Gateway API gives a request.
+pub(super) fn host_of_modifier(modifier: &HeaderModifier) -> Option<std::sync::Arc<str>> {
+    let mut puts = modifier.set.iter().chain(&modifier.add);
+    puts.find(|it| *it.name == *"host").map(|it| std::sync::Arc::from(&*it.value))
 }

@@ -92,6 +92,10 @@ impl Index {
                 PathMatch::Exact(path) => exact.entry(path.clone()).or_default(),
                 PathMatch::Any => &mut prefixes.entry(b"").starting,
                 PathMatch::Prefix(prefix) => &mut prefixes.entry(prefix.as_bytes()).starting,
+                PathMatch::Segments(path) => {
+                    exact.entry(path.clone()).or_default().plain.push(number);
+                    &mut prefixes.entry(format!("{path}/").as_bytes()).starting
+                }
                 PathMatch::Regex(regex) => &mut prefixes.entry(&literal_start(regex)).starting,
                 PathMatch::ExactFolded(path) => &mut folded_at(&mut folded, path).being,
                 PathMatch::PrefixFolded(prefix) => &mut folded_at(&mut folded, prefix).starting,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use super::hosts::split_port;
-use super::rewrite::replace_matched;
+use super::rewrite::{replace_matched, replace_segments};
 use super::{MatchInfo, RequestView};
+use crate::resource::gateway_api::{PathModifier, RequestRedirect, Scheme};
 use crate::resource::networking::virtual_service::{self, DerivePort, RedirectScheme};
 
 /// An answer with another address.
@@ -26,6 +27,8 @@ enum NewPath {
     Whole(Box<str>),
     /// Instead of the prefix that matched.
     Prefix(Box<str>),
+    /// As [`NewPath::Prefix`], by whole segments.
+    Segments(Box<str>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,29 @@ impl Redirect {
         })
     }
 
+    /// That of the Gateway API: where no port is named, that of the new scheme is meant, or that of the listener.
+    pub(super) fn of_filter(redirect: &RequestRedirect) -> Self {
+        let scheme = redirect.scheme.map(|scheme| match scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        });
+        let port = match (redirect.port, scheme.and_then(default_port)) {
+            (Some(port), _) => NewPort::Number(port.get()),
+            (None, Some(port)) => NewPort::Number(port),
+            (None, None) => NewPort::OfRequest,
+        };
+        Self {
+            status: StatusCode::from_u16(redirect.status_code.code()).unwrap_or(StatusCode::FOUND),
+            path: redirect.path.as_ref().map(|path| match path {
+                PathModifier::ReplaceFullPath(path) => NewPath::Whole((&**path).into()),
+                PathModifier::ReplacePrefixMatch(path) => NewPath::Segments((&**path).into()),
+            }),
+            authority: redirect.hostname.as_ref().map(|host| Arc::from(&**host)),
+            scheme,
+            port: Some(port),
+        }
+    }
+
     /// The `Location` that a request which met `matched` is sent to.
     pub fn location(&self, request: &RequestView<'_>, matched: &MatchInfo) -> String {
         let scheme = self.scheme.unwrap_or(request.scheme);
@@ -78,6 +104,7 @@ impl Redirect {
             }
             Some(NewPath::Whole(path)) => path.to_string(),
             Some(NewPath::Prefix(text)) => replace_matched(text, request.path, matched),
+            Some(NewPath::Segments(text)) => replace_segments(text, request.path, matched),
         };
         let slash = if target.starts_with('/') { "" } else { "/" };
         let (mark, query) = request.query.map_or(("", ""), |query| ("?", query));

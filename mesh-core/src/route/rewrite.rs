@@ -10,6 +10,10 @@ pub enum Rewrite {
     /// This text takes the place of the prefix that matched, or of the whole path where none did. Nothing is done about
     /// slashes: prefix `/a`, text `/` and path `/a/b` make `//b`, as in Istio.
     Matched(Box<str>),
+    /// As [`Self::Matched`], but by whole segments: text `/` or nothing takes prefix `/a` off `/a/b`, as in the Gateway API.
+    Segments(Box<str>),
+    /// This is the path.
+    Whole(Box<str>),
     /// All that an expression finds is replaced.
     Regex(Regex, Vec<Piece>),
 }
@@ -39,6 +43,8 @@ impl Rewrite {
     pub fn path(&self, path: &str, matched: &MatchInfo) -> String {
         let path = match self {
             Self::Matched(text) => replace_matched(text, path, matched),
+            Self::Segments(text) => replace_segments(text, path, matched),
+            Self::Whole(text) => text.to_string(),
             Self::Regex(regex, pieces) => replace_all(regex, pieces, path),
         };
         if path.starts_with('/') { path } else { format!("/{path}") }
@@ -52,6 +58,12 @@ pub(super) fn replace_matched(text: &str, path: &str, matched: &MatchInfo) -> St
         MatchedPath::Whole => "",
     };
     [text, rest].concat()
+}
+
+/// As [`replace_matched`], for a match of whole segments: what follows it is nothing, or begins with a slash.
+pub(super) fn replace_segments(text: &str, path: &str, matched: &MatchInfo) -> String {
+    let path = replace_matched(text.strip_suffix('/').unwrap_or(text), path, matched);
+    if path.is_empty() { "/".to_owned() } else { path }
 }
 
 fn replace_all(regex: &Regex, pieces: &[Piece], path: &str) -> String {

@@ -102,6 +102,19 @@ impl StreamTable {
         table
     }
 
+    /// Rules for connections that ask for names, each with what is done, and for all others; of equals the first is used.
+    pub(crate) fn of_routes(
+        named: impl IntoIterator<Item = (Host, Arc<StreamRoute>)>,
+        others: impl IntoIterator<Item = Arc<StreamRoute>>,
+    ) -> Self {
+        let entry = |route| Entry { subnets: Arc::default(), route };
+        let mut table = Self { others: others.into_iter().map(entry).collect(), ..Self::default() };
+        for (name, route) in named {
+            table.name(&name).push(entry(route));
+        }
+        table
+    }
+
     /// What is done with a connection; `None` if no rule is for it.
     pub fn pick(&self, connection: &StreamView<'_>) -> Option<&Arc<StreamRoute>> {
         let named = connection.server_name.and_then(|name| self.named.get(self.by_name.find(name)?));
@@ -121,14 +134,19 @@ impl StreamTable {
     fn add_tls(&mut self, it: &Virtual, audience: Audience<'_>) {
         for (rule, matched) in rules(&it.streams.tls, it, audience) {
             for name in &matched.server_names {
-                let at = self.by_name.get(name).unwrap_or(self.named.len());
-                if at == self.named.len() {
-                    self.by_name.insert(name, at);
-                    self.named.push(Vec::new());
-                }
-                self.named.get_mut(at).expect("places in the map are in the list").push(matched.entry(rule));
+                self.name(name).push(matched.entry(rule));
             }
         }
+    }
+
+    /// The rules for a name, which may be the first.
+    fn name(&mut self, name: &Host) -> &mut Vec<Entry> {
+        let at = self.by_name.get(name).unwrap_or(self.named.len());
+        if at == self.named.len() {
+            self.by_name.insert(name, at);
+            self.named.push(Vec::new());
+        }
+        self.named.get_mut(at).expect("places in the map are in the list")
     }
 
     fn add_tcp(&mut self, it: &Virtual, audience: Audience<'_>) {

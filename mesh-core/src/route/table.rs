@@ -13,6 +13,9 @@ use super::{About, Client, MatchInfo, Owners, RequestView, Route, Settings, Virt
 use crate::resource::value::Host;
 
 mod gateway;
+mod scopes;
+
+pub(crate) use self::scopes::{Attached, Scope};
 
 /// Rules for requests of one kind of client to one port. Never changes; picking does not allocate.
 #[derive(Debug, Default)]
@@ -30,6 +33,8 @@ pub enum Picked<'t> {
     ToHttps,
     /// The host has rules, and none is for it: 404.
     NoRoute,
+    /// The host is one of another listener of the port, whose connections begin otherwise: 421.
+    Misdirected,
     /// The table does not know the host. In the mesh the request goes where it was going; at a gateway: 404.
     NoHost,
 }
@@ -51,6 +56,10 @@ pub(super) struct VirtualHost {
     pub(super) index: Index,
     /// Requests in plain text are sent to `https`.
     pub(super) to_https: bool,
+    /// Where to look next if no rule is for a request.
+    pub(super) next: Option<usize>,
+    /// Requests should have come by another listener.
+    pub(super) misdirected: bool,
 }
 
 impl RouteTable {
@@ -79,7 +88,7 @@ impl RouteTable {
     /// Rules for requests that `client` sends to `port` of the service that `about` is for, whatever the requests say about
     /// their host: for whoever knows the service from the address.
     ///
-    /// `None` if no VirtualService is about it.
+    /// `None` if no VirtualService is about it, and no route of the Gateway API.
     pub fn for_service(about: &About, client: Client<'_>, port: u16) -> Option<Self> {
         Self::about(about, Audience { client, port, gateway: None, owners: None })
     }
@@ -91,8 +100,11 @@ impl RouteTable {
     }
 
     fn about(about: &About, audience: Audience<'_>) -> Option<Self> {
-        let mut about = about.by_specificity(audience).map(|it| it.entries(audience));
-        let entries = about.find(|it| !it.is_empty())?;
+        let of_virtuals = || {
+            let mut entries = about.by_specificity(audience).map(|it| it.entries(audience));
+            entries.find(|it| !it.is_empty())
+        };
+        let entries = about.of_routes(audience.client, audience.port).or_else(of_virtuals)?;
         let mut table = Self::default();
         let at = table.add(VirtualHost::new(entries));
         table.hosts.insert(&Host::Any, at);
@@ -105,10 +117,20 @@ impl RouteTable {
         match host {
             None => Picked::NoHost,
             Some(host) if host.to_https && request.scheme != "https" => Picked::ToHttps,
-            Some(host) => match host.index.find(request) {
-                Some(entry) => Picked::Route(&entry.route, &entry.info),
-                None => Picked::NoRoute,
-            },
+            Some(host) if host.misdirected => Picked::Misdirected,
+            Some(host) => self.pick_at(host, request),
+        }
+    }
+
+    fn pick_at<'t>(&'t self, mut host: &'t VirtualHost, request: &RequestView<'_>) -> Picked<'t> {
+        loop {
+            if let Some(entry) = host.index.find(request) {
+                return Picked::Route(&entry.route, &entry.info);
+            }
+            match host.next.and_then(|at| self.virtual_hosts.get(at)) {
+                Some(next) => host = next,
+                None => return Picked::NoRoute,
+            }
         }
     }
 
@@ -125,7 +147,7 @@ impl RouteTable {
 
 impl VirtualHost {
     pub(super) fn new(entries: Vec<Entry>) -> Self {
-        Self { index: Index::new(entries), to_https: false }
+        Self { index: Index::new(entries), to_https: false, next: None, misdirected: false }
     }
 
     /// All requests go to one service.

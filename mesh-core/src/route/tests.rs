@@ -20,7 +20,7 @@ mod waypoint;
 
 /// The VirtualServices of `yaml`, which must be fine. `metadata: {}` may be left out by writing `vs NAMESPACE/NAME`
 /// [`@`age] in a line of its own, and the fields of the spec below it.
-pub(super) fn virtual_services(yaml: &str) -> Vec<VirtualService> {
+pub(crate) fn virtual_services(yaml: &str) -> Vec<VirtualService> {
     let parsed = resource::parse(&SourceFile { name: "test.yaml", text: &expand(yaml) });
     let errors: Vec<_> = parsed.findings.iter().filter(|it| it.level == resource::Level::Error).collect();
     assert!(errors.is_empty(), "{errors:?} in\n{yaml}");
@@ -67,7 +67,7 @@ pub(super) fn labels(text: &str) -> BTreeMap<String, String> {
 
 /// A request that owns its parts: `GET http://host:port/path?query` and `name: value` in further lines.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(crate) struct Request {
     method: Method,
     scheme: String,
     authority: String,
@@ -79,7 +79,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut lines = text.split('\n').map(str::trim).filter(|line| !line.is_empty());
         let line = lines.next().unwrap();
         let (method, url) = line.split_once(' ').unwrap();
@@ -110,7 +110,7 @@ impl Request {
         }
     }
 
-    pub(super) fn view(&self) -> RequestView<'_> {
+    pub(crate) fn view(&self) -> RequestView<'_> {
         RequestView {
             method: &self.method,
             scheme: &self.scheme,
@@ -125,15 +125,17 @@ impl Request {
 }
 
 /// What becomes of a request, in short: `NAME -> HOST/SUBSET:PORT*WEIGHT …`, with `default.svc.cluster.local` left out.
-pub(super) fn outcome(table: Option<&RouteTable>, request: &Request) -> String {
+pub(crate) fn outcome(table: Option<&RouteTable>, request: &Request) -> String {
     let Some(table) = table else { return "no table".to_owned() };
     let request = request.view();
     match table.pick(&request) {
         Picked::NoHost => "no host".to_owned(),
         Picked::NoRoute => "404".to_owned(),
+        Picked::Misdirected => "421".to_owned(),
         Picked::ToHttps => format!("301 {}", https_location(&request)),
         Picked::Route(route, matched) => {
             let action = match &route.action {
+                Action::Split(_) => "split".to_owned(),
                 Action::Redirect(redirect) => {
                     format!("{} {}", redirect.status.as_u16(), redirect.location(&request, matched))
                 }

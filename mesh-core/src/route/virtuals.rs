@@ -1,6 +1,6 @@
 //! All `VirtualServices`, compiled as far as that is the same for everybody.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
@@ -9,10 +9,12 @@ use super::action::{Home, Shared};
 use super::condition::Condition;
 use super::delegate::Delegates;
 use super::index::Entry;
+use super::mesh::{MeshRoute, MeshRoutes};
 use super::stream::Streams;
 use super::table::rank;
 use super::{Client, GatewayServer, MatchInfo, Owners, ResourceName, Route, VirtualService, delegate};
 use crate::model::Exported;
+use crate::resource::ObjectKey;
 use crate::resource::networking::VirtualServiceSpec;
 use crate::resource::networking::virtual_service::{HttpMatch, HttpRoute, Retries};
 use crate::resource::value::{ExportTo, GatewayName, Host, Port};
@@ -33,6 +35,8 @@ pub struct Virtuals {
     delegates: HashTrieMapSync<ResourceName, Arc<VirtualService>>,
     /// Those that delegate to others, as they were written.
     roots: HashTrieMapSync<ResourceName, Arc<VirtualService>>,
+    /// Routes of the Gateway API for services.
+    routes: MeshRoutes,
 }
 
 /// Where a VirtualService stands among all: the oldest first, then by name.
@@ -49,6 +53,8 @@ pub struct About {
     /// Its full name in lower case.
     host: Arc<str>,
     services: Box<[Arc<Virtual>]>,
+    /// Of the Gateway API, which come before all VirtualServices.
+    routes: Arc<[Arc<MeshRoute>]>,
 }
 
 /// What the meaning of a VirtualService depends on besides itself.
@@ -182,7 +188,23 @@ impl Virtuals {
         all.sort_unstable();
         all.dedup();
         let services = all.into_iter().filter_map(|at| self.services.get(at)).cloned();
-        About { host: host.into(), services: services.collect() }
+        About { host: host.into(), services: services.collect(), routes: self.routes.about(host) }
+    }
+
+    /// Without VirtualServices; routes of the Gateway API stay.
+    #[must_use]
+    pub fn cleared(&self, settings: Settings) -> Self {
+        Self { routes: self.routes.clone(), ..Self::new(settings) }
+    }
+
+    /// Adds, replaces or takes out a route of the Gateway API.
+    pub fn set_route(&mut self, key: &Arc<ObjectKey>, route: Option<MeshRoute>) {
+        self.routes.set(key, route);
+    }
+
+    /// The routes of the Gateway API that refer to something in one of these namespaces.
+    pub fn routes_referring_to(&self, namespaces: &BTreeSet<Arc<str>>) -> Vec<Arc<ObjectKey>> {
+        self.routes.referring_to(namespaces)
     }
 
     /// All matches there are, what stands behind catch-alls included.
@@ -240,7 +262,10 @@ impl About {
     /// Whether nothing of it has changed: a table that was made from one of the two is as good as one from the other.
     pub fn is_same(&self, other: &Self) -> bool {
         let same = |(one, other): (&Arc<Virtual>, &Arc<Virtual>)| Arc::ptr_eq(one, other);
+        let same_routes = self.routes.len() == other.routes.len()
+            && self.routes.iter().zip(other.routes.iter()).all(|(one, other)| Arc::ptr_eq(one, other));
         self.host == other.host
+            && same_routes
             && self.services.len() == other.services.len()
             && self.services.iter().zip(&other.services).all(same)
     }
@@ -250,6 +275,12 @@ impl About {
         let asks = |whom: &Whom| whom.source_namespace.is_some() || !whom.source_labels.is_empty();
         let requests = |it: &Virtual| it.rules.iter().flat_map(|rule| &rule.matches).any(|it| asks(&it.whom));
         self.services.iter().any(|it| requests(it) || it.streams.whom().any(asks))
+            || self.routes.iter().any(|route| route.is_of_consumers())
+    }
+
+    /// The rules of routes of the Gateway API for requests of `client` to `port`; `None` if there are no such routes.
+    pub(super) fn of_routes(&self, client: Client<'_>, port: u16) -> Option<Vec<Entry>> {
+        super::mesh::entries(&self.routes, &self.host, client, port)
     }
 
     /// Those that are for `audience`: the one with the most specific host first, then the oldest.

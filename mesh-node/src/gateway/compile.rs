@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_common::TUNNEL_PORT;
+use mesh_core::gateway_api::{Resources, Served, serve};
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Config, Snapshot};
 use mesh_core::own::Own;
@@ -43,7 +44,10 @@ impl Inputs {
     pub(super) fn configs(doors: Doors, snapshot: &Snapshot) -> Vec<Arc<Config>> {
         let matters = |config: &&Arc<Config>| {
             doors == Doors::Gateways
-                && matches!(config.object().spec, Spec::Gateway(_) | Spec::VirtualService(_))
+                && !matches!(
+                    config.object().spec,
+                    Spec::DestinationRule(_) | Spec::BackendTlsPolicy(_) | Spec::AuthorizationPolicy(_)
+                )
         };
         snapshot.configs().filter(matters).cloned().collect()
     }
@@ -77,6 +81,14 @@ impl Inputs {
         let client = Client { namespace: &self.own.namespace, labels: &self.own.labels };
         Listeners::of(&gateways, self.snapshot.virtuals(), client, |port| self.own.target_port(port))
     }
+
+    /// What Gateways of the Gateway API ask for.
+    fn served(&self) -> Served {
+        if self.doors == Doors::Tunnels {
+            return Served::default();
+        }
+        serve(&Resources::of(self.snapshot.configs().map(|config| config.object())), &self.own)
+    }
 }
 
 struct Compiler<'a> {
@@ -94,7 +106,9 @@ impl Compiler<'_> {
             let (gateway, server, reason) = (&conflict.gateway, conflict.server, &conflict.reason);
             self.findings.insert(format!("Gateway {gateway}: spec.servers[{server}] is left out: {reason}"));
         }
-        for listener in listeners {
+        let Served { listeners: more, findings } = self.inputs.served();
+        self.findings.extend(findings);
+        for listener in listeners.into_iter().chain(more) {
             self.listener(listener);
         }
     }

@@ -104,10 +104,8 @@ async fn carry(engine: &Engine, connection: OpaqueConnection) {
         return stream::carry(engine, stream, &report, &drain).await;
     }
     let rules = connection.serving().and_then(|(_, served)| served.streams);
-    let view = StreamView {
-        server_name: connection.facts.sni.as_deref().filter(|_| !connection.facts.secure),
-        destination: connection.facts.local.ip(),
-    };
+    let view =
+        StreamView { server_name: connection.facts.sni.as_deref(), destination: connection.facts.local.ip() };
     let Some(route) = rules.as_ref().and_then(|rules| rules.pick(&view)) else {
         let asked = connection.facts.sni.as_deref().unwrap_or("no name");
         let reason = format_args!("no rule is for port {} and {asked}", connection.port());

@@ -88,6 +88,10 @@ async fn run<D: Downstream>(
         let reply = redirect(StatusCode::MOVED_PERMANENTLY, &location);
         return send(stage, client, reply, record).await;
     };
+    let route = match &route.action {
+        Action::Split(split) => Arc::clone(split.choose(stage.engine.random())),
+        _ => route,
+    };
     record.route(&matched);
     let cors = match answer_cors(stage, &route, head) {
         CorsStep::Answer(reply) => return send(stage, client, reply, record).await,
@@ -110,6 +114,8 @@ async fn run<D: Downstream>(
             record.details("direct_response");
             Reply::new(response.status, "text/plain", Bytes::copy_from_slice(&response.body))
         }
+        // No split has another one inside.
+        Action::Split(_) => return Err(Ended::Refused(Refusal::NoRoute, String::new())),
     };
     let mut reply = reply;
     route.headers.response.apply(&mut reply.head.headers, |name, answer| {
@@ -129,6 +135,7 @@ fn pick(stage: &Stage<'_>, head: &RequestHead) -> Result<Option<Chosen>, Ended> 
         Picked::Route(route, matched) => Ok(Some((Arc::clone(route), Arc::clone(matched)))),
         Picked::ToHttps => Ok(None),
         Picked::NoRoute => Err(Ended::Refused(Refusal::NoRoute, String::new())),
+        Picked::Misdirected => Err(Ended::Refused(Refusal::Misdirected, String::new())),
         Picked::NoHost => match stage.site.fallback() {
             Some(chosen) => Ok(Some(chosen)),
             None => Err(Ended::Refused(Refusal::NoRoute, String::new())),
@@ -177,7 +184,7 @@ fn answer_cors(stage: &Stage<'_>, route: &Arc<Route>, head: &RequestHead) -> Cor
         CorsAnswer::None => CorsStep::Go(None),
         CorsAnswer::Refused => CorsStep::Answer(reply),
         CorsAnswer::Preflight(origin) => {
-            cors.preflight(origin, &mut reply.head.headers);
+            cors.preflight(origin, &head.headers, &mut reply.head.headers);
             CorsStep::Answer(reply)
         }
         CorsAnswer::Actual(origin) => {

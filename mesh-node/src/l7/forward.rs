@@ -80,7 +80,9 @@ pub async fn run<D: Downstream>(
     let weighted = job.forward.choose(stage.engine.random());
     prepare(stage, &job, weighted, head, record)?;
     let found = stage.engine.cluster(&weighted.to, stage.site.port());
-    let cluster = found.map_err(|_| Ended::Refused(Refusal::NoCluster, weighted.to.host.to_string()))?;
+    let cluster = found.map_err(|_| {
+        Ended::Refused(Refusal::NoCluster(job.route.no_cluster), weighted.to.host.to_string())
+    })?;
     record.cluster(&cluster);
     let mut client = mirror::Teed::new(client, mirror::start(stage, &job, head));
     let limits = cluster.policy.pool.limits;

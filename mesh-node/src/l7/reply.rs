@@ -14,8 +14,10 @@ use crate::report::Flags;
 pub enum Refusal {
     /// No route matches the request.
     NoRoute,
-    /// The route names a service or subset that is not there.
-    NoCluster,
+    /// The request came by a listener that is not for its host, and another one of the port is.
+    Misdirected,
+    /// The route names a service or subset that is not there; the status is the route's.
+    NoCluster(StatusCode),
     /// The service has no endpoint that may be used.
     NoHealthyUpstream,
     /// No connection could be made.
@@ -47,8 +49,8 @@ impl Refusal {
     pub const fn status(self) -> StatusCode {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::NoCluster
-            | Self::NoHealthyUpstream
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoHealthyUpstream
             | Self::ConnectFailure
             | Self::TlsFailure
             | Self::Terminated
@@ -58,15 +60,15 @@ impl Refusal {
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Denied => StatusCode::FORBIDDEN,
-            Self::Fault(status) | Self::BadRequest(status) => status,
+            Self::NoCluster(status) | Self::Fault(status) | Self::BadRequest(status) => status,
         }
     }
 
     /// The response flag.
     pub const fn flag(self) -> Flags {
         match self {
-            Self::NoRoute => Flags::NR,
-            Self::NoCluster => Flags::NC,
+            Self::NoRoute | Self::Misdirected => Flags::NR,
+            Self::NoCluster(_) => Flags::NC,
             Self::NoHealthyUpstream => Flags::UH,
             Self::ConnectFailure | Self::TlsFailure => Flags::UF,
             Self::Terminated => Flags::UC,
@@ -85,7 +87,8 @@ impl Refusal {
     pub const fn details(self) -> &'static str {
         match self {
             Self::NoRoute => "route_not_found",
-            Self::NoCluster => "cluster_not_found",
+            Self::Misdirected => "misdirected_request",
+            Self::NoCluster(_) => "cluster_not_found",
             Self::NoHealthyUpstream => "no_healthy_upstream",
             Self::ConnectFailure => "upstream_reset_before_response_started{connection_failure}",
             Self::TlsFailure => "upstream_reset_before_response_started{connection_failure|TLS_error}",
@@ -104,7 +107,8 @@ impl Refusal {
     /// The body of the answer.
     pub const fn text(self) -> &'static str {
         match self {
-            Self::NoRoute | Self::NoCluster => "",
+            Self::NoRoute | Self::NoCluster(_) => "",
+            Self::Misdirected => "Misdirected Request",
             Self::NoHealthyUpstream => "no healthy upstream",
             Self::ConnectFailure | Self::TlsFailure => {
                 "upstream connect error or disconnect/reset before headers. reset reason: connection failure"

@@ -32,10 +32,20 @@ fn the_way_in_from_outside() -> Result<()> {
 /// A pod with the labels of Istio's gateway, and its Service. It follows the nodes' control plane, with an identity of
 /// its own.
 pub(crate) fn gateway_pod(bed: &Bed, (name, label): (&str, &str)) -> Result<String> {
+    let labels = format!("{{app: {name}, istio: {label}}}");
+    gateway_process(bed, ("istio-system", name), (&labels, &format!("{{istio: {label}}}")))
+}
+
+/// A pod for a gateway, with these labels, and its Service, which selects it by some of them.
+pub(super) fn gateway_process(
+    bed: &Bed,
+    (namespace, name): (&str, &str),
+    (labels, selector): (&str, &str),
+) -> Result<String> {
     let (layout, host) = (bed.layout(), bed.node("node-1")?);
     let (mesh, own) = (layout.state.join("mesh"), layout.state.join(name));
     let [mesh, token, state] = [mesh, own.join("token"), own.clone()].map(|path| path.display().to_string());
-    let identity = format!("spiffe://cluster.local/ns/istio-system/sa/{name}");
+    let identity = format!("spiffe://cluster.local/ns/{namespace}/sa/{name}");
     let made = host.exec(&["mesh-control", "join", "create", "--identity", &identity, "--state", &mesh])?;
     ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     fs::create_dir_all(&own)?;
@@ -44,7 +54,7 @@ pub(crate) fn gateway_pod(bed: &Bed, (name, label): (&str, &str)) -> Result<Stri
         "mesh-node",
         "gateway",
         "--name",
-        &format!("istio-system/{name}"),
+        &format!("{namespace}/{name}"),
         "--control",
         &format!("https://{}:15012", host.ips()[0]),
         "--control-ca",
@@ -56,14 +66,13 @@ pub(crate) fn gateway_pod(bed: &Bed, (name, label): (&str, &str)) -> Result<Stri
         "--svid-cache",
         &layout.memory().join(name).display().to_string(),
     ];
-    let labels = format!("{{app: {name}, istio: {label}}}");
     Ok(format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: istio-system}}}}\n---\n\
-         {{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: istio-system, labels: {labels}}}, \
-         spec: {{selector: {{istio: {label}}}, ports: [{{name: http2, port: 80, targetPort: 8080}}, \
+         {{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}, \
+         spec: {{selector: {selector}, ports: [{{name: http2, port: 80, targetPort: 8080}}, \
          {{name: https, port: 443, targetPort: 8443}}]}}}}\n---\n\
-         {{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {name}, namespace: istio-system}}}}\n---\n\
-         {{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: istio-system, labels: {labels}}}, \
+         {{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {name}, namespace: {namespace}}}}}\n---\n\
+         {{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}, \
          spec: {{serviceAccountName: {name}, nodeName: node-1, containers: [{{name: gateway, image: mesh, \
          command: {command:?}, \
          readinessProbe: {{httpGet: {{path: /healthz/ready, port: 15021}}, periodSeconds: 1}}}}]}}}}",

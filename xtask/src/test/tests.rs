@@ -11,7 +11,10 @@ fn suites_are_known_by_name() {
 fn planned_and_unknown_suites_say_so() {
     assert!("interop".parse::<Suite>().unwrap_err().contains("planned"));
     assert!(
-        "nonsense".parse::<Suite>().unwrap_err().contains("unit, control, gateway, conformance, ebpf, e2e")
+        "nonsense"
+            .parse::<Suite>()
+            .unwrap_err()
+            .contains("unit, control, gateway, gateway-api, conformance, ebpf, e2e")
     );
 }
 

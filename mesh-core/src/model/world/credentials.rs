@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::selector::selects;
 use super::{Name, World, forget};
-use crate::model::{Credential, CredentialName, Record, RecordKey};
+use crate::model::{Credential, CredentialName, CredentialScope, Record, RecordKey};
 use crate::resource::networking::gateway::ServerTls;
 use crate::resource::{DestinationRuleSpec, GatewaySpec, Object, ObjectKey, Secret, Spec};
 
@@ -30,6 +30,13 @@ struct Naming {
     selector: BTreeMap<String, String>,
 }
 
+impl Credentials {
+    /// The Secret of this name.
+    pub(super) fn secret(&self, name: &Name) -> Option<&Arc<Secret>> {
+        self.secrets.get(name)
+    }
+}
+
 impl World {
     /// The Secrets that gateways need, whether they exist or not: a pod that a Gateway selects needs those of its own
     /// namespace. For a source that reads no others.
@@ -50,12 +57,15 @@ impl World {
                 }));
             }
         }
+        wanted.extend(self.wanted_by_gateways());
         wanted
     }
 
-    /// Takes note of a Secret, or that it is gone. Those that nobody is to be told of are not even kept.
+    /// Takes note of a Secret, or that it is gone. Where nobody is to be told of any, none is even kept; others may be told
+    /// to Gateways of other namespaces.
     pub(super) fn put_secret(&mut self, name: &Name, secret: Option<&Secret>) {
-        let kept = secret.filter(|it| !it.is_empty() && self.options.credentials.includes(&name.namespace));
+        let keeps = self.options.credentials != CredentialScope::Nobody;
+        let kept = secret.filter(|it| !it.is_empty() && keeps);
         let known = &mut self.credentials;
         if let Some(secret) = kept {
             known.secrets.insert(name.clone(), Arc::new(secret.clone()));
@@ -65,6 +75,7 @@ impl World {
             forget(&mut known.by_name, &name.name, name);
         }
         self.commit_credential(name);
+        self.commit_aliases(name);
     }
 
     /// Takes note of the Secrets that a Gateway or a DestinationRule names.
@@ -100,11 +111,13 @@ impl World {
         }
     }
 
-    fn commit_credential(&mut self, name: &Name) {
+    pub(super) fn commit_credential(&mut self, name: &Name) {
         let Name { namespace, name: own } = name;
         let key = CredentialName { namespace: Arc::clone(namespace), name: Arc::clone(own) };
         let key = Arc::new(key);
-        let secret = self.credentials.secrets.get(name).filter(|_| self.credentials.used.contains_key(own));
+        let is_used = self.credentials.used.contains_key(own) || self.is_wanted_by_gateway(&key);
+        let is_told = is_used && self.options.credentials.includes(namespace);
+        let secret = self.credentials.secrets.get(name).filter(|_| is_told);
         let credential =
             secret.map(|secret| Credential { name: Arc::clone(&key), secret: Arc::clone(secret) });
         self.emit(RecordKey::Credential(key), credential.map(|one| Record::Credential(Arc::new(one))));

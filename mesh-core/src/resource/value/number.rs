@@ -39,6 +39,13 @@ impl Percent {
         Some(percent).filter(|percent| *percent <= 100).map(|percent| Self(percent * 10_000))
     }
 
+    /// `numerator` of `denominator`, rounded down, but never to nothing. `None` for more than all, and of 0.
+    pub fn fraction(numerator: u32, denominator: u32) -> Option<Self> {
+        let share = (u64::from(numerator) * 1_000_000).checked_div(u64::from(denominator))?;
+        let share = u32::try_from(share).ok().filter(|share| *share <= 1_000_000)?;
+        Some(Self(share.max(u32::from(numerator > 0))))
+    }
+
     /// In parts per million: 0..=1,000,000. Something happens if a number drawn below 1,000,000 is below it.
     pub fn parts_per_million(self) -> u32 {
         self.0

@@ -250,7 +250,7 @@ fn answered(cors: &Cors, request: &str) -> String {
         CorsAnswer::None => "none",
         CorsAnswer::Refused => "refused",
         CorsAnswer::Preflight(origin) => {
-            cors.preflight(origin, &mut answer);
+            cors.preflight(origin, request.headers, &mut answer);
             "preflight"
         }
         CorsAnswer::Actual(origin) => {

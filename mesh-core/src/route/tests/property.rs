@@ -101,6 +101,10 @@ fn naive<'e>(entries: &'e [Entry], request: &RequestView<'_>) -> Option<&'e Entr
             PathMatch::ExactFolded(path) => **path == request.path.to_lowercase(),
             PathMatch::PrefixFolded(prefix) => request.path.to_lowercase().starts_with(&**prefix),
             PathMatch::Regex(regex) => regex.matches(request.path.as_bytes()),
+            PathMatch::Segments(path) => {
+                let rest = request.path.strip_prefix(&**path);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
         };
         path && entry.condition.holds_beyond_path(request)
     })

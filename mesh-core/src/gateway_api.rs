@@ -1,0 +1,239 @@
+//! The Gateway API: which routes are attached to which listeners, what gateways serve because of it, and what users are
+//! told of it in statuses.
+//!
+//! [`Resources`] is a view of everything that has a say. It is made anew for each decision; deciding costs what there is
+//! of the Gateway API. Invariant: nothing is served that a status says is refused, because both come from here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use self::attach::{Attachment, Listener, ListenerFault, Rejected};
+pub use self::facts::Facts;
+pub(crate) use self::facts::authorities_in;
+pub use self::grants::{Grants, Referred};
+pub use self::mesh::mesh_route;
+pub use self::refs::{AuthorityFault, BackendFault, CertificateFault, RouteBackends};
+pub use self::serve::{Served, serve};
+pub use self::status::{Condition, GatewayStatus, ListenerStatus, ParentStatus, Report};
+use crate::resource::gateway_api::{
+    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, Hostname, HttpRouteSpec, ParentRef, TcpRouteSpec,
+    TlsRouteSpec,
+};
+use crate::resource::{Object, Spec};
+use crate::route::ResourceName;
+
+mod attach;
+mod facts;
+mod grants;
+mod mesh;
+mod refs;
+mod serve;
+mod status;
+
+/// All resources of the Gateway API, and those that they refer to, as far as they are known.
+#[derive(Debug, Default)]
+pub struct Resources<'a> {
+    classes: BTreeMap<&'a str, &'a GatewayClassSpec>,
+    gateways: BTreeMap<Name<'a>, Gateway<'a>>,
+    /// The oldest first, then by name.
+    routes: Vec<Route<'a>>,
+    grants: Grants<'a>,
+    /// Labels.
+    namespaces: BTreeMap<&'a str, &'a BTreeMap<String, String>>,
+}
+
+/// Namespace and name.
+pub type Name<'a> = (&'a str, &'a str);
+
+/// A Gateway.
+#[derive(Debug, Clone, Copy)]
+pub struct Gateway<'a> {
+    /// What stands around its spec.
+    pub object: &'a Object,
+    /// What it says.
+    pub spec: &'a GatewaySpec,
+}
+
+/// A route of any kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Route<'a> {
+    /// What stands around its spec.
+    pub object: &'a Object,
+    /// What it says.
+    pub spec: RouteSpec<'a>,
+}
+
+/// What a route says.
+#[derive(Debug, Clone, Copy)]
+pub enum RouteSpec<'a> {
+    /// About requests.
+    Http(&'a HttpRouteSpec),
+    /// About calls of gRPC.
+    Grpc(&'a GrpcRouteSpec),
+    /// About connections by the name that their TLS asks for.
+    Tls(&'a TlsRouteSpec),
+    /// About all connections of a port.
+    Tcp(&'a TcpRouteSpec),
+}
+
+/// The kinds of routes. Ordered as statuses list them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// HTTPRoute.
+    Http,
+    /// GRPCRoute.
+    Grpc,
+    /// TLSRoute.
+    Tls,
+    /// TCPRoute.
+    Tcp,
+}
+
+impl<'a> Resources<'a> {
+    /// Those among `objects`, which may be in any order and of any kind.
+    pub fn of(objects: impl IntoIterator<Item = &'a Object>) -> Self {
+        let mut resources = Self::default();
+        for object in objects {
+            let name = (&*object.meta.namespace, &*object.meta.name);
+            match &object.spec {
+                Spec::GatewayClass(spec) => _ = resources.classes.insert(name.1, spec),
+                Spec::KubernetesGateway(spec) => {
+                    resources.gateways.insert(name, Gateway { object, spec });
+                }
+                Spec::ReferenceGrant(spec) => resources.grants.add(name.0, spec),
+                Spec::Namespace(_) => _ = resources.namespaces.insert(name.1, &object.meta.labels),
+                _ => resources.routes.extend(Route::of(object)),
+            }
+        }
+        let place = |it: &Route<'_>| {
+            let meta = &it.object.meta;
+            (meta.creation_timestamp.unwrap_or(i64::MAX), Arc::clone(&meta.namespace), Arc::clone(&meta.name))
+        };
+        resources.routes.sort_by_cached_key(place);
+        resources
+    }
+
+    /// The Gateways that are ours, by namespace and name: those of our classes, but for those of waypoints.
+    pub fn gateways(&self) -> impl Iterator<Item = &Gateway<'a>> {
+        self.gateways.values().filter(|it| self.is_ours(&it.spec.gateway_class_name))
+    }
+
+    /// A Gateway, if it is ours.
+    pub fn gateway(&self, name: Name<'_>) -> Option<Gateway<'a>> {
+        self.gateways.get(&name).filter(|it| self.is_ours(&it.spec.gateway_class_name)).copied()
+    }
+
+    /// All routes, the oldest first.
+    pub fn routes(&self) -> &[Route<'a>] {
+        &self.routes
+    }
+
+    /// Who may refer to what in another namespace.
+    pub fn grants(&self) -> &Grants<'a> {
+        &self.grants
+    }
+
+    /// Whether Gateways of a class are served by us. `istio` needs no GatewayClass to be.
+    fn is_ours(&self, class: &str) -> bool {
+        match self.classes.get(class) {
+            Some(class) => *class.controller_name == *CONTROLLER,
+            None => class == CLASS,
+        }
+    }
+
+    /// The labels of a namespace, with the one that every API server gives it.
+    fn labels(&self, namespace: &str) -> BTreeMap<String, String> {
+        let mut labels = self.namespaces.get(namespace).map(|labels| (*labels).clone()).unwrap_or_default();
+        labels.insert(NAME_LABEL.to_owned(), namespace.to_owned());
+        labels
+    }
+}
+
+impl<'a> Gateway<'a> {
+    /// Its namespace and name.
+    pub fn name(&self) -> Name<'a> {
+        (&self.object.meta.namespace, &self.object.meta.name)
+    }
+}
+
+impl<'a> Route<'a> {
+    fn of(object: &'a Object) -> Option<Self> {
+        let spec = match &object.spec {
+            Spec::HttpRoute(spec) => RouteSpec::Http(spec),
+            Spec::GrpcRoute(spec) => RouteSpec::Grpc(spec),
+            Spec::TlsRoute(spec) => RouteSpec::Tls(spec),
+            Spec::TcpRoute(spec) => RouteSpec::Tcp(spec),
+            _ => return None,
+        };
+        Some(Self { object, spec })
+    }
+
+    /// Its namespace.
+    pub fn namespace(&self) -> &'a str {
+        &self.object.meta.namespace
+    }
+
+    /// Its namespace and name.
+    pub fn name(&self) -> Arc<ResourceName> {
+        let meta = &self.object.meta;
+        Arc::new(ResourceName { namespace: Arc::clone(&meta.namespace), name: Arc::clone(&meta.name) })
+    }
+
+    /// What it is attached to, or wants to be.
+    pub fn parents(&self) -> &'a [ParentRef] {
+        match self.spec {
+            RouteSpec::Http(spec) => &spec.parent_refs,
+            RouteSpec::Grpc(spec) => &spec.parent_refs,
+            RouteSpec::Tls(spec) => &spec.parent_refs,
+            RouteSpec::Tcp(spec) => &spec.parent_refs,
+        }
+    }
+
+    /// The hosts that it is for; none means all of its parents.
+    pub fn hostnames(&self) -> &'a [Hostname] {
+        match self.spec {
+            RouteSpec::Http(spec) => &spec.hostnames,
+            RouteSpec::Grpc(spec) => &spec.hostnames,
+            RouteSpec::Tls(spec) => &spec.hostnames,
+            RouteSpec::Tcp(_) => &[],
+        }
+    }
+
+    /// Of which kind it is.
+    pub fn kind(&self) -> RouteKind {
+        match self.spec {
+            RouteSpec::Http(_) => RouteKind::Http,
+            RouteSpec::Grpc(_) => RouteKind::Grpc,
+            RouteSpec::Tls(_) => RouteKind::Tls,
+            RouteSpec::Tcp(_) => RouteKind::Tcp,
+        }
+    }
+}
+
+impl RouteKind {
+    /// As `kind:` spells it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "HTTPRoute",
+            Self::Grpc => "GRPCRoute",
+            Self::Tls => "TLSRoute",
+            Self::Tcp => "TCPRoute",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Self::Http, Self::Grpc, Self::Tls, Self::Tcp].into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// The API group.
+pub const GROUP: &str = "gateway.networking.k8s.io";
+/// Who takes care of Gateways of our classes; the name is Istio's.
+pub const CONTROLLER: &str = "istio.io/gateway-controller";
+/// The class that is ours whether there is such a GatewayClass or not.
+const CLASS: &str = "istio";
+/// What every API server labels a namespace with.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+#[cfg(test)]
+mod tests;

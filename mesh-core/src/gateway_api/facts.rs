@@ -1,0 +1,156 @@
+//! What is known of the objects that Gateways and routes refer to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Service as KubeService};
+
+use super::Name;
+use crate::resource::{Object, ObjectKey, Spec};
+
+/// The little that statuses need of Services, Secrets, `ConfigMaps` and `ServiceEntries`.
+#[derive(Debug, Default)]
+pub struct Facts {
+    services: BTreeMap<Key, Service>,
+    secrets: BTreeMap<Key, Holds>,
+    config_maps: BTreeMap<Key, Holds>,
+    /// Hosts of `ServiceEntries`.
+    hosts: BTreeMap<Key, Vec<Arc<str>>>,
+}
+
+type Key = (Arc<str>, Arc<str>);
+
+/// What there is in a Secret or ConfigMap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Holds {
+    /// A certificate with its key.
+    certificate: bool,
+    /// Authorities.
+    authorities: bool,
+}
+
+/// A Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Service {
+    /// Of TCP.
+    pub(super) ports: Vec<u16>,
+    /// Addresses of IP, and names, from outside if it has any there.
+    pub(super) addresses: Vec<Arc<str>>,
+    /// The Gateway whose process it leads to, by label.
+    pub(super) gateway: Option<Arc<str>>,
+}
+
+impl Facts {
+    /// Takes note of an object, new or changed. Returns whether that may change a status.
+    pub fn apply(&mut self, object: &Object) -> bool {
+        let key = (Arc::clone(&object.meta.namespace), Arc::clone(&object.meta.name));
+        match &object.spec {
+            Spec::Service(service) => {
+                let service = Service::of(object, service);
+                self.services.insert(key, service.clone()) != Some(service)
+            }
+            Spec::Secret(secret) => {
+                let certificate = secret.certificate.is_some() && secret.key.is_some();
+                let holds = Holds { certificate, authorities: secret.ca.is_some() };
+                self.secrets.insert(key, holds) != Some(holds)
+            }
+            Spec::ConfigMap(map) => {
+                let holds = Holds { certificate: false, authorities: authorities_in(map).is_some() };
+                self.config_maps.insert(key, holds) != Some(holds)
+            }
+            Spec::ServiceEntry(entry) => {
+                let hosts: Vec<_> = entry.hosts.iter().map(|host| host.to_string().into()).collect();
+                self.hosts.insert(key, hosts.clone()) != Some(hosts)
+            }
+            _ => false,
+        }
+    }
+
+    /// There is no such object any more. Returns whether that may change a status.
+    pub fn remove(&mut self, key: &ObjectKey) -> bool {
+        let name = (Arc::clone(&key.namespace), Arc::clone(&key.name));
+        match key.kind {
+            "Service" => self.services.remove(&name).is_some(),
+            "Secret" => self.secrets.remove(&name).is_some(),
+            "ConfigMap" => self.config_maps.remove(&name).is_some(),
+            "ServiceEntry" => self.hosts.remove(&name).is_some(),
+            _ => false,
+        }
+    }
+
+    /// The Service of this name.
+    pub(super) fn service(&self, name: Name<'_>) -> Option<&Service> {
+        self.services.get(&key(name))
+    }
+
+    /// The Service that leads to the process of a Gateway: one that is labelled so, else of its name, alone or with that
+    /// of the class.
+    pub(super) fn service_of(&self, gateway: Name<'_>) -> Option<(&str, &Service)> {
+        let (namespace, name) = gateway;
+        let labelled = || {
+            let from = (Arc::from(namespace), Arc::from(""));
+            let mut own = self.services.range(from..).take_while(|((of, _), _)| **of == *namespace);
+            own.find(|(_, it)| it.gateway.as_deref() == Some(name)).map(|((_, name), it)| (&**name, it))
+        };
+        let named = |name: &str| {
+            let (key, service) = self.services.get_key_value(&key((namespace, name)))?;
+            Some((&*key.1, service))
+        };
+        labelled().or_else(|| named(name)).or_else(|| named(&format!("{name}-istio")))
+    }
+
+    /// Whether there is such a Secret, and it has a certificate with a key.
+    pub(super) fn has_certificate(&self, name: Name<'_>) -> bool {
+        self.secrets.get(&key(name)).is_some_and(|it| it.certificate)
+    }
+
+    /// Whether there is such a ConfigMap.
+    pub(super) fn has_config_map(&self, name: Name<'_>) -> bool {
+        self.config_maps.contains_key(&key(name))
+    }
+
+    /// Whether a ConfigMap or Secret is there and has authorities.
+    pub(super) fn has_authorities(&self, object: &ObjectKey) -> bool {
+        let of = if object.kind == "Secret" { &self.secrets } else { &self.config_maps };
+        of.get(&(Arc::clone(&object.namespace), Arc::clone(&object.name))).is_some_and(|it| it.authorities)
+    }
+
+    /// Whether a ServiceEntry has this host.
+    pub(super) fn has_host(&self, host: &str) -> bool {
+        self.hosts.values().flatten().any(|it| **it == *host)
+    }
+}
+
+impl Service {
+    fn of(object: &Object, service: &KubeService) -> Self {
+        let spec = service.spec.clone().unwrap_or_default();
+        let tcp =
+            spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|it| it == "TCP"));
+        let ports = tcp.filter_map(|port| u16::try_from(port.port).ok()).collect();
+        let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        let ingress = status.and_then(|it| it.ingress.as_deref()).unwrap_or_default().iter();
+        let balancers = ingress.filter_map(|it| it.ip.clone().or_else(|| it.hostname.clone()));
+        let mut addresses: Vec<Arc<str>> =
+            balancers.chain(spec.external_ips.unwrap_or_default()).map(Arc::from).collect();
+        let is_balanced = spec.type_.as_deref() == Some("LoadBalancer");
+        if addresses.is_empty() && !is_balanced {
+            let (name, namespace) = (&object.meta.name, &object.meta.namespace);
+            addresses.push(format!("{name}.{namespace}.svc.cluster.local").into());
+        }
+        let gateway = object.meta.labels.get(GATEWAY_NAME).map(|name| Arc::from(name.as_str()));
+        Self { ports, addresses, gateway }
+    }
+}
+
+/// The authorities that a ConfigMap holds, PEM.
+pub(crate) fn authorities_in(map: &ConfigMap) -> Option<&str> {
+    let text = map.data.as_ref()?.get("ca.crt")?;
+    text.contains("-----BEGIN CERTIFICATE-----").then_some(text)
+}
+
+fn key((namespace, name): Name<'_>) -> Key {
+    (namespace.into(), name.into())
+}
+
+/// What is made for a Gateway has its name in.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";

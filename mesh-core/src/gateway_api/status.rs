@@ -1,0 +1,490 @@
+//! What users are told of their Gateways and routes: the conditions and reasons that the API names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::mesh::is_service;
+use super::refs::CertificateFault;
+use super::{
+    AuthorityFault, BackendFault, Facts, Gateway, Listener, ListenerFault, Name, Rejected, Resources, Route,
+    RouteBackends, RouteKind, RouteSpec,
+};
+use crate::resource::ObjectKey;
+use crate::resource::gateway_api::{
+    self as api, AddressKind, Backend, GrpcFilter, HttpFilter, ParentRef, TlsMode,
+};
+use crate::resource::value::Port;
+
+/// What is told of everything that is ours.
+#[derive(Debug, Default)]
+pub struct Report<'a> {
+    /// Of Gateways.
+    pub gateways: BTreeMap<ObjectKey, GatewayStatus>,
+    /// Of routes, for each of its parents that is ours.
+    pub routes: BTreeMap<ObjectKey, Vec<ParentStatus<'a>>>,
+}
+
+/// What is told of a Gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GatewayStatus {
+    /// Of all of it.
+    pub conditions: Vec<Condition>,
+    /// Of each listener, in order.
+    pub listeners: Vec<ListenerStatus>,
+    /// Where it is reached; of IP, or names.
+    pub addresses: Vec<Arc<str>>,
+}
+
+/// What is told of a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The kinds of routes that may attach.
+    pub kinds: Vec<RouteKind>,
+    /// How many routes are attached, whether they lead anywhere or not.
+    pub attached: usize,
+    /// In the order of the API's documentation.
+    pub conditions: Vec<Condition>,
+}
+
+/// What is told of a route at one of its parents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParentStatus<'a> {
+    /// As the route names it.
+    pub parent: &'a ParentRef,
+    /// `Accepted` and `ResolvedRefs`.
+    pub conditions: Vec<Condition>,
+}
+
+/// A condition, but for its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// For example `Accepted`.
+    pub sort: &'static str,
+    /// Its status.
+    pub holds: bool,
+    /// One word for programs.
+    pub reason: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+impl Condition {
+    fn new(sort: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { sort, holds, reason, message: message.into() }
+    }
+}
+
+impl<'a> Resources<'a> {
+    /// What there is to tell of all Gateways and routes that are ours.
+    pub fn report(&self, facts: &Facts) -> Report<'a> {
+        let mut report = Report::default();
+        let listeners: BTreeMap<Name<'_>, Vec<Listener<'a>>> =
+            self.gateways().map(|it| (it.name(), it.listeners())).collect();
+        let mut attached: BTreeMap<Name<'_>, Vec<usize>> =
+            listeners.iter().map(|(name, all)| (*name, vec![0; all.len()])).collect();
+        for route in self.routes() {
+            let mut statuses = Vec::new();
+            let mut counted = BTreeSet::new();
+            for parent in route.parents() {
+                let at = self.at_parent(route, parent, (&listeners, facts));
+                let Some((accepted, at)) = at else { continue };
+                counted.extend(at);
+                let conditions = vec![accepted, self.resolved(route, facts)];
+                statuses.push(ParentStatus { parent, conditions });
+            }
+            for (gateway, at) in counted {
+                if let Some(count) = attached.get_mut(&gateway).and_then(|all| all.get_mut(at)) {
+                    *count += 1;
+                }
+            }
+            report.routes.insert(route.object.key(), statuses);
+        }
+        for gateway in self.gateways() {
+            let name = gateway.name();
+            let (Some(own), Some(counts)) = (listeners.get(&name), attached.get(&name)) else { continue };
+            report.gateways.insert(gateway.object.key(), self.status_of(gateway, (own, counts), facts));
+        }
+        report
+    }
+
+    /// Whether a route is attached to a parent, and the listeners there; `None` if it is none of ours.
+    fn at_parent<'s>(
+        &'s self,
+        route: &Route<'a>,
+        parent: &ParentRef,
+        (listeners, facts): (&BTreeMap<Name<'s>, Vec<Listener<'a>>>, &Facts),
+    ) -> Option<(Condition, Vec<(Name<'a>, usize)>)> {
+        if is_service(parent) {
+            return Some((at_service(route, parent, facts), Vec::new()));
+        }
+        let gateway = self.gateway_of(route, parent)?;
+        let own = listeners.get(&gateway.name()).map(Vec::as_slice).unwrap_or_default();
+        let outcome = self.attach(route, parent, (&gateway, own));
+        let at = outcome.iter().flatten().map(|it| (gateway.name(), it.listener)).collect();
+        Some((accepted(outcome.err()), at))
+    }
+
+    fn status_of(
+        &self,
+        gateway: &Gateway<'a>,
+        (own, counts): (&[Listener<'a>], &[usize]),
+        facts: &Facts,
+    ) -> GatewayStatus {
+        let listeners: Vec<_> = own
+            .iter()
+            .zip(counts)
+            .map(|(listener, attached)| self.listener_status(gateway, (listener, *attached), facts))
+            .collect();
+        let holds = |sort: &str, status: &ListenerStatus| {
+            status.conditions.iter().any(|it| it.sort == sort && it.holds)
+        };
+        let good = listeners.iter().filter(|it| holds(ACCEPTED, it)).count();
+        let accepted = gateway_accepted(gateway, (good, listeners.len()), facts);
+        let (programmed, addresses) = gateway_programmed(gateway, &accepted, facts);
+        let mut conditions = vec![accepted, programmed];
+        conditions.extend(lets_in_anybody(gateway.spec));
+        GatewayStatus { conditions, listeners, addresses }
+    }
+
+    fn listener_status(
+        &self,
+        gateway: &Gateway<'a>,
+        (listener, attached): (&Listener<'a>, usize),
+        facts: &Facts,
+    ) -> ListenerStatus {
+        let (accepted, conflicted) = match listener.fault {
+            None => (
+                Condition::new(ACCEPTED, true, "Accepted", "the listener is served"),
+                Condition::new("Conflicted", false, "NoConflicts", "no other listener is in its way"),
+            ),
+            Some(ListenerFault::UnsupportedProtocol) => (
+                Condition::new(
+                    ACCEPTED,
+                    false,
+                    "UnsupportedProtocol",
+                    format!("protocol {} is not served here", listener.spec.protocol.as_str()),
+                ),
+                Condition::new("Conflicted", false, "NoConflicts", "no other listener is in its way"),
+            ),
+            Some(ListenerFault::ProtocolConflict) => {
+                both("ProtocolConflict", "an earlier listener has the port and speaks something else there")
+            }
+            Some(ListenerFault::HostnameConflict) => {
+                both("HostnameConflict", "an earlier listener has the port and the host")
+            }
+        };
+        let clients = self.clients(gateway, listener, facts);
+        let accepted = match &clients {
+            Err(condition) if accepted.holds => {
+                Condition::new(ACCEPTED, false, "NoValidCACertificate", condition.message.clone())
+            }
+            _ => accepted,
+        };
+        let certificates = self.certificates(gateway, listener, facts).and(clients);
+        let resolved = match &certificates {
+            Err(condition) => condition.clone(),
+            Ok(()) if listener.has_invalid_kinds => Condition::new(
+                RESOLVED,
+                false,
+                "InvalidRouteKinds",
+                "allowedRoutes names kinds that are none, or do not fit the protocol",
+            ),
+            Ok(()) => Condition::new(RESOLVED, true, "ResolvedRefs", "all that it refers to is there"),
+        };
+        let programmed = if accepted.holds && certificates.is_ok() {
+            Condition::new(PROGRAMMED, true, "Programmed", "gateways are told of it")
+        } else {
+            Condition::new(PROGRAMMED, false, "Invalid", "it serves nothing, see the other conditions")
+        };
+        ListenerStatus {
+            name: Arc::from(&*listener.spec.name),
+            kinds: listener.kinds.clone(),
+            attached,
+            conditions: vec![accepted, conflicted, resolved, programmed],
+        }
+    }
+
+    /// Whether a listener has the certificates that it needs.
+    fn certificates(
+        &self,
+        gateway: &Gateway<'a>,
+        listener: &Listener<'a>,
+        facts: &Facts,
+    ) -> Result<(), Condition> {
+        let namespace = gateway.name().0;
+        let Some(tls) = listener.spec.tls.as_ref().filter(|tls| tls.mode == TlsMode::Terminate) else {
+            return Ok(());
+        };
+        let refuse = |reason, message: String| Err(Condition::new(RESOLVED, false, reason, message));
+        for secret in &tls.certificate_refs {
+            let of = secret.namespace.as_deref().unwrap_or(namespace);
+            match self.credential(("Gateway", namespace), namespace, secret) {
+                Err(CertificateFault::InvalidCertificateRef) => {
+                    return refuse(
+                        INVALID_CERTIFICATE,
+                        format!("{} {} is no Secret", secret.kind, secret.name),
+                    );
+                }
+                Err(CertificateFault::RefNotPermitted) => {
+                    return refuse(
+                        NOT_PERMITTED,
+                        format!("no ReferenceGrant in {of} permits Secret {}", secret.name),
+                    );
+                }
+                Ok(_) if !facts.has_certificate((of, &secret.name)) => {
+                    let message =
+                        format!("Secret {of}/{} is not there or has no certificate with a key", secret.name);
+                    return refuse(INVALID_CERTIFICATE, message);
+                }
+                Ok(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the clients of a listener can be checked as its Gateway wants.
+    fn clients(
+        &self,
+        gateway: &Gateway<'a>,
+        listener: &Listener<'a>,
+        facts: &Facts,
+    ) -> Result<(), Condition> {
+        let is_https = listener.spec.protocol == api::Protocol::Https;
+        let wanted = self.authorities(gateway.name(), gateway.spec, listener.spec.port).filter(|_| is_https);
+        let (reason, name) = match wanted {
+            None => return Ok(()),
+            Some(Err((AuthorityFault::InvalidKind, name))) => ("InvalidCACertificateKind", name.to_owned()),
+            Some(Err((AuthorityFault::RefNotPermitted, name))) => (NOT_PERMITTED, name.to_owned()),
+            Some(Ok(clients)) => match clients.objects.iter().find(|it| !facts.has_authorities(it)) {
+                None => return Ok(()),
+                Some(missing) => ("InvalidCACertificateRef", missing.to_string()),
+            },
+        };
+        let message = format!(
+            "clients cannot be checked: {name} is no ConfigMap or Secret with ca.crt that may be used"
+        );
+        Err(Condition::new(RESOLVED, false, reason, message))
+    }
+
+    /// Whether everything is there that a route refers to, and may be named.
+    pub(super) fn resolved(&self, route: &Route<'a>, facts: &Facts) -> Condition {
+        let backends =
+            RouteBackends { grants: &self.grants, kind: route.kind(), namespace: route.namespace() };
+        let fault = references(route).into_iter().find_map(|reference| match reference {
+            Reference::Filter(kind) => {
+                Some(("InvalidKind", format!("the mesh has no filter of kind {kind}")))
+            }
+            Reference::Backend(backend) => fault(backend, &backends, facts),
+        });
+        match fault {
+            Some((reason, message)) => Condition::new(RESOLVED, false, reason, message),
+            None => Condition::new(RESOLVED, true, "ResolvedRefs", "all that it refers to is there"),
+        }
+    }
+}
+
+/// Said where clients are let in that prove nothing.
+fn lets_in_anybody(spec: &api::GatewaySpec) -> Option<Condition> {
+    let frontend = spec.tls.frontend.as_ref()?;
+    let all = frontend.per_port.iter().map(|it| &it.tls).chain([&frontend.default]);
+    let mut modes = all.filter_map(|it| it.validation.as_ref()).map(|it| it.mode);
+    let message = "clients are let in without a valid certificate: whoever is behind has to look";
+    let is_insecure = modes.any(|mode| mode == api::CertificateMode::AllowInsecureFallback);
+    is_insecure
+        .then(|| Condition::new("InsecureFrontendValidationMode", true, "ConfigurationChanged", message))
+}
+
+/// Something that a route refers to.
+enum Reference<'a> {
+    Backend(&'a Backend),
+    Filter(&'a str),
+}
+
+fn references<'a>(route: &Route<'a>) -> Vec<Reference<'a>> {
+    let mut all = Vec::new();
+    match route.spec {
+        RouteSpec::Http(spec) => {
+            for rule in &spec.rules {
+                all.extend(rule.filters.iter().filter_map(of_http));
+                for it in &rule.backend_refs {
+                    all.push(Reference::Backend(&it.backend));
+                    all.extend(it.filters.iter().filter_map(of_http));
+                }
+            }
+        }
+        RouteSpec::Grpc(spec) => {
+            for rule in &spec.rules {
+                all.extend(rule.filters.iter().filter_map(of_grpc));
+                for it in &rule.backend_refs {
+                    all.push(Reference::Backend(&it.backend));
+                    all.extend(it.filters.iter().filter_map(of_grpc));
+                }
+            }
+        }
+        RouteSpec::Tls(api::TlsRouteSpec { rules, .. }) | RouteSpec::Tcp(api::TcpRouteSpec { rules, .. }) => {
+            all.extend(
+                rules.iter().flat_map(|rule| &rule.backend_refs).map(|it| Reference::Backend(&it.backend)),
+            );
+        }
+    }
+    all
+}
+
+fn of_http(filter: &HttpFilter) -> Option<Reference<'_>> {
+    match filter {
+        HttpFilter::RequestMirror(mirror) => Some(Reference::Backend(&mirror.backend)),
+        HttpFilter::ExtensionRef(it) => Some(Reference::Filter(&it.kind)),
+        HttpFilter::ExternalAuth(_) => Some(Reference::Filter("ExternalAuth")),
+        _ => None,
+    }
+}
+
+fn of_grpc(filter: &GrpcFilter) -> Option<Reference<'_>> {
+    match filter {
+        GrpcFilter::RequestMirror(mirror) => Some(Reference::Backend(&mirror.backend)),
+        GrpcFilter::ExtensionRef(it) => Some(Reference::Filter(&it.kind)),
+        _ => None,
+    }
+}
+
+fn fault(backend: &Backend, backends: &RouteBackends<'_>, facts: &Facts) -> Option<(&'static str, String)> {
+    let namespace = backend.namespace.as_deref().unwrap_or(backends.namespace);
+    let shown = format!("{} {namespace}/{}", backend.kind, backend.name);
+    match backends.resolve(backend) {
+        Err(BackendFault::InvalidKind) => {
+            Some(("InvalidKind", format!("{shown} is nothing that can be sent to")))
+        }
+        Err(BackendFault::RefNotPermitted) => {
+            Some((NOT_PERMITTED, format!("no ReferenceGrant in {namespace} permits {shown}")))
+        }
+        Ok(_) if !backend.is_service() => {
+            let is_known = facts.has_host(&backend.name);
+            (!is_known).then(|| ("BackendNotFound", format!("no ServiceEntry has the host {}", backend.name)))
+        }
+        Ok(_) => {
+            let Some(service) = facts.service((namespace, &backend.name)) else {
+                return Some(("BackendNotFound", format!("{shown} is not there")));
+            };
+            let port = backend.port.map(Port::get).filter(|port| !service.ports.contains(port))?;
+            Some(("BackendNotFound", format!("{shown} has no port {port}")))
+        }
+    }
+}
+
+fn accepted(rejected: Option<Rejected>) -> Condition {
+    let (reason, message) = match rejected {
+        None => return Condition::new(ACCEPTED, true, "Accepted", "the route is attached"),
+        Some(Rejected::NoMatchingParent) => {
+            ("NoMatchingParent", "the Gateway has no listener of this name and port")
+        }
+        Some(Rejected::NotAllowedByListeners) => {
+            ("NotAllowedByListeners", "no listener lets in routes of this kind and namespace")
+        }
+        Some(Rejected::NoMatchingListenerHostname) => {
+            ("NoMatchingListenerHostname", "no listener is for any of its hosts")
+        }
+    };
+    Condition::new(ACCEPTED, false, reason, message)
+}
+
+/// Whether clients in the mesh follow a route.
+fn at_service(route: &Route<'_>, parent: &ParentRef, facts: &Facts) -> Condition {
+    let namespace = parent.namespace.as_deref().unwrap_or(route.namespace());
+    let refuse = |message: String| Condition::new(ACCEPTED, false, "NoMatchingParent", message);
+    if !matches!(route.kind(), RouteKind::Http | RouteKind::Grpc) {
+        return refuse(format!("clients in the mesh follow no {}", route.kind().name()));
+    }
+    let Some(service) = facts.service((namespace, &parent.name)) else {
+        return refuse(format!("there is no Service {namespace}/{}", parent.name));
+    };
+    match parent.port.map(Port::get).filter(|port| !service.ports.contains(port)) {
+        Some(port) => refuse(format!("Service {namespace}/{} has no port {port}", parent.name)),
+        None => Condition::new(ACCEPTED, true, "Accepted", "clients in the mesh follow the route"),
+    }
+}
+
+fn both(reason: &'static str, message: &str) -> (Condition, Condition) {
+    (Condition::new(ACCEPTED, false, reason, message), Condition::new("Conflicted", true, reason, message))
+}
+
+fn gateway_accepted(gateway: &Gateway<'_>, (good, all): (usize, usize), facts: &Facts) -> Condition {
+    let refuse = |reason, message: String| Condition::new(ACCEPTED, false, reason, message);
+    if let Some(parameters) = &gateway.spec.infrastructure.parameters_ref {
+        let is_map = parameters.group.is_empty() && *parameters.kind == *"ConfigMap";
+        if !(is_map && facts.has_config_map((gateway.name().0, &parameters.name))) {
+            let message = format!("{} {} is no ConfigMap that is there", parameters.kind, parameters.name);
+            return refuse("InvalidParameters", message);
+        }
+    }
+    let odd = gateway
+        .spec
+        .addresses
+        .iter()
+        .find(|it| matches!(it.kind, AddressKind::Named | AddressKind::Other(_)));
+    if let Some(odd) = odd {
+        return refuse(
+            "UnsupportedAddress",
+            format!("address {} is of a type that is not supported", odd.value),
+        );
+    }
+    match good {
+        0 => refuse(LISTENERS_INVALID, "none of its listeners is served, see their conditions".to_owned()),
+        good if good < all => {
+            let message = format!("{} of its listeners are not served, see their conditions", all - good);
+            Condition::new(ACCEPTED, true, LISTENERS_INVALID, message)
+        }
+        _ => Condition::new(ACCEPTED, true, "Accepted", "the Gateway is served"),
+    }
+}
+
+/// Whether it is reached anywhere, and where.
+fn gateway_programmed(
+    gateway: &Gateway<'_>,
+    accepted: &Condition,
+    facts: &Facts,
+) -> (Condition, Vec<Arc<str>>) {
+    let refuse = |reason, message: String| (Condition::new(PROGRAMMED, false, reason, message), Vec::new());
+    if !accepted.holds {
+        return refuse("Invalid", "it is not accepted".to_owned());
+    }
+    let named =
+        gateway.spec.addresses.iter().find(|it| it.kind == AddressKind::Hostname && !it.value.is_empty());
+    let found = match named {
+        Some(address) => {
+            let (first, rest) = address.value.split_once('.').unwrap_or((&address.value, ""));
+            let namespace = rest.split('.').next().filter(|it| !it.is_empty()).unwrap_or(gateway.name().0);
+            facts.service((namespace, first)).map(|service| (first, service))
+        }
+        None => facts.service_of(gateway.name()),
+    };
+    let Some((name, service)) = found else {
+        let message = "no Service leads to it: deploy one of its name, or with the label \
+                       gateway.networking.k8s.io/gateway-name";
+        return refuse("AddressNotAssigned", message.to_owned());
+    };
+    if service.addresses.is_empty() {
+        return refuse("AddressNotAssigned", format!("Service {name} has no address yet"));
+    }
+    let asked = gateway.spec.addresses.iter().filter_map(|it| match it.kind {
+        AddressKind::Ip(Some(ip)) => Some(ip),
+        _ => None,
+    });
+    let has = |ip: &IpAddr| service.addresses.iter().any(|it| it.parse() == Ok(*ip));
+    if let Some(missing) = asked.clone().find(|ip| !has(ip)) {
+        return refuse("AddressNotUsable", format!("Service {name} does not have the address {missing}"));
+    }
+    let asked: Vec<Arc<str>> = asked.map(|ip| ip.to_string().into()).collect();
+    let addresses = if asked.is_empty() { service.addresses.clone() } else { asked };
+    let message = format!("gateways are told of it, and reached by Service {name}");
+    (Condition::new(PROGRAMMED, true, "Programmed", message), addresses)
+}
+
+const ACCEPTED: &str = "Accepted";
+const PROGRAMMED: &str = "Programmed";
+const RESOLVED: &str = "ResolvedRefs";
+const NOT_PERMITTED: &str = "RefNotPermitted";
+const INVALID_CERTIFICATE: &str = "InvalidCertificateRef";
+const LISTENERS_INVALID: &str = "ListenersNotValid";

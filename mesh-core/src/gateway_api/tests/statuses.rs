@@ -1,0 +1,235 @@
+//! Conditions.
+
+use super::objects;
+use crate::gateway_api::{Condition, Facts, Resources};
+use crate::resource::networking::gateway::ServerTlsMode;
+
+/// `KIND NAMESPACE/NAME: …` for each Gateway, listener and parent of a route.
+fn told(yaml: &str) -> String {
+    let objects = objects(yaml);
+    let mut facts = Facts::default();
+    for object in &objects {
+        facts.apply(object);
+    }
+    let resources = Resources::of(&objects);
+    let report = resources.report(&facts);
+    let shown = |conditions: &[Condition]| {
+        let all = conditions.iter().map(|it| {
+            let sign = if it.holds { "" } else { "!" };
+            if it.sort == it.reason {
+                format!("{sign}{}", it.sort)
+            } else {
+                format!("{sign}{}={}", it.sort, it.reason)
+            }
+        });
+        all.collect::<Vec<_>>().join(" ")
+    };
+    let mut lines = Vec::new();
+    for (key, status) in &report.gateways {
+        lines.push(format!("{}: {} {:?}", key.name, shown(&status.conditions), status.addresses));
+        for listener in &status.listeners {
+            let kinds: Vec<_> = listener.kinds.iter().map(|kind| kind.name()).collect();
+            lines.push(format!(
+                "{}/{}: {} {} {}",
+                key.name,
+                listener.name,
+                listener.attached,
+                kinds.join(","),
+                shown(&listener.conditions)
+            ));
+        }
+    }
+    for (key, parents) in &report.routes {
+        for parent in parents {
+            lines.push(format!("{} at {}: {}", key.name, parent.parent.name, shown(&parent.conditions)));
+        }
+    }
+    lines.join("\n")
+}
+
+fn check(yaml: &str, expected: &str) {
+    let expected: Vec<_> = expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    assert_eq!(told(yaml), expected.join("\n"));
+}
+
+#[test]
+fn a_gateway_that_is_fine_says_so_and_counts_its_routes() {
+    check(
+        "
+        gateway infra/gw
+          gatewayClassName: istio
+          listeners: [{name: http, port: 80, protocol: HTTP}, {name: tcp, port: 90, protocol: TCP}]
+        service infra/gw
+          {ports: [{port: 80}], externalIPs: [192.0.2.7]}
+        service infra/v1
+          {ports: [{port: 80}]}
+        http infra/a
+          parentRefs: [{name: gw}]
+          rules: [{backendRefs: [{name: v1, port: 80}]}]
+        http infra/b
+          parentRefs: [{name: gw, sectionName: http}]
+          rules: [{backendRefs: [{name: v1, port: 81}]}]
+        ",
+        "
+        gw: Accepted Programmed [\"192.0.2.7\"]
+        gw/http: 2 HTTPRoute,GRPCRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        gw/tcp: 0 TCPRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        a at gw: Accepted ResolvedRefs
+        b at gw: Accepted !ResolvedRefs=BackendNotFound
+        ",
+    );
+}
+
+#[test]
+fn listeners_say_what_is_wrong_with_them() {
+    check(
+        "
+        gateway infra/gw
+          gatewayClassName: istio
+          listeners:
+          - {name: http, port: 80, protocol: HTTP, allowedRoutes: {kinds: [{kind: HTTPRoute}, {kind: Nonsense}]}}
+          - {name: none, port: 81, protocol: HTTP, allowedRoutes: {kinds: [{kind: TCPRoute}]}}
+          - {name: own, port: 82, protocol: example.com/own}
+          - {name: tls, port: 80, protocol: TLS, tls: {mode: Passthrough}}
+          - {name: there, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: nowhere}]}}
+          - {name: far, port: 444, protocol: HTTPS, tls: {certificateRefs: [{name: c, namespace: web}]}}
+          - {name: map, port: 445, protocol: HTTPS, tls: {certificateRefs: [{name: c, kind: ConfigMap}]}}
+        service infra/gw
+          {ports: [{port: 80}]}
+        ",
+        "
+        gw: Accepted=ListenersNotValid Programmed [\"gw.infra.svc.cluster.local\"]
+        gw/http: 0 HTTPRoute Accepted !Conflicted=NoConflicts !ResolvedRefs=InvalidRouteKinds Programmed
+        gw/none: 0  Accepted !Conflicted=NoConflicts !ResolvedRefs=InvalidRouteKinds Programmed
+        gw/own: 0  !Accepted=UnsupportedProtocol !Conflicted=NoConflicts ResolvedRefs !Programmed=Invalid
+        gw/tls: 0 TLSRoute !Accepted=ProtocolConflict Conflicted=ProtocolConflict ResolvedRefs !Programmed=Invalid
+        gw/there: 0 HTTPRoute,GRPCRoute Accepted !Conflicted=NoConflicts !ResolvedRefs=InvalidCertificateRef !Programmed=Invalid
+        gw/far: 0 HTTPRoute,GRPCRoute Accepted !Conflicted=NoConflicts !ResolvedRefs=RefNotPermitted !Programmed=Invalid
+        gw/map: 0 HTTPRoute,GRPCRoute Accepted !Conflicted=NoConflicts !ResolvedRefs=InvalidCertificateRef !Programmed=Invalid
+        ",
+    );
+}
+
+#[test]
+fn routes_say_why_they_are_attached_to_nothing() {
+    check(
+        "
+        gateway infra/gw
+          gatewayClassName: istio
+          listeners:
+          - {name: http, port: 80, protocol: HTTP, hostname: '*.a.test'}
+          - {name: web, port: 81, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: web}}}}}
+        namespace /web
+          {}
+        http infra/a-section
+          parentRefs: [{name: gw, sectionName: nothing}]
+        http infra/b-port
+          parentRefs: [{name: gw, port: 8080}]
+        http infra/c-both
+          parentRefs: [{name: gw, sectionName: http, port: 81}]
+        http infra/d-host
+          parentRefs: [{name: gw, sectionName: http}]
+          hostnames: [b.test]
+        tcp infra/e-kind
+          parentRefs: [{name: gw}]
+          rules: [{backendRefs: [{name: v1, port: 80}]}]
+        http other/f-namespace
+          parentRefs: [{name: gw, namespace: infra}]
+        http web/g-selected
+          parentRefs: [{name: gw, namespace: infra}]
+        http infra/h-elsewhere
+          parentRefs: [{name: unknown}]
+        ",
+        "
+        gw: Accepted !Programmed=AddressNotAssigned []
+        gw/http: 0 HTTPRoute,GRPCRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        gw/web: 1 HTTPRoute,GRPCRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        a-section at gw: !Accepted=NoMatchingParent ResolvedRefs
+        b-port at gw: !Accepted=NoMatchingParent ResolvedRefs
+        c-both at gw: !Accepted=NoMatchingParent ResolvedRefs
+        d-host at gw: !Accepted=NoMatchingListenerHostname ResolvedRefs
+        f-namespace at gw: !Accepted=NotAllowedByListeners ResolvedRefs
+        g-selected at gw: Accepted ResolvedRefs
+        e-kind at gw: !Accepted=NotAllowedByListeners !ResolvedRefs=BackendNotFound
+        ",
+    );
+}
+
+#[test]
+fn references_are_resolved_and_permitted() {
+    check(
+        "
+        gateway infra/gw
+          gatewayClassName: istio
+          infrastructure: {parametersRef: {group: '', kind: ConfigMap, name: nowhere}}
+          listeners: [{name: own, port: 80, protocol: example.com/own}]
+        gateway infra/odd
+          gatewayClassName: istio
+          addresses: [{type: NamedAddress, value: x}]
+          listeners: [{name: http, port: 80, protocol: HTTP}]
+        service web/v1
+          {ports: [{port: 80}]}
+        grant web/g
+          from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: infra}]
+          to: [{group: '', kind: Service}]
+        http infra/a
+          parentRefs: [{name: odd}]
+          rules: [{backendRefs: [{name: v1, namespace: web, port: 80}]}]
+        grpc infra/b
+          parentRefs: [{name: odd}]
+          rules: [{backendRefs: [{name: v1, namespace: web, port: 80}]}]
+        http infra/c
+          parentRefs: [{name: odd}]
+          rules: [{backendRefs: [{group: example.com, kind: Thing, name: v1}]}]
+        http infra/d
+          parentRefs: [{name: odd}]
+          rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: gone, port: 80}}}]}]
+        http infra/e
+          parentRefs: [{name: odd}]
+          rules: [{filters: [{type: ExtensionRef, extensionRef: {group: example.com, kind: F, name: f}}]}]
+        ",
+        "
+        gw: !Accepted=InvalidParameters !Programmed=Invalid []
+        gw/own: 0  !Accepted=UnsupportedProtocol !Conflicted=NoConflicts ResolvedRefs !Programmed=Invalid
+        odd: !Accepted=UnsupportedAddress !Programmed=Invalid []
+        odd/http: 5 HTTPRoute,GRPCRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        b at odd: Accepted !ResolvedRefs=RefNotPermitted
+        a at odd: Accepted ResolvedRefs
+        c at odd: Accepted !ResolvedRefs=InvalidKind
+        d at odd: Accepted !ResolvedRefs=BackendNotFound
+        e at odd: Accepted !ResolvedRefs=InvalidKind
+        ",
+    );
+}
+
+#[test]
+fn clients_that_cannot_be_checked_are_not_let_in() {
+    let gateway = |reference: &str, more: &str| {
+        format!(
+            "
+        gateway infra/gw
+          gatewayClassName: istio
+          tls: {{frontend: {{default: {{validation: {{caCertificateRefs: [{reference}]{more}}}}}}}}}
+          listeners: [{{name: https, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{{name: c}}]}}}}, {{name: http, port: 80, protocol: HTTP}}]
+"
+        )
+    };
+    for reference in [
+        "{group: '', kind: ConfigMap, name: gone}",
+        "{group: '', kind: Service, name: gone}",
+        "{group: '', kind: ConfigMap, name: ca, namespace: web}",
+    ] {
+        let told = told(&gateway(reference, ", mode: AllowInsecureFallback"));
+        assert!(told.contains("InsecureFrontendValidationMode=ConfigurationChanged"), "{told}");
+        assert!(told.contains("gw/http: 0 HTTPRoute,GRPCRoute Accepted "), "{told}");
+        assert!(told.contains("gw/https: 0 HTTPRoute,GRPCRoute !Accepted=NoValidCACertificate "), "{told}");
+    }
+    // A reference that must not be used is not used, and nobody gets in instead of everybody.
+    let far = gateway("{group: '', kind: ConfigMap, name: ca, namespace: web}", "");
+    let served = super::served(&objects(&far));
+    assert_eq!(served.listeners.iter().map(|it| it.port).collect::<Vec<_>>(), [80]);
+    let near = super::served(&objects(&gateway("{group: '', kind: ConfigMap, name: ca}", "")));
+    let tls =
+        near.listeners.iter().find(|it| it.port == 443).and_then(|it| it.servers[0].tls.clone()).unwrap();
+    assert_eq!((tls.mode, tls.ca_cert_credential_name.as_str()), (ServerTlsMode::Mutual, "clients/gw/443"));
+}

@@ -1,0 +1,232 @@
+//! Resources of the Gateway API that mean something only together with others, on their way to gateways.
+//!
+//! A gateway is not told of namespaces: selectors of them are told as the names that they select. And it is told of
+//! Secrets of other namespaces only if these have permitted its Gateway to use them, under names of their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use serde_json::{Value, json};
+
+use super::{Name, World};
+use crate::gateway_api::{Resources, authorities_in};
+use crate::model::{Config, Credential, CredentialName, CredentialScope, Record, RecordKey};
+use crate::resource::gateway_api::{GatewaySpec, RouteNamespacesFrom, TlsMode};
+use crate::resource::{LabelSelector, Material, Object, ObjectKey, Operator, Requirement, Secret, Spec};
+
+/// What is kept of it.
+#[derive(Debug, Default)]
+pub(super) struct GatewayApi {
+    /// Gateways and `ReferenceGrants`, as they were written.
+    objects: BTreeMap<ObjectKey, Object>,
+    /// The Secrets that Gateways may use: which they mean, by what they are told as.
+    wanted: BTreeMap<Arc<CredentialName>, Name>,
+    /// The ConfigMaps and Secrets with the authorities of clients, by what all of a port are told as.
+    authorities: BTreeMap<Arc<CredentialName>, Vec<ObjectKey>>,
+    /// What ConfigMaps have of these.
+    maps: BTreeMap<Name, Arc<str>>,
+    /// ConfigMaps that Gateways name as their parameters: whether they exist is told in statuses.
+    parameters: BTreeSet<ObjectKey>,
+}
+
+impl World {
+    /// Takes note of a Gateway or a ReferenceGrant, or that it is gone.
+    pub(super) fn put_gateway_resource(&mut self, key: &ObjectKey, object: Option<&Object>) {
+        match object {
+            Some(object) => drop(self.gateway_api.objects.insert(key.clone(), object.clone())),
+            None => drop(self.gateway_api.objects.remove(key)),
+        }
+        if let Some(Object { spec: Spec::KubernetesGateway(spec), .. }) = object {
+            let config = object.map(|object| self.with_names(object, spec));
+            let record = config.flatten().map(|config| Record::Config(Arc::new(config)));
+            self.emit(RecordKey::Config(Arc::new(key.clone())), record);
+        } else {
+            self.put_config(key, object);
+        }
+        self.settle_credentials();
+    }
+
+    /// Tells Gateways again that select namespaces by labels.
+    pub(super) fn select_namespaces(&mut self) {
+        let selecting = self.gateway_api.objects.iter().filter_map(|(key, object)| match &object.spec {
+            Spec::KubernetesGateway(spec) if selects(spec) => {
+                Some((key.clone(), self.with_names(object, spec)))
+            }
+            _ => None,
+        });
+        for (key, config) in selecting.collect::<Vec<_>>() {
+            let record = config.map(|config| Record::Config(Arc::new(config)));
+            self.emit(RecordKey::Config(Arc::new(key)), record);
+        }
+    }
+
+    /// Tells, or takes back, what Gateways know a Secret by.
+    pub(super) fn commit_aliases(&mut self, secret: &Name) {
+        let aliases = self.gateway_api.wanted.iter().filter(|(_, meant)| *meant == secret);
+        for alias in aliases.map(|(alias, _)| Arc::clone(alias)).collect::<Vec<_>>() {
+            self.commit_alias(&alias);
+        }
+        self.commit_authorities_in("Secret", secret);
+    }
+
+    /// Takes note of a ConfigMap, or that it is gone.
+    pub(super) fn put_authorities(&mut self, name: &Name, map: Option<&ConfigMap>) {
+        let keeps = self.options.credentials != CredentialScope::Nobody;
+        match map.and_then(authorities_in).filter(|_| keeps) {
+            Some(text) => drop(self.gateway_api.maps.insert(name.clone(), text.into())),
+            None => drop(self.gateway_api.maps.remove(name)),
+        }
+        self.commit_authorities_in("ConfigMap", name);
+    }
+
+    fn commit_authorities_in(&mut self, kind: &str, name: &Name) {
+        let is_it =
+            |it: &ObjectKey| it.kind == kind && it.namespace == name.namespace && it.name == name.name;
+        let using = self.gateway_api.authorities.iter().filter(|(_, objects)| objects.iter().any(is_it));
+        for alias in using.map(|(alias, _)| Arc::clone(alias)).collect::<Vec<_>>() {
+            self.commit_authorities(&alias);
+        }
+    }
+
+    /// All authorities of a port are told as one Secret, if all are there: with a part of them, clients would be refused
+    /// that are to be let in.
+    fn commit_authorities(&mut self, alias: &Arc<CredentialName>) {
+        let objects = self.gateway_api.authorities.get(alias);
+        let objects = objects.filter(|_| self.options.credentials.includes(&alias.namespace));
+        let text = |key: &ObjectKey| {
+            let name = Name { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) };
+            if key.kind == "Secret" {
+                return Some(self.credentials.secret(&name)?.ca.as_ref()?.expose().to_vec());
+            }
+            self.gateway_api.maps.get(&name).map(|text| text.as_bytes().to_vec())
+        };
+        let all = objects.and_then(|objects| objects.iter().map(text).collect::<Option<Vec<_>>>());
+        let record = all.map(|all| {
+            let secret = Secret { ca: Some(Material::new(&all.join(&b'\n'))), ..Secret::default() };
+            Record::Credential(Arc::new(Credential { name: Arc::clone(alias), secret: Arc::new(secret) }))
+        });
+        self.emit(RecordKey::Credential(Arc::clone(alias)), record);
+    }
+
+    /// Whether a Gateway of the Gateway API means the Secret of its own namespace by this name.
+    pub(super) fn is_wanted_by_gateway(&self, name: &CredentialName) -> bool {
+        self.gateway_api.wanted.contains_key(name)
+    }
+
+    /// The Secrets and ConfigMaps that Gateways of the Gateway API may use, as far as somebody is told of them.
+    pub(super) fn wanted_by_gateways(&self) -> impl Iterator<Item = ObjectKey> {
+        let told = |alias: &CredentialName| self.options.credentials.includes(&alias.namespace);
+        let secrets = self.gateway_api.wanted.iter().filter(move |(alias, _)| told(alias));
+        let secrets = secrets.map(|(_, Name { namespace, name })| ObjectKey {
+            kind: "Secret",
+            namespace: Arc::clone(namespace),
+            name: Arc::clone(name),
+        });
+        let authorities = self.gateway_api.authorities.iter().filter(move |(alias, _)| told(alias));
+        let authorities = authorities.flat_map(|(_, objects)| objects.iter().cloned());
+        secrets.chain(authorities).chain(self.gateway_api.parameters.iter().cloned())
+    }
+
+    fn with_names(&self, object: &Object, spec: &GatewaySpec) -> Option<Config> {
+        if !selects(spec) {
+            return Config::of(object);
+        }
+        let mut text: Value = serde_json::from_str(object.spec_json.as_deref()?).ok()?;
+        let mut spec = spec.clone();
+        for (number, listener) in spec.listeners.iter_mut().enumerate() {
+            let namespaces = &mut listener.allowed_routes.namespaces;
+            let Some(selector) = namespaces.selector.as_ref() else { continue };
+            let names = self.names_of(selector);
+            let place = text.pointer_mut(&format!("/listeners/{number}/allowedRoutes/namespaces"))?;
+            if names.is_empty() {
+                namespaces.selector = None;
+                place.as_object_mut()?.remove("selector");
+                continue;
+            }
+            let requirement = json!({"key": NAME_LABEL, "operator": "In", "values": names});
+            place["selector"] = json!({"matchExpressions": [requirement]});
+            let requirement = Requirement { key: NAME_LABEL.to_owned(), operator: Operator::In(names) };
+            namespaces.selector =
+                Some(LabelSelector { match_labels: BTreeMap::new(), match_expressions: vec![requirement] });
+        }
+        Some(Config::with(object, Spec::KubernetesGateway(Box::new(spec)), text.to_string().into()))
+    }
+
+    fn names_of(&self, selector: &LabelSelector) -> Vec<String> {
+        let selected = self.namespaces.iter().filter(|(name, labels)| {
+            let mut labels = (*labels).clone();
+            labels.insert(NAME_LABEL.to_owned(), name.to_string());
+            selector.selects(&labels)
+        });
+        let names: BTreeSet<String> = selected.map(|(name, _)| name.to_string()).collect();
+        names.into_iter().collect()
+    }
+
+    /// Works out which Secrets Gateways may use. Classes make no difference: whoever is told asks for its own namespace.
+    fn settle_credentials(&mut self) {
+        let resources = Resources::of(self.gateway_api.objects.values());
+        let (mut wanted, mut authorities) = (BTreeMap::new(), BTreeMap::new());
+        let mut parameters = BTreeSet::new();
+        for object in self.gateway_api.objects.values() {
+            let Spec::KubernetesGateway(spec) = &object.spec else { continue };
+            let (namespace, name) = (&object.meta.namespace, &object.meta.name);
+            for listener in &spec.listeners {
+                if let Some(Ok(it)) = resources.authorities((namespace, name), spec, listener.port) {
+                    let alias = CredentialName { namespace: Arc::clone(namespace), name: it.name.into() };
+                    authorities.insert(Arc::new(alias), it.objects);
+                }
+            }
+            parameters.extend(spec.infrastructure.parameters_ref.as_ref().map(|it| ObjectKey {
+                kind: "ConfigMap",
+                namespace: Arc::clone(namespace),
+                name: Arc::from(&*it.name),
+            }));
+            let tls = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+            for secret in
+                tls.filter(|tls| tls.mode == TlsMode::Terminate).flat_map(|tls| &tls.certificate_refs)
+            {
+                let Ok(name) = resources.credential(("Gateway", namespace), namespace, secret) else {
+                    continue;
+                };
+                let of = secret.namespace.as_deref().unwrap_or(namespace);
+                let alias = CredentialName { namespace: Arc::clone(namespace), name: name.into() };
+                wanted.insert(Arc::new(alias), Name { namespace: of.into(), name: Arc::from(&*secret.name) });
+            }
+        }
+        self.gateway_api.parameters = parameters;
+        let before = std::mem::replace(&mut self.gateway_api.authorities, authorities);
+        let changed: BTreeSet<_> =
+            before.keys().chain(self.gateway_api.authorities.keys()).cloned().collect();
+        changed.iter().for_each(|alias| self.commit_authorities(alias));
+        let before = std::mem::replace(&mut self.gateway_api.wanted, wanted);
+        let now = self.gateway_api.wanted.keys();
+        let changed: BTreeSet<_> = before.keys().chain(now).cloned().collect();
+        changed.iter().for_each(|alias| self.commit_alias(alias));
+    }
+
+    fn commit_alias(&mut self, alias: &Arc<CredentialName>) {
+        if !alias.name.contains('/') {
+            let (namespace, name) = (Arc::clone(&alias.namespace), Arc::clone(&alias.name));
+            return self.commit_credential(&Name { namespace, name });
+        }
+        let meant = self.gateway_api.wanted.get(alias);
+        let meant = meant.filter(|_| self.options.credentials.includes(&alias.namespace));
+        let credential = meant.and_then(|name| {
+            let secret = Arc::clone(self.credentials.secret(name)?);
+            Some(Record::Credential(Arc::new(Credential { name: Arc::clone(alias), secret })))
+        });
+        self.emit(RecordKey::Credential(Arc::clone(alias)), credential);
+    }
+}
+
+fn selects(spec: &GatewaySpec) -> bool {
+    let mut namespaces = spec.listeners.iter().map(|listener| &listener.allowed_routes.namespaces);
+    namespaces.any(|it| it.from == RouteNamespacesFrom::Selector)
+}
+
+/// What every API server labels a namespace with.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+#[cfg(test)]
+mod tests;
