@@ -30,7 +30,8 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, gateway-api, conformance, ebpf, e2e; the latter two need root, through sudo where necessary.
+    /// unit, control, gateway, gateway-api, conformance, ebpf, e2e; or a part of the last: egress, dns, waypoint. From ebpf
+    /// on they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Seconds that each suite may run, instead of its own limit.
@@ -58,6 +59,12 @@ enum Suite {
     Ebpf,
     /// The real binaries in the test bed.
     EndToEnd,
+    /// Of those, what leaves the mesh.
+    Egress,
+    /// Of those, names.
+    Dns,
+    /// Of those, waypoints.
+    Waypoint,
 }
 
 /// One call of `cargo test`.
@@ -75,6 +82,7 @@ struct Report {
 }
 
 impl Suite {
+    /// Those that have every test.
     const ALL: [Self; 7] = [
         Self::Unit,
         Self::Control,
@@ -85,6 +93,9 @@ impl Suite {
         Self::EndToEnd,
     ];
 
+    /// Those that are parts of others, for whoever wants just these.
+    const PARTS: [Self; 3] = [Self::Egress, Self::Dns, Self::Waypoint];
+
     fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
@@ -94,11 +105,24 @@ impl Suite {
             Self::GatewayApi => "gateway-api",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
+            Self::Egress => "egress",
+            Self::Dns => "dns",
+            Self::Waypoint => "waypoint",
+        }
+    }
+
+    /// What the names of its tests begin with, of a program that has others as well.
+    fn beginnings(self) -> &'static [&'static str] {
+        match self {
+            Self::Egress => &["routing::entries::", "routing::outside::"],
+            Self::Dns => &["dns::"],
+            Self::Waypoint => &["waypoint::"],
+            _ => &[],
         }
     }
 
     fn needs_root(self) -> bool {
-        matches!(self, Self::Ebpf | Self::EndToEnd)
+        matches!(self, Self::Ebpf | Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint)
     }
 
     /// How long the tests may run once they are built. Generous: it is there to end what hangs.
@@ -110,10 +134,7 @@ impl Suite {
     }
 
     fn parts(self) -> &'static [Part] {
-        match self {
-            Self::Ebpf | Self::EndToEnd => &[Part::Ebpf, Part::Tools],
-            _ => &[Part::Ebpf],
-        }
+        if self.needs_root() { &[Part::Ebpf, Part::Tools] } else { &[Part::Ebpf] }
     }
 
     /// The calls of cargo that make up the suite. All select from the same packages, so that cargo compiles their
@@ -126,7 +147,7 @@ impl Suite {
             Self::Conformance | Self::GatewayApi => "conformance",
             Self::Gateway => "gateway",
             Self::Ebpf => "ebpf",
-            Self::EndToEnd => "e2e",
+            Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint => "e2e",
         };
         if workspace.with_target("test", target).is_empty() {
             bail!("no package of this tree has the test target `{target}`");
@@ -144,8 +165,10 @@ impl FromStr for Suite {
         if PLANNED.contains(&name) {
             return Err(format!("the suite `{name}` is planned, but this tree does not have it yet"));
         }
-        let suite = Self::ALL.into_iter().find(|suite| suite.name() == name);
-        suite.ok_or_else(|| format!("there is no such suite: {}", Self::ALL.map(Self::name).join(", ")))
+        let all = || Self::ALL.into_iter().chain(Self::PARTS);
+        let names = || all().map(Self::name).collect::<Vec<_>>().join(", ");
+        let suite = all().find(|suite| suite.name() == name);
+        suite.ok_or_else(|| format!("there is no such suite: {}", names()))
     }
 }
 
@@ -230,7 +253,9 @@ fn add_arguments(command: &mut Command, suite: Suite, filter: &[String]) -> Resu
     if suite == Suite::GatewayApi {
         ours.push(suite.name());
     }
-    command.arg("--").args(ours).args(filter);
+    // Of several filters a test needs to meet one: the user's are narrower than the suite's.
+    let of_suite = if filter.is_empty() { suite.beginnings() } else { &[] };
+    command.arg("--").args(ours).args(of_suite).args(filter);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use mesh_tests::bed::{Bed, PodHandle};
 use mesh_tests::scenario::{Dialled, dial, eventually, manifests, start};
 
 use super::entries::{entry, outside};
-use super::{Answer, ask_once, until};
+use super::{Answer, ask_once, sample, until};
 use crate::scrape::counted;
 
 /// An address of nobody, where nothing answers.
@@ -136,5 +136,27 @@ fn by_server_name(bed: &Bed, client: &PodHandle, two: &str) -> Result<()> {
     ensure!(answer.status == 0, "{answer:?}");
     let log = bed.node("node-1")?.log()?;
     ensure!(!log.contains("else.example"), "a name that nobody has leads nowhere: {log}");
+    Ok(())
+}
+
+/// The sample, as its reader tries it.
+#[test]
+fn the_sample_does_what_it_says() -> Result<()> {
+    let bed = start(Bed::builder().nodes(2).manifests(sample("egress/external.yaml")?))?;
+    let client = bed.pod("default/client")?;
+    let asked = until(&bed, &client, &["http://external.test/get"], status(200))?;
+    ensure!(asked.body.contains("external.test"), "{asked:?}");
+    ensure!(ask_once(&client, &["http://external.test/status/503"])?.status == 503);
+    // Until the rules come, and after.
+    ensure!(ask_once(&client, &["http://external.test/delay/1.5"])?.status == 200);
+    bed.apply(&sample("egress/rules/timeout.yaml")?)?;
+    until(&bed, &client, &["http://external.test/denied"], status(403))?;
+    ensure!(ask_once(&client, &["http://external.test/delay/1.5"])?.status == 504);
+    let other = format!("http://{}:8080/get", bed.pod("external/external")?.ip());
+    ensure!(ask_once(&client, &[&other])?.status == 200);
+    let nowhere = format!("http://{NOWHERE}/get");
+    bed.apply(&sample("egress/rules/registry-only.yaml")?)?;
+    until(&bed, &client, &["--max-time", "3", &nowhere], status(502))?;
+    until(&bed, &client, &["http://external.test/get"], status(200))?;
     Ok(())
 }

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn suites_are_known_by_name() {
-    for suite in Suite::ALL {
+    for suite in Suite::ALL.into_iter().chain(Suite::PARTS) {
         assert_eq!(suite.name().parse(), Ok(suite));
     }
 }
