@@ -133,7 +133,7 @@ fn redirects() -> Vec<Test> {
             "/path-and-status",
             "statusCode: 301, path: {type: ReplacePrefixMatch, replacePrefixMatch: /replacement-prefix}",
         ),
-        redirect("/root", "path: {type: ReplacePrefixMatch, replacePrefixMatch: /}"),
+        redirect("/top", "path: {type: ReplacePrefixMatch, replacePrefixMatch: /}"),
     ];
     let both = "
 {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: gw, namespace: infra},
@@ -170,7 +170,7 @@ SECRET(infra cert example.org)";
                 get("/path-and-status/lemon").to("a.test"),
                 moved(301, "http://a.test/replacement-prefix/lemon"),
             )
-            .ask(get("/root/x?a=b").to("a.test"), moved(302, "http://a.test/x?a=b")),
+            .ask(get("/top/x?a=b").to("a.test"), moved(302, "http://a.test/x?a=b")),
         extended("HTTPRouteRedirectPort")
             .yaml(GATEWAY)
             .yaml(&route(

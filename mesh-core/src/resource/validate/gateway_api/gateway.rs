@@ -138,10 +138,6 @@ fn infrastructure(infrastructure: &Infrastructure, report: &mut Report<'_>) {
 }
 
 fn tls(tls: &GatewayTls, report: &mut Report<'_>) {
-    if tls.backend.is_some() {
-        let reason = "is not acted on: BackendTLSPolicies, for whose backends it is, are not yet";
-        report.warning("spec.tls.backend", reason);
-    }
     let Some(frontend) = &tls.frontend else { return };
     let validation = |field: &str, validation: &Option<ClientValidation>, report: &mut Report<'_>| {
         if let Some(validation) = validation {

@@ -3,7 +3,7 @@
 use super::super::super::gateway_api::HttpFilter;
 use super::super::super::gateway_api::{
     GrpcMethodMatch, GrpcRouteSpec, GrpcRule, HeaderName, HttpMatch, HttpRouteSpec, HttpRule, L4Rule,
-    PathMatch, SessionPersistence, TcpRouteSpec, Timeout, TlsRouteSpec, ValueMatch,
+    PathMatch, TcpRouteSpec, Timeout, TlsRouteSpec, ValueMatch,
 };
 use super::super::Report;
 use super::filter::{grpc_filters, http_filters, replaces_prefix};
@@ -53,16 +53,7 @@ pub(in super::super) fn tcp_route(spec: &TcpRouteSpec, version: &str, report: &m
     l4_rules(&spec.rules, version == "v1alpha2", report);
 }
 
-/// Sessions are not kept together.
-fn persistence(field: &str, persistence: Option<&SessionPersistence>, report: &mut Report<'_>) {
-    if persistence.is_some() {
-        let reason = "is not acted on: each request is balanced by itself";
-        report.warning(format_args!("{field}.sessionPersistence"), reason);
-    }
-}
-
 fn http_rule(field: &str, rule: &HttpRule, report: &mut Report<'_>) {
-    persistence(field, rule.session_persistence.as_ref(), report);
     within(0..=64, &format!("{field}.matches"), rule.matches.len(), report);
     for (index, it) in rule.matches.iter().enumerate() {
         let field = format!("{field}.matches[{index}]");
@@ -124,7 +115,6 @@ fn prefix_replaced(field: &str, filters: &[HttpFilter], rule: &HttpRule, report:
 }
 
 fn grpc_rule(field: &str, rule: &GrpcRule, report: &mut Report<'_>) {
-    persistence(field, rule.session_persistence.as_ref(), report);
     within(0..=64, &format!("{field}.matches"), rule.matches.len(), report);
     for (index, it) in rule.matches.iter().enumerate() {
         let field = format!("{field}.matches[{index}]");
