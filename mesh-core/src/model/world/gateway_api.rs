@@ -9,7 +9,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 
-use super::{Name, World};
+use super::{Name, Report, World};
 use crate::gateway_api::{Resources, authorities_in};
 use crate::model::{Config, Credential, CredentialName, CredentialScope, Record, RecordKey};
 use crate::resource::gateway_api::{GatewaySpec, RouteNamespacesFrom, TlsMode};
@@ -28,6 +28,24 @@ pub(super) struct GatewayApi {
     maps: BTreeMap<Name, Arc<str>>,
     /// ConfigMaps that Gateways name as their parameters: whether they exist is told in statuses.
     parameters: BTreeSet<ObjectKey>,
+}
+
+/// Names what of a resource of the Gateway API nothing acts on.
+pub(super) fn warn_about(object: &Object, report: &mut Report) {
+    let sessions: Vec<bool> = match &object.spec {
+        Spec::HttpRoute(spec) => spec.rules.iter().map(|rule| rule.session_persistence.is_some()).collect(),
+        Spec::GrpcRoute(spec) => spec.rules.iter().map(|rule| rule.session_persistence.is_some()).collect(),
+        Spec::KubernetesGateway(spec) if spec.tls.backend.is_some() => {
+            let reason = "is not acted on: BackendTLSPolicies, for whose backends it is, are not yet";
+            report.warning(object, "spec.tls.backend", reason);
+            return;
+        }
+        _ => return,
+    };
+    for (number, _) in sessions.iter().enumerate().filter(|(_, wanted)| **wanted) {
+        let field = format!("spec.rules[{number}].sessionPersistence");
+        report.warning(object, field, "is not acted on: each request is balanced by itself");
+    }
 }
 
 impl World {

@@ -155,3 +155,16 @@ spec:
     world.upsert(&map("nothing"));
     assert_eq!(news(&mut world), pairs(&[("infra/clients/gw/443", "gone")]));
 }
+
+#[test]
+fn what_nothing_acts_on_is_named() {
+    let yaml = "
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: app}, spec: {rules: [{}, {sessionPersistence: {type: Header, header: {name: s}}}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g, namespace: app}, spec: {gatewayClassName: istio, tls: {backend: {clientCertificateRef: {name: c}}}, listeners: [{name: a, port: 80, protocol: HTTP}]}}";
+    let mut world = world(CredentialScope::Nobody);
+    objects(yaml).iter().for_each(|object| world.upsert(object));
+    let mut seen: Vec<_> = world.findings().into_iter().map(|finding| finding.field.clone()).collect();
+    seen.sort();
+    assert_eq!(seen, ["spec.rules[1].sessionPersistence", "spec.tls.backend"]);
+}
