@@ -65,6 +65,17 @@ fn outside(bed: &Bed) -> Result<Outside> {
     Ok(Outside { _process: process, _files: files, v4, v6 })
 }
 
+/// A server of names that knows none but those it is told by further words.
+pub(crate) const DNSMASQ: [&str; 7] = [
+    "dnsmasq",
+    "--keep-in-foreground",
+    "--no-resolv",
+    "--no-hosts",
+    "--bind-interfaces",
+    "--user=root",
+    "--pid-file=",
+];
+
 /// A server of names that is authoritative for `test`.
 fn serve_names(
     listen: &[&str],
@@ -77,20 +88,10 @@ fn serve_names(
     fs::write(&hosts, format!("203.0.113.7 www.out.test\n2001:db8::7 www.out.test\n{many}\n{more}"))?;
     let listen: Vec<String> = listen.iter().map(|ip| format!("--listen-address={ip}")).collect();
     let hosts = format!("--addn-hosts={}", hosts.display());
-    let words = [
-        "dnsmasq",
-        "--keep-in-foreground",
-        "--no-resolv",
-        "--no-hosts",
-        "--bind-interfaces",
-        "--local=/test/",
-        "--cname=alias.out.test,www.out.test",
-        "--txt-record=www.out.test,hello",
-        "--user=root",
-        "--pid-file=",
-        &hosts,
-    ];
-    let words: Vec<&str> = words.into_iter().chain(listen.iter().map(String::as_str)).collect();
+    let names =
+        ["--local=/test/", "--cname=alias.out.test,www.out.test", "--txt-record=www.out.test,hello", &hosts];
+    let listen = listen.iter().map(String::as_str);
+    let words: Vec<&str> = DNSMASQ.into_iter().chain(names).chain(listen).collect();
     Ok((spawn(&words)?, files))
 }
 

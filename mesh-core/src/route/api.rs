@@ -18,7 +18,7 @@ use super::{
     Action, ClusterRef, DirectResponse, Forward, HeaderOps, MatchInfo, ResourceName, Route, Split, Weighted,
 };
 use crate::resource::gateway_api::{
-    Backend, GrpcRouteSpec, GrpcRule, HttpRouteSpec, HttpRule, SectionName, Timeout,
+    Backend, FilteredBackend, GrpcRouteSpec, GrpcRule, HttpRouteSpec, HttpRule, SectionName, Timeout,
 };
 use crate::retry::RetryPolicy;
 
@@ -120,21 +120,29 @@ impl ApiRules {
     }
 }
 
+/// The destinations of a rule, whichever kind its filters are of.
+fn shares<'r, F>(backends: &'r [FilteredBackend<F>]) -> Vec<Share<'r>>
+where
+    Filter<'r>: From<&'r F>,
+{
+    let share = |it: &'r FilteredBackend<F>| Share {
+        backend: &it.backend,
+        weight: it.weight.get(),
+        filters: it.filters.iter().map(Filter::from).collect(),
+    };
+    backends.iter().map(share).collect()
+}
+
 impl<'r> Rule<'r> {
     fn of_http(rule: &'r HttpRule) -> Self {
         let limit = |timeout: Option<Timeout>| match timeout {
             Some(Timeout::After(limit)) => Some(limit),
             Some(Timeout::Never) | None => None,
         };
-        let shares = rule.backend_refs.iter().map(|it| Share {
-            backend: &it.backend,
-            weight: it.weight.get(),
-            filters: it.filters.iter().map(Filter::from).collect(),
-        });
         Self {
             name: rule.name.as_ref(),
             filters: rule.filters.iter().map(Filter::from).collect(),
-            shares: shares.collect(),
+            shares: shares(&rule.backend_refs),
             timeout: limit(rule.timeouts.request),
             retries: RetryPolicy::of_filter(rule.retry.as_ref(), limit(rule.timeouts.backend_request)),
             no_cluster: StatusCode::INTERNAL_SERVER_ERROR,
@@ -142,15 +150,10 @@ impl<'r> Rule<'r> {
     }
 
     fn of_grpc(rule: &'r GrpcRule) -> Self {
-        let shares = rule.backend_refs.iter().map(|it| Share {
-            backend: &it.backend,
-            weight: it.weight.get(),
-            filters: it.filters.iter().map(Filter::from).collect(),
-        });
         Self {
             name: rule.name.as_ref(),
             filters: rule.filters.iter().map(Filter::from).collect(),
-            shares: shares.collect(),
+            shares: shares(&rule.backend_refs),
             timeout: None,
             retries: RetryPolicy::of_filter(None, None),
             // What callers of gRPC understand as UNAVAILABLE.

@@ -10,6 +10,7 @@ use mesh_tests::scenario::{Dialled, captured, dial, eventually, logged, manifest
 
 use super::gateway::gateway_pod;
 use super::until;
+use crate::dns::DNSMASQ;
 use crate::scrape::counted;
 
 /// An entry of namespace `mesh`.
@@ -128,16 +129,7 @@ fn names_are_followed() -> Result<()> {
     fs::write(&hosts, format!("{one} db.example\n"))?;
     let listen = format!("--listen-address={one}");
     let added = format!("--addn-hosts={}", hosts.display());
-    let words = [
-        "dnsmasq",
-        "--keep-in-foreground",
-        "--no-resolv",
-        "--no-hosts",
-        "--bind-interfaces",
-        &listen,
-        &added,
-    ];
-    let words = [&words[..], &["--local-ttl=1", "--user=root", "--pid-file="]].concat();
+    let words = [&DNSMASQ[..], &["--local-ttl=1", &listen, &added]].concat();
     let dns = bed.node("node-1")?.spawn(&words)?;
     fs::write(&conf, format!("nameserver {one}\n"))?;
     bed.apply(&entry(
