@@ -81,15 +81,11 @@ impl PodRequests {
         let key = (Arc::new(service.key()), number);
         let generation = snapshot.config_generation();
         let workload = self.engine.client.workload(snapshot);
-        let same = |known: &Compiled| {
-            let labels = |it: Option<&Arc<Workload>>| {
-                it.map(|it| &it.labels) == workload.as_ref().map(|it| &it.labels)
-            };
-            same_object(known.workload.as_ref(), workload.as_ref()) || labels(known.workload.as_ref())
-        };
         let mut rules = self.rules.borrow_mut();
         let distributed = service.traffic_distribution.is_some();
-        let known = rules.get(&key).filter(|known| same(known) && known.distributed == distributed);
+        let known = rules.get(&key).filter(|known| {
+            same_client(known.workload.as_ref(), workload.as_ref()) && known.distributed == distributed
+        });
         if let Some(known) = known.filter(|known| known.generation == generation) {
             return known.clone();
         }
@@ -101,6 +97,11 @@ impl PodRequests {
         rules.insert(key, compiled.clone());
         compiled
     }
+}
+
+/// Whether rules that are compiled for one are good for the other.
+fn same_client(one: Option<&Arc<Workload>>, other: Option<&Arc<Workload>>) -> bool {
+    same_object(one, other) || one.map(|it| &it.labels) == other.map(|it| &it.labels)
 }
 
 fn same_object(one: Option<&Arc<Workload>>, other: Option<&Arc<Workload>>) -> bool {

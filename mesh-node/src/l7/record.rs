@@ -221,7 +221,10 @@ impl Record {
             destination,
             destination_identity: destination.filter(|_| self.encrypted).map(|it| &it.identity),
             service: self.cluster.as_ref().map(|it| &it.service),
-            pseudo_service: stage.site.nobody().filter(|_| self.cluster.is_none()),
+            pseudo_service: match (&self.cluster, &self.route) {
+                (None, Some(route)) => stage.site.nobody(route),
+                _ => None,
+            },
             encrypted: self.encrypted,
             grpc: self.grpc,
             protocol: self.version.name(),

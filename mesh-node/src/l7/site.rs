@@ -155,8 +155,8 @@ pub trait Site {
     /// What is done with a request for a host that no rule is about; `None` answers it with 404.
     fn fallback(&self) -> Option<Chosen>;
 
-    /// What stands for the service in the metrics of requests that lead to none.
-    fn nobody(&self) -> Option<PseudoService> {
+    /// What stands for the service in the metrics of a request that led to none, by the match that was used.
+    fn nobody(&self, _: &Arc<MatchInfo>) -> Option<PseudoService> {
         None
     }
 

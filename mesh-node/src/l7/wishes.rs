@@ -13,8 +13,10 @@ use super::message::RequestHead;
 /// are for the proxy alone.
 pub fn retriable_headers(head: &mut RequestHead, policy: Option<&RetryPolicy>) -> Vec<HeaderName> {
     let wanted = policy.is_some_and(|policy| policy.on.contains(RetryOn::RetriableHeaders));
-    let names = wanted.then(|| head.headers.remove(RETRIABLE_HEADERS)).flatten();
-    let names = names.as_ref().and_then(|names| names.to_str().ok()).unwrap_or_default();
+    let Some(names) = wanted.then(|| head.headers.remove(RETRIABLE_HEADERS)).flatten() else {
+        return Vec::new();
+    };
+    let names = names.to_str().unwrap_or_default();
     names.split(',').filter_map(|name| name.trim().parse().ok()).take(MAX_RETRIABLE).collect()
 }
 

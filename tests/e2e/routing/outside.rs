@@ -8,7 +8,7 @@ use mesh_tests::scenario::{Dialled, dial, eventually, manifests, start};
 
 use super::entries::{entry, outside};
 use super::{Answer, ask_once, sample, until};
-use crate::scrape::counted;
+use crate::scrape::{Scrape, counted};
 
 /// An address of nobody, where nothing answers.
 const NOWHERE: &str = "192.0.2.77";
@@ -66,6 +66,12 @@ fn hosts_without_an_address_are_reached_by_their_names() -> Result<()> {
     until(&bed, &client, &at_nowhere(&legacy, "http://legacy.test/gone"), status(410))?;
     let answer = ask_once(&client, &at_nowhere(&legacy, "http://legacy.test/get"))?;
     ensure!(answer.status == 200 && answer.body.contains("web.test"), "{answer:?}");
+    // An answer that a rule gives is no refusal.
+    let ruled = [("response_code", "410"), ("source_workload", "client")];
+    let node = bed.node("node-1")?;
+    counted(&node, "istio_requests_total", &ruled, |count| count > 0)?;
+    let refused = [("destination_service_name", "BlackHoleCluster")];
+    ensure!(Scrape::of(&node)?.count("istio_requests_total", &refused) == 0, "{ruled:?}");
     // Such rules hold on port 80 alone.
     let other = format!("legacy.test:7200:{two}");
     let answer = ask_once(&client, &at_nowhere(&other, "http://legacy.test:7200/gone"))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use mesh_core::model::{Snapshot, Workload};
 use mesh_core::resource::mesh_config::settings::OutboundMode;
-use mesh_core::route::{self, ClusterRef, Outside, Route, RouteTable};
+use mesh_core::route::{self, ClusterRef, MatchInfo, Outside, Route, RouteTable};
 use tokio::net::TcpStream;
 
 use super::{PodRequests, chosen, serve_at, sniff};
@@ -97,12 +97,10 @@ impl PodRequests {
     fn outside(&self, snapshot: &Snapshot, port: u16) -> Arc<Outside> {
         let (configs, entries) = (snapshot.config_generation(), snapshot.entry_generation());
         let workload = self.engine.client.workload(snapshot);
-        let labels = |it: Option<&Arc<Workload>>| it.map(|it| it.labels.clone());
         let mut all = self.outside.borrow_mut();
         if let Some(known) = all.get(&port)
             && (known.configs, known.entries) == (configs, entries)
-            && (super::same_object(known.workload.as_ref(), workload.as_ref())
-                || labels(known.workload.as_ref()) == labels(workload.as_ref()))
+            && super::same_client(known.workload.as_ref(), workload.as_ref())
         {
             return Arc::clone(&known.outside);
         }
@@ -138,8 +136,8 @@ impl Site for OutsideSite {
         Some(if refuses { self.refused.clone() } else { self.passed.clone() })
     }
 
-    fn nobody(&self) -> Option<PseudoService> {
-        Some(PseudoService::BlackHole)
+    fn nobody(&self, matched: &Arc<MatchInfo>) -> Option<PseudoService> {
+        Arc::ptr_eq(matched, &self.refused.1).then_some(PseudoService::BlackHole)
     }
 
     fn port(&self) -> u16 {
