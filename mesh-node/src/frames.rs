@@ -16,10 +16,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
-/// A connection of HTTP/2 whose frames are counted.
+use gather::Gathered;
+
+mod gather;
+
+/// A connection of HTTP/2 whose frames are counted, and written together where they are there together.
 #[derive(Debug)]
 pub struct Guarded<T> {
-    io: T,
+    io: Gathered<T>,
     side: Side,
     incoming: Scanner,
     outgoing: Scanner,
@@ -75,6 +79,7 @@ impl<T> Guarded<T> {
             news: Notify::new(),
         }));
         let theirs = watch.clone();
+        let io = Gathered::new(io);
         let guarded = Self { io, side, incoming, outgoing, watch, parting: false, shut: false, linger: None };
         (guarded, theirs)
     }

@@ -40,6 +40,7 @@ async fn what_goes_out_pays_for_what_comes() {
     let (mut near, far) = tokio::io::duplex(1 << 20);
     let (mut far, watch) = Guarded::client(far);
     far.write_all(&[0; 24]).await.expect("the preface");
+    far.flush().await.expect("out");
     near.read_exact(&mut [0; 24]).await.expect("it is there");
     let headers = [0, 0, 1, 1, 5, 0, 0, 0, 7, 0x88];
     let mut all = [0; PING.len() * 10];
@@ -47,6 +48,7 @@ async fn what_goes_out_pays_for_what_comes() {
         // In two parts, of which the head of the frame is not whole in the first.
         far.write_all(&headers[..4]).await.expect("room");
         far.write_all(&headers[4..]).await.expect("room");
+        far.flush().await.expect("out");
         near.read_exact(&mut [0; 10]).await.expect("it is there");
         near.write_all(&pings(10)).await.expect("room");
         far.read_exact(&mut all).await.expect("they are fine");
