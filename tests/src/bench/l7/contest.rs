@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use super::{
     config::{self, Place, Setup},
     contestant::Contestant,
-    load::{self, Generator, Turn},
+    load::{self, Generator, Seen, Turn},
     machine::{Cores, Quiet, Scratch, Server, find},
     subject::{Load, Subject},
     table::{RouteTable, Upstream},
@@ -28,7 +28,12 @@ pub(super) fn run(
     let stage = Stage::new(subject, plan)?;
     let mut entrants = Vec::new();
     // The origin is no gateway; what it keeps in memory says nothing.
-    let takes_part = |contestant: &Contestant| subject != Subject::Idle || *contestant != Contestant::Direct;
+    let takes_part = |contestant: &Contestant| match contestant {
+        Contestant::Direct => subject != Subject::Idle,
+        // What carries bytes is a module of its own there.
+        Contestant::Nginx => subject != Subject::Tcp,
+        _ => true,
+    };
     for contestant in Contestant::ALL.into_iter().filter(takes_part) {
         let mut entrant = Entrant { contestant, server: None, samples: Vec::new(), failed: None };
         if let Err(reason) = stage.enter(&mut entrant) {
@@ -136,6 +141,15 @@ impl<'a> Stage<'a> {
             let setup = Setup { files: Vec::new(), args };
             origins.push(Server::start(core, &program, &setup, &self.scratch.dir("grpc"))?);
         }
+        if self.table.upstream == Upstream::Tcp {
+            for service in &self.table.services {
+                let (ip, port) = (service.address.ip().to_string(), service.address.port().to_string());
+                let args = ["--server", "--bind", &ip, "--port", &port].map(str::to_owned).to_vec();
+                let setup = Setup { files: Vec::new(), args };
+                let program = find("iperf3").context("iperf3 is not installed")?;
+                origins.push(Server::start(core, &program, &setup, &self.scratch.dir("iperf3"))?);
+            }
+        }
         for origin in &mut origins {
             // They bind all addresses before they answer on any.
             let addresses = || self.table.services.iter().map(|service| service.address);
@@ -180,6 +194,9 @@ impl<'a> Stage<'a> {
 
     /// Asks once, and compares the answer with what the table demands: a proxy that does less would look better.
     fn check(&self, contestant: Contestant) -> Result<()> {
+        if self.table.upstream == Upstream::Tcp {
+            return self.generator.run(self.asked(contestant, 1, 0.0)).map(drop);
+        }
         let known = self.ask(contestant, self.generator.path())?;
         ensure!(status(&known) == Some("200"), "a known path is answered with\n{known}");
         if self.table.upstream == Upstream::Grpc {
@@ -224,7 +241,8 @@ impl<'a> Stage<'a> {
         let mut peaks = Vec::new();
         for _ in 0..self.plan.runs.min(PEAKS) {
             let asked = self.asked(Contestant::Envoy, self.plan.seconds, 0.0);
-            peaks.push(self.generator.with(Load::Same).run(asked)?.per_second);
+            let Seen::Requests(seen) = self.generator.with(Load::Same).run(asked)? else { continue };
+            peaks.push(seen.per_second);
         }
         peaks.sort_unstable_by(f64::total_cmp);
         let peak = *peaks.get(peaks.len() / 2).context("no round")?;

@@ -79,7 +79,7 @@ impl Demand {
     }
 
     fn is_rate(&self) -> bool {
-        self.metric == Metric::Rps
+        matches!(self.metric, Metric::Rps | Metric::Gbps)
     }
 
     fn wanted(&self, (measure, wanted): (Measure, f64)) -> String {
@@ -131,6 +131,12 @@ const fn routes(metric: Metric, must: f64, aim: f64) -> Demand {
     Demand { case: Subject::ManyRoutes, system: MESH, metric, must: (few, must), aim: (few, aim) }
 }
 
+/// Both are about `HAProxy`, which does nothing but carry bytes here.
+const fn tcp(metric: Metric, must: f64, aim: f64) -> Demand {
+    let haproxy = Measure::System("haproxy");
+    Demand { case: Subject::Tcp, system: MESH, metric, must: (haproxy, must), aim: (haproxy, aim) }
+}
+
 const fn node(metric: Metric, must: f64, aim: f64) -> Demand {
     let without = Measure::System(MESH);
     Demand { case: Subject::Node, system: "mesh-l7", metric, must: (without, must), aim: (without, aim) }
@@ -153,6 +159,7 @@ const DEMANDS: &[Demand] = &[
     beyond(Subject::H2, Metric::Rps, 1.4, 2.0),
     beyond(Subject::Grpc, Metric::Rps, 1.4, 2.0),
     routes(Metric::CpuPer1k, 1.2, 1.05),
+    tcp(Metric::Gbps, 0.8, 1.1),
     node(Metric::Rps, 0.6, 0.8),
     waypoint(Metric::Rps, 0.6, 0.75),
     // Megabytes.

@@ -12,12 +12,12 @@ use super::{
     contestant::Contestant,
     machine::{self, pinned},
     subject::Load,
-    table::{GRPC_PORT, HTTP_PORT, REMOVED, RouteTable, Target},
+    table::{GRPC_PORT, HTTP_PORT, REMOVED, RouteTable, TCP_PORT, Target},
 };
 use crate::bench::{
     figures::{Metric, Sample},
     load::TOLERABLE_ERRORS,
-    output::{self, Requests},
+    output::{self, Bulk, Requests},
 };
 
 /// A load that is ready to run against anybody.
@@ -40,6 +40,13 @@ pub(super) struct Turn {
     pub(super) rate: f64,
 }
 
+/// What a load has seen.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Seen {
+    Requests(Requests),
+    Bulk(Bulk),
+}
+
 impl Generator {
     /// Writes what the load needs into a directory.
     pub(super) fn new(load: Load, table: &RouteTable, dir: PathBuf) -> Result<Self> {
@@ -58,7 +65,7 @@ impl Generator {
     }
 
     /// Asks for some seconds.
-    pub(super) fn run(&self, turn: Turn) -> Result<Requests> {
+    pub(super) fn run(&self, turn: Turn) -> Result<Seen> {
         let words = self.words(turn);
         let (program, args) = words.split_first().context("no load without a program")?;
         let program = if program == "netprobe" {
@@ -79,6 +86,11 @@ impl Generator {
             Load::Same | Load::InTurn => output::wrk(&text),
             Load::Paced => output::client(&text),
             Load::H2 | Load::Grpc => output::h2load(&text),
+            Load::Bulk => {
+                return output::iperf3(&text)
+                    .map(Seen::Bulk)
+                    .map_err(|reason| anyhow!("{reason}: {}", said()));
+            }
         };
         let seen = seen.map_err(|reason| anyhow!("{reason}: {}", said()))?;
         ensure!(
@@ -88,17 +100,21 @@ impl Generator {
             seen.count,
             said()
         );
-        Ok(seen)
+        Ok(Seen::Requests(seen))
     }
 
     fn words(&self, turn: Turn) -> Vec<String> {
         let at = format!("127.0.0.1:{}", turn.contestant.port_for(self.load));
         let address = match turn.contestant {
+            Contestant::Direct if self.load == Load::Bulk => format!("127.0.1.1:{TCP_PORT}"),
             // Where services are is where the origin listens.
             Contestant::Direct if !self.load.is_h2() => format!("127.0.1.1:{HTTP_PORT}"),
             Contestant::Direct if self.load == Load::Grpc => format!("127.0.1.1:{GRPC_PORT}"),
             _ => at,
         };
+        if self.load == Load::Bulk {
+            return bulk(&address, turn.seconds);
+        }
         let url = format!("http://{address}{}", self.path);
         let (seconds, rate) = (turn.seconds.to_string(), turn.rate.to_string());
         let (script, message) = (self.file(SCRIPT), self.file(MESSAGE));
@@ -106,7 +122,7 @@ impl Generator {
         let mut words: Vec<&str> = match self.load {
             Load::Same | Load::InTurn => WRK.to_vec(),
             Load::Paced => vec!["netprobe", "pace", "--connections", "32", "--rate", &rate],
-            Load::H2 | Load::Grpc => H2LOAD.to_vec(),
+            Load::H2 | Load::Grpc | Load::Bulk => H2LOAD.to_vec(),
         };
         words.extend(match self.load {
             Load::Same => vec!["--duration", &seconds, "--header", &host, &url],
@@ -116,6 +132,7 @@ impl Generator {
             Load::Grpc => {
                 vec!["--duration", &seconds, "--header", &authority, "--header", GRPC, "--header", TRAILERS]
             }
+            Load::Bulk => Vec::new(),
         });
         if self.load == Load::Grpc {
             words.extend(["--data", &message, &url]);
@@ -151,7 +168,15 @@ impl Generator {
 }
 
 /// What a turn has shown, with the processor time that the proxy has used in it.
-pub(super) fn sample(seen: &Requests, used: Option<f64>) -> Sample {
+pub(super) fn sample(seen: &Seen, used: Option<f64>) -> Sample {
+    let seen = match seen {
+        Seen::Requests(seen) => seen,
+        Seen::Bulk(seen) => {
+            let mut sample = vec![(Metric::Gbps, seen.bits_per_second / 1e9)];
+            sample.extend(used.map(|used| (Metric::CpuPerGb, used / (seen.bytes / 1e9))));
+            return sample;
+        }
+    };
     let mut sample = vec![(Metric::Rps, seen.per_second)];
     // h2load says nothing of percentiles.
     if seen.p50_us > 0.0 {
@@ -160,6 +185,12 @@ pub(super) fn sample(seen: &Requests, used: Option<f64>) -> Sample {
     sample.push((Metric::Errors, seen.errors));
     sample.extend(used.map(|used| (Metric::CpuPer1k, used / (seen.count / 1e3))));
     sample
+}
+
+fn bulk(address: &str, seconds: u64) -> Vec<String> {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    let words = format!("iperf3 --client {host} --port {port} --time {seconds} --json");
+    words.split(' ').map(str::to_owned).collect()
 }
 
 /// A script of wrk that goes round all targets, each request ready to be sent.

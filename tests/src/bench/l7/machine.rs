@@ -204,7 +204,7 @@ const LAST_WORDS: usize = 5;
 /// 10,000 routes take their time to read.
 const STARTING: Duration = Duration::from_secs(30);
 
-const TOOLS: [&str; 6] = ["curl", "nginx", "setpriv", "taskset", "timeout", "wrk"];
+const TOOLS: [&str; 7] = ["curl", "iperf3", "nginx", "setpriv", "taskset", "timeout", "wrk"];
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,8 @@ pub enum Subject {
     TenRoutes,
     /// 10,000 routes, each as often in use as any other.
     ManyRoutes,
+    /// Bytes over one connection, by a route of TCP.
+    Tcp,
     /// Memory of a gateway that has nothing to do.
     Idle,
     /// A service with a route of its own, handled on the client's node, beside one without.
@@ -42,11 +44,13 @@ pub(super) enum Load {
     H2,
     /// One call over HTTP/2 (`h2load`).
     Grpc,
+    /// As many bytes as go through one connection (`iperf3`).
+    Bulk,
 }
 
 impl Subject {
     /// All of them, in the order in which they run.
-    pub fn all() -> [Self; 10] {
+    pub fn all() -> [Self; 11] {
         [
             Self::Plain,
             Self::Realistic,
@@ -55,6 +59,7 @@ impl Subject {
             Self::Grpc,
             Self::TenRoutes,
             Self::ManyRoutes,
+            Self::Tcp,
             Self::Idle,
             Self::Node,
             Self::Waypoint,
@@ -71,6 +76,7 @@ impl Subject {
             Self::Grpc => "l7/grpc/128",
             Self::TenRoutes => "l7/10-routes/32",
             Self::ManyRoutes => "l7/10000-routes/32",
+            Self::Tcp => "l7/tcp/1",
             Self::Idle => "l7/rss/idle",
             Self::Node => "l7/node/32",
             Self::Waypoint => "l7/waypoint/32",
@@ -84,6 +90,7 @@ impl Subject {
             }
             Self::Realistic => RouteTable::realistic(),
             Self::Grpc => RouteTable::grpc(),
+            Self::Tcp => RouteTable::tcp(),
             // The same services behind both: what is compared is routes, and not pools of connections.
             Self::TenRoutes => RouteTable::sized(10, 1),
             Self::ManyRoutes => RouteTable::sized(100, 100).over(10),
@@ -97,6 +104,7 @@ impl Subject {
             Self::Latency => Load::Paced,
             Self::H2 => Load::H2,
             Self::Grpc => Load::Grpc,
+            Self::Tcp => Load::Bulk,
         }
     }
 }

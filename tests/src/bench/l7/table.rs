@@ -52,6 +52,8 @@ pub(super) enum Upstream {
     Http1,
     /// HTTP/2 without encryption.
     Grpc,
+    /// Bytes: a route leads there by its port alone.
+    Tcp,
 }
 
 /// What a gateway in use does for every request: the header `x-route` is set to the route's name, a request id is
@@ -92,6 +94,13 @@ impl RouteTable {
         for route in table.hosts.iter_mut().flat_map(|host| &mut host.routes) {
             GRPC_PREFIX.clone_into(&mut route.prefix);
         }
+        table
+    }
+
+    /// One service that is reached by the port, whatever is said to it.
+    pub(super) fn tcp() -> Self {
+        let mut table = Self { upstream: Upstream::Tcp, ..Self::plain() };
+        table.services.iter_mut().for_each(|service| service.address.set_port(TCP_PORT));
         table
     }
 
@@ -168,6 +177,9 @@ pub(super) const HTTP_PORT: u16 = 21080;
 
 /// Where the origin serves gRPC.
 pub(super) const GRPC_PORT: u16 = 21081;
+
+/// Where the origin takes bytes.
+pub(super) const TCP_PORT: u16 = 21082;
 
 /// The path of the origin's gRPC service.
 pub(super) const GRPC_PREFIX: &str = "/bench.Echo/";

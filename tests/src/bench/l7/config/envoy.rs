@@ -12,10 +12,7 @@ pub(in crate::bench::l7) fn setup(table: &RouteTable, place: Place<'_>) -> Setup
             "listeners": [{
                 "name": "gateway",
                 "address": address("127.0.0.1", place.port),
-                "filter_chains": [{"filters": [{
-                    "name": "envoy.filters.network.http_connection_manager",
-                    "typed_config": connection_manager(table, place),
-                }]}],
+                "filter_chains": [{"filters": [filter(table, place)]}],
             }],
             "clusters": table.services.iter().map(|service| cluster(service, table.upstream)).collect::<Vec<_>>(),
         },
@@ -23,6 +20,16 @@ pub(in crate::bench::l7) fn setup(table: &RouteTable, place: Place<'_>) -> Setup
     let file = place.file("envoy.json");
     let words = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "-c", &file];
     Setup::new(vec![("envoy.json", bootstrap.to_string())], &words)
+}
+
+fn filter(table: &RouteTable, place: Place<'_>) -> Value {
+    if table.upstream != Upstream::Tcp {
+        let manager = connection_manager(table, place);
+        return json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
+    }
+    let cluster = table.services.first().map(|service| service.name.as_str());
+    json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": {
+        "@type": type_url("filters.network.tcp_proxy.v3.TcpProxy"), "stat_prefix": "gateway", "cluster": cluster}})
 }
 
 fn connection_manager(table: &RouteTable, place: Place<'_>) -> Value {

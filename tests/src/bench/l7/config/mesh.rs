@@ -9,11 +9,14 @@ use crate::bench::l7::table::{Host, Route, RouteTable, Service, Upstream};
 /// and sets request ids without being told to.
 pub(in crate::bench::l7) fn setup(table: &RouteTable, place: Place<'_>) -> Setup {
     let mut objects = surroundings(table.extras.is_some());
-    objects.push(gateway(place.port));
+    objects.push(gateway(place.port, table.upstream));
     for service in &table.services {
         objects.extend(endpoints(service, table.upstream));
     }
-    objects.extend(table.hosts.iter().map(|host| virtual_service(table, host)));
+    match table.upstream {
+        Upstream::Tcp => objects.extend(table.services.iter().map(tcp_route)),
+        _ => objects.extend(table.hosts.iter().map(|host| virtual_service(table, host))),
+    }
     // JSON is YAML.
     let text = objects.iter().map(|object| format!("{object}\n")).collect::<Vec<_>>().join("---\n");
     // A directory for itself: it is watched, and each line of log beside it would be a change.
@@ -37,17 +40,19 @@ fn surroundings(access_log: bool) -> Vec<Value> {
     ]
 }
 
-fn gateway(port: u16) -> Value {
+fn gateway(port: u16, upstream: Upstream) -> Value {
+    let protocol = if upstream == Upstream::Tcp { "TCP" } else { "HTTP" };
     json!({"apiVersion": "networking.istio.io/v1", "kind": "Gateway",
         "metadata": {"name": "gateway", "namespace": NAMESPACE},
         "spec": {"selector": {"istio": "ingressgateway"}, "servers": [
-            {"port": {"number": port, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}})
+            {"port": {"number": port, "name": protocol.to_lowercase(), "protocol": protocol}, "hosts": ["*"]}]}})
 }
 
 fn endpoints(service: &Service, upstream: Upstream) -> [Value; 2] {
     let protocol = match upstream {
         Upstream::Http1 => "http",
         Upstream::Grpc => "grpc",
+        Upstream::Tcp => "tcp",
     };
     let (name, port) = (&service.name, service.address.port());
     [
@@ -66,6 +71,14 @@ fn virtual_service(table: &RouteTable, host: &Host) -> Value {
     json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
         "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {"hosts": [host.name], "gateways": [format!("{NAMESPACE}/gateway")], "http": routes}})
+}
+
+fn tcp_route(service: &Service) -> Value {
+    let host = format!("{}.{NAMESPACE}.svc.cluster.local", service.name);
+    json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+        "metadata": {"name": service.name, "namespace": NAMESPACE},
+        "spec": {"hosts": ["*"], "gateways": [format!("{NAMESPACE}/gateway")],
+            "tcp": [{"route": [{"destination": {"host": host, "port": {"number": SERVICE_PORT}}}]}]}})
 }
 
 fn route(table: &RouteTable, route: &Route) -> Value {
@@ -117,6 +130,7 @@ mod tests {
         for (table, objects) in [
             (RouteTable::plain(), 5 + 2 + 1),
             (RouteTable::grpc(), 5 + 2 + 1),
+            (RouteTable::tcp(), 5 + 2 + 1),
             (RouteTable::realistic(), 5 + 150),
             (RouteTable::sized(100, 100), 5 + 300),
         ] {

@@ -47,7 +47,7 @@ fn preamble(place: Place<'_>) -> String {
 
 fn common(table: &RouteTable, place: Place<'_>) -> String {
     let pass = match table.upstream {
-        Upstream::Http1 => "proxy",
+        Upstream::Http1 | Upstream::Tcp => "proxy",
         Upstream::Grpc => "grpc",
     };
     let mut text = format!("  server_names_hash_max_size 8192;\n  {pass}_connect_timeout 1s;\n");
@@ -95,7 +95,7 @@ fn servers(table: &RouteTable, place: Place<'_>) -> String {
 
 fn location(table: &RouteTable, route: &Route) -> String {
     let (pass, scheme) = match table.upstream {
-        Upstream::Http1 => ("proxy", "http"),
+        Upstream::Http1 | Upstream::Tcp => ("proxy", "http"),
         Upstream::Grpc => ("grpc", "grpc"),
     };
     let mut text = format!(

@@ -1,0 +1,214 @@
+//! Keeps what the kernel decides by itself equal to what the policy engine says, and ends the flows that it no longer
+//! allows.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::Arc,
+};
+
+use aya::maps::MapError;
+use mesh_common::{Backend, Backends, Endpoint, Flow, Question, Verdict};
+use mesh_core::{
+    express::{self, Plan},
+    model::{Snapshot, Workload},
+};
+use tracing::{info, warn};
+
+use super::{
+    LocalPod, RedirectError,
+    maps::{ExpressMaps, socket_addr, to_ip, to_wire},
+    pins::Pins,
+};
+use crate::{l4, sys::diag};
+
+/// The owner of the kernel's decisions.
+pub struct Express {
+    enabled: bool,
+    maps: ExpressMaps,
+    numbers: HashMap<Arc<str>, u32>,
+    verdicts: BTreeMap<Key, Verdict>,
+    backends: BTreeMap<Key, Backends>,
+    seen: Option<(Arc<Snapshot>, Vec<Arc<str>>)>,
+    cut: CutFlows,
+    complained: bool,
+}
+
+/// Flows that were ended because policy changed, for whoever reports them.
+pub type CutFlows = Rc<RefCell<HashMap<Flow, String>>>;
+
+/// A captured pod.
+pub type Captured = (Arc<LocalPod>, Arc<Workload>);
+
+/// A [`Question`] in an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    netns: u64,
+    ip: mesh_common::Address,
+    port: u16,
+}
+
+impl Express {
+    /// Takes over what a predecessor has decided.
+    ///
+    /// # Errors
+    /// If the maps cannot be opened or read.
+    pub fn open(pins: &Pins, enabled: bool) -> Result<Self, RedirectError> {
+        let maps = ExpressMaps::open(pins)?;
+        let verdicts = maps.verdicts()?.into_iter().map(|(key, verdict)| (key.into(), verdict)).collect();
+        let backends = maps.backends()?.into_iter().map(|(key, backends)| (key.into(), backends)).collect();
+        Ok(Self {
+            enabled,
+            maps,
+            numbers: HashMap::new(),
+            verdicts,
+            backends,
+            seen: None,
+            cut: CutFlows::default(),
+            complained: false,
+        })
+    }
+
+    /// The flows that were ended because policy changed.
+    pub fn cut_flows(&self) -> CutFlows {
+        Rc::clone(&self.cut)
+    }
+
+    /// Decides anew if anything has changed.
+    pub fn update(&mut self, snapshot: &Arc<Snapshot>, pods: &[Captured]) {
+        let uids: Vec<_> = pods.iter().map(|(pod, _)| pod.uid.clone()).collect();
+        if self.seen.as_ref().is_some_and(|(seen, known)| Arc::ptr_eq(seen, snapshot) && *known == uids) {
+            return;
+        }
+        let workloads: Vec<_> = pods.iter().map(|(_, workload)| workload.clone()).collect();
+        let plan = if self.enabled {
+            express::plan(snapshot, &workloads, |source, service, port| {
+                l4::is_plain(snapshot, source, service, port)
+            })
+        } else {
+            Plan::default()
+        };
+        match self.apply(&plan, pods) {
+            Ok(()) => self.seen = Some((Arc::clone(snapshot), uids)),
+            Err(error) => {
+                // What is not in the maps goes through the proxy.
+                if !std::mem::replace(&mut self.complained, true) {
+                    warn!(%error, "Not all connections between pods of this node can take the express path.");
+                }
+            }
+        }
+        self.end_forbidden(pods);
+    }
+
+    fn apply(&mut self, plan: &Plan, pods: &[Captured]) -> Result<(), MapError> {
+        let cookies: HashMap<_, _> =
+            pods.iter().map(|(pod, workload)| (workload.uid.clone(), pod.netns.cookie())).collect();
+        let key = |question: &express::Question| {
+            let netns = *cookies.get(&question.source)?;
+            let port = question.port.unwrap_or(Question::ANY_PORT);
+            Some(Key { netns, ip: to_wire(question.ip), port })
+        };
+        let mut verdicts = BTreeMap::new();
+        for (question, verdict) in &plan.verdicts {
+            let Some(key) = key(question) else { continue };
+            let action = if verdict.allowed { Verdict::ALLOW } else { Verdict::DENY };
+            let source = self.number(&question.source);
+            let destination = self.number(&verdict.destination);
+            verdicts.insert(key, Verdict { action, source, destination, reserved: 0 });
+        }
+        let mut backends = BTreeMap::new();
+        for (question, all) in &plan.backends {
+            let Some(key) = key(question) else { continue };
+            let source = self.number(&question.source);
+            backends.insert(key, self.backends(source, all));
+        }
+        // What is allowed no more goes before anything else comes.
+        follow(&mut self.backends, &backends, &mut self.maps, ExpressMaps::put_backends, |maps, key| {
+            maps.remove_backends(key)
+        })?;
+        follow(&mut self.verdicts, &verdicts, &mut self.maps, ExpressMaps::put_verdict, |maps, key| {
+            maps.remove_verdict(key)
+        })
+    }
+
+    fn backends(&mut self, source: u32, all: &[(SocketAddr, Arc<str>)]) -> Backends {
+        let nothing = Backend { at: Endpoint::new([0; 16], 0), identity: 0 };
+        let mut backends = Backends { count: 0, source, all: [nothing; Backends::MAX] };
+        for (place, (at, uid)) in backends.all.iter_mut().zip(all) {
+            *place = Backend { at: Endpoint::new(to_wire(at.ip()), at.port()), identity: self.number(uid) };
+            backends.count += 1;
+        }
+        backends
+    }
+
+    /// Numbers are given once: what the kernel shows of a flow stays true for as long as this process lives.
+    fn number(&mut self, uid: &Arc<str>) -> u32 {
+        let next = u32::try_from(self.numbers.len()).unwrap_or(u32::MAX).saturating_add(1);
+        *self.numbers.entry(uid.clone()).or_insert(next)
+    }
+
+    /// Ends flows between captured pods that would go another way, or nowhere, if they began now.
+    fn end_forbidden(&self, pods: &[Captured]) {
+        let by_cookie: HashMap<u64, &Arc<LocalPod>> =
+            pods.iter().map(|(pod, _)| (pod.netns.cookie(), pod)).collect();
+        let captured = |ip: IpAddr| pods.iter().any(|(pod, _)| pod.ips.contains(&ip));
+        for (flow, entry) in self.maps.flows() {
+            let Some(pod) = by_cookie.get(&entry.mark.netns) else { continue };
+            if !captured(to_ip(&flow.destination)) || self.allows(entry.mark.netns, &flow) {
+                continue;
+            }
+            let reason = "cut after a change of policy or of rules";
+            self.cut.borrow_mut().insert(flow, reason.to_owned());
+            let client = socket_addr(&Endpoint::new(flow.source, flow.source_port));
+            let server = socket_addr(&Endpoint::new(flow.destination, flow.destination_port));
+            match pod.netns.run(|| diag::reset_connection(client, server)).and_then(|reset| reset) {
+                Ok(_) => {
+                    info!(%client, %server, "Ended an express flow that policy or rules no longer let be.")
+                }
+                Err(error) => warn!(%client, %server, %error, "An express flow cannot be ended."),
+            }
+        }
+    }
+
+    fn allows(&self, netns: u64, flow: &Flow) -> bool {
+        let at = |port| self.verdicts.get(&Key { netns, ip: flow.destination, port });
+        let verdict = at(flow.destination_port).or_else(|| at(Question::ANY_PORT));
+        verdict.is_some_and(|verdict| verdict.action == Verdict::ALLOW)
+    }
+}
+
+/// Makes a map hold what is wanted, and `known` what it holds.
+fn follow<V: Copy + PartialEq>(
+    known: &mut BTreeMap<Key, V>,
+    wanted: &BTreeMap<Key, V>,
+    maps: &mut ExpressMaps,
+    put: impl Fn(&mut ExpressMaps, Question, V) -> Result<(), MapError>,
+    remove: impl Fn(&mut ExpressMaps, Question) -> Result<(), MapError>,
+) -> Result<(), MapError> {
+    let gone: Vec<Key> = known.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
+    for key in gone {
+        remove(maps, key.into())?;
+        known.remove(&key);
+    }
+    for (key, value) in wanted {
+        if known.get(key) != Some(value) {
+            put(maps, (*key).into(), *value)?;
+            known.insert(*key, *value);
+        }
+    }
+    Ok(())
+}
+
+impl From<Question> for Key {
+    fn from(Question { netns, ip, port, .. }: Question) -> Self {
+        Self { netns, ip, port }
+    }
+}
+
+impl From<Key> for Question {
+    fn from(Key { netns, ip, port }: Key) -> Self {
+        Self::new(netns, ip, port)
+    }
+}

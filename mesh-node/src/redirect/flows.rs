@@ -1,0 +1,229 @@
+//! What is told of express flows: the kernel says when one ends or is refused, and how those stand that are open.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use aya::maps::{MapData, RingBuf};
+use mesh_common::{Endpoint, ExpressEvent, ExpressFlow, Flow, Mark};
+use mesh_core::{
+    model::{Service, Snapshot, Target},
+    policy::Connection,
+};
+use tokio::sync::watch;
+
+use super::{
+    express::CutFlows,
+    maps::{ExpressMaps, socket_addr},
+};
+use crate::{
+    report::{ConnInfo, ConnReport, Direction, Event, Party, Reporter, Stage},
+    sys::bpf,
+};
+
+/// Reports express flows as if the proxy had carried them.
+pub struct Flows {
+    maps: ExpressMaps,
+    reporter: Arc<Reporter>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    cut: CutFlows,
+    /// Those that are open long enough to be shown.
+    open: HashMap<Flow, Pair>,
+}
+
+/// The two ends of a flow. Both are pods of this node, and each is reported.
+struct Pair {
+    outbound: ConnReport,
+    inbound: ConnReport,
+}
+
+impl Flows {
+    /// A reader of the maps.
+    pub fn new(
+        maps: ExpressMaps,
+        (reporter, snapshots): (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>),
+        cut: CutFlows,
+    ) -> Self {
+        Self { maps, reporter, snapshots, cut, open: HashMap::new() }
+    }
+
+    /// Reports for ever.
+    ///
+    /// The ring is looked at many times a second: its descriptor cannot be registered with the runtime without `unsafe`.
+    pub async fn run(mut self, mut events: RingBuf<MapData>) {
+        let mut listens = tokio::time::interval(LISTEN);
+        listens.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                _ = listens.tick() => while self.listen(&mut events) {
+                    tokio::task::yield_now().await;
+                },
+                _ = looks.tick() => self.look(),
+            }
+        }
+    }
+
+    /// Takes some events; true if there may be more. Bounded, so that a storm of connections leaves room for everything else
+    /// on this thread.
+    fn listen(&mut self, events: &mut RingBuf<MapData>) -> bool {
+        for _ in 0..AT_ONCE {
+            let Some(event) = events.next() else { return false };
+            if let Some(event) = bpf::read::<ExpressEvent>(&event) {
+                self.told(&event);
+            }
+        }
+        true
+    }
+
+    fn told(&mut self, event: &ExpressEvent) {
+        let pair = self.open.remove(&event.flow);
+        match event.kind {
+            ExpressEvent::REFUSED => self.refused(event),
+            ExpressEvent::FAILED => {
+                let pair = self.pair(&event.flow, &event.mark, lasted(&event.mark, event.at_ns));
+                pair.fail(Stage::Dial, "nobody accepts connections there");
+            }
+            _ => {
+                let lasted = lasted(&event.mark, event.at_ns);
+                let pair = pair.unwrap_or_else(|| self.pair(&event.flow, &event.mark, lasted));
+                pair.opened();
+                pair.carried(event.sent, event.received);
+                if let Some(reason) = self.cut.borrow_mut().remove(&event.flow) {
+                    self.reporter.count(Event::DeniedLater);
+                    pair.fail(Stage::Policy, &reason);
+                }
+            }
+        }
+    }
+
+    /// The kernel knows that, and the policy engine why.
+    fn refused(&self, event: &ExpressEvent) {
+        let pair = self.pair(&event.flow, &event.mark, Duration::ZERO);
+        let (source, destination) = (pair.inbound.info().source, pair.inbound.info().destination);
+        let snapshot = self.snapshots.borrow().clone();
+        let connection = Connection {
+            peer: source.identity.as_ref(),
+            source_ip: source.addr.ip(),
+            destination: destination.addr,
+            encrypted: true,
+        };
+        let asked = destination.workload.as_ref().map(|it| snapshot.policies().authorize(it, &connection));
+        match asked {
+            Some(Err(denied)) => {
+                self.reporter.count(Event::denied(&denied.by));
+                pair.inbound.fail(Stage::Policy, denied);
+            }
+            _ => pair.inbound.fail(Stage::Policy, "refused by a policy that has changed since"),
+        }
+        pair.outbound.fail(Stage::Policy, "refused by policy at the destination");
+    }
+
+    /// Brings what is shown up to date.
+    fn look(&mut self) {
+        let flows = self.maps.flows();
+        let now = bpf::now_ns();
+        for (flow, entry) in &flows {
+            let lasted = lasted(&entry.mark, now);
+            if entry.state & ExpressFlow::ESTABLISHED == 0 || lasted < LOOK {
+                continue;
+            }
+            if !self.open.contains_key(flow) {
+                let pair = self.pair(flow, &entry.mark, lasted);
+                pair.opened();
+                self.open.insert(*flow, pair);
+            }
+            if let Some(pair) = self.open.get(flow) {
+                pair.carried(entry.sent, entry.received);
+            }
+        }
+        // Of those that are gone nothing was told: there was no room for the event.
+        let there: std::collections::HashSet<Flow> = flows.into_iter().map(|(flow, _)| flow).collect();
+        self.open.retain(|flow, _| there.contains(flow));
+    }
+
+    fn pair(&self, flow: &Flow, mark: &Mark, lasted: Duration) -> Pair {
+        let snapshot = self.snapshots.borrow().clone();
+        let client = self.client(&snapshot, flow, mark);
+        let server = socket_addr(&Endpoint::new(flow.destination, flow.destination_port));
+        let workload = snapshot.workload_by_ip(server.ip()).cloned();
+        let destination =
+            Party { addr: server, identity: workload.as_ref().map(|it| it.identity.clone()), workload };
+        let asked = (mark.wanted.port != 0).then(|| socket_addr(&mark.wanted));
+        let service = asked.and_then(|at| match snapshot.resolve(at) {
+            Target::Service { service, .. } => Some(service),
+            _ => None,
+        });
+        let served = destination.workload.as_ref().and_then(|it| it.services.first());
+        let served = served.and_then(|one| snapshot.service(&one.service)).cloned();
+        let begin = |direction, service: Option<Arc<Service>>| {
+            let report = self.reporter.begin_since(
+                ConnInfo {
+                    direction,
+                    source: client.clone(),
+                    destination: destination.clone(),
+                    hbone_addr: None,
+                    service,
+                    pseudo_service: None,
+                    encrypted: true,
+                },
+                lasted,
+            );
+            report.takes_express_path();
+            report
+        };
+        Pair { outbound: begin(Direction::Outbound, service), inbound: begin(Direction::Inbound, served) }
+    }
+
+    /// Of a refused connection only the pod is known that tried it.
+    fn client(&self, snapshot: &Snapshot, flow: &Flow, mark: &Mark) -> Party {
+        let at = socket_addr(&Endpoint::new(flow.source, flow.source_port));
+        let workload = match self.maps.pod_address(mark.netns, flow.destination) {
+            Some(ip) => snapshot.workload_by_ip(ip),
+            None => snapshot.workload_by_ip(at.ip()),
+        };
+        let addr = match workload {
+            Some(workload) if flow.source == [0; 16] => {
+                let own = self.maps.pod_address(mark.netns, flow.destination);
+                SocketAddr::new(own.or_else(|| workload.ips.first().copied()).unwrap_or(at.ip()), 0)
+            }
+            _ => at,
+        };
+        Party { addr, identity: workload.map(|it| it.identity.clone()), workload: workload.cloned() }
+    }
+}
+
+impl Pair {
+    fn opened(&self) {
+        self.outbound.opened();
+        self.inbound.opened();
+    }
+
+    /// Totals from the client's side.
+    fn carried(&self, sent: u64, received: u64) {
+        let (client, server) = (self.outbound.counters(), self.inbound.counters());
+        client.sent.fetch_max(sent, Ordering::Relaxed);
+        client.received.fetch_max(received, Ordering::Relaxed);
+        server.sent.fetch_max(received, Ordering::Relaxed);
+        server.received.fetch_max(sent, Ordering::Relaxed);
+    }
+
+    fn fail(&self, stage: Stage, reason: &str) {
+        self.outbound.fail(stage, reason);
+        self.inbound.fail(stage, reason);
+    }
+}
+
+fn lasted(mark: &Mark, now_ns: u64) -> Duration {
+    Duration::from_nanos(now_ns.saturating_sub(mark.started_ns))
+}
+
+/// How often events are taken; the ring has room for what a node does in a hundred times that.
+const LISTEN: Duration = Duration::from_millis(50);
+/// How often open flows are looked at; shorter ones are reported when they end.
+const LOOK: Duration = Duration::from_secs(1);
+/// Events that are taken before anybody else has a turn.
+const AT_ONCE: usize = 256;

@@ -1,0 +1,144 @@
+//! The express path: connections between pods of one node that the kernel makes by itself.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::bed::{Bed, Inbound, PodHandle};
+use mesh_tests::scenario::{Dialled, at, at6, dial, eventually, logged, manifests, start};
+
+use crate::scrape::{Scrape, counted};
+
+fn bed(inbound: Inbound) -> Result<(Bed, PodHandle, PodHandle)> {
+    let builder = Bed::builder().nodes(2).inbound(inbound).manifests(manifests());
+    let bed = start(builder.mesh_arg("--express-path").mesh_arg("enabled"))?;
+    let (client, near) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?);
+    let to = at(&near);
+    bed.wait("the express path", Duration::from_secs(5), |bed| {
+        let before = taken(bed).unwrap_or(0);
+        dial(&client, &[&to]).is_ok_and(|seen| seen.served()) && taken(bed).is_ok_and(|now| now > before)
+    })?;
+    Ok((bed, client, near))
+}
+
+/// Connects that took the express path on the client's node.
+fn taken(bed: &Bed) -> Result<i64> {
+    stat(bed, "express")
+}
+
+fn stat(bed: &Bed, name: &str) -> Result<i64> {
+    Ok(Scrape::of(&bed.node("node-1")?)?.count("mesh_ebpf_events_total", &[("event", name)]))
+}
+
+fn deny(port: u16) -> String {
+    format!(
+        "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: closed, namespace: mesh}}, \
+         spec: {{selector: {{matchLabels: {{app: near}}}}, action: DENY, rules: [{{\
+         from: [{{source: {{principals: [cluster.local/ns/mesh/sa/client]}}}}], \
+         to: [{{operation: {{ports: ['{port}']}}}}]}}]}}}}"
+    )
+}
+
+fn pods_reach_each_other(inbound: Inbound) -> Result<()> {
+    let (bed, client, near) = bed(inbound)?;
+    let far = bed.pod("mesh/far")?;
+    let dropped = || Ok::<_, anyhow::Error>((stat(&bed, "dropped_egress")?, stat(&bed, "dropped_ingress")?));
+    let before_all = dropped()?;
+    for (to, express) in [(at(&near), 1), (at6(&near), 1), (at(&far), 0)] {
+        let before = taken(&bed)?;
+        let seen = dial(&client, &[&to])?;
+        ensure!(seen.served(), "{to}: {seen:?}");
+        ensure!(taken(&bed)? - before == express, "{to} took the other path");
+        let name = seen.sockname.clone().unwrap_or_default();
+        ensure!(seen.peername.as_deref() == Some(&*to) && seen.seen("peer") == name, "{to}: {seen:?}");
+    }
+    let mapped = dial(&client, &["--mapped", &at(&near)])?;
+    ensure!(mapped.served(), "an IPv4 address from an IPv6 socket: {mapped:?}");
+    // Nobody listens there.
+    let refused = dial(&client, &[&format!("{}:7999", near.ip())])?;
+    ensure!(refused.error.as_deref() == Some("ConnectionRefused"), "{refused:?}");
+    let after_all = dropped()?;
+    ensure!(after_all == before_all, "the guard stood in the way: {before_all:?}, {after_all:?}");
+    Ok(())
+}
+
+#[test]
+fn pods_of_a_node_reach_each_other_past_the_proxy() -> Result<()> {
+    pods_reach_each_other(Inbound::SkLookup)
+}
+
+#[test]
+fn the_same_with_steering_by_tc() -> Result<()> {
+    pods_reach_each_other(Inbound::Tc)
+}
+
+#[test]
+fn services_are_translated_and_nobody_sees_it() -> Result<()> {
+    let (bed, client, near) = bed(Inbound::SkLookup)?;
+    let service = |name: &str| Ok::<_, anyhow::Error>(format!("{}:80", bed.status().service_ip(name)?));
+    let (one, both) = (service("mesh/near")?, service("mesh/both")?);
+    let before = taken(&bed)?;
+    let seen = dial(&client, &[&one])?;
+    ensure!(seen.served() && seen.peername.as_deref() == Some(&*one), "{seen:?}");
+    ensure!(seen.seen("local") == at(&near), "{seen:?}");
+    ensure!(taken(&bed)? == before + 1, "it went through the proxy");
+    let seen = dial(&client, &[&both])?;
+    ensure!(seen.served() && taken(&bed)? == before + 1, "half of it is on another node: {seen:?}");
+    Ok(())
+}
+
+#[test]
+fn a_refused_connect_fails_at_once_and_is_told_with_both_names() -> Result<()> {
+    let (bed, client, near) = bed(Inbound::SkLookup)?;
+    bed.apply(&deny(7000))?;
+    let closed = |seen: &Dialled| seen.error.as_deref() == Some("ConnectionRefused");
+    eventually(&bed, &client, &at(&near), closed)?;
+    let (from, to) = ("spiffe://cluster.local/ns/mesh/sa/client", "spiffe://cluster.local/ns/mesh/sa/near");
+    logged(&bed, "node-1", &[from, to, "inbound", "response_flags=\"DENY\"", "mesh/closed"])?;
+    let service = format!("{}:80", bed.status().service_ip("mesh/near")?);
+    ensure!(dial(&client, &[&service])?.refused(), "through its service");
+    // Other ports are none of the policy's business.
+    bed.apply(&deny(7001))?;
+    eventually(&bed, &client, &at(&near), Dialled::served).map(drop)
+}
+
+#[test]
+fn express_flows_are_counted_as_all_others_are() -> Result<()> {
+    let (bed, client, near) = bed(Inbound::SkLookup)?;
+    let node = bed.node("node-1")?;
+    let labels = [("source_workload", "client"), ("destination_workload", "near")];
+    let of = |reporter: &'static str| {
+        let mut all = labels.to_vec();
+        all.extend([("reporter", reporter), ("connection_security_policy", "mutual_tls")]);
+        all
+    };
+    let (source, destination) = (vec![("reporter", "source")], of("destination"));
+    let both = [labels.to_vec(), source].concat();
+    let before = counted(&node, "istio_tcp_connections_closed_total", &destination, |count| count > 0)?;
+    let (sent, received) = ("istio_tcp_received_bytes_total", "istio_tcp_sent_bytes_total");
+    let bytes = |name| Ok::<_, anyhow::Error>(Scrape::of(&node)?.count(name, &destination));
+    let figures = (bytes(sent)?, bytes(received)?);
+    let seen = dial(&client, &[&at(&near), "--say", "ECHO hello"])?;
+    ensure!(seen.error.is_none(), "{seen:?}");
+    counted(&node, "istio_tcp_connections_closed_total", &destination, |count| count == before + 1)?;
+    counted(&node, "istio_tcp_connections_opened_total", &both, |count| count == before + 1)?;
+    let figures = (bytes(sent)? - figures.0, bytes(received)? - figures.1);
+    let answered = i64::try_from(seen.greeting.len() + 1 + seen.received)?;
+    ensure!(figures.1 == answered && figures.0 > 0, "{figures:?} of {answered}: {seen:?}");
+    Ok(())
+}
+
+#[test]
+fn a_change_of_policy_cuts_open_flows_within_a_second() -> Result<()> {
+    let (bed, client, near) = bed(Inbound::SkLookup)?;
+    let mut held = client.spawn(&["netprobe", "hold", &at(&near)])?;
+    ensure!(held.line(Duration::from_secs(5))? == "holding 1", "{}", held.errors());
+    let node = bed.node("node-1")?;
+    bed.wait("an express flow on the admin page", Duration::from_secs(5), |_| {
+        node.admin("/connections").is_ok_and(|text| text.contains("express"))
+    })?;
+    bed.apply(&deny(7000))?;
+    let begun = std::time::Instant::now();
+    let line = held.line(Duration::from_secs(5))?;
+    ensure!(begun.elapsed() < Duration::from_secs(2), "it took {:?}: {line}", begun.elapsed());
+    logged(&bed, "node-1", &["cut after a change of policy"]).context("the reason")
+}
