@@ -10,6 +10,7 @@ pub mod analyze;
 pub mod balance;
 pub mod cluster;
 pub mod dns;
+pub mod express;
 pub mod gateway_api;
 pub mod http;
 pub mod id;

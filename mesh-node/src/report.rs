@@ -209,9 +209,14 @@ impl Reporter {
 
     /// Begins the report of a connection that has just been accepted.
     pub fn begin(self: &Arc<Self>, info: ConnInfo) -> ConnReport {
+        self.begin_since(info, Duration::ZERO)
+    }
+
+    /// Begins the report of a connection that was accepted some time `ago`.
+    pub fn begin_since(self: &Arc<Self>, info: ConnInfo, ago: Duration) -> ConnReport {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.open_of(info.direction).fetch_add(1, Ordering::Relaxed);
-        let live = Arc::new(Live::new(id, info));
+        let live = Arc::new(Live::new(id, info, ago));
         let slot = self.live.insert(live.clone());
         ConnReport::new(self.clone(), live, slot)
     }

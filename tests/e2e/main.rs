@@ -6,6 +6,7 @@ mod bench;
 mod control;
 mod dns;
 mod enrol;
+mod express;
 mod faults;
 mod forge;
 mod hostile;

@@ -161,6 +161,17 @@ impl Compiled {
     }
 }
 
+/// Whether no rule is about what a workload sends to a port of a service, so that nobody has to look at it.
+pub fn is_plain(snapshot: &Snapshot, workload: &Arc<Workload>, service: &Arc<Service>, port: usize) -> bool {
+    if snapshot.configs().next().is_none() {
+        return true;
+    }
+    let number = service.ports.get(port).map_or(0, |port| port.number);
+    let about = snapshot.virtuals().about(&service.hostname);
+    let rules = compile(snapshot, Some(Arc::clone(workload)), service, (number, about, None));
+    !rules.is_about_requests() && !rules.is_about_bytes()
+}
+
 /// What a connection turns out to be.
 pub(super) enum Kind {
     /// Bytes.

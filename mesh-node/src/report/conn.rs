@@ -74,6 +74,11 @@ impl ConnReport {
         self.live.requests.store(true, Ordering::Relaxed);
     }
 
+    /// States that the kernel carries the connection, past the proxy.
+    pub fn takes_express_path(&self) {
+        self.live.express.store(true, Ordering::Relaxed);
+    }
+
     /// States that the connection is established on both sides and bytes may flow.
     pub fn opened(&self) {
         self.live.bind(&self.reporter);
@@ -170,6 +175,8 @@ pub struct ConnView {
     pub since: SystemTime,
     /// Whether it is established.
     pub established: bool,
+    /// Whether the kernel carries it, past the proxy.
+    pub express: bool,
 }
 
 /// What the report and the table share.
@@ -189,6 +196,8 @@ pub(super) struct Live {
     state: Mutex<State>,
     /// What it carries is reported elsewhere.
     requests: AtomicBool,
+    /// The kernel carries it.
+    express: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -198,8 +207,10 @@ struct State {
 }
 
 impl Live {
-    pub(super) fn new(id: u64, info: ConnInfo) -> Self {
-        let (started, since) = super::now();
+    pub(super) fn new(id: u64, info: ConnInfo, ago: Duration) -> Self {
+        let (now, time) = super::now();
+        let started = now.checked_sub(ago).unwrap_or(now);
+        let since = time.checked_sub(ago).unwrap_or(time);
         Self {
             id,
             direction: info.direction,
@@ -211,6 +222,7 @@ impl Live {
             series: OnceLock::new(),
             state: Mutex::new(State { info, failure: None }),
             requests: AtomicBool::new(false),
+            express: AtomicBool::new(false),
         }
     }
 
@@ -265,6 +277,7 @@ impl Live {
             age: self.started.elapsed(),
             since: self.since,
             established: self.series.get().is_some(),
+            express: self.express.load(Ordering::Relaxed),
         }
     }
 
