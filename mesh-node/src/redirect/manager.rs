@@ -74,6 +74,8 @@ pub struct Manager {
     programs: Programs,
     maps: ControlMaps,
     express: Express,
+    /// Whether nothing of another version is left.
+    alone: bool,
     threads: Vec<mpsc::Sender<PodSockets>>,
     captured: HashMap<Arc<str>, Captured>,
     waiting: BTreeMap<Arc<str>, PodStatus>,
@@ -115,6 +117,7 @@ impl Manager {
             programs,
             maps,
             express,
+            alone: false,
             threads,
             captured,
             waiting: BTreeMap::new(),
@@ -188,10 +191,27 @@ impl Manager {
             }
         }
         self.decide(snapshot);
+        self.take_over();
         let mut all: Vec<PodStatus> = self.captured.values().map(|pod| pod.status.clone()).collect();
         all.extend(self.waiting.values().cloned());
         all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         self.status.send_replace(Some(Arc::new(all)));
+    }
+
+    /// Removes what a node of another version has left, once every pod that runs is captured by this one: until then both
+    /// kinds of hooks stand, and nothing gets through between them.
+    fn take_over(&mut self) {
+        if self.alone {
+            return;
+        }
+        match self.options.pins.remove_others() {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, "Took over from a node of another version."),
+            Err(error) => {
+                return warn!(%error, "What a node of another version has left cannot be removed yet.");
+            }
+        }
+        self.alone = true;
     }
 
     /// Tells the kernel what it may decide by itself. A predecessor's word stands until all its pods are captured again.
