@@ -21,7 +21,7 @@ pub use self::mirror::Mirror;
 pub use self::reach::{Exported, Reach};
 pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
 pub use self::service::{
-    Declared, Endpoint, EndpointId, Entry, Families, Service, ServicePort, StaticEndpoint,
+    Declared, Endpoint, EndpointId, Entry, Families, Named, Service, ServicePort, StaticEndpoint,
 };
 pub use self::waypoint::{NoWay, WAYPOINT_PORT, Waypoint, WaypointName};
 pub use self::workload::{LocalPod, Membership, ServiceKey, Workload, WorkloadType};

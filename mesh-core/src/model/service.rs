@@ -162,13 +162,48 @@ pub enum Declared {
     Nothing,
 }
 
+/// A protocol whose connections are passed on as bytes, and counted by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Named {
+    /// `MongoDB`'s, whose commands are counted as well.
+    Mongo,
+    /// `MySQL`'s, in which the server speaks first.
+    MySql,
+    /// That of Redis.
+    Redis,
+}
+
+impl Named {
+    /// As metrics have it, and names of ports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mongo => "mongo",
+            Self::MySql => "mysql",
+            Self::Redis => "redis",
+        }
+    }
+}
+
 impl ServicePort {
+    /// The protocol that it is declared to speak, if it is one that is counted by its name; as [`Self::declared`], but well-known
+    /// ports alone say nothing.
+    pub fn named(&self) -> Option<Named> {
+        let all = [Named::Mongo, Named::MySql, Named::Redis];
+        let said = self.said()?;
+        all.into_iter().find(|known| known.name().eq_ignore_ascii_case(said))
+    }
+
+    /// `appProtocol`, or what its name begins with.
+    fn said(&self) -> Option<&str> {
+        let by_name =
+            || self.name.as_deref().map(|name| name.split_once('-').map_or(name, |(prefix, _)| prefix));
+        self.app_protocol.as_deref().or_else(by_name)
+    }
+
     /// What it is declared to speak, by `appProtocol` before its name, as Istio does. Well-known ports of protocols in
     /// which the server speaks first are not guessed.
     pub fn declared(&self) -> Declared {
-        let by_name =
-            || self.name.as_deref().map(|name| name.split_once('-').map_or(name, |(prefix, _)| prefix));
-        match self.app_protocol.as_deref().or_else(by_name).and_then(declared) {
+        match self.said().and_then(declared) {
             Some(declared) => declared,
             None if SERVER_FIRST.contains(&self.number) => Declared::Tcp,
             None => Declared::Nothing,
