@@ -125,6 +125,11 @@ impl Snapshot {
         self.by_ip.get(&crate::net::canonical_ip(ip))
     }
 
+    /// The service that has `ip`, whoever sees it.
+    pub(crate) fn service_at(&self, ip: IpAddr) -> Option<&Service> {
+        self.by_vip.get(&crate::net::canonical_ip(ip)).map(AsRef::as_ref)
+    }
+
     /// The workload with this [`Workload::uid`].
     pub fn workload_by_uid(&self, uid: &str) -> Option<&Arc<Workload>> {
         self.by_uid.get(uid)
