@@ -15,7 +15,7 @@ use mesh_tests::{
     ask::{Way, ask, flood},
     bench::{
         client::{self, Plan},
-        grpc,
+        grpc, names,
         pace::{self, Pace},
         relay::{self, Route},
     },
@@ -137,7 +137,22 @@ enum Verb {
         #[arg(required = true)]
         listen: Vec<SocketAddr>,
     },
-    /// Be a server of MongoDB without documents.
+    /// Ask a resolver for a name again and again, and print the outcome as JSON.
+    ///
+    /// Example: netprobe names 10.96.0.10:53 web.shop.svc.cluster.local --window 32 --seconds 3
+    Names {
+        /// Whom to ask.
+        server: SocketAddr,
+        /// For which name.
+        name: String,
+        /// How many queries at a time.
+        #[arg(long, default_value_t = 1)]
+        window: u16,
+        /// For how long.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+    },
+    /// Be a server of `MongoDB` without documents.
     ///
     /// Example: netprobe mongo --port 27017
     Mongo {
@@ -220,6 +235,12 @@ fn main() -> anyhow::Result<()> {
         Verb::Pace { server, host, path, rate, connections, seconds } => {
             let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
             let report = pace::run(&Pace { server, host, path, rate, connections, duration });
+            println!("{}", serde_json::to_string(&report)?);
+            Ok(())
+        }
+        Verb::Names { server, name, window, seconds } => {
+            let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+            let report = names::run(&names::Plan { server, name, window, duration })?;
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
         }
