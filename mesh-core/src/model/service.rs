@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use super::Workload;
@@ -63,6 +64,8 @@ pub struct Entry {
     pub passthrough: bool,
     /// `DNS_ROUND_ROBIN`: of the addresses of a name only the first is an endpoint.
     pub first_address_only: bool,
+    /// The networks among its `addresses`: any address of these leads to it that nobody has. Sorted.
+    pub networks: Vec<IpNet>,
     /// `subjectAltNames`, of which the certificate of a server has to have one.
     pub subject_alt_names: Vec<Arc<str>>,
 }
@@ -128,6 +131,20 @@ impl Service {
     /// Whether connections go to the address that the client asked for ([`Entry::passthrough`]).
     pub fn is_passthrough(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.passthrough)
+    }
+
+    /// Whether clients can know it by addresses.
+    pub(crate) fn has_addresses(&self) -> bool {
+        !self.vips.is_empty() || self.entry.as_ref().is_some_and(|entry| !entry.networks.is_empty())
+    }
+
+    /// Whether a workload that takes part in the mesh may serve it: one of the `subjectAltNames` of a ServiceEntry has to be
+    /// its identity, if it has any. Whoever takes no part has no identity to compare.
+    pub fn admits(&self, workload: &Workload) -> bool {
+        let names = self.entry.as_ref().map_or(&[][..], |entry| &entry.subject_alt_names);
+        names.is_empty()
+            || !workload.accepts_tunnel()
+            || names.iter().any(|name| **name == *workload.identity.uri())
     }
 
     /// What makes it unique.

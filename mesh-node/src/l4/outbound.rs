@@ -379,6 +379,12 @@ impl Story {
                 break;
             }
             tried.push(endpoint.id);
+            if let Some(workload) = endpoint.workload.as_ref().filter(|workload| !service.admits(workload)) {
+                let id = &workload.identity;
+                last =
+                    Failure::of_identity(format!("{id} is none of the subjectAltNames of the ServiceEntry"));
+                continue;
+            }
             match self.reach_endpoint(snapshot, source, endpoint).await {
                 Ok(reached) => {
                     let load = self.worker.load.add(endpoint.id);
