@@ -15,6 +15,7 @@ mod event;
 mod labels;
 mod metrics;
 mod process;
+mod protocol;
 mod reason;
 mod request;
 mod series;
@@ -36,6 +37,7 @@ pub use access::AccessLogFormat;
 pub use conn::{ConnReport, ConnView, Counters};
 pub use event::{Event, Family};
 pub use metrics::{CertificateFigure, NodeFigures, classic_text};
+pub use protocol::{Operation, Speaking};
 pub use reason::{Failure, Flag, Stage};
 pub use request::{
     AccessFormat, Flags, FormatError, HeaderLookup, Perspective, RequestFacts, RequestHeaderFacts,
@@ -178,6 +180,7 @@ pub struct Reporter {
     version: String,
     series: SeriesMap,
     requests: request::RequestMap,
+    protocols: protocol::Protocols,
     live: Table<Live>,
     open: [AtomicU64; Direction::ALL.len()],
     next_id: AtomicU64,
@@ -197,6 +200,7 @@ impl Reporter {
             version: options.version,
             series: SeriesMap::new(options.max_label_sets),
             requests: request::RequestMap::new(options.max_request_sets),
+            protocols: protocol::Protocols::default(),
             live: Table::default(),
             open: Direction::ALL.map(|_| AtomicU64::new(0)),
             next_id: AtomicU64::new(1),

@@ -237,7 +237,7 @@ impl Decoder {
                 None => Exported::Everywhere,
                 Some(to) => Exported::To(to.namespaces.iter().map(|name| self.text(name)).collect()),
             },
-            entry: details.entry.map(|entry| Arc::new(entry_of(entry))),
+            entry: details.entry.map(|entry| entry_of(entry).map(Arc::new)).transpose()?,
             waypoint: self.waypoint(from.waypoint.as_ref(), details.waypoint)?,
         })
     }
@@ -358,14 +358,15 @@ impl Decoder {
     }
 }
 
-fn entry_of(from: mesh::ServiceEntry) -> Entry {
-    Entry {
+fn entry_of(from: mesh::ServiceEntry) -> Result<Entry, Invalid> {
+    Ok(Entry {
         name: from.name.into(),
         external: from.external,
         passthrough: from.passthrough,
         first_address_only: from.first_address_only,
+        networks: from.networks.iter().map(network).collect::<Result<_, _>>()?,
         subject_alt_names: from.subject_alt_names.into_iter().map(Arc::from).collect(),
-    }
+    })
 }
 
 fn credential(from: mesh::Credential) -> Result<Credential, Invalid> {
@@ -404,11 +405,6 @@ fn settings(from: &mesh::Mesh) -> Result<MeshSettings, Invalid> {
     let domain = |text: &str| {
         TrustDomain::parse(text).map_err(|error| Invalid::new("trust_domain", error.to_string()))
     };
-    let network = |one: &mesh::Network| {
-        let length = u8::try_from(one.length).ok();
-        let network = length.and_then(|length| IpNet::new(ip(&one.address).ok()?, length).ok());
-        network.ok_or(Invalid::new("pod_networks", "a network is none"))
-    };
     Ok(MeshSettings {
         trust_domain: domain(&from.trust_domain)?,
         trust_domain_aliases: from
@@ -419,6 +415,12 @@ fn settings(from: &mesh::Mesh) -> Result<MeshSettings, Invalid> {
         config: MeshText::read(&from.config),
         pod_networks: from.pod_networks.iter().map(network).collect::<Result<_, _>>()?,
     })
+}
+
+fn network(one: &mesh::Network) -> Result<IpNet, Invalid> {
+    let length = u8::try_from(one.length).ok();
+    let network = length.and_then(|length| IpNet::new(ip(&one.address).ok()?, length).ok());
+    network.ok_or(Invalid::new("networks", "a network is none"))
 }
 
 /// What is left out stands for its default.

@@ -199,7 +199,12 @@ fn entry(from: &Entry) -> mesh::ServiceEntry {
         passthrough: from.passthrough,
         first_address_only: from.first_address_only,
         subject_alt_names: from.subject_alt_names.iter().map(ToString::to_string).collect(),
+        networks: from.networks.iter().map(network).collect(),
     }
+}
+
+fn network(from: &ipnet::IpNet) -> mesh::Network {
+    mesh::Network { address: octets(from.addr()), length: from.prefix_len().into() }
 }
 
 fn balancing(from: &Service) -> Option<workload::LoadBalancing> {
@@ -259,10 +264,6 @@ fn local_pod(from: &LocalPod) -> mesh::LocalPod {
 }
 
 fn settings(from: &MeshSettings) -> mesh::Mesh {
-    let network = |network: &ipnet::IpNet| mesh::Network {
-        address: octets(network.addr()),
-        length: network.prefix_len().into(),
-    };
     mesh::Mesh {
         trust_domain: from.trust_domain.to_string(),
         trust_domain_aliases: from.trust_domain_aliases.iter().map(ToString::to_string).collect(),

@@ -14,6 +14,7 @@ mod identity;
 mod inputs;
 mod neighbours;
 mod policy;
+mod protocols;
 mod reach;
 mod routing;
 mod scrape;

@@ -38,6 +38,7 @@ mod l7;
 mod load;
 mod manifests;
 mod memory;
+pub mod names;
 mod output;
 pub mod pace;
 mod process;

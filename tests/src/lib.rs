@@ -14,6 +14,7 @@ pub mod foreign;
 pub mod http;
 pub mod httpbin;
 pub mod istiod;
+pub mod mongo;
 pub mod origin;
 pub mod scenario;
 mod sys;

@@ -196,27 +196,21 @@ pub(super) async fn classify(
     let requests = worker.requests(pod, || PodRequests::new(worker, pod));
     let rules = requests.compiled(snapshot, service, port);
     let declared = service.ports.get(port).map_or(Declared::Tcp, ServicePort::declared);
-    if rules.is_about_requests() {
-        let is_http = match declared {
-            Declared::Http | Declared::Http2 => true,
-            Declared::Nothing => sniff::begins_like_http(&tcp, sniff::patience(snapshot)).await,
-            Declared::Tls | Declared::Tcp => false,
-        };
-        if is_http {
-            return Kind::Requests(tcp, requests);
-        }
+    let is_http = matches!(declared, Declared::Http | Declared::Http2);
+    let may_be_tls = matches!(declared, Declared::Tls | Declared::Nothing);
+    let wanted_of = sniff::Wanted {
+        request: rules.is_about_requests() && declared == Declared::Nothing,
+        name: rules.streams.as_ref().is_some_and(|rules| rules.asks_for_names()) && may_be_tls,
+        surely_tls: declared == Declared::Tls,
+    };
+    let begins = sniff::beginning(&tcp, wanted_of, sniff::patience(snapshot)).await;
+    if rules.is_about_requests() && (is_http || begins == sniff::Beginning::Request) {
+        return Kind::Requests(tcp, requests);
     }
     if !rules.is_about_bytes() {
         return Kind::Bytes(tcp);
     }
-    let may_be_tls = matches!(declared, Declared::Tls | Declared::Nothing);
-    let names = rules.streams.as_ref().is_some_and(|rules| rules.asks_for_names()) && may_be_tls;
-    let name = if names {
-        sniff::server_name(&tcp, declared == Declared::Tls, sniff::patience(snapshot)).await
-    } else {
-        None
-    };
-    let view = StreamView { server_name: name.as_deref(), destination: wanted.ip() };
+    let view = StreamView { server_name: begins.name(), destination: wanted.ip() };
     let route = rules.streams.as_ref().and_then(|rules| rules.pick(&view));
     let to = match route {
         Some(route) => route.forward.choose(requests.engine.random()).to.clone(),

@@ -135,7 +135,10 @@ impl Engine {
             ..Destination::new(&service.namespace, &service.hostname, number)
         };
         let policy = cluster::resolve(snapshot.rules(), &client, &destination, to.subset.as_deref());
-        let policy = policy.map_err(|_| NoCluster)?;
+        let mut policy = policy.map_err(|_| NoCluster)?;
+        if let Some(entry) = &service.entry {
+            policy.tls = policy.tls.or_names(&entry.subject_alt_names);
+        }
         let subset = to.subset.as_deref().unwrap_or_default();
         let name = old.map_or_else(
             || format!("outbound|{number}|{subset}|{}", service.hostname).into(),

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
+use mesh_core::dynamodb;
 use mesh_core::model::Endpoint;
 use mesh_core::route::MatchInfo;
 
@@ -15,7 +16,7 @@ use super::h1::{Authority, Target};
 use super::message::{Broken, Piece, RequestHead, Version, grpc_status};
 use super::reply::Refusal;
 use super::site::Facts;
-use crate::report::{Flags, Perspective, RequestFacts, RequestHeaderFacts};
+use crate::report::{Flags, Operation, Perspective, RequestFacts, RequestHeaderFacts};
 
 /// See the module.
 pub struct Record {
@@ -38,6 +39,8 @@ pub struct Record {
     sent: u64,
     received: u64,
     service_time: Option<Duration>,
+    /// A request to `DynamoDB`: its operation, and what the server calls what went wrong.
+    dynamodb: Option<(&'static str, Option<&'static str>)>,
 }
 
 impl Record {
@@ -63,6 +66,11 @@ impl Record {
             sent: 0,
             received: 0,
             service_time: None,
+            dynamodb: head
+                .headers
+                .get(TARGET)
+                .and_then(|it| dynamodb::operation(it.as_bytes()))
+                .map(|it| (it, None)),
         }
     }
 
@@ -144,6 +152,9 @@ impl Record {
         if self.grpc {
             self.grpc_status = grpc_status(headers);
         }
+        if let Some((_, error)) = &mut self.dynamodb {
+            *error = headers.get(ERROR_TYPE).map(|it| dynamodb::error(it.as_bytes()));
+        }
     }
 
     /// A piece of the answer.
@@ -212,6 +223,11 @@ impl Record {
         let reporter = stage.engine.client.perspective();
         // A waypoint sends what others have sent.
         let source = stage.engine.client_workload().filter(|_| reporter != Perspective::Waypoint);
+        if let Some((name, error)) = self.dynamodb {
+            let code = self.status.map_or(0, |status| status.as_u16());
+            let service = self.cluster.as_ref().map(|it| &it.service);
+            stage.engine.reporter.dynamodb(reporter, service, Operation { name, code, error });
+        }
         stage.engine.reporter.request(&RequestFacts {
             reporter,
             start: self.wall,
@@ -274,3 +290,8 @@ fn argument<'n>(name: &'n str, start: &str) -> Option<&'n str> {
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
+
+/// What a request to a service of Amazon asks for.
+const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
+/// What it calls what went wrong.
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");

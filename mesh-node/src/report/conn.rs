@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use mesh_core::model::Service;
+use mesh_core::model::{Named, Service};
 use tokio::time::Instant;
 
 use super::access::Line;
+use super::protocol::Speaking;
 use super::series::Series;
 use super::table::Slot;
 use super::{ConnInfo, Direction, Event, Failure, Flag, Party, PseudoService, Reporter, Stage};
@@ -30,7 +31,7 @@ pub struct Counters {
 impl Counters {
     /// As a relay counts whose application is the local pod.
     pub fn relayed(&self) -> crate::l4::relay::Counters<'_> {
-        crate::l4::relay::Counters { from_app: &self.sent, to_app: &self.received }
+        crate::l4::relay::Counters { from_app: &self.sent, to_app: &self.received, watch: None }
     }
 }
 
@@ -61,6 +62,12 @@ impl ConnReport {
     /// are counted in the other's counters: what its pod has sent, this one's has received. May be stated once.
     pub fn mirror(&self, other: &Self) {
         self.live.mirrored.get_or_init(|| other.counters());
+    }
+
+    /// States that the connection is one of a protocol that is counted by its name, to a port of the service that was asked
+    /// for; the answer is to look at its bytes, and ends with it.
+    pub fn speaks(&self, named: Named) -> Speaking {
+        self.reporter.protocols.begin(&self.live.lock().info, named)
     }
 
     /// A number that is this connection's alone in this process.

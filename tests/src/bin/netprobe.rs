@@ -15,10 +15,11 @@ use mesh_tests::{
     ask::{Way, ask, flood},
     bench::{
         client::{self, Plan},
-        grpc,
+        grpc, names,
         pace::{self, Pace},
         relay::{self, Route},
     },
+    mongo,
 };
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -136,6 +137,29 @@ enum Verb {
         #[arg(required = true)]
         listen: Vec<SocketAddr>,
     },
+    /// Ask a resolver for a name again and again, and print the outcome as JSON.
+    ///
+    /// Example: netprobe names 10.96.0.10:53 web.shop.svc.cluster.local --window 32 --seconds 3
+    Names {
+        /// Whom to ask.
+        server: SocketAddr,
+        /// For which name.
+        name: String,
+        /// How many queries at a time.
+        #[arg(long, default_value_t = 1)]
+        window: u16,
+        /// For how long.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+    },
+    /// Be a server of `MongoDB` without documents.
+    ///
+    /// Example: netprobe mongo --port 27017
+    Mongo {
+        /// Port on all addresses, IPv4 and IPv6.
+        #[arg(long)]
+        port: u16,
+    },
     /// Copy bytes between connections, and do nothing else.
     ///
     /// Example: netprobe relay 127.0.0.1:9000=10.244.2.3:8080
@@ -214,6 +238,13 @@ fn main() -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
         }
+        Verb::Names { server, name, window, seconds } => {
+            let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+            let report = names::run(&names::Plan { server, name, window, duration })?;
+            println!("{}", serde_json::to_string(&report)?);
+            Ok(())
+        }
+        Verb::Mongo { port } => Ok(mongo::serve(&listener(port)?)?),
         Verb::Grpc { listen } => Ok(grpc::run(&listen)?),
         Verb::Relay { routes, listen_in } => Ok(relay::run(&routes, listen_in)?),
     }
@@ -231,13 +262,17 @@ fn positive(text: &str) -> Result<f64, String> {
 //   RESET n       send n bytes, then reset
 // Each begins with a line that shows the server's view of the connection.
 
-fn serve(port: u16) -> anyhow::Result<()> {
+fn listener(port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_only_v6(false)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
     socket.listen(1024)?;
-    let listener = TcpListener::from(socket);
+    Ok(TcpListener::from(socket))
+}
+
+fn serve(port: u16) -> anyhow::Result<()> {
+    let listener = listener(port)?;
     loop {
         let (stream, accepted_from) = listener.accept()?;
         thread::spawn(move || {
