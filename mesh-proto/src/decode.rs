@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use mesh_core::cluster::TrafficDistribution;
+use mesh_core::cluster::{BackendTls, BackendTrust, TrafficDistribution};
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::model::{
     Config, Credential, CredentialName, Entry, Exported, Families, LocalPod, Membership, MeshSettings,
@@ -208,6 +208,7 @@ impl Decoder {
                 number: number(port.service_port)?,
                 name: named(&detail.name),
                 app_protocol: named(&detail.app_protocol),
+                tls: detail.tls.as_ref().map(|tls| Arc::new(backend_tls(tls))),
                 endpoints: Vec::new(),
             })
         };
@@ -454,6 +455,19 @@ pub(crate) fn ip(bytes: &[u8]) -> Result<IpAddr, Invalid> {
         _ => <[u8; 16]>::try_from(bytes).map(IpAddr::from),
     };
     ip.map(mesh_core::net::canonical_ip).map_err(|_| Invalid::new("addresses", "one has not 4 or 16 bytes"))
+}
+
+fn backend_tls(from: &mesh::BackendTls) -> BackendTls {
+    use mesh::backend_tls::Trust;
+    BackendTls {
+        hostname: from.hostname.as_str().into(),
+        subject_alt_names: from.subject_alt_names.iter().map(|name| name.as_str().into()).collect(),
+        trust: match &from.trust {
+            Some(Trust::System(true)) => BackendTrust::System,
+            Some(Trust::Authorities(text)) => BackendTrust::Authorities(text.as_str().into()),
+            Some(Trust::System(false)) | None => BackendTrust::Nobody,
+        },
+    }
 }
 
 fn number(port: u32) -> Result<u16, Invalid> {

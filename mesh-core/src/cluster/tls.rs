@@ -63,8 +63,12 @@ pub enum Trust {
     File(Arc<str>),
     /// Those of authorities in a Secret or ConfigMap.
     Credential(Credential),
+    /// Those of these authorities, as PEM.
+    Authorities(Arc<str>),
     /// Everybody's: `insecureSkipVerify`.
     Anybody,
+    /// Nobody's.
+    Nobody,
 }
 
 /// What `credentialName` names.

@@ -207,7 +207,9 @@ impl Mirror {
                 let service = virtual_service_of(meta, spec);
                 self.pending.virtuals.insert(service.key(), Some(service));
             }
-            Spec::HttpRoute(_) | Spec::GrpcRoute(_) => _ = self.pending.routes.insert(config.key()),
+            Spec::HttpRoute(_) | Spec::GrpcRoute(_) | Spec::TlsRoute(_) | Spec::TcpRoute(_) => {
+                self.pending.routes.insert(config.key());
+            }
             Spec::ReferenceGrant(_) => _ = self.pending.granting.insert(Arc::clone(&meta.namespace)),
             _ => {}
         }
@@ -218,7 +220,9 @@ impl Mirror {
     fn drop_config(&mut self, key: &Arc<ObjectKey>) {
         let ObjectKey { kind, namespace, name } = &**key;
         match *kind {
-            "HTTPRoute" | "GRPCRoute" => _ = self.pending.routes.insert(Arc::clone(key)),
+            "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" => {
+                self.pending.routes.insert(Arc::clone(key));
+            }
             "ReferenceGrant" => _ = self.pending.granting.insert(Arc::clone(namespace)),
             "DestinationRule" => drop(self.snapshot.rules.remove(namespace, name)),
             "VirtualService" => {

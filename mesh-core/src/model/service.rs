@@ -13,7 +13,7 @@ use super::reach::Exported;
 use super::waypoint::Waypoint;
 use super::workload::{Membership, ServiceKey};
 use crate::balance::mix;
-use crate::cluster::TrafficDistribution;
+use crate::cluster::{BackendTls, TrafficDistribution};
 use crate::net::{canonical, canonical_ip};
 
 /// A service of Kubernetes, or of a ServiceEntry, with the endpoints that may be chosen on this node. On its way to the node it has no endpoints:
@@ -110,6 +110,9 @@ pub struct ServicePort {
     pub name: Option<Arc<str>>,
     /// `appProtocol` as written.
     pub app_protocol: Option<Arc<str>>,
+    /// The TLS that a BackendTLSPolicy asks of clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Arc<BackendTls>>,
     /// The endpoints that may be chosen: ready (or published anyway), and on this node if the service is
     /// [`Service::local_only`]. Sorted by address.
     pub endpoints: Vec<Endpoint>,

@@ -413,6 +413,7 @@ impl World {
             number: port.number.get(),
             name: Some(port.name.as_str().into()),
             app_protocol: port.protocol.and_then(Protocol::app_protocol).map(Arc::from),
+            tls: None,
             endpoints: Vec::new(),
         };
         let spec = &entry.spec;
