@@ -2,7 +2,7 @@ use super::*;
 use crate::model::{CompileOptions, compile};
 use crate::resource::{Level, SourceFile, parse};
 
-/// Pods `app/a` (10.0.0.1), `app/b` (10.0.0.2) and `app/c` (10.0.0.3, fd00::3) of one node, `app/d` (10.0.0.4) that is
+/// Pods `app/a` (10.0.0.1), `app/b` (10.0.0.2) and `app/c` (10.0.0.3, `fd00::3`) of one node, `app/d` (10.0.0.4) that is
 /// not enrolled; the service `app/b` with b's port 8080, `app/bc` with b and c, `app/bd` with b and d.
 fn world(yaml: &str) -> Snapshot {
     let pod = |name: &str, last: u8, mode: &str, more: &str| {

@@ -165,7 +165,7 @@ impl Express {
             let server = socket_addr(&Endpoint::new(flow.destination, flow.destination_port));
             match pod.netns.run(|| diag::reset_connection(client, server)).and_then(|reset| reset) {
                 Ok(_) => {
-                    info!(%client, %server, "Ended an express flow that policy or rules no longer let be.")
+                    info!(%client, %server, "Ended an express flow that policy or rules no longer let be.");
                 }
                 Err(error) => warn!(%client, %server, %error, "An express flow cannot be ended."),
             }

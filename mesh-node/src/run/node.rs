@@ -91,9 +91,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
 
     follow_kernel_log(&mut manager);
     if redirect.express {
-        let reported = (reporter.clone(), snapshots.subscribe());
-        let flows = redirect::Flows::new(ExpressMaps::open(&redirect.pins)?, reported, manager.cut_flows());
-        tasks::spawn_local("express flows", flows.run(ExpressMaps::events(&redirect.pins)?));
+        follow_flows(&manager, &redirect.pins, (reporter.clone(), snapshots.subscribe()))?;
     }
     tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
     tasks::spawn_local("rotation", identities.run_rotation());
@@ -122,6 +120,16 @@ fn follow_kernel_log(manager: &mut Manager) {
         Ok(log) => drop(tasks::spawn_local("kernel log", log.pump())),
         Err(error) => warn!(%error, "Messages of the kernel programs cannot be read."),
     }
+}
+
+fn follow_flows(
+    manager: &Manager,
+    pins: &Pins,
+    reported: (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>),
+) -> anyhow::Result<()> {
+    let flows = redirect::Flows::new(ExpressMaps::open(pins)?, reported, manager.cut_flows());
+    tasks::spawn_local("express flows", flows.run(ExpressMaps::events(pins)?));
+    Ok(())
 }
 
 fn redirect_options(options: &NodeOptions) -> anyhow::Result<redirect::Options> {
