@@ -122,7 +122,7 @@ fn refuse(mark: Mark, wanted: &Endpoint) {
 /// Sends an event to the node; one that finds no room is counted.
 #[inline(always)]
 pub fn tell(event: ExpressEvent) {
-    if EVENTS.output(&event, 0).is_err() {
+    if EVENTS.output(event, 0).is_err() {
         count(Stat::ExpressEventsLost);
     }
 }

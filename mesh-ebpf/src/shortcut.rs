@@ -1,6 +1,6 @@
 //! TCX at the host's end of a pod's interface: packets of an established express flow go straight into the other pod's
-//! interface. Handshakes, and the beginning of every flow, keep the way that the CNI gave them, so that a NetworkPolicy
-//! has its say and short flows look to connection tracking as they always did.
+//! interface. Handshakes, and the beginning of every flow, keep the way that the CNI gave them, so that a
+//! `NetworkPolicy` has its say and short flows look to connection tracking as they always did.
 
 use aya_ebpf::{
     EbpfContext as _, bindings::TC_ACT_UNSPEC, helpers::generated as helpers, programs::TcContext,
@@ -19,10 +19,7 @@ pub fn forward(ctx: &TcContext) -> i32 {
     if segment.syn() {
         return PASS_ON;
     }
-    let state = match account(&segment.flow, segment.length) {
-        Some(state) => state,
-        None => return PASS_ON,
-    };
+    let Some(state) = account(&segment.flow, segment.length) else { return PASS_ON };
     if state & ExpressFlow::SHORTCUT == 0 {
         return PASS_ON;
     }

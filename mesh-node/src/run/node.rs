@@ -90,9 +90,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     admin::serve(state, reporter.clone()).await.context("opening the admin ports")?;
 
     follow_kernel_log(&mut manager);
-    if redirect.express {
-        follow_flows(&manager, &redirect.pins, (reporter.clone(), snapshots.subscribe()))?;
-    }
+    follow_flows(&manager, &redirect, (reporter.clone(), snapshots.subscribe()))?;
     tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
     tasks::spawn_local("rotation", identities.run_rotation());
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
@@ -124,11 +122,13 @@ fn follow_kernel_log(manager: &mut Manager) {
 
 fn follow_flows(
     manager: &Manager,
-    pins: &Pins,
+    options: &redirect::Options,
     reported: (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>),
 ) -> anyhow::Result<()> {
-    let flows = redirect::Flows::new(ExpressMaps::open(pins)?, reported, manager.cut_flows());
-    tasks::spawn_local("express flows", flows.run(ExpressMaps::events(pins)?));
+    if options.express {
+        let flows = redirect::Flows::new(ExpressMaps::open(&options.pins)?, reported, manager.cut_flows());
+        tasks::spawn_local("express flows", flows.run(ExpressMaps::events(&options.pins)?));
+    }
     Ok(())
 }
 
