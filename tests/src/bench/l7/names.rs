@@ -20,7 +20,7 @@ use crate::bench::{
 /// Measures through a pod of a bed of its own.
 pub(super) fn run(plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &mut Outcome) -> Result<()> {
     tell("Starting the pods.");
-    let stand = Stand::start(&[SYSTEM], None)?;
+    let stand = Stand::start(&[SYSTEM], None, &[])?;
     stand.bed(SYSTEM).apply(&manifests::service(SYSTEM))?;
     known(&stand)?;
     let mut samples = Vec::new();
