@@ -220,9 +220,7 @@ impl Mirror {
     fn drop_config(&mut self, key: &Arc<ObjectKey>) {
         let ObjectKey { kind, namespace, name } = &**key;
         match *kind {
-            "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" => {
-                self.pending.routes.insert(Arc::clone(key));
-            }
+            route if route.ends_with("Route") => _ = self.pending.routes.insert(Arc::clone(key)),
             "ReferenceGrant" => _ = self.pending.granting.insert(Arc::clone(namespace)),
             "DestinationRule" => drop(self.snapshot.rules.remove(namespace, name)),
             "VirtualService" => {

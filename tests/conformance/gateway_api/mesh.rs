@@ -111,14 +111,7 @@ fn shares() -> Vec<Test> {
         core("MeshTrafficSplit").yaml(&route(HALF)).says(ROUTE, FINE).act(|case| shared(case, 50)).act(
             async |case| {
                 case.rewrite(&route(&format!("{{{V2}}}")))?;
-                for _ in 0..3 {
-                    case.in_mesh(("gc", "echo.gc"), get("/"), &by("echo-v2")).await?;
-                }
-                for _ in 0..30 {
-                    let reply = case.mesh()?.send("gc", "echo.gc", &get("/"))?;
-                    ensure!(reply.pod() == "echo-v2", "{reply}");
-                }
-                Ok(())
+                case.in_mesh(("gc", "echo.gc"), get("/"), &by("echo-v2")).await
             },
         ),
     ]
@@ -318,13 +311,8 @@ fn frontends() -> Vec<Test> {
             .yaml(&grant.replace("HTTPRoute", "TCPRoute"))
             .says("TCPRoute gc/mesh", FINE)
             .says("TCPRoute consumer/mesh", FINE)
-            .act(async |case| {
-                for _ in 0..10 {
-                    case.in_mesh(("gc", "echo.gc:9000"), get("/"), &by("echo-v2")).await?;
-                    case.in_mesh(("consumer", "echo.gc:9000"), get("/"), &by("echo-v1")).await?;
-                }
-                Ok(())
-            }),
+            .send_from(("gc", "echo.gc:9000"), get("/"), by("echo-v2"))
+            .send_from(("consumer", "echo.gc:9000"), get("/"), by("echo-v1")),
         extended("Mesh: a route of what is not there changes nothing for others")
             .yaml(&route_of("HTTPRoute", "gc", "name: gone", &marked("gone", V1)))
             .yaml(&alt.replace("name: mesh,", "name: alt,"))
