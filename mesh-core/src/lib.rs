@@ -13,6 +13,7 @@ pub mod dns;
 pub mod gateway_api;
 pub mod http;
 pub mod id;
+pub mod limit;
 pub mod log_gate;
 pub mod model;
 pub mod net;

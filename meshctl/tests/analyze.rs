@@ -110,6 +110,19 @@ fn the_samples_have_no_errors() {
         "bookinfo/bookinfo.yaml",
         "bookinfo/networking/destination-rule-all.yaml",
     ]);
+    for directory in ["egress", "rate-limit", "waypoint"] {
+        let (samples, rules) = (under(&[directory]), samples.join(directory).join("rules"));
+        assert_eq!(wrong_with(&samples), [""; 0], "{directory}");
+        for rule in fs::read_dir(rules).into_iter().flatten() {
+            let rule = rule.expect("the samples can be listed").path();
+            assert_eq!(
+                wrong_with(&[samples.clone(), vec![rule.clone()]].concat()),
+                [""; 0],
+                "{}",
+                rule.display()
+            );
+        }
+    }
     for directory in ["bookinfo/policies", "bookinfo/plain", "helloworld", "httpbin", "book-gateway"] {
         assert_eq!(wrong_with(&[bookinfo.clone(), under(&[directory])].concat()), [""; 0], "{directory}");
     }

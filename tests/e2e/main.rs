@@ -11,6 +11,7 @@ mod forge;
 mod hostile;
 mod identity;
 mod inputs;
+mod limits;
 mod neighbours;
 mod policy;
 mod reach;

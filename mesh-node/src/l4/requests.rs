@@ -24,7 +24,7 @@ use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
 use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, Held, LocalBoxFuture, Site};
 use crate::l7::{
-    sniff,
+    limit, sniff,
     stream::{self, Stream},
 };
 use crate::redirect::LocalPod;
@@ -57,6 +57,15 @@ struct Compiled {
     shaped: bool,
     /// Whether its owner wants near endpoints to be preferred.
     distributed: bool,
+    /// What of it is limited.
+    limited: Limited,
+}
+
+/// What may come only so often.
+#[derive(Clone, Copy, Default)]
+struct Limited {
+    requests: bool,
+    connections: bool,
 }
 
 /// Rules for requests, and rules for bytes.
@@ -94,8 +103,18 @@ impl PodRequests {
         let known = known.filter(|known| known.about.is_same(&about));
         let tables = known.map(|known| (known.table.clone(), known.streams.clone()));
         let compiled = compile(snapshot, workload, service, (number, about, tables));
+        let compiled = Compiled { limited: self.limited(service), ..compiled };
         rules.insert(key, compiled.clone());
         compiled
+    }
+
+    fn limited(&self, service: &Service) -> Limited {
+        let limits = self.engine.limits();
+        let policies = limits.of_service(service);
+        Limited {
+            requests: policies.iter().any(|it| it.limits_requests()),
+            connections: policies.iter().any(|it| it.limits_connections()),
+        }
     }
 }
 
@@ -146,18 +165,19 @@ fn compile(
         shaped,
         distributed,
         workload,
+        limited: Limited::default(),
     }
 }
 
 impl Compiled {
     /// Whether requests have to be told apart.
     fn is_about_requests(&self) -> bool {
-        self.table.is_some() || self.shaped
+        self.table.is_some() || self.shaped || self.limited.requests
     }
 
     /// Whether connections whose bytes stay bytes are not simply sent to the service.
     fn is_about_bytes(&self) -> bool {
-        self.streams.is_some() || self.shaped || self.distributed
+        self.streams.is_some() || self.shaped || self.distributed || self.limited.connections
     }
 }
 
@@ -315,6 +335,9 @@ pub(super) async fn serve(
         requests.engine.snapshot().virtuals().settings(),
     ));
     let engine = Rc::clone(&requests.engine);
+    if let Err(over) = limit::to_service(&engine, &service, &facts(source, opened.1, opened.2)) {
+        return tracing::debug!(client = %opened.1, %over, "Closed a connection that is one too many.");
+    }
     let site =
         Rc::new(ServiceSite { requests, key: service.key(), number, fallback, known: RefCell::default() });
     serve_at(worker, engine, source, site, opened).await;

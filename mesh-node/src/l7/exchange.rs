@@ -14,6 +14,7 @@ use super::edge;
 use super::engine::Engine;
 use super::forward;
 use super::h1::Framing;
+use super::limit;
 use super::message::{Broken, RequestHead};
 use super::record::Record;
 use super::reply::{Refusal, Reply};
@@ -97,6 +98,7 @@ async fn run<D: Downstream>(
         CorsStep::Answer(reply) => return send(stage, client, reply, record).await,
         CorsStep::Go(cors) => cors,
     };
+    limit::request_at_door(stage, (head, &matched), record)?;
     if let Some(reply) = inject(stage, &route, head, client, record).await? {
         return send(stage, client, reply, record).await;
     }
@@ -253,6 +255,7 @@ pub async fn send<D: Downstream>(
         body.clear();
     }
     edge::answer_alone(stage, &mut head.headers);
+    record.tell_quota(&mut head.headers);
     record.answered(head.status, &head.headers);
     record.sent(body.len());
     let begun = client.respond(head).and_then(|()| {

@@ -20,6 +20,7 @@ use super::edge;
 use super::exchange::{CorsGrant, Ended, Stage, deadline, is_idempotent, pause};
 use super::h1::{Authority, Framing};
 use super::kept::Kept;
+use super::limit;
 use super::message::{Broken, RequestHead, ResponseHead, grpc_status};
 use super::mirror;
 use super::record::Record;
@@ -84,6 +85,7 @@ pub async fn run<D: Downstream>(
         Ended::Refused(Refusal::NoCluster(job.route.no_cluster), weighted.to.host.to_string())
     })?;
     record.cluster(&cluster);
+    limit::request_to_service(stage, &cluster.service, (head, job.matched), record)?;
     let mut client = mirror::Teed::new(client, mirror::start(stage, &job, head));
     let limits = cluster.policy.pool.limits;
     // Counting what has no limit would cost every request two atomic operations.
@@ -341,6 +343,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
         if let Some(cors) = &self.job.cors {
             cors.apply(&mut answer.headers);
         }
+        self.record.tell_quota(&mut answer.headers);
         self.record.answered(answer.status, &answer.headers);
         let leaves = leaves_http(self.head, &answer);
         if leaves {

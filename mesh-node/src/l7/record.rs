@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, Method, StatusCode};
+use mesh_core::limit::Standing;
 use mesh_core::model::Endpoint;
 use mesh_core::route::MatchInfo;
 
 use super::cluster::Cluster;
 use super::exchange::Stage;
 use super::h1::{Authority, Target};
+use super::limit::Quota;
 use super::message::{Broken, Piece, RequestHead, Version, grpc_status};
 use super::reply::Refusal;
 use super::site::Facts;
@@ -38,6 +40,7 @@ pub struct Record {
     sent: u64,
     received: u64,
     service_time: Option<Duration>,
+    quota: Option<Quota>,
 }
 
 impl Record {
@@ -63,6 +66,7 @@ impl Record {
             sent: 0,
             received: 0,
             service_time: None,
+            quota: None,
         }
     }
 
@@ -99,6 +103,25 @@ impl Record {
     /// From sending it to the head of the answer.
     pub fn service_time(&mut self, took: Duration) {
         self.service_time = Some(took);
+    }
+
+    /// A limit let it pass, and stands like this: of several the one is told of that is nearest to its end.
+    pub fn stands(&mut self, standing: Standing) {
+        if self.quota.is_none_or(|before| standing.remaining < before.standing.remaining) {
+            self.quota = Some(Quota { standing, over: false });
+        }
+    }
+
+    /// A limit did not let it pass.
+    pub fn limited(&mut self, standing: Standing) {
+        self.quota = Some(Quota { standing, over: true });
+    }
+
+    /// Tells the client how limits stand, if any is for its request.
+    pub fn tell_quota(&self, headers: &mut HeaderMap) {
+        if let Some(quota) = &self.quota {
+            quota.tell(headers);
+        }
     }
 
     /// A response flag.
@@ -262,7 +285,7 @@ impl Record {
 }
 
 /// As logs have it: a client that a proxy names has no port.
-fn client_of(facts: &Facts, head: &RequestHead) -> SocketAddr {
+pub(super) fn client_of(facts: &Facts, head: &RequestHead) -> SocketAddr {
     head.client.map_or(facts.peer, |ip| SocketAddr::new(ip, 0))
 }
 

@@ -42,6 +42,8 @@ pub enum Refusal {
     RequestTimeout,
     /// A policy says no.
     Denied,
+    /// A limit of requests in a time is reached.
+    RateLimited,
 }
 
 impl Refusal {
@@ -60,6 +62,7 @@ impl Refusal {
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Denied => StatusCode::FORBIDDEN,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::NoCluster(status) | Self::Fault(status) | Self::BadRequest(status) => status,
         }
     }
@@ -80,6 +83,7 @@ impl Refusal {
             Self::BadRequest(_) => Flags::DPE,
             Self::RequestTimeout => Flags::SI,
             Self::Denied => Flags::NONE,
+            Self::RateLimited => Flags::RL,
         }
     }
 
@@ -101,6 +105,7 @@ impl Refusal {
             Self::BadRequest(_) => "http1.codec_error",
             Self::RequestTimeout => "request_headers_timeout",
             Self::Denied => "rbac_access_denied",
+            Self::RateLimited => "local_rate_limited",
         }
     }
 
@@ -134,6 +139,7 @@ impl Refusal {
             },
             Self::RequestTimeout => "Request Timeout",
             Self::Denied => "RBAC: access denied",
+            Self::RateLimited => "local_rate_limited",
         }
     }
 }

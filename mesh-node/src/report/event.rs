@@ -49,6 +49,8 @@ pub enum Event {
     ShedConnections,
     /// A connection closed at once because a limit of its pod was reached.
     ShedPod,
+    /// A connection closed because a limit of connections in a time was reached.
+    ShedRate,
     /// A connection refused because the waypoint that it has to go through cannot be used.
     NoWaypoint,
     /// A request to the admin port for a host that is not this one.
@@ -65,7 +67,7 @@ pub enum Event {
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -87,6 +89,7 @@ impl Event {
         Self::LostDestination,
         Self::ShedConnections,
         Self::ShedPod,
+        Self::ShedRate,
         Self::NoWaypoint,
         Self::AdminHost,
         Self::AdminConnections,
@@ -114,7 +117,7 @@ impl Event {
             | Self::GarbageProtocol
             | Self::GarbageRequest => &GARBAGE,
             Self::AcceptDescriptors | Self::AcceptMemory | Self::AcceptOther => &ACCEPT,
-            Self::LostDestination | Self::ShedConnections | Self::ShedPod => &SHED,
+            Self::LostDestination | Self::ShedConnections | Self::ShedPod | Self::ShedRate => &SHED,
             Self::NoWaypoint => &WAYPOINT,
             Self::AdminHost | Self::AdminConnections => &ADMIN,
             Self::AccessLogDropped => &ACCESS_LOG,
@@ -145,6 +148,7 @@ impl Event {
             Self::AcceptOther => "other",
             Self::LostDestination => "destination",
             Self::ShedPod => "pod",
+            Self::ShedRate => "rate",
             Self::AdminHost => "host",
             Self::ShedConnections | Self::AdminConnections => "connections",
             Self::NoWaypoint | Self::AccessLogDropped | Self::LabelOverflow | Self::Panic => "",

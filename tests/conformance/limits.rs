@@ -1,0 +1,222 @@
+//! Limits of requests in a time, at a gateway.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::client::{Req, get, grpc};
+use crate::row::{Case, Row, ok, row};
+
+pub(crate) fn rows() -> Vec<Row> {
+    [answers(), keys(), whose(), changes()].into_iter().flatten().collect()
+}
+
+/// A RateLimit of the row, for the Service of the row.
+fn limit(rules: &str) -> String {
+    format!(
+        "{{apiVersion: policy.mesh.internal/v1alpha1, kind: RateLimit, metadata: {{name: NAME, namespace: conf}}, \
+         spec: {{targetRefs: [{{kind: Service, name: NAME}}], rules: [{rules}]}}}}"
+    )
+}
+
+/// A row with a service of its own, to which all its requests go, and a limit of it.
+fn limited(id: &str, rules: &str) -> Row {
+    row(id)
+        .service("echo", "subsets: [{name: v1, labels: {version: v1}}]")
+        .http("[{match: [{uri: {prefix: /named}}], name: named, route: [{destination: {host: NAME.conf.svc.cluster.local}}]}, \
+               {route: [{destination: {host: NAME.conf.svc.cluster.local}}]}]")
+        .config(&limit(rules))
+}
+
+/// How many of so many requests, one right after the other, were let through; none may be anything but that or 429.
+async fn passing(case: &Case, count: usize, request: impl Fn() -> Req) -> Result<usize> {
+    let mut passed = 0;
+    for _ in 0..count {
+        let reply = case.send(request()).await?;
+        ensure!([200, 429].contains(&reply.status), "{reply}");
+        passed += usize::from(reply.status == 200);
+    }
+    Ok(passed)
+}
+
+fn answers() -> Vec<Row> {
+    vec![
+        limited("limits/answer", "{name: all, requests: 2, per: 1h}").act(async |case| {
+            let reply = case.send(get("/")).await?;
+            ensure!(reply.status == 200 && reply.header("retry-after").is_none(), "{reply}");
+            let said = |name: &str| reply.header(name).unwrap_or_default();
+            ensure!(said("x-ratelimit-limit") == "2" && said("x-ratelimit-remaining") == "1", "{reply}");
+            ensure!(case.send(get("/")).await?.header("x-ratelimit-remaining").as_deref() == Some("0"));
+            let reply = case.send(get("/").mark(&case.id)).await?;
+            ensure!(reply.status == 429 && reply.text() == "local_rate_limited", "{reply}");
+            let said = |name: &str| reply.header(name).unwrap_or_default();
+            ensure!(said("x-ratelimit-limit") == "2" && said("x-ratelimit-remaining") == "0", "{reply}");
+            // One of two an hour comes back in half an hour.
+            for name in ["retry-after", "x-ratelimit-reset"] {
+                let seconds: u64 = said(name).parse()?;
+                ensure!((1_780..=1_800).contains(&seconds), "{name}: {seconds}");
+            }
+            ensure!(case.seen(&case.id).is_empty(), "the origin has seen it");
+            let line = case.stand.log(&case.id).await?;
+            ensure!(line["response_flags"] == "RL" && line["response_code"] == 429, "{line}");
+            ensure!(line["response_code_details"] == "local_rate_limited", "{line}");
+            let labels = [("response_flags", "RL"), ("response_code", "429")];
+            ensure!(case.stand.gateway.metric("istio_requests_total", &labels).await? >= 1.0);
+            Ok(())
+        }),
+        limited("limits/grpc", "{requests: 1, per: 1h}").act(async |case| {
+            let call = || grpc("/pkg.Service/Method").orders("grpc=0; body=reply");
+            let _ = case.send(call()).await?;
+            let reply = case.send(call()).await?;
+            ensure!(reply.status == 200, "gRPC has its own way to say it: {reply}");
+            let status = reply.header("grpc-status").or(reply.trailer("grpc-status").map(str::to_owned));
+            ensure!(status.as_deref() == Some("14"), "{reply}");
+            Ok(())
+        }),
+        limited("limits/time-brings-more", "{requests: 10, per: 1s, burst: 2}").act(async |case| {
+            let begun = Instant::now();
+            let mut passed = 0;
+            while begun.elapsed() < Duration::from_millis(1_500) {
+                passed += passing(&case, 1, || get("/")).await?;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // Two at once and ten a second; a machine that is busy asks less often.
+            ensure!((8..=18).contains(&passed), "{passed}");
+            Ok(())
+        }),
+        row("limits/without").http("[{ECHO}]").act(async |case| {
+            let reply = case.send(get("/")).await?;
+            ensure!(reply.header("x-ratelimit-limit").is_none(), "{reply}");
+            Ok(())
+        }),
+    ]
+}
+
+fn keys() -> Vec<Row> {
+    vec![
+        limited("limits/by-header", "{requests: 2, per: 1h, by: ['header:x-user']}").act(async |case| {
+            for user in ["ann", "bob"] {
+                let passed = passing(&case, 4, || get("/").with("x-user", user)).await?;
+                ensure!(passed == 2, "{user}: {passed}");
+            }
+            // Whoever leaves it away gains nothing by that.
+            ensure!(passing(&case, 4, || get("/")).await? == 2);
+            Ok(())
+        }),
+        limited(
+            "limits/by-header-with-little-room",
+            "{requests: 2, per: 1h, by: ['header:x-user'], maxKeys: 4}",
+        )
+        .act(async |case| {
+            ensure!(passing(&case, 1, || get("/").with("x-user", "hot")).await? == 1);
+            let mut strangers = 0;
+            for number in 0..60 {
+                strangers += passing(&case, 1, || get("/").with("x-user", &format!("u{number}"))).await?;
+            }
+            // Those who found no room have had what one has, and nobody was forgotten for them.
+            ensure!(strangers <= 3 + 2, "{strangers}");
+            ensure!(passing(&case, 5, || get("/").with("x-user", "hot")).await? == 1);
+            Ok(())
+        }),
+        limited("limits/by-address", "{requests: 2, per: 1h, by: [address]}").act(async |case| {
+            // What a stranger says of its address is not believed.
+            let forged = |number: usize| get("/").with("x-forwarded-for", &format!("9.9.9.{number}"));
+            let mut passed = 0;
+            for number in 0..6 {
+                passed += passing(&case, 1, || forged(number)).await?;
+            }
+            ensure!(passed == 2, "{passed}");
+            Ok(())
+        }),
+        limited("limits/by-path-and-method", "{requests: 1, per: 1h, by: [path, method]}").act(
+            async |case| {
+                ensure!(passing(&case, 3, || get("/a")).await? == 1);
+                ensure!(passing(&case, 3, || get("/a?b")).await? == 0);
+                ensure!(passing(&case, 3, || get("/b")).await? == 1);
+                ensure!(passing(&case, 3, || Req { method: "POST".into(), ..get("/a") }).await? == 1);
+                Ok(())
+            },
+        ),
+        limited(
+            "limits/of-what-matches",
+            "{name: api, requests: 1, per: 1h, match: [{uri: {prefix: /api}}]}, \
+             {name: named, requests: 2, per: 1h, match: [{route: named}]}",
+        )
+        .act(async |case| {
+            ensure!(passing(&case, 3, || get("/other")).await? == 3);
+            ensure!(passing(&case, 3, || get("/api/x")).await? == 1);
+            ensure!(passing(&case, 4, || get("/named")).await? == 2);
+            Ok(())
+        }),
+    ]
+}
+
+fn whose() -> Vec<Row> {
+    vec![
+        // Of the gateway, for one host of all.
+        row("limits/of-the-gateway")
+            .http("[{SAY(here)}]")
+            .config(
+                "{apiVersion: policy.mesh.internal/v1alpha1, kind: RateLimit, metadata: {name: NAME, namespace: istio-system}, \
+                 spec: {selector: {matchLabels: {istio: ingressgateway}}, \
+                 rules: [{requests: 3, per: 1h, match: [{authority: {exact: HOST}}]}]}}",
+            )
+            .act(async |case| {
+                ensure!(passing(&case, 6, || get("/")).await? == 3, "answers of the gateway's own count, too");
+                ensure!(case.send(get("/").to("any.row.test")).await?.status != 429);
+                Ok(())
+            }),
+        row("limits/of-another-gateway")
+            .http("[{SAY(here)}]")
+            .config(
+                "{apiVersion: policy.mesh.internal/v1alpha1, kind: RateLimit, metadata: {name: NAME, namespace: istio-system}, \
+                 spec: {selector: {matchLabels: {istio: another}}, rules: [{requests: 1, per: 1h}]}}",
+            )
+            .config(
+                "{apiVersion: policy.mesh.internal/v1alpha1, kind: RateLimit, metadata: {name: NAME-b, namespace: conf}, \
+                 spec: {selector: {matchLabels: {istio: ingressgateway}}, rules: [{requests: 1, per: 1h}]}}",
+            )
+            .ask(get("/"), ok())
+            .ask(get("/"), ok())
+            .ask(get("/"), ok()),
+    ]
+}
+
+fn changes() -> Vec<Row> {
+    vec![
+        row("limits/changes")
+            .service("echo", "subsets: [{name: v1, labels: {version: v1}}]")
+            .http("[{route: [{destination: {host: NAME.conf.svc.cluster.local}}]}]")
+            .act(async |case| {
+                let write = |rules: &str| {
+                    let text = limit(rules).replace("NAME", "limits-changes");
+                    case.stand.gateway.write("limits-changes-limit.yaml", &text)
+                };
+                write("{name: all, requests: 1, per: 1h}")?;
+                soon(&case, || get("/"), 429).await?;
+                // What has been counted stays counted when something else changes; a new limit begins anew.
+                let other = "[{directResponse: {status: 201}}]";
+                let other = crate::row::virtual_service("limits-new", "limits-new.test", other);
+                case.stand.gateway.write("limits-changes-other.yaml", &other)?;
+                soon(&case, || get("/").to("limits-new.test"), 201).await?;
+                ensure!(passing(&case, 3, || get("/")).await? == 0);
+                write("{name: all, requests: 4, per: 1h}")?;
+                soon(&case, || get("/"), 200).await?;
+                ensure!(passing(&case, 6, || get("/")).await? == 3);
+                std::fs::remove_file(case.stand.gateway.config.join("limits-changes-limit.yaml"))?;
+                soon(&case, || get("/"), 200).await?;
+                let reply = case.send(get("/")).await?;
+                ensure!(reply.status == 200 && reply.header("x-ratelimit-limit").is_none(), "{reply}");
+                Ok(())
+            }),
+    ]
+}
+
+async fn soon(case: &Case, request: impl Fn() -> Req, status: u16) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(5);
+    while case.send(request()).await?.status != status {
+        ensure!(Instant::now() < until, "never {status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
