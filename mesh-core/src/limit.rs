@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use self::bucket::{Rate, Standing};
+pub use self::global::{Descriptor, Global};
 pub use self::rule::{Call, Caller};
 use self::rule::{ConnectionRule, Counts, Rule};
 use crate::model::{Service, Snapshot};
@@ -22,6 +23,7 @@ use crate::resource::rate_limit::RateLimitSpec;
 use crate::resource::{Object, ObjectKey, Spec};
 
 mod bucket;
+mod global;
 mod keyed;
 mod rule;
 
@@ -41,6 +43,7 @@ pub struct Policy {
     spec: RateLimitSpec,
     rules: Vec<Arc<Rule>>,
     connections: Option<Arc<ConnectionRule>>,
+    global: Option<Arc<Global>>,
 }
 
 /// What came of a request or a connection.
@@ -146,7 +149,14 @@ impl Policy {
             let same = before.and_then(|it| it.connections.as_ref()).filter(|rule| rule.is_of(limit));
             same.cloned().unwrap_or_else(|| Arc::new(ConnectionRule::new(limit, epoch)))
         });
-        Self { key: object.key(), rules: rules.collect(), connections, spec: spec.clone() }
+        let global = spec.global.as_ref().map(|limit| Global::new(limit, &object.meta.namespace));
+        Self {
+            key: object.key(),
+            rules: rules.collect(),
+            connections,
+            global: global.map(Arc::new),
+            spec: spec.clone(),
+        }
     }
 
     fn targets(&self) -> impl Iterator<Item = Target> {
@@ -171,7 +181,7 @@ impl Policy {
 
     /// Whether it limits requests.
     pub fn limits_requests(&self) -> bool {
-        !self.rules.is_empty()
+        !self.rules.is_empty() || self.global.is_some()
     }
 
     /// Whether it limits connections.
@@ -185,6 +195,11 @@ pub fn request(policies: &[Arc<Policy>], call: &Call<'_>, now: Instant) -> Outco
     let rules = policies.iter().flat_map(|policy| policy.rules.iter().map(move |rule| (policy, rule)));
     let matching = rules.filter(|(_, rule)| rule.matches(call));
     all(matching.map(|(policy, rule)| (policy, &*rule.name, &rule.counts, rule.counts.key_of(call))), now)
+}
+
+/// Who is to be asked besides about requests that these are for.
+pub fn globals(policies: &[Arc<Policy>]) -> impl Iterator<Item = &Arc<Global>> {
+    policies.iter().filter_map(|policy| policy.global.as_ref())
 }
 
 /// Whether a connection may be that these are for.

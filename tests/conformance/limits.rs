@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::client::{Req, get, grpc};
-use crate::row::{Case, Row, ok, row};
+use mesh_tests::ratelimit::RateLimiter;
+
+use crate::client::{Reply, Req, get, grpc};
+use crate::row::{Case, Row, Want, ok, row};
 
 pub(crate) fn rows() -> Vec<Row> {
-    [answers(), keys(), whose(), changes()].into_iter().flatten().collect()
+    [answers(), keys(), whose(), changes(), global()].into_iter().flatten().collect()
 }
 
 /// A RateLimit of the row, for the Service of the row.
@@ -210,6 +212,116 @@ fn changes() -> Vec<Row> {
                 Ok(())
             }),
     ]
+}
+
+fn global() -> Vec<Row> {
+    let row = |id: &str| limited(id, "{name: own, requests: 6, per: 1h, match: [{uri: {prefix: /few}}]}");
+    vec![
+        row("limits/global").act(async |case| {
+            let rls = RateLimiter::start(2)?;
+            let descriptors = "{entries: [{key: plan, value: gold}, {key: user, from: 'header:x-user'}]}, \
+                 {match: [{uri: {prefix: /p}}], entries: [{key: path, from: path}, {key: address, from: address}]}";
+            let first = asks(&case, &rls, &format!("onFailure: DENY, timeout: 5s, descriptors: [{descriptors}]")).await?;
+            ensure!(first.header("x-limit-domain").as_deref() == Some("conf"), "{first}");
+            ensure!(first.header("x-ratelimit-limit").as_deref() == Some("2"), "{first}");
+            ensure!(first.header("content-length").as_deref() != Some("1"), "{first}");
+            let asked = rls.asked();
+            ensure!(asked.last().map(String::as_str) == Some("conf plan=gold,user=first"), "{asked:?}");
+            let request = || get("/p").with("x-user", "ann");
+            let reply = case.send(request().mark("limits/global#seen")).await?;
+            ensure!(reply.status == 200 && reply.seen()?.header("x-asked").as_deref() == Some("yes"), "{reply}");
+            ensure!(rls.asked().last().map(String::as_str) == Some("conf plan=gold,user=ann path=/p,address=127.0.0.1"), "{:?}", rls.asked());
+            ensure!(case.send(request()).await?.status == 200);
+            let reply = case.send(request().mark(&case.id)).await?;
+            ensure!(reply.status == 429 && reply.body.is_empty(), "{reply}");
+            let said = |name: &str| reply.header(name).unwrap_or_default();
+            ensure!(said("x-envoy-ratelimited") == "true" && said("retry-after") == "1234", "{reply}");
+            ensure!(said("x-ratelimit-remaining") == "0" && said("x-limit-domain") == "conf", "{reply}");
+            ensure!(case.seen(&case.id).is_empty(), "the origin has seen it");
+            let line = case.stand.log(&case.id).await?;
+            ensure!(line["response_flags"] == "RL" && line["response_code_details"] == "request_rate_limited", "{line}");
+            // Of a request without what a descriptor is made of nothing is asked.
+            let before = rls.asked().len();
+            ensure!(passing(&case, 3, || get("/")).await? == 3 && rls.asked().len() == before);
+            // Nor of one that a limit of the gateway's own refuses.
+            let few = || get("/few").with("x-user", "few");
+            ensure!(passing(&case, 9, few).await? == 2, "two, then the service, then the gateway itself");
+            ensure!(rls.asked().len() == before + 6, "{:?}", rls.asked());
+            Ok(())
+        }),
+        row("limits/global-failure-passes").act(async |case| {
+            let rls = RateLimiter::start(0)?;
+            let descriptors = "{match: [{uri: {prefix: /slow}}], entries: [{key: slow, value: x}]}, \
+                 {match: [{uri: {prefix: /broken}}], entries: [{key: broken, value: x}]}, \
+                 {match: [{uri: {prefix: /fine}}], entries: [{key: fine, value: x}]}";
+            apply(&case, &rls, &format!("timeout: 300ms, descriptors: [{descriptors}]"))?;
+            soon(&case, || get("/fine"), 429).await?;
+            let passed = async || {
+                let labels = [("reason", "passed")];
+                case.stand.gateway.metric("mesh_rate_limit_service_failures_total", &labels).await
+            };
+            let before = passed().await?;
+            let begun = Instant::now();
+            ensure!(case.send(get("/slow")).await?.status == 200);
+            ensure!(begun.elapsed() < Duration::from_secs(2), "it has waited for the answer");
+            ensure!(case.send(get("/broken")).await?.status == 200);
+            ensure!(passed().await? >= before + 2.0);
+            Ok(())
+        }),
+        row("limits/global-failure-denies").act(async |case| {
+            let rls = RateLimiter::start(0)?;
+            let descriptors = "{match: [{uri: {prefix: /slow}}], entries: [{key: slow, value: x}]}, \
+                 {match: [{uri: {prefix: /broken}}], entries: [{key: broken, value: x}]}, \
+                 {match: [{uri: {prefix: /fine}}], entries: [{key: fine, value: x}]}";
+            apply(&case, &rls, &format!("onFailure: DENY, timeout: 300ms, descriptors: [{descriptors}]"))?;
+            soon(&case, || get("/fine"), 429).await?;
+            for path in ["/slow", "/broken"] {
+                let mark = format!("limits/denies{path}");
+                ensure!(case.send(get(path).mark(&mark)).await?.status == 500, "{path}");
+                let line = case.stand.log(&mark).await?;
+                ensure!(line["response_flags"] == "RLSE", "{line}");
+                ensure!(line["response_code_details"] == "rate_limiter_error", "{line}");
+            }
+            ensure!(case.send(get("/")).await?.status == 200, "what is not asked about");
+            Ok(())
+        }),
+        row("limits/global-nobody")
+            .config(
+                "{apiVersion: policy.mesh.internal/v1alpha1, kind: RateLimit, metadata: {name: NAME-nobody, namespace: conf}, \
+                 spec: {targetRefs: [{kind: Service, name: NAME}], global: {service: nobody, port: 80, domain: d, onFailure: DENY, \
+                 descriptors: [{entries: [{key: a, value: b}]}]}}}",
+            )
+            .ask(get("/"), Want::status(500).flags("RLSE").unseen()),
+    ]
+}
+
+/// Has the Service of the row asked about at `rls`.
+fn apply(case: &Case, rls: &RateLimiter, rest: &str) -> Result<()> {
+    let (name, port) = (crate::row::slug(&case.id), rls.address().port());
+    case.stand.gateway.write(
+        &format!("{name}-service.yaml"),
+        &format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}-rls, namespace: conf}}, spec: {{ports: [{{name: grpc, port: 8081}}]}}}}\n---\n\
+             {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {name}-rls, namespace: conf, labels: {{kubernetes.io/service-name: {name}-rls}}}}, \
+             addressType: IPv4, endpoints: [{{addresses: [127.0.0.1]}}], ports: [{{name: grpc, port: {port}}}]}}\n---\n\
+             {{apiVersion: policy.mesh.internal/v1alpha1, kind: RateLimit, metadata: {{name: {name}-rls, namespace: conf}}, \
+             spec: {{targetRefs: [{{kind: Service, name: {name}}}], global: {{service: {name}-rls, port: 8081, domain: conf, {rest}}}}}}}"
+        ),
+    )
+}
+
+/// As [`apply`]; the first answer of which the service has said something.
+async fn asks(case: &Case, rls: &RateLimiter, rest: &str) -> Result<Reply> {
+    apply(case, rls, rest)?;
+    let until = Instant::now() + Duration::from_secs(5);
+    loop {
+        let reply = case.send(get("/").with("x-user", "first")).await?;
+        if reply.status == 200 && reply.header("x-limit-domain").is_some() {
+            return Ok(reply);
+        }
+        ensure!(Instant::now() < until, "never asked: {reply}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn soon(case: &Case, request: impl Fn() -> Req, status: u16) -> Result<()> {

@@ -15,6 +15,7 @@ pub mod http;
 pub mod httpbin;
 pub mod istiod;
 pub mod origin;
+pub mod ratelimit;
 pub mod scenario;
 mod sys;
 pub mod tool;

@@ -38,9 +38,13 @@ pub struct Caller<'a> {
 pub(super) struct Rule {
     pub(super) name: Box<str>,
     limit: RequestLimit,
-    conditions: Vec<(Condition, Box<str>)>,
+    conditions: Conditions,
     pub(super) counts: Counts,
 }
+
+/// What a request has to be like, with the rule that it goes by; none means any.
+#[derive(Debug)]
+pub(super) struct Conditions(Vec<(Condition, Box<str>)>);
 
 /// The rule about connections.
 #[derive(Debug)]
@@ -68,14 +72,9 @@ enum Buckets {
 
 impl Rule {
     pub(super) fn new(limit: &RequestLimit, epoch: Instant) -> Self {
-        let condition = |it: &RequestMatch| {
-            let RequestMatch { uri, method, authority, headers, route } = it.clone();
-            let it = HttpMatch { uri, method, authority, headers, ..HttpMatch::default() };
-            (Condition::of(&it), route.into())
-        };
         Self {
             name: limit.name.as_str().into(),
-            conditions: limit.r#match.iter().map(condition).collect(),
+            conditions: Conditions::of(&limit.r#match),
             counts: Counts::new(
                 (limit.requests, limit.per(), limit.burst),
                 (&limit.by, limit.max_keys),
@@ -91,6 +90,21 @@ impl Rule {
 
     /// Whether it is for a request.
     pub(super) fn matches(&self, call: &Call<'_>) -> bool {
+        self.conditions.match_any(call)
+    }
+}
+
+impl Conditions {
+    pub(super) fn of(matches: &[RequestMatch]) -> Self {
+        let condition = |it: &RequestMatch| {
+            let RequestMatch { uri, method, authority, headers, route } = it.clone();
+            let it = HttpMatch { uri, method, authority, headers, ..HttpMatch::default() };
+            (Condition::of(&it), route.into())
+        };
+        Self(matches.iter().map(condition).collect())
+    }
+
+    pub(super) fn match_any(&self, call: &Call<'_>) -> bool {
         let holds = |(condition, route): &(Condition, Box<str>)| {
             let is_route = || {
                 let rest = call.route.strip_prefix(&**route);
@@ -98,7 +112,7 @@ impl Rule {
             };
             is_route() && condition.holds(&call.view)
         };
-        self.conditions.is_empty() || self.conditions.iter().any(holds)
+        self.0.is_empty() || self.0.iter().any(holds)
     }
 }
 
@@ -187,7 +201,7 @@ impl Caller<'_> {
 }
 
 /// A host without its port.
-fn host(authority: &str) -> &str {
+pub(super) fn host(authority: &str) -> &str {
     let end = authority.rfind(':').filter(|at| !authority.get(*at..).is_some_and(|rest| rest.contains(']')));
     end.and_then(|end| authority.get(..end)).unwrap_or(authority)
 }

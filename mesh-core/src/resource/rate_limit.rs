@@ -9,7 +9,9 @@ use serde::Deserialize;
 
 use super::security::{PolicyTargetReference, WorkloadSelector};
 use super::tree::quote;
-use super::value::{self, Duration, FromText, HeaderKey, HeaderName, Refusal, StringMatch, text_value};
+use super::value::{
+    self, Duration, FromText, HeaderKey, HeaderName, Host, Port, Refusal, StringMatch, text_value,
+};
 
 /// `RateLimit.spec`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -27,6 +29,8 @@ pub struct RateLimitSpec {
     pub rules: Vec<RequestLimit>,
     /// The limit of connections.
     pub connections: Option<ConnectionLimit>,
+    /// Limits of requests that a rate limit service counts. It is asked about what the rules here let pass.
+    pub global: Option<GlobalLimit>,
 }
 
 /// So many requests in a time.
@@ -78,6 +82,69 @@ pub struct ConnectionLimit {
     /// As for requests.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     pub max_keys: Option<u32>,
+}
+
+/// A rate limit service, by Envoy's protocol (`envoy.service.ratelimit.v3`), and what it is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct GlobalLimit {
+    /// The host of the service, which the mesh knows; a name without a dot is a Service of the namespace of this object.
+    pub service: Host,
+    /// Its port, which should be declared to speak gRPC.
+    pub port: Port,
+    /// Whose limits are meant there.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
+    pub domain: String,
+    /// How long an answer may take; at most 10s. Absent means 20ms.
+    pub timeout: Option<Duration>,
+    /// What becomes of a request of which the service says nothing.
+    #[serde(default)]
+    pub on_failure: FailureMode,
+    /// What is asked, 1 to 32 of them.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 32)))]
+    pub descriptors: Vec<GlobalDescriptor>,
+}
+
+/// What becomes of a request of which a service says nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum FailureMode {
+    /// It passes, as with Envoy.
+    #[default]
+    Allow,
+    /// It is refused with 500.
+    Deny,
+}
+
+/// A question to the service.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct GlobalDescriptor {
+    /// Requests that it is asked about: those that match one of these; none means all.
+    #[serde(default)]
+    pub r#match: Vec<RequestMatch>,
+    /// What the service looks up, from the outermost to the innermost, 1 to 16. It is not asked if one of them has no value.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 16)))]
+    pub entries: Vec<DescriptorEntry>,
+}
+
+/// A key, and a value that is given or taken from the request.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct DescriptorEntry {
+    /// As the service knows it.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
+    pub key: String,
+    /// The value; excludes `from`.
+    #[serde(default)]
+    pub value: String,
+    /// Where the value is from: `identity`, `address`, `host`, `route`, `method`, `path` or `header:NAME`.
+    #[serde(default)]
+    pub from: Option<LimitKey>,
 }
 
 /// What a request must be: all that is given must match.

@@ -98,13 +98,13 @@ async fn run<D: Downstream>(
         CorsStep::Answer(reply) => return send(stage, client, reply, record).await,
         CorsStep::Go(cors) => cors,
     };
-    limit::request_at_door(stage, (head, &matched), record)?;
+    limit::request_at_door(stage, (head, &matched), record).await?;
     if let Some(reply) = inject(stage, &route, head, client, record).await? {
         return send(stage, client, reply, record).await;
     }
     let reply = match &route.action {
         Action::Forward(forward) => {
-            let job = forward::Job { route: &route, forward, matched: &matched, cors };
+            let job = forward::Job { route: &route, forward, matched: &matched, cors, limited: true };
             return forward::run(stage, job, head, client, record).await;
         }
         Action::Redirect(to) => {

@@ -41,6 +41,8 @@ pub struct Job<'a> {
     pub matched: &'a MatchInfo,
     /// What the answer gets because of the page that asks.
     pub cors: Option<CorsGrant>,
+    /// Whether limits are for it. They are not for copies, nor for the proxy's own questions.
+    pub limited: bool,
 }
 
 /// A request on its way.
@@ -85,7 +87,9 @@ pub async fn run<D: Downstream>(
         Ended::Refused(Refusal::NoCluster(job.route.no_cluster), weighted.to.host.to_string())
     })?;
     record.cluster(&cluster);
-    limit::request_to_service(stage, &cluster.service, (head, job.matched), record)?;
+    if job.limited {
+        limit::request_to_service(stage, &cluster.service, (head, job.matched), record).await?;
+    }
     let mut client = mirror::Teed::new(client, mirror::start(stage, &job, head));
     let limits = cluster.policy.pool.limits;
     // Counting what has no limit would cost every request two atomic operations.
@@ -469,7 +473,7 @@ pub async fn shadow(
     let mut record = Record::begin(&stage, &head);
     let mesh_core::route::Action::Forward(forward) = &route.action else { return };
     let matched = route.unmatched();
-    let job = Job { route: &route, forward, matched: &matched, cors: None };
+    let job = Job { route: &route, forward, matched: &matched, cors: None, limited: false };
     let sent = Box::pin(run(&stage, job, &mut head, &mut client, &mut record)).await;
     if let Err(error) = sent {
         tracing::debug!(?error, "A copy of a request was not answered.");

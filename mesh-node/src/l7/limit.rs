@@ -1,9 +1,10 @@
 //! Where limits are asked: for what comes in at a gateway's door, and for what is sent on to a service.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use mesh_core::limit::{self, Call, Caller, Outcome, Over, Standing};
+use mesh_core::limit::{self, Call, Caller, Outcome, Over, Policy, Standing};
 use mesh_core::model::Service;
 use mesh_core::route::MatchInfo;
 
@@ -14,6 +15,8 @@ use super::record::{Record, client_of};
 use super::reply::Refusal;
 use super::site::Facts;
 use crate::report::Event;
+
+mod global;
 
 /// Whether a connection may come in; one that may not is counted.
 pub(crate) fn at_door(engine: &Engine, facts: &Facts) -> Result<(), Over> {
@@ -45,23 +48,23 @@ fn caller(facts: &Facts) -> Caller<'_> {
 }
 
 /// Asks for a request that has come in.
-pub(super) fn request_at_door(
+pub(super) async fn request_at_door(
     stage: &Stage<'_>,
-    (head, matched): (&RequestHead, &MatchInfo),
+    request: (&mut RequestHead, &MatchInfo),
     record: &mut Record,
 ) -> Result<(), Ended> {
     let policies = stage.engine.door();
     if policies.is_empty() {
         return Ok(());
     }
-    decide(limit::request(&policies, &call(stage, head, matched), record.start()), record)
+    admit(stage, &policies, request, record).await
 }
 
 /// Asks for a request that is to go to a service.
-pub(super) fn request_to_service(
+pub(super) async fn request_to_service(
     stage: &Stage<'_>,
     service: &Service,
-    (head, matched): (&RequestHead, &MatchInfo),
+    request: (&mut RequestHead, &MatchInfo),
     record: &mut Record,
 ) -> Result<(), Ended> {
     let limits = stage.engine.limits();
@@ -69,7 +72,23 @@ pub(super) fn request_to_service(
     if policies.is_empty() || stage.engine.client.passes_on(service) {
         return Ok(());
     }
-    decide(limit::request(policies, &call(stage, head, matched), record.start()), record)
+    admit(stage, policies, request, record).await
+}
+
+async fn admit(
+    stage: &Stage<'_>,
+    policies: &[Arc<Policy>],
+    (head, matched): (&mut RequestHead, &MatchInfo),
+    record: &mut Record,
+) -> Result<(), Ended> {
+    let call = call(stage, head, matched);
+    decide(limit::request(policies, &call, record.start()), record)?;
+    let questions = global::questions(limit::globals(policies), &call);
+    if questions.is_empty() {
+        return Ok(());
+    }
+    // Boxed: few requests need it, and all have room for it otherwise.
+    Box::pin(global::ask(stage, questions, head, record)).await
 }
 
 fn call<'a>(stage: &'a Stage<'_>, head: &'a RequestHead, matched: &'a MatchInfo) -> Call<'a> {

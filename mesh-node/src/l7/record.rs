@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mesh_core::limit::Standing;
 use mesh_core::model::Endpoint;
 use mesh_core::route::MatchInfo;
@@ -41,6 +41,8 @@ pub struct Record {
     received: u64,
     service_time: Option<Duration>,
     quota: Option<Quota>,
+    /// What a rate limit service wants the answer to say.
+    extra: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Record {
@@ -67,6 +69,7 @@ impl Record {
             received: 0,
             service_time: None,
             quota: None,
+            extra: Vec::new(),
         }
     }
 
@@ -117,11 +120,17 @@ impl Record {
         self.quota = Some(Quota { standing, over: true });
     }
 
+    /// Adds headers to the answer, whoever gives it.
+    pub fn add_to_answer(&mut self, headers: impl Iterator<Item = (HeaderName, HeaderValue)>) {
+        self.extra.extend(headers);
+    }
+
     /// Tells the client how limits stand, if any is for its request.
     pub fn tell_quota(&self, headers: &mut HeaderMap) {
         if let Some(quota) = &self.quota {
             quota.tell(headers);
         }
+        self.extra.iter().for_each(|(name, value)| _ = headers.append(name, value.clone()));
     }
 
     /// A response flag.
@@ -229,9 +238,9 @@ impl Record {
     pub fn finish(self, stage: &Stage<'_>, head: &RequestHead) -> Instant {
         let now = Instant::now();
         let facts = stage.facts;
-        let header = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
+        let header = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
         let destination = self.endpoint.as_ref().and_then(|it| it.workload.as_ref());
-        let request = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
+        let request = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
         let reporter = stage.engine.client.perspective();
         // A waypoint sends what others have sent.
         let source = stage.engine.client_workload().filter(|_| reporter != Perspective::Waypoint);

@@ -44,6 +44,10 @@ pub enum Refusal {
     Denied,
     /// A limit of requests in a time is reached.
     RateLimited,
+    /// A rate limit service says that it is one too many.
+    GloballyLimited,
+    /// A rate limit service says nothing, and its limit is to be kept all the same.
+    RateLimitService,
 }
 
 impl Refusal {
@@ -62,7 +66,8 @@ impl Refusal {
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Denied => StatusCode::FORBIDDEN,
-            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited | Self::GloballyLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimitService => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoCluster(status) | Self::Fault(status) | Self::BadRequest(status) => status,
         }
     }
@@ -83,7 +88,8 @@ impl Refusal {
             Self::BadRequest(_) => Flags::DPE,
             Self::RequestTimeout => Flags::SI,
             Self::Denied => Flags::NONE,
-            Self::RateLimited => Flags::RL,
+            Self::RateLimited | Self::GloballyLimited => Flags::RL,
+            Self::RateLimitService => Flags::RLSE,
         }
     }
 
@@ -106,13 +112,15 @@ impl Refusal {
             Self::RequestTimeout => "request_headers_timeout",
             Self::Denied => "rbac_access_denied",
             Self::RateLimited => "local_rate_limited",
+            Self::GloballyLimited => "request_rate_limited",
+            Self::RateLimitService => "rate_limiter_error",
         }
     }
 
     /// The body of the answer.
     pub const fn text(self) -> &'static str {
         match self {
-            Self::NoRoute | Self::NoCluster(_) => "",
+            Self::NoRoute | Self::NoCluster(_) | Self::GloballyLimited | Self::RateLimitService => "",
             Self::Misdirected => "Misdirected Request",
             Self::NoHealthyUpstream => "no healthy upstream",
             Self::ConnectFailure | Self::TlsFailure => {

@@ -29,6 +29,7 @@ fn limits_are_read() {
 fn what_is_wrong_is_named() {
     let web = |rest: &str| format!("targetRefs: [{{kind: Service, name: web}}], {rest}");
     let rule = |rule: &str| web(&format!("rules: [{{{rule}}}]"));
+    let global = |global: &str| web(&format!("global: {{{global}}}"));
     let error = Level::Error;
     let rows = [
         ("rules: [{requests: 1}]".to_owned(), error, "spec", "nobody's"),
@@ -50,6 +51,12 @@ fn what_is_wrong_is_named() {
         (rule("requests: 1, rate: 5"), error, "spec.rules[0].rate", "unknown field"),
         (web("rules: [{name: a, requests: 1}, {name: a, requests: 2}]"), error, "spec.rules[1].name", "same name"),
         (web("connections: {count: 1, by: [host]}"), error, "spec.connections.by[0]", "of requests"),
+        (global("service: '*', port: 1, domain: d, descriptors: [{entries: [{key: a, value: b}]}]"), error, "spec.global.service", "no name"),
+        (global("service: rls, port: 1, domain: d, descriptors: []"), error, "spec.global.descriptors", "nothing would"),
+        (global("service: rls, port: 1, domain: d, descriptors: [{entries: [{key: a}]}]"), error, "spec.global.descriptors[0].entries[0]", "exactly one"),
+        (global("service: rls, port: 1, domain: d, descriptors: [{entries: [{key: a, value: b, from: host}]}]"), error, "spec.global.descriptors[0].entries[0]", "exactly one"),
+        (global("service: rls, port: 1, domain: d, timeout: 11s, descriptors: [{entries: [{key: a, from: host}]}]"), error, "spec.global.timeout", "longer than 10s"),
+        (global("service: rls, port: 1, domain: d, onFailure: MAYBE, descriptors: [{entries: [{key: a, from: host}]}]"), error, "spec.global.onFailure", "unknown"),
         (web("connections: {count: 0}"), error, "spec.connections.count", "0 is not"),
     ];
     let rows: Vec<_> =

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::Meta;
-use super::super::rate_limit::{LimitKey, RateLimitSpec, RequestLimit, RequestMatch};
-use super::super::value::{HeaderKey, StringMatch};
+use super::super::rate_limit::{GlobalLimit, LimitKey, RateLimitSpec, RequestLimit, RequestMatch};
+use super::super::value::{HeaderKey, Host, StringMatch};
 use super::Report;
 use super::security::{at_most, targets};
 
@@ -19,8 +19,11 @@ pub(super) fn rate_limit(spec: &RateLimitSpec, meta: &Meta, report: &mut Report<
         let hint = "give targetRefs (Gateway, Service, ServiceEntry) or selector";
         report.error_with("spec", "says nobody's requests", hint);
     }
-    if spec.rules.is_empty() && spec.connections.is_none() {
-        report.error_with("spec", "limits nothing", "give rules for requests, or connections");
+    if spec.rules.is_empty() && spec.connections.is_none() && spec.global.is_none() {
+        report.error_with("spec", "limits nothing", "give rules for requests, connections or global");
+    }
+    if let Some(limit) = &spec.global {
+        global(limit, report);
     }
     at_most(64, "spec.rules", spec.rules.len(), report);
     for (index, rule) in spec.rules.iter().enumerate() {
@@ -96,6 +99,43 @@ fn matches(field: &str, it: &RequestMatch, report: &mut Report<'_>) {
     }
 }
 
+fn global(limit: &GlobalLimit, report: &mut Report<'_>) {
+    if !matches!(limit.service, Host::Name(_)) {
+        let hint = "the name of a Service, or a host of a ServiceEntry";
+        report.error_with("spec.global.service", "is no name of one service", hint);
+    }
+    if limit.domain.is_empty() {
+        report.error("spec.global.domain", "must not be empty");
+    }
+    if limit.timeout.is_some_and(|timeout| timeout.get() > MOST_WAIT) {
+        report.error("spec.global.timeout", "is longer than 10s: every request would wait so long");
+    }
+    if limit.descriptors.is_empty() {
+        report.error("spec.global.descriptors", "must not be empty: nothing would be asked");
+    }
+    at_most(32, "spec.global.descriptors", limit.descriptors.len(), report);
+    for (index, descriptor) in limit.descriptors.iter().enumerate() {
+        let field = format!("spec.global.descriptors[{index}]");
+        if descriptor.entries.is_empty() {
+            report.error(format_args!("{field}.entries"), "must not be empty");
+        }
+        at_most(16, &format!("{field}.entries"), descriptor.entries.len(), report);
+        for (index, it) in descriptor.r#match.iter().enumerate() {
+            matches(&format!("{field}.match[{index}]"), it, report);
+        }
+        for (index, entry) in descriptor.entries.iter().enumerate() {
+            let field = format!("{field}.entries[{index}]");
+            if entry.key.is_empty() {
+                report.error(format_args!("{field}.key"), "must not be empty");
+            }
+            if entry.value.is_empty() == entry.from.is_none() {
+                let reason = "exactly one of value and from must be given";
+                report.error_with(&field, reason, "value is a text, from names what of the request is meant");
+            }
+        }
+    }
+}
+
 /// The numbers of a limit.
 struct Numbers {
     named: &'static str,
@@ -133,6 +173,8 @@ impl Numbers {
     }
 }
 
+/// Requests wait for a rate limit service.
+const MOST_WAIT: Duration = Duration::from_secs(10);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// More in a day would not be a limit, and times stay far from the end of their type.
 const MOST: u32 = 1_000_000_000;
