@@ -117,7 +117,7 @@ impl Suite {
     /// What the names of its tests begin with, of a program that has others as well.
     fn beginnings(self) -> &'static [&'static str] {
         match self {
-            Self::Egress => &["routing::entries::", "routing::outside::"],
+            Self::Egress => &["routing::entries::", "routing::outside::", "routing::samples::"],
             Self::Dns => &["dns::"],
             Self::Waypoint => &["waypoint::"],
             Self::Limits => &["limits::", "limits/"],
