@@ -19,7 +19,7 @@ pub use self::rule::{Call, Caller};
 use self::rule::{ConnectionRule, Counts, Rule};
 use crate::model::{Service, Snapshot};
 use crate::own::Own;
-use crate::resource::rate_limit::RateLimitSpec;
+use crate::resource::rate_limit::{BodyLimit, RateLimitSpec};
 use crate::resource::{Object, ObjectKey, Spec};
 
 mod bucket;
@@ -181,7 +181,7 @@ impl Policy {
 
     /// Whether it limits requests.
     pub fn limits_requests(&self) -> bool {
-        !self.rules.is_empty() || self.global.is_some()
+        !self.rules.is_empty() || self.global.is_some() || self.spec.request_body.is_some()
     }
 
     /// Whether it limits connections.
@@ -195,6 +195,15 @@ pub fn request(policies: &[Arc<Policy>], call: &Call<'_>, now: Instant) -> Outco
     let rules = policies.iter().flat_map(|policy| policy.rules.iter().map(move |rule| (policy, rule)));
     let matching = rules.filter(|(_, rule)| rule.matches(call));
     all(matching.map(|(policy, rule)| (policy, &*rule.name, &rule.counts, rule.counts.key_of(call))), now)
+}
+
+/// How long the body may be of a request that these are for: the shortest that any says, and buffered if any wants that.
+pub fn body<'a>(policies: impl Iterator<Item = &'a Arc<Policy>>) -> Option<BodyLimit> {
+    let limits = policies.filter_map(|policy| policy.spec.request_body.as_ref());
+    limits.cloned().reduce(|one, other| BodyLimit {
+        max_bytes: one.max_bytes.min(other.max_bytes),
+        buffer: one.buffer || other.buffer,
+    })
 }
 
 /// Who is to be asked besides about requests that these are for.

@@ -6,11 +6,11 @@ use anyhow::{Result, ensure};
 
 use mesh_tests::ratelimit::RateLimiter;
 
-use crate::client::{Reply, Req, get, grpc};
+use crate::client::{Reply, Req, Wire, get, grpc, post};
 use crate::row::{Case, Row, Want, ok, row};
 
 pub(crate) fn rows() -> Vec<Row> {
-    [answers(), keys(), whose(), changes(), global()].into_iter().flatten().collect()
+    [answers(), keys(), whose(), changes(), global(), bodies()].into_iter().flatten().collect()
 }
 
 /// A RateLimit of the row, for the Service of the row.
@@ -215,9 +215,17 @@ fn changes() -> Vec<Row> {
 }
 
 fn global() -> Vec<Row> {
-    let row = |id: &str| limited(id, "{name: own, requests: 6, per: 1h, match: [{uri: {prefix: /few}}]}");
+    [asked(), failures()].into_iter().flatten().collect()
+}
+
+/// A row whose requests a rate limit service is asked about, with a limit of the gateway's own as well.
+fn asking(id: &str) -> Row {
+    limited(id, "{name: own, requests: 6, per: 1h, match: [{uri: {prefix: /few}}]}")
+}
+
+fn asked() -> Vec<Row> {
     vec![
-        row("limits/global").act(async |case| {
+        asking("limits/global").act(async |case| {
             let rls = RateLimiter::start(2)?;
             let descriptors = "{entries: [{key: plan, value: gold}, {key: user, from: 'header:x-user'}]}, \
                  {match: [{uri: {prefix: /p}}], entries: [{key: path, from: path}, {key: address, from: address}]}";
@@ -248,8 +256,13 @@ fn global() -> Vec<Row> {
             ensure!(passing(&case, 9, few).await? == 2, "two, then the service, then the gateway itself");
             ensure!(rls.asked().len() == before + 6, "{:?}", rls.asked());
             Ok(())
-        }),
-        row("limits/global-failure-passes").act(async |case| {
+        })
+    ]
+}
+
+fn failures() -> Vec<Row> {
+    vec![
+        asking("limits/global-failure-passes").act(async |case| {
             let rls = RateLimiter::start(0)?;
             let descriptors = "{match: [{uri: {prefix: /slow}}], entries: [{key: slow, value: x}]}, \
                  {match: [{uri: {prefix: /broken}}], entries: [{key: broken, value: x}]}, \
@@ -268,7 +281,7 @@ fn global() -> Vec<Row> {
             ensure!(passed().await? >= before + 2.0);
             Ok(())
         }),
-        row("limits/global-failure-denies").act(async |case| {
+        asking("limits/global-failure-denies").act(async |case| {
             let rls = RateLimiter::start(0)?;
             let descriptors = "{match: [{uri: {prefix: /slow}}], entries: [{key: slow, value: x}]}, \
                  {match: [{uri: {prefix: /broken}}], entries: [{key: broken, value: x}]}, \
@@ -285,13 +298,75 @@ fn global() -> Vec<Row> {
             ensure!(case.send(get("/")).await?.status == 200, "what is not asked about");
             Ok(())
         }),
-        row("limits/global-nobody")
+        asking("limits/global-nobody")
             .config(
                 "{apiVersion: policy.mesh.internal/v1alpha1, kind: RateLimit, metadata: {name: NAME-nobody, namespace: conf}, \
                  spec: {targetRefs: [{kind: Service, name: NAME}], global: {service: nobody, port: 80, domain: d, onFailure: DENY, \
                  descriptors: [{entries: [{key: a, value: b}]}]}}}",
             )
             .ask(get("/"), Want::status(500).flags("RLSE").unseen()),
+    ]
+}
+
+fn bodies() -> Vec<Row> {
+    let row = |id: &str, limit: &str| {
+        row(id)
+            .service("echo", "subsets: [{name: v1, labels: {version: v1}}]")
+            .http("[{route: [{destination: {host: NAME.conf.svc.cluster.local}}]}]")
+            .config(&format!(
+                "{{apiVersion: policy.mesh.internal/v1alpha1, kind: RateLimit, metadata: {{name: NAME, namespace: conf}}, \
+                 spec: {{targetRefs: [{{kind: Service, name: NAME}}], requestBody: {{{limit}}}}}}}"
+            ))
+    };
+    let long = "x".repeat(1_001);
+    let too_long = || Want::status(413).log("response_code_details", "request_payload_too_large");
+    vec![
+        row("limits/body", "maxBytes: 1000")
+            .ask(post("/", &long[1..]), ok())
+            .ask(post("/", &long), too_long().unseen())
+            .ask(post("/", &long).h2(), too_long()),
+        // What says nothing of its length is counted as it comes.
+        row("limits/body-in-chunks", "maxBytes: 1000").act(async |case| {
+            for (count, status) in [(3, 200), (5, 413)] {
+                let mut wire = Wire::new(case.stand.connect(case.stand.http, None, false).await?);
+                wire.send(format!(
+                    "POST / HTTP/1.1\r\nhost: {}\r\ntransfer-encoding: chunked\r\n\r\n",
+                    case.host
+                ))
+                .await?;
+                for _ in 0..count {
+                    wire.send(format!("fa\r\n{}\r\n", "x".repeat(250))).await?;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                wire.send("0\r\n\r\n".to_owned()).await?;
+                let reply = wire.reply("POST").await?;
+                ensure!(reply.status == status, "{count}: {reply}");
+            }
+            Ok(())
+        }),
+        row("limits/body-buffered", "maxBytes: 2000000, buffer: true").act(async |case| {
+            // Longer than what is kept for a retry.
+            let body = "y".repeat(1_500_000);
+            let mut wire = Wire::new(case.stand.connect(case.stand.http, None, false).await?);
+            let head = format!(
+                "POST / HTTP/1.1\r\nhost: {}\r\nuser-agent: {}\r\ncontent-length: {}\r\n\r\n",
+                case.host,
+                case.id,
+                body.len()
+            );
+            wire.send(head + &body[..body.len() - 1]).await?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            ensure!(case.seen(&case.id).is_empty(), "sent on before all of it was there");
+            wire.send("y".to_owned()).await?;
+            let reply = wire.reply("POST").await?;
+            ensure!(reply.status == 200, "{reply}");
+            let seen = case.seen(&case.id);
+            ensure!(
+                seen.first().is_some_and(|seen| usize::try_from(seen.length) == Ok(body.len())),
+                "{seen:?}"
+            );
+            Ok(())
+        }),
     ]
 }
 

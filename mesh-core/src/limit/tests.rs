@@ -32,6 +32,9 @@ fn snapshot(limits: &[(&str, &str, &str)]) -> Snapshot {
     compile(&parsed.objects, &CompileOptions::default()).snapshot
 }
 
+/// A path, and headers.
+type Asked<'a> = (&'a str, &'a [(&'static str, &'a str)]);
+
 /// A request of `GET /path` with these headers and who sends it.
 fn ask(
     policies: &[Arc<Policy>],
@@ -118,14 +121,7 @@ fn requests_are_told_apart_as_a_rule_says() {
     let user = |name: &'static str| ("/", [("x-user", name)]);
     let now = Instant::now();
     // Of two requests, one after the other, whether the second finds a count of its own.
-    let cases: [(
-        &str,
-        (&str, &[(&'static str, &str)]),
-        Caller<'_>,
-        (&str, &[(&'static str, &str)]),
-        Caller<'_>,
-        bool,
-    ); 10] = [
+    let cases: [(&str, Asked<'_>, Caller<'_>, Asked<'_>, Caller<'_>, bool); 10] = [
         ("", plain, anybody(), plain, anybody(), false),
         ("address", plain, at(1, None), plain, at(2, None), true),
         ("address", plain, at(1, Some(&ann)), plain, at(1, Some(&bob)), false),
@@ -210,6 +206,15 @@ fn what_was_counted_outlives_changes_of_everything_else() {
     assert!(passes(&ask(&policies, ("/", &[]), &anybody(), now)));
     assert!(passes(&ask(&policies, ("/", &[]), &anybody(), now)));
     assert!(!passes(&ask(&policies, ("/", &[]), &anybody(), now)));
+}
+
+#[test]
+fn the_shortest_body_counts() {
+    let of = |body: &str| of_web(&format!("requestBody: {{{body}}}"), &Limits::default(), Instant::now()).1;
+    let both = [of("maxBytes: 10"), of("maxBytes: 20, buffer: true")].concat();
+    let limit = super::body(both.iter()).unwrap();
+    assert_eq!((limit.max_bytes, limit.buffer), (10, true));
+    assert_eq!(super::body(std::iter::empty()), None);
 }
 
 #[test]

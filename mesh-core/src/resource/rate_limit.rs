@@ -29,6 +29,8 @@ pub struct RateLimitSpec {
     pub rules: Vec<RequestLimit>,
     /// The limit of connections.
     pub connections: Option<ConnectionLimit>,
+    /// How long the bodies of requests may be that are sent on.
+    pub request_body: Option<BodyLimit>,
     /// Limits of requests that a rate limit service counts. It is asked about what the rules here let pass.
     pub global: Option<GlobalLimit>,
 }
@@ -82,6 +84,19 @@ pub struct ConnectionLimit {
     /// As for requests.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     pub max_keys: Option<u32>,
+}
+
+/// How long bodies of requests may be.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct BodyLimit {
+    /// Bytes, 1 to 1073741824, or to 16777216 of those that are buffered.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_073_741_824)))]
+    pub max_bytes: u32,
+    /// Whether a request is sent on only once all of it is there, so that a slow client costs the service nothing.
+    #[serde(default)]
+    pub buffer: bool,
 }
 
 /// A rate limit service, by Envoy's protocol (`envoy.service.ratelimit.v3`), and what it is asked.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use mesh_core::limit::{self, Call, Caller, Outcome, Over, Policy, Standing};
 use mesh_core::model::Service;
+use mesh_core::resource::rate_limit::BodyLimit;
 use mesh_core::route::MatchInfo;
 
 use super::engine::Engine;
@@ -73,6 +74,13 @@ pub(super) async fn request_to_service(
         return Ok(());
     }
     admit(stage, policies, request, record).await
+}
+
+/// How long the body may be of a request that goes to a service.
+pub(super) fn body_to_service(stage: &Stage<'_>, service: &Service) -> Option<BodyLimit> {
+    let (door, limits) = (stage.engine.door(), stage.engine.limits());
+    let own = limits.of_service(service).iter().filter(|_| !stage.engine.client.passes_on(service));
+    limit::body(door.iter().chain(own))
 }
 
 async fn admit(

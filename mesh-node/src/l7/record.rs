@@ -162,7 +162,7 @@ impl Record {
         self.flag(match broken {
             Broken::TimedOut(_) => Flags::SI,
             Broken::Overdue => Flags::UT,
-            Broken::Refused(_) | Broken::Protocol(_) | Broken::Length(_) => Flags::UPE,
+            Broken::Refused(_) | Broken::Protocol(_) | Broken::Length(_) | Broken::TooLong => Flags::UPE,
             Broken::Reset(_) => Flags::UR,
             Broken::Io(_) | Broken::Closed(_) => Flags::UC,
         });

@@ -44,6 +44,8 @@ pub enum Refusal {
     Denied,
     /// A limit of requests in a time is reached.
     RateLimited,
+    /// The body is longer than a limit allows.
+    BodyTooLong,
     /// A rate limit service says that it is one too many.
     GloballyLimited,
     /// A rate limit service says nothing, and its limit is to be kept all the same.
@@ -68,6 +70,7 @@ impl Refusal {
             Self::Denied => StatusCode::FORBIDDEN,
             Self::RateLimited | Self::GloballyLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RateLimitService => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::BodyTooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoCluster(status) | Self::Fault(status) | Self::BadRequest(status) => status,
         }
     }
@@ -87,7 +90,7 @@ impl Refusal {
             Self::Fault(_) => Flags::FI,
             Self::BadRequest(_) => Flags::DPE,
             Self::RequestTimeout => Flags::SI,
-            Self::Denied => Flags::NONE,
+            Self::Denied | Self::BodyTooLong => Flags::NONE,
             Self::RateLimited | Self::GloballyLimited => Flags::RL,
             Self::RateLimitService => Flags::RLSE,
         }
@@ -114,6 +117,7 @@ impl Refusal {
             Self::RateLimited => "local_rate_limited",
             Self::GloballyLimited => "request_rate_limited",
             Self::RateLimitService => "rate_limiter_error",
+            Self::BodyTooLong => "request_payload_too_large",
         }
     }
 
@@ -148,6 +152,7 @@ impl Refusal {
             Self::RequestTimeout => "Request Timeout",
             Self::Denied => "RBAC: access denied",
             Self::RateLimited => "local_rate_limited",
+            Self::BodyTooLong => "Payload Too Large",
         }
     }
 }

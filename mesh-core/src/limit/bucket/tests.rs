@@ -81,16 +81,13 @@ fn threads_take_exactly_what_there_is() {
         (Rate::new(1_000, Duration::from_secs(1), 500), Bucket::default(), AtomicU64::new(0));
     // The time goes on while they take, as it does.
     let clock = AtomicU64::new(0);
+    let take = || {
+        let now = clock.fetch_add(50_000, Ordering::Relaxed);
+        taken.fetch_add(u64::from(bucket.take(&rate, now).is_ok()), Ordering::Relaxed);
+    };
     thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| {
-                for _ in 0..20_000 {
-                    let now = clock.fetch_add(50_000, Ordering::Relaxed);
-                    if bucket.take(&rate, now).is_ok() {
-                        taken.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            });
+            scope.spawn(|| (0..20_000).for_each(|_| take()));
         }
     });
     // 80,000 steps of 50 µs are 4 s: 500 at once, and 1,000 in each second. A thread whose time is a little old may

@@ -57,6 +57,8 @@ fn what_is_wrong_is_named() {
         (global("service: rls, port: 1, domain: d, descriptors: [{entries: [{key: a, value: b, from: host}]}]"), error, "spec.global.descriptors[0].entries[0]", "exactly one"),
         (global("service: rls, port: 1, domain: d, timeout: 11s, descriptors: [{entries: [{key: a, from: host}]}]"), error, "spec.global.timeout", "longer than 10s"),
         (global("service: rls, port: 1, domain: d, onFailure: MAYBE, descriptors: [{entries: [{key: a, from: host}]}]"), error, "spec.global.onFailure", "unknown"),
+        (web("requestBody: {maxBytes: 0}"), error, "spec.requestBody.maxBytes", "0 is not"),
+        (web("requestBody: {maxBytes: 20000000, buffer: true}"), error, "spec.requestBody.maxBytes", "and 16777216"),
         (web("connections: {count: 0}"), error, "spec.connections.count", "0 is not"),
     ];
     let rows: Vec<_> =

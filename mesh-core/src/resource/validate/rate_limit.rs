@@ -19,8 +19,16 @@ pub(super) fn rate_limit(spec: &RateLimitSpec, meta: &Meta, report: &mut Report<
         let hint = "give targetRefs (Gateway, Service, ServiceEntry) or selector";
         report.error_with("spec", "says nobody's requests", hint);
     }
-    if spec.rules.is_empty() && spec.connections.is_none() && spec.global.is_none() {
-        report.error_with("spec", "limits nothing", "give rules for requests, connections or global");
+    let counts = !spec.rules.is_empty() || spec.connections.is_some() || spec.global.is_some();
+    if !counts && spec.request_body.is_none() {
+        report.error_with("spec", "limits nothing", "give rules, connections, requestBody or global");
+    }
+    if let Some(limit) = &spec.request_body {
+        let most = if limit.buffer { MOST_BUFFERED } else { MOST_BYTES };
+        if !(1..=most).contains(&limit.max_bytes) {
+            let reason = format!("{} is not between 1 and {most}", limit.max_bytes);
+            report.error("spec.requestBody.maxBytes", reason);
+        }
     }
     if let Some(limit) = &spec.global {
         global(limit, report);
@@ -175,6 +183,10 @@ impl Numbers {
 
 /// Requests wait for a rate limit service.
 const MOST_WAIT: Duration = Duration::from_secs(10);
+/// More is no limit.
+const MOST_BYTES: u32 = 1 << 30;
+/// Each request that is under way may hold so much memory.
+const MOST_BUFFERED: u32 = 16 << 20;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// More in a day would not be a limit, and times stay far from the end of their type.
 const MOST: u32 = 1_000_000_000;

@@ -39,7 +39,7 @@ pub(super) async fn ask(
             Err(_) => Err(format!("no answer within {} ms", global.timeout.as_millis())),
         };
         match answer {
-            Ok(answer) => verdict(answer, head, record)?,
+            Ok(answer) => verdict(&answer, head, record)?,
             Err(reason) => failed(stage, &global, &reason)?,
         }
     }
@@ -69,7 +69,7 @@ fn failed(stage: &Stage<'_>, global: &Global, reason: &str) -> Result<(), Ended>
     Ok(())
 }
 
-fn verdict(answer: RateLimitResponse, head: &mut RequestHead, record: &mut Record) -> Result<(), Ended> {
+fn verdict(answer: &RateLimitResponse, head: &mut RequestHead, record: &mut Record) -> Result<(), Ended> {
     let is_over = answer.overall_code() == Code::OverLimit;
     record.add_to_answer(headers(&answer.response_headers_to_add));
     if let Some((standing, over)) = nearest(&answer.statuses) {
