@@ -5,7 +5,7 @@ use mesh_tests::bed::{Bed, PodHandle};
 use mesh_tests::scenario::{Dialled, dial, eventually, pod, start};
 
 use crate::routing::{Answer, ask, ask_once, sample, until};
-use crate::scrape::counted;
+use crate::scrape::{Scrape, counted};
 use crate::waypoint;
 
 /// How many of so many requests were let through; the others must have been told that they are too many.
@@ -106,15 +106,10 @@ fn a_waypoint_counts_for_all_nodes() -> Result<()> {
     spent(&client)?;
     // One count for both, though they are on two nodes.
     ensure!(ask_once(&other, &[url])?.status == 429, "another count");
-    let nodes = ["node-1", "node-2"].map(|node| {
-        bed.node(node).and_then(|node| {
-            Ok(crate::scrape::Scrape::of(&node)
-                .map(|it| it.count("istio_requests_total", &[("response_flags", "RL")]))
-                .unwrap_or(-1))
-        })
-    });
-    for count in nodes {
-        ensure!(count? == 0, "a node has counted as well");
+    for node in ["node-1", "node-2"] {
+        let refused =
+            Scrape::of(&bed.node(node)?)?.count("istio_requests_total", &[("response_flags", "RL")]);
+        ensure!(refused == 0, "{node} has counted as well");
     }
     bed.apply(
         "{apiVersion: policy.mesh.internal/v1alpha1, kind: RateLimit, metadata: {name: web, namespace: shop}, \

@@ -26,7 +26,7 @@ use super::message::{Broken, Piece, RequestHead, ResponseHead, grpc_status};
 use super::mirror;
 use super::record::Record;
 use super::reply::Refusal;
-use super::site::{Chosen, DialError, Site};
+use super::site::DialError;
 use super::transfer::{Body, Downstream, Either, Flow, Upstream};
 use super::upload::Upload;
 use super::wishes::{retriable_headers, time_of};
@@ -488,49 +488,6 @@ impl<D: Downstream> Journey<'_, '_, D> {
                 _ => None,
             },
         }
-    }
-}
-
-/// Sends a copy of a request to nobody's knowledge.
-pub async fn shadow(
-    engine: Rc<super::engine::Engine>,
-    (facts, port): (super::site::Facts, u16),
-    route: Arc<Route>,
-    mut head: RequestHead,
-    mut client: mirror::Nobody,
-) {
-    let site = Shadow { port };
-    let stage = Stage { engine: &engine, site: &site, facts: &facts };
-    let mut record = Record::begin(&stage, &head);
-    let mesh_core::route::Action::Forward(forward) = &route.action else { return };
-    let matched = route.unmatched();
-    let job = Job { route: &route, forward, matched: &matched, cors: None, limited: false };
-    let sent = Box::pin(run(&stage, job, &mut head, &mut client, &mut record)).await;
-    if let Err(error) = sent {
-        tracing::debug!(?error, "A copy of a request was not answered.");
-    }
-}
-
-/// The listener of copies.
-struct Shadow {
-    port: u16,
-}
-
-impl Site for Shadow {
-    fn routes(&self) -> Option<Arc<mesh_core::route::RouteTable>> {
-        None
-    }
-
-    fn fallback(&self) -> Option<Chosen> {
-        None
-    }
-
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn is_edge(&self) -> bool {
-        false
     }
 }
 
