@@ -7,19 +7,21 @@
 //! family and `bpftool map dump` prints what a person expects.
 #![no_std]
 
+mod express;
 mod flow;
 pub mod maps;
 mod pod;
 mod stats;
 
+pub use express::{Backend, Backends, ExpressEvent, ExpressFlow, Mark, Question, Verdict};
 pub use flow::{
     Address, Endpoint, Flow, ListenerKey, LocalSocket, OriginalDestination, RealPeer, Resolvers, Seen,
 };
-pub use pod::{NodeConfig, Pod};
+pub use pod::{NodeConfig, Pod, Shortcut};
 pub use stats::Stat;
 
 /// Version of everything in this crate. Changes whenever a map's key, value or meaning changes.
-pub const ABI: &str = "v1";
+pub const ABI: &str = "v2";
 
 /// Port of the outbound listener in each enrolled pod, where nothing else in the pod holds it.
 pub const OUTBOUND_PORT: u16 = 15001;

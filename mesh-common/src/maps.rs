@@ -23,6 +23,18 @@ pub const PROBE_PORTS: &str = "PROBE_PORTS";
 pub const NODE_FLOWS: &str = "NODE_FLOWS";
 /// The node's listeners inside pods.
 pub const LISTENERS: &str = "LISTENERS";
+/// What is decided about connections between pods of this node.
+pub const VERDICTS: &str = "VERDICTS";
+/// Services whose pods are all on this node.
+pub const BACKENDS: &str = "BACKENDS";
+/// Per socket of an express flow: its [`crate::Mark`].
+pub const EXPRESS_MARKS: &str = "EXPRESS_MARKS";
+/// Express flows that are open.
+pub const EXPRESS_FLOWS: &str = "EXPRESS_FLOWS";
+/// What is told of express flows, for the node to read.
+pub const EVENTS: &str = "EVENTS";
+/// Where the interfaces of pods are, by address.
+pub const SHORTCUTS: &str = "SHORTCUTS";
 /// Counters, one [`crate::Stat`] an entry.
 pub const STATS: &str = "STATS";
 
@@ -31,6 +43,12 @@ pub const MAX_PODS: usize = 4096;
 /// Captured connections between `connect` and `accept`, and open connections to applications. Least recently used
 /// entries go first, so this bounds memory (about 5 MB), not connections.
 pub const MAX_FLOWS: usize = 65_536;
+/// Verdicts: two hundred pods with one for each other, and half as many again for ports that policies name.
+pub const MAX_VERDICTS: usize = 65_536;
+/// Services that pods of one node see with all of their pods on that node.
+pub const MAX_BACKENDS: usize = 8_192;
+/// Bytes of events that wait for the node: about 9,000.
+pub const MAX_EVENT_BYTES: usize = 1 << 20;
 /// Declared probe ports: three kinds of probe for a few containers of each pod.
 pub const MAX_PROBE_PORTS: usize = 32_768;
 /// Listeners in the socket hash: two kinds for each address of a pod.

@@ -24,17 +24,31 @@ pub struct NodeConfig {
     pub host_netns: u64,
     /// `LOG_OFF`, `LOG_INFO` or `LOG_DEBUG`; changes at runtime.
     pub log_level: u32,
+    /// Whether express flows may take the shortcut: 1, or 0.
+    pub shortcut: u32,
+}
+
+/// The host's end of a pod's interface; the key is an address of the pod.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Shortcut {
+    /// Index of the interface in the host's namespace.
+    pub interface: u32,
+    /// Hardware address of the pod's own end.
+    pub hardware: [u8; 6],
     /// Always zero.
-    pub reserved: u32,
+    pub reserved: [u8; 2],
 }
 
 #[cfg(feature = "user")]
 #[expect(unsafe_code, reason = "a promise about the layout of plain data")]
 mod user {
-    use super::{NodeConfig, Pod};
+    use super::{NodeConfig, Pod, Shortcut};
 
     // SAFETY: `repr(C)` integers and arrays of them, no padding (asserted by size), every bit pattern valid.
     unsafe impl aya::Pod for Pod {}
     // SAFETY: as above.
     unsafe impl aya::Pod for NodeConfig {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Shortcut {}
 }

@@ -20,11 +20,19 @@ pub enum Stat {
     DroppedEgress = 6,
     /// Packets that tried to reach a pod around the node.
     DroppedIngress = 7,
+    /// Connects that took the express path.
+    Express = 8,
+    /// Connects that a verdict refused.
+    ExpressRefused = 9,
+    /// Express flows let past the node at the server's end.
+    ExpressPassed = 10,
+    /// Events that found no room: flows that are in no metric.
+    ExpressEventsLost = 11,
 }
 
 impl Stat {
     /// Every counter with the name it has in metrics and on the admin page.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 12] = [
         (Self::Captured, "captured"),
         (Self::CaptureRefused, "capture_refused"),
         (Self::SteeredPlaintext, "steered_plaintext"),
@@ -33,6 +41,10 @@ impl Stat {
         (Self::DroppedNoListener, "dropped_no_listener"),
         (Self::DroppedEgress, "dropped_egress"),
         (Self::DroppedIngress, "dropped_ingress"),
+        (Self::Express, "express"),
+        (Self::ExpressRefused, "express_refused"),
+        (Self::ExpressPassed, "express_passed"),
+        (Self::ExpressEventsLost, "express_events_lost"),
     ];
     /// Entries of the `STATS` map.
     pub const COUNT: usize = Self::ALL.len();

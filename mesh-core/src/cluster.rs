@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+pub use self::backend::{BackendTls, BackendTrust};
 pub use self::limits::{Admission, Limits, Overflow, Resource, Ticket};
 pub use self::outlier::{Ejected, Ejection, Outcome, OutlierPolicy, Outliers, SharedOutliers};
 pub use self::policy::{ClusterPolicy, RetryBudget, Tunnel};
@@ -22,6 +23,7 @@ pub use self::tls::{ClientCertificate, Credential, TlsOrigination, TlsPolicy, Tr
 use crate::resource::DestinationRuleSpec;
 pub use crate::resource::networking::destination_rule::{ProxyProtocolVersion, TunnelProtocol};
 
+mod backend;
 mod limits;
 mod outlier;
 mod policy;
@@ -64,6 +66,8 @@ pub struct Destination<'a> {
     pub port: u16,
     /// Which endpoints its owner wants clients to prefer.
     pub traffic_distribution: Option<TrafficDistribution>,
+    /// The TLS that its owner asks for. What a DestinationRule says of TLS comes before it.
+    pub tls: Option<&'a BackendTls>,
 }
 
 /// `trafficDistribution` of a Service, or Istio's annotation of the same name. What a DestinationRule says of locality comes
@@ -90,7 +94,7 @@ impl TrafficDistribution {
 impl<'a> Destination<'a> {
     /// A service whose owner does not care which endpoints are preferred.
     pub fn new(namespace: &'a str, hostname: &'a str, port: u16) -> Self {
-        Self { namespace, hostname, port, traffic_distribution: None }
+        Self { namespace, hostname, port, traffic_distribution: None, tls: None }
     }
 }
 

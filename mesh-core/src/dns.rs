@@ -15,7 +15,7 @@ mod upstream;
 mod zone;
 
 pub use query::{Kind, Query, Unanswerable};
-pub use reply::{Code, Records, Transport};
+pub use reply::{Code, Other, Records, Transport};
 pub use upstream::{SECRET, Sent, Verdict};
 pub use zone::Answer;
 

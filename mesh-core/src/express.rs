@@ -113,6 +113,10 @@ impl Plan {
         }
         for (index, port) in service.ports.iter().enumerate() {
             let is_local = |workload: &Arc<Workload>| local.contains_key(&*workload.uid);
+            // Whose protocol is counted by its name goes where somebody counts.
+            if port.named().is_some() {
+                continue;
+            }
             // Most services have their endpoints elsewhere.
             if !port.endpoints.first().and_then(|it| it.workload.as_ref()).is_some_and(is_local) {
                 continue;
@@ -122,7 +126,8 @@ impl Plan {
                 let all: Option<Vec<_>> = endpoints
                     .iter()
                     .map(|endpoint| {
-                        let workload = endpoint.workload.as_ref().filter(|it| is_local(it))?;
+                        let workload = endpoint.workload.as_ref();
+                        let workload = workload.filter(|it| is_local(it) && service.admits(it))?;
                         let same_family = endpoint.addr.is_ipv4() == vip.is_ipv4();
                         let allowed = known.get(&endpoint.addr.ip())?.allows(endpoint.addr.port());
                         (allowed && same_family).then(|| (endpoint.addr, Arc::clone(&workload.uid)))

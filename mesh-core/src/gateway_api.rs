@@ -7,27 +7,34 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use self::attach::{Attachment, Listener, ListenerFault, Rejected};
+pub use self::attach::{Attachment, Rejected};
+pub use self::backends::{BackendPolicy, CaFault, deciding};
 pub use self::facts::Facts;
 pub(crate) use self::facts::authorities_in;
 pub use self::grants::{Grants, Referred};
+pub use self::listeners::{Listener, ListenerFault, Owner, OwnerKind};
 pub use self::mesh::mesh_route;
+pub use self::policies::{Ancestor, AncestorStatus};
 pub use self::refs::{AuthorityFault, BackendFault, CertificateFault, RouteBackends};
-pub use self::serve::{Served, serve};
-pub use self::status::{Condition, GatewayStatus, ListenerStatus, ParentStatus, Report};
+pub use self::serve::{Served, client_certificate, serve};
+pub use self::status::{Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, ParentStatus, Report};
 use crate::resource::gateway_api::{
-    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, Hostname, HttpRouteSpec, ParentRef, TcpRouteSpec,
-    TlsRouteSpec,
+    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, Hostname, HttpRouteSpec, ListenerSetSpec, ParentRef,
+    SecretRef, TcpRouteSpec, TlsRouteSpec,
 };
 use crate::resource::{Object, Spec};
 use crate::route::ResourceName;
 
 mod attach;
+mod backends;
 mod facts;
 mod grants;
+mod listeners;
 mod mesh;
+mod policies;
 mod refs;
 mod serve;
+mod sets;
 mod status;
 
 /// All resources of the Gateway API, and those that they refer to, as far as they are known.
@@ -35,8 +42,11 @@ mod status;
 pub struct Resources<'a> {
     classes: BTreeMap<&'a str, &'a GatewayClassSpec>,
     gateways: BTreeMap<Name<'a>, Gateway<'a>>,
+    sets: BTreeMap<Name<'a>, ListenerSet<'a>>,
     /// The oldest first, then by name.
     routes: Vec<Route<'a>>,
+    /// The oldest first, then by name.
+    policies: Vec<BackendPolicy<'a>>,
     grants: Grants<'a>,
     /// Labels.
     namespaces: BTreeMap<&'a str, &'a BTreeMap<String, String>>,
@@ -52,6 +62,15 @@ pub struct Gateway<'a> {
     pub object: &'a Object,
     /// What it says.
     pub spec: &'a GatewaySpec,
+}
+
+/// A ListenerSet.
+#[derive(Debug, Clone, Copy)]
+pub struct ListenerSet<'a> {
+    /// What stands around its spec.
+    pub object: &'a Object,
+    /// What it says.
+    pub spec: &'a ListenerSetSpec,
 }
 
 /// A route of any kind.
@@ -100,17 +119,27 @@ impl<'a> Resources<'a> {
                 Spec::KubernetesGateway(spec) => {
                     resources.gateways.insert(name, Gateway { object, spec });
                 }
+                Spec::ListenerSet(spec) => {
+                    resources.sets.insert(name, ListenerSet { object, spec });
+                }
+                Spec::BackendTlsPolicy(spec) => resources.policies.push(BackendPolicy { object, spec }),
                 Spec::ReferenceGrant(spec) => resources.grants.add(name.0, spec),
                 Spec::Namespace(_) => _ = resources.namespaces.insert(name.1, &object.meta.labels),
                 _ => resources.routes.extend(Route::of(object)),
             }
         }
-        let place = |it: &Route<'_>| {
-            let meta = &it.object.meta;
-            (meta.creation_timestamp.unwrap_or(i64::MAX), Arc::clone(&meta.namespace), Arc::clone(&meta.name))
-        };
-        resources.routes.sort_by_cached_key(place);
+        resources.routes.sort_by_cached_key(|it| place(it.object));
+        resources.policies.sort_by_cached_key(|it| place(it.object));
         resources
+    }
+
+    /// With the labels of namespaces from elsewhere.
+    pub(crate) fn with_namespaces(
+        mut self,
+        labels: impl IntoIterator<Item = (&'a str, &'a BTreeMap<String, String>)>,
+    ) -> Self {
+        self.namespaces.extend(labels);
+        self
     }
 
     /// The Gateways that are ours, by namespace and name: those of our classes, but for those of waypoints.
@@ -121,6 +150,11 @@ impl<'a> Resources<'a> {
     /// A Gateway, if it is ours.
     pub fn gateway(&self, name: Name<'_>) -> Option<Gateway<'a>> {
         self.gateways.get(&name).filter(|it| self.is_ours(&it.spec.gateway_class_name)).copied()
+    }
+
+    /// The ListenerSets whose Gateway is ours, whether it takes them or not; by namespace and name.
+    pub fn listener_sets(&self) -> impl Iterator<Item = (&ListenerSet<'a>, Gateway<'a>)> {
+        self.sets.values().filter_map(|set| Some((set, self.gateway(set.gateway()?)?)))
     }
 
     /// All routes, the oldest first.
@@ -153,6 +187,30 @@ impl<'a> Gateway<'a> {
     /// Its namespace and name.
     pub fn name(&self) -> Name<'a> {
         (&self.object.meta.namespace, &self.object.meta.name)
+    }
+
+    /// Itself, as one that has listeners.
+    pub fn owner(&self) -> Owner<'a> {
+        Owner { kind: OwnerKind::Gateway, name: self.name() }
+    }
+
+    /// What it shows to servers.
+    pub(crate) fn client_certificate(&self) -> Option<&'a SecretRef> {
+        self.spec.tls.backend.as_ref()?.client_certificate_ref.as_ref()
+    }
+}
+
+impl<'a> ListenerSet<'a> {
+    /// Its namespace and name.
+    pub fn name(&self) -> Name<'a> {
+        (&self.object.meta.namespace, &self.object.meta.name)
+    }
+
+    /// The Gateway that it names; `None` if it names something else.
+    fn gateway(&self) -> Option<Name<'a>> {
+        let parent = &self.spec.parent_ref;
+        let is_gateway = *parent.group == *GROUP && *parent.kind == *"Gateway";
+        is_gateway.then(|| (parent.namespace.as_deref().unwrap_or(self.name().0), &*parent.name))
     }
 }
 
@@ -224,6 +282,12 @@ impl RouteKind {
     fn named(name: &str) -> Option<Self> {
         [Self::Http, Self::Grpc, Self::Tls, Self::Tcp].into_iter().find(|kind| kind.name() == name)
     }
+}
+
+/// What comes before others: the oldest, then by namespace and name.
+fn place(object: &Object) -> (i64, Arc<str>, Arc<str>) {
+    let meta = &object.meta;
+    (meta.creation_timestamp.unwrap_or(i64::MAX), Arc::clone(&meta.namespace), Arc::clone(&meta.name))
 }
 
 /// The API group.

@@ -21,7 +21,7 @@ pub use self::mirror::Mirror;
 pub use self::reach::{Exported, Reach};
 pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};
 pub use self::service::{
-    Declared, Endpoint, EndpointId, Entry, Families, Service, ServicePort, StaticEndpoint,
+    Declared, Endpoint, EndpointId, Entry, Families, Named, Service, ServicePort, StaticEndpoint,
 };
 pub use self::waypoint::{NoWay, WAYPOINT_PORT, Waypoint, WaypointName};
 pub use self::workload::{LocalPod, Membership, ServiceKey, Workload, WorkloadType};
@@ -64,6 +64,7 @@ pub struct Snapshot {
     local: RedBlackTreeMapSync<Arc<str>, Arc<Workload>>,
     services: RedBlackTreeMapSync<Arc<ServiceKey>, Arc<Service>>,
     by_vip: HashTrieMapSync<IpAddr, Arc<Service>>,
+    by_network: Arc<cidr::NetworkMap>,
     /// The namespaces of the `ServiceEntries` that have a host, sorted.
     entries_by_host: HashTrieMapSync<Arc<str>, Arc<[Arc<str>]>>,
     /// Differs whenever hosts, ports or addresses of `ServiceEntries` do.
@@ -125,6 +126,11 @@ impl Snapshot {
         self.by_ip.get(&crate::net::canonical_ip(ip))
     }
 
+    /// The service that has `ip`, whoever sees it.
+    pub(crate) fn service_at(&self, ip: IpAddr) -> Option<&Service> {
+        self.by_vip.get(&crate::net::canonical_ip(ip)).map(AsRef::as_ref)
+    }
+
     /// The workload with this [`Workload::uid`].
     pub fn workload_by_uid(&self, uid: &str) -> Option<&Arc<Workload>> {
         self.by_uid.get(uid)
@@ -157,8 +163,14 @@ impl Snapshot {
 
     /// Where a connection to `dst` goes. Services come first, then workloads.
     pub fn resolve(&self, dst: SocketAddr) -> Target {
+        self.resolve_among(dst, |_| true)
+    }
+
+    /// [`Self::resolve`], of the `ServiceEntries` that `sees` is true for.
+    fn resolve_among(&self, dst: SocketAddr, sees: impl Fn(&Service) -> bool) -> Target {
         let dst = canonical(dst);
-        if let Some(service) = self.by_vip.get(&dst.ip()) {
+        let sees = |service: &Service| service.entry.is_none() || sees(service);
+        if let Some(service) = self.by_vip.get(&dst.ip()).filter(|service| sees(service)) {
             let service = Arc::clone(service);
             match service.ports.iter().position(|port| port.number == dst.port()) {
                 Some(port) => return Target::Service { service, port },
@@ -167,19 +179,24 @@ impl Snapshot {
                 None => return Target::ServiceWithoutPort(service),
             }
         }
-        self.place(dst)
+        match self.place(dst) {
+            // A network has somebody's address in it sooner or later, whose it stays.
+            Target::External => self.in_network(dst, sees).unwrap_or(Target::External),
+            place => place,
+        }
+    }
+
+    /// The port of a ServiceEntry that an address of its networks leads to.
+    fn in_network(&self, dst: SocketAddr, sees: impl Fn(&Service) -> bool) -> Option<Target> {
+        let port_of = |service: &Service| service.ports.iter().position(|port| port.number == dst.port());
+        let service =
+            self.by_network.find(dst.ip(), |service| port_of(service).is_some() && sees(service))?;
+        Some(Target::Service { port: port_of(service)?, service: Arc::clone(service) })
     }
 
     /// [`Self::resolve`] for a client of `namespace`: a ServiceEntry that it does not see leads nowhere.
     pub fn resolve_for(&self, namespace: &str, dst: SocketAddr) -> Target {
-        match self.resolve(dst) {
-            Target::Service { service, .. }
-                if service.entry.is_some() && !service.exported.is_to(namespace) =>
-            {
-                self.place(canonical(dst))
-            }
-            target => target,
-        }
+        self.resolve_among(dst, |service| service.exported.is_to(namespace))
     }
 
     /// What is at `dst`, a canonical address, whatever services say about it.

@@ -16,6 +16,7 @@ pub use self::matcher::{AccountMatch, StringMatch};
 pub use self::permit::{Denied, DeniedBy, Permit};
 use self::rule::Effective;
 pub use self::rule::{Clause, Effect, Group, MUTUAL_TLS_PREFIX, Matcher, Policy, Rule, Scope};
+pub use self::standing::Standing;
 pub use self::targeted::Targeted;
 use crate::id::SpiffeId;
 use crate::model::Workload;
@@ -26,6 +27,7 @@ mod engine;
 mod matcher;
 mod permit;
 mod rule;
+mod standing;
 mod targeted;
 
 pub(crate) use self::rule::mutual_tls_key;

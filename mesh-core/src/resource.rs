@@ -209,6 +209,8 @@ pub enum Spec {
     GatewayClass(gateway_api::GatewayClassSpec),
     /// `Gateway` of `gateway.networking.k8s.io/v1` and `v1beta1`.
     KubernetesGateway(Box<gateway_api::GatewaySpec>),
+    /// `gateway.networking.k8s.io/v1`.
+    ListenerSet(Box<gateway_api::ListenerSetSpec>),
     /// `gateway.networking.k8s.io/v1` and `v1beta1`.
     HttpRoute(Box<gateway_api::HttpRouteSpec>),
     /// `gateway.networking.k8s.io/v1`.

@@ -26,7 +26,7 @@ pub use self::gateway::{
     Conflict, ConflictReason, GatewayListener, GatewayServer, ListenerProtocol, Listeners,
 };
 pub use self::header_ops::{HeaderEdit, HeaderOps};
-pub use self::mesh::{MeshRoute, Parent};
+pub use self::mesh::{MeshRoute, MeshRules, MeshStreams, Parent};
 pub use self::outside::{Outside, OutsideName};
 pub use self::passthrough::{destination_of, is_of_mesh};
 pub use self::redirect::{Redirect, https_location};

@@ -15,6 +15,7 @@ use aya_log_ebpf::{debug, info};
 use mesh_common::{Address, DOMAIN, Endpoint, LOG_DEBUG, LOG_INFO, Pod, Resolvers, Stat};
 
 use crate::{
+    express::{self, Way},
     maps::{PODS, RESOLVERS, WANTED_DST, count, logs, node},
     packet::{MAPPED_WORD, from_words, ipv4_mapped, is_mapped, is_unspecified_or_loopback, to_words},
 };
@@ -28,6 +29,21 @@ pub fn v4<const CONNECT: bool>(ctx: &SockAddrContext) -> i32 {
     let (ip, port) = unsafe { ((*addr).user_ip4, u16::from_be((*addr).user_port as u16)) };
     let wanted = Endpoint::new(ipv4_mapped(ip), port);
     let Some((pod, to)) = capture::<CONNECT>(addr, &wanted) else { return ALLOW };
+    if CONNECT && to.stream && to.port == pod.outbound_port {
+        match express::way(addr, &wanted) {
+            Way::Proxy => {}
+            Way::Refused => return REFUSE,
+            Way::Direct(None) => return ALLOW,
+            Way::Direct(Some(backend)) => {
+                // SAFETY: as above; these hooks may write both fields.
+                unsafe {
+                    (*addr).user_ip4 = to_words(&backend.ip)[3];
+                    (*addr).user_port = u32::from(backend.port.to_be());
+                }
+                return ALLOW;
+            }
+        }
+    }
     if !remember(ctx, wanted) {
         return REFUSE;
     }
@@ -53,6 +69,17 @@ pub fn v6<const CONNECT: bool>(ctx: &SockAddrContext) -> i32 {
     };
     let wanted = Endpoint::new(from_words(ip), port);
     let Some((pod, to)) = capture::<CONNECT>(addr, &wanted) else { return ALLOW };
+    if CONNECT && to.stream && to.port == pod.outbound_port {
+        match express::way(addr, &wanted) {
+            Way::Proxy => {}
+            Way::Refused => return REFUSE,
+            Way::Direct(None) => return ALLOW,
+            Way::Direct(Some(backend)) => {
+                write6(addr, to_words(&backend.ip), backend.port);
+                return ALLOW;
+            }
+        }
+    }
     if !remember(ctx, wanted) {
         return REFUSE;
     }
@@ -61,16 +88,22 @@ pub fn v6<const CONNECT: bool>(ctx: &SockAddrContext) -> i32 {
         if mapped { bind_mapped(addr, pod) } else { bind6(addr, pod) }
     }
     let loopback = if mapped { [0, 0, MAPPED_WORD, LOOPBACK4] } else { [0, 0, 0, LOOPBACK6_WORD] };
-    // SAFETY: as above; these hooks may write these fields.
+    write6(addr, loopback, to.port);
+    ALLOW
+}
+
+/// Points a connect or a message of an `AF_INET6` socket there.
+#[inline(always)]
+fn write6(addr: *mut bpf_sock_addr, ip: [u32; 4], port: u16) {
+    // SAFETY: the context is valid for the run of the program; these hooks may write these fields.
     unsafe {
         let out = (&raw mut (*addr).user_ip6).cast::<u32>();
-        core::ptr::write_volatile(out, loopback[0]);
-        core::ptr::write_volatile(out.add(1), loopback[1]);
-        core::ptr::write_volatile(out.add(2), loopback[2]);
-        core::ptr::write_volatile(out.add(3), loopback[3]);
-        (*addr).user_port = u32::from(to.port.to_be());
+        core::ptr::write_volatile(out, ip[0]);
+        core::ptr::write_volatile(out.add(1), ip[1]);
+        core::ptr::write_volatile(out.add(2), ip[2]);
+        core::ptr::write_volatile(out.add(3), ip[3]);
+        (*addr).user_port = u32::from(port.to_be());
     }
-    ALLOW
 }
 
 /// A listener of the node.

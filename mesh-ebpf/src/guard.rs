@@ -16,7 +16,8 @@ use aya_log_ebpf::info;
 use mesh_common::{Flow, LOG_INFO, ListenerKey, Stat, TUNNEL_PORT};
 
 use crate::{
-    maps::{LISTENERS, NODE_FLOWS, count, is_own, logs, node},
+    express::bears,
+    maps::{EXPRESS_FLOWS, EXPRESS_MARKS, LISTENERS, NODE_FLOWS, count, is_own, logs, node, stored},
     packet::{Packet, Segment, parse, reversed},
 };
 
@@ -25,7 +26,7 @@ use crate::{
 pub fn egress(ctx: &TcContext) -> i32 {
     // SAFETY: the context is valid for the run of the program.
     let owner = unsafe { helpers::bpf_skb_cgroup_id(ctx.skb.skb) };
-    if is_agent(owner) {
+    if is_agent(owner) || bears(ctx.skb.skb) {
         return PASS_ON;
     }
     let segment = match parse(ctx) {
@@ -33,10 +34,12 @@ pub fn egress(ctx: &TcContext) -> i32 {
         Packet::TcpFragment => return drop(ctx, Stat::DroppedEgress, None),
         Packet::Tcp(segment) => segment,
     };
-    if !segment.syn() && !segment.payload {
+    if !segment.syn() && !segment.payload() {
         return PASS_ON;
     }
-    if is_probe(&reversed(&segment.flow)) {
+    // What answers a SYN belongs to no connection yet.
+    let opened = reversed(&segment.flow);
+    if is_probe(&opened) || (segment.syn() && is_express(&opened)) {
         return PASS_ON;
     }
     drop(ctx, Stat::DroppedEgress, Some(&segment.flow))
@@ -48,13 +51,11 @@ pub fn ingress(ctx: &TcContext) -> i32 {
     let Packet::Tcp(segment) = parse(ctx) else { return PASS_ON };
     let flow = &segment.flow;
     // A SYN is sk_lookup's to judge; the tunnel's ports belong to the node on either side.
-    if !segment.payload || flow.destination_port == TUNNEL_PORT || flow.source_port == TUNNEL_PORT {
-        return PASS_ON;
-    }
-    if is_probe(flow) {
+    if !segment.payload() || flow.destination_port == TUNNEL_PORT || flow.source_port == TUNNEL_PORT {
         return PASS_ON;
     }
     match owner(ctx, &segment) {
+        Owner::Application if is_probe(flow) => PASS_ON,
         Owner::Application => drop(ctx, Stat::DroppedIngress, Some(flow)),
         Owner::Agent | Owner::Pending | Owner::Nobody => PASS_ON,
     }
@@ -71,8 +72,12 @@ pub fn steer(ctx: &TcContext) -> i32 {
         return PASS_ON;
     }
     match owner(ctx, &segment) {
-        Owner::Application if segment.payload => drop(ctx, Stat::DroppedIngress, Some(flow)),
+        Owner::Application if segment.payload() => drop(ctx, Stat::DroppedIngress, Some(flow)),
         Owner::Agent | Owner::Pending | Owner::Application => PASS_ON,
+        Owner::Nobody if !tunnel && is_express(flow) => {
+            count_new(&segment, Stat::ExpressPassed);
+            PASS_ON
+        }
         Owner::Nobody => assign(ctx, &segment, tunnel),
     }
 }
@@ -101,7 +106,9 @@ fn owner(ctx: &TcContext, segment: &Segment) -> Owner {
             return Owner::Pending;
         }
         let full = helpers::bpf_sk_fullsock(socket);
-        let agent = !full.is_null() && is_own(full.cast());
+        // An express flow's socket is not the node's, and its bytes are welcome all the same.
+        let agent =
+            !full.is_null() && (is_own(full.cast()) || !stored(&EXPRESS_MARKS, full.cast()).is_null());
         helpers::bpf_sk_release(socket.cast());
         if agent { Owner::Agent } else { Owner::Application }
     }
@@ -173,6 +180,12 @@ fn is_agent(cgroup: u64) -> bool {
 fn is_probe(flow: &Flow) -> bool {
     // SAFETY: the value is not kept.
     unsafe { NODE_FLOWS.get(flow) }.is_some()
+}
+
+#[inline(always)]
+fn is_express(flow: &Flow) -> bool {
+    // SAFETY: the value is not kept.
+    unsafe { EXPRESS_FLOWS.get(flow) }.is_some()
 }
 
 #[inline(always)]

@@ -6,7 +6,7 @@ use aya_log_ebpf::{debug, info};
 use mesh_common::{Address, Flow, LOG_DEBUG, LOG_INFO, ListenerKey, Stat, TUNNEL_PORT};
 
 use crate::{
-    maps::{LISTENERS, NODE_FLOWS, count, logs},
+    maps::{EXPRESS_FLOWS, LISTENERS, NODE_FLOWS, count, logs},
     packet::{from_words, ipv4_mapped, is_unspecified_or_loopback},
 };
 
@@ -27,6 +27,12 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     // SAFETY: the value is not kept.
     if !tunnel && unsafe { NODE_FLOWS.get(flow) }.is_some() {
         count(Stat::ProbesPassed);
+        return PASS;
+    }
+    // Only the kernel writes these, when it lets a pod of this node connect.
+    // SAFETY: the value is not kept.
+    if !tunnel && unsafe { EXPRESS_FLOWS.get(flow) }.is_some() {
+        count(Stat::ExpressPassed);
         return PASS;
     }
     let kind = if tunnel { ListenerKey::TUNNEL } else { ListenerKey::PLAINTEXT };

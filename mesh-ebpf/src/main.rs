@@ -16,11 +16,13 @@
 #![expect(missing_docs, reason = "the program macros do not carry the entry points' documentation over")]
 
 mod connect;
+mod express;
 mod guard;
 mod lookup;
 mod maps;
 mod packet;
 mod peername;
+mod shortcut;
 mod sockops;
 
 use aya_ebpf::{
@@ -104,6 +106,12 @@ pub fn mesh_guard_in(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn mesh_steer_in(ctx: TcContext) -> i32 {
     guard::steer(&ctx)
+}
+
+/// What express flows send, at the host's end of a pod's interface.
+#[classifier]
+pub fn mesh_shortcut(ctx: TcContext) -> i32 {
+    shortcut::forward(&ctx)
 }
 
 #[panic_handler]

@@ -4,13 +4,13 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
-    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, SkStorage, SockHash},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage, SockHash},
     helpers::generated as helpers,
     macros::btf_map,
 };
 use mesh_common::{
-    Endpoint, Flow, ListenerKey, LocalSocket, NodeConfig, OriginalDestination, Pod, RealPeer, Resolvers,
-    Seen, Stat, maps,
+    Address, Backends, Endpoint, ExpressEvent, ExpressFlow, Flow, ListenerKey, LocalSocket, Mark, NodeConfig,
+    OriginalDestination, Pod, Question, RealPeer, Resolvers, Seen, Shortcut, Stat, Verdict, maps,
 };
 
 /// A declared probe port: presence is the answer.
@@ -39,6 +39,18 @@ pub static PROBE_PORTS: HashMap<Endpoint, Declared, { maps::MAX_PROBE_PORTS }> =
 pub static NODE_FLOWS: LruHashMap<Flow, Seen, { maps::MAX_FLOWS }> = LruHashMap::new();
 #[btf_map]
 pub static LISTENERS: SockHash<ListenerKey, { maps::MAX_LISTENERS }> = SockHash::new();
+#[btf_map]
+pub static VERDICTS: HashMap<Question, Verdict, { maps::MAX_VERDICTS }> = HashMap::new();
+#[btf_map]
+pub static BACKENDS: HashMap<Question, Backends, { maps::MAX_BACKENDS }> = HashMap::new();
+#[btf_map]
+pub static EXPRESS_MARKS: SkStorage<Mark> = SkStorage::new();
+#[btf_map]
+pub static EXPRESS_FLOWS: LruHashMap<Flow, ExpressFlow, { maps::MAX_FLOWS }> = LruHashMap::new();
+#[btf_map]
+pub static EVENTS: RingBuf<ExpressEvent, { maps::MAX_EVENT_BYTES }> = RingBuf::new();
+#[btf_map]
+pub static SHORTCUTS: HashMap<Address, Shortcut, { maps::MAX_LISTENERS }> = HashMap::new();
 #[btf_map]
 pub static STATS: PerCpuArray<u64, { Stat::COUNT }> = PerCpuArray::new();
 
@@ -97,6 +109,17 @@ pub unsafe fn stored<T>(storage: &'static SkStorage<T>, socket: *mut c_void) -> 
     let map: *mut c_void = core::ptr::from_ref(storage).cast_mut().cast();
     // SAFETY: map and socket are what the helper expects; a null value means "do not create".
     unsafe { helpers::bpf_sk_storage_get(map, socket, core::ptr::null_mut(), 0).cast() }
+}
+
+/// Makes `storage` hold nothing for `socket`.
+///
+/// # Safety
+/// `socket` comes from the context of the running program.
+#[inline(always)]
+pub unsafe fn forget<T>(storage: &'static SkStorage<T>, socket: *mut c_void) {
+    let map: *mut c_void = core::ptr::from_ref(storage).cast_mut().cast();
+    // SAFETY: map and socket are what the helper expects; that there was nothing is fine.
+    unsafe { helpers::bpf_sk_storage_delete(map, socket) };
 }
 
 /// Whether a full socket is the node's own.

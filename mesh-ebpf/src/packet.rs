@@ -52,8 +52,8 @@ pub struct Segment {
     pub v4: bool,
     /// The flags of the TCP header.
     pub flags: u8,
-    /// Whether the segment carries any byte of payload.
-    pub payload: bool,
+    /// Bytes of payload.
+    pub length: u32,
 }
 
 impl Segment {
@@ -61,6 +61,12 @@ impl Segment {
     #[inline(always)]
     pub fn syn(&self) -> bool {
         self.flags & SYN != 0
+    }
+
+    /// Whether the segment carries any byte of payload.
+    #[inline(always)]
+    pub fn payload(&self) -> bool {
+        self.length > 0
     }
 
     /// Whether the segment opens a connection.
@@ -167,7 +173,7 @@ fn segment(ctx: &TcContext, at: usize, length: usize, ip: (Address, Address)) ->
         },
         v4: false,
         flags,
-        payload: length > usize::from(offset >> 4) * 4,
+        length: length.saturating_sub(usize::from(offset >> 4) * 4) as u32,
     })
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::{bindings::bpf_sock_addr, helpers::generated as helpers, programs:
 use mesh_common::{Address, Endpoint, LocalSocket};
 
 use crate::{
-    maps::{PODS, REAL_PEERS, WANTED_DST, stored},
+    maps::{EXPRESS_MARKS, PODS, REAL_PEERS, WANTED_DST, stored},
     packet::{from_words, ipv4_mapped, is_mapped, is_unspecified_or_loopback},
 };
 
@@ -70,6 +70,13 @@ fn real_peer(addr: *mut bpf_sock_addr, shown: Address) -> Option<Endpoint> {
     }
     if protocol == IPPROTO_UDP {
         return None;
+    }
+    // SAFETY: as above.
+    let mark = unsafe { stored(&EXPRESS_MARKS, (*addr).__bindgen_anon_1.sk.cast()) };
+    if !mark.is_null() {
+        // SAFETY: not null, and the socket outlives the program's run.
+        let wanted = unsafe { (*mark).wanted };
+        return (wanted.port != 0).then_some(wanted);
     }
     // SAFETY: copied at once.
     unsafe { REAL_PEERS.get(LocalSocket::new(cookie, shown, port)) }.copied()

@@ -3,19 +3,24 @@
 
 use aya_ebpf::{
     bindings::{
-        BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops,
+        BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+        BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops,
     },
     helpers::generated as helpers,
     programs::SockOpsContext,
 };
 use aya_log_ebpf::debug;
-use mesh_common::{Address, Endpoint, Flow, LOG_DEBUG, LocalSocket, Seen};
+use mesh_common::{
+    Address, Endpoint, ExpressEvent, ExpressFlow, Flow, LOG_DEBUG, LocalSocket, Mark, Seen, Verdict,
+};
 
 use crate::{
+    express,
     maps::{
-        ACTING_FOR, NODE_FLOWS, ORIGINAL_DST, PODS, PROBE_PORTS, REAL_PEERS, WANTED_DST, logs, node, stored,
+        ACTING_FOR, EXPRESS_FLOWS, EXPRESS_MARKS, NODE_FLOWS, ORIGINAL_DST, PODS, PROBE_PORTS, REAL_PEERS,
+        WANTED_DST, logs, node, stored,
     },
-    packet::{from_words, ipv4_mapped},
+    packet::{from_words, ipv4_mapped, reversed},
 };
 
 /// One socket event.
@@ -25,7 +30,9 @@ pub fn event(ctx: &SockOpsContext) -> u32 {
     if op == BPF_SOCK_OPS_TCP_CONNECT_CB {
         connecting(ctx);
     } else if op == BPF_SOCK_OPS_STATE_CB && ctx.arg(1) == TCP_CLOSE {
-        closed(ctx.ops);
+        closed(ctx);
+    } else if op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
+        accepted(ctx.ops);
     }
     0
 }
@@ -51,6 +58,10 @@ fn connecting(ctx: &SockOpsContext) {
     let local = LocalSocket::new(cookie, local_ip(ops), local_port(ops));
     // SAFETY: the socket comes from this context; values are copied at once.
     unsafe {
+        let mark = stored(&EXPRESS_MARKS, socket.cast());
+        if !mark.is_null() {
+            return depart(ctx, *mark);
+        }
         let wanted = stored(&WANTED_DST, socket.cast());
         if !wanted.is_null() {
             let _ = ORIGINAL_DST.insert(local, *wanted, 0);
@@ -62,6 +73,60 @@ fn connecting(ctx: &SockOpsContext) {
             let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
         }
     }
+}
+
+/// An express flow begins: the other end lets it past the node by this entry.
+#[inline(always)]
+fn depart(ctx: &SockOpsContext, mark: Mark) {
+    let entry = ExpressFlow { mark, state: 0, verdict: Verdict::ALLOW, sent: 0, received: 0 };
+    let _ = EXPRESS_FLOWS.insert(flow(ctx.ops), entry, 0);
+    let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+}
+
+/// A socket has accepted: of an express flow it bears the mark from now on, by which its packets are known.
+#[inline(always)]
+fn accepted(ops: *mut bpf_sock_ops) {
+    // SAFETY: the context is valid for the run of the program.
+    let socket = unsafe { (*ops).__bindgen_anon_2.sk };
+    let Some(entry) = EXPRESS_FLOWS.get_ptr_mut(reversed(&flow(ops))) else { return };
+    if socket.is_null() {
+        return;
+    }
+    // SAFETY: an entry of the map; the storage call gets the socket of this very context.
+    unsafe {
+        (*entry).state |= ExpressFlow::ESTABLISHED;
+        let mut mark = (*entry).mark;
+        mark.side = Mark::SERVER;
+        let map = core::ptr::from_ref(&EXPRESS_MARKS).cast_mut().cast();
+        let value = (&raw mut mark).cast();
+        helpers::bpf_sk_storage_get(map, socket.cast(), value, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    }
+}
+
+/// An express flow is over: its client's socket has closed.
+#[inline(always)]
+fn over(ctx: &SockOpsContext, mark: Mark) {
+    let (ops, before) = (ctx.ops, ctx.arg(0));
+    let flow = flow(ops);
+    let _ = EXPRESS_FLOWS.remove(flow);
+    // SAFETY: the context is valid for the run of the program.
+    let (sent, received) = unsafe { ((*ops).bytes_acked, (*ops).bytes_received) };
+    // The kernel counts what opens and what ends a stream as a byte each.
+    let ended = before == TCP_FIN_WAIT2 || before == TCP_CLOSING || before == TCP_LAST_ACK;
+    let heard = before == TCP_CLOSE_WAIT
+        || before == TCP_CLOSING
+        || before == TCP_LAST_ACK
+        || before == TCP_FIN_WAIT2;
+    // SAFETY: no arguments.
+    let at_ns = unsafe { helpers::bpf_ktime_get_ns() };
+    express::tell(ExpressEvent {
+        mark,
+        at_ns,
+        sent: sent.saturating_sub(1 + u64::from(ended)),
+        received: received.saturating_sub(u64::from(heard)),
+        flow,
+        kind: if before == TCP_SYN_SENT { ExpressEvent::FAILED } else { ExpressEvent::ENDED },
+    });
 }
 
 /// A process of the node connects: to a declared probe port it may pass the mesh by. Only a connect on this very
@@ -85,7 +150,21 @@ fn record_probe(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn closed(ops: *mut bpf_sock_ops) {
+fn closed(ctx: &SockOpsContext) {
+    let ops = ctx.ops;
+    // SAFETY: the context is valid for the run of the program; the value is copied at once.
+    unsafe {
+        let socket = (*ops).__bindgen_anon_2.sk;
+        if !socket.is_null() {
+            let mark = stored(&EXPRESS_MARKS, socket.cast());
+            if !mark.is_null() {
+                if (*mark).side == Mark::CLIENT {
+                    over(ctx, *mark);
+                }
+                return;
+            }
+        }
+    }
     // SAFETY: the context is valid for the run of the program.
     let cookie = unsafe { helpers::bpf_get_netns_cookie(ops.cast()) };
     if node().is_some_and(|n| n.host_netns == cookie) {
@@ -139,4 +218,9 @@ fn remote_ip(ops: *mut bpf_sock_ops) -> Address {
 }
 
 const AF_INET: u32 = 2;
+const TCP_SYN_SENT: u32 = 2;
+const TCP_FIN_WAIT2: u32 = 5;
 const TCP_CLOSE: u32 = 7;
+const TCP_CLOSE_WAIT: u32 = 8;
+const TCP_LAST_ACK: u32 = 9;
+const TCP_CLOSING: u32 = 11;

@@ -48,6 +48,16 @@ pub enum Role {
     Cleanup(CleanupOptions),
 }
 
+/// Whether the express path is used.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum ExpressPath {
+    /// Everything goes through the proxy.
+    #[default]
+    Disabled,
+    /// What can go past it does.
+    Enabled,
+}
+
 /// Options of the node role.
 #[derive(Clone, Debug, Args)]
 pub struct NodeOptions {
@@ -89,6 +99,9 @@ pub struct NodeOptions {
     /// How the guard is attached to pods' interfaces.
     #[arg(long, value_enum, default_value_t)]
     pub tc: TcHook,
+    /// Whether connections between pods of this node that need nothing but layer 4 are decided and carried by the kernel.
+    #[arg(long, value_enum, default_value_t)]
+    pub express_path: ExpressPath,
     /// Data threads [default: one for each core].
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

@@ -6,6 +6,8 @@
 
 mod address;
 pub mod cgroup;
+mod express;
+mod flows;
 mod load;
 mod log;
 pub mod manager;
@@ -22,6 +24,8 @@ use aya::{
     programs::{ProgramError, links::LinkError},
 };
 
+pub use express::CutFlows;
+pub use flows::Flows;
 pub use load::{Programs, TcHook, detach_clsact};
 pub use log::KernelLog;
 pub use manager::{Manager, Options, PodSockets};

@@ -15,6 +15,7 @@ mod event;
 mod labels;
 mod metrics;
 mod process;
+mod protocol;
 mod reason;
 mod request;
 mod series;
@@ -36,6 +37,7 @@ pub use access::AccessLogFormat;
 pub use conn::{ConnReport, ConnView, Counters};
 pub use event::{Event, Family};
 pub use metrics::{CertificateFigure, NodeFigures, classic_text};
+pub use protocol::{Operation, Speaking};
 pub use reason::{Failure, Flag, Stage};
 pub use request::{
     AccessFormat, Flags, FormatError, HeaderLookup, Perspective, RequestFacts, RequestHeaderFacts,
@@ -178,6 +180,7 @@ pub struct Reporter {
     version: String,
     series: SeriesMap,
     requests: request::RequestMap,
+    protocols: protocol::Protocols,
     live: Table<Live>,
     open: [AtomicU64; Direction::ALL.len()],
     next_id: AtomicU64,
@@ -197,6 +200,7 @@ impl Reporter {
             version: options.version,
             series: SeriesMap::new(options.max_label_sets),
             requests: request::RequestMap::new(options.max_request_sets),
+            protocols: protocol::Protocols::default(),
             live: Table::default(),
             open: Direction::ALL.map(|_| AtomicU64::new(0)),
             next_id: AtomicU64::new(1),
@@ -209,9 +213,14 @@ impl Reporter {
 
     /// Begins the report of a connection that has just been accepted.
     pub fn begin(self: &Arc<Self>, info: ConnInfo) -> ConnReport {
+        self.begin_since(info, Duration::ZERO)
+    }
+
+    /// Begins the report of a connection that was accepted some time `ago`.
+    pub fn begin_since(self: &Arc<Self>, info: ConnInfo, ago: Duration) -> ConnReport {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.open_of(info.direction).fetch_add(1, Ordering::Relaxed);
-        let live = Arc::new(Live::new(id, info));
+        let live = Arc::new(Live::new(id, info, ago));
         let slot = self.live.insert(live.clone());
         ConnReport::new(self.clone(), live, slot)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ipnet::IpNet;
-use mesh_core::cluster::TrafficDistribution;
+use mesh_core::cluster::{BackendTls, BackendTrust, TrafficDistribution};
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::model::{
     Config, Credential, CredentialName, Entry, Exported, Families, LocalPod, Membership, MeshSettings,
@@ -208,6 +208,7 @@ impl Decoder {
                 number: number(port.service_port)?,
                 name: named(&detail.name),
                 app_protocol: named(&detail.app_protocol),
+                tls: detail.tls.as_ref().map(|tls| Arc::new(backend_tls(tls))),
                 endpoints: Vec::new(),
             })
         };
@@ -237,7 +238,7 @@ impl Decoder {
                 None => Exported::Everywhere,
                 Some(to) => Exported::To(to.namespaces.iter().map(|name| self.text(name)).collect()),
             },
-            entry: details.entry.map(|entry| Arc::new(entry_of(entry))),
+            entry: details.entry.map(|entry| entry_of(entry).map(Arc::new)).transpose()?,
             waypoint: self.waypoint(from.waypoint.as_ref(), details.waypoint)?,
         })
     }
@@ -358,14 +359,15 @@ impl Decoder {
     }
 }
 
-fn entry_of(from: mesh::ServiceEntry) -> Entry {
-    Entry {
+fn entry_of(from: mesh::ServiceEntry) -> Result<Entry, Invalid> {
+    Ok(Entry {
         name: from.name.into(),
         external: from.external,
         passthrough: from.passthrough,
         first_address_only: from.first_address_only,
+        networks: from.networks.iter().map(network).collect::<Result<_, _>>()?,
         subject_alt_names: from.subject_alt_names.into_iter().map(Arc::from).collect(),
-    }
+    })
 }
 
 fn credential(from: mesh::Credential) -> Result<Credential, Invalid> {
@@ -404,11 +406,6 @@ fn settings(from: &mesh::Mesh) -> Result<MeshSettings, Invalid> {
     let domain = |text: &str| {
         TrustDomain::parse(text).map_err(|error| Invalid::new("trust_domain", error.to_string()))
     };
-    let network = |one: &mesh::Network| {
-        let length = u8::try_from(one.length).ok();
-        let network = length.and_then(|length| IpNet::new(ip(&one.address).ok()?, length).ok());
-        network.ok_or(Invalid::new("pod_networks", "a network is none"))
-    };
     Ok(MeshSettings {
         trust_domain: domain(&from.trust_domain)?,
         trust_domain_aliases: from
@@ -419,6 +416,12 @@ fn settings(from: &mesh::Mesh) -> Result<MeshSettings, Invalid> {
         config: MeshText::read(&from.config),
         pod_networks: from.pod_networks.iter().map(network).collect::<Result<_, _>>()?,
     })
+}
+
+fn network(one: &mesh::Network) -> Result<IpNet, Invalid> {
+    let length = u8::try_from(one.length).ok();
+    let network = length.and_then(|length| IpNet::new(ip(&one.address).ok()?, length).ok());
+    network.ok_or(Invalid::new("networks", "a network is none"))
 }
 
 /// What is left out stands for its default.
@@ -452,6 +455,19 @@ pub(crate) fn ip(bytes: &[u8]) -> Result<IpAddr, Invalid> {
         _ => <[u8; 16]>::try_from(bytes).map(IpAddr::from),
     };
     ip.map(mesh_core::net::canonical_ip).map_err(|_| Invalid::new("addresses", "one has not 4 or 16 bytes"))
+}
+
+fn backend_tls(from: &mesh::BackendTls) -> BackendTls {
+    use mesh::backend_tls::Trust;
+    BackendTls {
+        hostname: from.hostname.as_str().into(),
+        subject_alt_names: from.subject_alt_names.iter().map(|name| name.as_str().into()).collect(),
+        trust: match &from.trust {
+            Some(Trust::System(true)) => BackendTrust::System,
+            Some(Trust::Authorities(text)) => BackendTrust::Authorities(text.as_str().into()),
+            Some(Trust::System(false)) | None => BackendTrust::Nobody,
+        },
+    }
 }
 
 fn number(port: u32) -> Result<u16, Invalid> {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use mesh_core::cluster::TrafficDistribution;
+use mesh_core::cluster::{BackendTls, BackendTrust, TrafficDistribution};
 use mesh_core::model::{
     Config, Credential, Entry, Exported, Families, LocalPod, Membership, MeshSettings, Record, Service,
     StaticEndpoint, WAYPOINT_PORT, Waypoint, Workload, WorkloadType,
@@ -138,6 +138,7 @@ pub fn service(from: &Service) -> workload::Service {
     let detail = |port: &mesh_core::model::ServicePort| mesh::ServicePort {
         name: port.name.as_deref().unwrap_or_default().to_owned(),
         app_protocol: port.app_protocol.as_deref().unwrap_or_default().to_owned(),
+        tls: port.tls.as_deref().map(backend_tls),
     };
     let details = mesh::ServiceDetails {
         ports: from.ports.iter().map(detail).collect(),
@@ -199,7 +200,12 @@ fn entry(from: &Entry) -> mesh::ServiceEntry {
         passthrough: from.passthrough,
         first_address_only: from.first_address_only,
         subject_alt_names: from.subject_alt_names.iter().map(ToString::to_string).collect(),
+        networks: from.networks.iter().map(network).collect(),
     }
+}
+
+fn network(from: &ipnet::IpNet) -> mesh::Network {
+    mesh::Network { address: octets(from.addr()), length: from.prefix_len().into() }
 }
 
 fn balancing(from: &Service) -> Option<workload::LoadBalancing> {
@@ -259,10 +265,6 @@ fn local_pod(from: &LocalPod) -> mesh::LocalPod {
 }
 
 fn settings(from: &MeshSettings) -> mesh::Mesh {
-    let network = |network: &ipnet::IpNet| mesh::Network {
-        address: octets(network.addr()),
-        length: network.prefix_len().into(),
-    };
     mesh::Mesh {
         trust_domain: from.trust_domain.to_string(),
         trust_domain_aliases: from.trust_domain_aliases.iter().map(ToString::to_string).collect(),
@@ -296,5 +298,17 @@ pub(crate) fn octets(ip: IpAddr) -> Bytes {
     match ip {
         IpAddr::V4(ip) => Bytes::copy_from_slice(&ip.octets()),
         IpAddr::V6(ip) => Bytes::copy_from_slice(&ip.octets()),
+    }
+}
+
+fn backend_tls(from: &BackendTls) -> mesh::BackendTls {
+    mesh::BackendTls {
+        hostname: from.hostname.to_string(),
+        subject_alt_names: from.subject_alt_names.iter().map(ToString::to_string).collect(),
+        trust: match &from.trust {
+            BackendTrust::System => Some(mesh::backend_tls::Trust::System(true)),
+            BackendTrust::Authorities(text) => Some(mesh::backend_tls::Trust::Authorities(text.to_string())),
+            BackendTrust::Nobody => None,
+        },
     }
 }

@@ -57,6 +57,15 @@ const YAML: &str = "
 {apiVersion: v1, kind: Pod, metadata: {name: way-0, namespace: app, labels: {gateway.networking.k8s.io/gateway-name: way}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {podIP: 10.0.0.7}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: bound, namespace: app, labels: {istio.io/use-waypoint: way}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {podIP: 10.0.0.8}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {name: ca, namespace: app}, spec: {targetRefs: [{group: '', kind: Service, name: web, sectionName: http}],
+  validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}], hostname: web.test, subjectAltNames: [{type: URI, uri: 'spiffe://a/b'}, {type: Hostname, hostname: a.test}]}}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {name: system, namespace: app}, spec: {targetRefs: [{group: '', kind: Service, name: web, sectionName: raw}], validation: {wellKnownCACertificates: System, hostname: raw.test}}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {name: nobody, namespace: app}, spec: {targetRefs: [{group: '', kind: Service, name: zonal}], validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: gone}], hostname: zonal.test}}}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: ca, namespace: app}, data: {ca.crt: '-----BEGIN CERTIFICATE-----'}}
 ";
 
 fn records() -> Vec<(RecordKey, Record)> {
@@ -111,6 +120,8 @@ fn the_wire_changes_nothing() {
     let there = mirror.snapshot();
     assert_eq!(there.workloads().collect::<Vec<_>>(), here.snapshot.workloads().collect::<Vec<_>>());
     assert_eq!(there.services().collect::<Vec<_>>(), here.snapshot.services().collect::<Vec<_>>());
+    let asked = there.services().flat_map(|service| &service.ports).filter(|port| port.tls.is_some());
+    assert_eq!(asked.count(), 3);
     assert_eq!(there.trust_domain(), here.snapshot.trust_domain());
     assert_eq!(there.trust_domain_aliases(), here.snapshot.trust_domain_aliases());
     assert_eq!(there.mesh(), here.snapshot.mesh());

@@ -1,14 +1,19 @@
 //! The conformance tests of the Gateway API, one row each under the name that they have there.
 //!
-//! What a row configures goes two ways at once: as files to a real `mesh-node gateway` for each of its Gateways, which
-//! gets real requests, and through a Kubernetes API to a real `mesh-control`, which writes statuses. Written from the
-//! specification; the conformance suite itself needs a cluster.
+//! What a row configures goes two ways at once: as files to a real `mesh-node gateway` for each of its Gateways, or to the
+//! nodes of a real mesh, which get real requests, and through a Kubernetes API to a real `mesh-control`, which writes
+//! statuses. Written from the specification; the conformance suite itself needs a cluster.
 
+mod backend_tls;
 mod backends;
+mod bed;
 mod gateways;
 mod grpc;
 mod http;
+mod listener_sets;
+mod mesh;
 mod rules;
+mod sealed;
 mod stage;
 mod tls;
 
@@ -31,6 +36,8 @@ pub(crate) struct Test {
     /// What a gateway must support for it to be run.
     level: Level,
     yaml: String,
+    /// Whether it is about clients in the mesh, and needs one.
+    in_mesh: bool,
     steps: Vec<Step>,
 }
 
@@ -53,7 +60,7 @@ type Act = Box<dyn FnOnce(Rc<Case>) -> Pin<Box<dyn Future<Output = Result<()>>>>
 
 /// A test that everybody has to pass.
 pub(crate) fn core(name: &'static str) -> Test {
-    Test { name, level: Level::Core, yaml: String::new(), steps: Vec::new() }
+    Test { name, level: Level::Core, yaml: String::new(), in_mesh: false, steps: Vec::new() }
 }
 
 /// A test of a feature.
@@ -66,6 +73,12 @@ impl Test {
     pub(crate) fn yaml(mut self, yaml: &str) -> Self {
         self.yaml.push_str("\n---\n");
         self.yaml.push_str(yaml);
+        self
+    }
+
+    /// Has no gateways, but a mesh.
+    fn in_mesh(mut self) -> Self {
+        self.in_mesh = true;
         self
     }
 
@@ -96,7 +109,11 @@ impl Test {
 
     async fn run(self, stage: &Rc<Stage>) -> Result<()> {
         anyhow::ensure!(!self.steps.is_empty(), "the test asks nothing");
-        let case = Rc::new(Case::begin(stage, &self.yaml).await?);
+        let case = Rc::new(if self.in_mesh {
+            Case::begin_in_mesh(stage, &self.yaml)?
+        } else {
+            Case::begin(stage, &self.yaml).await?
+        });
         for (number, step) in self.steps.into_iter().enumerate() {
             let outcome = match step {
                 Step::Ask(gateway, port, asked) => {
@@ -127,8 +144,17 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
 }
 
 fn tests() -> Vec<Test> {
-    let all =
-        [gateways::tests(), http::tests(), backends::tests(), rules::tests(), grpc::tests(), tls::tests()];
+    let all = [
+        gateways::tests(),
+        http::tests(),
+        backends::tests(),
+        rules::tests(),
+        grpc::tests(),
+        tls::tests(),
+        mesh::tests(),
+        listener_sets::tests(),
+        backend_tls::tests(),
+    ];
     let mut all: Vec<_> = all.into_iter().flatten().collect();
     all.sort_by_key(|test| test.name);
     all
@@ -138,7 +164,8 @@ fn run_all(tests: Vec<Test>) -> Result<bool> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async move {
         say(&format!("running {} tests", tests.len()));
-        let stage = Stage::start().await.context("the cluster and its control plane")?;
+        let needs_mesh = tests.iter().any(|test| test.in_mesh);
+        let stage = Stage::start(needs_mesh).await.context("the cluster, its control plane, and the mesh")?;
         let mut outcomes = Vec::new();
         for test in tests {
             let (name, level, begun) = (test.name, test.level, Instant::now());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
@@ -41,10 +41,15 @@ impl Authority {
         &self.pem
     }
 
-    /// A certificate for these names.
+    /// A certificate for these names, and URIs.
     pub(crate) fn issue(&self, names: &[&str]) -> Result<Pair> {
         let key = KeyPair::generate()?;
-        let params = CertificateParams::new(names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>())?;
+        let (uris, hosts): (Vec<_>, Vec<_>) =
+            names.iter().map(|it| (*it).to_owned()).partition(|it| it.contains("://"));
+        let mut params = CertificateParams::new(hosts)?;
+        for uri in uris {
+            params.subject_alt_names.push(SanType::URI(uri.try_into()?));
+        }
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
         Ok(Pair { certificate, key: key.serialize_pem() })
     }

@@ -193,6 +193,23 @@ fn names_of_the_mesh_are_answered() -> Result<()> {
         let dug = dig(&client, &[&server, transport, "db-1.db.mesh.svc.cluster.local"])?;
         ensure!(dug.answers() == [members[1].as_str()], "{dug:?}");
     }
+    // Named ports where their endpoints are, and addresses with their names.
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: db, namespace: mesh}, spec: {clusterIP: None, \
+                   selector: {app: db}, ports: [{name: sql, port: 80, targetPort: 7000}]}}";
+    bed.apply(service)?;
+    let name = "_sql._tcp.db.mesh.svc.cluster.local";
+    bed.wait("the new name of the port", Duration::from_secs(10), |_| {
+        dig(&client, &[&server, name, "SRV"]).is_ok_and(|dug| dug.answers().len() == 2)
+    })?;
+    let dug = dig(&client, &[&server, "+short", name, "SRV"])?;
+    let mut lines: Vec<&str> = dug.0.lines().collect();
+    lines.sort_unstable();
+    let located = ["0", "1"].map(|n| format!("0 1 7000 db-{n}.db.mesh.svc.cluster.local."));
+    ensure!(lines == located, "{dug:?}");
+    let dug = dig(&client, &[&server, "-x", &members[1]])?;
+    ensure!(dug.answers() == ["db-1.db.mesh.svc.cluster.local."], "{dug:?}");
+    let dug = dig(&client, &[&server, "-x", &near])?;
+    ensure!(dug.answers() == ["near.mesh.svc.cluster.local."], "{dug:?}");
     // The search list of the pod's own resolv.conf.
     let dug = dig(&client, &["+search", "near"])?;
     ensure!(dug.answers() == [near.as_str()] && dug.server() == format!("{CLUSTER_DNS}#53"), "{dug:?}");

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use mesh_common::ABI;
 use mesh_tests::{
     bed::{Bed, Network},
     scenario::{Dialled, at, captured, dial, eventually, manifests, start},
@@ -40,7 +41,7 @@ fn a_label_enrols_and_its_removal_releases() -> Result<()> {
     ensure!(bed.pod("outside/stranger")?.status().restarts == before, "the pod was restarted");
     bed.wait("no trace of the pod's capture", Duration::from_secs(3), |bed| {
         let uid = stranger.status().uid.clone();
-        let links = std::fs::read_dir(format!("/sys/fs/bpf/mesh-{}/node-1/v1/link", bed.name()));
+        let links = std::fs::read_dir(format!("/sys/fs/bpf/mesh-{}/node-1/{ABI}/link", bed.name()));
         links.is_ok_and(|mut all| {
             !all.any(|link| link.is_ok_and(|link| link.file_name().to_string_lossy().contains(&uid)))
         })

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use mesh_common::ABI;
 use mesh_tests::{
     bed::{Bed, Inbound},
     scenario::{Dialled, at, dial, eventually, manifests, start},
@@ -71,7 +72,7 @@ fn a_restarted_node_adopts_its_pods() -> Result<()> {
     let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
     let (client, near) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?);
     let links = || -> Result<Vec<String>> {
-        let all = std::fs::read_dir(format!("/sys/fs/bpf/mesh-{}/node-1/v1/link", bed.name()))?;
+        let all = std::fs::read_dir(format!("/sys/fs/bpf/mesh-{}/node-1/{ABI}/link", bed.name()))?;
         let mut names = all
             .map(|link| Ok(link?.file_name().to_string_lossy().into_owned()))
             .collect::<Result<Vec<_>>>()?;
@@ -117,7 +118,7 @@ fn the_guard_stops_what_goes_around() -> Result<()> {
     let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
     let (client, stranger, near) =
         (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/near")?);
-    let pins = format!("/sys/fs/bpf/mesh-{}/node-1/v1/link", bed.name());
+    let pins = format!("/sys/fs/bpf/mesh-{}/node-1/{ABI}/link", bed.name());
     let uid = near.status().uid.clone();
     for link in std::fs::read_dir(&pins)? {
         let link = link?;

@@ -38,6 +38,7 @@ mod l7;
 mod load;
 mod manifests;
 mod memory;
+pub mod names;
 mod output;
 pub mod pace;
 mod process;
@@ -58,6 +59,8 @@ pub struct Plan {
     pub ztunnel: Option<PathBuf>,
     /// The `envoy` to compare gateways with; none means the one that `cargo xtask bench` has installed.
     pub envoy: Option<PathBuf>,
+    /// Arguments for every `mesh-node` of a node.
+    pub node_args: Vec<String>,
 }
 
 /// What came of it.
@@ -158,7 +161,8 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Outcome> {
         return Ok(outcome);
     }
     tell("Starting the pods.");
-    let mut stand = Stand::start(&[System::Direct, System::Relay, System::Mesh], plan.ztunnel.as_deref())?;
+    let systems = [System::Direct, System::Relay, System::Mesh];
+    let mut stand = Stand::start(&systems, plan.ztunnel.as_deref(), &plan.node_args)?;
     for case in traffic {
         Session { stand: &mut stand, plan, case, tell }.run(&mut outcome);
     }

@@ -20,6 +20,7 @@ use crate::sys;
 
 mod access;
 mod arrive;
+mod beyond;
 mod console;
 mod crash;
 mod curl;
@@ -141,7 +142,8 @@ fn begin(options: &Options, console: Console, interrupted: Interrupt) -> Result<
         builder = builder.inbound(inbound);
     }
     let bed = builder.manifests(samples.as_path()).begin()?;
-    Ok(Tour { started, bed, console, samples, page: None, interrupted })
+    let embedded = options.embedded;
+    Ok(Tour { started, bed, embedded, console, samples, page: None, interrupted })
 }
 
 fn steps(tour: &mut Tour) -> Result<()> {
@@ -190,7 +192,7 @@ fn find_samples() -> Result<PathBuf> {
 /// What is done at one step.
 type Step = fn(&mut Tour) -> Result<()>;
 
-const STEPS: [(&str, Step); 10] = [
+const STEPS: [(&str, Step); 12] = [
     ("Nodes and Bookinfo come up", arrive::come_up),
     ("What was captured", arrive::captured),
     ("The page works", page::works),
@@ -200,6 +202,8 @@ const STEPS: [(&str, Step); 10] = [
     ("PERMISSIVE admits the client outside, STRICT refuses it", policy::strict),
     ("Requests go where rules say: a canary, and a version for one user", routing::versions),
     ("Faults on purpose, and a circuit breaker", routing::faults),
+    ("Beyond the mesh: a name, rules and a border", beyond::outside),
+    ("A waypoint enforces the rules of a namespace", beyond::waypoint),
     ("mesh-node dies: its pods fail closed, and work again when it is back", crash::crash),
 ];
 

@@ -37,9 +37,20 @@ impl App {
                 }
                 _ => Response::new(400, "text/plain", "Invalid delay\n"),
             },
+            ("response-headers", None) => self.with_headers(request),
             ("websocket", Some("echo")) => websocket(request),
             _ => Response::new(404, "text/plain", "Not found\n"),
         }
+    }
+
+    /// The query's parameters as headers, as they are but for `%23`, which would end the query.
+    fn with_headers(&self, request: &Request) -> Response {
+        let mut response = self.json(200, json!({}));
+        let query = request.target.split_once('?').map_or("", |(_, query)| query);
+        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+            response.headers.push(name, value.replace("%23", "#"));
+        }
+        response
     }
 
     fn json(&self, status: u16, mut value: Value) -> Response {
@@ -93,6 +104,7 @@ mod tests {
             ("/status/99", 400),
             ("/delay/0.001", 200),
             ("/delay/soon", 400),
+            ("/response-headers?x-a=b", 200),
             ("/websocket/echo", 426),
             ("/getx", 404),
             ("/", 404),

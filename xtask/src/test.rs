@@ -30,8 +30,8 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, gateway-api, conformance, ebpf, e2e; or a part of the last: egress, dns, waypoint, limits. From
-    /// ebpf on they need root, through sudo where necessary.
+    /// unit, control, gateway, conformance, gateway-api, ebpf, e2e; or a part of the last: egress, dns, waypoint, limits. From
+    /// gateway-api on they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Seconds that each suite may run, instead of its own limit.
@@ -53,7 +53,8 @@ enum Suite {
     Conformance,
     /// Gateways and their clients, as processes on this machine; without privilege.
     Gateway,
-    /// The conformance tests of the Gateway API by name, through files and through an API server; without privilege.
+    /// The conformance tests of the Gateway API by name, through files and through an API server. Those about clients in
+    /// the mesh have a bed.
     GatewayApi,
     /// The kernel programs on this kernel.
     Ebpf,
@@ -89,8 +90,8 @@ impl Suite {
         Self::Unit,
         Self::Control,
         Self::Gateway,
-        Self::GatewayApi,
         Self::Conformance,
+        Self::GatewayApi,
         Self::Ebpf,
         Self::EndToEnd,
     ];
@@ -126,7 +127,16 @@ impl Suite {
     }
 
     fn needs_root(self) -> bool {
-        matches!(self, Self::Ebpf | Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint | Self::Limits)
+        matches!(
+            self,
+            Self::GatewayApi
+                | Self::Ebpf
+                | Self::EndToEnd
+                | Self::Egress
+                | Self::Dns
+                | Self::Waypoint
+                | Self::Limits
+        )
     }
 
     /// How long the tests may run once they are built. Generous: it is there to end what hangs.
@@ -254,7 +264,8 @@ fn add_arguments(command: &mut Command, suite: Suite, filter: &[String]) -> Resu
             command.args(["--config", &format!("target.'cfg(all())'.runner={words}")]);
         }
         // Every test has a bed of its own and mostly waits; more at once would only make each other's deadlines tight.
-        if !filter.iter().any(|argument| argument.starts_with("--test-threads")) {
+        let has_threads = filter.iter().any(|argument| argument.starts_with("--test-threads"));
+        if suite != Suite::GatewayApi && !has_threads {
             ours.push("--test-threads=3");
         }
     }

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_core::gateway_api::{
-    self, CONTROLLER, Facts, GROUP, GatewayStatus, ListenerStatus, ParentStatus, Resources,
+    self, Ancestor, AncestorStatus, CONTROLLER, Facts, GROUP, GatewayStatus, ListenerSetStatus,
+    ListenerStatus, ParentStatus, Resources,
 };
 use mesh_core::resource::gateway_api::ParentRef;
 use mesh_core::resource::{Object, ObjectKey};
@@ -55,6 +56,16 @@ impl GatewayApi {
                 statuses.push((key.clone(), of_gateway(object, status)));
             }
         }
+        for (key, status) in &report.sets {
+            if let Some(object) = self.objects.get(key) {
+                statuses.push((key.clone(), of_set(object, status)));
+            }
+        }
+        for (key, ancestors) in &report.policies {
+            if let Some(object) = self.objects.get(key) {
+                statuses.push((key.clone(), of_policy(object, ancestors)));
+            }
+        }
         for (key, parents) in &report.routes {
             // A route that has left our Gateways is told so, one that never was at any is not.
             let is_ours = !parents.is_empty() || self.told.contains(key);
@@ -74,11 +85,26 @@ fn of_gateway(object: &Object, status: &GatewayStatus) -> Status {
         let is_ip = address.parse::<std::net::IpAddr>().is_ok();
         json!({"type": if is_ip { "IPAddress" } else { "Hostname" }, "value": &**address})
     });
-    let fields = [("listeners", listeners.collect::<Value>()), ("addresses", addresses.collect())];
+    let fields = [
+        ("listeners", listeners.collect::<Value>()),
+        ("addresses", addresses.collect()),
+        ("attachedListenerSets", json!(status.sets)),
+    ];
     Status {
         uid: object.meta.uid.clone(),
         conditions: status.conditions.iter().map(|it| condition(it, generation)).collect(),
         fields: fields.map(|(name, value)| (name.to_owned(), value)).into(),
+        ..Status::default()
+    }
+}
+
+fn of_set(object: &Object, status: &ListenerSetStatus) -> Status {
+    let generation = object.meta.generation;
+    let listeners: Value = status.listeners.iter().map(|it| of_listener(it, generation)).collect();
+    Status {
+        uid: object.meta.uid.clone(),
+        conditions: status.conditions.iter().map(|it| condition(it, generation)).collect(),
+        fields: [("listeners".to_owned(), listeners)].into(),
         ..Status::default()
     }
 }
@@ -100,8 +126,21 @@ fn of_route(object: &Object, parents: &[ParentStatus<'_>]) -> Status {
         let conditions = it.conditions.iter().map(|it| condition(it, generation).to_json());
         json!({"parentRef": reference(it.parent), "conditions": conditions.collect::<Vec<_>>()})
     });
-    let parents = Parents { controller: CONTROLLER.to_owned(), entries: entries.collect() };
+    let parents = Parents { field: "parents", controller: CONTROLLER.to_owned(), entries: entries.collect() };
     Status { uid: object.meta.uid.clone(), parents: Some(parents), ..Status::default() }
+}
+
+fn of_policy(object: &Object, ancestors: &[AncestorStatus]) -> Status {
+    let generation = object.meta.generation;
+    let entries = ancestors.iter().map(|it| {
+        let Ancestor { group, kind, namespace, name } = &it.ancestor;
+        let reference = json!({"group": group, "kind": kind, "namespace": &**namespace, "name": &**name});
+        let conditions = it.conditions.iter().map(|it| condition(it, generation).to_json());
+        json!({"ancestorRef": reference, "conditions": conditions.collect::<Vec<_>>()})
+    });
+    let ancestors =
+        Parents { field: "ancestors", controller: CONTROLLER.to_owned(), entries: entries.collect() };
+    Status { uid: object.meta.uid.clone(), parents: Some(ancestors), ..Status::default() }
 }
 
 /// As the API server shows it, with the defaults that it gives.
@@ -130,13 +169,15 @@ fn condition(condition: &gateway_api::Condition, observed_generation: Option<i64
 }
 
 /// The kinds that decide, besides those of [`Facts`].
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 10] = [
     "GatewayClass",
     "KubernetesGateway",
+    "ListenerSet",
     "HTTPRoute",
     "GRPCRoute",
     "TLSRoute",
     "TCPRoute",
+    "BackendTLSPolicy",
     "ReferenceGrant",
     "Namespace",
 ];

@@ -347,8 +347,16 @@ const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 /// Kinds that nodes enforce.
 const POLICIES: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
 /// Kinds of the Gateway API that have a status of ours.
-const OF_GATEWAY_API: [&str; 6] =
-    ["GatewayClass", "KubernetesGateway", "HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"];
+const OF_GATEWAY_API: [&str; 8] = [
+    "GatewayClass",
+    "KubernetesGateway",
+    "ListenerSet",
+    "HTTPRoute",
+    "GRPCRoute",
+    "TLSRoute",
+    "TCPRoute",
+    "BackendTLSPolicy",
+];
 /// Who takes care of a `GatewayClass` that is ours: of gateways, and of waypoints. The names are Istio's.
 const CONTROLLERS: [&str; 2] = ["istio.io/gateway-controller", "istio.io/mesh-controller"];
 /// Bytes; Kubernetes allows a condition 32 KiB, and nobody reads more than this.

@@ -16,6 +16,7 @@ fn service(name: &str, port: u16) -> Record {
             number: port,
             name: None,
             app_protocol: None,
+            tls: None,
             endpoints: Vec::new(),
         }],
         session_affinity: None,

@@ -42,7 +42,8 @@ struct Named<'a> {
 fn named<'a>(index: &Index<'a>, object: &'a Object) -> Vec<Named<'a>> {
     match &object.spec {
         Spec::Gateway(gateway) => of_istio(index, gateway),
-        Spec::KubernetesGateway(gateway) => of_kubernetes(object, gateway),
+        Spec::KubernetesGateway(gateway) => of_listeners(object, &gateway.listeners),
+        Spec::ListenerSet(set) => of_listeners(object, &set.listeners),
         _ => Vec::new(),
     }
 }
@@ -76,9 +77,9 @@ fn of_istio<'a>(index: &Index<'a>, gateway: &'a GatewaySpec) -> Vec<Named<'a>> {
     all
 }
 
-fn of_kubernetes<'a>(object: &'a Object, gateway: &'a gateway_api::GatewaySpec) -> Vec<Named<'a>> {
+fn of_listeners<'a>(object: &'a Object, listeners: &'a [gateway_api::Listener]) -> Vec<Named<'a>> {
     let mut all = Vec::new();
-    for (at, listener) in gateway.listeners.iter().enumerate() {
+    for (at, listener) in listeners.iter().enumerate() {
         let references = listener.tls.iter().flat_map(|tls| &tls.certificate_refs);
         for (number, reference) in references.enumerate() {
             if reference.group.is_empty() && *reference.kind == *SECRET {

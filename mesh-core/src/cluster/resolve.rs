@@ -36,6 +36,9 @@ pub fn resolve(
     let namespace = applicable.first().map_or_else(|| Arc::from(""), |rule| Arc::clone(&rule.namespace));
     let distribution = service.traffic_distribution;
     let mut policy = ClusterPolicy::new(&blocks, &namespace, rules.defaults(), distribution);
+    if let (None, Some(tls)) = (blocks.tls, service.tls) {
+        policy.tls = tls.policy();
+    }
     policy.rules = applicable.iter().map(|rule| rule.key()).collect();
     policy.subset_labels = subset.map(|subset| Arc::new(subset.labels.clone()));
     Ok(policy)

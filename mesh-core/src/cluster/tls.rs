@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::id::SpiffeId;
 use crate::resource::networking::destination_rule::{ClientTls, ClientTlsMode};
 
 /// TLS towards a service.
@@ -62,8 +63,12 @@ pub enum Trust {
     File(Arc<str>),
     /// Those of authorities in a Secret or ConfigMap.
     Credential(Credential),
+    /// Those of these authorities, as PEM.
+    Authorities(Arc<str>),
     /// Everybody's: `insecureSkipVerify`.
     Anybody,
+    /// Nobody's.
+    Nobody,
 }
 
 /// What `credentialName` names.
@@ -96,6 +101,34 @@ impl TlsPolicy {
                 sni,
                 subject_alt_names,
             })),
+        }
+    }
+}
+
+impl TlsPolicy {
+    /// As this, but where it asks for no names these are asked for: the `subjectAltNames` of a ServiceEntry.
+    #[must_use]
+    pub fn or_names(self, names: &[Arc<str>]) -> Self {
+        let or = |own: Arc<[Arc<str>]>| if own.is_empty() { names.into() } else { own };
+        match self {
+            Self::Originate(mut rule) => {
+                rule.subject_alt_names = or(std::mem::take(&mut rule.subject_alt_names));
+                Self::Originate(rule)
+            }
+            Self::IstioMutual { sni, subject_alt_names } => {
+                Self::IstioMutual { sni, subject_alt_names: or(subject_alt_names) }
+            }
+            other => other,
+        }
+    }
+
+    /// Whether a server with this identity of the mesh is one of those that are asked for.
+    pub fn admits(&self, identity: &SpiffeId) -> bool {
+        match self {
+            Self::IstioMutual { subject_alt_names: names, .. } if !names.is_empty() => {
+                names.iter().any(|name| **name == *identity.uri())
+            }
+            _ => true,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Names: length and text of one label after the other, up to the empty one.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 /// Where a name at the start of `wire` ends, if it is written out in full: a question has nothing before it that it
 /// could refer to.
 pub(super) fn length(wire: &[u8]) -> Option<usize> {
@@ -51,6 +53,21 @@ pub(super) fn text(wire: &[u8]) -> Option<String> {
         rest = after;
     }
     (!text.is_empty()).then_some(text)
+}
+
+/// The address that a name of `in-addr.arpa` or `ip6.arpa` is about (RFC 1035, 3.5; RFC 3596, 2.5).
+pub(super) fn address(text: &str) -> Option<IpAddr> {
+    if let Some(digits) = text.strip_suffix(".in-addr.arpa") {
+        let octets: Vec<_> = digits.rsplit('.').collect();
+        let ip: Ipv4Addr = octets.join(".").parse().ok()?;
+        return Some(ip.into());
+    }
+    let digits: Vec<_> = text.strip_suffix(".ip6.arpa")?.rsplit('.').collect();
+    let is_digit = |digit: &&str| matches!(digit.as_bytes(), [one] if one.is_ascii_hexdigit());
+    if digits.len() != 32 || !digits.iter().all(is_digit) {
+        return None;
+    }
+    u128::from_str_radix(&digits.concat(), 16).ok().map(|bits| Ipv6Addr::from_bits(bits).into())
 }
 
 /// Writes a name out; `false`, with nothing written, if it is none.

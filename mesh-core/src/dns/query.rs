@@ -23,6 +23,10 @@ pub enum Kind {
     A,
     /// An IPv6 address.
     Aaaa,
+    /// `PTR`: the name that an address has.
+    Pointer,
+    /// `SRV`: where a named port of a service is.
+    Location,
     /// All there is.
     Any,
     /// `SVCB` and `HTTPS` (RFC 9460), which may name addresses as well.
@@ -108,7 +112,9 @@ impl Kind {
         match kind {
             _ if class != IN => Self::Other,
             1 => Self::A,
+            12 => Self::Pointer,
             28 => Self::Aaaa,
+            33 => Self::Location,
             64 | 65 => Self::Service,
             255 => Self::Any,
             _ => Self::Other,

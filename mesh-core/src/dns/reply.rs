@@ -13,8 +13,24 @@ pub struct Records {
     /// In the order in which they are told; those that do not fit are left out. None means that there is no such
     /// record, not that there is no such name.
     pub addresses: Vec<IpAddr>,
+    /// What else there is, which no alias has; in their order, too.
+    pub others: Vec<Other>,
     /// Seconds for which they may be kept.
     pub ttl: u32,
+}
+
+/// A record that leads to a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Other {
+    /// `PTR`: the name of the address that was asked for.
+    Pointer(String),
+    /// `SRV` (RFC 2782): a port, and whose it is. None is before another.
+    Location {
+        /// The port.
+        port: u16,
+        /// The name that has the addresses.
+        host: String,
+    },
 }
 
 /// What an answer says of itself.
@@ -64,6 +80,13 @@ impl Query {
             write_record(&mut out, owner.unwrap_or(QUESTION_NAME), kind, records.ttl);
             out.extend_from_slice(&short(data.len()).to_be_bytes());
             out.extend_from_slice(&data);
+            answers += 1;
+        }
+        for other in &records.others {
+            if !write_other(other, records.ttl, (&mut out, limit)) {
+                complete = false;
+                break;
+            }
             answers += 1;
         }
         if !complete && transport == Transport::Udp {
@@ -168,6 +191,30 @@ fn write_alias(alias: &str, ttl: u32, (out, limit): (&mut Vec<u8>, usize)) -> Op
     Some(POINTER | short(place))
 }
 
+/// Writes a record that leads to a name; `false`, with nothing written, if it does not fit.
+fn write_other(other: &Other, ttl: u32, (out, limit): (&mut Vec<u8>, usize)) -> bool {
+    let start = out.len();
+    let (kind, host) = match other {
+        Other::Pointer(host) => (PTR, host),
+        Other::Location { host, .. } => (SRV, host),
+    };
+    write_record(out, QUESTION_NAME, kind, ttl);
+    let place = out.len() + 2;
+    out.extend_from_slice(&[0, 0]);
+    if let Other::Location { port, .. } = other {
+        // Priority and weight: all are alike.
+        out.extend_from_slice(&[0, 0, 0, 1]);
+        out.extend_from_slice(&port.to_be_bytes());
+    }
+    if !name::write(host, out) || out.len() > limit {
+        out.truncate(start);
+        return false;
+    }
+    let length = short(out.len() - place);
+    out.splice(place - 2..place, length.to_be_bytes());
+    true
+}
+
 /// A record up to the length of its data.
 fn write_record(out: &mut Vec<u8>, owner: u16, kind: u16, ttl: u32) {
     for word in [owner, kind, 1] {
@@ -195,7 +242,9 @@ pub(super) const TRUNCATED: u8 = 0x02;
 const KEPT: u16 = 0x0110;
 const A: u16 = 1;
 const CNAME: u16 = 5;
+const PTR: u16 = 12;
 const AAAA: u16 = 28;
+const SRV: u16 = 33;
 /// A name that was written before, by its place in the packet.
 const POINTER: u16 = 0xc000;
 /// The name of the question stands right after the header.

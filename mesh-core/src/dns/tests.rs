@@ -45,7 +45,9 @@ fn addresses(texts: &[&str]) -> Vec<IpAddr> {
 
 const A: u16 = 1;
 const AAAA: u16 = 28;
+const PTR: u16 = 12;
 const TXT: u16 = 16;
+const SRV: u16 = 33;
 const HTTPS: u16 = 65;
 const ANY: u16 = 255;
 
@@ -69,7 +71,12 @@ fn a_query_is_read() {
 #[test]
 fn an_answer_is_what_was_asked_for() {
     let query = Query::parse(&packet(0xbeef, "Web.a.svc.cluster.local", A, Some(4096))).unwrap();
-    let known = Records { alias: None, addresses: addresses(&["10.0.0.1", "10.0.0.2"]), ttl: 30 };
+    let known = Records {
+        alias: None,
+        addresses: addresses(&["10.0.0.1", "10.0.0.2"]),
+        ttl: 30,
+        ..Records::default()
+    };
     let reply = read(&query.reply(&known, Transport::Udp));
     assert_eq!((reply.metadata.id, reply.metadata.message_type), (0xbeef, MessageType::Response));
     assert!(
@@ -98,8 +105,12 @@ fn an_answer_is_what_was_asked_for() {
 #[test]
 fn an_alias_has_the_addresses() {
     let query = query("api.example.shop.svc.cluster.local", A);
-    let known =
-        Records { alias: Some("api.example".to_owned()), addresses: addresses(&["240.240.0.1"]), ttl: 30 };
+    let known = Records {
+        alias: Some("api.example".to_owned()),
+        addresses: addresses(&["240.240.0.1"]),
+        ttl: 30,
+        ..Records::default()
+    };
     let reply = read(&query.reply(&known, Transport::Udp));
     let expected = ["api.example.shop.svc.cluster.local. 30 api.example.", "api.example. 30 240.240.0.1"];
     assert_eq!(records(&reply), expected);
@@ -107,9 +118,28 @@ fn an_alias_has_the_addresses() {
 }
 
 #[test]
+fn names_are_told_as_far_as_they_fit() {
+    let pointer = Other::Pointer("web.shop.svc.cluster.local".to_owned());
+    let known = Records { others: vec![pointer], ttl: 30, ..Records::default() };
+    let reply = read(&query("1.0.96.10.in-addr.arpa", PTR).reply(&known, Transport::Udp));
+    assert_eq!(records(&reply), ["1.0.96.10.in-addr.arpa. 30 web.shop.svc.cluster.local."]);
+    let location = |n| Other::Location { port: 5432, host: format!("db-{n}.db.shop.svc.cluster.local") };
+    let known = Records { others: (0..100).map(location).collect(), ttl: 5, ..Records::default() };
+    let query = query("_sql._tcp.db.shop.svc.cluster.local", SRV);
+    let whole = read(&query.reply(&known, Transport::Tcp));
+    let first = "_sql._tcp.db.shop.svc.cluster.local. 5 0 1 5432 db-0.db.shop.svc.cluster.local.";
+    assert_eq!((records(&whole)[0].as_str(), whole.answers.len()), (first, 100));
+    let raw = query.reply(&known, Transport::Udp);
+    let cut = read(&raw);
+    assert!(cut.metadata.truncation && raw.len() <= 512, "{} bytes", raw.len());
+    assert_eq!(records(&cut), records(&whole)[..cut.answers.len()]);
+    assert!(cut.answers.len() > 5);
+}
+
+#[test]
 fn what_does_not_fit_is_asked_for_by_tcp() {
     let many: Vec<IpAddr> = (0..200_u8).map(|n| IpAddr::from([10, 0, 0, n])).collect();
-    let known = Records { alias: None, addresses: many, ttl: 5 };
+    let known = Records { addresses: many, ttl: 5, ..Records::default() };
     for (size, fits) in [(None, 30), (Some(100), 29), (Some(1232), 74), (Some(65_535), 200)] {
         let query = Query::parse(&packet(7, "web.a.svc", A, size)).unwrap();
         let raw = query.reply(&known, Transport::Udp);

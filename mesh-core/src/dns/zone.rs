@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::name;
 use super::query::{Kind, Query};
-use super::reply::Records;
-use crate::model::{Service, Snapshot, Workload, WorkloadType};
+use super::reply::{Other, Records};
+use crate::model::{Endpoint, Service, Snapshot, Workload, WorkloadType};
 
 /// What is to be done about a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,15 @@ impl Snapshot {
         let Some(name) = query.name().filter(|_| query.kind() != Kind::Other) else {
             return Answer::Elsewhere;
         };
+        if let Kind::Pointer | Kind::Location = query.kind() {
+            let found = if query.kind() == Kind::Pointer {
+                self.pointers(pod, name)
+            } else {
+                self.locations(pod, name)
+            };
+            let known = |(others, ttl)| Answer::Known(Records { others, ttl, ..Records::default() });
+            return found.map_or(Answer::Elsewhere, known);
+        }
         let Some((place, alias)) = self.find(pod, name) else { return Answer::Elsewhere };
         let Some((addresses, ttl)) = place.addresses() else { return Answer::Elsewhere };
         let has = |v4: bool| pod.ips.iter().any(|ip| ip.is_ipv4() == v4);
@@ -36,14 +46,59 @@ impl Snapshot {
             Kind::Aaaa => ip.is_ipv6(),
             Kind::Any => true,
             // Hints of another server would lead clients past the addresses that are told here.
-            Kind::Service | Kind::Other => false,
+            Kind::Service | Kind::Pointer | Kind::Location | Kind::Other => false,
         };
         let mut addresses: Vec<IpAddr> =
             addresses.into_iter().filter(|ip| wanted(ip) && has(ip.is_ipv4())).collect();
         if let Some(first) = u64::try_from(addresses.len()).ok().and_then(|len| seed.checked_rem(len)) {
             addresses.rotate_left(usize::try_from(first).unwrap_or(0));
         }
-        Answer::Known(Records { alias, addresses, ttl })
+        Answer::Known(Records { alias, addresses, ttl, ..Records::default() })
+    }
+
+    /// The names of an address of the mesh, and for how many seconds they may be kept: of a service, or of an endpoint of
+    /// headless ones. Other addresses are somebody else's to name.
+    fn pointers(&self, pod: &Workload, name: &str) -> Option<(Vec<Other>, u32)> {
+        let ip = name::address(name)?;
+        let sees = |service: &&Service| service.exported.is_to(&pod.namespace);
+        if let Some(service) = self.service_at(ip).filter(sees) {
+            let host = service.hostname.to_string();
+            return (!host.starts_with('*')).then(|| (vec![Other::Pointer(host)], LASTING));
+        }
+        let workload = self.workload_by_ip(ip)?;
+        let services = workload.services.iter().filter_map(|one| self.service(&one.service));
+        let headless =
+            services.map(AsRef::as_ref).filter(sees).filter(|it| it.headless && it.entry.is_none());
+        let names: Vec<_> = headless
+            .filter_map(|service| {
+                let mut all = service.ports.iter().flat_map(|port| &port.endpoints);
+                let endpoint = all.find(|endpoint| endpoint.addr.ip() == ip)?;
+                Some(Other::Pointer(format!("{}.{}", own_name(endpoint), service.hostname)))
+            })
+            .collect();
+        (!names.is_empty()).then_some((names, BRIEF))
+    }
+
+    /// Where a port of a service is, by `_PORT._tcp` before the name of the service (Kubernetes' specification, 2.3.2 and
+    /// 2.4.2); of ports that are not TCP nothing is known here.
+    fn locations(&self, pod: &Workload, name: &str) -> Option<(Vec<Other>, u32)> {
+        let (port, rest) = name.strip_prefix('_')?.split_once("._tcp.")?;
+        let (place, _) = self.find(pod, rest)?;
+        let Place::Service(service) = place else { return None };
+        if service.entry.is_some() {
+            return None;
+        }
+        let is_it = |name: &str| name.eq_ignore_ascii_case(port);
+        let port = service.ports.iter().find(|it| it.name.as_deref().is_some_and(is_it))?;
+        if !service.vips.is_empty() {
+            let host = service.hostname.to_string();
+            return Some((vec![Other::Location { port: port.number, host }], LASTING));
+        }
+        let location = |endpoint: &Endpoint| {
+            let host = format!("{}.{}", own_name(endpoint), service.hostname);
+            Other::Location { port: endpoint.addr.port(), host }
+        };
+        service.headless.then(|| (port.endpoints.iter().map(location).collect(), BRIEF))
     }
 
     /// What a name is, and its real one if that is another.
@@ -112,11 +167,7 @@ impl Place<'_> {
                 None => None,
             },
             Self::Member(service, name) => {
-                // A StatefulSet gives its pods their names in DNS; what others are called there is not known here.
-                let is_it = |workload: &Workload| {
-                    workload.workload_type == WorkloadType::StatefulSet && *workload.name == **name
-                };
-                let own = |workload: Option<&Workload>| workload.is_some_and(is_it);
+                let own = |endpoint: &Endpoint| own_name(endpoint) == *name;
                 Some((endpoints(service, own), BRIEF)).filter(|(all, _)| !all.is_empty())
             }
         }
@@ -126,17 +177,26 @@ impl Place<'_> {
 /// The addresses of a ServiceEntry that has none of its own: those that are written in it. Where a name stands in their
 /// place, whoever knows the name is asked.
 fn outside(service: &Service) -> Vec<IpAddr> {
-    endpoints(service, |workload| workload.is_none_or(|workload| workload.hostname.is_none()))
+    endpoints(service, |endpoint| {
+        endpoint.workload.as_ref().is_none_or(|workload| workload.hostname.is_none())
+    })
 }
 
 /// The addresses of ready endpoints, each once, in their order.
-fn endpoints(service: &Service, which: impl Fn(Option<&Workload>) -> bool) -> Vec<IpAddr> {
+fn endpoints(service: &Service, which: impl Fn(&Endpoint) -> bool) -> Vec<IpAddr> {
     let all = service.ports.iter().flat_map(|port| &port.endpoints);
-    let addresses: BTreeSet<_> = all
-        .filter(|endpoint| which(endpoint.workload.as_deref()))
-        .map(|endpoint| endpoint.addr.ip())
-        .collect();
+    let addresses: BTreeSet<_> =
+        all.filter(|endpoint| which(endpoint)).map(|endpoint| endpoint.addr.ip()).collect();
     addresses.into_iter().collect()
+}
+
+/// What an endpoint is called before the name of its headless service: a `StatefulSet` gives its pods their names, others have
+/// their address there, as `CoreDNS` writes it.
+fn own_name(endpoint: &Endpoint) -> String {
+    match &endpoint.workload {
+        Some(workload) if workload.workload_type == WorkloadType::StatefulSet => workload.name.to_string(),
+        _ => endpoint.addr.ip().to_string().replace(['.', ':'], "-"),
+    }
 }
 
 /// What the names of the cluster's own services end with.

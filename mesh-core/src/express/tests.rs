@@ -123,3 +123,19 @@ fn a_service_is_decided_about_as_a_whole() {
     assert!(backends(&ruled, "a", "10.96.0.2").is_empty(), "a rule is about it");
     assert_eq!(backends(&ruled, "a", "10.96.0.1"), ["10.0.0.2:8080"]);
 }
+
+/// A ServiceEntry may name those who serve it, and a port may carry what is counted by its name.
+#[test]
+fn what_the_proxy_looks_at_stays_with_it() {
+    let entry = |ip: u8, port: &str, account: &str| {
+        format!(
+            "---\n{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: e{ip}, namespace: app}},\n  spec: {{hosts: [e{ip}.example], addresses: [192.0.2.{ip}], location: MESH_INTERNAL, resolution: STATIC,\n  ports: [{{number: 80, name: {port}, protocol: TCP, targetPort: 8080}}], workloadSelector: {{labels: {{app: b}}}},\n  subjectAltNames: ['spiffe://cluster.local/ns/app/sa/{account}']}}}}\n"
+        )
+    };
+    let yaml = [entry(1, "tcp", "b"), entry(2, "tcp", "other")].concat();
+    let mongo = entry(3, "mongo", "b").replace("protocol: TCP", "protocol: MONGO");
+    let plan = planned(&world(&(yaml + &mongo)));
+    assert_eq!(backends(&plan, "a", "192.0.2.1"), ["10.0.0.2:8080"]);
+    assert!(backends(&plan, "a", "192.0.2.2").is_empty(), "it is not whom the entry names");
+    assert!(backends(&plan, "a", "192.0.2.3").is_empty(), "commands are counted by the proxy");
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Service as KubeService};
 
 use super::Name;
-use crate::resource::{Object, ObjectKey, Spec};
+use crate::resource::{Material, Object, ObjectKey, Spec};
 
 /// The little that statuses need of Services, Secrets, `ConfigMaps` and `ServiceEntries`.
 #[derive(Debug, Default)]
@@ -34,6 +34,8 @@ struct Holds {
 pub(super) struct Service {
     /// Of TCP.
     pub(super) ports: Vec<u16>,
+    /// The names of these.
+    pub(super) port_names: Vec<Arc<str>>,
     /// Addresses of IP, and names, from outside if it has any there.
     pub(super) addresses: Vec<Arc<str>>,
     /// The Gateway whose process it leads to, by label.
@@ -50,7 +52,10 @@ impl Facts {
                 self.services.insert(key, service.clone()) != Some(service)
             }
             Spec::Secret(secret) => {
-                let certificate = secret.certificate.is_some() && secret.key.is_some();
+                let has = |material: &Option<Material>, sort: &str| {
+                    material.as_ref().is_some_and(|it| begins_like_pem(it.expose(), sort))
+                };
+                let certificate = has(&secret.certificate, "CERTIFICATE") && has(&secret.key, "PRIVATE KEY");
                 let holds = Holds { certificate, authorities: secret.ca.is_some() };
                 self.secrets.insert(key, holds) != Some(holds)
             }
@@ -124,9 +129,11 @@ impl Facts {
 impl Service {
     fn of(object: &Object, service: &KubeService) -> Self {
         let spec = service.spec.clone().unwrap_or_default();
-        let tcp =
-            spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|it| it == "TCP"));
-        let ports = tcp.filter_map(|port| u16::try_from(port.port).ok()).collect();
+        let tcp = || {
+            spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|it| it == "TCP"))
+        };
+        let ports = tcp().filter_map(|port| u16::try_from(port.port).ok()).collect();
+        let port_names = tcp().filter_map(|port| port.name.as_deref().map(Arc::from)).collect();
         let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         let ingress = status.and_then(|it| it.ingress.as_deref()).unwrap_or_default().iter();
         let balancers = ingress.filter_map(|it| it.ip.clone().or_else(|| it.hostname.clone()));
@@ -138,8 +145,15 @@ impl Service {
             addresses.push(format!("{name}.{namespace}.svc.cluster.local").into());
         }
         let gateway = object.meta.labels.get(GATEWAY_NAME).map(|name| Arc::from(name.as_str()));
-        Self { ports, addresses, gateway }
+        Self { ports, port_names, addresses, gateway }
     }
+}
+
+/// Whether there is something of this sort in what should be PEM. Whoever serves with it reads it in earnest.
+fn begins_like_pem(bytes: &[u8], sort: &str) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines()
+        .any(|line| line.trim_end().ends_with(&format!("{sort}-----")) && line.starts_with("-----BEGIN "))
 }
 
 /// The authorities that a ConfigMap holds, PEM.

@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::listeners::host;
 use super::refs::{RouteBackends, service_host};
+use super::serve::stream;
 use super::{Grants, Route, RouteSpec};
 use crate::resource::Object;
 use crate::resource::gateway_api::{Backend, ParentRef};
-use crate::resource::value::Port;
-use crate::route::{ApiRules, Backends, ClusterRef, MeshRoute, Parent};
+use crate::resource::value::{Host, Port};
+use crate::route::{ApiRules, Backends, ClusterRef, MeshRoute, MeshRules, MeshStreams, Parent};
 
-/// What an HTTPRoute or GRPCRoute says about Services; `None` if nothing.
+/// What a route says about Services; `None` if nothing.
 pub fn mesh_route(object: &Object, grants: &Grants<'_>) -> Option<MeshRoute> {
     let route = Route::of(object)?;
     let parents: Vec<Parent> = route.parents().iter().filter_map(|it| parent(&route, it)).collect();
@@ -20,10 +22,22 @@ pub fn mesh_route(object: &Object, grants: &Grants<'_>) -> Option<MeshRoute> {
     let backends = RouteBackends { grants, kind: route.kind(), namespace: route.namespace() };
     let backends = Noting { backends, refers_to: std::cell::RefCell::default() };
     let place = (route.name(), object.meta.creation_timestamp);
+    let streams = |names, rule| {
+        let route = stream(&route, rule, &backends);
+        MeshRules::Connections(MeshStreams { created: object.meta.creation_timestamp, names, route })
+    };
     let rules = match route.spec {
-        RouteSpec::Http(spec) => ApiRules::of_http(place, spec, &backends),
-        RouteSpec::Grpc(spec) => ApiRules::of_grpc(place, spec, &backends),
-        RouteSpec::Tls(_) | RouteSpec::Tcp(_) => return None,
+        RouteSpec::Http(spec) => MeshRules::Requests(ApiRules::of_http(place, spec, &backends)),
+        RouteSpec::Grpc(spec) => MeshRules::Requests(ApiRules::of_grpc(place, spec, &backends)),
+        RouteSpec::Tls(spec) => {
+            let names = if spec.hostnames.is_empty() {
+                vec![Host::Any]
+            } else {
+                spec.hostnames.iter().map(host).collect()
+            };
+            streams(names, spec.rules.first())
+        }
+        RouteSpec::Tcp(spec) => streams(Vec::new(), spec.rules.first()),
     };
     let namespace = Arc::clone(&object.meta.namespace);
     Some(MeshRoute { namespace, parents, rules, refers_to: backends.refers_to.into_inner() })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::grants::Referred;
-use super::{Grants, Name, Resources, RouteKind};
+use super::{Grants, Name, Owner, Resources, RouteKind};
 use crate::resource::ObjectKey;
 use crate::resource::gateway_api::{Backend, CertificateMode, GatewaySpec, ObjectRef, SecretRef};
 use crate::resource::value::Port;
@@ -113,20 +113,20 @@ impl Resources<'_> {
         }))
     }
 
-    /// The name by which the process of a Gateway in namespace `gateway` knows a Secret that an object of the kind and the
-    /// namespace of `from` refers to on its behalf: the Secret's own, or `NAMESPACE/NAME` for one of another namespace.
+    /// The name by which the process of a Gateway in namespace `gateway` knows a Secret that `from` refers to, which has
+    /// listeners of it: the Secret's own, or `NAMESPACE/NAME` for one of another namespace.
     pub(crate) fn credential(
         &self,
-        from: (&str, &str),
+        from: Owner<'_>,
         gateway: &str,
         secret: &SecretRef,
     ) -> Result<String, CertificateFault> {
         if !(secret.group.is_empty() && *secret.kind == *"Secret") {
             return Err(CertificateFault::InvalidCertificateRef);
         }
-        let of = secret.namespace.as_deref().unwrap_or(from.1);
+        let of = secret.namespace.as_deref().unwrap_or(from.name.0);
         let to = Referred { group: "", kind: "Secret", namespace: of, name: &secret.name };
-        if !self.grants.permit(from.0, from.1, to) {
+        if !self.grants.permit(from.kind.name(), from.name.0, to) {
             return Err(CertificateFault::RefNotPermitted);
         }
         Ok(if of == gateway { secret.name.to_string() } else { format!("{of}/{}", secret.name) })

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::refs::{CertificateFault, RouteBackends};
-use super::{Gateway, Listener, Resources, Route, RouteSpec};
+use super::{Gateway, Listener, OwnerKind, Resources, Route, RouteSpec};
 use crate::own::Own;
 use crate::resource::gateway_api::{self as api, AddressKind, L4Rule, TlsMode};
 use crate::resource::networking::gateway::{ServerTls, ServerTlsMode};
 use crate::resource::value::{Host, NamespaceScope, Protocol, ScopedHost};
 use crate::route::{
-    ApiRules, Attached, Backends as _, Forward, GatewayListener, GatewayServer, HeaderOps, ListenerProtocol,
+    ApiRules, Attached, Backends, Forward, GatewayListener, GatewayServer, HeaderOps, ListenerProtocol,
     ResourceName, RouteTable, Scope, StreamRoute, StreamTable, Weighted,
 };
 
@@ -33,6 +33,17 @@ pub fn serve(resources: &Resources<'_>, own: &Own) -> Served {
         gateway.serve(own, &mut served);
     }
     served
+}
+
+/// The name of the Secret that `own` shows to servers which a BackendTLSPolicy is about; of several Gateways that it is the
+/// process of, the first by name that has one says it. A Secret that the Gateway may not use is none that `own` is told of.
+pub fn client_certificate(resources: &Resources<'_>, own: &Own) -> Option<String> {
+    let mut gateways = resources.gateways().filter(|gateway| is_served_by(gateway, own));
+    gateways.find_map(|gateway| {
+        let secret = gateway.client_certificate()?;
+        let known = resources.credential(gateway.owner(), gateway.name().0, secret);
+        Some(known.unwrap_or_else(|_| format!("{} (not permitted)", secret.name)))
+    })
 }
 
 fn is_served_by(gateway: &Gateway<'_>, own: &Own) -> bool {
@@ -68,16 +79,14 @@ impl<'r, 'a> AtGateway<'r, 'a> {
     fn new(resources: &'r Resources<'a>, gateway: &'r Gateway<'a>) -> Self {
         let meta = &gateway.object.meta;
         let name = ResourceName { namespace: Arc::clone(&meta.namespace), name: Arc::clone(&meta.name) };
-        let listeners = gateway.listeners();
+        let listeners = resources.listeners(gateway);
         let mut attached: Vec<Vec<(&Route<'_>, Vec<Host>)>> = listeners.iter().map(|_| Vec::new()).collect();
         for route in resources.routes() {
             let own = |parent: &&api::ParentRef| {
                 resources.gateway_of(route, parent).is_some_and(|it| it.name() == gateway.name())
             };
             let parents = route.parents().iter().filter(own);
-            for at in
-                parents.filter_map(|it| resources.attach(route, it, (gateway, &listeners)).ok()).flatten()
-            {
+            for at in parents.filter_map(|it| resources.attach(route, it, &listeners).ok()).flatten() {
                 let Some(routes) = attached.get_mut(at.listener) else { continue };
                 match routes.last_mut().filter(|(last, _)| std::ptr::eq(*last, route)) {
                     Some((_, hosts)) => hosts.extend(at.hosts),
@@ -91,9 +100,8 @@ impl<'r, 'a> AtGateway<'r, 'a> {
     fn serve(&self, own: &Own, served: &mut Served) {
         let mut by_port: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
         for (number, listener) in self.listeners.iter().enumerate() {
-            let of = || format!("Gateway {}: listener {}", self.name, listener.spec.name);
             if let Some(fault) = listener.fault {
-                served.findings.push(format!("{} is left out: {fault:?}", of()));
+                served.findings.push(format!("{} is left out: {fault:?}", self.named(listener)));
                 continue;
             }
             by_port.entry(listener.spec.port.get()).or_default().push(number);
@@ -168,9 +176,9 @@ impl<'r, 'a> AtGateway<'r, 'a> {
     fn server(&self, listener: &Listener<'_>, tls: Option<ServerTls>) -> GatewayServer {
         GatewayServer {
             gateway: Arc::clone(&self.name),
-            name: Arc::from(&*listener.spec.name),
+            name: unique_name(listener),
             port: listener.spec.port.get(),
-            port_name: Arc::from(&*listener.spec.name),
+            port_name: unique_name(listener),
             protocol: match listener.spec.protocol {
                 api::Protocol::Http => Protocol::Http,
                 api::Protocol::Https => Protocol::Https,
@@ -191,18 +199,16 @@ impl<'r, 'a> AtGateway<'r, 'a> {
         if spec.mode == TlsMode::Passthrough {
             return Some(ServerTls { mode: ServerTlsMode::Passthrough, ..ServerTls::default() });
         }
-        let namespace = self.gateway.name().0;
         let mut names = Vec::new();
         for secret in &spec.certificate_refs {
-            match self.resources.credential(("Gateway", namespace), namespace, secret) {
+            match self.resources.credential(listener.owner, self.gateway.name().0, secret) {
                 Ok(name) => names.push(name),
                 Err(fault) => {
                     let why = match fault {
                         CertificateFault::InvalidCertificateRef => "is no Secret",
                         CertificateFault::RefNotPermitted => "is of a namespace that has not permitted it",
                     };
-                    let of = format!("Gateway {}: listener {}", self.name, listener.spec.name);
-                    findings.push(format!("{of}: certificate {} {why}", secret.name));
+                    findings.push(format!("{}: certificate {} {why}", self.named(listener), secret.name));
                 }
             }
         }
@@ -220,7 +226,7 @@ impl<'r, 'a> AtGateway<'r, 'a> {
         tls: ServerTls,
         findings: &mut Vec<String>,
     ) -> Option<ServerTls> {
-        let of = || format!("Gateway {}: listener {}", self.name, listener.spec.name);
+        let of = || self.named(listener);
         let wanted = listener.spec.tls.as_ref().and_then(|tls| tls.options.get(MODE_OPTION));
         let asks = match wanted.map(String::as_str) {
             None | Some("SIMPLE") => None,
@@ -246,6 +252,11 @@ impl<'r, 'a> AtGateway<'r, 'a> {
                 Some(ServerTls { mode, ca_cert_credential_name: clients.name, insecure_skip_verify, ..tls })
             }
         }
+    }
+
+    /// What findings call a listener.
+    fn named(&self, listener: &Listener<'_>) -> String {
+        format!("Gateway {}: listener {}", self.name, unique_name(listener))
     }
 
     /// The rules about requests of the routes at a listener.
@@ -286,12 +297,21 @@ impl<'r, 'a> AtGateway<'r, 'a> {
     }
 }
 
+/// The name of a listener: its own, after those of its ListenerSet if it has one.
+fn unique_name(listener: &Listener<'_>) -> Arc<str> {
+    let (namespace, set) = listener.owner.name;
+    match listener.owner.kind {
+        OwnerKind::Gateway => Arc::from(&*listener.spec.name),
+        OwnerKind::ListenerSet => format!("{namespace}/{set}/{}", listener.spec.name).into(),
+    }
+}
+
 /// Where connections go. A backend that may not be named takes its share, and its connections end. `None` for a rule that
 /// leads nowhere.
-fn stream(
+pub(super) fn stream(
     route: &Route<'_>,
     rule: Option<&L4Rule>,
-    backends: &RouteBackends<'_>,
+    backends: &dyn Backends,
 ) -> Option<Arc<StreamRoute>> {
     let shares = rule?.backend_refs.iter().filter(|it| it.weight.get() > 0).map(|it| Weighted {
         to: backends.find(&it.backend).unwrap_or_else(crate::route::none_such),

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use super::mesh::is_service;
 use super::refs::CertificateFault;
 use super::{
-    AuthorityFault, BackendFault, Facts, Gateway, Listener, ListenerFault, Name, Rejected, Resources, Route,
-    RouteBackends, RouteKind, RouteSpec,
+    AncestorStatus, AuthorityFault, BackendFault, Facts, Gateway, Listener, ListenerFault, Name, Owner,
+    OwnerKind, Rejected, Resources, Route, RouteBackends, RouteKind, RouteSpec,
 };
 use crate::resource::ObjectKey;
 use crate::resource::gateway_api::{
-    self as api, AddressKind, Backend, GrpcFilter, HttpFilter, ParentRef, TlsMode,
+    self as api, AddressKind, Backend, GrpcFilter, HttpFilter, ParentRef, SecretRef, TlsMode,
 };
 use crate::resource::value::Port;
 
@@ -21,6 +21,10 @@ use crate::resource::value::Port;
 pub struct Report<'a> {
     /// Of Gateways.
     pub gateways: BTreeMap<ObjectKey, GatewayStatus>,
+    /// Of ListenerSets.
+    pub sets: BTreeMap<ObjectKey, ListenerSetStatus>,
+    /// Of `BackendTLSPolicies`, for each that they make a difference to.
+    pub policies: BTreeMap<ObjectKey, Vec<AncestorStatus>>,
     /// Of routes, for each of its parents that is ours.
     pub routes: BTreeMap<ObjectKey, Vec<ParentStatus<'a>>>,
 }
@@ -34,6 +38,17 @@ pub struct GatewayStatus {
     pub listeners: Vec<ListenerStatus>,
     /// Where it is reached; of IP, or names.
     pub addresses: Vec<Arc<str>>,
+    /// How many ListenerSets have added listeners.
+    pub sets: usize,
+}
+
+/// What is told of a ListenerSet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ListenerSetStatus {
+    /// Of all of it.
+    pub conditions: Vec<Condition>,
+    /// Of each listener, in order; none if its Gateway does not take it.
+    pub listeners: Vec<ListenerStatus>,
 }
 
 /// What is told of a listener.
@@ -71,8 +86,20 @@ pub struct Condition {
     pub message: String,
 }
 
+impl ListenerStatus {
+    /// Whether a condition of it holds.
+    pub(super) fn holds(&self, sort: &str) -> bool {
+        self.conditions.iter().any(|it| it.sort == sort && it.holds)
+    }
+}
+
 impl Condition {
-    fn new(sort: &'static str, holds: bool, reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(
+        sort: &'static str,
+        holds: bool,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         Self { sort, holds, reason, message: message.into() }
     }
 }
@@ -82,9 +109,10 @@ impl<'a> Resources<'a> {
     pub fn report(&self, facts: &Facts) -> Report<'a> {
         let mut report = Report::default();
         let listeners: BTreeMap<Name<'_>, Vec<Listener<'a>>> =
-            self.gateways().map(|it| (it.name(), it.listeners())).collect();
+            self.gateways().map(|it| (it.name(), self.listeners(it))).collect();
         let mut attached: BTreeMap<Name<'_>, Vec<usize>> =
             listeners.iter().map(|(name, all)| (*name, vec![0; all.len()])).collect();
+        let mut senders = BTreeMap::new();
         for route in self.routes() {
             let mut statuses = Vec::new();
             let mut counted = BTreeSet::new();
@@ -94,6 +122,9 @@ impl<'a> Resources<'a> {
                 counted.extend(at);
                 let conditions = vec![accepted, self.resolved(route, facts)];
                 statuses.push(ParentStatus { parent, conditions });
+            }
+            for gateway in counted.iter().map(|(gateway, _)| *gateway).collect::<BTreeSet<_>>() {
+                self.note_senders(route, gateway, &mut senders);
             }
             for (gateway, at) in counted {
                 if let Some(count) = attached.get_mut(&gateway).and_then(|all| all.get_mut(at)) {
@@ -107,6 +138,8 @@ impl<'a> Resources<'a> {
             let (Some(own), Some(counts)) = (listeners.get(&name), attached.get(&name)) else { continue };
             report.gateways.insert(gateway.object.key(), self.status_of(gateway, (own, counts), facts));
         }
+        self.report_sets((&listeners, &attached), facts, &mut report);
+        self.report_policies(&senders, facts, &mut report);
         report
     }
 
@@ -122,7 +155,7 @@ impl<'a> Resources<'a> {
         }
         let gateway = self.gateway_of(route, parent)?;
         let own = listeners.get(&gateway.name()).map(Vec::as_slice).unwrap_or_default();
-        let outcome = self.attach(route, parent, (&gateway, own));
+        let outcome = self.attach(route, parent, own);
         let at = outcome.iter().flatten().map(|it| (gateway.name(), it.listener)).collect();
         Some((accepted(outcome.err()), at))
     }
@@ -133,23 +166,21 @@ impl<'a> Resources<'a> {
         (own, counts): (&[Listener<'a>], &[usize]),
         facts: &Facts,
     ) -> GatewayStatus {
-        let listeners: Vec<_> = own
-            .iter()
-            .zip(counts)
-            .map(|(listener, attached)| self.listener_status(gateway, (listener, *attached), facts))
-            .collect();
-        let holds = |sort: &str, status: &ListenerStatus| {
-            status.conditions.iter().any(|it| it.sort == sort && it.holds)
-        };
-        let good = listeners.iter().filter(|it| holds(ACCEPTED, it)).count();
+        let all = own.iter().zip(counts).filter(|(it, _)| it.owner.kind == OwnerKind::Gateway);
+        let listeners: Vec<_> =
+            all.map(|(it, attached)| self.listener_status(gateway, (it, *attached), facts)).collect();
+        let good = listeners.iter().filter(|it| it.holds(ACCEPTED)).count();
         let accepted = gateway_accepted(gateway, (good, listeners.len()), facts);
         let (programmed, addresses) = gateway_programmed(gateway, &accepted, facts);
         let mut conditions = vec![accepted, programmed];
+        conditions.extend(self.shows(gateway, facts));
         conditions.extend(lets_in_anybody(gateway.spec));
-        GatewayStatus { conditions, listeners, addresses }
+        let sets =
+            self.listener_sets().filter(|(set, of)| of.name() == gateway.name() && self.takes(of, set));
+        GatewayStatus { conditions, listeners, addresses, sets: sets.count() }
     }
 
-    fn listener_status(
+    pub(super) fn listener_status(
         &self,
         gateway: &Gateway<'a>,
         (listener, attached): (&Listener<'a>, usize),
@@ -214,35 +245,58 @@ impl<'a> Resources<'a> {
         listener: &Listener<'a>,
         facts: &Facts,
     ) -> Result<(), Condition> {
-        let namespace = gateway.name().0;
         let Some(tls) = listener.spec.tls.as_ref().filter(|tls| tls.mode == TlsMode::Terminate) else {
             return Ok(());
         };
-        let refuse = |reason, message: String| Err(Condition::new(RESOLVED, false, reason, message));
-        for secret in &tls.certificate_refs {
-            let of = secret.namespace.as_deref().unwrap_or(namespace);
-            match self.credential(("Gateway", namespace), namespace, secret) {
-                Err(CertificateFault::InvalidCertificateRef) => {
-                    return refuse(
-                        INVALID_CERTIFICATE,
-                        format!("{} {} is no Secret", secret.kind, secret.name),
-                    );
-                }
-                Err(CertificateFault::RefNotPermitted) => {
-                    return refuse(
-                        NOT_PERMITTED,
-                        format!("no ReferenceGrant in {of} permits Secret {}", secret.name),
-                    );
-                }
-                Ok(_) if !facts.has_certificate((of, &secret.name)) => {
-                    let message =
-                        format!("Secret {of}/{} is not there or has no certificate with a key", secret.name);
-                    return refuse(INVALID_CERTIFICATE, message);
-                }
-                Ok(_) => {}
+        let mut secrets = tls.certificate_refs.iter();
+        secrets.try_for_each(|secret| {
+            let checked = self.certificate((listener.owner, gateway.name().0), secret, facts);
+            checked.map_err(|(fault, message)| {
+                let reason = match fault {
+                    CertificateFault::InvalidCertificateRef => "InvalidCertificateRef",
+                    CertificateFault::RefNotPermitted => NOT_PERMITTED,
+                };
+                Condition::new(RESOLVED, false, reason, message)
+            })
+        })
+    }
+
+    /// Whether a certificate is there that `owner` names for a Gateway in `namespace`, and may be used.
+    fn certificate(
+        &self,
+        (owner, namespace): (Owner<'_>, &str),
+        secret: &SecretRef,
+        facts: &Facts,
+    ) -> Result<(), (CertificateFault, String)> {
+        let of = secret.namespace.as_deref().unwrap_or(owner.name.0);
+        let message = match self.credential(owner, namespace, secret) {
+            Err(fault @ CertificateFault::RefNotPermitted) => {
+                return Err((fault, format!("no ReferenceGrant in {of} permits Secret {}", secret.name)));
             }
-        }
-        Ok(())
+            Err(CertificateFault::InvalidCertificateRef) => {
+                format!("{} {} is no Secret", secret.kind, secret.name)
+            }
+            Ok(_) if !facts.has_certificate((of, &secret.name)) => {
+                format!("Secret {of}/{} is not there or has no certificate with a key", secret.name)
+            }
+            Ok(_) => return Ok(()),
+        };
+        Err((CertificateFault::InvalidCertificateRef, message))
+    }
+
+    /// Whether a Gateway can show to servers what it is to show; nothing is said of one that shows nothing.
+    fn shows(&self, gateway: &Gateway<'a>, facts: &Facts) -> Option<Condition> {
+        let secret = gateway.client_certificate()?;
+        let checked = self.certificate((gateway.owner(), gateway.name().0), secret, facts);
+        Some(match checked {
+            Ok(()) => Condition::new(RESOLVED, true, "ResolvedRefs", "all that it refers to is there"),
+            Err((CertificateFault::RefNotPermitted, message)) => {
+                Condition::new(RESOLVED, false, NOT_PERMITTED, message)
+            }
+            Err((CertificateFault::InvalidCertificateRef, message)) => {
+                Condition::new(RESOLVED, false, "InvalidClientCertificateRef", message)
+            }
+        })
     }
 
     /// Whether the clients of a listener can be checked as its Gateway wants.
@@ -298,12 +352,12 @@ fn lets_in_anybody(spec: &api::GatewaySpec) -> Option<Condition> {
 }
 
 /// Something that a route refers to.
-enum Reference<'a> {
+pub(super) enum Reference<'a> {
     Backend(&'a Backend),
     Filter(&'a str),
 }
 
-fn references<'a>(route: &Route<'a>) -> Vec<Reference<'a>> {
+pub(super) fn references<'a>(route: &Route<'a>) -> Vec<Reference<'a>> {
     let mut all = Vec::new();
     match route.spec {
         RouteSpec::Http(spec) => {
@@ -378,7 +432,7 @@ fn accepted(rejected: Option<Rejected>) -> Condition {
     let (reason, message) = match rejected {
         None => return Condition::new(ACCEPTED, true, "Accepted", "the route is attached"),
         Some(Rejected::NoMatchingParent) => {
-            ("NoMatchingParent", "the Gateway has no listener of this name and port")
+            ("NoMatchingParent", "the parent has no listener of this name and port")
         }
         Some(Rejected::NotAllowedByListeners) => {
             ("NotAllowedByListeners", "no listener lets in routes of this kind and namespace")
@@ -394,9 +448,6 @@ fn accepted(rejected: Option<Rejected>) -> Condition {
 fn at_service(route: &Route<'_>, parent: &ParentRef, facts: &Facts) -> Condition {
     let namespace = parent.namespace.as_deref().unwrap_or(route.namespace());
     let refuse = |message: String| Condition::new(ACCEPTED, false, "NoMatchingParent", message);
-    if !matches!(route.kind(), RouteKind::Http | RouteKind::Grpc) {
-        return refuse(format!("clients in the mesh follow no {}", route.kind().name()));
-    }
     let Some(service) = facts.service((namespace, &parent.name)) else {
         return refuse(format!("there is no Service {namespace}/{}", parent.name));
     };
@@ -482,9 +533,8 @@ fn gateway_programmed(
     (Condition::new(PROGRAMMED, true, "Programmed", message), addresses)
 }
 
-const ACCEPTED: &str = "Accepted";
-const PROGRAMMED: &str = "Programmed";
-const RESOLVED: &str = "ResolvedRefs";
+pub(super) const ACCEPTED: &str = "Accepted";
+pub(super) const PROGRAMMED: &str = "Programmed";
+pub(super) const RESOLVED: &str = "ResolvedRefs";
 const NOT_PERMITTED: &str = "RefNotPermitted";
-const INVALID_CERTIFICATE: &str = "InvalidCertificateRef";
-const LISTENERS_INVALID: &str = "ListenersNotValid";
+pub(super) const LISTENERS_INVALID: &str = "ListenersNotValid";

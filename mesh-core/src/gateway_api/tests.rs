@@ -1,5 +1,6 @@
 //! Gateways and routes as users write them, requests, and what becomes of them; and what users are told.
 
+mod listener_sets;
 mod mesh;
 mod routes;
 mod statuses;
@@ -83,8 +84,9 @@ pub(super) fn check(yaml: &str, rows: &str) {
     assert!(wrong.is_empty(), "\n{wrong}\n{:?}\nof{yaml}", served.findings);
 }
 
-const KINDS: [(&str, &str, &str); 9] = [
+const KINDS: [(&str, &str, &str); 10] = [
     ("gateway", "Gateway", "gateway.networking.k8s.io/v1"),
+    ("set", "ListenerSet", "gateway.networking.k8s.io/v1"),
     ("http", "HTTPRoute", "gateway.networking.k8s.io/v1"),
     ("grpc", "GRPCRoute", "gateway.networking.k8s.io/v1"),
     ("tls", "TLSRoute", "gateway.networking.k8s.io/v1"),

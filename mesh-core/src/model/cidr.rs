@@ -1,9 +1,12 @@
-//! A set of networks with a membership test that does not grow with their number.
+//! Sets of networks, and services of networks, with look-ups that do not grow with their number.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
+
+use super::Service;
 
 /// A set of networks. A cluster has one per node, nearly always of one or two lengths, so a look-up per length beats
 /// any tree.
@@ -35,6 +38,49 @@ impl CidrSet {
             .filter_map(|(_, length)| IpNet::new(ip, *length).ok())
             .any(|network| self.networks.contains(&network.trunc()))
     }
+}
+
+/// Services of networks. Of networks that contain each other the smaller counts, of services of the same network the first by
+/// namespace and host.
+#[derive(Debug, Clone, Default)]
+pub(super) struct NetworkMap {
+    /// By family and length, the longest last.
+    by_length: BTreeMap<(bool, u8), OfLength>,
+}
+
+type OfLength = BTreeMap<IpNet, Vec<Arc<Service>>>;
+
+impl NetworkMap {
+    pub(super) fn insert(&mut self, network: IpNet, service: &Arc<Service>) {
+        let of_length = self.by_length.entry(length_of(network)).or_default();
+        let all = of_length.entry(network.trunc()).or_default();
+        all.push(Arc::clone(service));
+        all.sort_unstable_by(|a, b| (&a.namespace, &a.hostname).cmp(&(&b.namespace, &b.hostname)));
+    }
+
+    /// Takes a service out, of whatever version.
+    pub(super) fn remove(&mut self, network: IpNet, service: &Service) {
+        let Some(of_length) = self.by_length.get_mut(&length_of(network)) else { return };
+        if let Some(all) = of_length.get_mut(&network.trunc()) {
+            all.retain(|it| (&it.namespace, &it.hostname) != (&service.namespace, &service.hostname));
+        }
+        of_length.retain(|_, all| !all.is_empty());
+        if of_length.is_empty() {
+            self.by_length.remove(&length_of(network));
+        }
+    }
+
+    /// The service that `ip` leads to, of those that `fits` is true for.
+    pub(super) fn find(&self, ip: IpAddr, fits: impl Fn(&Service) -> bool) -> Option<&Arc<Service>> {
+        let of_family = self.by_length.range((ip.is_ipv6(), 0)..=(ip.is_ipv6(), u8::MAX)).rev();
+        of_family
+            .filter_map(|((_, length), all)| all.get(&IpNet::new(ip, *length).ok()?.trunc()))
+            .find_map(|all| all.iter().find(|service| fits(service)))
+    }
+}
+
+fn length_of(network: IpNet) -> (bool, u8) {
+    (network.addr().is_ipv6(), network.prefix_len())
 }
 
 #[cfg(test)]

@@ -71,6 +71,8 @@ impl Config {
                 one.export_to == other.export_to && one.host == other.host
             }
             (Spec::HttpRoute(one), Spec::HttpRoute(other)) => one.parent_refs == other.parent_refs,
+            (Spec::TlsRoute(one), Spec::TlsRoute(other)) => one.parent_refs == other.parent_refs,
+            (Spec::TcpRoute(one), Spec::TcpRoute(other)) => one.parent_refs == other.parent_refs,
             (Spec::GrpcRoute(one), Spec::GrpcRoute(other)) => one.parent_refs == other.parent_refs,
             _ => true,
         }

@@ -207,7 +207,9 @@ impl Mirror {
                 let service = virtual_service_of(meta, spec);
                 self.pending.virtuals.insert(service.key(), Some(service));
             }
-            Spec::HttpRoute(_) | Spec::GrpcRoute(_) => _ = self.pending.routes.insert(config.key()),
+            Spec::HttpRoute(_) | Spec::GrpcRoute(_) | Spec::TlsRoute(_) | Spec::TcpRoute(_) => {
+                self.pending.routes.insert(config.key());
+            }
             Spec::ReferenceGrant(_) => _ = self.pending.granting.insert(Arc::clone(&meta.namespace)),
             _ => {}
         }
@@ -218,7 +220,9 @@ impl Mirror {
     fn drop_config(&mut self, key: &Arc<ObjectKey>) {
         let ObjectKey { kind, namespace, name } = &**key;
         match *kind {
-            "HTTPRoute" | "GRPCRoute" => _ = self.pending.routes.insert(Arc::clone(key)),
+            "HTTPRoute" | "GRPCRoute" | "TLSRoute" | "TCPRoute" => {
+                self.pending.routes.insert(Arc::clone(key));
+            }
             "ReferenceGrant" => _ = self.pending.granting.insert(Arc::clone(namespace)),
             "DestinationRule" => drop(self.snapshot.rules.remove(namespace, name)),
             "VirtualService" => {
@@ -451,6 +455,9 @@ impl Mirror {
         for vip in &service.vips {
             self.snapshot.by_vip.insert_mut(*vip, Arc::clone(&service));
         }
+        for network in service.entry.iter().flat_map(|entry| &entry.networks) {
+            Arc::make_mut(&mut self.snapshot.by_network).insert(*network, &service);
+        }
         self.snapshot.services.insert_mut(Arc::clone(key), service);
     }
 
@@ -458,7 +465,7 @@ impl Mirror {
     fn note_entry(&mut self, key: &ServiceKey) {
         let names = |service: &Service| {
             let ports: Vec<_> = service.ports.iter().map(|port| (port.number, port.declared())).collect();
-            (ports, service.vips.is_empty(), service.exported.clone())
+            (ports, service.has_addresses(), service.exported.clone())
         };
         let of = |service: Option<&Service>| service.filter(|it| it.entry.is_some()).map(names);
         let old = of(self.snapshot.services.get(key).map(|it| &**it));
@@ -483,6 +490,9 @@ impl Mirror {
     fn forget_service(&mut self, service: &Service) {
         if service.entry.is_some() {
             self.name_entry(service, false);
+        }
+        for network in service.entry.iter().flat_map(|entry| &entry.networks) {
+            Arc::make_mut(&mut self.snapshot.by_network).remove(*network, service);
         }
         for vip in &service.vips {
             let own = |owner: &Arc<Service>| {

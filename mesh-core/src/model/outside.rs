@@ -18,7 +18,7 @@ impl Snapshot {
                 Some(OutsideName {
                     host: service.hostname.clone(),
                     declared: port.declared(),
-                    has_address: !service.vips.is_empty(),
+                    has_address: service.has_addresses(),
                     passthrough: service.is_passthrough(),
                 })
             })

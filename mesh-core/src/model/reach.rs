@@ -112,9 +112,10 @@ impl Reach {
             Spec::Gateway(_)
             | Spec::AuthorizationPolicy(_)
             | Spec::KubernetesGateway(_)
-            | Spec::GatewayClass(_)
-            | Spec::TlsRoute(_)
-            | Spec::TcpRoute(_) => false,
+            | Spec::ListenerSet(_)
+            | Spec::GatewayClass(_) => false,
+            Spec::TlsRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
+            Spec::TcpRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
             Spec::HttpRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
             Spec::GrpcRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
             _ => true,

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use super::Workload;
@@ -12,7 +13,7 @@ use super::reach::Exported;
 use super::waypoint::Waypoint;
 use super::workload::{Membership, ServiceKey};
 use crate::balance::mix;
-use crate::cluster::TrafficDistribution;
+use crate::cluster::{BackendTls, TrafficDistribution};
 use crate::net::{canonical, canonical_ip};
 
 /// A service of Kubernetes, or of a ServiceEntry, with the endpoints that may be chosen on this node. On its way to the node it has no endpoints:
@@ -63,6 +64,8 @@ pub struct Entry {
     pub passthrough: bool,
     /// `DNS_ROUND_ROBIN`: of the addresses of a name only the first is an endpoint.
     pub first_address_only: bool,
+    /// The networks among its `addresses`: any address of these leads to it that nobody has. Sorted.
+    pub networks: Vec<IpNet>,
     /// `subjectAltNames`, of which the certificate of a server has to have one.
     pub subject_alt_names: Vec<Arc<str>>,
 }
@@ -107,6 +110,9 @@ pub struct ServicePort {
     pub name: Option<Arc<str>>,
     /// `appProtocol` as written.
     pub app_protocol: Option<Arc<str>>,
+    /// The TLS that a BackendTLSPolicy asks of clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Arc<BackendTls>>,
     /// The endpoints that may be chosen: ready (or published anyway), and on this node if the service is
     /// [`Service::local_only`]. Sorted by address.
     pub endpoints: Vec<Endpoint>,
@@ -128,6 +134,20 @@ impl Service {
     /// Whether connections go to the address that the client asked for ([`Entry::passthrough`]).
     pub fn is_passthrough(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.passthrough)
+    }
+
+    /// Whether clients can know it by addresses.
+    pub(crate) fn has_addresses(&self) -> bool {
+        !self.vips.is_empty() || self.entry.as_ref().is_some_and(|entry| !entry.networks.is_empty())
+    }
+
+    /// Whether a workload that takes part in the mesh may serve it: one of the `subjectAltNames` of a ServiceEntry has to be
+    /// its identity, if it has any. Whoever takes no part has no identity to compare.
+    pub fn admits(&self, workload: &Workload) -> bool {
+        let names = self.entry.as_ref().map_or(&[][..], |entry| &entry.subject_alt_names);
+        names.is_empty()
+            || !workload.accepts_tunnel()
+            || names.iter().any(|name| **name == *workload.identity.uri())
     }
 
     /// What makes it unique.
@@ -162,13 +182,48 @@ pub enum Declared {
     Nothing,
 }
 
+/// A protocol whose connections are passed on as bytes, and counted by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Named {
+    /// `MongoDB`'s, whose commands are counted as well.
+    Mongo,
+    /// `MySQL`'s, in which the server speaks first.
+    MySql,
+    /// That of Redis.
+    Redis,
+}
+
+impl Named {
+    /// As metrics have it, and names of ports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mongo => "mongo",
+            Self::MySql => "mysql",
+            Self::Redis => "redis",
+        }
+    }
+}
+
 impl ServicePort {
+    /// The protocol that it is declared to speak, if it is one that is counted by its name; as [`Self::declared`], but well-known
+    /// ports alone say nothing.
+    pub fn named(&self) -> Option<Named> {
+        let all = [Named::Mongo, Named::MySql, Named::Redis];
+        let said = self.said()?;
+        all.into_iter().find(|known| known.name().eq_ignore_ascii_case(said))
+    }
+
+    /// `appProtocol`, or what its name begins with.
+    fn said(&self) -> Option<&str> {
+        let by_name =
+            || self.name.as_deref().map(|name| name.split_once('-').map_or(name, |(prefix, _)| prefix));
+        self.app_protocol.as_deref().or_else(by_name)
+    }
+
     /// What it is declared to speak, by `appProtocol` before its name, as Istio does. Well-known ports of protocols in
     /// which the server speaks first are not guessed.
     pub fn declared(&self) -> Declared {
-        let by_name =
-            || self.name.as_deref().map(|name| name.split_once('-').map_or(name, |(prefix, _)| prefix));
-        match self.app_protocol.as_deref().or_else(by_name).and_then(declared) {
+        match self.said().and_then(declared) {
             Some(declared) => declared,
             None if SERVER_FIRST.contains(&self.number) => Declared::Tcp,
             None => Declared::Nothing,

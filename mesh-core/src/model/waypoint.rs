@@ -95,6 +95,7 @@ impl Service {
                 number: WAYPOINT_PORT,
                 name: Some("mesh".into()),
                 app_protocol: None,
+                tls: None,
                 endpoints: Vec::new(),
             }],
             session_affinity: None,

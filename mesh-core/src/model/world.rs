@@ -9,6 +9,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use self::backends::Backends;
 use self::claims::Claims;
 use self::configs::SubsetLabels;
 use self::credentials::Credentials;
@@ -34,6 +35,7 @@ use crate::id::TrustDomain;
 use crate::resource::{Finding, Object, ObjectKey, Spec};
 use crate::waypoint::Attachments;
 
+mod backends;
 mod claims;
 mod configs;
 mod credentials;
@@ -101,6 +103,7 @@ pub struct World {
     subset_labels: SubsetLabels,
     credentials: Credentials,
     gateway_api: GatewayApi,
+    backends: Backends,
     /// What many resources say alike.
     values: Values,
     findings: Findings,
@@ -176,6 +179,7 @@ impl World {
             subset_labels: SubsetLabels::default(),
             credentials: Credentials::default(),
             gateway_api: GatewayApi::default(),
+            backends: Backends::default(),
             values: Values::default(),
             findings: Findings::default(),
             told: HashMap::new(),
@@ -192,18 +196,16 @@ impl World {
         self.note_attachment(object);
         gateway_api::warn_about(object, &mut report);
         match &object.spec {
-            Spec::Namespace(_) => self.put_namespace(&name.name, object.meta.labels.clone()),
+            Spec::Namespace(_) => self.put_namespace(&name.name, Some(object.meta.labels.clone())),
             Spec::Node(node) => {
-                let facts = NodeFacts::of(object, node, &mut report);
-                self.put_node(&name.name, Some(facts));
+                self.put_node(&name.name, Some(NodeFacts::of(object, node, &mut report)));
             }
             Spec::Pod(pod) => {
                 let facts = PodFacts::of(object, pod, (&mut self.values, &mut report));
                 self.put_pod(&name, facts);
             }
             Spec::Service(service) => {
-                let facts = ServiceFacts::of(object, service, &mut report);
-                self.put_service(&name, facts);
+                self.put_service(&name, ServiceFacts::of(object, service, &mut report));
             }
             Spec::EndpointSlice(slice) => {
                 let mut facts = SliceFacts::of(object, slice, &mut report);
@@ -228,19 +230,20 @@ impl World {
                 reach::warn_about(object, sidecar, &mut report);
                 self.put_sidecar(&name, SidecarFacts::of(sidecar, object.meta.creation_timestamp));
             }
-            Spec::VirtualService(_) | Spec::DestinationRule(_) | Spec::Gateway(_) => {
-                self.put_config(&object.key(), Some(object));
-            }
-            Spec::GatewayClass(_)
+            Spec::VirtualService(_)
+            | Spec::DestinationRule(_)
+            | Spec::Gateway(_)
+            | Spec::GatewayClass(_)
             | Spec::HttpRoute(_)
             | Spec::GrpcRoute(_)
             | Spec::TlsRoute(_)
             | Spec::TcpRoute(_)
             | Spec::RateLimit(_) => self.put_config(&object.key(), Some(object)),
-            Spec::KubernetesGateway(_) | Spec::ReferenceGrant(_) => {
+            Spec::KubernetesGateway(_) | Spec::ListenerSet(_) | Spec::ReferenceGrant(_) => {
                 self.put_gateway_resource(&object.key(), Some(object));
             }
             Spec::Secret(secret) => self.put_secret(&name, Some(secret)),
+            Spec::BackendTlsPolicy(_) => self.put_backend_policy(&name, Some(object)),
             // A Deployment's pods are objects of their own, and a service account is only ever named.
             _ => {}
         }
@@ -252,12 +255,7 @@ impl World {
         let name = Name { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) };
         self.attachments.remove(key);
         match key.kind {
-            "Namespace" => {
-                self.namespaces.remove(&name.name);
-                self.mark_namespace(&name.name);
-                self.mark_workload_entries_of(Some(&name.name));
-                self.select_namespaces();
-            }
+            "Namespace" => self.put_namespace(&name.name, None),
             "Node" => self.put_node(&name.name, None),
             "Pod" => self.put_pod(&name, None),
             "Service" => self.put_service(&name, None),
@@ -276,7 +274,8 @@ impl World {
             "Secret" => self.put_secret(&name, None),
             "VirtualService" | "DestinationRule" | "Gateway" | "GatewayClass" | "HTTPRoute" | "GRPCRoute"
             | "TLSRoute" | "TCPRoute" | "RateLimit" => self.put_config(key, None),
-            "KubernetesGateway" | "ReferenceGrant" => self.put_gateway_resource(key, None),
+            "KubernetesGateway" | "ListenerSet" | "ReferenceGrant" => self.put_gateway_resource(key, None),
+            "BackendTLSPolicy" => self.put_backend_policy(&name, None),
             "AuthorizationPolicy" => self.drop_authorization(&name),
             "PeerAuthentication" => self.drop_peer_authentication(&name),
             _ => {}
@@ -341,13 +340,15 @@ impl World {
         self.told.values()
     }
 
-    fn put_namespace(&mut self, name: &Arc<str>, labels: BTreeMap<String, String>) {
-        if self.namespaces.get(name) != Some(&labels) {
-            self.namespaces.insert(Arc::clone(name), labels);
-            self.mark_namespace(name);
-            self.mark_workload_entries_of(Some(name));
-            self.select_namespaces();
+    fn put_namespace(&mut self, name: &Arc<str>, labels: Option<BTreeMap<String, String>>) {
+        if self.namespaces.get(name) == labels.as_ref() {
+            return;
         }
+        self.namespaces.remove(name);
+        self.namespaces.extend(labels.map(|labels| (Arc::clone(name), labels)));
+        self.mark_namespace(name);
+        self.mark_workload_entries_of(Some(name));
+        self.select_namespaces();
     }
 
     fn put_pod(&mut self, name: &Name, facts: Option<PodFacts>) {

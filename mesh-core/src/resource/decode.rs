@@ -85,6 +85,7 @@ fn read(kind: Kind, tree: &Tree, report: &mut Report) -> Option<Read> {
         Kind::Telemetry => custom(kind, tree, report, Spec::Telemetry),
         Kind::GatewayClass => required(kind, tree, report, Spec::GatewayClass),
         Kind::KubernetesGateway => required(kind, tree, report, |it| Spec::KubernetesGateway(Box::new(it))),
+        Kind::ListenerSet => required(kind, tree, report, |it| Spec::ListenerSet(Box::new(it))),
         Kind::HTTPRoute => required(kind, tree, report, |it| Spec::HttpRoute(Box::new(it))),
         Kind::GRPCRoute => required(kind, tree, report, |it| Spec::GrpcRoute(Box::new(it))),
         Kind::TLSRoute => required(kind, tree, report, |it| Spec::TlsRoute(Box::new(it))),

@@ -5,7 +5,7 @@
 //! uniqueness and fields that need each other ask for is checked when an object is parsed; a spec that made it
 //! into an [`Object`](super::Object) satisfies the API's schemas.
 //!
-//! `UDPRoute`, `ListenerSet` and the `x-k8s.io` kinds are not supported: parsing says so.
+//! `UDPRoute` and the `x-k8s.io` kinds are not supported: parsing says so.
 
 pub use self::backend_tls::{BackendTlsPolicySpec, CaSource, LocalPolicyTarget, SubjectAltName, Validation};
 pub use self::cors::{AllowList, Cors, CorsHost, CorsMethod, CorsOrigin, MaxAge};
@@ -25,9 +25,10 @@ pub use self::http_route::{
     Retry, SessionCarrier, SessionPersistence, Timeouts, ValueMatch,
 };
 pub use self::l4_route::{L4Rule, TcpRouteSpec, TlsRouteSpec};
+pub use self::listener_set::ListenerSetSpec;
 pub use self::reference::{
-    Backend, BackendRef, DefaultGateways, FilteredBackend, LocalRef, ObjectRef, ParametersRef, ParentRef,
-    SecretRef,
+    Backend, BackendRef, DefaultGateways, FilteredBackend, ListenerParent, LocalRef, ObjectRef,
+    ParametersRef, ParentRef, SecretRef,
 };
 pub use self::reference_grant::{GrantFrom, GrantTo, ReferenceGrantSpec};
 pub use self::value::{
@@ -42,6 +43,7 @@ mod gateway;
 mod grpc_route;
 mod http_route;
 mod l4_route;
+mod listener_set;
 mod reference;
 mod reference_grant;
 mod value;

@@ -95,6 +95,7 @@ kinds! {
     Telemetry: "Telemetry", TELEMETRY, &["v1", "v1alpha1"], Namespaced, Subdomain, Custom;
     GatewayClass: "GatewayClass", GATEWAY_API, &["v1", "v1beta1"], Cluster, Subdomain, Custom;
     KubernetesGateway: "Gateway", GATEWAY_API, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
+    ListenerSet: "ListenerSet", GATEWAY_API, &["v1"], Namespaced, Subdomain, Custom;
     HTTPRoute: "HTTPRoute", GATEWAY_API, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
     GRPCRoute: "GRPCRoute", GATEWAY_API, &["v1"], Namespaced, Subdomain, Custom;
     TLSRoute: "TLSRoute", GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], Namespaced, Subdomain, Custom;
@@ -206,6 +207,7 @@ impl Kind {
                 | Self::AuthorizationPolicy
                 | Self::GatewayClass
                 | Self::KubernetesGateway
+                | Self::ListenerSet
                 | Self::HTTPRoute
                 | Self::GRPCRoute
                 | Self::TLSRoute
@@ -282,8 +284,7 @@ fn unknown_kind(api_version: &str, kind: &str, kinds: &[&str]) -> Class {
 }
 
 /// Kinds that are read and checked while nothing acts on them yet.
-const NOT_ENFORCED: &[Kind] =
-    &[Kind::WorkloadGroup, Kind::RequestAuthentication, Kind::Telemetry, Kind::BackendTLSPolicy];
+const NOT_ENFORCED: &[Kind] = &[Kind::WorkloadGroup, Kind::RequestAuthentication, Kind::Telemetry];
 
 /// Kinds that make sense for Envoy only, or for traffic that the mesh does not carry.
 pub(super) const UNSUPPORTED: &[Unsupported] = &[
@@ -292,12 +293,6 @@ pub(super) const UNSUPPORTED: &[Unsupported] = &[
         group: GATEWAY_API,
         versions: &["v1", "v1alpha2"],
         instead: "UDP is not routed: a Service of type LoadBalancer or NodePort takes it in",
-    },
-    Unsupported {
-        name: "ListenerSet",
-        group: GATEWAY_API,
-        versions: &["v1"],
-        instead: "write the listeners into the Gateway",
     },
     Unsupported {
         name: "EnvoyFilter",

@@ -260,6 +260,7 @@ pub(super) fn spec(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
         Spec::Secret(secret) => proxy::secret(secret, report),
         Spec::GatewayClass(spec) => gateway_api::gateway_class(spec, report),
         Spec::KubernetesGateway(spec) => gateway_api::gateway(spec, report),
+        Spec::ListenerSet(spec) => gateway_api::listener_set(spec, report),
         Spec::HttpRoute(spec) => gateway_api::http_route(spec, report),
         Spec::GrpcRoute(spec) => gateway_api::grpc_route(spec, report),
         Spec::ReferenceGrant(spec) => gateway_api::reference_grant(spec, report),

@@ -1,4 +1,4 @@
-//! Routes of the Gateway API whose parents are Services: rules for clients in the mesh.
+//! Routes of the Gateway API whose parents are Services: rules for requests and connections of clients in the mesh.
 //!
 //! A route of the Service's own namespace is for everybody. One of another namespace is for clients of that namespace, and
 //! takes the place of the Service's own there. Where there is a route, `VirtualServices` have no say.
@@ -9,8 +9,9 @@ use std::sync::Arc;
 use rpds::HashTrieMapSync;
 
 use super::index::Entry;
-use super::{ApiRules, Client};
+use super::{ApiRules, Client, StreamRoute, StreamTable};
 use crate::resource::ObjectKey;
+use crate::resource::value::Host;
 
 /// A route that has Services for parents.
 #[derive(Debug)]
@@ -20,9 +21,29 @@ pub struct MeshRoute {
     /// Its parents; never none.
     pub parents: Vec<Parent>,
     /// What it says.
-    pub rules: ApiRules,
+    pub rules: MeshRules,
     /// Other namespaces that it names something of: what they permit makes a difference.
     pub refers_to: BTreeSet<Arc<str>>,
+}
+
+/// What a route says.
+#[derive(Debug)]
+pub enum MeshRules {
+    /// About requests.
+    Requests(ApiRules),
+    /// About connections.
+    Connections(MeshStreams),
+}
+
+/// What a route says about connections.
+#[derive(Debug)]
+pub struct MeshStreams {
+    /// `metadata.creationTimestamp`, seconds since the Unix epoch; the oldest route comes first, then the first by name.
+    pub created: Option<i64>,
+    /// Only those whose TLS asks for one of these names; none means all.
+    pub names: Vec<Host>,
+    /// Where they go; `None` for a rule that leads nowhere.
+    pub route: Option<Arc<StreamRoute>>,
 }
 
 /// A Service that a route is for.
@@ -94,19 +115,58 @@ pub(super) fn entries(
     client: Client<'_>,
     port: u16,
 ) -> Option<Vec<Entry>> {
+    let rules = applicable(routes, (host, port), client, |rules| match rules {
+        MeshRules::Requests(rules) => Some(rules),
+        MeshRules::Connections(_) => None,
+    });
+    (!rules.is_empty()).then(|| ApiRules::merge(rules))
+}
+
+/// The same for connections: those by name, and those for all others.
+pub(super) fn streams(
+    routes: &[Arc<MeshRoute>],
+    host: &str,
+    client: Client<'_>,
+    port: u16,
+) -> Option<StreamTable> {
+    let mut rules = applicable(routes, (host, port), client, |rules| match rules {
+        MeshRules::Requests(_) => None,
+        MeshRules::Connections(rules) => rules.route.as_ref().map(|route| (rules, route)),
+    });
+    let place = |(rules, route): &(&MeshStreams, &Arc<StreamRoute>)| {
+        let name = &route.virtual_service;
+        (rules.created.unwrap_or(i64::MAX), Arc::clone(&name.namespace), Arc::clone(&name.name))
+    };
+    rules.sort_by_cached_key(place);
+    if rules.is_empty() {
+        return None;
+    }
+    let named = rules
+        .iter()
+        .flat_map(|(rules, route)| rules.names.iter().map(|name| (name.clone(), Arc::clone(route))));
+    let others = rules.iter().filter(|(rules, _)| rules.names.is_empty()).map(|(_, route)| Arc::clone(route));
+    Some(StreamTable::of_routes(named, others))
+}
+
+/// What the routes that are for a client and a port say of one kind: those of consumers, if there are any.
+fn applicable<'r, T>(
+    routes: &'r [Arc<MeshRoute>],
+    (host, port): (&str, u16),
+    client: Client<'_>,
+    of_kind: impl Fn(&'r MeshRules) -> Option<T>,
+) -> Vec<T> {
     let is_for = |parent: &&Parent| *parent.host == *host && parent.port.is_none_or(|own| own == port);
     let (mut own, mut theirs) = (Vec::new(), Vec::new());
     for route in routes {
         let mut parents = route.parents.iter().filter(is_for);
         let Some(parent) = parents.next() else { continue };
         if parent.namespace == route.namespace {
-            own.push(&route.rules);
+            own.extend(of_kind(&route.rules));
         } else if *route.namespace == *client.namespace {
-            theirs.push(&route.rules);
+            theirs.extend(of_kind(&route.rules));
         }
     }
-    let rules = if theirs.is_empty() { own } else { theirs };
-    (!rules.is_empty()).then(|| ApiRules::merge(rules))
+    if theirs.is_empty() { own } else { theirs }
 }
 
 /// The services that a route is about, each once.

@@ -1,7 +1,8 @@
 //! Where connections go whose bytes are passed on as they are: the `tls` and `tcp` rules of VirtualServices.
 //!
 //! As in Istio: of the `tls` rules, those for the most specific server name count; then come the `tcp` rules, in the
-//! order of the VirtualServices and within them in the user's; the first that matches is used.
+//! order of the VirtualServices and within them in the user's; the first that matches is used. `TLSRoutes` and `TCPRoutes` of a
+//! Service come before all VirtualServices.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -83,11 +84,15 @@ impl StreamTable {
     }
 
     fn about(about: &About, audience: Audience<'_>) -> Option<Self> {
-        about.by_specificity(audience).find_map(|it| {
-            let mut table = Self::default();
-            table.add_tls(it, audience);
-            table.add_tcp(it, audience);
-            table.has_rules().then_some(table)
+        let of_routes = about.streams_of_routes(audience.client, audience.port);
+        let mut virtuals = about.by_specificity(audience);
+        of_routes.or_else(|| {
+            virtuals.find_map(|it| {
+                let mut table = Self::default();
+                table.add_tls(it, audience);
+                table.add_tcp(it, audience);
+                table.has_rules().then_some(table)
+            })
         })
     }
 

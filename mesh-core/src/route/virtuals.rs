@@ -10,7 +10,7 @@ use super::condition::Condition;
 use super::delegate::Delegates;
 use super::index::Entry;
 use super::mesh::{MeshRoute, MeshRoutes};
-use super::stream::Streams;
+use super::stream::{StreamTable, Streams};
 use super::table::rank;
 use super::{Client, GatewayServer, MatchInfo, Owners, ResourceName, Route, VirtualService, delegate};
 use crate::model::Exported;
@@ -276,6 +276,11 @@ impl About {
         let requests = |it: &Virtual| it.rules.iter().flat_map(|rule| &rule.matches).any(|it| asks(&it.whom));
         self.services.iter().any(|it| requests(it) || it.streams.whom().any(asks))
             || self.routes.iter().any(|route| route.is_of_consumers())
+    }
+
+    /// The rules of routes of the Gateway API for connections of `client` to `port`; `None` if there are no such routes.
+    pub(super) fn streams_of_routes(&self, client: Client<'_>, port: u16) -> Option<StreamTable> {
+        super::mesh::streams(&self.routes, &self.host, client, port)
     }
 
     /// The rules of routes of the Gateway API for requests of `client` to `port`; `None` if there are no such routes.

@@ -73,6 +73,8 @@ pub(super) struct Connection {
     #[serde(skip_serializing_if = "Option::is_none")]
     service: Option<String>,
     encrypted: bool,
+    /// The kernel carries it, past the proxy.
+    express: bool,
     established: bool,
     /// Bytes the local pod has sent.
     sent: u64,
@@ -200,7 +202,11 @@ impl Pod {
 impl Connection {
     fn row(&self) -> Vec<String> {
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-        let security = if self.encrypted { "mutual_tls" } else { "plaintext" };
+        let security = match (self.express, self.encrypted) {
+            (true, _) => "express",
+            (_, true) => "mutual_tls",
+            (_, false) => "plaintext",
+        };
         vec![
             self.direction.to_owned(),
             self.source.name(),
@@ -253,6 +259,7 @@ fn connection(view: &ConnView) -> Connection {
         hbone_addr: info.hbone_addr.map(|addr| addr.to_string()),
         service: service.or_else(|| info.pseudo_service.map(|pseudo| pseudo.name().to_owned())),
         encrypted: info.encrypted,
+        express: view.express,
         established: view.established,
         sent: view.sent,
         received: view.received,

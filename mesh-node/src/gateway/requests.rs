@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use mesh_common::TUNNEL_PORT;
+use mesh_core::cluster::Credential;
+use mesh_core::gateway_api::{Resources, client_certificate};
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Endpoint, NoWay, Service, Snapshot, Target, Waypoint, Workload};
 use mesh_core::own::Own;
@@ -206,7 +208,11 @@ pub(crate) struct EdgeClient {
     identities: Arc<IdentityStore>,
     tunnels: Pool,
     descriptors: Descriptors,
+    shown: RefCell<Option<Shown>>,
 }
+
+/// The Secret that Gateways show to servers, in one version of the configuration, to whom.
+type Shown = (u64, Arc<Own>, Option<Credential>);
 
 impl Client for EdgeClient {
     fn key(&self) -> &Arc<str> {
@@ -248,6 +254,21 @@ impl Client for EdgeClient {
         snapshot.credential(&self.own.borrow().namespace, name).cloned()
     }
 
+    fn certificate(&self, snapshot: &Snapshot) -> Option<Credential> {
+        let (generation, own) = (snapshot.config_generation(), self.own.borrow().clone());
+        let mut shown = self.shown.borrow_mut();
+        if let Some((of, to, certificate)) = &*shown
+            && *of == generation
+            && *to == own
+        {
+            return certificate.clone();
+        }
+        let resources = Resources::of(snapshot.configs().map(|config| config.object()));
+        let certificate = client_certificate(&resources, &own).map(|name| Credential::Secret(name.into()));
+        *shown = Some((generation, own, certificate.clone()));
+        certificate
+    }
+
     fn dial<'a>(&'a self, to: &'a Dial<'a>) -> LocalBoxFuture<'a, Result<Dialled, DialError>> {
         Box::pin(self.open(to))
     }
@@ -263,6 +284,7 @@ impl EdgeClient {
             identities: Arc::clone(&thread.identities),
             tunnels: Pool::new(hbone::PoolOptions::default(), thread.drain.clone()),
             descriptors: thread.descriptors,
+            shown: RefCell::default(),
         }
     }
 

@@ -120,7 +120,7 @@ async fn handle(mut incoming: Incoming, seen: Rc<Seen>) {
     app.set_nodelay(true).expect("nodelay");
     let Ok(stream) = incoming.accept() else { return };
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-    let counters = Counters { from_app: &up, to_app: &down };
+    let counters = Counters { from_app: &up, to_app: &down, watch: None };
     let result = relay(app, Far::Tunnel(stream), counters, std::future::pending()).await;
     seen.relayed.borrow_mut().push(result);
 }

@@ -12,7 +12,7 @@ use std::{
 use mesh_common::TUNNEL_PORT;
 use mesh_core::{
     balance,
-    model::{Endpoint, NoWay, Service, Snapshot, Target, Waypoint, Workload},
+    model::{Endpoint, Named, NoWay, Service, ServicePort, Snapshot, Target, Waypoint, Workload},
     resource::mesh_config::settings::OutboundMode,
 };
 use tokio::net::TcpStream;
@@ -48,14 +48,14 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
     let Some(source) = story.source() else {
         return story.report.fail(Stage::Capture, "the pod is not in the configuration");
     };
-    let Some(Raw { tcp, port, named }) = story.requests(tcp, &source, wanted).await else { return };
+    let Some(Raw { tcp, port, named, speaks }) = story.requests(tcp, &source, wanted).await else { return };
     let reached = tokio::select! {
         // Boxed: handshakes are large and over soon, and the task keeps the room of its largest step until it ends.
         reached = Box::pin(story.reach(&source, wanted, named)) => reached,
         () = stream::reset_by_client(&tcp) => Err(Failure::last(Stage::Connect, "the client gave up")),
     };
     match reached {
-        Ok(reached) => story.carry(tcp, reached, port).await,
+        Ok(reached) => story.carry(tcp, reached, (port, speaks)).await,
         Err(failure) => story.report.fail_as(failure.stage, failure.flag, failure.reason),
     }
 }
@@ -121,6 +121,14 @@ struct Raw {
     port: Option<requests::HttpPort>,
     /// Where it is not the address that tells.
     named: Option<Place>,
+    /// The protocol, if it is one that is counted here by its name.
+    speaks: Option<Named>,
+}
+
+impl Raw {
+    fn nothing_but(tcp: TcpStream) -> Self {
+        Self { tcp, port: None, named: None, speaks: None }
+    }
 }
 
 /// A service, and the index of its port.
@@ -202,7 +210,7 @@ impl Story {
                 self.requests_to(tcp, source, wanted, ((service, port), None)).await
             }
             Target::External => self.requests_outside(tcp, source, wanted, &snapshot).await,
-            _ => Some(Raw { tcp, port: None, named: None }),
+            _ => Some(Raw::nothing_but(tcp)),
         }
     }
 
@@ -216,13 +224,14 @@ impl Story {
     ) -> Option<Raw> {
         let snapshot = self.worker.snapshot();
         if service.waypoint.is_some() {
-            return Some(Raw { tcp, port: None, named });
+            return Some(Raw { named, ..Raw::nothing_but(tcp) });
         }
         let kind =
             requests::classify(&self.worker, &self.pod, &snapshot, (&service, port), (tcp, wanted)).await;
         match kind {
             requests::Kind::Bytes(tcp) => {
-                Some(Raw { tcp, port: requests::HttpPort::of(&service, port), named })
+                let speaks = service.ports.get(port).and_then(ServicePort::named);
+                Some(Raw { tcp, port: requests::HttpPort::of(&service, port), named, speaks })
             }
             requests::Kind::Routed(tcp, rules, to) => {
                 let number = service.ports.get(port).map_or(0, |port| port.number);
@@ -253,13 +262,13 @@ impl Story {
         snapshot: &Snapshot,
     ) -> Option<Raw> {
         match outside::classify(&self.worker, &self.pod, snapshot, (tcp, wanted.port())).await {
-            outside::Kind::Nobody(tcp) => Some(Raw { tcp, port: None, named: None }),
+            outside::Kind::Nobody(tcp) => Some(Raw::nothing_but(tcp)),
             outside::Kind::Named(tcp, host) => {
                 let service = snapshot.service_by_host(&host, &source.namespace).cloned();
-                let number = |it: &mesh_core::model::ServicePort| it.number == wanted.port();
+                let number = |it: &ServicePort| it.number == wanted.port();
                 let found = service.and_then(|it| Some((it.clone(), it.ports.iter().position(number)?)));
                 let Some(place) = found else {
-                    return Some(Raw { tcp, port: None, named: None });
+                    return Some(Raw::nothing_but(tcp));
                 };
                 self.requests_to(tcp, source, wanted, (place.clone(), Some(place))).await
             }
@@ -370,6 +379,12 @@ impl Story {
                 break;
             }
             tried.push(endpoint.id);
+            if let Some(workload) = endpoint.workload.as_ref().filter(|workload| !service.admits(workload)) {
+                let id = &workload.identity;
+                last =
+                    Failure::of_identity(format!("{id} is none of the subjectAltNames of the ServiceEntry"));
+                continue;
+            }
             match self.reach_endpoint(snapshot, source, endpoint).await {
                 Ok(reached) => {
                     let load = self.worker.load.add(endpoint.id);
@@ -501,7 +516,12 @@ impl Story {
         Ok(Reached { far: Far::Tcp(stream), local: None, load: None })
     }
 
-    async fn carry(self, tcp: TcpStream, reached: Reached, port: Option<requests::HttpPort>) {
+    async fn carry(
+        self,
+        tcp: TcpStream,
+        reached: Reached,
+        (port, speaks): (Option<requests::HttpPort>, Option<Named>),
+    ) {
         let Self { worker, report, pod, .. } = &self;
         report.opened();
         let counters = report.counters();
@@ -527,8 +547,9 @@ impl Story {
             }
         };
         let far = reached.far.into();
-        let result =
-            relay::relay_any((tcp.into(), bytes::Bytes::new()), far, counters.relayed(), (finish, cut)).await;
+        let speaking = speaks.map(|named| report.speaks(named));
+        let watched = counters.relayed().watched(speaking.as_ref().map(|it| it as &dyn relay::Watch));
+        let result = relay::relay_any((tcp.into(), bytes::Bytes::new()), far, watched, (finish, cut)).await;
         if let Err(error) = result {
             report.fail(Stage::Relay, error);
         }

@@ -59,6 +59,22 @@ pub struct Counters<'a> {
     pub from_app: &'a AtomicU64,
     /// From the far side to the application.
     pub to_app: &'a AtomicU64,
+    /// Who looks at them besides.
+    pub watch: Option<&'a dyn Watch>,
+}
+
+/// Somebody who looks at bytes on their way. They go on whatever it makes of them.
+pub trait Watch: std::fmt::Debug + Sync {
+    /// These were read from `side`, after those before.
+    fn read(&self, side: Side, bytes: &[u8]);
+}
+
+impl<'a> Counters<'a> {
+    /// As these, with somebody who looks.
+    #[must_use]
+    pub fn watched(self, watch: Option<&'a dyn Watch>) -> Self {
+        Self { watch, ..self }
+    }
 }
 
 /// One of the two ends of a relay.
@@ -119,8 +135,9 @@ pub async fn relay_any(
     counters: Counters<'_>,
     ends: (impl Future<Output = ()>, impl Future<Output = ()>),
 ) -> Result<(), RelayError> {
-    let flows =
-        (Flow { queue: Queue::of(early), ..Flow::new(counters.from_app) }, Flow::new(counters.to_app));
+    let mut up = Flow::new(counters.from_app, (Side::App, counters.watch));
+    up.begin_with(early);
+    let flows = (up, Flow::new(counters.to_app, (Side::Far, counters.watch)));
     match app {
         Io::Tcp(mut tcp) => {
             // A socket that refuses the option is broken, and about to say so itself.
@@ -301,11 +318,26 @@ struct Flow<'c> {
     /// And passed on.
     done: bool,
     counter: &'c AtomicU64,
+    /// Where it comes from, and who looks at it.
+    watch: (Side, Option<&'c dyn Watch>),
 }
 
 impl<'c> Flow<'c> {
-    fn new(counter: &'c AtomicU64) -> Self {
-        Self { queue: Queue::default(), ended: false, done: false, counter }
+    fn new(counter: &'c AtomicU64, watch: (Side, Option<&'c dyn Watch>)) -> Self {
+        Self { queue: Queue::default(), ended: false, done: false, counter, watch }
+    }
+
+    /// With what was read already.
+    fn begin_with(&mut self, early: Bytes) {
+        self.queue = Queue::of(early);
+        self.show(0);
+    }
+
+    /// Shows what has come after the first pieces of the queue.
+    fn show(&self, pieces: usize) {
+        if let (side, Some(watch)) = self.watch {
+            self.queue.iter().skip(pieces).for_each(|piece| watch.read(side, piece));
+        }
     }
 
     /// Whether nothing waits for the source to say something.
@@ -318,7 +350,9 @@ impl<'c> Flow<'c> {
         if self.ended {
             return Ok(false);
         }
+        let before = self.queue.pieces();
         let filled = source.poll_fill(cx, &mut self.queue)?;
+        self.show(before);
         self.ended = matches!(filled, Poll::Ready(false));
         Ok(filled.is_ready())
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use mesh_common::TUNNEL_PORT;
-use mesh_core::cluster::{self, ClusterPolicy, Destination, Rules};
+use mesh_core::cluster::{self, BackendTls, ClusterPolicy, Destination, Rules};
 use mesh_core::model::{Declared, Service, ServiceKey, ServicePort, Snapshot, Target, Workload};
 use mesh_core::route::{self, About, ClusterRef, Route, RouteTable, StreamTable, StreamView};
 use tokio::net::TcpStream;
@@ -53,10 +53,12 @@ struct Compiled {
     table: Option<Arc<RouteTable>>,
     /// Rules for connections whose bytes stay bytes.
     streams: Option<Arc<StreamTable>>,
-    /// Whether a DestinationRule is about the service.
+    /// Whether a DestinationRule or a BackendTLSPolicy is about the service.
     shaped: bool,
     /// Whether its owner wants near endpoints to be preferred.
     distributed: bool,
+    /// The TLS that its owner asks for.
+    tls: Option<Arc<BackendTls>>,
     /// What of it is limited.
     limited: Limited,
 }
@@ -92,8 +94,11 @@ impl PodRequests {
         let workload = self.engine.client.workload(snapshot);
         let mut rules = self.rules.borrow_mut();
         let distributed = service.traffic_distribution.is_some();
+        let tls = service.ports.get(port).and_then(|port| port.tls.clone());
         let known = rules.get(&key).filter(|known| {
-            same_client(known.workload.as_ref(), workload.as_ref()) && known.distributed == distributed
+            same_client(known.workload.as_ref(), workload.as_ref())
+                && known.distributed == distributed
+                && known.tls == tls
         });
         if let Some(known) = known.filter(|known| known.generation == generation) {
             return known.clone();
@@ -102,7 +107,7 @@ impl PodRequests {
         let about = snapshot.virtuals().about(&service.hostname);
         let known = known.filter(|known| known.about.is_same(&about));
         let tables = known.map(|known| (known.table.clone(), known.streams.clone()));
-        let compiled = compile(snapshot, workload, service, (number, about, tables));
+        let compiled = compile(snapshot, workload, (service, tls), (number, about, tables));
         let compiled = Compiled { limited: self.limited(service), ..compiled };
         rules.insert(key, compiled.clone());
         compiled
@@ -135,7 +140,7 @@ fn same_object(one: Option<&Arc<Workload>>, other: Option<&Arc<Workload>>) -> bo
 fn compile(
     snapshot: &Snapshot,
     workload: Option<Arc<Workload>>,
-    service: &Service,
+    (service, tls): (&Service, Option<Arc<BackendTls>>),
     (number, about, tables): (u16, About, Option<Tables>),
 ) -> Compiled {
     let none = std::collections::BTreeMap::new();
@@ -149,13 +154,15 @@ fn compile(
     let client = cluster::Client { namespace: &namespace, labels };
     let destination = Destination {
         traffic_distribution: service.traffic_distribution,
+        tls: tls.as_deref(),
         ..Destination::new(&service.namespace, &service.hostname, number)
     };
     let plain = |rules: &Rules| {
         let policy = cluster::resolve(rules, &client, &destination, None).ok()?;
         Some(ClusterPolicy { rules: Vec::new(), ..policy })
     };
-    let shaped = plain(snapshot.rules()) != plain(&Rules::new(Arc::new(snapshot.rules().defaults().clone())));
+    let shaped = tls.is_some()
+        || plain(snapshot.rules()) != plain(&Rules::new(Arc::new(snapshot.rules().defaults().clone())));
     let distributed = service.traffic_distribution.is_some();
     Compiled {
         generation: snapshot.config_generation(),
@@ -164,6 +171,7 @@ fn compile(
         streams,
         shaped,
         distributed,
+        tls,
         workload,
         limited: Limited::default(),
     }
@@ -179,6 +187,18 @@ impl Compiled {
     fn is_about_bytes(&self) -> bool {
         self.streams.is_some() || self.shaped || self.distributed || self.limited.connections
     }
+}
+
+/// Whether no rule is about what a workload sends to a port of a service, so that nobody has to look at it.
+pub fn is_plain(snapshot: &Snapshot, workload: &Arc<Workload>, service: &Arc<Service>, port: usize) -> bool {
+    let tls = service.ports.get(port).and_then(|port| port.tls.clone());
+    if snapshot.configs().next().is_none() {
+        return tls.is_none();
+    }
+    let number = service.ports.get(port).map_or(0, |port| port.number);
+    let about = snapshot.virtuals().about(&service.hostname);
+    let rules = compile(snapshot, Some(Arc::clone(workload)), (service, tls), (number, about, None));
+    !rules.is_about_requests() && !rules.is_about_bytes()
 }
 
 /// What a connection turns out to be.
@@ -199,33 +219,28 @@ pub(super) async fn classify(
     (service, port): (&Arc<Service>, usize),
     (tcp, wanted): (TcpStream, SocketAddr),
 ) -> Kind {
-    if snapshot.configs().next().is_none() && service.traffic_distribution.is_none() {
+    let asks_for_tls = service.ports.get(port).is_some_and(|port| port.tls.is_some());
+    if snapshot.configs().next().is_none() && service.traffic_distribution.is_none() && !asks_for_tls {
         return Kind::Bytes(tcp);
     }
     let requests = worker.requests(pod, || PodRequests::new(worker, pod));
     let rules = requests.compiled(snapshot, service, port);
     let declared = service.ports.get(port).map_or(Declared::Tcp, ServicePort::declared);
-    if rules.is_about_requests() {
-        let is_http = match declared {
-            Declared::Http | Declared::Http2 => true,
-            Declared::Nothing => sniff::begins_like_http(&tcp, sniff::patience(snapshot)).await,
-            Declared::Tls | Declared::Tcp => false,
-        };
-        if is_http {
-            return Kind::Requests(tcp, requests);
-        }
+    let is_http = matches!(declared, Declared::Http | Declared::Http2);
+    let may_be_tls = matches!(declared, Declared::Tls | Declared::Nothing);
+    let wanted_of = sniff::Wanted {
+        request: rules.is_about_requests() && declared == Declared::Nothing,
+        name: rules.streams.as_ref().is_some_and(|rules| rules.asks_for_names()) && may_be_tls,
+        surely_tls: declared == Declared::Tls,
+    };
+    let begins = sniff::beginning(&tcp, wanted_of, sniff::patience(snapshot)).await;
+    if rules.is_about_requests() && (is_http || begins == sniff::Beginning::Request) {
+        return Kind::Requests(tcp, requests);
     }
     if !rules.is_about_bytes() {
         return Kind::Bytes(tcp);
     }
-    let may_be_tls = matches!(declared, Declared::Tls | Declared::Nothing);
-    let names = rules.streams.as_ref().is_some_and(|rules| rules.asks_for_names()) && may_be_tls;
-    let name = if names {
-        sniff::server_name(&tcp, declared == Declared::Tls, sniff::patience(snapshot)).await
-    } else {
-        None
-    };
-    let view = StreamView { server_name: name.as_deref(), destination: wanted.ip() };
+    let view = StreamView { server_name: begins.name(), destination: wanted.ip() };
     let route = rules.streams.as_ref().and_then(|rules| rules.pick(&view));
     let to = match route {
         Some(route) => route.forward.choose(requests.engine.random()).to.clone(),

@@ -170,6 +170,14 @@ impl Engine {
             endpoint: &member.endpoint,
             timeout,
         };
+        if let Some(workload) = member.endpoint.workload.as_ref().filter(|it| it.accepts_tunnel()) {
+            let id = &workload.identity;
+            if !cluster.service.admits(workload) || !cluster.policy.tls.admits(id) {
+                return Err(DialError::Tls(format!(
+                    "{id} is none of the subjectAltNames that are asked for"
+                )));
+            }
+        }
         let until = tokio::time::Instant::now() + timeout;
         let late = |_| DialError::Connect(format!("no connection within {timeout:?}"));
         let mut dialled = tokio::time::timeout_at(until, self.client.dial(&dial)).await.map_err(late)??;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_core::cluster::{self, Destination};
+use mesh_core::cluster::{self, ClientCertificate, Destination};
 use mesh_core::limit::{Limits, Policy};
 use mesh_core::model::{Entry, Exported, Families, Service, ServicePort, Snapshot, Workload};
 use mesh_core::route::ClusterRef;
@@ -150,10 +150,18 @@ impl Engine {
         let client = cluster::Client { namespace: &namespace, labels: &labels };
         let destination = Destination {
             traffic_distribution: service.traffic_distribution,
+            tls: service.ports.get(port).and_then(|port| port.tls.as_deref()),
             ..Destination::new(&service.namespace, &service.hostname, number)
         };
         let policy = cluster::resolve(snapshot.rules(), &client, &destination, to.subset.as_deref());
-        let policy = policy.map_err(|_| NoCluster)?;
+        let mut policy = policy.map_err(|_| NoCluster)?;
+        if let Some(tls) = destination.tls.filter(|tls| policy.tls == tls.policy()) {
+            let certificate = self.client.certificate(snapshot);
+            policy.tls = tls.policy_with(certificate.map(ClientCertificate::Credential));
+        }
+        if let Some(entry) = &service.entry {
+            policy.tls = policy.tls.or_names(&entry.subject_alt_names);
+        }
         let subset = to.subset.as_deref().unwrap_or_default();
         let name = old.map_or_else(
             || format!("outbound|{number}|{subset}|{}", service.hostname).into(),
@@ -222,7 +230,8 @@ fn service(snapshot: &Snapshot, to: &ClusterRef, (namespace, asked): (&str, u16)
     if !is_nobodys(to) {
         return snapshot.service_by_host(&to.host, namespace).cloned();
     }
-    let port = ServicePort { number: asked, name: None, app_protocol: None, endpoints: Vec::new() };
+    let port =
+        ServicePort { number: asked, name: None, app_protocol: None, tls: None, endpoints: Vec::new() };
     Some(Arc::new(Service {
         namespace: "".into(),
         name: Arc::clone(&to.host),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use mesh_core::dynamodb;
 use mesh_core::limit::Standing;
 use mesh_core::model::Endpoint;
 use mesh_core::route::MatchInfo;
@@ -17,7 +18,7 @@ use super::limit::Quota;
 use super::message::{Broken, Piece, RequestHead, Version, grpc_status};
 use super::reply::Refusal;
 use super::site::Facts;
-use crate::report::{Flags, Perspective, RequestFacts, RequestHeaderFacts};
+use crate::report::{Flags, Operation, Perspective, RequestFacts, RequestHeaderFacts};
 
 /// See the module.
 pub struct Record {
@@ -43,6 +44,8 @@ pub struct Record {
     quota: Option<Quota>,
     /// What a rate limit service wants the answer to say.
     extra: Vec<(HeaderName, HeaderValue)>,
+    /// A request to `DynamoDB`: its operation, and what the server calls what went wrong.
+    dynamodb: Option<(&'static str, Option<&'static str>)>,
 }
 
 impl Record {
@@ -70,6 +73,11 @@ impl Record {
             service_time: None,
             quota: None,
             extra: Vec::new(),
+            dynamodb: head
+                .headers
+                .get(TARGET)
+                .and_then(|it| dynamodb::operation(it.as_bytes()))
+                .map(|it| (it, None)),
         }
     }
 
@@ -176,6 +184,9 @@ impl Record {
         if self.grpc {
             self.grpc_status = grpc_status(headers);
         }
+        if let Some((_, error)) = &mut self.dynamodb {
+            *error = headers.get(ERROR_TYPE).map(|it| dynamodb::error(it.as_bytes()));
+        }
     }
 
     /// A piece of the answer.
@@ -244,6 +255,11 @@ impl Record {
         let reporter = stage.engine.client.perspective();
         // A waypoint sends what others have sent.
         let source = stage.engine.client_workload().filter(|_| reporter != Perspective::Waypoint);
+        if let Some((name, error)) = self.dynamodb {
+            let code = self.status.map_or(0, |status| status.as_u16());
+            let service = self.cluster.as_ref().map(|it| &it.service);
+            stage.engine.reporter.dynamodb(reporter, service, Operation { name, code, error });
+        }
         stage.engine.reporter.request(&RequestFacts {
             reporter,
             start: self.wall,
@@ -306,3 +322,8 @@ fn argument<'n>(name: &'n str, start: &str) -> Option<&'n str> {
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
+
+/// What a request to a service of Amazon asks for.
+const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
+/// What it calls what went wrong.
+const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");

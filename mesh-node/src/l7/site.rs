@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use mesh_core::cluster::Credential;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Endpoint, NoWay, Service, Snapshot, Waypoint, Workload};
 use mesh_core::own::Own;
@@ -67,6 +68,11 @@ pub trait Client {
 
     /// The Secret of this name that is meant for it, if it is told of any.
     fn secret(&self, _: &Snapshot, _: &str) -> Option<Arc<Secret>> {
+        None
+    }
+
+    /// What it shows to servers whose owners ask for TLS, by name; `None` if nothing.
+    fn certificate(&self, _: &Snapshot) -> Option<Credential> {
         None
     }
 

@@ -13,9 +13,36 @@ use tokio_util::io::poll_read_buf;
 
 use super::io::Io;
 
-/// Looks at the first bytes of a connection without taking them. Silence is no HTTP: the server may speak first.
-pub(crate) async fn begins_like_http(tcp: &TcpStream, patience: Duration) -> bool {
-    look(tcp, &mut [0; 24], patience, is_http).await.unwrap_or(false)
+/// What may make a difference about a connection's first bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// Whether they are a request.
+    pub(crate) request: bool,
+    /// Which server name TLS asks for.
+    pub(crate) name: bool,
+    /// Whether the connection is declared as TLS, so that the client is given the time that a handshake may take.
+    pub(crate) surely_tls: bool,
+}
+
+/// What a connection begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// A request.
+    Request,
+    /// TLS that asks for this name, in lower case.
+    Name(String),
+    /// Anything else, or nothing in time: the server may speak first.
+    Other,
+}
+
+impl Beginning {
+    /// The name that TLS asks for.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Request | Self::Other => None,
+        }
+    }
 }
 
 /// How long the first bytes of a connection are waited for where nothing says what it speaks: `protocolDetectionTimeout` of
@@ -25,12 +52,59 @@ pub(crate) fn patience(snapshot: &Snapshot) -> Duration {
     snapshot.mesh().protocol_detection_timeout.get().unwrap_or(SNIFF)
 }
 
-/// The server name that the TLS of a connection asks for, in lower case. `surely` is whether it is declared as TLS, so that
-/// the client is given the time that a handshake may take.
-pub(crate) async fn server_name(tcp: &TcpStream, surely: bool, patience: Duration) -> Option<String> {
-    let patience = if surely { HANDSHAKE } else { patience };
-    let name = look(tcp, &mut vec![0; MAX_HELLO], patience, name_in).await?;
-    Some(name).filter(|name| !name.is_empty())
+/// Looks at what a connection begins with, without taking it: once, whatever is wanted.
+pub(crate) async fn beginning(tcp: &TcpStream, wanted: Wanted, patience: Duration) -> Beginning {
+    let Some(mut judge) = Judge::of(wanted) else { return Beginning::Other };
+    let mut room = vec![0; if wanted.name { MAX_HELLO } else { LONGEST_METHOD + 1 }];
+    look(tcp, &mut room, wanted.patience(patience), |bytes| judge.judge(bytes))
+        .await
+        .unwrap_or(Beginning::Other)
+}
+
+/// [`beginning`] for what cannot be looked at without reading; `input` has what was read.
+pub(crate) async fn read_beginning(
+    io: &mut Io,
+    input: &mut BytesMut,
+    wanted: Wanted,
+    patience: Duration,
+) -> Beginning {
+    let Some(mut judge) = Judge::of(wanted) else { return Beginning::Other };
+    let told = read(io, input, wanted.patience(patience), |bytes| judge.judge(bytes)).await;
+    told.unwrap_or(Beginning::Other)
+}
+
+impl Wanted {
+    fn patience(self, patience: Duration) -> Duration {
+        if self.surely_tls { HANDSHAKE } else { patience }
+    }
+}
+
+/// Tells what the bytes of a beginning are, of which more and more are there.
+struct Judge {
+    request: bool,
+    hello: Option<Hello>,
+}
+
+impl Judge {
+    /// `None` where nothing is wanted.
+    fn of(wanted: Wanted) -> Option<Self> {
+        let hello = wanted.name.then(Hello::default);
+        (wanted.request || wanted.name).then_some(Self { request: wanted.request, hello })
+    }
+
+    /// `None` if that is open yet.
+    fn judge(&mut self, bytes: &[u8]) -> Option<Beginning> {
+        if self.request {
+            match is_http(bytes) {
+                Some(true) => return Some(Beginning::Request),
+                Some(false) => {}
+                None => return None,
+            }
+        }
+        let Some(hello) = &mut self.hello else { return Some(Beginning::Other) };
+        let name = hello.name(bytes)?;
+        Some(if name.is_empty() { Beginning::Other } else { Beginning::Name(name) })
+    }
 }
 
 /// Looks at the first bytes until they tell; `None` if they do not in time.
@@ -38,7 +112,7 @@ async fn look<V>(
     tcp: &TcpStream,
     room: &mut [u8],
     patience: Duration,
-    verdict: impl Fn(&[u8]) -> Option<V>,
+    mut verdict: impl FnMut(&[u8]) -> Option<V>,
 ) -> Option<V> {
     let looked = tokio::time::timeout(patience, async {
         loop {
@@ -57,28 +131,12 @@ async fn look<V>(
     looked.await.ok().flatten()
 }
 
-/// [`begins_like_http`] for what cannot be looked at without reading; `input` has what was read.
-pub(crate) async fn reads_like_http(io: &mut Io, input: &mut BytesMut, patience: Duration) -> bool {
-    read(io, input, patience, is_http).await.unwrap_or(false)
-}
-
-/// [`server_name`] for what cannot be looked at without reading; `input` has what was read.
-pub(crate) async fn read_server_name(
-    io: &mut Io,
-    input: &mut BytesMut,
-    (surely, patience): (bool, Duration),
-) -> Option<String> {
-    let patience = if surely { HANDSHAKE } else { patience };
-    let name = read(io, input, patience, name_in).await?;
-    Some(name).filter(|name| !name.is_empty())
-}
-
 /// Reads until the first bytes tell; `None` if they do not in time.
 async fn read<V>(
     io: &mut Io,
     input: &mut BytesMut,
     patience: Duration,
-    verdict: impl Fn(&[u8]) -> Option<V>,
+    mut verdict: impl FnMut(&[u8]) -> Option<V>,
 ) -> Option<V> {
     let told = tokio::time::timeout(patience, async {
         loop {
@@ -98,20 +156,34 @@ async fn read<V>(
     told.await.ok().flatten()
 }
 
-/// The name that the first message asks for, empty if it asks for none; `None` if the message has not ended.
-fn name_in(mut bytes: &[u8]) -> Option<String> {
-    let mut acceptor = Acceptor::default();
-    while !bytes.is_empty() {
-        if acceptor.read_tls(&mut bytes as &mut dyn io::Read).is_err() {
-            return Some(String::new());
+/// The first message of a client's TLS, however it is cut into records and these into segments.
+#[derive(Default)]
+struct Hello {
+    acceptor: Acceptor,
+    /// Bytes that it has seen: it keeps them, so that each is read once.
+    seen: usize,
+}
+
+impl Hello {
+    /// The name that it asks for, empty if it asks for none, or is none; `None` if it has not ended.
+    fn name(&mut self, bytes: &[u8]) -> Option<String> {
+        let mut new = bytes.get(self.seen..).unwrap_or_default();
+        self.seen = bytes.len();
+        while !new.is_empty() {
+            // It takes some at a time, and needs room for the next.
+            if self.acceptor.read_tls(&mut new as &mut dyn io::Read).is_err() {
+                return Some(String::new());
+            }
+            match self.acceptor.accept() {
+                Ok(Some(accepted)) => {
+                    let name = accepted.client_hello().server_name().unwrap_or_default().to_ascii_lowercase();
+                    return Some(name);
+                }
+                Ok(None) => {}
+                Err(_) => return Some(String::new()),
+            }
         }
-    }
-    match acceptor.accept() {
-        Ok(Some(accepted)) => {
-            Some(accepted.client_hello().server_name().unwrap_or_default().to_ascii_lowercase())
-        }
-        Ok(None) => None,
-        Err(_) => Some(String::new()),
+        None
     }
 }
 
@@ -138,22 +210,4 @@ const MAX_HELLO: usize = 16 << 10;
 const FIRST_READ: usize = 4 << 10;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_are_told_from_bytes_by_their_beginning() {
-        for (bytes, expected) in [
-            (&b"GET / HTTP/1.1"[..], Some(true)),
-            (b"PRI * HTTP/2.0", Some(true)),
-            (b"GE", None),
-            (b"", None),
-            (b"\x16\x03\x01", Some(false)),
-            (b"get / ", Some(false)),
-            (b" /", Some(false)),
-            (b"AVERYLONGWORDTHATISNOMETHOD", Some(false)),
-        ] {
-            assert_eq!(is_http(bytes), expected, "{bytes:?}");
-        }
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use mesh_common::TUNNEL_PORT;
 use mesh_core::balance::{Affinity, HashInput, hash_key};
 use mesh_core::cluster::{Outcome, Resource};
-use mesh_core::model::EndpointId;
+use mesh_core::model::{EndpointId, ServicePort};
 use mesh_core::route::ClusterRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -93,6 +93,9 @@ pub async fn carry(engine: &Engine, stream: Stream, report: &ConnReport, drain: 
         held.mirror(report);
     }
     let counters = report.counters();
+    let named = cluster.service.ports.get(cluster.port).and_then(ServicePort::named);
+    let speaking = named.filter(|_| !sealed).map(|named| report.speaks(named));
+    let watched = counters.relayed().watched(speaking.as_ref().map(|it| it as &dyn relay::Watch));
     let cut = async {
         let pool = &cluster.policy.pool;
         tokio::select! {
@@ -101,7 +104,7 @@ pub async fn carry(engine: &Engine, stream: Stream, report: &ConnReport, drain: 
             () = drained(drain) => report.fail(Stage::Drain, "its listener is gone, or the process stops"),
         }
     };
-    if let Err(error) = relay::relay_any((io, early), far, counters.relayed(), (pending(), cut)).await {
+    if let Err(error) = relay::relay_any((io, early), far, watched, (pending(), cut)).await {
         report.fail(Stage::Relay, error);
     }
     cluster.record(member.endpoint.id, Outcome::Success, Instant::now());

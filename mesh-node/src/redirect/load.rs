@@ -136,7 +136,7 @@ impl Programs {
         }
         program::<SockOps>(&mut self.ebpf, "mesh_sockops")?.load()?;
         program::<SkLookup>(&mut self.ebpf, "mesh_lookup")?.load()?;
-        for name in ["mesh_guard_out", "mesh_guard_in", "mesh_steer_in"] {
+        for name in ["mesh_guard_out", "mesh_guard_in", "mesh_steer_in", "mesh_shortcut"] {
             program::<SchedClassifier>(&mut self.ebpf, name)?.load()?;
         }
         for (name, program) in self.ebpf.programs_mut() {
@@ -232,7 +232,7 @@ const SOCKET_HOOKS: [(&str, &str); 8] = [
     ("getpeername4", "mesh_peername4"),
     ("getpeername6", "mesh_peername6"),
 ];
-const PINNED_MAPS: [&str; 12] = [
+const PINNED_MAPS: [&str; 18] = [
     maps::PODS,
     maps::NODE,
     maps::WANTED_DST,
@@ -244,6 +244,12 @@ const PINNED_MAPS: [&str; 12] = [
     maps::PROBE_PORTS,
     maps::NODE_FLOWS,
     maps::LISTENERS,
+    maps::VERDICTS,
+    maps::BACKENDS,
+    maps::EXPRESS_MARKS,
+    maps::EXPRESS_FLOWS,
+    maps::EVENTS,
+    maps::SHORTCUTS,
     maps::STATS,
 ];
 const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     Inbound, LocalPod, Programs, RedirectError, TcHook, address, cgroup,
+    express::{CutFlows, Express},
     maps::ControlMaps,
     pins::{PinnedPod, Pins},
     pod::{Ports, ThreadListeners},
@@ -40,6 +41,8 @@ pub struct Options {
     pub hook: TcHook,
     /// Id of the cgroup of this process.
     pub agent_cgroup: u64,
+    /// Whether the kernel decides by itself what it can.
+    pub express: bool,
 }
 
 /// The listeners of one pod for one data thread.
@@ -70,6 +73,9 @@ pub struct Manager {
     host: NetNs,
     programs: Programs,
     maps: ControlMaps,
+    express: Express,
+    /// Whether nothing of another version is left.
+    alone: bool,
     threads: Vec<mpsc::Sender<PodSockets>>,
     captured: HashMap<Arc<str>, Captured>,
     waiting: BTreeMap<Arc<str>, PodStatus>,
@@ -99,17 +105,34 @@ impl Manager {
             agent_cgroup: options.agent_cgroup,
             host_netns: host.cookie(),
             log_level,
-            reserved: 0,
+            shortcut: 0,
         })?;
         programs.attach_node(&options.scope, &cgroup::pods_cgroup(&options.scope))?;
+        let express = Express::open(&options.pins, options.express)?;
         let captured = HashMap::new();
         let status = watch::Sender::new(None);
-        Ok(Self { options, host, programs, maps, threads, captured, waiting: BTreeMap::new(), status })
+        Ok(Self {
+            options,
+            host,
+            programs,
+            maps,
+            express,
+            alone: false,
+            threads,
+            captured,
+            waiting: BTreeMap::new(),
+            status,
+        })
     }
 
     /// The programs, for the reader of their messages.
     pub fn programs(&mut self) -> &mut Programs {
         &mut self.programs
+    }
+
+    /// Flows of the express path that this ended, for whoever reports them.
+    pub fn cut_flows(&self) -> CutFlows {
+        self.express.cut_flows()
     }
 
     /// The state of every enrolled local pod, as it changes; `None` before the first look.
@@ -148,7 +171,7 @@ impl Manager {
         }
     }
 
-    async fn reconcile(&mut self, snapshot: &Snapshot, look: Look) {
+    async fn reconcile(&mut self, snapshot: &Arc<Snapshot>, look: Look) {
         let groups = cgroup::pods(&cgroup::pods_cgroup(&self.options.scope));
         let (wanted, missing) = self.wanted(snapshot, &groups);
         self.release_others(&wanted);
@@ -167,10 +190,37 @@ impl Manager {
                 self.waiting.insert(uid.clone(), status_of(workload, state));
             }
         }
+        self.decide(snapshot);
+        self.take_over();
         let mut all: Vec<PodStatus> = self.captured.values().map(|pod| pod.status.clone()).collect();
         all.extend(self.waiting.values().cloned());
         all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         self.status.send_replace(Some(Arc::new(all)));
+    }
+
+    /// Removes what a node of another version has left, once every pod that runs is captured by this one: until then both
+    /// kinds of hooks stand, and nothing gets through between them.
+    fn take_over(&mut self) {
+        if self.alone {
+            return;
+        }
+        match self.options.pins.remove_others() {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, "Took over from a node of another version."),
+            Err(error) => {
+                return warn!(%error, "What a node of another version has left cannot be removed yet.");
+            }
+        }
+        self.alone = true;
+    }
+
+    /// Tells the kernel what it may decide by itself. A predecessor's word stands until all its pods are captured again.
+    fn decide(&mut self, snapshot: &Arc<Snapshot>) {
+        let workload = |it: &Captured| snapshot.workload_by_uid(&it.pod.workload).cloned();
+        let mut pods: Vec<_> =
+            self.captured.values().filter_map(|it| Some((it.pod.clone(), workload(it)?))).collect();
+        pods.sort_by(|(a, _), (b, _)| a.uid.cmp(&b.uid));
+        self.express.update(snapshot, &pods);
     }
 
     /// The pods that should be captured, by uid, and those of which nobody knows which they are.

@@ -5,10 +5,10 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage, SockHash};
 use mesh_common::{
-    Address, Endpoint, ListenerKey, LocalSocket, NodeConfig, OriginalDestination, Pod, RealPeer, Resolvers,
-    Stat, maps,
+    Address, Backends, Endpoint, ExpressFlow, Flow, ListenerKey, LocalSocket, NodeConfig,
+    OriginalDestination, Pod, Question, RealPeer, Resolvers, Stat, Verdict, maps,
 };
 
 use super::pins::Pins;
@@ -29,6 +29,14 @@ pub struct FlowMaps {
     resolvers: HashMap<MapData, u64, Resolvers>,
     acting_for: SkStorage<MapData, RealPeer>,
     own_sockets: SkStorage<MapData, u32>,
+}
+
+/// What is decided and known of express flows.
+pub struct ExpressMaps {
+    pods: HashMap<MapData, u64, Pod>,
+    verdicts: HashMap<MapData, Question, Verdict>,
+    backends: HashMap<MapData, Question, Backends>,
+    flows: HashMap<MapData, Flow, ExpressFlow>,
 }
 
 impl ControlMaps {
@@ -110,6 +118,65 @@ impl ControlMaps {
     }
 }
 
+impl ExpressMaps {
+    /// Opens the pinned maps.
+    pub fn open(pins: &Pins) -> Result<Self, MapError> {
+        Ok(Self {
+            pods: Map::HashMap(open(pins, maps::PODS)?).try_into()?,
+            verdicts: Map::HashMap(open(pins, maps::VERDICTS)?).try_into()?,
+            backends: Map::HashMap(open(pins, maps::BACKENDS)?).try_into()?,
+            flows: Map::LruHashMap(open(pins, maps::EXPRESS_FLOWS)?).try_into()?,
+        })
+    }
+
+    /// What the kernel tells of flows; whoever reads takes it away from all others.
+    pub fn events(pins: &Pins) -> Result<RingBuf<MapData>, MapError> {
+        Map::RingBuf(open(pins, maps::EVENTS)?).try_into()
+    }
+
+    /// All that is decided about addresses of pods.
+    pub fn verdicts(&self) -> Result<Vec<(Question, Verdict)>, MapError> {
+        self.verdicts.iter().collect()
+    }
+
+    /// All that is decided about addresses of services.
+    pub fn backends(&self) -> Result<Vec<(Question, Backends)>, MapError> {
+        self.backends.iter().collect()
+    }
+
+    /// Decides.
+    pub fn put_verdict(&mut self, question: Question, verdict: Verdict) -> Result<(), MapError> {
+        self.verdicts.insert(question, verdict, 0)
+    }
+
+    /// Leaves it to the proxy; absent is fine.
+    pub fn remove_verdict(&mut self, question: Question) -> Result<(), MapError> {
+        absent_is_fine(self.verdicts.remove(&question))
+    }
+
+    /// Decides about a service.
+    pub fn put_backends(&mut self, question: Question, backends: Backends) -> Result<(), MapError> {
+        self.backends.insert(question, backends, 0)
+    }
+
+    /// Leaves a service to the proxy; absent is fine.
+    pub fn remove_backends(&mut self, question: Question) -> Result<(), MapError> {
+        absent_is_fine(self.backends.remove(&question))
+    }
+
+    /// Flows that are open now; one that ends meanwhile may be missing.
+    pub fn flows(&self) -> Vec<(Flow, ExpressFlow)> {
+        self.flows.iter().filter_map(Result::ok).collect()
+    }
+
+    /// The address of the family of `like` that the pod with this namespace cookie has.
+    pub fn pod_address(&self, netns: u64, like: Address) -> Option<IpAddr> {
+        let pod = self.pods.get(&netns, 0).ok()?;
+        let ip = if to_ip(&like).is_ipv4() { IpAddr::from(pod.ip4) } else { IpAddr::from(pod.ip6) };
+        Some(ip).filter(|ip| !ip.is_unspecified())
+    }
+}
+
 impl FlowMaps {
     /// Opens the pinned maps.
     pub fn open(pins: &Pins) -> Result<Self, MapError> {
@@ -152,12 +219,18 @@ pub fn to_wire(ip: IpAddr) -> Address {
     }
 }
 
+/// An address from the form that the maps have.
+pub fn to_ip(wire: &Address) -> IpAddr {
+    Ipv6Addr::from(*wire).to_canonical()
+}
+
 fn endpoint(at: SocketAddr) -> Endpoint {
     Endpoint::new(to_wire(at.ip()), at.port())
 }
 
-fn socket_addr(at: &Endpoint) -> SocketAddr {
-    SocketAddr::new(Ipv6Addr::from(at.ip).to_canonical(), at.port)
+/// A socket's address from the form that the maps have.
+pub fn socket_addr(at: &Endpoint) -> SocketAddr {
+    SocketAddr::new(to_ip(&at.ip), at.port)
 }
 
 fn open(pins: &Pins, name: &str) -> Result<MapData, MapError> {

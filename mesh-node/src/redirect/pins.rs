@@ -81,6 +81,19 @@ impl Pins {
         remove_tree(&self.node)
     }
 
+    /// Removes what a node of another ABI version has left. Both kinds of hooks are there until then, and what one steers the
+    /// other knows nothing of: connections fail. Returns how many objects went.
+    pub fn remove_others(&self) -> io::Result<usize> {
+        let mut removed = 0;
+        for entry in fs::read_dir(&self.node)? {
+            let path = entry?.path();
+            if path != self.base {
+                removed += remove_tree(&path)?;
+            }
+        }
+        Ok(removed)
+    }
+
     fn links(&self) -> io::Result<Vec<PathBuf>> {
         match fs::read_dir(self.base.join("link")) {
             Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
@@ -129,9 +142,23 @@ mod tests {
         let pins = Pins::new(Path::new("/p"), "node-1");
         let pod = PinnedPod { cookie: 42, uid: "0a1b-2c".into() };
         let path = pins.pod_link("guard-in-my_if.7", &pod);
-        assert_eq!(path, Path::new("/p/node-1/v1/link/guard-in-my_if,7_42_0a1b-2c"));
+        assert_eq!(path, Path::new("/p/node-1/v2/link/guard-in-my_if,7_42_0a1b-2c"));
         assert_eq!(pod_of(&path), Some(pod));
-        assert_eq!(pod_of(Path::new("/p/node-1/v1/link/connect4")), None);
+        assert_eq!(pod_of(Path::new("/p/node-1/v2/link/connect4")), None);
+    }
+
+    #[test]
+    fn what_another_version_has_left_goes() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let pins = Pins::new(root.path(), "n");
+        pins.create().expect("created");
+        fs::write(pins.map("PODS"), "").expect("written");
+        let old = root.path().join("n/v0/link");
+        fs::create_dir_all(&old).expect("created");
+        fs::write(old.join("connect4"), "").expect("written");
+        assert_eq!(pins.remove_others().expect("removed"), 1);
+        assert!(!root.path().join("n/v0").exists() && pins.map("PODS").exists());
+        assert_eq!(pins.remove_others().expect("nothing left"), 0);
     }
 
     #[test]

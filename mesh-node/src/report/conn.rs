@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use mesh_core::model::Service;
+use mesh_core::model::{Named, Service};
 use tokio::time::Instant;
 
 use super::access::Line;
+use super::protocol::Speaking;
 use super::series::Series;
 use super::table::Slot;
 use super::{ConnInfo, Direction, Event, Failure, Flag, Party, PseudoService, Reporter, Stage};
@@ -30,7 +31,7 @@ pub struct Counters {
 impl Counters {
     /// As a relay counts whose application is the local pod.
     pub fn relayed(&self) -> crate::l4::relay::Counters<'_> {
-        crate::l4::relay::Counters { from_app: &self.sent, to_app: &self.received }
+        crate::l4::relay::Counters { from_app: &self.sent, to_app: &self.received, watch: None }
     }
 }
 
@@ -63,6 +64,12 @@ impl ConnReport {
         self.live.mirrored.get_or_init(|| other.counters());
     }
 
+    /// States that the connection is one of a protocol that is counted by its name, to a port of the service that was asked
+    /// for; the answer is to look at its bytes, and ends with it.
+    pub fn speaks(&self, named: Named) -> Speaking {
+        self.reporter.protocols.begin(&self.live.lock().info, named)
+    }
+
     /// A number that is this connection's alone in this process.
     pub fn id(&self) -> u64 {
         self.live.id
@@ -72,6 +79,11 @@ impl ConnReport {
     /// itself.
     pub fn carries_requests(&self) {
         self.live.requests.store(true, Ordering::Relaxed);
+    }
+
+    /// States that the kernel carries the connection, past the proxy.
+    pub fn takes_express_path(&self) {
+        self.live.express.store(true, Ordering::Relaxed);
     }
 
     /// States that the connection is established on both sides and bytes may flow.
@@ -170,6 +182,8 @@ pub struct ConnView {
     pub since: SystemTime,
     /// Whether it is established.
     pub established: bool,
+    /// Whether the kernel carries it, past the proxy.
+    pub express: bool,
 }
 
 /// What the report and the table share.
@@ -189,6 +203,8 @@ pub(super) struct Live {
     state: Mutex<State>,
     /// What it carries is reported elsewhere.
     requests: AtomicBool,
+    /// The kernel carries it.
+    express: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -198,8 +214,10 @@ struct State {
 }
 
 impl Live {
-    pub(super) fn new(id: u64, info: ConnInfo) -> Self {
-        let (started, since) = super::now();
+    pub(super) fn new(id: u64, info: ConnInfo, ago: Duration) -> Self {
+        let (now, time) = super::now();
+        let started = now.checked_sub(ago).unwrap_or(now);
+        let since = time.checked_sub(ago).unwrap_or(time);
         Self {
             id,
             direction: info.direction,
@@ -211,6 +229,7 @@ impl Live {
             series: OnceLock::new(),
             state: Mutex::new(State { info, failure: None }),
             requests: AtomicBool::new(false),
+            express: AtomicBool::new(false),
         }
     }
 
@@ -265,6 +284,7 @@ impl Live {
             age: self.started.elapsed(),
             since: self.since,
             established: self.series.get().is_some(),
+            express: self.express.load(Ordering::Relaxed),
         }
     }
 

@@ -91,6 +91,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
         self.connections(encoder)?;
+        self.reporter.protocols.encode(encoder)?;
         self.open_sockets(encoder)?;
         self.events(encoder)?;
         self.node(encoder)?;
@@ -205,9 +206,11 @@ impl Collector for Extra {
     }
 }
 
-type Pairs<'a> = Vec<(&'static str, &'a str)>;
+/// Names and values of labels.
+pub(super) type Pairs<'a> = Vec<(&'static str, &'a str)>;
 
-fn counters<'a, V: EncodeCounterValue>(
+/// Encodes a family of counters.
+pub(super) fn counters<'a, V: EncodeCounterValue>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

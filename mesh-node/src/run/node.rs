@@ -20,13 +20,13 @@ use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 use crate::{
     admin::{self, LogControl},
     admit::Descriptors,
-    config::NodeOptions,
+    config::{ExpressPath, NodeOptions},
     dns,
     identity::IdentityStore,
     l7::shared::Shared,
     redirect::{
         self, KernelLog, Manager, cgroup,
-        maps::{ControlMaps, FlowMaps},
+        maps::{ControlMaps, ExpressMaps, FlowMaps},
         pins::Pins,
     },
     report::{ReportOptions, Reporter},
@@ -90,6 +90,11 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     admin::serve(state, reporter.clone()).await.context("opening the admin ports")?;
 
     follow_kernel_log(&mut manager);
+    if redirect.express {
+        let reported = (reporter.clone(), snapshots.subscribe());
+        let flows = redirect::Flows::new(ExpressMaps::open(&redirect.pins)?, reported, manager.cut_flows());
+        tasks::spawn_local("express flows", flows.run(ExpressMaps::events(&redirect.pins)?));
+    }
     tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
     tasks::spawn_local("rotation", identities.run_rotation());
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
@@ -129,6 +134,7 @@ fn redirect_options(options: &NodeOptions) -> anyhow::Result<redirect::Options> 
         inbound: options.inbound,
         hook: options.tc,
         agent_cgroup,
+        express: options.express_path == ExpressPath::Enabled,
     })
 }
 
@@ -200,6 +206,7 @@ fn settings(options: &NodeOptions) -> serde_json::Value {
         "pinRoot": options.pin_root,
         "inbound": format!("{:?}", options.inbound),
         "tc": format!("{:?}", options.tc),
+        "expressPath": format!("{:?}", options.express_path),
         "threads": options.threads,
         "svidLifetimeSeconds": options.svid_lifetime.as_secs(),
         "drainSeconds": options.drain.as_secs(),

@@ -29,22 +29,21 @@ pub fn reset_connections() -> io::Result<usize> {
     Ok(reset)
 }
 
+/// Resets one TCP connection of the calling thread's network namespace, by its ends. Returns whether it was there.
+///
+/// # Errors
+/// `EOPNOTSUPP` where the kernel was built without `CONFIG_INET_DIAG_DESTROY`.
+pub fn reset_connection(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
+    let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    destroy(family, &socket_id(local, remote))
+}
+
 /// The cookie of the UDP socket that `client` is the name of, in the calling thread's network namespace: the one that hears
 /// what `server` sends there.
 pub fn udp_cookie(server: SocketAddr, client: SocketAddr) -> io::Result<Option<u64>> {
     let family = if client.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let mut id: SocketId = [0; 48];
     // Of UDP the kernel takes the two ends the other way round.
-    id[..2].copy_from_slice(&server.port().to_be_bytes());
-    id[2..4].copy_from_slice(&client.port().to_be_bytes());
-    for (ip, place) in [(server.ip(), 4), (client.ip(), 20)] {
-        match ip {
-            IpAddr::V4(v4) => id[place..place + 4].copy_from_slice(&v4.octets()),
-            IpAddr::V6(v6) => id[place..place + 16].copy_from_slice(&v6.octets()),
-        }
-    }
-    // Whatever its cookie is.
-    id[40..].fill(0xff);
+    let id = socket_id(server, client);
     let netlink = netlink()?;
     send(&netlink, (SOCK_DIAG_BY_FAMILY, 0), (family, IPPROTO_UDP), &id)?;
     let mut buffer = [0_u8; 1024];
@@ -61,6 +60,21 @@ pub fn udp_cookie(server: SocketAddr, client: SocketAddr) -> io::Result<Option<u
 
 /// `struct inet_diag_sockid`, as raw bytes: ports (4), source (16), destination (16), interface (4), cookie (8).
 type SocketId = [u8; 48];
+
+/// A socket by its ends, whatever its cookie is.
+fn socket_id(local: SocketAddr, remote: SocketAddr) -> SocketId {
+    let mut id: SocketId = [0; 48];
+    id[..2].copy_from_slice(&local.port().to_be_bytes());
+    id[2..4].copy_from_slice(&remote.port().to_be_bytes());
+    for (ip, place) in [(local.ip(), 4), (remote.ip(), 20)] {
+        match ip {
+            IpAddr::V4(v4) => id[place..place + 4].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => id[place..place + 16].copy_from_slice(&v6.octets()),
+        }
+    }
+    id[40..].fill(0xff);
+    id
+}
 
 fn leaves_pod(id: &SocketId) -> bool {
     let (source, destination) = (&id[4..20], &id[20..36]);

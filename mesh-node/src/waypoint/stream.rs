@@ -99,12 +99,18 @@ impl Call {
     async fn reach_service(self, mut io: Io, (service, port): (&Arc<Service>, usize)) {
         let (mut input, patience) = (BytesMut::new(), sniff::patience(&self.snapshot));
         let declared = service.ports.get(port).map_or(Declared::Tcp, ServicePort::declared);
-        let is_http = match declared {
-            Declared::Http | Declared::Http2 => true,
-            Declared::Nothing => sniff::reads_like_http(&mut io, &mut input, patience).await,
-            Declared::Tls | Declared::Tcp => false,
-        };
         let Self { waypoint, facts, .. } = &self;
+        let number = service.ports.get(port).map_or(0, |port| port.number);
+        let tables = waypoint.rules.tables(&self.snapshot, (service, number), facts.source.as_ref());
+        let may_be_tls = matches!(declared, Declared::Tls | Declared::Nothing);
+        let wanted = sniff::Wanted {
+            request: declared == Declared::Nothing,
+            name: tables.streams.as_ref().is_some_and(|rules| rules.asks_for_names()) && may_be_tls,
+            surely_tls: declared == Declared::Tls,
+        };
+        let begins = sniff::read_beginning(&mut io, &mut input, wanted, patience).await;
+        let is_http =
+            matches!(declared, Declared::Http | Declared::Http2) || begins == sniff::Beginning::Request;
         if is_http {
             let source = facts.source.clone();
             let site = Rc::new(WaypointSite::new(Rc::clone(waypoint), (service, port), source));
@@ -112,20 +118,12 @@ impl Call {
             let (engine, drain) = (Rc::clone(&waypoint.engine), waypoint.thread.drain.clone());
             return connection(engine, connected, drain).await;
         }
-        let number = service.ports.get(port).map_or(0, |port| port.number);
         let report = self.report();
         if self.is_denied(Some(service), &report) {
             return;
         }
-        let tables = waypoint.rules.tables(&self.snapshot, (service, number), facts.source.as_ref());
-        let may_be_tls = matches!(declared, Declared::Tls | Declared::Nothing);
-        let asks = tables.streams.as_ref().is_some_and(|rules| rules.asks_for_names()) && may_be_tls;
-        let name = if asks {
-            sniff::read_server_name(&mut io, &mut input, (declared == Declared::Tls, patience)).await
-        } else {
-            None
-        };
-        let view = StreamView { server_name: name.as_deref(), destination: self.wanted.ip() };
+        let name = begins.name();
+        let view = StreamView { server_name: name, destination: self.wanted.ip() };
         let to = match tables.streams.as_ref().and_then(|rules| rules.pick(&view)) {
             Some(route) => route.forward.choose(waypoint.engine.random()).to.clone(),
             None => own_cluster(service, port),

@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
+use super::bed::{self, Mesh};
+use super::sealed;
 use crate::client::{Reply, Req, Stream, Tls, h1, h2};
 use crate::row::Want;
 use crate::stand::{Gateway, beside, free_ports, own_ip};
@@ -28,11 +30,15 @@ pub(super) struct Stage {
     origin: Origin,
     /// The port of all pods.
     pods: u16,
+    /// That where they speak TLS, and that where clients have to show a certificate.
+    sealed: [u16; 2],
     authority: tls::Authority,
     /// Another one.
     strangers: tls::Authority,
     number: Cell<u32>,
     control: Control,
+    /// For those that are about clients in the mesh.
+    mesh: Option<Mesh>,
 }
 
 /// A `mesh-control` that is killed when it is dropped.
@@ -49,6 +55,8 @@ pub(crate) struct Case {
     gateways: BTreeMap<String, Running>,
     marks: Cell<u32>,
     documents: RefCell<Vec<Value>>,
+    /// What the mesh was told; it is taken back at the end.
+    in_mesh: Vec<Value>,
 }
 
 /// A gateway, and the ports of it that those of its Service lead to.
@@ -58,7 +66,7 @@ struct Running {
 }
 
 impl Stage {
-    pub(super) async fn start() -> Result<Rc<Self>> {
+    pub(super) async fn start(needs_mesh: bool) -> Result<Rc<Self>> {
         let [pods] = free_ports()?;
         let addresses: Vec<_> = PODS
             .iter()
@@ -79,7 +87,13 @@ impl Stage {
         cluster.put(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"}}));
         let control = Control::start(&cluster.url()).await?;
         let (authority, strangers, number) = (tls::Authority::new()?, tls::Authority::new()?, Cell::new(0));
-        Ok(Rc::new(Self { cluster, origin, pods, authority, strangers, number, control }))
+        let ips: Vec<_> = PODS.iter().map(|(.., last)| own_ip(*last)).collect();
+        let sealed = [
+            sealed::serve(&authority, false, (&ips, pods)).await?,
+            sealed::serve(&authority, true, (&ips, pods)).await?,
+        ];
+        let mesh = needs_mesh.then(Mesh::start).transpose().context("a mesh (it needs root)")?;
+        Ok(Rc::new(Self { cluster, origin, pods, sealed, authority, strangers, number, control, mesh }))
     }
 
     /// Namespaces, and pods with their Services: `v1` to `v3` in `infra`, `w1` in `web`, `a1` in `app`.
@@ -176,6 +190,7 @@ impl Case {
             gateways: BTreeMap::new(),
             marks: Cell::new(0),
             documents: RefCell::default(),
+            in_mesh: Vec::new(),
         };
         let mut documents = documents(&stage.base())?;
         documents.extend(self::documents(&yaml)?);
@@ -206,6 +221,55 @@ impl Case {
             case.gateways.insert(name, Running { process, ports });
         }
         Ok(case)
+    }
+
+    /// Writes `yaml` to the cluster and to the mesh.
+    pub(super) fn begin_in_mesh(stage: &Rc<Stage>, yaml: &str) -> Result<Self> {
+        stage.number.set(stage.number.get() + 1);
+        let mesh = stage.mesh.as_ref().context("there is no mesh")?;
+        let in_mesh =
+            documents(&yaml.replace("MESH-CA", &json!({"ca.crt": mesh.authority.pem()}).to_string()))?;
+        let case = Self {
+            stage: Rc::clone(stage),
+            suffix: format!("-{}", stage.number.get()),
+            gateways: BTreeMap::new(),
+            marks: Cell::new(0),
+            documents: RefCell::default(),
+            in_mesh,
+        };
+        let all = documents(&bed::base())?;
+        all.iter().chain(&case.in_mesh).for_each(|document| case.put(document));
+        case.mesh()?.apply(&case.in_mesh)?;
+        case.documents.replace(case.in_mesh.clone());
+        Ok(case)
+    }
+
+    /// The mesh.
+    pub(super) fn mesh(&self) -> Result<&Mesh> {
+        self.stage.mesh.as_ref().context("there is no mesh")
+    }
+
+    /// Sends a request in the mesh, `(NAMESPACE, HOST)`, until its answer is the one that is wanted: nodes are told a
+    /// little later than files are written.
+    pub(super) async fn in_mesh(&self, (from, to): (&str, &str), request: Req, want: &Want) -> Result<()> {
+        let what = format!("{} {} from {from} to {to}", request.method, request.path);
+        let once = async || {
+            let reply = self.mesh()?.send(from, to, &request)?;
+            want.check(&reply).with_context(|| format!("answer {reply}"))
+        };
+        self.soon(once).await.context(what)
+    }
+
+    /// Tries again for a while.
+    pub(super) async fn soon(&self, once: impl AsyncFn() -> Result<()>) -> Result<()> {
+        let until = Instant::now() + SOON;
+        loop {
+            let outcome = once().await;
+            if outcome.is_ok() || Instant::now() > until {
+                return outcome;
+            }
+            sleep(POLL).await;
+        }
     }
 
     /// Writes an object to the cluster, in a namespace of this test alone.
@@ -247,7 +311,7 @@ impl Case {
     }
 
     /// Waits until the conditions of `what` are these: `TYPE=STATUS/REASON` each, others may be there. `what` is
-    /// `HTTPRoute infra/r` for what all of its parents say, `Gateway infra/gw`, or `Gateway infra/gw LISTENER`; with a `#`
+    /// `HTTPRoute infra/r` for what all of its parents say, `BackendTLSPolicy infra/p` for all of its ancestors, `Gateway infra/gw`, or `Gateway infra/gw LISTENER`; with a `#`
     /// and a number, for that one parent, or for that listener as many routes are attached.
     pub(crate) async fn must_say(&self, what: &str, conditions: &str) -> Result<()> {
         let until = Instant::now() + SOON;
@@ -282,8 +346,9 @@ impl Case {
             });
             all.collect()
         };
-        if kind.ends_with("Route") {
-            let parents = status["parents"].as_array().cloned().unwrap_or_default();
+        if kind.ends_with("Route") || kind.ends_with("Policy") {
+            let field = if kind.ends_with("Route") { "parents" } else { "ancestors" };
+            let parents = status[field].as_array().cloned().unwrap_or_default();
             let parents = match number {
                 Some(number) => parents.get(number.parse::<usize>()?).cloned().into_iter().collect(),
                 None => parents,
@@ -381,20 +446,16 @@ impl Case {
                 .map(|it| it.clone_from(document));
             kept.context("there is no such object to write over")
         })?;
+        if let Some(mesh) = self.stage.mesh.as_ref().filter(|_| !self.in_mesh.is_empty()) {
+            mesh.apply(&self.documents.borrow())?;
+        }
         let text: Vec<_> = self.documents.borrow().iter().map(Value::to_string).collect();
         self.gateways.values().try_for_each(|it| it.process.write("all.yaml", &text.join("\n---\n")))
     }
 
     /// Sends a request until its answer is the one that is wanted.
     pub(crate) async fn until(&self, at: (&str, u16), request: Req, want: &Want) -> Result<()> {
-        let until = Instant::now() + SOON;
-        loop {
-            let outcome = self.ask(at, request.clone(), want).await;
-            if outcome.is_ok() || Instant::now() > until {
-                return outcome;
-            }
-            sleep(POLL).await;
-        }
+        self.soon(async || self.ask(at, request.clone(), want).await).await
     }
 
     /// Waits until nobody listens at a port.
@@ -412,9 +473,17 @@ impl Case {
     }
 }
 
+impl Drop for Case {
+    fn drop(&mut self) {
+        // A mesh that does not forget fails the tests that follow.
+        let _ = self.mesh().map(|mesh| mesh.remove(&self.in_mesh));
+    }
+}
+
 impl Stage {
     /// `SECRET(NAMESPACE NAME HOST…)` is a Secret with a certificate for these hosts, `MANUAL` an EndpointSlice that a user
-    /// has written, of pod `v2` for Service `manual`, `TARGET` the port of the pods, `OUR-CA` and `OTHER-CA` what
+    /// has written, of pod `v2` for Service `manual`, `TARGET` the port of the pods, `TLS-PORT` that where they speak TLS,
+    /// `MUTUAL-PORT` that where clients have to show a certificate of our authority, `OUR-CA` and `OTHER-CA` what
     /// a ConfigMap holds that has an authority.
     fn expand(&self, yaml: &str) -> Result<String> {
         let mut out = String::new();
@@ -438,6 +507,8 @@ impl Stage {
         );
         let map = |authority: &tls::Authority| json!({"ca.crt": authority.pem()}).to_string();
         let out = out.replace("OUR-CA", &map(&self.authority)).replace("OTHER-CA", &map(&self.strangers));
+        let [open, mutual] = self.sealed.map(|port| port.to_string());
+        let out = out.replace("TLS-PORT", &open).replace("MUTUAL-PORT", &mutual);
         Ok(out.replace("MANUAL", &slice).replace("TARGET", &self.pods.to_string()))
     }
 }
@@ -484,11 +555,13 @@ const PORTS: [u16; 9] = [80, 81, 443, 8080, 8090, 8443, 9000, 9001, 9002];
 const KINDS: &[(&str, &str, bool)] = &[
     ("GatewayClass", "gatewayclasses", false),
     ("Gateway", "gateways", true),
+    ("ListenerSet", "listenersets", true),
     ("HTTPRoute", "httproutes", true),
     ("GRPCRoute", "grpcroutes", true),
     ("TLSRoute", "tlsroutes", true),
     ("TCPRoute", "tcproutes", true),
     ("ReferenceGrant", "referencegrants", true),
+    ("BackendTLSPolicy", "backendtlspolicies", true),
 ];
 const POLL: Duration = Duration::from_millis(50);
 /// How long processes may take to be ready, on a busy machine.

@@ -22,7 +22,7 @@ fn gateway(listeners: &str) -> String {
     )
 }
 
-fn l4(kind: &str, name: &str, parents: &str, fields: &str) -> String {
+pub(super) fn l4(kind: &str, name: &str, parents: &str, fields: &str) -> String {
     format!(
         "{{apiVersion: gateway.networking.k8s.io/v1, kind: {kind}, metadata: {{name: {name}, namespace: infra}}, \
          spec: {{parentRefs: [{parents}], {fields}}}}}"
@@ -61,6 +61,27 @@ fn https() -> Vec<Test> {
                     case.connect(("infra/gw", 443), Some(&tls), false).await.is_err(),
                     "a handshake for nobody"
                 );
+                Ok(())
+            }),
+        core("TLS: of several certificates of a listener the one for the name is shown")
+            .yaml(&gateway("{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: one}, {name: two}]}}"))
+            .yaml("SECRET(infra one one.example)")
+            .yaml("SECRET(infra two two.example *.two.example)")
+            .yaml(&route("r", V1))
+            .says("Gateway infra/gw a", "ResolvedRefs=True/ResolvedRefs Programmed=True/Programmed")
+            .ask_at("infra/gw", 443, inside("one.example", get("/").to("one.example")), by("v1"))
+            .ask_at("infra/gw", 443, inside("two.example", get("/").to("two.example")), by("v1"))
+            .ask_at("infra/gw", 443, inside("a.two.example", get("/").to("a.two.example")), by("v1")),
+        core("Bad input: a Secret whose certificate is none")
+            .yaml(&gateway("{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: bad}]}}, {name: h, port: 80, protocol: HTTP}"))
+            .yaml("{apiVersion: v1, kind: Secret, metadata: {name: bad, namespace: infra}, type: kubernetes.io/tls, data: {tls.crt: SGVsbG8gd29ybGQK, tls.key: SGVsbG8gd29ybGQK}}")
+            .yaml(&route("r", V1))
+            .says("Gateway infra/gw a", "ResolvedRefs=False/InvalidCertificateRef Programmed=False/Invalid")
+            .says("Gateway infra/gw h", "Programmed=True/Programmed")
+            .ask(get("/"), by("v1"))
+            .act(async |case| {
+                let tls = Tls { sni: "example.org".to_owned(), client: None };
+                ensure!(case.connect(("infra/gw", 443), Some(&tls), false).await.is_err(), "a handshake with nothing");
                 Ok(())
             }),
         extended("HTTPRouteHTTPSListenerDetectMisdirectedRequests")

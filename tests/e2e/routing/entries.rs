@@ -113,6 +113,80 @@ fn without_resolution_clients_go_where_they_want() -> Result<()> {
     Ok(())
 }
 
+/// Any address of a network: on to where clients want without resolution, else to the endpoints.
+#[test]
+fn networks_lead_to_entries() -> Result<()> {
+    let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
+    let (client, two) = (bed.pod("mesh/client")?, outside(&bed, "node-2")?);
+    let _server = serve(&bed, "node-2")?;
+    bed.apply(
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, \
+         data: {mesh: \"outboundTrafficPolicy: {mode: REGISTRY_ONLY}\"}}",
+    )?;
+    let to = format!("{two}:7100");
+    eventually(&bed, &client, &to, Dialled::refused)?;
+    let none = format!(
+        "hosts: [net.example], addresses: [{two}/24], ports: [{{name: tcp, number: 7100, protocol: TCP}}]"
+    );
+    bed.apply(&entry("none", &none))?;
+    let seen = eventually(&bed, &client, &to, Dialled::served)?;
+    ensure!(seen.seen("local").starts_with(&two), "{seen:?}");
+    logged(&bed, "node-1", &["dst.service=\"net.example\"", "direction=\"outbound\""])?;
+    bed.apply(&entry(
+        "static",
+        &format!(
+            "hosts: [wide.example], addresses: [198.51.100.0/24], resolution: STATIC, \
+             ports: [{{name: tcp, number: 80, protocol: TCP, targetPort: 7100}}], endpoints: [{{address: {two}}}]"
+        ),
+    ))?;
+    eventually(&bed, &client, "198.51.100.77:80", Dialled::served)?;
+    let other = dial(&client, &["198.51.101.77:80", "--timeout", "500"])?;
+    ensure!(!other.served(), "{other:?}");
+    bed.delete("ServiceEntry", "mesh", "none")?;
+    eventually(&bed, &client, &to, Dialled::refused)?;
+    Ok(())
+}
+
+/// Of pods that serve a ServiceEntry only those that it names are reached, with rules about it and without.
+#[test]
+fn names_of_an_entry_are_those_of_its_servers() -> Result<()> {
+    let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
+    let client = bed.pod("mesh/client")?;
+    let named = |account: &str| {
+        let spec = format!(
+            "hosts: [named.example], addresses: [192.0.2.50], location: MESH_INTERNAL, resolution: STATIC, \
+             ports: [{{name: tcp, number: 80, protocol: TCP, targetPort: 7000}}], \
+             workloadSelector: {{labels: {{app: far}}}}, \
+             subjectAltNames: ['spiffe://cluster.local/ns/mesh/sa/{account}']"
+        );
+        bed.apply(&entry("named", &spec))
+    };
+    named("far")?;
+    eventually(&bed, &client, "192.0.2.50:80", Dialled::served)?;
+    named("near")?;
+    eventually(&bed, &client, "192.0.2.50:80", Dialled::refused)?;
+    let refused = "spiffe://cluster.local/ns/mesh/sa/far is none of the subjectAltNames";
+    logged(&bed, "node-1", &[refused])?;
+    bed.apply(
+        "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: named, namespace: mesh}, \
+         spec: {host: named.example, trafficPolicy: {connectionPool: {tcp: {maxConnections: 77}}}}}",
+    )?;
+    named("far")?;
+    eventually(&bed, &client, "192.0.2.50:80", Dialled::served)?;
+    named("near")?;
+    eventually(&bed, &client, "192.0.2.50:80", Dialled::refused)?;
+    // What the rule asks for counts more.
+    let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: far, namespace: mesh}, \
+                spec: {host: far, trafficPolicy: {tls: {mode: ISTIO_MUTUAL, \
+                subjectAltNames: ['spiffe://cluster.local/ns/mesh/sa/ACCOUNT']}}}}";
+    let vip = format!("{}:80", bed.status().service_ip("mesh/far")?);
+    bed.apply(&rule.replace("ACCOUNT", "near"))?;
+    eventually(&bed, &client, &vip, Dialled::refused)?;
+    bed.apply(&rule.replace("ACCOUNT", "far"))?;
+    eventually(&bed, &client, &vip, Dialled::served)?;
+    Ok(())
+}
+
 /// The node asks a server of DNS, and follows it when the answer changes.
 #[test]
 fn names_are_followed() -> Result<()> {

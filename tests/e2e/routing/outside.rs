@@ -145,6 +145,60 @@ fn by_server_name(bed: &Bed, client: &PodHandle, two: &str) -> Result<()> {
     Ok(())
 }
 
+/// Says something as soon as somebody has connected.
+const FIRST: &str = "
+import socket, sys
+with socket.create_server(('', int(sys.argv[1]))) as server:
+    while True:
+        connection, _ = server.accept()
+        connection.sendall(b'hello')
+        connection.close()
+";
+
+/// Seconds until a client that says nothing hears something.
+const SILENT: &str = "
+import socket, sys, time
+begun = time.monotonic()
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5) as connection:
+    assert connection.recv(5) == b'hello'
+print(time.monotonic() - begun)
+";
+
+/// Where requests and server names both lead out, one look decides about both.
+#[test]
+fn a_client_that_says_nothing_is_waited_for_once() -> Result<()> {
+    let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
+    let (client, two) = (bed.pod("mesh/client")?, outside(&bed, "node-2")?);
+    let _server = bed.node("node-2")?.spawn(&["/usr/bin/python3", "-c", FIRST, "7300"])?;
+    // The best of some: the machine may be busy.
+    let waits = || -> Result<f64> {
+        let mut best = f64::MAX;
+        for _ in 0..6 {
+            let output = client.exec(&["/usr/bin/python3", "-c", SILENT, &two, "7300"])?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            best = best.min(text.trim_end().parse().unwrap_or(f64::MAX));
+        }
+        Ok(best)
+    };
+    bed.wait("the server", Duration::from_secs(10), |_| waits().is_ok_and(|took| took < 5.0))?;
+    let nothing = waits()?;
+    ensure!(nothing < 0.1, "nothing makes a difference, and {nothing} s are waited");
+    for (name, protocol) in [("web", "HTTP"), ("tls", "TLS")] {
+        let port = format!("ports: [{{name: {name}, number: 7300, protocol: {protocol}, targetPort: 7200}}]");
+        let host =
+            format!("hosts: ['*.{name}.test'], resolution: STATIC, endpoints: [{{address: {two}}}], {port}");
+        bed.apply(&entry(name, &host))?;
+        bed.wait("a look at what clients say", Duration::from_secs(10), |_| {
+            waits().is_ok_and(|took| took > 0.19)
+        })?;
+    }
+    // The second entry is known a moment later than the first.
+    std::thread::sleep(Duration::from_secs(1));
+    let took = waits()?;
+    ensure!((0.19..0.37).contains(&took), "{took} s");
+    Ok(())
+}
+
 /// The sample, as its reader tries it.
 #[test]
 fn the_sample_does_what_it_says() -> Result<()> {

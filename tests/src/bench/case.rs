@@ -154,13 +154,14 @@ mod tests {
     #[test]
     fn all_names() {
         let all = names(&[]).unwrap();
-        assert_eq!(all.len(), 33);
+        assert_eq!(all.len(), 35);
         for name in [
             "same-node/bulk/8",
             "cross-node/connect-3/8",
             "node/rss/per-1000-held-connections",
             "control/100000x500",
             "l7/plain/32",
+            "l7/names/32",
         ] {
             assert!(all.contains(&name.to_owned()), "{name}");
         }

@@ -11,6 +11,8 @@ pub enum Metric {
     Gbps,
     /// Requests a second over kept connections.
     Rps,
+    /// Requests for each second that a processor has spent on them.
+    RpsPerCore,
     /// Connections a second, one request each.
     Cps,
     /// Median time of a request in microseconds; of a new connection, its handshake included.
@@ -69,6 +71,7 @@ impl Metric {
         match self {
             Self::Gbps => "gbps",
             Self::Rps => "rps",
+            Self::RpsPerCore => "rps_per_core",
             Self::Cps => "cps",
             Self::P50 => "p50_us",
             Self::P99 => "p99_us",

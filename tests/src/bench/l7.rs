@@ -1,5 +1,5 @@
 //! The bench of layer 7: the gateway beside nginx, `HAProxy` and Envoy, and a node with routes beside one without,
-//! and beside a waypoint with the same.
+//! and beside a waypoint with the same. And answers of DNS.
 //!
 //! Every proxy has one thread on the same processor, load and origin share another one, and all of them take turns in
 //! the same run. The configurations are generated from one description, and before anything is measured each proxy is
@@ -17,6 +17,7 @@ mod contestant;
 pub(super) mod demand;
 mod load;
 mod machine;
+mod names;
 mod node;
 mod subject;
 mod table;
@@ -34,6 +35,7 @@ pub(super) fn run(case: Case, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: 
 fn measure(case: Case, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &mut Outcome) -> Result<()> {
     machine::check_tools()?;
     match case {
+        Case::Names => names::run(plan, tell, outcome),
         Case::Node | Case::Waypoint => node::run(case, plan, tell, outcome),
         _ => contest::run(case, plan, tell, outcome),
     }

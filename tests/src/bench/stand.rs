@@ -131,8 +131,9 @@ impl Port {
 
 impl Stand {
     /// Starts systems; `ztunnel` is the program of the peer, if there is one.
-    pub(super) fn start(systems: &[System], ztunnel: Option<&Path>) -> Result<Self> {
-        let bed = populated(Bed::builder().nodes(2).start()?, systems)?;
+    pub(super) fn start(systems: &[System], ztunnel: Option<&Path>, node_args: &[String]) -> Result<Self> {
+        let builder = node_args.iter().fold(Bed::builder().nodes(2), |builder, arg| builder.mesh_arg(arg));
+        let bed = populated(builder.start()?, systems)?;
         scenario::captured(&bed, Duration::from_secs(30))?;
         let mut actors = Vec::new();
         for system in systems {

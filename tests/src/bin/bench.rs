@@ -43,6 +43,9 @@ struct Cli {
     /// The Envoy to compare gateways with, instead of the one that `cargo xtask bench` installs.
     #[arg(long, value_name = "PATH")]
     envoy: Option<PathBuf>,
+    /// An argument for every mesh-node of a node, as in --node-arg=--express-path=enabled. May be given several times.
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    node_arg: Vec<String>,
     /// Be one of the processes that a bench consists of.
     #[arg(long, hide = true, value_name = "PART")]
     part: Option<bench::control::Part>,
@@ -74,7 +77,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         fs::write(file, "[]\n").with_context(|| format!("cannot write {}", file.display()))?;
     }
     let (runs, seconds) = if cli.quick { (1, 1) } else { (usize::from(cli.runs), cli.seconds) };
-    let plan = Plan { cases, runs, seconds, ztunnel: cli.peer, envoy: cli.envoy };
+    let plan = Plan { cases, runs, seconds, ztunnel: cli.peer, envoy: cli.envoy, node_args: cli.node_arg };
     let outcome = bench::run(&plan, &mut |text| say(&mut io::stderr(), text))?;
     say(&mut io::stdout(), outcome.tables().trim_end());
     if let Some(file) = &cli.json {

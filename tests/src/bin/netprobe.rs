@@ -2,8 +2,9 @@
 #![expect(clippy::print_stdout, reason = "its output is what tests read")]
 
 use std::{
+    fs,
     io::{self, BufRead, BufReader, Read, Write},
-    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     thread,
     time::Duration,
@@ -15,10 +16,14 @@ use mesh_tests::{
     ask::{Way, ask, flood},
     bench::{
         client::{self, Plan},
-        grpc,
+        grpc as echo, names,
         pace::{self, Pace},
         relay::{self, Route},
     },
+    grpc::{self, Calls},
+    mongo,
+    origin::Origin,
+    sealed::{self, Sealing},
 };
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -147,6 +152,70 @@ enum Verb {
         #[arg(required = true)]
         listen: Vec<SocketAddr>,
     },
+    /// Ask a resolver for a name again and again, and print the outcome as JSON.
+    ///
+    /// Example: netprobe names 10.96.0.10:53 web.shop.svc.cluster.local --window 32 --seconds 3
+    Names {
+        /// Whom to ask.
+        server: SocketAddr,
+        /// For which name.
+        name: String,
+        /// How many queries at a time.
+        #[arg(long, default_value_t = 1)]
+        window: u16,
+        /// For how long.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+    },
+    /// Be a server of `MongoDB` without documents.
+    ///
+    /// Example: netprobe mongo --port 27017
+    Mongo {
+        /// Port on all addresses, IPv4 and IPv6.
+        #[arg(long)]
+        port: u16,
+    },
+    /// Answer calls of gRPC with the name of this host and the metadata that has come.
+    ///
+    /// Example: netprobe who --port 7070
+    Who {
+        /// Port on all addresses.
+        #[arg(long)]
+        port: u16,
+    },
+    /// Call a service of gRPC, and print how each call has ended as JSON.
+    ///
+    /// Example: netprobe call http://echo.shop:7070 --metadata version=two --count 10
+    Call {
+        /// `http://HOST:PORT`.
+        to: String,
+        /// `/SERVICE/METHOD`.
+        #[arg(long, default_value = grpc::METHOD)]
+        method: String,
+        /// Metadata to send.
+        #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+        metadata: Vec<(String, String)>,
+        /// How many calls.
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+    },
+    /// Answer requests with what they were, as JSON, over HTTP/1.1 and HTTP/2.
+    ///
+    /// Example: netprobe origin --port 8080
+    Origin {
+        /// Port on all addresses.
+        #[arg(long)]
+        port: u16,
+        /// Port of TLS, with the files of a certificate and its key, for clients that ask for the name.
+        #[arg(long, requires_all = ["certificate", "key", "name"])]
+        tls_port: Option<u16>,
+        #[arg(long)]
+        certificate: Option<PathBuf>,
+        #[arg(long)]
+        key: Option<PathBuf>,
+        #[arg(long)]
+        name: Option<String>,
+    },
     /// Copy bytes between connections, and do nothing else.
     ///
     /// Example: netprobe relay 127.0.0.1:9000=10.244.2.3:8080
@@ -226,9 +295,57 @@ fn main() -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&report)?);
             Ok(())
         }
-        Verb::Grpc { listen } => Ok(grpc::run(&listen)?),
+        Verb::Names { server, name, window, seconds } => {
+            let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+            let report = names::run(&names::Plan { server, name, window, duration })?;
+            println!("{}", serde_json::to_string(&report)?);
+            Ok(())
+        }
+        Verb::Mongo { port } => Ok(mongo::serve(&listener(port)?)?),
+        Verb::Grpc { listen } => Ok(echo::run(&listen)?),
+        Verb::Who { port } => grpc::serve(&host(), port),
+        Verb::Call { to, method, metadata, count } => {
+            let ended = grpc::call(&Calls { to, method, metadata, count })?;
+            println!("{}", serde_json::to_string(&ended)?);
+            Ok(())
+        }
+        Verb::Origin { port, tls_port, certificate, key, name } => {
+            let _origin = Origin::serve(&[(host(), (Ipv6Addr::UNSPECIFIED, port).into())])?;
+            if let (Some(at), Some(certificate), Some(key), Some(name)) = (tls_port, certificate, key, name) {
+                let (certificate, key) = (fs::read_to_string(certificate)?, fs::read_to_string(key)?);
+                return seal(
+                    at,
+                    port,
+                    &Sealing { name: &name, certificate: &certificate, key: &key, clients: None },
+                );
+            }
+            loop {
+                thread::park();
+            }
+        }
         Verb::Relay { routes, listen_in } => Ok(relay::run(&routes, listen_in)?),
     }
+}
+
+/// Opens TLS at a port of all addresses, and passes on what is inside to another.
+fn seal(port: u16, plain: u16, sealing: &Sealing<'_>) -> anyhow::Result<()> {
+    let acceptor = sealed::acceptor(sealing)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await?;
+        sealed::pass_on(listener, acceptor, (Ipv4Addr::LOCALHOST, plain).into()).await;
+        Ok(())
+    })
+}
+
+/// The name of this host: in a pod, that of the pod.
+fn host() -> String {
+    std::env::var("HOSTNAME").unwrap_or_else(|_| "unknown".to_owned())
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -243,16 +360,20 @@ fn positive(text: &str) -> Result<f64, String> {
 //   RESET n       send n bytes, then reset
 // Each begins with a line that shows the server's view of the connection.
 
-fn serve(
-    port: u16,
-    answer: impl Fn(&TcpStream, SocketAddr) -> io::Result<()> + Clone + Send + 'static,
-) -> anyhow::Result<()> {
+fn listener(port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_only_v6(false)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into())?;
     socket.listen(1024)?;
-    let listener = TcpListener::from(socket);
+    Ok(TcpListener::from(socket))
+}
+
+fn serve(
+    port: u16,
+    answer: impl Fn(&TcpStream, SocketAddr) -> io::Result<()> + Clone + Send + 'static,
+) -> anyhow::Result<()> {
+    let listener = listener(port)?;
     loop {
         let (stream, accepted_from) = listener.accept()?;
         let answer = answer.clone();

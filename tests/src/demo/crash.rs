@@ -1,4 +1,4 @@
-//! Step 10: a node's mesh-node dies.
+//! Step 12: a node's mesh-node dies.
 
 use std::time::{Duration, Instant};
 

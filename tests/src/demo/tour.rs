@@ -24,6 +24,8 @@ pub(super) struct Tour {
     pub(super) started: Instant,
     /// The bed that everything happens in.
     pub(super) bed: Bed,
+    /// Whether a control plane runs inside of every node.
+    pub(super) embedded: bool,
     /// Where it is told.
     pub(super) console: Console,
     /// The directory of the manifests.
@@ -154,7 +156,18 @@ impl Tour {
         words: &[&str],
         wanted: fn(&Fetched) -> bool,
     ) -> Result<Fetched> {
-        let deadline = Instant::now() + PATIENCE;
+        self.until_within(pod, PATIENCE, words, wanted)
+    }
+
+    /// As [`Tour::until`], for longer: what is asked may have to start first.
+    pub(super) fn until_within(
+        &self,
+        pod: &PodHandle,
+        patience: Duration,
+        words: &[&str],
+        wanted: fn(&Fetched) -> bool,
+    ) -> Result<Fetched> {
+        let deadline = Instant::now() + patience;
         loop {
             let fetched = self.curl_within(pod, "1", words)?;
             if wanted(&fetched) || Instant::now() > deadline {

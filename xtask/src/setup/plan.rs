@@ -246,7 +246,7 @@ pub(super) const LLVM_VERSIONS: [u32; 3] = [21, 22, 23];
 /// Program, its package on Debian and Ubuntu, and what it is for.
 type Tool = (&'static str, &'static str, &'static str);
 
-const TOOLS: [Tool; 9] = [
+const TOOLS: [Tool; 14] = [
     ("bpftool", "bpftool", "with which tests look at maps and links"),
     ("curl", "curl", "the client of the test bed"),
     ("dig", "bind9-dnsutils", "with which tests ask for names"),
@@ -254,9 +254,17 @@ const TOOLS: [Tool; 9] = [
     ("ip", "iproute2", "which makes the nodes and pods of the test bed"),
     ("iperf3", "iperf3", "which measures bulk transfers"),
     ("iptables", "iptables", "for the tests of node-local network policy"),
+    ("mariadb", "mariadb-client-core", "a client of MySQL in tests"),
+    ("mariadbd", "mariadb-server-core", "a server of MySQL in tests"),
     ("nginx", "nginx-light", "the server of the benches"),
+    (PYMONGO, "python3-pymongo", "a client of MongoDB in tests"),
+    ("redis-cli", "redis-tools", "a client of Redis in tests"),
+    ("redis-server", "redis-server", "a server of Redis in tests"),
     ("wrk", "wrk", "the load of the benches"),
 ];
+
+/// A library and no program, which the Python of the distribution finds there.
+const PYMONGO: &str = "/usr/lib/python3/dist-packages/pymongo/__init__.py";
 
 /// What only the bench of layer 7 runs.
 const PEERS: [Tool; 4] = [
@@ -270,7 +278,7 @@ const PEERS: [Tool; 4] = [
 pub(super) const ENVOY: &str = "1.40.0";
 
 /// All programs that decisions depend on.
-pub(super) const PROGRAMS: [&str; 15] = [
+pub(super) const PROGRAMS: [&str; 20] = [
     "bpftool",
     "c++",
     "cargo-deny",
@@ -282,8 +290,13 @@ pub(super) const PROGRAMS: [&str; 15] = [
     "ip",
     "iperf3",
     "iptables",
+    "mariadb",
+    "mariadbd",
     "nginx",
     "pip3",
+    PYMONGO,
+    "redis-cli",
+    "redis-server",
     "taskset",
     "wrk",
 ];

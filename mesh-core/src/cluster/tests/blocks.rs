@@ -1,6 +1,7 @@
 //! What the single blocks come to.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -375,4 +376,24 @@ fn localities_match_by_part() {
     ] {
         assert_eq!(Pattern::new(pattern).matches(&place), matches, "{pattern}");
     }
+}
+
+/// What a ServiceEntry asks for holds where the rule asks for nothing.
+#[test]
+fn names_of_a_service_entry_are_asked_for_where_the_rule_has_none() {
+    let entrys: Vec<Arc<str>> = vec!["spiffe://cluster.local/ns/a/sa/b".into(), "c.example".into()];
+    let names = |text: &str| match of(text).tls.or_names(&entrys) {
+        TlsPolicy::Originate(rule) => rule.subject_alt_names.to_vec(),
+        TlsPolicy::IstioMutual { subject_alt_names, .. } => subject_alt_names.to_vec(),
+        TlsPolicy::Mesh | TlsPolicy::Disable => Vec::new(),
+    };
+    assert_eq!(names("{tls: {mode: SIMPLE}}"), entrys);
+    assert_eq!(names("{tls: {mode: ISTIO_MUTUAL}}"), entrys);
+    assert_eq!(names("{tls: {mode: SIMPLE, subjectAltNames: [own.example]}}"), ["own.example".into()]);
+    assert_eq!(names("{tls: {mode: DISABLE}}"), [] as [Arc<str>; 0]);
+    let policy = of("{tls: {mode: ISTIO_MUTUAL}}").tls;
+    let id = |name| crate::id::SpiffeId::new(&crate::id::TrustDomain::default(), "a", name).unwrap();
+    assert!(policy.admits(&id("other")), "without names anybody of the mesh");
+    let policy = policy.or_names(&entrys);
+    assert!(policy.admits(&id("b")) && !policy.admits(&id("other")));
 }

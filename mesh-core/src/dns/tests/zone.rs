@@ -19,7 +19,14 @@ const MESH: &str = "
 ---
 {apiVersion: v1, kind: Service, metadata: {name: hidden, namespace: shop, annotations: {networking.istio.io/exportTo: '.'}}, spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: db, namespace: shop}, spec: {clusterIP: None, selector: {app: db}, ports: [{port: 5432}]}}
+{apiVersion: v1, kind: Service, metadata: {name: db, namespace: shop}, spec: {clusterIP: None, selector: {app: db}, ports: [{name: sql, port: 5432, targetPort: 5433}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: all, namespace: shop}, spec: {clusterIP: None, selector: {tier: all}, ports: [{name: http, port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: named, namespace: shop}, spec: {clusterIP: 10.96.0.3, selector: {app: db}, ports: [{name: sql, port: 5432, targetPort: 5433}, {name: more, port: 99}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: plain, namespace: shop, labels: {tier: all}}, spec: {nodeName: n2, containers: [{name: c, image: i}]},
+ status: {phase: Running, podIP: 10.0.2.1, podIPs: [{ip: 10.0.2.1}, {ip: 'fd00::2:1'}], conditions: [{type: Ready, status: 'True'}]}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: alias, namespace: shop}, spec: {type: ExternalName, externalName: real.example}}
 ---
@@ -179,4 +186,86 @@ fn a_pod_is_told_what_it_sees_and_can_reach() {
     }
     let (found, alias) = case.known("api.example.other.svc.cluster.local", A);
     assert!(found[0].starts_with("240.240.") && alias.as_deref() == Some("api.example"));
+}
+
+impl Case {
+    /// What leads to names, as text; nothing if another has to be asked.
+    fn led(&self, name: &str, kind: u16) -> Option<Vec<String>> {
+        let Answer::Known(records) = self.answer(name, kind) else { return None };
+        assert!(records.addresses.is_empty() && records.alias.is_none(), "{records:?}");
+        let text = |other: &Other| match other {
+            Other::Pointer(host) => host.clone(),
+            Other::Location { port, host } => format!("{port} {host}"),
+        };
+        Some(records.others.iter().map(text).collect())
+    }
+}
+
+#[test]
+fn named_ports_are_found_where_their_endpoints_are() {
+    let case = case("shop/client");
+    let led = |name: &str| case.led(name, SRV);
+    let known = |all: &[&str]| Some(all.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let members = ["5433 db-1.db.shop.svc.cluster.local", "5433 db-2.db.shop.svc.cluster.local"];
+    assert_eq!(led("_sql._tcp.db.shop.svc.cluster.local"), known(&members));
+    assert_eq!(led("_SQL._tcp.db.shop.svc"), known(&members));
+    assert_eq!(led("_sql._tcp.db"), known(&members));
+    let own = ["5432 named.shop.svc.cluster.local"];
+    assert_eq!(led("_sql._tcp.named.shop.svc.cluster.local"), known(&own));
+    // Who has no name of its own has its address there, and is found by it.
+    let addressed = led("_http._tcp.all.shop.svc.cluster.local").unwrap();
+    let expected = ["80 10-0-2-1.all.shop.svc.cluster.local", "80 fd00--2-1.all.shop.svc.cluster.local"];
+    assert_eq!(addressed, expected);
+    assert_eq!(case.known("10-0-2-1.all.shop.svc.cluster.local", A).0, ["10.0.2.1"]);
+    assert_eq!(case.known("fd00--2-1.all.shop.svc.cluster.local", AAAA).0, ["fd00::2:1"]);
+    for elsewhere in [
+        "_none._tcp.db.shop.svc.cluster.local",
+        "_sql._udp.db.shop.svc.cluster.local",
+        "_sql._tcp.nosuch.shop.svc.cluster.local",
+        "_sql._tcp.db-1.db.shop.svc.cluster.local",
+        "sql._tcp.db.shop.svc.cluster.local",
+        "_http._tcp.api.example",
+        "_tcp.db.shop.svc.cluster.local",
+        "db.shop.svc.cluster.local",
+    ] {
+        assert_eq!(led(elsewhere), None, "{elsewhere}");
+    }
+}
+
+#[test]
+fn addresses_have_the_names_that_lead_to_them() {
+    let case = case("shop/client");
+    let led = |name: &str| case.led(name, PTR);
+    let known = |host: &str| Some(vec![host.to_owned()]);
+    assert_eq!(led("1.0.96.10.in-addr.arpa"), known("web.shop.svc.cluster.local"));
+    assert_eq!(led("1.1.0.10.IN-ADDR.arpa"), known("db-1.db.shop.svc.cluster.local"));
+    assert_eq!(led("1.2.0.10.in-addr.arpa"), known("10-0-2-1.all.shop.svc.cluster.local"));
+    assert_eq!(led("50.2.0.192.in-addr.arpa"), known("own.example"));
+    let digits =
+        "fd960000000000000000000000000001".chars().rev().map(String::from).collect::<Vec<_>>().join(".");
+    assert_eq!(led(&format!("{digits}.ip6.arpa")), known("web.shop.svc.cluster.local"));
+    // What was given leads back to whom it was given.
+    let given = case.known("api.example", A).0;
+    let back = given[0].rsplit('.').collect::<Vec<_>>().join(".");
+    assert_eq!(led(&format!("{back}.in-addr.arpa")), known("api.example"));
+    let short = &digits[2..];
+    for elsewhere in [
+        "3.1.0.10.in-addr.arpa",
+        "9.0.0.10.in-addr.arpa",
+        "60.2.0.192.in-addr.arpa",
+        "1.1.1.1.in-addr.arpa",
+        "0.96.10.in-addr.arpa",
+        "01.0.96.10.in-addr.arpa",
+        "256.0.96.10.in-addr.arpa",
+        "in-addr.arpa",
+        "web.shop.svc.cluster.local",
+        &format!("{short}.ip6.arpa"),
+        &format!("{}g.ip6.arpa", &digits[..digits.len() - 1]),
+    ] {
+        assert_eq!(led(elsewhere), None, "{elsewhere}");
+    }
+    // Whoever does not see it is not told of it.
+    let other = self::case("other/old");
+    assert_eq!(other.led("2.0.96.10.in-addr.arpa", PTR), None);
+    assert_eq!(other.led("50.2.0.192.in-addr.arpa", PTR), None);
 }

@@ -6,7 +6,7 @@ use super::objects;
 use crate::model::{CompileOptions, Mirror, Snapshot, World};
 use crate::resource::ObjectKey;
 use crate::route::tests::{Request, outcome};
-use crate::route::{Client, RouteTable, Virtuals};
+use crate::route::{Client, RouteTable, StreamTable, StreamView, Virtuals};
 
 /// A control plane and a node.
 struct Mesh {
@@ -137,4 +137,57 @@ fn changes_reach_what_they_are_about() {
     assert_eq!(mesh.ask("any", 80, "/x"), "v1: v1:80");
     mesh.remove("HTTPRoute", "mesh", "a");
     assert_eq!(mesh.ask("any", 80, "/x"), "no table");
+}
+
+#[test]
+fn connections_follow_routes_of_their_service() {
+    let mut mesh = Mesh::new(
+        "
+        tcp mesh/b @2
+          parentRefs: [{group: '', kind: Service, name: echo, port: 9000}]
+          rules: [{backendRefs: [{name: late, port: 1}]}]
+        tcp mesh/a @1
+          parentRefs: [{group: '', kind: Service, name: echo, port: 9000}]
+          rules: [{backendRefs: [{name: v1, port: 1, weight: 3}, {name: v2, port: 1}]}]
+        tls mesh/names
+          parentRefs: [{group: '', kind: Service, name: echo, port: 443}]
+          hostnames: ['*.a.test']
+          rules: [{backendRefs: [{name: v2, port: 1}]}]
+        tcp mesh/lost
+          parentRefs: [{group: '', kind: Service, name: echo, port: 9001}]
+          rules: [{backendRefs: [{name: x, namespace: elsewhere, port: 1}]}]
+        ",
+    );
+    let to = |mesh: &Mesh, namespace: &str, port: u16, name: Option<&str>| {
+        let labels = BTreeMap::new();
+        let about = mesh.snapshot.virtuals().about("echo.mesh.svc.cluster.local");
+        let Some(table) = StreamTable::for_service(&about, Client { namespace, labels: &labels }, port)
+        else {
+            return "no rules".to_owned();
+        };
+        let view = StreamView { server_name: name, destination: [10, 0, 0, 1].into() };
+        let Some(route) = table.pick(&view) else { return "no route".to_owned() };
+        let all = route.forward.destinations().iter().map(|it| format!("{}*{}", it.to.host, it.weight));
+        all.collect::<Vec<_>>().join(" ").replace(".mesh.svc.cluster.local", "")
+    };
+    assert_eq!(to(&mesh, "mesh", 9000, None), "v1*3 v2*1");
+    assert_eq!(to(&mesh, "other", 9000, None), "v1*3 v2*1");
+    assert_eq!(to(&mesh, "mesh", 443, Some("x.a.test")), "v2*1");
+    assert_eq!(to(&mesh, "mesh", 443, Some("b.test")), "no route");
+    assert_eq!(to(&mesh, "mesh", 80, None), "no rules");
+    // Nothing is sent where nobody has permitted it.
+    assert_eq!(to(&mesh, "mesh", 9001, None), "no backend*1");
+    // And there are no rules about requests because of them.
+    assert_eq!(mesh.ask("mesh", 9000, "/"), mesh.ask("mesh", 80, "/"));
+    mesh.apply(
+        "
+        tcp other/own
+          parentRefs: [{group: '', kind: Service, name: echo, namespace: mesh, port: 9000}]
+          rules: [{backendRefs: [{name: own, port: 1}]}]
+        ",
+    );
+    assert_eq!(to(&mesh, "other", 9000, None), "own.other.svc.cluster.local*1");
+    assert_eq!(to(&mesh, "mesh", 9000, None), "v1*3 v2*1");
+    mesh.remove("TCPRoute", "mesh", "a");
+    assert_eq!(to(&mesh, "mesh", 9000, None), "late*1");
 }

@@ -1,7 +1,7 @@
 //! Conditions.
 
 use super::objects;
-use crate::gateway_api::{Condition, Facts, Resources};
+use crate::gateway_api::{Condition, Facts, ListenerStatus, Resources};
 use crate::resource::networking::gateway::ServerTlsMode;
 
 /// `KIND NAMESPACE/NAME: …` for each Gateway, listener and parent of a route.
@@ -24,20 +24,22 @@ fn told(yaml: &str) -> String {
         });
         all.collect::<Vec<_>>().join(" ")
     };
+    let of_listeners = |name: &str, listeners: &[ListenerStatus]| {
+        let line = |it: &ListenerStatus| {
+            let kinds: Vec<_> = it.kinds.iter().map(|kind| kind.name()).collect();
+            let (kinds, conditions) = (kinds.join(","), shown(&it.conditions));
+            format!("{name}/{}: {} {kinds} {conditions}", it.name, it.attached)
+        };
+        listeners.iter().map(line).collect::<Vec<_>>()
+    };
     let mut lines = Vec::new();
     for (key, status) in &report.gateways {
         lines.push(format!("{}: {} {:?}", key.name, shown(&status.conditions), status.addresses));
-        for listener in &status.listeners {
-            let kinds: Vec<_> = listener.kinds.iter().map(|kind| kind.name()).collect();
-            lines.push(format!(
-                "{}/{}: {} {} {}",
-                key.name,
-                listener.name,
-                listener.attached,
-                kinds.join(","),
-                shown(&listener.conditions)
-            ));
-        }
+        lines.extend(of_listeners(&key.name, &status.listeners));
+    }
+    for (key, status) in &report.sets {
+        lines.push(format!("{}: {}", key.name, shown(&status.conditions)));
+        lines.extend(of_listeners(&key.name, &status.listeners));
     }
     for (key, parents) in &report.routes {
         for parent in parents {
@@ -47,7 +49,7 @@ fn told(yaml: &str) -> String {
     lines.join("\n")
 }
 
-fn check(yaml: &str, expected: &str) {
+pub(super) fn check(yaml: &str, expected: &str) {
     let expected: Vec<_> = expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     assert_eq!(told(yaml), expected.join("\n"));
 }

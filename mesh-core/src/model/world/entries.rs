@@ -8,6 +8,9 @@ use self::workloads::Place;
 use super::claims::Claims;
 use super::selector::{LabelIndex, SelectorIndex};
 use super::{Name, Report, World};
+
+use ipnet::IpNet;
+
 use crate::allocate::{Allocator, Ranges};
 use crate::cluster::TrafficDistribution;
 use crate::model::{
@@ -69,6 +72,8 @@ pub(super) struct ServiceEntry {
     spec: ServiceEntrySpec,
     selector: Option<Arc<BTreeMap<String, String>>>,
     vips: Vec<IpAddr>,
+    /// Those of its addresses that are more than one.
+    networks: Vec<IpNet>,
     distribution: Option<TrafficDistribution>,
 }
 
@@ -87,19 +92,9 @@ pub(super) fn warn_about(object: &Object, spec: &ServiceEntrySpec, report: &mut 
     if spec.resolution == Resolution::DynamicDns {
         warn("spec.resolution", "DYNAMIC_DNS is not supported yet: the hosts lead nowhere");
     }
-    if !spec.subject_alt_names.is_empty() {
-        warn("spec.subjectAltNames", "is not enforced yet: the names of a DestinationRule's tls are");
-    }
-    if spec.addresses.iter().any(|subnet| !is_address(&subnet.get())) {
-        warn("spec.addresses", "networks are not supported yet: only single addresses lead to the service");
-    }
-    if spec.addresses.is_empty() && spec.resolution != Resolution::None {
-        let reason = "hosts are reached at the addresses that they were given, which clients do not learn from DNS yet";
-        warn("spec.addresses", reason);
-    }
 }
 
-fn is_address(network: &ipnet::IpNet) -> bool {
+fn is_address(network: &IpNet) -> bool {
     network.prefix_len() == network.max_prefix_len()
 }
 
@@ -111,9 +106,14 @@ impl ServiceEntry {
             networks.filter(is_address).map(|network| canonical_ip(network.addr())).collect();
         vips.sort_unstable();
         vips.dedup();
+        let networks = spec.addresses.iter().map(|subnet| subnet.get());
+        let mut networks: Vec<_> =
+            networks.filter(|network| !is_address(network)).map(|network| network.trunc()).collect();
+        networks.sort_unstable();
+        networks.dedup();
         let (origin, created) = (object.origin.clone(), object.meta.creation_timestamp);
         let distribution = super::services::distribution(object, None);
-        Self { origin, created, spec: spec.clone(), selector, vips, distribution }
+        Self { origin, created, spec: spec.clone(), selector, vips, networks, distribution }
     }
 
     fn hosts(&self) -> impl Iterator<Item = Arc<str>> {
@@ -317,13 +317,13 @@ impl World {
         let Some(entry) = self.entries.services.get(name) else { return Vec::new() };
         let keys = self.hosts_of(name, entry, report);
         let services = keys.iter().enumerate().map(|(index, key)| {
-            let vips = match index {
-                _ if entry.spec.addresses.is_empty() => self.given(name, &key.hostname),
-                0 => self.vips_of(name, entry, report),
+            let (vips, networks) = match index {
+                _ if entry.spec.addresses.is_empty() => (self.given(name, &key.hostname), Vec::new()),
+                0 => (self.vips_of(name, entry, report), entry.networks.clone()),
                 // Which of several was meant is not to be seen from an address.
-                _ => Vec::new(),
+                _ => (Vec::new(), Vec::new()),
             };
-            Record::Service(Arc::new(self.entry_service((name, entry), key, vips)))
+            Record::Service(Arc::new(self.entry_service((name, entry), key, (vips, networks))))
         });
         let mut records: Vec<_> = services.collect();
         let listed = entry.spec.endpoints.iter().enumerate().map(|(index, endpoint)| {
@@ -407,12 +407,13 @@ impl World {
         &self,
         (name, entry): (&Name, &ServiceEntry),
         key: &Arc<ServiceKey>,
-        vips: Vec<IpAddr>,
+        (vips, networks): (Vec<IpAddr>, Vec<IpNet>),
     ) -> Service {
         let port = |port: &ServiceEntryPort| ServicePort {
             number: port.number.get(),
             name: Some(port.name.as_str().into()),
             app_protocol: port.protocol.and_then(Protocol::app_protocol).map(Arc::from),
+            tls: None,
             endpoints: Vec::new(),
         };
         let spec = &entry.spec;
@@ -434,6 +435,7 @@ impl World {
                 name: Arc::clone(&name.name),
                 external: spec.location == Location::MeshExternal,
                 passthrough: spec.resolution == Resolution::None,
+                networks,
                 first_address_only: spec.resolution == Resolution::DnsRoundRobin,
                 subject_alt_names: spec.subject_alt_names.iter().map(|name| name.as_str().into()).collect(),
             })),

@@ -10,15 +10,15 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 
 use super::{Name, Report, World};
-use crate::gateway_api::{Resources, authorities_in};
-use crate::model::{Config, Credential, CredentialName, CredentialScope, Record, RecordKey};
-use crate::resource::gateway_api::{GatewaySpec, RouteNamespacesFrom, TlsMode};
+use crate::gateway_api::{Gateway, Owner, Resources, authorities_in};
+use crate::model::{Config, Credential, CredentialName, Record, RecordKey};
+use crate::resource::gateway_api::{ListenerNamespacesFrom, RouteNamespacesFrom, SecretRef, TlsMode};
 use crate::resource::{LabelSelector, Material, Object, ObjectKey, Operator, Requirement, Secret, Spec};
 
 /// What is kept of it.
 #[derive(Debug, Default)]
 pub(super) struct GatewayApi {
-    /// Gateways and `ReferenceGrants`, as they were written.
+    /// Gateways, ListenerSets and `ReferenceGrants`, as they were written.
     objects: BTreeMap<ObjectKey, Object>,
     /// The Secrets that Gateways may use: which they mean, by what they are told as.
     wanted: BTreeMap<Arc<CredentialName>, Name>,
@@ -35,11 +35,6 @@ pub(super) fn warn_about(object: &Object, report: &mut Report) {
     let sessions: Vec<bool> = match &object.spec {
         Spec::HttpRoute(spec) => spec.rules.iter().map(|rule| rule.session_persistence.is_some()).collect(),
         Spec::GrpcRoute(spec) => spec.rules.iter().map(|rule| rule.session_persistence.is_some()).collect(),
-        Spec::KubernetesGateway(spec) if spec.tls.backend.is_some() => {
-            let reason = "is not acted on: BackendTLSPolicies, for whose backends it is, are not yet";
-            report.warning(object, "spec.tls.backend", reason);
-            return;
-        }
         _ => return,
     };
     for (number, _) in sessions.iter().enumerate().filter(|(_, wanted)| **wanted) {
@@ -49,31 +44,30 @@ pub(super) fn warn_about(object: &Object, report: &mut Report) {
 }
 
 impl World {
-    /// Takes note of a Gateway or a ReferenceGrant, or that it is gone.
+    /// Takes note of a Gateway, a ListenerSet or a ReferenceGrant, or that it is gone.
     pub(super) fn put_gateway_resource(&mut self, key: &ObjectKey, object: Option<&Object>) {
         match object {
             Some(object) => drop(self.gateway_api.objects.insert(key.clone(), object.clone())),
             None => drop(self.gateway_api.objects.remove(key)),
         }
-        if let Some(Object { spec: Spec::KubernetesGateway(spec), .. }) = object {
-            let config = object.map(|object| self.with_names(object, spec));
-            let record = config.flatten().map(|config| Record::Config(Arc::new(config)));
-            self.emit(RecordKey::Config(Arc::new(key.clone())), record);
-        } else {
-            self.put_config(key, object);
+        match object.filter(|object| selectors(&object.spec).next().is_some()) {
+            Some(object) => self.tell_with_names(vec![(key.clone(), self.with_names(object))]),
+            None => self.put_config(key, object),
         }
         self.settle_credentials();
     }
 
     /// Tells Gateways again that select namespaces by labels.
     pub(super) fn select_namespaces(&mut self) {
-        let selecting = self.gateway_api.objects.iter().filter_map(|(key, object)| match &object.spec {
-            Spec::KubernetesGateway(spec) if selects(spec) => {
-                Some((key.clone(), self.with_names(object, spec)))
-            }
-            _ => None,
-        });
-        for (key, config) in selecting.collect::<Vec<_>>() {
+        let all = self.gateway_api.objects.iter();
+        let selecting = all.filter(|(_, object)| selectors(&object.spec).next().is_some());
+        let selecting = selecting.map(|(key, object)| (key.clone(), self.with_names(object))).collect();
+        self.tell_with_names(selecting);
+        self.settle_credentials();
+    }
+
+    fn tell_with_names(&mut self, configs: Vec<(ObjectKey, Option<Config>)>) {
+        for (key, config) in configs {
             let record = config.map(|config| Record::Config(Arc::new(config)));
             self.emit(RecordKey::Config(Arc::new(key)), record);
         }
@@ -90,8 +84,7 @@ impl World {
 
     /// Takes note of a ConfigMap, or that it is gone.
     pub(super) fn put_authorities(&mut self, name: &Name, map: Option<&ConfigMap>) {
-        let keeps = self.options.credentials != CredentialScope::Nobody;
-        match map.and_then(authorities_in).filter(|_| keeps) {
+        match map.and_then(authorities_in) {
             Some(text) => drop(self.gateway_api.maps.insert(name.clone(), text.into())),
             None => drop(self.gateway_api.maps.remove(name)),
         }
@@ -105,6 +98,7 @@ impl World {
         for alias in using.map(|(alias, _)| Arc::clone(alias)).collect::<Vec<_>>() {
             self.commit_authorities(&alias);
         }
+        self.mark_backends_trusting(kind, name);
     }
 
     /// All authorities of a port are told as one Secret, if all are there: with a part of them, clients would be refused
@@ -112,13 +106,7 @@ impl World {
     fn commit_authorities(&mut self, alias: &Arc<CredentialName>) {
         let objects = self.gateway_api.authorities.get(alias);
         let objects = objects.filter(|_| self.options.credentials.includes(&alias.namespace));
-        let text = |key: &ObjectKey| {
-            let name = Name { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) };
-            if key.kind == "Secret" {
-                return Some(self.credentials.secret(&name)?.ca.as_ref()?.expose().to_vec());
-            }
-            self.gateway_api.maps.get(&name).map(|text| text.as_bytes().to_vec())
-        };
+        let text = |key: &ObjectKey| self.authorities_of(key);
         let all = objects.and_then(|objects| objects.iter().map(text).collect::<Option<Vec<_>>>());
         let record = all.map(|all| {
             let secret = Secret { ca: Some(Material::new(&all.join(&b'\n'))), ..Secret::default() };
@@ -127,12 +115,22 @@ impl World {
         self.emit(RecordKey::Credential(Arc::clone(alias)), record);
     }
 
+    /// The authorities in a ConfigMap or a Secret, PEM.
+    pub(super) fn authorities_of(&self, key: &ObjectKey) -> Option<Vec<u8>> {
+        let name = Name { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) };
+        if key.kind == "Secret" {
+            return Some(self.credentials.secret(&name)?.ca.as_ref()?.expose().to_vec());
+        }
+        self.gateway_api.maps.get(&name).map(|text| text.as_bytes().to_vec())
+    }
+
     /// Whether a Gateway of the Gateway API means the Secret of its own namespace by this name.
     pub(super) fn is_wanted_by_gateway(&self, name: &CredentialName) -> bool {
         self.gateway_api.wanted.contains_key(name)
     }
 
-    /// The Secrets and ConfigMaps that Gateways of the Gateway API may use, as far as somebody is told of them.
+    /// The Secrets and ConfigMaps that Gateways of the Gateway API may use, as far as somebody is told of them, and those
+    /// with the authorities of servers.
     pub(super) fn wanted_by_gateways(&self) -> impl Iterator<Item = ObjectKey> {
         let told = |alias: &CredentialName| self.options.credentials.includes(&alias.namespace);
         let secrets = self.gateway_api.wanted.iter().filter(move |(alias, _)| told(alias));
@@ -143,32 +141,30 @@ impl World {
         });
         let authorities = self.gateway_api.authorities.iter().filter(move |(alias, _)| told(alias));
         let authorities = authorities.flat_map(|(_, objects)| objects.iter().cloned());
-        secrets.chain(authorities).chain(self.gateway_api.parameters.iter().cloned())
+        let parameters = self.gateway_api.parameters.iter().cloned();
+        secrets.chain(authorities).chain(parameters).chain(self.wanted_by_backends())
     }
 
-    fn with_names(&self, object: &Object, spec: &GatewaySpec) -> Option<Config> {
-        if !selects(spec) {
-            return Config::of(object);
-        }
+    /// The object with the names of namespaces in place of their labels.
+    fn with_names(&self, object: &Object) -> Option<Config> {
         let mut text: Value = serde_json::from_str(object.spec_json.as_deref()?).ok()?;
-        let mut spec = spec.clone();
-        for (number, listener) in spec.listeners.iter_mut().enumerate() {
-            let namespaces = &mut listener.allowed_routes.namespaces;
-            let Some(selector) = namespaces.selector.as_ref() else { continue };
-            let names = self.names_of(selector);
-            let place = text.pointer_mut(&format!("/listeners/{number}/allowedRoutes/namespaces"))?;
+        let mut spec = object.spec.clone();
+        let places: Vec<String> = selectors(&spec).map(|(place, _)| place).collect();
+        for (place, selector) in places.iter().zip(selectors_mut(&mut spec)) {
+            let names = selector.as_ref().map(|selector| self.names_of(selector)).unwrap_or_default();
+            let place = text.pointer_mut(place)?;
             if names.is_empty() {
-                namespaces.selector = None;
+                *selector = None;
                 place.as_object_mut()?.remove("selector");
                 continue;
             }
             let requirement = json!({"key": NAME_LABEL, "operator": "In", "values": names});
             place["selector"] = json!({"matchExpressions": [requirement]});
             let requirement = Requirement { key: NAME_LABEL.to_owned(), operator: Operator::In(names) };
-            namespaces.selector =
+            *selector =
                 Some(LabelSelector { match_labels: BTreeMap::new(), match_expressions: vec![requirement] });
         }
-        Some(Config::with(object, Spec::KubernetesGateway(Box::new(spec)), text.to_string().into()))
+        Some(Config::with(object, spec, text.to_string().into()))
     }
 
     fn names_of(&self, selector: &LabelSelector) -> Vec<String> {
@@ -183,34 +179,36 @@ impl World {
 
     /// Works out which Secrets Gateways may use. Classes make no difference: whoever is told asks for its own namespace.
     fn settle_credentials(&mut self) {
-        let resources = Resources::of(self.gateway_api.objects.values());
+        let namespaces = self.namespaces.iter().map(|(name, labels)| (&**name, labels));
+        let resources = Resources::of(self.gateway_api.objects.values()).with_namespaces(namespaces);
         let (mut wanted, mut authorities) = (BTreeMap::new(), BTreeMap::new());
         let mut parameters = BTreeSet::new();
         for object in self.gateway_api.objects.values() {
             let Spec::KubernetesGateway(spec) = &object.spec else { continue };
             let (namespace, name) = (&object.meta.namespace, &object.meta.name);
-            for listener in &spec.listeners {
-                if let Some(Ok(it)) = resources.authorities((namespace, name), spec, listener.port) {
+            let gateway = Gateway { object, spec };
+            let mut want = |owner: Owner<'_>, secret: &SecretRef| {
+                let Ok(known) = resources.credential(owner, namespace, secret) else { return };
+                let of = secret.namespace.as_deref().unwrap_or(owner.name.0);
+                let alias = CredentialName { namespace: Arc::clone(namespace), name: known.into() };
+                wanted.insert(Arc::new(alias), Name { namespace: of.into(), name: Arc::from(&*secret.name) });
+            };
+            if let Some(secret) = gateway.client_certificate() {
+                want(gateway.owner(), secret);
+            }
+            for listener in resources.listeners(&gateway) {
+                if let Some(Ok(it)) = resources.authorities((namespace, name), spec, listener.spec.port) {
                     let alias = CredentialName { namespace: Arc::clone(namespace), name: it.name.into() };
                     authorities.insert(Arc::new(alias), it.objects);
                 }
+                let tls = listener.spec.tls.iter().filter(|tls| tls.mode == TlsMode::Terminate);
+                tls.flat_map(|tls| &tls.certificate_refs).for_each(|secret| want(listener.owner, secret));
             }
             parameters.extend(spec.infrastructure.parameters_ref.as_ref().map(|it| ObjectKey {
                 kind: "ConfigMap",
                 namespace: Arc::clone(namespace),
                 name: Arc::from(&*it.name),
             }));
-            let tls = spec.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-            for secret in
-                tls.filter(|tls| tls.mode == TlsMode::Terminate).flat_map(|tls| &tls.certificate_refs)
-            {
-                let Ok(name) = resources.credential(("Gateway", namespace), namespace, secret) else {
-                    continue;
-                };
-                let of = secret.namespace.as_deref().unwrap_or(namespace);
-                let alias = CredentialName { namespace: Arc::clone(namespace), name: name.into() };
-                wanted.insert(Arc::new(alias), Name { namespace: of.into(), name: Arc::from(&*secret.name) });
-            }
         }
         self.gateway_api.parameters = parameters;
         let before = std::mem::replace(&mut self.gateway_api.authorities, authorities);
@@ -238,9 +236,36 @@ impl World {
     }
 }
 
-fn selects(spec: &GatewaySpec) -> bool {
-    let mut namespaces = spec.listeners.iter().map(|listener| &listener.allowed_routes.namespaces);
-    namespaces.any(|it| it.from == RouteNamespacesFrom::Selector)
+/// The selectors of namespaces in a spec, with the place of what each stands in, as a pointer into its JSON.
+fn selectors(spec: &Spec) -> impl Iterator<Item = (String, &LabelSelector)> {
+    let (listeners, allowed) = match spec {
+        Spec::KubernetesGateway(spec) => (&*spec.listeners, Some(&spec.allowed_listeners.namespaces)),
+        Spec::ListenerSet(spec) => (&*spec.listeners, None),
+        _ => (<&[_]>::default(), None),
+    };
+    let allowed = allowed.filter(|it| it.from == ListenerNamespacesFrom::Selector);
+    let allowed = allowed.map(|it| ("/allowedListeners/namespaces".to_owned(), &it.selector));
+    let of_routes = listeners.iter().enumerate().filter_map(|(number, listener)| {
+        let namespaces = &listener.allowed_routes.namespaces;
+        let place = format!("/listeners/{number}/allowedRoutes/namespaces");
+        (namespaces.from == RouteNamespacesFrom::Selector).then_some((place, &namespaces.selector))
+    });
+    let all = of_routes.chain(allowed);
+    all.filter_map(|(place, selector)| Some((place, selector.as_ref()?)))
+}
+
+/// The same, to change them.
+fn selectors_mut(spec: &mut Spec) -> Vec<&mut Option<LabelSelector>> {
+    let (listeners, allowed) = match spec {
+        Spec::KubernetesGateway(spec) => (&mut *spec.listeners, Some(&mut spec.allowed_listeners.namespaces)),
+        Spec::ListenerSet(spec) => (&mut *spec.listeners, None),
+        _ => (<&mut [_]>::default(), None),
+    };
+    let allowed = allowed.filter(|it| it.from == ListenerNamespacesFrom::Selector);
+    let of_routes = listeners.iter_mut().map(|listener| &mut listener.allowed_routes.namespaces);
+    let of_routes = of_routes.filter(|it| it.from == RouteNamespacesFrom::Selector);
+    let all = of_routes.map(|it| &mut it.selector).chain(allowed.map(|it| &mut it.selector));
+    all.filter(|selector| selector.is_some()).collect()
 }
 
 /// What every API server labels a namespace with.

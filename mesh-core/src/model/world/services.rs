@@ -122,6 +122,7 @@ impl World {
         if let Some(families) = families.reduce(union) {
             service.families = families;
         }
+        self.secure_ports(name, &mut service.ports);
         service.waypoint = self.waypoint_of("Service", name);
         Some(service)
     }
@@ -155,7 +156,8 @@ fn describe(
         // A number out of range was an error when the resource was parsed; 0 is no destination.
         let number = valid(port.port).unwrap_or_default();
         let app_protocol = port.app_protocol.as_deref().map(Arc::from);
-        ServicePort { number, name: port.name.as_deref().map(Arc::from), app_protocol, endpoints: Vec::new() }
+        let name = port.name.as_deref().map(Arc::from);
+        ServicePort { number, name, app_protocol, tls: None, endpoints: Vec::new() }
     };
     Service {
         namespace: Arc::clone(namespace),

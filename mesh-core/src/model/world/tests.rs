@@ -244,3 +244,48 @@ fn of_several_entries_with_a_host_each_client_has_the_nearest_that_it_sees() {
         |namespace| matches!(snapshot.resolve_for(namespace, at), crate::model::Target::Service { .. });
     assert_eq!((seen("a"), snapshot.resolve_for("a", at)), (false, crate::model::Target::External));
 }
+
+/// Of networks the smallest counts, of what they contain only what is nobody else's.
+#[test]
+fn networks_lead_to_service_entries() {
+    let entry = |name: &str, host: &str, more: &str| {
+        let text = format!(
+            "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: {name}, namespace: app}}, \
+             spec: {{hosts: [{host}], ports: [{{name: tcp, number: 80, protocol: TCP}}], {more}}}}}"
+        );
+        parse(&SourceFile { name: "test.yaml", text: &text }).objects.remove(0)
+    };
+    let mut world = World::new(CompileOptions::default());
+    let mut mirror = Mirror::new("");
+    world.upsert(&entry("wide", "wide.example", "addresses: [203.0.0.0/8, 'fd77::/32']"));
+    world.upsert(&entry("narrow", "narrow.example", "addresses: [203.0.113.9/24, 203.0.113.7]"));
+    world.upsert(&entry("own", "own.example", "addresses: [203.5.0.0/16], exportTo: ['.']"));
+    let mut host = |world: &mut World, namespace: &str, at: &str| {
+        tell(&mut mirror, world.commit());
+        match mirror.snapshot().resolve_for(namespace, at.parse().unwrap()) {
+            crate::model::Target::Service { service, .. } => service.hostname.to_string(),
+            crate::model::Target::External => "-".to_owned(),
+            other => format!("{other:?}"),
+        }
+    };
+    for (at, expected) in [
+        ("203.0.113.1:80", "narrow.example"),
+        ("203.0.113.7:80", "narrow.example"),
+        ("[::ffff:203.0.113.1]:80", "narrow.example"),
+        ("203.0.114.1:80", "wide.example"),
+        ("203.5.1.1:80", "own.example"),
+        ("[fd77::1]:80", "wide.example"),
+        ("[fd78::1]:80", "-"),
+        ("203.0.113.1:81", "-"),
+        ("204.0.0.1:80", "-"),
+    ] {
+        assert_eq!(host(&mut world, "app", at), expected, "{at}");
+    }
+    assert_eq!(host(&mut world, "other", "203.5.1.1:80"), "wide.example", "who does not see the smaller one");
+    world.upsert(&entry("narrow", "narrow.example", "addresses: [203.0.113.0/25]"));
+    assert_eq!(host(&mut world, "app", "203.0.113.200:80"), "wide.example", "it has become smaller");
+    world.remove(&entry("narrow", "narrow.example", "").key());
+    assert_eq!(host(&mut world, "app", "203.0.113.1:80"), "wide.example");
+    world.remove(&entry("wide", "wide.example", "").key());
+    assert_eq!(host(&mut world, "app", "203.0.113.1:80"), "-");
+}

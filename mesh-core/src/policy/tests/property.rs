@@ -208,6 +208,13 @@ proptest! {
             let noted = answer.as_ref().map(|permit| permit.dry_run_denied().is_some()).map_err(|denied| &denied.by);
             let outcome = reference.decide(&connection);
             prop_assert!(outcome.agrees(noted), "{:?} but {:?} for {:?}", answer, outcome, connection);
+            // What is said ahead is what is said then.
+            let Some(peer) = peer else { continue };
+            let standing = snapshot.policies().standing(workload, (peer, *source_ip), destination.ip());
+            if let Some(standing) = standing {
+                prop_assert_eq!(standing.allows(destination.port()), answer.is_ok(), "{:?}", connection);
+                prop_assert!(!matches!(noted, Ok(true)), "nobody would be told: {:?}", connection);
+            }
         }
     }
 

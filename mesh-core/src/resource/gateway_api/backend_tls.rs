@@ -39,6 +39,13 @@ pub struct LocalPolicyTarget {
     pub section_name: Option<SectionName>,
 }
 
+impl LocalPolicyTarget {
+    /// Whether it is a Kubernetes Service.
+    pub fn is_service(&self) -> bool {
+        self.group.is_empty() && *self.kind == *"Service"
+    }
+}
+
 /// How the backend's certificate is checked.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "RawValidation")]

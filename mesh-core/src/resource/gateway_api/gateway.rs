@@ -347,6 +347,20 @@ impl RouteNamespaces {
     }
 }
 
+impl ListenerNamespaces {
+    /// Whether ListenerSets of a namespace with these labels may add listeners; `same` if it is that of the Gateway.
+    pub fn admit(&self, same: bool, labels: &BTreeMap<String, String>) -> bool {
+        match self.from {
+            ListenerNamespacesFrom::All => true,
+            ListenerNamespacesFrom::Same => same,
+            ListenerNamespacesFrom::Selector => {
+                self.selector.as_ref().is_some_and(|selector| selector.selects(labels))
+            }
+            ListenerNamespacesFrom::None => false,
+        }
+    }
+}
+
 impl GatewayFrontendTls {
     /// What clients of `port` must show.
     pub fn of_port(&self, port: Port) -> &FrontendTls {

@@ -25,6 +25,21 @@ pub struct ParentRef {
     pub port: Option<Port>,
 }
 
+/// What listeners are added to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+pub struct ListenerParent {
+    /// Absent means `gateway.networking.k8s.io`.
+    #[serde(default = "GroupName::gateway_api")]
+    pub group: GroupName,
+    /// Absent means `Gateway`.
+    #[serde(default = "KindName::gateway")]
+    pub kind: KindName,
+    /// Absent means that of the ListenerSet.
+    pub namespace: Option<NamespaceName>,
+    /// Its name.
+    pub name: ObjectName,
+}
+
 /// Which default Gateways a route attaches to besides those it names. Experimental.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 pub enum DefaultGateways {

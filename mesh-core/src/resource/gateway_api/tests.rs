@@ -843,10 +843,10 @@ fn gateways_are_checked() {
             "label value",
         ),
         (
-            gateway("allowedListeners: {namespaces: {from: All}}"),
+            gateway("allowedListeners: {namespaces: {from: Selector}}"),
             W,
-            "spec.allowedListeners".into(),
-            "ListenerSet",
+            "spec.allowedListeners.namespaces.selector".into(),
+            "no namespace is selected",
         ),
         (gateway("defaultScope: All"), W, "spec.defaultScope".into(), "not supported"),
         (gateway("tls: {frontend: {}}"), E, "spec.tls.frontend".into(), "the field default is required"),
@@ -981,7 +981,6 @@ fn kinds_and_versions_are_told_apart() {
     let cases = [
         ("v1", "UDPRoute", "UDPRoute is not supported: this document has no effect"),
         ("v1alpha2", "UDPRoute", "UDPRoute is not supported: this document has no effect"),
-        ("v1", "ListenerSet", "ListenerSet is not supported: this document has no effect"),
         ("v1alpha1", "HTTPRoute", "HTTPRoute is not served in this version"),
         ("v1", "HttpRoute", "there is no kind \"HttpRoute\""),
     ];

@@ -9,7 +9,7 @@ use super::super::gateway_api::{
 };
 use super::Report;
 
-pub(super) use self::gateway::{gateway, gateway_class};
+pub(super) use self::gateway::{gateway, gateway_class, listener_set};
 pub(super) use self::route::{grpc_route, http_route, tcp_route, tls_route};
 
 mod filter;

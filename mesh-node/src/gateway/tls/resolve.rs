@@ -6,25 +6,68 @@ use std::sync::Arc;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, SignatureAlgorithm, SignatureScheme};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// The certificates of a server, at most one for each kind of key that clients may prefer.
+use crate::tls::strangers::names;
+
+/// The certificates of a server: for several names, and for each kind of key that clients may prefer.
 pub(super) struct Choice {
     /// Those with elliptic curves first: they cost us less.
-    keys: Vec<Arc<CertifiedKey>>,
+    keys: Vec<Named>,
+}
+
+struct Named {
+    key: Arc<CertifiedKey>,
+    /// The hosts that it is for, in lower case; some begin with `*`.
+    hosts: Vec<String>,
 }
 
 impl Choice {
     pub(super) fn of(mut keys: Vec<Arc<CertifiedKey>>) -> Self {
         keys.sort_by_key(|key| key.key.algorithm() == SignatureAlgorithm::RSA);
-        Self { keys }
+        Self { keys: keys.into_iter().map(Named::of).collect() }
     }
 
-    fn choose(&self, schemes: &[SignatureScheme], ciphers: &[CipherSuite]) -> Option<Arc<CertifiedKey>> {
-        let fits = |key: &&Arc<CertifiedKey>| {
+    /// Of those for the name that is asked for, those for just this name before those with a star, the first that fits. One
+    /// for another name is as good as none, but the client says so better than we could.
+    fn choose(
+        &self,
+        asked: Option<&str>,
+        schemes: &[SignatureScheme],
+        ciphers: &[CipherSuite],
+    ) -> Option<Arc<CertifiedKey>> {
+        let asked = asked.map(str::to_ascii_lowercase);
+        let fits = |key: &CertifiedKey| {
             key.key.choose_scheme(schemes).is_some() && can_use(key.key.algorithm(), ciphers)
         };
         // One that does not fit gets an alert that says so.
-        self.keys.iter().find(fits).or(self.keys.first()).cloned()
+        let place = |it: &&Named| (it.distance(asked.as_deref()), !fits(&it.key));
+        self.keys.iter().min_by_key(place).map(|it| Arc::clone(&it.key))
+    }
+}
+
+impl Named {
+    fn of(key: Arc<CertifiedKey>) -> Self {
+        let leaf = key.cert.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+        let host = |name: &GeneralName<'_>| match name {
+            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+            _ => None,
+        };
+        let hosts = leaf.iter().flat_map(|(_, leaf)| names(leaf)).filter_map(host).collect();
+        Self { key, hosts }
+    }
+
+    /// How far from a name, in lower case: 0 if it is for it, 1 if it is with a star, else 2.
+    fn distance(&self, asked: Option<&str>) -> u8 {
+        let Some(asked) = asked else { return 2 };
+        let behind = asked.split_once('.').map(|(_, behind)| behind);
+        let by_star = |host: &String| host.strip_prefix("*.").is_some_and(|rest| Some(rest) == behind);
+        match &self.hosts {
+            hosts if hosts.iter().any(|host| host == asked) => 0,
+            hosts if hosts.iter().any(by_star) => 1,
+            _ => 2,
+        }
     }
 }
 
@@ -45,7 +88,7 @@ fn can_use(key: SignatureAlgorithm, ciphers: &[CipherSuite]) -> bool {
 
 impl ResolvesServerCert for Choice {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.signature_schemes(), hello.cipher_suites())
+        self.choose(hello.server_name(), hello.signature_schemes(), hello.cipher_suites())
     }
 }
 
@@ -70,7 +113,7 @@ mod tests {
         schemes: &[SignatureScheme],
         ciphers: &[CipherSuite],
     ) -> SignatureAlgorithm {
-        choice.choose(schemes, ciphers).unwrap().key.algorithm()
+        choice.choose(None, schemes, ciphers).unwrap().key.algorithm()
     }
 
     #[test]
@@ -81,6 +124,6 @@ mod tests {
         assert_eq!(algorithm(&choice, BOTH, RSA12), SignatureAlgorithm::RSA);
         let only = Choice::of(vec![certified(Kind::Rsa)]);
         assert_eq!(algorithm(&only, &[SignatureScheme::ED25519], TLS13), SignatureAlgorithm::RSA);
-        assert!(Choice::of(Vec::new()).choose(BOTH, TLS13).is_none());
+        assert!(Choice::of(Vec::new()).choose(None, BOTH, TLS13).is_none());
     }
 }

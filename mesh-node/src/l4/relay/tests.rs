@@ -57,7 +57,7 @@ impl Line {
         };
         let (stop, count) = (cut.clone(), counters.clone());
         let relay = tokio::task::spawn_local(async move {
-            let counters = Counters { from_app: &count.0, to_app: &count.1 };
+            let counters = Counters { from_app: &count.0, to_app: &count.1, watch: None };
             relay(app, far, counters, stop.notified()).await
         });
         Self { client, server, relay: Some(relay), far: node, cut, counters }
@@ -550,7 +550,7 @@ fn what_preceded_a_fin_arrives_although_a_reset_follows() {
         let zero = (AtomicU64::new(0), AtomicU64::new(0));
         let app = Scripted { stuck: true, sends: uploading.then_some(b"more"), ..Scripted::default() };
         let far = Scripted { sends: Some(b"answer"), ended: true, broken: true, ..Scripted::default() };
-        let (up, down) = (Flow::new(&zero.0), Flow::new(&zero.1));
+        let (up, down) = (Flow::new(&zero.0, (Side::App, None)), Flow::new(&zero.1, (Side::Far, None)));
         let mut pair = Pair { app, far, up, down, failed: None };
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let first = pair.poll(&mut cx);
@@ -562,12 +562,57 @@ fn what_preceded_a_fin_arrives_although_a_reset_follows() {
     }
 }
 
+/// Keeps all that it is shown, by side.
+#[derive(Debug, Default)]
+struct Recorder(std::sync::Mutex<[Vec<u8>; 2]>);
+
+impl Watch for Recorder {
+    fn read(&self, side: Side, bytes: &[u8]) {
+        let mut all = self.0.lock().expect("nobody panics");
+        all[usize::from(side == Side::Far)].extend_from_slice(bytes);
+    }
+}
+
+#[test]
+fn who_watches_sees_every_byte_once_and_changes_none() {
+    on_data_thread(async {
+        let (mut client, app) = tcp_pair().await;
+        let (far, mut server) = tcp_pair().await;
+        let (recorder, zero) = (Recorder::default(), AtomicU64::new(0));
+        let counters = Counters { from_app: &zero, to_app: &zero, watch: None }.watched(Some(&recorder));
+        let (request, reply) = (payload(700_000, 1), payload(900_000, 2));
+        let early = Bytes::copy_from_slice(&request[..1_000]);
+        let relayed = relay_any((app.into(), early), far.into(), counters, (pending(), pending()));
+        let of_client = async {
+            client.write_all(&request[1_000..]).await.expect("write");
+            client.shutdown().await.expect("shutdown");
+            let mut seen = Vec::new();
+            client.read_to_end(&mut seen).await.expect("read");
+            seen
+        };
+        let of_server = async {
+            let mut seen = Vec::new();
+            server.read_to_end(&mut seen).await.expect("read");
+            server.write_all(&reply).await.expect("write");
+            server.shutdown().await.expect("shutdown");
+            seen
+        };
+        let (relayed, at_client, at_server) =
+            soon(async { tokio::join!(relayed, of_client, of_server) }).await;
+        relayed.expect("a clean end");
+        assert!(at_server == request && at_client == reply, "bytes arrive as they were sent");
+        let [from_app, from_far] = recorder.0.into_inner().expect("nobody panics");
+        assert!(from_app == request, "{} bytes of the client were seen", from_app.len());
+        assert!(from_far == reply, "{} bytes of the server were seen", from_far.len());
+    });
+}
+
 #[test]
 fn idle_connections_are_small() {
     on_data_thread(async {
         let (near, far) = (tcp_pair().await, tcp_pair().await);
         let zero = AtomicU64::new(0);
-        let counters = Counters { from_app: &zero, to_app: &zero };
+        let counters = Counters { from_app: &zero, to_app: &zero, watch: None };
         let future = relay(near.1, Far::Tcp(far.1), counters, pending());
         let size = size_of_val(&future);
         assert!(size < 3_000, "{size} bytes a connection");

@@ -53,13 +53,17 @@ pub async fn classify(
     let requests = worker.requests(pod, || PodRequests::new(worker, pod));
     let outside = requests.outside(snapshot, port);
     let patience = sniff::patience(snapshot);
-    if (refuses || outside.requests().is_some()) && sniff::begins_like_http(&tcp, patience).await {
+    // One look decides about all: a client that says nothing is waited for once.
+    let wanted = sniff::Wanted {
+        request: refuses || outside.requests().is_some(),
+        name: outside.asks_for_names(),
+        surely_tls: false,
+    };
+    let begins = sniff::beginning(&tcp, wanted, patience).await;
+    if begins == sniff::Beginning::Request {
         return Kind::Requests(tcp, requests);
     }
-    if outside.asks_for_names()
-        && let Some(name) = sniff::server_name(&tcp, false, patience).await
-        && let Some(host) = outside.of_name(&name)
-    {
+    if let Some(host) = begins.name().and_then(|name| outside.of_name(name)) {
         return Kind::Named(tcp, Arc::clone(host));
     }
     match outside.of_bytes() {

@@ -53,6 +53,8 @@ impl Sources<'_> {
         let pair = rule.certificate.as_ref().map(|from| self.pair(from)).transpose()?;
         let mut authorities = match &rule.trust {
             Trust::Anybody => return Ok(Materials { pair, authorities: None }),
+            Trust::Nobody => return Err("the BackendTLSPolicy names no authority that is there".to_owned()),
+            Trust::Authorities(text) => Authorities { ca: Some(text.as_bytes().into()), crls: Vec::new() },
             Trust::System => Authorities { ca: None, crls: Vec::new() },
             Trust::File(path) => Authorities { ca: Some(self.files.read(path)?), crls: Vec::new() },
             Trust::Credential(credential) => self.authorities(credential)?,

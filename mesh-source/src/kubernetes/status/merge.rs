@@ -17,7 +17,7 @@ pub struct Status {
     pub conditions: Vec<Condition>,
     /// Types of conditions that are ours and are not to be there.
     pub absent: Vec<String>,
-    /// Put among the others in a route's `parents`.
+    /// Put among the others in a route's `parents`, or a policy's `ancestors`.
     pub parents: Option<Parents>,
     /// Fields that belong to nobody else, such as a Gateway's `listeners`; null removes one. Conditions in them are treated
     /// like all others.
@@ -60,12 +60,14 @@ pub struct Condition {
     pub observed_generation: Option<i64>,
 }
 
-/// What the parents of a route say, as far as they are ours.
+/// What the parents of a route say, or the ancestors of a policy, as far as they are ours.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Parents {
+    /// `parents` or `ancestors`.
+    pub field: &'static str,
     /// By this name ours are told from those of other controllers.
     pub controller: String,
-    /// Each with `parentRef` and `conditions`; `controllerName` is added.
+    /// Each with `parentRef` or `ancestorRef`, and `conditions`; `controllerName` is added.
     pub entries: Vec<Value>,
 }
 
@@ -95,7 +97,7 @@ pub(super) fn merge(current: &Value, wish: &Status, now: Timestamp) -> Merged {
         note("conditions", conditions(&current["conditions"], wish, now));
     }
     if let Some(parents) = &wish.parents {
-        note("parents", entries(&current["parents"], parents, now));
+        note(parents.field, entries(&current[parents.field], parents, now));
     }
     for (field, value) in &wish.fields {
         let mut value = value.clone();
@@ -186,7 +188,10 @@ fn set_times(current: &Value, wanted: &mut Value, now: Timestamp) {
 /// Whether two items of a list are about the same.
 fn is_same(left: &Value, right: &Value) -> bool {
     let by = |keys: &[&str]| keys.iter().all(|key| !left[key].is_null() && left[key] == right[key]);
-    by(&["type"]) || by(&["name"]) || by(&["controllerName", "parentRef"])
+    by(&["type"])
+        || by(&["name"])
+        || by(&["controllerName", "parentRef"])
+        || by(&["controllerName", "ancestorRef"])
 }
 
 fn items(list: &Value) -> Vec<Value> {

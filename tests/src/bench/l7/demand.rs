@@ -79,7 +79,7 @@ impl Demand {
     }
 
     fn is_rate(&self) -> bool {
-        matches!(self.metric, Metric::Rps | Metric::Gbps)
+        matches!(self.metric, Metric::Rps | Metric::RpsPerCore | Metric::Gbps)
     }
 
     fn wanted(&self, (measure, wanted): (Measure, f64)) -> String {
@@ -164,6 +164,9 @@ const DEMANDS: &[Demand] = &[
     waypoint(Metric::Rps, 0.6, 0.75),
     // Megabytes.
     fixed(Subject::Idle, Metric::RssMb, 25.0, 12.0),
+    fixed(Subject::Names, Metric::RpsPerCore, 50_000.0, 150_000.0),
+    // Microseconds.
+    fixed(Subject::Names, Metric::P99, 200.0, 200.0),
 ];
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(super) fn run(
         Subject::Waypoint => [System::Direct, System::MeshL7, System::Waypoint],
         _ => [System::Direct, System::Mesh, System::MeshL7],
     };
-    let stand = Stand::start(&systems, None)?;
+    let stand = Stand::start(&systems, None, &plan.node_args)?;
     let services = systems.into_iter().map(manifests::service);
     let ruled = systems.into_iter().filter(|system| matches!(system, System::MeshL7 | System::Waypoint));
     let rules = ruled.map(|system| manifests::route(system, ROUTED));

@@ -29,6 +29,8 @@ pub enum Subject {
     Node,
     /// The same route at a waypoint, beside the client's node.
     Waypoint,
+    /// Answers of the client's node to queries of DNS for a name of the mesh.
+    Names,
 }
 
 /// What comes from clients.
@@ -50,7 +52,7 @@ pub(super) enum Load {
 
 impl Subject {
     /// All of them, in the order in which they run.
-    pub fn all() -> [Self; 11] {
+    pub fn all() -> [Self; 12] {
         [
             Self::Plain,
             Self::Realistic,
@@ -63,6 +65,7 @@ impl Subject {
             Self::Idle,
             Self::Node,
             Self::Waypoint,
+            Self::Names,
         ]
     }
 
@@ -80,14 +83,19 @@ impl Subject {
             Self::Idle => "l7/rss/idle",
             Self::Node => "l7/node/32",
             Self::Waypoint => "l7/waypoint/32",
+            Self::Names => "l7/names/32",
         }
     }
 
     pub(super) fn table(self) -> RouteTable {
         match self {
-            Self::Plain | Self::Latency | Self::H2 | Self::Idle | Self::Node | Self::Waypoint => {
-                RouteTable::plain()
-            }
+            Self::Plain
+            | Self::Latency
+            | Self::H2
+            | Self::Idle
+            | Self::Node
+            | Self::Waypoint
+            | Self::Names => RouteTable::plain(),
             Self::Realistic => RouteTable::realistic(),
             Self::Grpc => RouteTable::grpc(),
             Self::Tcp => RouteTable::tcp(),
@@ -99,7 +107,7 @@ impl Subject {
 
     pub(super) fn load(self) -> Load {
         match self {
-            Self::Plain | Self::Idle | Self::Node | Self::Waypoint => Load::Same,
+            Self::Plain | Self::Idle | Self::Node | Self::Waypoint | Self::Names => Load::Same,
             Self::Realistic | Self::TenRoutes | Self::ManyRoutes => Load::InTurn,
             Self::Latency => Load::Paced,
             Self::H2 => Load::H2,

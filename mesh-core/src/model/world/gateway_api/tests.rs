@@ -159,12 +159,43 @@ spec:
 #[test]
 fn what_nothing_acts_on_is_named() {
     let yaml = "
-{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: app}, spec: {rules: [{}, {sessionPersistence: {type: Header, header: {name: s}}}]}}
----
-{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: g, namespace: app}, spec: {gatewayClassName: istio, tls: {backend: {clientCertificateRef: {name: c}}}, listeners: [{name: a, port: 80, protocol: HTTP}]}}";
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: app}, spec: {rules: [{}, {sessionPersistence: {type: Header, header: {name: s}}}]}}";
     let mut world = world(CredentialScope::Nobody);
     objects(yaml).iter().for_each(|object| world.upsert(object));
-    let mut seen: Vec<_> = world.findings().into_iter().map(|finding| finding.field.clone()).collect();
-    seen.sort();
-    assert_eq!(seen, ["spec.rules[1].sessionPersistence", "spec.tls.backend"]);
+    let seen: Vec<_> = world.findings().into_iter().map(|finding| finding.field.clone()).collect();
+    assert_eq!(seen, ["spec.rules[1].sessionPersistence"]);
+}
+
+#[test]
+fn what_gateways_show_to_servers_and_what_listener_sets_name_is_told() {
+    let yaml = "
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: gw, namespace: infra}, spec: {gatewayClassName: istio,
+  tls: {backend: {clientCertificateRef: {name: own}}}, allowedListeners: {namespaces: {from: Selector, selector: {matchLabels: {team: a}}}},
+  listeners: [{name: a, port: 80, protocol: HTTP}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: ListenerSet, metadata: {name: s, namespace: web}, spec: {parentRef: {name: gw, namespace: infra},
+  listeners: [{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: theirs}]}, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: a}}}}}]}}";
+    let mut world = world(CredentialScope::Namespace("infra".to_owned()));
+    [SECRETS, yaml].iter().flat_map(|yaml| objects(yaml)).for_each(|object| world.upsert(&object));
+    assert_eq!(news(&mut world), pairs(&[("gw", "nobody"), ("infra/own", "told")]));
+    let namespace =
+        objects("apiVersion: v1\nkind: Namespace\nmetadata: {name: web, labels: {team: a}}").remove(0);
+    world.upsert(&namespace);
+    let told = world.commit();
+    let sets = told.iter().filter_map(|(_, record)| match record {
+        Some(Record::Config(config)) => match &config.object().spec {
+            Spec::ListenerSet(set) => Some(set.listeners[0].allowed_routes.namespaces.selector.clone()),
+            _ => None,
+        },
+        _ => None,
+    });
+    let [Some(selector)] = &sets.collect::<Vec<_>>()[..] else { panic!("{told:?}") };
+    assert_eq!(selector.match_expressions[0].operator, Operator::In(vec!["web".to_owned()]));
+    let alias = |(key, record): &(RecordKey, Option<Record>)| match key {
+        RecordKey::Credential(name) => Some((name.to_string(), record.is_some())),
+        _ => None,
+    };
+    assert_eq!(told.iter().filter_map(alias).collect::<Vec<_>>(), [("infra/web/theirs".to_owned(), true)]);
+    world.remove(&namespace.key());
+    assert_eq!(news(&mut world), pairs(&[("gw", "nobody"), ("infra/web/theirs", "gone")]));
 }

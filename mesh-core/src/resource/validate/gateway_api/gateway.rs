@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::super::super::LabelSelector;
 use super::super::super::gateway_api::{
-    AddressKind, ClientValidation, DefaultGateways, GatewayClassSpec, GatewaySpec, GatewayTls,
-    Infrastructure, Listener, ListenerNamespacesFrom, Protocol, RouteNamespacesFrom, TlsMode,
+    AddressKind, ClientValidation, DefaultGateways, GatewayClassSpec, GatewaySpec, GatewayTls, GroupName,
+    Infrastructure, Listener, ListenerNamespacesFrom, ListenerSetSpec, Protocol, RouteNamespacesFrom,
+    TlsMode,
 };
 use super::super::{Report, child, is_label_value, is_qualified_name};
 use super::{hostname_is_no_address, options, unique, within};
@@ -17,24 +18,36 @@ pub(in super::super) fn gateway_class(spec: &GatewayClassSpec, report: &mut Repo
 }
 
 pub(in super::super) fn gateway(spec: &GatewaySpec, report: &mut Report<'_>) {
-    within(1..=64, "spec.listeners", spec.listeners.len(), report);
-    unique("spec.listeners", "name", spec.listeners.iter().map(|it| &*it.name), report);
-    let places = spec.listeners.iter().map(|it| (it.port, &it.protocol, it.hostname.as_ref()));
-    unique("spec.listeners", "port, protocol and hostname", places, report);
-    for (index, it) in spec.listeners.iter().enumerate() {
-        listener(&format!("spec.listeners[{index}]"), it, report);
-    }
+    listeners(&spec.listeners, report);
     addresses(spec, report);
     infrastructure(&spec.infrastructure, report);
-    if spec.allowed_listeners.namespaces.from != ListenerNamespacesFrom::None {
-        let reason = "ListenerSet is not supported: all listeners are those of the Gateway";
-        report.warning("spec.allowedListeners", reason);
-    }
+    let allowed = &spec.allowed_listeners.namespaces;
+    let by_selector = allowed.from == ListenerNamespacesFrom::Selector;
+    selector("spec.allowedListeners.namespaces", by_selector, allowed.selector.as_ref(), report);
     if spec.default_scope == Some(DefaultGateways::All) {
         let reason = "default Gateways are not supported: only routes that name it attach";
         report.warning("spec.defaultScope", reason);
     }
     tls(&spec.tls, report);
+}
+
+pub(in super::super) fn listener_set(spec: &ListenerSetSpec, report: &mut Report<'_>) {
+    let parent = &spec.parent_ref;
+    if parent.group != GroupName::gateway_api() || *parent.kind != *"Gateway" {
+        let reason = format!("{} is not a kind that listeners can be added to", parent.kind);
+        report.warning_with("spec.parentRef.kind", reason, "only Gateway is");
+    }
+    listeners(&spec.listeners, report);
+}
+
+fn listeners(listeners: &[Listener], report: &mut Report<'_>) {
+    within(1..=64, "spec.listeners", listeners.len(), report);
+    unique("spec.listeners", "name", listeners.iter().map(|it| &*it.name), report);
+    let places = listeners.iter().map(|it| (it.port, &it.protocol, it.hostname.as_ref()));
+    unique("spec.listeners", "port, protocol and hostname", places, report);
+    for (index, it) in listeners.iter().enumerate() {
+        listener(&format!("spec.listeners[{index}]"), it, report);
+    }
 }
 
 fn listener(field: &str, listener: &Listener, report: &mut Report<'_>) {

@@ -66,6 +66,7 @@ fn parents_of_other_controllers_stay() {
     let wanted = |name: &str| json!({"parentRef": {"name": name}, "conditions": [{"type": "Accepted", "status": "True"}]});
     let wish = |names: &[&str]| Status {
         parents: Some(Parents {
+            field: "parents",
             controller: "us".into(),
             entries: names.iter().copied().map(wanted).collect(),
         }),
