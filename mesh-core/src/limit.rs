@@ -17,7 +17,7 @@ pub use self::bucket::{Rate, Standing};
 pub use self::global::{Descriptor, Global};
 pub use self::rule::{Call, Caller};
 use self::rule::{ConnectionRule, Counts, Rule};
-use crate::model::{Service, Snapshot};
+use crate::model::{Service, Snapshot, Workload};
 use crate::own::Own;
 use crate::resource::rate_limit::{BodyLimit, RateLimitSpec};
 use crate::resource::{Object, ObjectKey, Spec};
@@ -138,6 +138,23 @@ impl Limits {
         let is_for = |policy: &&Arc<Policy>| policy.connections.is_some() && selects(policy);
         self.all.iter().filter(is_for).cloned().collect()
     }
+}
+
+/// Whether any limit is for a service, or selects a workload: nothing may carry connections past whoever counts them.
+pub fn concerns(snapshot: &Snapshot, service: Option<&Service>, workload: Option<&Workload>) -> bool {
+    snapshot.configs_of("RateLimit").any(|config| {
+        let object = config.object();
+        let Spec::RateLimit(spec) = &object.spec else { return false };
+        let name = |it: &Service| Arc::clone(it.entry.as_ref().map_or(&it.name, |entry| &entry.name));
+        let own = service.filter(|it| it.namespace == object.meta.namespace).map(name);
+        let targeted = own.is_some_and(|own| spec.target_refs.iter().any(|target| *target.name == *own));
+        // That of another namespace may be the root's; who is left to the proxy for nothing loses nothing but time.
+        let selects = |workload: &Workload| {
+            let labels = spec.selector.as_ref().map(|selector| &selector.match_labels);
+            labels.is_some_and(|it| it.iter().all(|(key, value)| workload.labels.get(key) == Some(value)))
+        };
+        targeted || workload.is_some_and(selects)
+    })
 }
 
 impl Policy {
