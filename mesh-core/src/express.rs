@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::limit;
 use crate::model::{Service, Snapshot, Target, Workload};
 use crate::policy::Standing;
 
@@ -73,7 +74,7 @@ fn standing(
 ) -> Option<Standing> {
     let from = source.ips.iter().find(|own| own.is_ipv4() == ip.is_ipv4())?;
     let plain = destination.accepts_tunnel() && !destination.inbound_bypass && destination.waypoint.is_none();
-    if source.uid == destination.uid || !plain {
+    if source.uid == destination.uid || !plain || limit::concerns(snapshot, None, Some(destination)) {
         return None;
     }
     // An address that a service claims as well is the service's.
@@ -107,7 +108,8 @@ impl Plan {
         let special = service.waypoint.is_some()
             || service.is_passthrough()
             || service.session_affinity.is_some()
-            || service.traffic_distribution.is_some();
+            || service.traffic_distribution.is_some()
+            || limit::concerns(snapshot, Some(service), None);
         if special {
             return;
         }

@@ -15,6 +15,7 @@ pub mod express;
 pub mod gateway_api;
 pub mod http;
 pub mod id;
+pub mod limit;
 pub mod log_gate;
 pub mod model;
 pub mod mongo;

@@ -217,6 +217,13 @@ impl Snapshot {
         self.configs.values()
     }
 
+    /// Those of [`Self::configs`] that are of this kind, as [`ObjectKey::kind`] spells it.
+    pub fn configs_of(&self, kind: &'static str) -> impl Iterator<Item = &Arc<Config>> {
+        let first = ObjectKey { kind, namespace: "".into(), name: "".into() };
+        let from = self.configs.range(Arc::new(first)..);
+        from.take_while(move |(key, _)| key.kind == kind).map(|(_, config)| config)
+    }
+
     /// A number that differs between two snapshots of a [`Mirror`] if their [`Self::configs`] do.
     pub fn config_generation(&self) -> u64 {
         self.config_generation

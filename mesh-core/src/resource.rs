@@ -19,6 +19,7 @@ pub use self::networking::{
     WorkloadGroupSpec,
 };
 pub use self::proxy_config::{ProxyConfigSpec, ProxyImage};
+pub use self::rate_limit::RateLimitSpec;
 pub use self::request_authentication::RequestAuthenticationSpec;
 pub use self::secret::{Material, Secret, SecretKind};
 pub use self::security::{AuthorizationPolicySpec, PeerAuthenticationSpec};
@@ -35,6 +36,7 @@ mod label_selector;
 pub mod mesh_config;
 pub mod networking;
 mod proxy_config;
+pub mod rate_limit;
 pub mod request_authentication;
 #[cfg(test)]
 mod rows;
@@ -221,6 +223,8 @@ pub enum Spec {
     ReferenceGrant(gateway_api::ReferenceGrantSpec),
     /// `gateway.networking.k8s.io/v1` and `v1alpha3`.
     BackendTlsPolicy(Box<gateway_api::BackendTlsPolicySpec>),
+    /// `policy.mesh.internal/v1alpha1`.
+    RateLimit(Box<RateLimitSpec>),
 }
 
 /// Something a user should know about a document. `Display` is the line that tools print:

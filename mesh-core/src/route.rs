@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 pub use self::action::{Action, ClusterRef, DirectResponse, Forward, Mirror, Route, Split, Weighted};
 pub(crate) use self::api::none_such;
 pub use self::api::{ApiRules, Backends};
+pub(crate) use self::condition::Condition;
 pub use self::cors::{Cors, CorsAnswer};
 pub use self::fault::{Fault, Injection, is_drawn};
 pub use self::gateway::{

@@ -11,6 +11,7 @@ mod forward;
 pub mod h1;
 pub mod io;
 mod kept;
+pub(crate) mod limit;
 mod message;
 mod mirror;
 mod originate;

@@ -14,6 +14,7 @@ use tonic_prost::{ProstCodec, ProstEncoder};
 
 use crate::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::ratelimit::{RateLimitRequest, RateLimitResponse};
 
 /// Protocol Buffers, each message held to its [`Limited::LIMITS`].
 #[derive(Debug, Clone)]
@@ -78,6 +79,18 @@ impl Limited for DeltaDiscoveryResponse {
 impl Limited for IstioCertificateRequest {
     const LIMITS: &'static [Limit] =
         &[Limit { what: "bytes of metadata", tags: &[4], measure: Measure::Bytes, most: MAX_METADATA }];
+}
+
+impl Limited for RateLimitRequest {
+    // Nobody here takes any.
+    const LIMITS: &'static [Limit] = &[];
+}
+
+impl Limited for RateLimitResponse {
+    const LIMITS: &'static [Limit] = &[
+        Limit { what: "verdicts", tags: &[2], measure: Measure::Elements, most: MAX_VERDICTS },
+        Limit { what: "headers", tags: &[3, 4], measure: Measure::Elements, most: MAX_HEADERS },
+    ];
 }
 
 impl Limited for IstioCertificateResponse {
@@ -156,6 +169,10 @@ impl<U: Message + Limited + Default> tonic::codec::Decoder for Decoder<U> {
     }
 }
 
+/// Verdicts of a rate limit service on one request.
+const MAX_VERDICTS: usize = 64;
+/// Headers that it may add.
+const MAX_HEADERS: usize = 64;
 /// Names that one request may ask for and give up: twice what a subscriber may have. 100 bytes of memory each.
 const MAX_NAMES: usize = 40_000;
 /// What one request may say its sender has, which is twice what a node of a mesh of 100,000 pods has. 200 bytes of

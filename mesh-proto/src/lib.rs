@@ -5,11 +5,12 @@
 //! resource and the field. A resource is decoded alone: a bad one costs the others nothing.
 #![forbid(unsafe_code)]
 
-pub use self::generated::{ca, discovery, mesh, security, workload};
+pub use self::generated::{ca, discovery, mesh, ratelimit, security, workload};
 
 pub mod codec;
 pub mod decode;
 pub mod encode;
+pub mod limit;
 pub mod names;
 mod policy;
 
@@ -43,6 +44,11 @@ mod generated {
     /// Istio's certificate service.
     pub mod ca {
         tonic::include_proto!("istio.v1.auth");
+    }
+
+    /// Envoy's rate limit service.
+    pub mod ratelimit {
+        tonic::include_proto!("envoy.service.ratelimit.v3");
     }
 
     /// What only this mesh's own components say to each other.

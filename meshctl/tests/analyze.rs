@@ -110,6 +110,25 @@ fn the_samples_have_no_errors() {
         "bookinfo/bookinfo.yaml",
         "bookinfo/networking/destination-rule-all.yaml",
     ]);
+    // Each of these begins with what stands in its directory; rules are added one at a time.
+    let files = |directory: PathBuf| {
+        let entries = fs::read_dir(directory).into_iter().flatten();
+        let paths = entries.map(|entry| entry.expect("the samples can be listed").path());
+        paths.filter(|path| path.is_file()).collect::<Vec<_>>()
+    };
+    for directory in ["egress", "egress-gateway", "rate-limit", "sni-passthrough", "tcp-echo", "waypoint"] {
+        let first = files(samples.join(directory));
+        assert!(!first.is_empty(), "{directory}");
+        assert_eq!(wrong_with(&first), [""; 0], "{directory}");
+        for rule in files(samples.join(directory).join("rules")) {
+            assert_eq!(
+                wrong_with(&[first.clone(), vec![rule.clone()]].concat()),
+                [""; 0],
+                "{}",
+                rule.display()
+            );
+        }
+    }
     for directory in ["bookinfo/policies", "bookinfo/plain", "helloworld", "httpbin", "book-gateway"] {
         assert_eq!(wrong_with(&[bookinfo.clone(), under(&[directory])].concat()), [""; 0], "{directory}");
     }

@@ -15,6 +15,7 @@ mod gateway;
 mod gateway_api;
 mod hostile;
 mod http;
+mod limits;
 mod matching;
 mod mesh;
 mod originate;
@@ -76,6 +77,7 @@ fn rows() -> Vec<Row> {
         gateway::rows(),
         http::rows(),
         hostile::rows(),
+        limits::rows(),
         mesh::rows(),
         originate::rows(),
         settings::rows(),

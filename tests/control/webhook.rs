@@ -190,7 +190,8 @@ fn the_manifest_names_every_kind_that_users_configure() {
             found.extend(texts("resources").into_iter().map(|resource| format!("{resource}.{group}")));
         }
     }
-    let definitions = ServedKind::all().filter(|kind| kind.group().ends_with(".istio.io")).map(|kind| {
+    let configured = |group: &str| group.ends_with(".istio.io") || group == "policy.mesh.internal";
+    let definitions = ServedKind::all().filter(|kind| configured(kind.group())).map(|kind| {
         let name = kind.name().to_lowercase();
         let plural = match name.strip_suffix('y') {
             Some(stem) if !stem.ends_with('a') => format!("{stem}ies"),

@@ -12,6 +12,7 @@ mod forge;
 mod hostile;
 mod identity;
 mod inputs;
+mod limits;
 mod neighbours;
 mod policy;
 mod protocols;

@@ -17,6 +17,7 @@ mod gateway_api;
 mod kept;
 mod outside;
 mod policy;
+mod samples;
 mod streams;
 
 /// One answer, or that there was none.

@@ -17,7 +17,7 @@ mod sample;
 
 /// How nodes and the waypoint come to know the configuration.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
     /// Everyone compiles it.
     Embedded,
     /// A control plane tells it.
@@ -72,7 +72,7 @@ fn waypoint(bed: &Bed, way: Way, name: &str) -> Result<String> {
 }
 
 /// A bed with a waypoint that serves, to which nothing is bound.
-fn with_waypoint(way: Way) -> Result<Bed> {
+pub(crate) fn with_waypoint(way: Way) -> Result<Bed> {
     let bed = start(way.bed())?;
     bed.apply(&gateway("way", ""))?;
     bed.apply(&waypoint(&bed, way, "way")?)?;
@@ -81,7 +81,7 @@ fn with_waypoint(way: Way) -> Result<Bed> {
     Ok(bed)
 }
 
-fn bind(bed: &Bed) -> Result<()> {
+pub(crate) fn bind(bed: &Bed) -> Result<()> {
     Ok(bed.apply(&service("istio.io/use-waypoint: way"))?)
 }
 

@@ -17,6 +17,7 @@ pub mod httpbin;
 pub mod istiod;
 pub mod mongo;
 pub mod origin;
+pub mod ratelimit;
 pub mod scenario;
 pub mod sealed;
 mod sys;

@@ -30,7 +30,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, conformance, gateway-api, ebpf, e2e; or a part of the last: egress, dns, waypoint. From
+    /// unit, control, gateway, conformance, gateway-api, ebpf, e2e; or a part of the last: egress, dns, waypoint, limits. From
     /// gateway-api on they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
@@ -66,6 +66,8 @@ enum Suite {
     Dns,
     /// Of those, waypoints.
     Waypoint,
+    /// Of those and of what users of Istio rely on, limits of requests and connections.
+    Limits,
 }
 
 /// One call of `cargo test`.
@@ -95,7 +97,7 @@ impl Suite {
     ];
 
     /// Those that are parts of others, for whoever wants just these.
-    const PARTS: [Self; 3] = [Self::Egress, Self::Dns, Self::Waypoint];
+    const PARTS: [Self; 4] = [Self::Egress, Self::Dns, Self::Waypoint, Self::Limits];
 
     fn name(self) -> &'static str {
         match self {
@@ -109,15 +111,17 @@ impl Suite {
             Self::Egress => "egress",
             Self::Dns => "dns",
             Self::Waypoint => "waypoint",
+            Self::Limits => "limits",
         }
     }
 
     /// What the names of its tests begin with, of a program that has others as well.
     fn beginnings(self) -> &'static [&'static str] {
         match self {
-            Self::Egress => &["routing::entries::", "routing::outside::"],
+            Self::Egress => &["routing::entries::", "routing::outside::", "routing::samples::"],
             Self::Dns => &["dns::"],
             Self::Waypoint => &["waypoint::"],
+            Self::Limits => &["limits::", "limits/"],
             _ => &[],
         }
     }
@@ -125,7 +129,13 @@ impl Suite {
     fn needs_root(self) -> bool {
         matches!(
             self,
-            Self::GatewayApi | Self::Ebpf | Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint
+            Self::GatewayApi
+                | Self::Ebpf
+                | Self::EndToEnd
+                | Self::Egress
+                | Self::Dns
+                | Self::Waypoint
+                | Self::Limits
         )
     }
 
@@ -144,21 +154,25 @@ impl Suite {
     /// The calls of cargo that make up the suite. All select from the same packages, so that cargo compiles their
     /// dependencies with one set of features, once.
     fn runs(self, workspace: &Workspace) -> Result<Vec<Run>> {
-        let target = match self {
+        let targets: &[&str] = match self {
             Self::Unit => return Ok(unit_runs(workspace)),
-            Self::Control => "control",
+            Self::Control => &["control"],
             // One program, which is told which of the two it is to be.
-            Self::Conformance | Self::GatewayApi => "conformance",
-            Self::Gateway => "gateway",
-            Self::Ebpf => "ebpf",
-            Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint => "e2e",
+            Self::Conformance | Self::GatewayApi => &["conformance"],
+            Self::Gateway => &["gateway"],
+            Self::Ebpf => &["ebpf"],
+            Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint => &["e2e"],
+            Self::Limits => &["conformance", "e2e"],
         };
-        if workspace.with_target("test", target).is_empty() {
-            bail!("no package of this tree has the test target `{target}`");
-        }
-        let selection =
-            EVERYTHING.map(str::to_owned).into_iter().chain([format!("--test={target}")]).collect();
-        Ok(vec![Run { selection, can_build: true }])
+        let run = |target: &&str| {
+            if workspace.with_target("test", target).is_empty() {
+                bail!("no package of this tree has the test target `{target}`");
+            }
+            let everything = EVERYTHING.map(str::to_owned).into_iter();
+            let selection = everything.chain([format!("--test={target}")]).collect();
+            Ok(Run { selection, can_build: true })
+        };
+        targets.iter().map(run).collect()
     }
 }
 

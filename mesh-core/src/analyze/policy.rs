@@ -1,4 +1,4 @@
-//! What `AuthorizationPolicies` name: namespaces and targets.
+//! What policies name: namespaces and targets.
 
 use super::index::Index;
 use super::{Code, Message};
@@ -16,6 +16,11 @@ pub(super) fn analyze(index: &Index<'_>, messages: &mut Vec<Message>) {
             let several = policy.target_refs.iter().enumerate();
             let several = several.map(|(at, target)| (format!("spec.targetRefs[{at}]"), target));
             messages.extend(single.chain(several).filter_map(|target| self::target(index, object, target)));
+        }
+        if let Spec::RateLimit(limit) = &object.spec {
+            let targets = limit.target_refs.iter().enumerate();
+            let targets = targets.map(|(at, target)| (format!("spec.targetRefs[{at}]"), target));
+            messages.extend(targets.filter_map(|target| self::target(index, object, target)));
         }
     }
 }
@@ -62,12 +67,14 @@ fn target(
     let kind = match (target.group.as_str(), target.kind.as_str()) {
         ("" | "core", "Service") => "Service",
         ("networking.istio.io", "ServiceEntry") => "ServiceEntry",
+        (_, "Gateway") if matches!(object.spec, Spec::RateLimit(_)) => "KubernetesGateway",
         _ => return None,
     };
     let namespace = &*object.meta.namespace;
     if index.exists(kind, namespace, &target.name) {
         return None;
     }
+    let kind = &target.kind;
     let reason = format!("there is no {kind} {}", quote(&format!("{namespace}/{}", target.name)));
     Some(Message::new(Code::ReferencedResourceNotFound, object, format_args!("{path}.name"), reason))
 }

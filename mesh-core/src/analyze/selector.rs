@@ -45,6 +45,7 @@ impl<'a> Selection<'a> {
                 }
                 ("spec.selector", telemetry.selector.as_ref().map(|selector| &selector.match_labels))
             }
+            Spec::RateLimit(limit) => ("spec.selector", Some(&limit.selector.as_ref()?.match_labels)),
             Spec::PeerAuthentication(policy) => {
                 ("spec.selector", policy.selector.as_ref().map(|selector| &selector.match_labels))
             }
@@ -133,5 +134,11 @@ impl<'a> Selection<'a> {
 /// Whether objects of this kind can name a Gateway in place of selecting its pods. They are also those that are for the
 /// whole mesh in the root namespace.
 fn has_targets(object: &Object) -> bool {
-    matches!(object.spec, Spec::AuthorizationPolicy(_) | Spec::RequestAuthentication(_) | Spec::Telemetry(_))
+    matches!(
+        object.spec,
+        Spec::AuthorizationPolicy(_)
+            | Spec::RequestAuthentication(_)
+            | Spec::Telemetry(_)
+            | Spec::RateLimit(_)
+    )
 }

@@ -237,7 +237,8 @@ impl World {
             | Spec::HttpRoute(_)
             | Spec::GrpcRoute(_)
             | Spec::TlsRoute(_)
-            | Spec::TcpRoute(_) => self.put_config(&object.key(), Some(object)),
+            | Spec::TcpRoute(_)
+            | Spec::RateLimit(_) => self.put_config(&object.key(), Some(object)),
             Spec::KubernetesGateway(_) | Spec::ListenerSet(_) | Spec::ReferenceGrant(_) => {
                 self.put_gateway_resource(&object.key(), Some(object));
             }
@@ -272,7 +273,7 @@ impl World {
             "Sidecar" => self.put_sidecar(&name, None),
             "Secret" => self.put_secret(&name, None),
             "VirtualService" | "DestinationRule" | "Gateway" | "GatewayClass" | "HTTPRoute" | "GRPCRoute"
-            | "TLSRoute" | "TCPRoute" => self.put_config(key, None),
+            | "TLSRoute" | "TCPRoute" | "RateLimit" => self.put_config(key, None),
             "KubernetesGateway" | "ListenerSet" | "ReferenceGrant" => self.put_gateway_resource(key, None),
             "BackendTLSPolicy" => self.put_backend_policy(&name, None),
             "AuthorizationPolicy" => self.drop_authorization(&name),

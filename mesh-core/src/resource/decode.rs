@@ -92,6 +92,7 @@ fn read(kind: Kind, tree: &Tree, report: &mut Report) -> Option<Read> {
         Kind::TCPRoute => required(kind, tree, report, |it| Spec::TcpRoute(Box::new(it))),
         Kind::ReferenceGrant => required(kind, tree, report, Spec::ReferenceGrant),
         Kind::BackendTLSPolicy => required(kind, tree, report, |it| Spec::BackendTlsPolicy(Box::new(it))),
+        Kind::RateLimit => required(kind, tree, report, |it| Spec::RateLimit(Box::new(it))),
     }
 }
 

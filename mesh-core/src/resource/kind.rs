@@ -102,6 +102,7 @@ kinds! {
     TCPRoute: "TCPRoute", GATEWAY_API, &["v1", "v1alpha2"], Namespaced, Subdomain, Custom;
     ReferenceGrant: "ReferenceGrant", GATEWAY_API, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
     BackendTLSPolicy: "BackendTLSPolicy", GATEWAY_API, &["v1", "v1alpha3"], Namespaced, Subdomain, Custom;
+    RateLimit: "RateLimit", OWN, &["v1alpha1"], Namespaced, Subdomain, Custom;
 }
 
 /// A kind of which a cluster may have objects, and on which the mesh does not act and will not.
@@ -185,6 +186,12 @@ impl Kind {
         is_istio_group(self.group())
     }
 
+    /// Whether it is one of our own.
+    #[cfg(all(test, feature = "schema"))]
+    pub(super) fn is_own(self) -> bool {
+        self.group() == OWN
+    }
+
     /// Whether the mesh acts on it; if not, users are told.
     pub(super) fn is_enforced(self) -> bool {
         !NOT_ENFORCED.contains(&self)
@@ -206,6 +213,7 @@ impl Kind {
                 | Self::TLSRoute
                 | Self::TCPRoute
                 | Self::ReferenceGrant
+                | Self::RateLimit
         )
     }
 
@@ -309,6 +317,8 @@ const EXTENSIONS: &str = "extensions.istio.io";
 const CORE: &str = "";
 /// The Gateway API.
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
+/// What neither Kubernetes nor Istio has a resource for.
+const OWN: &str = "policy.mesh.internal";
 /// Istio's metrics, logs and traces.
 const TELEMETRY: &str = "telemetry.istio.io";
 /// Istio's traffic.
@@ -319,7 +329,8 @@ const ALL_THREE: &[&str] = &["v1", "v1beta1", "v1alpha3"];
 const SECURITY: &str = "security.istio.io";
 
 /// Groups whose kinds are all known, so that any other kind in them is a mistake.
-const CLOSED: [(&str, &[&str]); 6] = [
+const CLOSED: [(&str, &[&str]); 7] = [
+    (OWN, &["RateLimit"]),
     (
         CORE,
         &[

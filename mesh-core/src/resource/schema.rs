@@ -1,4 +1,4 @@
-//! The `CustomResourceDefinitions` of Istio's kinds, made from the types that read them: what an API server lets in and
+//! The `CustomResourceDefinitions` of Istio's kinds and of our own, made from the types that read them: what an API server lets in and
 //! what the mesh understands cannot drift apart.
 //!
 //! Only the shape of single fields and what Kubernetes' schemas can say about several is here; the rest is left to
@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use super::kind::Kind;
 use super::{
     AuthorizationPolicySpec, DestinationRuleSpec, GatewaySpec, PeerAuthenticationSpec, ProxyConfigSpec,
-    RequestAuthenticationSpec, ServedKind, ServiceEntrySpec, SidecarSpec, TelemetrySpec, VirtualServiceSpec,
-    WorkloadEntrySpec, WorkloadGroupSpec,
+    RateLimitSpec, RequestAuthenticationSpec, ServedKind, ServiceEntrySpec, SidecarSpec, TelemetrySpec,
+    VirtualServiceSpec, WorkloadEntrySpec, WorkloadGroupSpec,
 };
 
 pub(super) mod rules;
@@ -46,7 +46,7 @@ struct Row {
     spec: Option<fn(&mut SchemaGenerator) -> Schema>,
 }
 
-/// The definitions of all of Istio's kinds, by file name.
+/// The definitions of all of Istio's kinds and of our own, by file name.
 pub fn crds() -> Vec<Crd> {
     let mut crds: Vec<_> = rows().iter().chain(&unsupported()).map(Row::definition).collect();
     crds.sort_by(|one, other| one.file.cmp(&other.file));
@@ -59,7 +59,7 @@ fn unsupported() -> Vec<Row> {
     kinds.map(Row::unsupported).collect()
 }
 
-/// One row for each of Istio's kinds that the mesh reads; a test tells which is missing.
+/// One row for each of Istio's kinds that the mesh reads and of our own; a test tells which is missing.
 fn rows() -> Vec<Row> {
     vec![
         Row::new::<GatewaySpec>(Kind::Gateway, "gateways").short("gw"),
@@ -94,6 +94,7 @@ fn rows() -> Vec<Row> {
         Row::new::<RequestAuthenticationSpec>(Kind::RequestAuthentication, "requestauthentications")
             .short("ra"),
         Row::new::<TelemetrySpec>(Kind::Telemetry, "telemetries").short("telemetry").columns(&[AGE]),
+        Row::new::<RateLimitSpec>(Kind::RateLimit, "ratelimits").short("rl").columns(&[AGE]).needs_spec(),
     ]
 }
 
@@ -125,8 +126,11 @@ impl Row {
         let group = self.kind.group();
         let name = format!("{}.{group}", self.plural);
         let versions: Vec<_> = self.kind.versions().iter().map(|version| self.version(version)).collect();
+        let of_group = group.replace('.', "-");
+        let categories =
+            if group.ends_with(".istio.io") { vec!["istio-io".to_owned(), of_group] } else { vec![of_group] };
         let mut names = json!({
-            "categories": ["istio-io", group.replace('.', "-")],
+            "categories": categories,
             "kind": self.kind.name(),
             "listKind": format!("{}List", self.kind.name()),
             "plural": self.plural,

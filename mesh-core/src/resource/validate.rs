@@ -19,6 +19,7 @@ mod gateway_api;
 mod network;
 mod networking;
 mod proxy;
+mod rate_limit;
 mod request_authentication;
 mod security;
 mod telemetry;
@@ -264,6 +265,7 @@ pub(super) fn spec(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
         Spec::GrpcRoute(spec) => gateway_api::grpc_route(spec, report),
         Spec::ReferenceGrant(spec) => gateway_api::reference_grant(spec, report),
         Spec::BackendTlsPolicy(spec) => gateway_api::backend_tls_policy(spec, report),
+        Spec::RateLimit(spec) => rate_limit::rate_limit(spec, meta, report),
         Spec::Gateway(spec) => networking::gateway(spec, report),
         Spec::VirtualService(spec) => networking::virtual_service(spec, meta, report),
         Spec::DestinationRule(spec) => networking::destination_rule(spec, meta, report),

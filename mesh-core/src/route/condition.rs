@@ -12,7 +12,7 @@ use crate::resource::value::{self, HeaderKey, Regex, StringMatch};
 
 /// A match: all of it must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Condition {
+pub(crate) struct Condition {
     pub(super) path: PathMatch,
     pub(super) checks: Box<[Check]>,
 }
@@ -60,7 +60,7 @@ impl Condition {
         Self { path: PathMatch::Any, checks: Box::default() }
     }
 
-    pub(super) fn of(spec: &HttpMatch) -> Self {
+    pub(crate) fn of(spec: &HttpMatch) -> Self {
         let line = [
             (Field::Method, &spec.method),
             (Field::Scheme, &spec.scheme),
@@ -92,6 +92,23 @@ impl Condition {
             PathMatch::Exact(_) | PathMatch::ExactFolded(_) | PathMatch::Segments(_) => false,
         };
         path && self.checks.is_empty()
+    }
+
+    /// Whether a request matches.
+    pub(crate) fn holds(&self, request: &RequestView<'_>) -> bool {
+        let path = || request.path.to_ascii_lowercase();
+        let found = match &self.path {
+            PathMatch::Any | PathMatch::Regex(_) => true,
+            PathMatch::Exact(exact) => **exact == *request.path,
+            PathMatch::Prefix(prefix) => request.path.starts_with(&**prefix),
+            PathMatch::Segments(segments) => {
+                let rest = request.path.strip_prefix(&**segments);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            PathMatch::ExactFolded(exact) => **exact == *path(),
+            PathMatch::PrefixFolded(prefix) => path().starts_with(&**prefix),
+        };
+        found && self.holds_beyond_path(request)
     }
 
     /// Whether a request matches whose path has been found to.

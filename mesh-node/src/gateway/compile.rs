@@ -46,7 +46,10 @@ impl Inputs {
             doors == Doors::Gateways
                 && !matches!(
                     config.object().spec,
-                    Spec::DestinationRule(_) | Spec::BackendTlsPolicy(_) | Spec::AuthorizationPolicy(_)
+                    Spec::DestinationRule(_)
+                        | Spec::BackendTlsPolicy(_)
+                        | Spec::AuthorizationPolicy(_)
+                        | Spec::RateLimit(_)
                 )
         };
         snapshot.configs().filter(matters).cloned().collect()

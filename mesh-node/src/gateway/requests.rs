@@ -11,7 +11,7 @@ use mesh_common::TUNNEL_PORT;
 use mesh_core::cluster::Credential;
 use mesh_core::gateway_api::{Resources, client_certificate};
 use mesh_core::id::SpiffeId;
-use mesh_core::model::{Endpoint, NoWay, Snapshot, Target, Waypoint, Workload};
+use mesh_core::model::{Endpoint, NoWay, Service, Snapshot, Target, Waypoint, Workload};
 use mesh_core::own::Own;
 use mesh_core::resource::Secret;
 use mesh_core::resource::mesh_config::proxy::Topology;
@@ -26,6 +26,7 @@ use crate::admit::Descriptors;
 use crate::hbone::{self, ConnectRequest, Pool, TunnelKey};
 use crate::identity::IdentityStore;
 use crate::l7::engine::Engine;
+use crate::l7::limit;
 use crate::l7::serve::{self, Connection, Protocol};
 use crate::l7::shared::Shared;
 use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, LocalBoxFuture, Site};
@@ -69,6 +70,9 @@ async fn serve(engine: Rc<Engine>, mut connection: HttpConnection) {
         let _ = sockopt::set_nodelay(socket);
     }
     let facts = facts(&connection.facts);
+    if let Err(over) = limit::at_door(&engine, &facts) {
+        return tracing::debug!(peer = %facts.peer, %over, "Closed a connection that is one too many.");
+    }
     let protocol = connection.alpn.map(|alpn| match alpn {
         Alpn::H2 => Protocol::Http2,
         Alpn::Http11 => Protocol::Http1,
@@ -94,6 +98,9 @@ async fn carry(engine: &Engine, connection: OpaqueConnection) {
         pseudo_service: None,
         encrypted: false,
     });
+    if let Err(over) = limit::at_door(engine, &facts(&connection.facts)) {
+        return report.fail_as(Stage::Policy, Flag::RateLimited, over);
+    }
     if let Some(named) = connection.named() {
         let asked = connection.facts.sni.as_deref().unwrap_or("no name");
         // What is not there, or not for this gateway to see, has no filter chain in Istio.
@@ -228,6 +235,14 @@ impl Client for EdgeClient {
 
     fn topology(&self) -> Option<Topology> {
         self.own.borrow().topology
+    }
+
+    fn own(&self) -> Option<Arc<Own>> {
+        Some(self.own.borrow().clone())
+    }
+
+    fn passes_on(&self, service: &Service) -> bool {
+        self.perspective != Perspective::Waypoint && service.waypoint.as_ref().is_some_and(|it| it.ingress)
     }
 
     fn namespace_and_labels(&self, _: &Snapshot) -> (Arc<str>, BTreeMap<String, String>) {

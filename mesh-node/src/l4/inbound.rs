@@ -1,10 +1,14 @@
 //! What reaches an enrolled pod: plaintext from outside the mesh, and streams of tunnels.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc};
+use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
 use http::{StatusCode, header::FORWARDED};
 use mesh_common::{INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
-use mesh_core::{model::Workload, policy::Permit};
+use mesh_core::{
+    limit::{self, Caller, Outcome},
+    model::Workload,
+    policy::Permit,
+};
 use tokio::net::TcpStream;
 
 use super::{
@@ -15,7 +19,7 @@ use super::{
 use crate::{
     hbone::Incoming,
     redirect::LocalPod,
-    report::{ConnInfo, ConnReport, Direction, Event, Party, Stage},
+    report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, Stage},
     run::worker::Worker,
     sys::sockopt,
 };
@@ -31,6 +35,9 @@ pub async fn plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, c
     let _ = sockopt::set_linger_zero(&tcp, true);
     let _ = sockopt::set_nodelay(&tcp);
     let Some(permit) = authorize(&worker, &facts, workload.as_ref(), &report) else { return };
+    if is_one_too_many(&worker, &facts, workload.as_ref(), &report) {
+        return;
+    }
     match dial::application(&worker, &pod, permit, client).await {
         Ok(application) => {
             report.opened();
@@ -65,6 +72,9 @@ pub async fn tunnelled(
         incoming.reject(StatusCode::UNAUTHORIZED);
         return;
     };
+    if is_one_too_many(&worker, &facts, workload.as_ref(), &report) {
+        return incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
+    }
     let dialled = tokio::select! {
         dialled = dial::application(&worker, &pod, permit, client) => dialled,
         () = incoming.gone() => return report.fail(Stage::Connect, "the peer gave up before the application answered"),
@@ -96,6 +106,9 @@ pub(super) async fn local(
     let Some(permit) = authorize(worker, facts, workload.as_ref(), &report) else {
         return Err((Stage::Policy, "refused by policy at the destination".to_owned()));
     };
+    if is_one_too_many(worker, facts, workload.as_ref(), &report) {
+        return Err((Stage::Connect, "a limit of connections at the destination is reached".to_owned()));
+    }
     match dial::application(worker, pod, permit, client).await {
         Ok(application) => {
             report.opened();
@@ -156,6 +169,24 @@ fn authorize(
             None
         }
     }
+}
+
+/// Whether a limit of connections to the pod is reached, which `report` says then. Asked of those that policy lets pass: who
+/// may not connect uses nothing up.
+fn is_one_too_many(
+    worker: &Worker,
+    facts: &Facts,
+    workload: Option<&Arc<Workload>>,
+    report: &ConnReport,
+) -> bool {
+    let limits = worker.shared.limits(&worker.snapshot());
+    let Some(workload) = workload.filter(|_| !limits.is_empty()) else { return false };
+    let policies = limits.of_workload(&workload.namespace, &workload.labels);
+    let caller = Caller::new(facts.peer.as_ref(), facts.source_ip);
+    let Outcome::Over(over) = limit::connection(&policies, &caller, Instant::now()) else { return false };
+    worker.reporter.count(Event::ShedRate);
+    report.fail_as(Stage::Policy, Flag::RateLimited, over);
+    true
 }
 
 async fn carry(worker: &Worker, far: Far, application: TcpStream, facts: &Facts, report: &ConnReport) {

@@ -24,7 +24,7 @@ use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
 use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, Held, LocalBoxFuture, Site};
 use crate::l7::{
-    sniff,
+    limit, sniff,
     stream::{self, Stream},
 };
 use crate::redirect::LocalPod;
@@ -59,6 +59,15 @@ struct Compiled {
     distributed: bool,
     /// The TLS that its owner asks for.
     tls: Option<Arc<BackendTls>>,
+    /// What of it is limited.
+    limited: Limited,
+}
+
+/// What may come only so often.
+#[derive(Clone, Copy, Default)]
+struct Limited {
+    requests: bool,
+    connections: bool,
 }
 
 /// Rules for requests, and rules for bytes.
@@ -99,8 +108,18 @@ impl PodRequests {
         let known = known.filter(|known| known.about.is_same(&about));
         let tables = known.map(|known| (known.table.clone(), known.streams.clone()));
         let compiled = compile(snapshot, workload, (service, tls), (number, about, tables));
+        let compiled = Compiled { limited: self.limited(service), ..compiled };
         rules.insert(key, compiled.clone());
         compiled
+    }
+
+    fn limited(&self, service: &Service) -> Limited {
+        let limits = self.engine.limits();
+        let policies = limits.of_service(service);
+        Limited {
+            requests: policies.iter().any(|it| it.limits_requests()),
+            connections: policies.iter().any(|it| it.limits_connections()),
+        }
     }
 }
 
@@ -154,18 +173,19 @@ fn compile(
         distributed,
         tls,
         workload,
+        limited: Limited::default(),
     }
 }
 
 impl Compiled {
     /// Whether requests have to be told apart.
     fn is_about_requests(&self) -> bool {
-        self.table.is_some() || self.shaped
+        self.table.is_some() || self.shaped || self.limited.requests
     }
 
     /// Whether connections whose bytes stay bytes are not simply sent to the service.
     fn is_about_bytes(&self) -> bool {
-        self.streams.is_some() || self.shaped || self.distributed
+        self.streams.is_some() || self.shaped || self.distributed || self.limited.connections
     }
 }
 
@@ -330,6 +350,9 @@ pub(super) async fn serve(
         requests.engine.snapshot().virtuals().settings(),
     ));
     let engine = Rc::clone(&requests.engine);
+    if let Err(over) = limit::to_service(&engine, &service, &facts(source, opened.1, opened.2)) {
+        return tracing::debug!(client = %opened.1, %over, "Closed a connection that is one too many.");
+    }
     let site =
         Rc::new(ServiceSite { requests, key: service.key(), number, fallback, known: RefCell::default() });
     serve_at(worker, engine, source, site, opened).await;

@@ -266,7 +266,9 @@ fn speaks_h2(cluster: &Cluster, head: &RequestHead) -> bool {
         (Wanted::Client, _) => by_client,
         (Wanted::Upgrade, _) | (_, Declared::Http2) | (Wanted::UpgradeDeclared, Declared::Http) => true,
         (_, Declared::Http) => false,
-        (_, Declared::Nothing | Declared::Tls | Declared::Tcp) => by_client,
+        // Who answers in TLS need not know HTTP/2, and the client, or the proxy before, has not asked it. gRPC is nothing else.
+        (_, Declared::Tls) => by_client && (head.is_grpc() || head.leaves_http()),
+        (_, Declared::Nothing | Declared::Tcp) => by_client,
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_core::cluster::{self, ClientCertificate, Destination};
+use mesh_core::limit::{Limits, Policy};
 use mesh_core::model::{Entry, Exported, Families, Service, ServicePort, Snapshot, Workload};
 use mesh_core::route::ClusterRef;
 use tokio::sync::watch;
@@ -39,6 +40,9 @@ struct View {
     workload: Option<Arc<Workload>>,
     clusters: HashMap<ClusterRef, Vec<Known>>,
     trust: Trust,
+    limits: Arc<Limits>,
+    /// Those for all that the client, being a gateway, takes in.
+    door: Rc<[Arc<Policy>]>,
 }
 
 /// A cluster by the port that was asked for.
@@ -62,7 +66,9 @@ impl Engine {
     ) -> Rc<Self> {
         let snapshot = snapshots.borrow().clone();
         let (workload, trust) = (client.workload(&snapshot), Trust::of(&snapshot));
-        let view = View { workload, trust, snapshot, clusters: HashMap::new() };
+        let limits = shared.limits(&snapshot);
+        let door = door(&*client, &limits);
+        let view = View { workload, trust, snapshot, clusters: HashMap::new(), limits, door };
         let engine = Rc::new(Self {
             client,
             reporter,
@@ -91,6 +97,18 @@ impl Engine {
     pub fn trust(&self) -> Trust {
         self.refresh();
         self.view.borrow().trust.of_client(self.client.topology())
+    }
+
+    /// The limits of the configuration as it is now.
+    pub fn limits(&self) -> Arc<Limits> {
+        self.refresh();
+        Arc::clone(&self.view.borrow().limits)
+    }
+
+    /// Those of them that are for all that the client takes in, if it is a gateway or a waypoint.
+    pub fn door(&self) -> Rc<[Arc<Policy>]> {
+        self.refresh();
+        Rc::clone(&self.view.borrow().door)
     }
 
     /// A pseudo-random number (xorshift, mixed): good for spreading load, useless for secrets.
@@ -185,12 +203,17 @@ impl Engine {
         }
         view.workload = self.client.workload(&snapshot);
         view.trust = Trust::of(&snapshot);
+        view.limits = self.shared.limits(&snapshot);
+        view.door = door(&*self.client, &view.limits);
         view.snapshot = snapshot;
     }
 
     fn sweep(&self, now: Instant) {
         self.refresh();
         self.shared.tick(now);
+        // What a gateway is may come to be known after what is for it.
+        let limits = self.limits();
+        self.view.borrow_mut().door = door(&*self.client, &limits);
         let view = self.view.borrow();
         for known in view.clusters.values().flatten() {
             let pool = &known.cluster.policy.pool;
@@ -225,6 +248,11 @@ fn service(snapshot: &Snapshot, to: &ClusterRef, (namespace, asked): (&str, u16)
         entry: Some(Arc::new(Entry { external: true, passthrough: true, ..Entry::default() })),
         waypoint: None,
     }))
+}
+
+fn door(client: &dyn Client, limits: &Limits) -> Rc<[Arc<Policy>]> {
+    let own = client.own().filter(|_| !limits.is_empty());
+    own.map(|own| limits.of_gateway(&own)).unwrap_or_default().into()
 }
 
 /// Whether this is the address that the client asked for, whatever is there.

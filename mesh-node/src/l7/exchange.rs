@@ -14,6 +14,7 @@ use super::edge;
 use super::engine::Engine;
 use super::forward;
 use super::h1::Framing;
+use super::limit;
 use super::message::{Broken, RequestHead};
 use super::record::Record;
 use super::reply::{Refusal, Reply};
@@ -97,12 +98,13 @@ async fn run<D: Downstream>(
         CorsStep::Answer(reply) => return send(stage, client, reply, record).await,
         CorsStep::Go(cors) => cors,
     };
+    limit::request_at_door(stage, (head, &matched), record).await?;
     if let Some(reply) = inject(stage, &route, head, client, record).await? {
         return send(stage, client, reply, record).await;
     }
     let reply = match &route.action {
         Action::Forward(forward) => {
-            let job = forward::Job { route: &route, forward, matched: &matched, cors };
+            let job = forward::Job { route: &route, forward, matched: &matched, cors, limited: true };
             return forward::run(stage, job, head, client, record).await;
         }
         Action::Redirect(to) => {
@@ -253,6 +255,7 @@ pub async fn send<D: Downstream>(
         body.clear();
     }
     edge::answer_alone(stage, &mut head.headers);
+    record.tell_quota(&mut head.headers);
     record.answered(head.status, &head.headers);
     record.sent(body.len());
     let begun = client.respond(head).and_then(|()| {

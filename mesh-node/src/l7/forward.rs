@@ -10,6 +10,7 @@ use http::{HeaderName, StatusCode};
 use mesh_core::balance::{Affinity, HashInput, hash_key};
 use mesh_core::cluster::{Outcome, Resource, Ticket};
 use mesh_core::model::EndpointId;
+use mesh_core::resource::rate_limit::BodyLimit;
 use mesh_core::retry::{self, Answer, Attempt, Failure, RetryDecision, should_retry};
 use mesh_core::route::{Forward, MatchInfo, Route, Weighted};
 
@@ -19,13 +20,14 @@ use super::deadline::Deadline;
 use super::edge;
 use super::exchange::{CorsGrant, Ended, Stage, deadline, is_idempotent, pause};
 use super::h1::{Authority, Framing};
-use super::kept::Kept;
-use super::message::{Broken, RequestHead, ResponseHead, grpc_status};
+use super::kept::{Kept, Replay};
+use super::limit;
+use super::message::{Broken, Piece, RequestHead, ResponseHead, grpc_status};
 use super::mirror;
 use super::record::Record;
 use super::reply::Refusal;
-use super::site::{Chosen, DialError, Site};
-use super::transfer::{Downstream, Either, Flow, Upstream};
+use super::site::DialError;
+use super::transfer::{Body, Downstream, Either, Flow, Upstream};
 use super::upload::Upload;
 use super::wishes::{retriable_headers, time_of};
 use crate::report::Flags;
@@ -40,6 +42,8 @@ pub struct Job<'a> {
     pub matched: &'a MatchInfo,
     /// What the answer gets because of the page that asks.
     pub cors: Option<CorsGrant>,
+    /// Whether limits are for it. They are not for copies, nor for the proxy's own questions.
+    pub limited: bool,
 }
 
 /// A request on its way.
@@ -84,6 +88,10 @@ pub async fn run<D: Downstream>(
         Ended::Refused(Refusal::NoCluster(job.route.no_cluster), weighted.to.host.to_string())
     })?;
     record.cluster(&cluster);
+    if job.limited {
+        limit::request_to_service(stage, &cluster.service, (head, job.matched), record).await?;
+    }
+    let body = if job.limited { body_limit(stage, &cluster, head)? } else { None };
     let mut client = mirror::Teed::new(client, mirror::start(stage, &job, head));
     let limits = cluster.policy.pool.limits;
     // Counting what has no limit would cost every request two atomic operations.
@@ -105,14 +113,29 @@ pub async fn run<D: Downstream>(
         head,
         client: &mut client,
         record,
-        kept: Kept::new(keeps),
+        kept: Kept::new(keeps, body),
         cluster,
         set_cookie: None,
         retry: None,
     };
-    let ended = journey.travel(weighted).await;
+    let ended = match journey.gather().await {
+        Ok(()) => journey.travel(weighted).await,
+        Err(ended) => Err(ended),
+    };
     journey.record.received(journey.kept.received());
     ended
+}
+
+/// How long the body may be; a request that says that it is longer is refused at once.
+fn body_limit(stage: &Stage<'_>, cluster: &Cluster, head: &RequestHead) -> Result<Option<BodyLimit>, Ended> {
+    let limit = limit::body_to_service(stage, &cluster.service).filter(|_| !head.leaves_http());
+    match (&limit, head.framing) {
+        (Some(limit), Framing::Length(length)) if length > u64::from(limit.max_bytes) => {
+            let reason = format!("a body of {length} bytes, of at most {}", limit.max_bytes);
+            Err(Ended::Refused(Refusal::BodyTooLong, reason))
+        }
+        _ => Ok(limit),
+    }
 }
 
 /// Makes the request what the endpoint is to see.
@@ -145,6 +168,23 @@ fn prepare(
 }
 
 impl<D: Downstream> Journey<'_, '_, D> {
+    /// Waits for all of the body, where it is to be there before the request is sent.
+    async fn gather(&mut self) -> Result<(), Ended> {
+        if !self.kept.is_buffered() || !self.head.framing.has_body() {
+            return Ok(());
+        }
+        let (client, kept) = (&mut *self.client, &mut self.kept);
+        let mut position = 0;
+        loop {
+            let piece = poll_fn(|cx| Replay { source: client, kept, position: &mut position }.poll_piece(cx));
+            match piece.await {
+                Ok(Piece::Data(_)) => {}
+                Ok(Piece::End(_)) => return Ok(()),
+                Err(broken) => return Err(of_client(broken)),
+            }
+        }
+    }
+
     async fn travel(&mut self, weighted: &Weighted) -> Result<(), Ended> {
         let hash = self.affinity();
         let policy = self.job.route.retries.as_ref();
@@ -249,10 +289,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
         let answer = match answer {
             None => return Err(self.late()),
             Some(Ok(answer)) => answer,
-            Some(Err(Waited::Gone(Broken::TimedOut(what)))) => {
-                return Err(Try::Ended(Ended::Refused(Refusal::Timeout, what.to_owned())));
-            }
-            Some(Err(Waited::Gone(broken))) => return Err(Try::Ended(Ended::Gone(broken))),
+            Some(Err(Waited::Gone(broken))) => return Err(Try::Ended(of_client(broken))),
             Some(Err(Waited::Broken(broken))) => return Err(broken_before_head(&server, &broken)),
         };
         let answered = Instant::now();
@@ -341,6 +378,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
         if let Some(cors) = &self.job.cors {
             cors.apply(&mut answer.headers);
         }
+        self.record.tell_quota(&mut answer.headers);
         self.record.answered(answer.status, &answer.headers);
         let leaves = leaves_http(self.head, &answer);
         if leaves {
@@ -453,49 +491,6 @@ impl<D: Downstream> Journey<'_, '_, D> {
     }
 }
 
-/// Sends a copy of a request to nobody's knowledge.
-pub async fn shadow(
-    engine: Rc<super::engine::Engine>,
-    (facts, port): (super::site::Facts, u16),
-    route: Arc<Route>,
-    mut head: RequestHead,
-    mut client: mirror::Nobody,
-) {
-    let site = Shadow { port };
-    let stage = Stage { engine: &engine, site: &site, facts: &facts };
-    let mut record = Record::begin(&stage, &head);
-    let mesh_core::route::Action::Forward(forward) = &route.action else { return };
-    let matched = route.unmatched();
-    let job = Job { route: &route, forward, matched: &matched, cors: None };
-    let sent = Box::pin(run(&stage, job, &mut head, &mut client, &mut record)).await;
-    if let Err(error) = sent {
-        tracing::debug!(?error, "A copy of a request was not answered.");
-    }
-}
-
-/// The listener of copies.
-struct Shadow {
-    port: u16,
-}
-
-impl Site for Shadow {
-    fn routes(&self) -> Option<Arc<mesh_core::route::RouteTable>> {
-        None
-    }
-
-    fn fallback(&self) -> Option<Chosen> {
-        None
-    }
-
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    fn is_edge(&self) -> bool {
-        false
-    }
-}
-
 enum Waited {
     Gone(Broken),
     Broken(Broken),
@@ -518,6 +513,15 @@ impl HashInput for Hashed<'_> {
 
     fn source_ip(&self) -> Option<std::net::IpAddr> {
         Some(self.ip)
+    }
+}
+
+/// What becomes of a request that its client has broken, before there is an answer.
+fn of_client(broken: Broken) -> Ended {
+    match broken {
+        Broken::TimedOut(what) => Ended::Refused(Refusal::Timeout, what.to_owned()),
+        Broken::TooLong => Ended::Refused(Refusal::BodyTooLong, broken.to_string()),
+        broken => Ended::Gone(broken),
     }
 }
 

@@ -3,6 +3,8 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
+use mesh_core::resource::rate_limit::BodyLimit;
 
 use super::message::{Broken, Piece};
 use super::transfer::Body;
@@ -18,6 +20,10 @@ pub struct Kept {
     lost: bool,
     /// Whether anything is to be kept at all.
     wanted: bool,
+    /// How long the body may be, and whether all of it is kept until it is sent.
+    limit: Option<BodyLimit>,
+    /// At its end, of one that is kept as a whole.
+    trailers: Option<HeaderMap>,
 }
 
 /// A body as one try reads it: first what is kept, then what comes.
@@ -32,8 +38,14 @@ pub struct Replay<'a, D> {
 
 impl Kept {
     /// Keeps nothing unless `wanted`.
-    pub fn new(wanted: bool) -> Self {
-        Self { wanted, ..Self::default() }
+    pub fn new(wanted: bool, limit: Option<BodyLimit>) -> Self {
+        let wanted = wanted || limit.as_ref().is_some_and(|limit| limit.buffer);
+        Self { wanted, limit, ..Self::default() }
+    }
+
+    /// Whether the body is sent on only once all of it is there.
+    pub fn is_buffered(&self) -> bool {
+        self.limit.as_ref().is_some_and(|limit| limit.buffer)
     }
 
     /// Whether the body can be sent again.
@@ -48,20 +60,29 @@ impl Kept {
 
     /// The request will not be sent again.
     pub fn forget(&mut self) {
+        if self.is_buffered() {
+            // Some of it may not have been sent yet.
+            return;
+        }
         self.wanted = false;
         self.pieces.clear();
         self.lost |= self.bytes > 0;
     }
 
-    fn keep(&mut self, data: &Bytes) {
+    fn keep(&mut self, data: &Bytes) -> Result<(), Broken> {
         self.bytes = self.bytes.saturating_add(data.len());
-        if self.wanted && self.bytes <= LIMIT {
+        let most = self.limit.as_ref().and_then(|limit| usize::try_from(limit.max_bytes).ok());
+        if most.is_some_and(|most| self.bytes > most) {
+            return Err(Broken::TooLong);
+        }
+        if self.wanted && (self.bytes <= LIMIT || self.is_buffered()) {
             self.pieces.push(data.clone());
         } else {
             self.wanted = false;
             self.lost = true;
             self.pieces.clear();
         }
+        Ok(())
     }
 }
 
@@ -72,17 +93,21 @@ impl<D: Body> Body for Replay<'_, D> {
             return Poll::Ready(Ok(Piece::Data(piece.clone())));
         }
         if self.kept.ended {
-            return Poll::Ready(Ok(Piece::End(None)));
+            return Poll::Ready(Ok(Piece::End(self.kept.trailers.clone())));
         }
         let polled = self.source.poll_piece(cx);
         match &polled {
             Poll::Ready(Ok(Piece::Data(data))) => {
-                self.kept.keep(data);
+                self.kept.keep(data)?;
                 *self.position = self.kept.pieces.len();
             }
             Poll::Ready(Ok(Piece::End(trailers))) => {
                 self.kept.ended = true;
-                self.kept.lost |= trailers.is_some();
+                if self.kept.is_buffered() {
+                    self.kept.trailers.clone_from(trailers);
+                } else {
+                    self.kept.lost |= trailers.is_some();
+                }
             }
             _ => {}
         }

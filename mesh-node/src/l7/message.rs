@@ -86,6 +86,9 @@ pub enum Broken {
     /// A body that is not as long as its head says.
     #[error("{0}")]
     Length(#[from] h1::EncodeError),
+    /// A body that is longer than it may be.
+    #[error("the body is longer than a limit allows")]
+    TooLong,
     /// Nothing came for too long.
     #[error("timed out {0}")]
     TimedOut(&'static str),

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use mesh_core::route::{Mirror, Route};
+use mesh_core::route::{Action, Mirror, Route, RouteTable};
 use tokio::sync::mpsc;
 
 use super::exchange::Stage;
-use super::forward::{Job, shadow};
+use super::forward::{Job, run};
 use super::message::{Broken, Piece, RequestHead, ResponseHead};
+use super::record::Record;
+use super::site::{Chosen, Site};
 use super::transfer::{Body, Downstream, Sink};
 use crate::run::tasks;
 
@@ -75,6 +77,49 @@ fn begin(stage: &Stage<'_>, mirror: &Mirror, head: &RequestHead) -> Option<mpsc:
         drop(held);
     });
     sender
+}
+
+/// Sends a copy of a request to nobody's knowledge.
+async fn shadow(
+    engine: Rc<super::engine::Engine>,
+    (facts, port): (super::site::Facts, u16),
+    route: Arc<Route>,
+    mut head: RequestHead,
+    mut client: Nobody,
+) {
+    let site = Shadow { port };
+    let stage = Stage { engine: &engine, site: &site, facts: &facts };
+    let mut record = Record::begin(&stage, &head);
+    let Action::Forward(forward) = &route.action else { return };
+    let matched = route.unmatched();
+    let job = Job { route: &route, forward, matched: &matched, cors: None, limited: false };
+    let sent = Box::pin(run(&stage, job, &mut head, &mut client, &mut record)).await;
+    if let Err(error) = sent {
+        tracing::debug!(?error, "A copy of a request was not answered.");
+    }
+}
+
+/// The listener of copies.
+struct Shadow {
+    port: u16,
+}
+
+impl Site for Shadow {
+    fn routes(&self) -> Option<Arc<RouteTable>> {
+        None
+    }
+
+    fn fallback(&self) -> Option<Chosen> {
+        None
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn is_edge(&self) -> bool {
+        false
+    }
 }
 
 impl<'a, D> Teed<'a, D> {

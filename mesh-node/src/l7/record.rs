@@ -5,14 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mesh_core::dynamodb;
+use mesh_core::limit::Standing;
 use mesh_core::model::Endpoint;
 use mesh_core::route::MatchInfo;
 
 use super::cluster::Cluster;
 use super::exchange::Stage;
 use super::h1::{Authority, Target};
+use super::limit::Quota;
 use super::message::{Broken, Piece, RequestHead, Version, grpc_status};
 use super::reply::Refusal;
 use super::site::Facts;
@@ -39,6 +41,9 @@ pub struct Record {
     sent: u64,
     received: u64,
     service_time: Option<Duration>,
+    quota: Option<Quota>,
+    /// What a rate limit service wants the answer to say.
+    extra: Vec<(HeaderName, HeaderValue)>,
     /// A request to `DynamoDB`: its operation, and what the server calls what went wrong.
     dynamodb: Option<(&'static str, Option<&'static str>)>,
 }
@@ -66,6 +71,8 @@ impl Record {
             sent: 0,
             received: 0,
             service_time: None,
+            quota: None,
+            extra: Vec::new(),
             dynamodb: head
                 .headers
                 .get(TARGET)
@@ -109,6 +116,31 @@ impl Record {
         self.service_time = Some(took);
     }
 
+    /// A limit let it pass, and stands like this: of several the one is told of that is nearest to its end.
+    pub fn stands(&mut self, standing: Standing) {
+        if self.quota.is_none_or(|before| standing.remaining < before.standing.remaining) {
+            self.quota = Some(Quota { standing, over: false });
+        }
+    }
+
+    /// A limit did not let it pass.
+    pub fn limited(&mut self, standing: Standing) {
+        self.quota = Some(Quota { standing, over: true });
+    }
+
+    /// Adds headers to the answer, whoever gives it.
+    pub fn add_to_answer(&mut self, headers: impl Iterator<Item = (HeaderName, HeaderValue)>) {
+        self.extra.extend(headers);
+    }
+
+    /// Tells the client how limits stand, if any is for its request.
+    pub fn tell_quota(&self, headers: &mut HeaderMap) {
+        if let Some(quota) = &self.quota {
+            quota.tell(headers);
+        }
+        self.extra.iter().for_each(|(name, value)| _ = headers.append(name, value.clone()));
+    }
+
     /// A response flag.
     pub fn flag(&mut self, flag: Flags) {
         self.flags.insert(flag);
@@ -138,7 +170,7 @@ impl Record {
         self.flag(match broken {
             Broken::TimedOut(_) => Flags::SI,
             Broken::Overdue => Flags::UT,
-            Broken::Refused(_) | Broken::Protocol(_) | Broken::Length(_) => Flags::UPE,
+            Broken::Refused(_) | Broken::Protocol(_) | Broken::Length(_) | Broken::TooLong => Flags::UPE,
             Broken::Reset(_) => Flags::UR,
             Broken::Io(_) | Broken::Closed(_) => Flags::UC,
         });
@@ -217,9 +249,9 @@ impl Record {
     pub fn finish(self, stage: &Stage<'_>, head: &RequestHead) -> Instant {
         let now = Instant::now();
         let facts = stage.facts;
-        let header = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
+        let header = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
         let destination = self.endpoint.as_ref().and_then(|it| it.workload.as_ref());
-        let request = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
+        let request = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
         let reporter = stage.engine.client.perspective();
         // A waypoint sends what others have sent.
         let source = stage.engine.client_workload().filter(|_| reporter != Perspective::Waypoint);
@@ -278,7 +310,7 @@ impl Record {
 }
 
 /// As logs have it: a client that a proxy names has no port.
-fn client_of(facts: &Facts, head: &RequestHead) -> SocketAddr {
+pub(super) fn client_of(facts: &Facts, head: &RequestHead) -> SocketAddr {
     head.client.map_or(facts.peer, |ip| SocketAddr::new(ip, 0))
 }
 

@@ -42,6 +42,14 @@ pub enum Refusal {
     RequestTimeout,
     /// A policy says no.
     Denied,
+    /// A limit of requests in a time is reached.
+    RateLimited,
+    /// The body is longer than a limit allows.
+    BodyTooLong,
+    /// A rate limit service says that it is one too many.
+    GloballyLimited,
+    /// A rate limit service says nothing, and its limit is to be kept all the same.
+    RateLimitService,
 }
 
 impl Refusal {
@@ -60,6 +68,9 @@ impl Refusal {
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Denied => StatusCode::FORBIDDEN,
+            Self::RateLimited | Self::GloballyLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimitService => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::BodyTooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoCluster(status) | Self::Fault(status) | Self::BadRequest(status) => status,
         }
     }
@@ -79,7 +90,9 @@ impl Refusal {
             Self::Fault(_) => Flags::FI,
             Self::BadRequest(_) => Flags::DPE,
             Self::RequestTimeout => Flags::SI,
-            Self::Denied => Flags::NONE,
+            Self::Denied | Self::BodyTooLong => Flags::NONE,
+            Self::RateLimited | Self::GloballyLimited => Flags::RL,
+            Self::RateLimitService => Flags::RLSE,
         }
     }
 
@@ -101,13 +114,17 @@ impl Refusal {
             Self::BadRequest(_) => "http1.codec_error",
             Self::RequestTimeout => "request_headers_timeout",
             Self::Denied => "rbac_access_denied",
+            Self::RateLimited => "local_rate_limited",
+            Self::GloballyLimited => "request_rate_limited",
+            Self::RateLimitService => "rate_limiter_error",
+            Self::BodyTooLong => "request_payload_too_large",
         }
     }
 
     /// The body of the answer.
     pub const fn text(self) -> &'static str {
         match self {
-            Self::NoRoute | Self::NoCluster(_) => "",
+            Self::NoRoute | Self::NoCluster(_) | Self::GloballyLimited | Self::RateLimitService => "",
             Self::Misdirected => "Misdirected Request",
             Self::NoHealthyUpstream => "no healthy upstream",
             Self::ConnectFailure | Self::TlsFailure => {
@@ -134,6 +151,8 @@ impl Refusal {
             },
             Self::RequestTimeout => "Request Timeout",
             Self::Denied => "RBAC: access denied",
+            Self::RateLimited => "local_rate_limited",
+            Self::BodyTooLong => "Payload Too Large",
         }
     }
 }

@@ -6,14 +6,25 @@ use std::time::{Duration, Instant};
 
 use mesh_core::balance::Health;
 use mesh_core::cluster::{Admission, ClusterPolicy, SharedOutliers};
-use mesh_core::model::EndpointId;
+use mesh_core::limit::Limits;
+use mesh_core::model::{EndpointId, Snapshot};
 use mesh_core::retry::RecentRequests;
 use tokio::sync::Notify;
 
-/// Circuit breakers and outliers by client and cluster. Entries live as long as a thread uses them.
-#[derive(Debug, Default)]
+/// Circuit breakers and outliers by client and cluster, whose entries live as long as a thread uses them; and what limits
+/// have counted.
+#[derive(Debug)]
 pub struct Shared {
     all: Mutex<HashMap<Name, Weak<SharedCluster>>>,
+    /// With the version of the configuration that they are of.
+    limits: Mutex<(u64, Arc<Limits>)>,
+    epoch: Instant,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { all: Mutex::default(), limits: Mutex::default(), epoch: Instant::now() }
+    }
 }
 
 /// The names of a client and of a cluster.
@@ -58,6 +69,16 @@ impl SharedCluster {
 }
 
 impl Shared {
+    /// The limits of a configuration, or of a newer one that another thread has seen.
+    pub fn limits(&self, snapshot: &Snapshot) -> Arc<Limits> {
+        let mut known = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 < snapshot.config_generation() {
+            let new = Limits::of(snapshot, &known.1, self.epoch);
+            *known = (snapshot.config_generation(), Arc::new(new));
+        }
+        Arc::clone(&known.1)
+    }
+
     /// The state of `cluster` for `client`, made with this policy if nobody has it yet.
     pub fn cluster(
         &self,

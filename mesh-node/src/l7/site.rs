@@ -12,6 +12,7 @@ use http::HeaderValue;
 use mesh_core::cluster::Credential;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Endpoint, NoWay, Service, Snapshot, Waypoint, Workload};
+use mesh_core::own::Own;
 use mesh_core::resource::Secret;
 use mesh_core::resource::mesh_config::proxy::Topology;
 use mesh_core::route::{MatchInfo, Route, RouteTable};
@@ -48,6 +49,16 @@ pub trait Client {
     /// sign with, what lies on the node.
     fn reads_files(&self) -> bool {
         false
+    }
+
+    /// Who it is, if it is a gateway or a waypoint: limits may be for it.
+    fn own(&self) -> Option<Arc<Own>> {
+        None
+    }
+
+    /// Whether what it sends to a service goes through a waypoint, where the service's limits are counted.
+    fn passes_on(&self, service: &Service) -> bool {
+        service.waypoint.is_some()
     }
 
     /// Whose view metrics of its requests are.

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use super::cluster::{Busy, Choice, Cluster, Member};
 use super::engine::Engine;
 use super::io::Io;
+use super::limit;
 use super::originate::Speaks;
 use super::site::{DialError, Dialled, Facts};
 use crate::l4::relay;
@@ -64,6 +65,9 @@ pub async fn carry(engine: &Engine, stream: Stream, report: &ConnReport, drain: 
         return report.fail_as(Stage::Resolve, Flag::NoCluster, reason);
     };
     report.set_service(Arc::clone(&cluster.service));
+    if let Err(over) = limit::to_service(engine, &cluster.service, &facts) {
+        return report.fail_as(Stage::Policy, Flag::RateLimited, over);
+    }
     let Ok(_ticket) = cluster.shared.admission.ticket(Resource::Connection) else {
         let reason = "a circuit breaker is open: the limit of connections is reached";
         return report.fail_as(Stage::Resolve, Flag::Overflow, reason);

@@ -49,6 +49,12 @@ pub enum Event {
     ShedConnections,
     /// A connection closed at once because a limit of its pod was reached.
     ShedPod,
+    /// A connection closed because a limit of connections in a time was reached.
+    ShedRate,
+    /// A request refused because a rate limit service says nothing.
+    LimitServiceDenied,
+    /// A request let through although a rate limit service says nothing.
+    LimitServicePassed,
     /// A connection refused because the waypoint that it has to go through cannot be used.
     NoWaypoint,
     /// A request to the admin port for a host that is not this one.
@@ -65,7 +71,7 @@ pub enum Event {
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -87,6 +93,9 @@ impl Event {
         Self::LostDestination,
         Self::ShedConnections,
         Self::ShedPod,
+        Self::ShedRate,
+        Self::LimitServiceDenied,
+        Self::LimitServicePassed,
         Self::NoWaypoint,
         Self::AdminHost,
         Self::AdminConnections,
@@ -114,7 +123,8 @@ impl Event {
             | Self::GarbageProtocol
             | Self::GarbageRequest => &GARBAGE,
             Self::AcceptDescriptors | Self::AcceptMemory | Self::AcceptOther => &ACCEPT,
-            Self::LostDestination | Self::ShedConnections | Self::ShedPod => &SHED,
+            Self::LostDestination | Self::ShedConnections | Self::ShedPod | Self::ShedRate => &SHED,
+            Self::LimitServiceDenied | Self::LimitServicePassed => &LIMIT_SERVICE,
             Self::NoWaypoint => &WAYPOINT,
             Self::AdminHost | Self::AdminConnections => &ADMIN,
             Self::AccessLogDropped => &ACCESS_LOG,
@@ -145,6 +155,9 @@ impl Event {
             Self::AcceptOther => "other",
             Self::LostDestination => "destination",
             Self::ShedPod => "pod",
+            Self::ShedRate => "rate",
+            Self::LimitServiceDenied => "denied",
+            Self::LimitServicePassed => "passed",
             Self::AdminHost => "host",
             Self::ShedConnections | Self::AdminConnections => "connections",
             Self::NoWaypoint | Self::AccessLogDropped | Self::LabelOverflow | Self::Panic => "",
@@ -207,6 +220,10 @@ static ACCEPT: Family = Family { name: "mesh_accept_errors", help: "Failures of 
 static SHED: Family = Family {
     name: "mesh_connections_shed",
     help: "Connections closed at once: over a limit, or origin unknown",
+};
+static LIMIT_SERVICE: Family = Family {
+    name: "mesh_rate_limit_service_failures",
+    help: "Requests of which a rate limit service said nothing, and what became of them",
 };
 static WAYPOINT: Family = Family {
     name: "mesh_waypoint_unavailable",

@@ -104,6 +104,8 @@ pub enum Flag {
     NoCluster,
     /// A circuit breaker is open.
     Overflow,
+    /// A limit of connections in a time is reached.
+    RateLimited,
     /// Cut in mid-stream.
     Terminated,
     /// Cut by this proxy's stop.
@@ -112,7 +114,7 @@ pub enum Flag {
 
 impl Flag {
     /// Every flag; a flag's place in it is [`Flag::index`].
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::None,
         Self::Deny,
         Self::Connect,
@@ -123,6 +125,7 @@ impl Flag {
         Self::NoUpstream,
         Self::NoCluster,
         Self::Overflow,
+        Self::RateLimited,
         Self::Terminated,
         Self::Drained,
     ];
@@ -140,6 +143,7 @@ impl Flag {
             Self::NoUpstream => "UH",
             Self::NoCluster => "NC",
             Self::Overflow => "UO",
+            Self::RateLimited => "RL",
             Self::Terminated => "UC",
             Self::Drained => "LR",
         }

@@ -19,7 +19,7 @@ use crate::l4::{inbound::client_of, relay};
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
 use crate::l7::site::{DialError, Dialled, Facts};
-use crate::l7::{sniff, stream};
+use crate::l7::{limit, sniff, stream};
 use crate::report::{ConnInfo, ConnReport, Direction, Event, Party, Stage};
 
 /// A connection, and where it goes.
@@ -45,6 +45,10 @@ pub(super) async fn serve(waypoint: Rc<Waypoint>, mut incoming: Incoming, tunnel
     };
     let client = client_of(&incoming, tunnel_peer);
     let facts = facts(&snapshot, (client, wanted), &incoming);
+    if let Err(over) = limit::at_door(&waypoint.engine, &facts) {
+        waypoint.refuse(tunnel_peer, None, &over);
+        return incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
+    }
     // If the client has gone meanwhile, nobody is waiting.
     let Ok(stream) = incoming.accept() else { return };
     let io = Io::from(stream);

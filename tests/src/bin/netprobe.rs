@@ -44,6 +44,17 @@ enum Verb {
         #[arg(long)]
         port: u16,
     },
+    /// Answer the first line of each client with a word before it, and end.
+    ///
+    /// Example: netprobe greet --port 9000 --word one
+    Greet {
+        /// Port on all addresses, IPv4 and IPv6.
+        #[arg(long)]
+        port: u16,
+        /// The word.
+        #[arg(long)]
+        word: String,
+    },
     /// Connect once and print what was seen as JSON.
     ///
     /// Example: netprobe dial 10.244.1.3:7000 --say ECHO
@@ -254,7 +265,8 @@ struct Dial {
 
 fn main() -> anyhow::Result<()> {
     match Command::parse().verb {
-        Verb::Serve { port } => serve(port),
+        Verb::Serve { port } => serve(port, answer),
+        Verb::Greet { port, word } => serve(port, move |stream, _| greet(stream, &word)),
         Verb::Dial(dial) => {
             println!("{}", dial.run());
             Ok(())
@@ -357,15 +369,25 @@ fn listener(port: u16) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-fn serve(port: u16) -> anyhow::Result<()> {
+fn serve(
+    port: u16,
+    answer: impl Fn(&TcpStream, SocketAddr) -> io::Result<()> + Clone + Send + 'static,
+) -> anyhow::Result<()> {
     let listener = listener(port)?;
     loop {
         let (stream, accepted_from) = listener.accept()?;
+        let answer = answer.clone();
         thread::spawn(move || {
             // A client that breaks off is what some tests do.
             let _ = answer(&stream, accepted_from);
         });
     }
+}
+
+fn greet(mut stream: &TcpStream, word: &str) -> io::Result<()> {
+    let mut line = String::new();
+    BufReader::new(stream).take(1 << 10).read_line(&mut line)?;
+    writeln!(stream, "{word} {}", line.trim_end())
 }
 
 fn answer(stream: &TcpStream, accepted_from: SocketAddr) -> io::Result<()> {

@@ -66,6 +66,10 @@ impl World {
                 labels.cloned().collect()
             }
             Some(Spec::Gateway(gateway)) => gateway.selector.keys().cloned().collect(),
+            Some(Spec::RateLimit(limit)) => {
+                let labels = limit.selector.iter().flat_map(|selector| selector.match_labels.keys());
+                labels.cloned().collect()
+            }
             Some(Spec::VirtualService(rules)) => source_labels(rules),
             _ => BTreeSet::new(),
         };
