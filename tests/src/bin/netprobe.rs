@@ -185,7 +185,7 @@ enum Verb {
     },
     /// Call a service of gRPC, and print how each call has ended as JSON.
     ///
-    /// Example: netprobe call http://echo.shop:7070 --metadata version=two --count 10
+    /// Example: `netprobe call http://echo.shop:7070 --metadata version=two --count 10`
     Call {
         /// `http://HOST:PORT`.
         to: String,
@@ -274,40 +274,34 @@ fn main() -> anyhow::Result<()> {
         Verb::Ask { server, name, also, kind, way, mapped, timeout } => {
             let patience = Duration::from_millis(timeout);
             let seen = ask(&[&[server], &also[..]].concat(), (&name, &kind), (way, mapped), patience)?;
-            println!("{}", serde_json::to_string(&seen)?);
-            Ok(())
+            show(&seen)
         }
         Verb::Flood { server, name, count, listen } => {
             let codes = flood(server, &name, count, Duration::from_millis(listen))?;
-            println!("{}", serde_json::to_string(&codes)?);
-            Ok(())
+            show(&codes)
         }
         Verb::Hold { to, count } => hold(to, count),
         Verb::Load { servers, connections, seconds } => {
             let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
             let report = client::run(&Plan { servers, connections, duration });
-            println!("{}", serde_json::to_string(&report)?);
-            Ok(())
+            show(&report)
         }
         Verb::Pace { server, host, path, rate, connections, seconds } => {
             let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
             let report = pace::run(&Pace { server, host, path, rate, connections, duration });
-            println!("{}", serde_json::to_string(&report)?);
-            Ok(())
+            show(&report)
         }
         Verb::Names { server, name, window, seconds } => {
             let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
             let report = names::run(&names::Plan { server, name, window, duration })?;
-            println!("{}", serde_json::to_string(&report)?);
-            Ok(())
+            show(&report)
         }
         Verb::Mongo { port } => Ok(mongo::serve(&listener(port)?)?),
         Verb::Grpc { listen } => Ok(echo::run(&listen)?),
         Verb::Who { port } => grpc::serve(&host(), port),
         Verb::Call { to, method, metadata, count } => {
             let ended = grpc::call(&Calls { to, method, metadata, count })?;
-            println!("{}", serde_json::to_string(&ended)?);
-            Ok(())
+            show(&ended)
         }
         Verb::Origin { port, tls_port, certificate, key, name } => {
             let _origin = Origin::serve(&[(host(), (Ipv6Addr::UNSPECIFIED, port).into())])?;
@@ -325,6 +319,12 @@ fn main() -> anyhow::Result<()> {
         }
         Verb::Relay { routes, listen_in } => Ok(relay::run(&routes, listen_in)?),
     }
+}
+
+/// Prints what was seen, on one line.
+fn show(seen: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string(seen)?);
+    Ok(())
 }
 
 /// Opens TLS at a port of all addresses, and passes on what is inside to another.
