@@ -225,6 +225,7 @@ fn routes() -> Vec<Test> {
 }
 
 /// Who comes before whom.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn conflicts() -> Vec<Test> {
     vec![
         extended("ListenerSetHostnameConflict")

@@ -159,6 +159,7 @@ fn moved(status: u16, location: &str) -> Want {
     Want::status(status).header("location", location)
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn redirects() -> Vec<Test> {
     let status = |name: &'static str, status: u16| {
         extended(name)
@@ -241,6 +242,7 @@ fn with(pod: &str, mark: &str) -> Want {
     by(pod).header("x-header-set", mark)
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn frontends() -> Vec<Test> {
     let everywhere = route_of("HTTPRoute", "gc", "name: echo", &marked("v1", V1));
     let alt = route_of("HTTPRoute", "gc", "name: echo, port: 8080", &marked("alt", V2));

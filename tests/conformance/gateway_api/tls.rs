@@ -36,6 +36,7 @@ pub(super) fn tests() -> Vec<Test> {
     [https(), tls_routes(), tcp_routes()].into_iter().flatten().collect()
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn https() -> Vec<Test> {
     let two = gateway(
         "{name: a, port: 443, protocol: HTTPS, hostname: example.org, tls: {certificateRefs: [{name: cert}]}}, \
