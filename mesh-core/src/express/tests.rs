@@ -139,3 +139,23 @@ fn what_the_proxy_looks_at_stays_with_it() {
     assert!(backends(&plan, "a", "192.0.2.2").is_empty(), "it is not whom the entry names");
     assert!(backends(&plan, "a", "192.0.2.3").is_empty(), "commands are counted by the proxy");
 }
+
+#[test]
+fn what_a_limit_counts_is_left_to_whoever_counts() {
+    let limit = |name: &str, spec: &str| {
+        format!(
+            "---\n{{apiVersion: policy.mesh.internal/v1alpha1, kind: RateLimit, metadata: {{name: {name}, namespace: app}},\n  spec: {{{spec}}}}}\n"
+        )
+    };
+    let pod = limit("pod", "selector: {matchLabels: {app: b}}, connections: {count: 2, per: 1m}");
+    let plan = planned(&world(&pod));
+    assert_eq!(verdict(&plan, "a", "10.0.0.2", None), "", "its connections are counted");
+    assert_eq!(verdict(&plan, "a", "10.0.0.3", None), "yes", "nobody counts these");
+    assert!(backends(&plan, "a", "10.96.0.2").is_empty(), "one of its pods is counted");
+
+    let service =
+        limit("service", "targetRefs: [{kind: Service, name: b}], rules: [{name: r, requests: 2, per: 1m}]");
+    let plan = planned(&world(&service));
+    assert!(backends(&plan, "a", "10.96.0.1").is_empty(), "its requests are counted");
+    assert_eq!(backends(&plan, "a", "10.96.0.2"), ["10.0.0.2:8080", "10.0.0.3:8080"]);
+}
