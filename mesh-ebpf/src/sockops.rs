@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use mesh_common::{
-    Address, Endpoint, ExpressEvent, ExpressFlow, Flow, LOG_DEBUG, LocalSocket, Mark, Seen, Verdict,
+    Address, Endpoint, ExpressEvent, ExpressFlow, Flow, LOG_DEBUG, LocalSocket, Mark, Pod, Seen, Verdict,
 };
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         ACTING_FOR, EXPRESS_FLOWS, EXPRESS_MARKS, NODE_FLOWS, ORIGINAL_DST, PODS, PROBE_PORTS, REAL_PEERS,
         WANTED_DST, logs, node, stored,
     },
-    packet::{from_words, ipv4_mapped, reversed},
+    packet::{from_words, ipv4_mapped, is_mapped, reversed, to_words},
 };
 
 /// One socket event.
@@ -47,9 +47,7 @@ fn connecting(ctx: &SockOpsContext) {
         return;
     }
     // SAFETY: the value is not kept.
-    if unsafe { PODS.get(cookie) }.is_none() {
-        return;
-    }
+    let Some(pod) = (unsafe { PODS.get(cookie) }) else { return };
     // SAFETY: as above.
     let socket = unsafe { (*ops).__bindgen_anon_2.sk };
     if socket.is_null() {
@@ -60,7 +58,7 @@ fn connecting(ctx: &SockOpsContext) {
     unsafe {
         let mark = stored(&EXPRESS_MARKS, socket.cast());
         if !mark.is_null() {
-            return depart(ctx, *mark);
+            return depart(ctx, *mark, pod);
         }
         let wanted = stored(&WANTED_DST, socket.cast());
         if !wanted.is_null() {
@@ -75,9 +73,15 @@ fn connecting(ctx: &SockOpsContext) {
     }
 }
 
-/// An express flow begins: the other end lets it past the node by this entry.
+/// An express flow begins: the other end lets it past the node by this entry. There is none for a socket that goes by
+/// another address than the pod's own: what the verdict was about, and what the server is shown, has to be true.
 #[inline(always)]
-fn depart(ctx: &SockOpsContext, mark: Mark) {
+fn depart(ctx: &SockOpsContext, mark: Mark, pod: &Pod) {
+    let local = local_ip(ctx.ops);
+    let own = if is_mapped(&local) { local[12..] == pod.ip4 } else { to_words(&local) == to_words(&pod.ip6) };
+    if !own {
+        return;
+    }
     let entry = ExpressFlow { mark, state: 0, verdict: Verdict::ALLOW, sent: 0, received: 0 };
     let _ = EXPRESS_FLOWS.insert(flow(ctx.ops), entry, 0);
     let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);

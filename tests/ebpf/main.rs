@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mesh_common::ABI;
 use mesh_tests::{
     bed::{Bed, Inbound},
     scenario::{at, at6, dial, manifests, start},
@@ -83,7 +84,7 @@ fn connections_within_the_pod_stay_there() -> Result<()> {
 fn bpftool_shows_names() -> Result<()> {
     let bed = bed(Inbound::SkLookup)?;
     let node = bed.node("node-1")?;
-    let root = format!("/sys/fs/bpf/mesh-{}/node-1/v1", bed.name());
+    let root = format!("/sys/fs/bpf/mesh-{}/node-1/{ABI}", bed.name());
     let run = |words: &[&str]| -> Result<String> {
         let output = node.exec(words)?;
         ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));

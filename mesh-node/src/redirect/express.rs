@@ -78,6 +78,9 @@ impl Express {
 
     /// Decides anew if anything has changed.
     pub fn update(&mut self, snapshot: &Arc<Snapshot>, pods: &[Captured]) {
+        if !self.enabled && self.verdicts.is_empty() && self.backends.is_empty() {
+            return;
+        }
         let uids: Vec<_> = pods.iter().map(|(pod, _)| pod.uid.clone()).collect();
         if self.seen.as_ref().is_some_and(|(seen, known)| Arc::ptr_eq(seen, snapshot) && *known == uids) {
             return;
