@@ -30,8 +30,8 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, conformance, gateway-api, ebpf, e2e; or a part of the last: egress, dns, waypoint, limits. From
-    /// gateway-api on they need root, through sudo where necessary.
+    /// unit, control, gateway, conformance, gateway-api, ebpf, e2e; or a part of the last: egress, dns, waypoint, limits,
+    /// express. From gateway-api on they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Seconds that each suite may run, instead of its own limit.
@@ -68,6 +68,8 @@ enum Suite {
     Waypoint,
     /// Of those and of what users of Istio rely on, limits of requests and connections.
     Limits,
+    /// Of those, connections that the kernel makes.
+    Express,
 }
 
 /// One call of `cargo test`.
@@ -97,7 +99,7 @@ impl Suite {
     ];
 
     /// Those that are parts of others, for whoever wants just these.
-    const PARTS: [Self; 4] = [Self::Egress, Self::Dns, Self::Waypoint, Self::Limits];
+    const PARTS: [Self; 5] = [Self::Egress, Self::Dns, Self::Waypoint, Self::Limits, Self::Express];
 
     fn name(self) -> &'static str {
         match self {
@@ -112,6 +114,7 @@ impl Suite {
             Self::Dns => "dns",
             Self::Waypoint => "waypoint",
             Self::Limits => "limits",
+            Self::Express => "express",
         }
     }
 
@@ -122,6 +125,7 @@ impl Suite {
             Self::Dns => &["dns::"],
             Self::Waypoint => &["waypoint::"],
             Self::Limits => &["limits::", "limits/"],
+            Self::Express => &["express::"],
             _ => &[],
         }
     }
@@ -136,6 +140,7 @@ impl Suite {
                 | Self::Dns
                 | Self::Waypoint
                 | Self::Limits
+                | Self::Express
         )
     }
 
@@ -161,7 +166,7 @@ impl Suite {
             Self::Conformance | Self::GatewayApi => &["conformance"],
             Self::Gateway => &["gateway"],
             Self::Ebpf => &["ebpf"],
-            Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint => &["e2e"],
+            Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint | Self::Express => &["e2e"],
             Self::Limits => &["conformance", "e2e"],
         };
         let run = |target: &&str| {
