@@ -211,7 +211,7 @@ async fn overflow(case: &Case, replies: &[Reply]) -> Result<()> {
     let name = crate::row::slug(&case.id);
     let labels =
         [("destination_service_name", name.as_str()), ("response_flags", "UO"), ("response_code", "503")];
-    let counted = case.stand.gateway.metric("istio_requests_total", &labels).await?;
+    let counted = case.stand.gateway.counted("istio_requests_total", &labels, 1.0).await?;
     ensure!(counted >= 1.0, "the metric says {counted}");
     Ok(())
 }

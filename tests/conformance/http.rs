@@ -314,7 +314,10 @@ fn calls() -> Vec<Row> {
                 ("grpc_response_status", "0"),
                 ("destination_service_name", "grpc"),
             ];
-            ensure!(case.stand.gateway.metric("istio_requests_total", &labels).await? >= 1.0, "not counted");
+            ensure!(
+                case.stand.gateway.counted("istio_requests_total", &labels, 1.0).await? >= 1.0,
+                "not counted"
+            );
             Ok(())
         }),
         row("http/grpc-status-of-the-server")

@@ -32,7 +32,7 @@ fn failures() -> Vec<Row> {
                     ("destination_service_name", "unknown"),
                 ];
                 ensure!(
-                    case.stand.gateway.metric("istio_requests_total", &labels).await? >= 1.0,
+                    case.stand.gateway.counted("istio_requests_total", &labels, 1.0).await? >= 1.0,
                     "not counted"
                 );
                 Ok(())
@@ -189,13 +189,13 @@ fn reports() -> Vec<Row> {
                         ("destination_workload_namespace", "conf"),
                         ("source_workload", "istio-ingressgateway"),
                     ];
-                    let found = case.stand.gateway.metric("istio_requests_total", &labels).await?;
+                    let found = case.stand.gateway.counted("istio_requests_total", &labels, count).await?;
                     ensure!((found - count).abs() < 0.1, "{found} with {code}");
                 }
                 let durations = case
                     .stand
                     .gateway
-                    .metric("istio_request_duration_milliseconds_count", &[service])
+                    .counted("istio_request_duration_milliseconds_count", &[service], 2.0)
                     .await?;
                 ensure!((durations - 2.0).abs() < 0.1, "{durations} durations");
                 Ok(())
@@ -211,7 +211,7 @@ fn reports() -> Vec<Row> {
                     ("response_code", "503"),
                 ];
                 ensure!(
-                    case.stand.gateway.metric("istio_requests_total", &labels).await? >= 1.0,
+                    case.stand.gateway.counted("istio_requests_total", &labels, 1.0).await? >= 1.0,
                     "not counted"
                 );
                 Ok(())

@@ -283,6 +283,18 @@ impl Gateway {
         Ok(text.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
+    /// The same, once it is as much as this or a wait is over: what has ended is counted a moment after its client knows.
+    pub(crate) async fn counted(&self, name: &str, labels: &[(&str, &str)], least: f64) -> Result<f64> {
+        let until = Instant::now() + LOG;
+        loop {
+            let found = self.metric(name, labels).await?;
+            if found >= least || Instant::now() > until {
+                return Ok(found);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Waits for a line of the access log that begins like this.
     pub(crate) async fn said_line(&self, start: &str) -> Result<()> {
         let until = Instant::now() + LOG;

@@ -31,7 +31,8 @@ fn tcp() -> Vec<Row> {
             ensure!(line["dst.service"] == "echo.conf.svc.cluster.local", "{line}");
             ensure!(line["bytes_recv"].as_u64() > Some(0) && line["response_flags"].is_null(), "{line}");
             let labels = [("destination_service_name", "echo"), ("reporter", "source")];
-            let opened = case.stand.gateway.metric("istio_tcp_connections_opened_total", &labels).await?;
+            let opened =
+                case.stand.gateway.counted("istio_tcp_connections_opened_total", &labels, 1.0).await?;
             ensure!(opened >= 1.0, "{opened} connections were counted");
             Ok(())
         }),
@@ -293,7 +294,7 @@ fn by_name() -> Vec<Row> {
                     let said = hear_as(&case, port, (&authority, alpn), name).await;
                     ensure!(said.is_err(), "{name}: {said:?}");
                 }
-                let more = case.stand.gateway.metric(refused, &labels).await? - before;
+                let more = case.stand.gateway.counted(refused, &labels, before + 3.0).await? - before;
                 ensure!(more >= 3.0, "{more} were counted");
                 Ok(())
             }),
