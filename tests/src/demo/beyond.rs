@@ -18,7 +18,7 @@ pub(super) fn outside(tour: &mut Tour) -> Result<()> {
          it an address, and the node answers for both when a pod asks.",
     );
     let sleep = tour.pod("default/sleep")?;
-    let written = apply(tour, EXTERNAL)?;
+    let written = tour.apply(EXTERNAL)?;
     tour.show_command("default/sleep", &format!("curl {OUTSIDE}/get"));
     let fetched = tour.until_within(&sleep, PATIENCE, &[&format!("{OUTSIDE}/get")], Fetched::good)?;
     let seen = format!("{}; {} after the file was written", fetched.outcome(), time(written.elapsed()));
@@ -35,7 +35,7 @@ pub(super) fn outside(tour: &mut Tour) -> Result<()> {
 
 fn ruled(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
     tour.console.say("Rules hold for it as for any service, on the client's node:");
-    let written = apply(tour, "../egress/rules/timeout.yaml")?;
+    let written = tour.apply("../egress/rules/timeout.yaml")?;
     let denied = |answer: &Fetched| answer.status == Some(403);
     let fetched = tour.until(sleep, &[&format!("{OUTSIDE}/denied")], denied)?;
     let took = written.elapsed();
@@ -48,7 +48,7 @@ fn ruled(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
 
 fn bordered(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
     tour.console.say("REGISTRY_ONLY: what no ServiceEntry names is not reached.");
-    let written = apply(tour, "../egress/rules/registry-only.yaml")?;
+    let written = tour.apply("../egress/rules/registry-only.yaml")?;
     let url = format!("http://{NOWHERE}/");
     tour.show_command("default/sleep", &format!("curl {url}"));
     let refused = |answer: &Fetched| answer.status == Some(502);
@@ -66,7 +66,7 @@ pub(super) fn waypoint(tour: &mut Tour) -> Result<()> {
         "Rules may be enforced away from the nodes: a waypoint is `mesh-node` once more, as a pod. The namespace `shop` \
          names one, so its services are reached through it or not at all.",
     );
-    apply(tour, "../waypoint/waypoint.yaml")?;
+    tour.apply("../waypoint/waypoint.yaml")?;
     tour.bed.wait_ready(STARTING, |_| ())?;
     let [caller, stranger] = [tour.pod("clients/caller")?, tour.pod("clients/stranger")?];
     let closed = tour.until_within(&caller, PATIENCE, &["--max-time", "2", HELLO], Fetched::refused)?;
@@ -87,14 +87,6 @@ pub(super) fn waypoint(tour: &mut Tour) -> Result<()> {
     let fetched = tour.until(&stranger, &[HELLO], denied)?;
     let expected = "`stranger` is not in the service's policy: 403";
     tour.check(expected, denied(&fetched), &fetched.outcome())
-}
-
-fn apply(tour: &mut Tour, file: &str) -> Result<Instant> {
-    tour.show_apply(file);
-    let text = tour.sample(file)?;
-    let written = Instant::now();
-    tour.bed.apply(&text)?;
-    Ok(written)
 }
 
 const EXTERNAL: &str = "../egress/external.yaml";

@@ -18,7 +18,7 @@ pub(super) fn versions(tour: &mut Tour) -> Result<()> {
          node tells requests apart and decides for each: these are Istio's own samples, and its own metrics.",
     );
     let sleep = tour.pod("default/sleep")?;
-    apply(tour, "networking/destination-rule-all.yaml")?;
+    tour.apply("networking/destination-rule-all.yaml")?;
     canary(tour, &sleep)?;
     tour.console.space();
     one_user(tour, &sleep)
@@ -26,7 +26,7 @@ pub(super) fn versions(tour: &mut Tour) -> Result<()> {
 
 /// Ninety of a hundred, by the count of the node.
 fn canary(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
-    let written = apply(tour, "networking/virtual-service-reviews-90-10.yaml")?;
+    let written = tour.apply("networking/virtual-service-reviews-90-10.yaml")?;
     let to = [("source_workload", "sleep"), ("destination_service_name", "reviews")];
     // A node counts requests once it tells them apart.
     let before = requests(tour, &to)?;
@@ -63,7 +63,7 @@ fn canary(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
 
 fn one_user(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
     tour.console.say("And v2 for the user `jason` alone:");
-    let written = apply(tour, "networking/virtual-service-reviews-test-v2.yaml")?;
+    let written = tour.apply("networking/virtual-service-reviews-test-v2.yaml")?;
     let from_v2 = |answer: &Fetched| answer.body.contains("\"podname\":\"reviews-v2-");
     let fetched = tour.until(sleep, &["-H", "end-user: jason", REVIEWS], from_v2)?;
     let took = written.elapsed();
@@ -104,7 +104,7 @@ pub(super) fn faults(tour: &mut Tour) -> Result<()> {
 }
 
 fn delay(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
-    apply(tour, "networking/virtual-service-ratings-test-delay.yaml")?;
+    tour.apply("networking/virtual-service-ratings-test-delay.yaml")?;
     // A second is not enough for the request, and enough for the rule.
     tour.until(sleep, &["-H", "end-user: jason", RATINGS], Fetched::refused)?;
     let flag = [("destination_service_name", "ratings"), ("response_flags", "DI")];
@@ -147,7 +147,7 @@ fn delay(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
 
 fn abort(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
     tour.console.say("Now they fail at once:");
-    let written = apply(tour, "networking/virtual-service-ratings-test-abort.yaml")?;
+    let written = tour.apply("networking/virtual-service-ratings-test-abort.yaml")?;
     let failed = |answer: &Fetched| answer.status == Some(500);
     // The rule before this one would hold a request for seven seconds.
     let fetched = tour.until(sleep, &["--max-time", "0.2", "-H", "end-user: jason", RATINGS], failed)?;
@@ -175,10 +175,10 @@ fn abort(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
 /// One request is served, one waits, and whoever comes on top is told at once.
 fn breaker(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
     tour.console.say("`httpbin` comes up, with room for one connection and one request that waits:");
-    apply(tour, "../httpbin/httpbin.yaml")?;
+    tour.apply("../httpbin/httpbin.yaml")?;
     let up = tour.until(sleep, &["http://httpbin:8000/get"], Fetched::good)?;
     tour.check("`httpbin` answers", up.good(), &up.outcome())?;
-    apply(tour, "../httpbin/circuit-breaker.yaml")?;
+    tour.apply("../httpbin/circuit-breaker.yaml")?;
     let url = format!("http://httpbin:8000/delay/0.5?request=[1-{CROWD}]");
     let words = ["-Z", "--parallel-immediate", "-o", "/dev/null", &url];
     tour.show_command("default/sleep", &format!("curl {} '{url}'", words[..4].join(" ")));
@@ -215,15 +215,6 @@ fn clean(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
     let took = removed.elapsed();
     let seen = format!("{}; {} after the files were removed", fetched.outcome(), time(took));
     tour.check_effect("without the rules nothing fails", took, fetched.good(), &seen)
-}
-
-/// Applies a file of the samples; answers when it was written.
-fn apply(tour: &mut Tour, file: &str) -> Result<Instant> {
-    tour.show_apply(file);
-    let text = tour.sample(file)?;
-    let written = Instant::now();
-    tour.bed.apply(&text)?;
-    Ok(written)
 }
 
 /// Requests that the nodes have counted with these labels.

@@ -177,6 +177,15 @@ impl Tour {
         }
     }
 
+    /// Applies a file of the samples; answers when it was written.
+    pub(super) fn apply(&mut self, file: &str) -> Result<Instant> {
+        self.show_apply(file);
+        let text = self.sample(file)?;
+        let written = Instant::now();
+        self.bed.apply(&text)?;
+        Ok(written)
+    }
+
     /// A file of the samples.
     pub(super) fn sample(&self, file: &str) -> Result<String> {
         let path = self.samples.join(file);
