@@ -62,7 +62,7 @@ pub struct Mark {
     pub netns: u64,
     /// What the application asked for; all zeros if that is where the connection leads.
     pub wanted: Endpoint,
-    /// Number of the client's identity: an index into the node's list of workloads, shown on its admin page.
+    /// Number of the client's identity: the node gives every workload one, the same for as long as it runs.
     pub source: u32,
     /// Number of the server's identity.
     pub destination: u32,

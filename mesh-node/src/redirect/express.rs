@@ -3,7 +3,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
@@ -37,7 +37,7 @@ pub struct Express {
 }
 
 /// Flows that were ended because policy changed, for whoever reports them.
-pub type CutFlows = Rc<RefCell<HashMap<Flow, String>>>;
+pub type CutFlows = Rc<RefCell<HashSet<Flow>>>;
 
 /// A captured pod.
 pub type Captured = (Arc<LocalPod>, Arc<Workload>);
@@ -162,8 +162,7 @@ impl Express {
             if !captured(to_ip(&flow.destination)) || self.allows(entry.mark.netns, &flow) {
                 continue;
             }
-            let reason = "cut after a change of policy or of rules";
-            self.cut.borrow_mut().insert(flow, reason.to_owned());
+            self.cut.borrow_mut().insert(flow);
             let client = socket_addr(&Endpoint::new(flow.source, flow.source_port));
             let server = socket_addr(&Endpoint::new(flow.destination, flow.destination_port));
             match pod.netns.run(|| diag::reset_connection(client, server)).and_then(|reset| reset) {

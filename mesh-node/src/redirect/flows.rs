@@ -1,7 +1,7 @@
 //! What is told of express flows: the kernel says when one ends or is refused, and how those stand that are open.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -32,6 +32,8 @@ pub struct Flows {
     cut: CutFlows,
     /// Those that are open long enough to be shown.
     open: HashMap<Flow, Pair>,
+    /// Those of them, and of those that were cut, that the last look did not find.
+    gone: HashSet<Flow>,
 }
 
 /// The two ends of a flow. Both are pods of this node, and each is reported.
@@ -47,7 +49,7 @@ impl Flows {
         (reporter, snapshots): (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>),
         cut: CutFlows,
     ) -> Self {
-        Self { maps, reporter, snapshots, cut, open: HashMap::new() }
+        Self { maps, reporter, snapshots, cut, open: HashMap::new(), gone: HashSet::new() }
     }
 
     /// Reports for ever.
@@ -92,9 +94,9 @@ impl Flows {
                 let pair = pair.unwrap_or_else(|| self.pair(&event.flow, &event.mark, lasted));
                 pair.opened();
                 pair.carried(event.sent, event.received);
-                if let Some(reason) = self.cut.borrow_mut().remove(&event.flow) {
+                if self.cut.borrow_mut().remove(&event.flow) {
                     self.reporter.count(Event::DeniedLater);
-                    pair.fail(Stage::Policy, &reason);
+                    pair.fail(Stage::Policy, "cut after a change of policy or of rules");
                 }
             }
         }
@@ -103,7 +105,7 @@ impl Flows {
     /// The kernel knows that, and the policy engine why.
     fn refused(&self, event: &ExpressEvent) {
         let pair = self.pair(&event.flow, &event.mark, Duration::ZERO);
-        let (source, destination) = (pair.inbound.info().source, pair.inbound.info().destination);
+        let ConnInfo { source, destination, .. } = pair.inbound.info();
         let snapshot = self.snapshots.borrow().clone();
         let connection = Connection {
             peer: source.identity.as_ref(),
@@ -140,9 +142,14 @@ impl Flows {
                 pair.carried(entry.sent, entry.received);
             }
         }
-        // Of those that are gone nothing was told: there was no room for the event.
-        let there: std::collections::HashSet<Flow> = flows.into_iter().map(|(flow, _)| flow).collect();
-        self.open.retain(|flow, _| there.contains(flow));
+        // Of those that were gone at the last look as well nothing will be told: there was no room for the event. What has
+        // ended since may still be waiting in the ring, and is to be counted once.
+        let there: HashSet<Flow> = flows.into_iter().map(|(flow, _)| flow).collect();
+        let (mut cut, before) = (self.cut.borrow_mut(), std::mem::take(&mut self.gone));
+        self.open.retain(|flow, _| there.contains(flow) || !before.contains(flow));
+        cut.retain(|flow| there.contains(flow) || !before.contains(flow));
+        self.gone =
+            self.open.keys().chain(cut.iter()).filter(|flow| !there.contains(*flow)).copied().collect();
     }
 
     fn pair(&self, flow: &Flow, mark: &Mark, lasted: Duration) -> Pair {
@@ -181,17 +188,9 @@ impl Flows {
     /// Of a refused connection only the pod is known that tried it.
     fn client(&self, snapshot: &Snapshot, flow: &Flow, mark: &Mark) -> Party {
         let at = socket_addr(&Endpoint::new(flow.source, flow.source_port));
-        let workload = match self.maps.pod_address(mark.netns, flow.destination) {
-            Some(ip) => snapshot.workload_by_ip(ip),
-            None => snapshot.workload_by_ip(at.ip()),
-        };
-        let addr = match workload {
-            Some(workload) if flow.source == [0; 16] => {
-                let own = self.maps.pod_address(mark.netns, flow.destination);
-                SocketAddr::new(own.or_else(|| workload.ips.first().copied()).unwrap_or(at.ip()), 0)
-            }
-            _ => at,
-        };
+        let own = self.maps.pod_address(mark.netns, flow.destination).unwrap_or(at.ip());
+        let workload = snapshot.workload_by_ip(own);
+        let addr = if flow.source == [0; 16] { SocketAddr::new(own, 0) } else { at };
         Party { addr, identity: workload.map(|it| it.identity.clone()), workload: workload.cloned() }
     }
 }
