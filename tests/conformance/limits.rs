@@ -82,8 +82,9 @@ fn answers() -> Vec<Row> {
                 passed += passing(&case, 1, || get("/")).await?;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            // Two at once and ten a second; a machine that is busy asks less often.
-            ensure!((8..=18).contains(&passed), "{passed}");
+            // Two at once and ten a second, of the seconds it took: a machine that is busy takes longer, and asks less often.
+            let brought = (begun.elapsed().as_secs_f64() * 10.0).ceil() as usize;
+            ensure!((3..=2 + brought).contains(&passed), "{passed} of {}", 2 + brought);
             Ok(())
         }),
         row("limits/without").http("[{ECHO}]").act(async |case| {

@@ -53,7 +53,9 @@ fn main() -> ExitCode {
     }
     let mut rows = rows();
     let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
-    rows.retain(|row| filters.is_empty() || filters.iter().any(|filter| row.id.contains(filter.as_str())));
+    let is_exact = words.iter().any(|word| word == "--exact");
+    let named = |id: &str, filter: &str| if is_exact { id == filter } else { id.contains(filter) };
+    rows.retain(|row| filters.is_empty() || filters.iter().any(|filter| named(&row.id, filter)));
     if words.iter().any(|word| word == "--list") {
         rows.iter().for_each(|row| say(&format!("{}: test", row.id)));
         return ExitCode::SUCCESS;

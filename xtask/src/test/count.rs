@@ -11,6 +11,10 @@ pub(super) struct Tally {
     pub(super) ignored: u64,
     /// Names of failed tests, and reasons of other failures.
     pub(super) failures: Vec<String>,
+    /// Names of tests that failed beside others and passed alone: counted as passed.
+    pub(super) unsteady: Vec<String>,
+    /// Tests whose end was told, by name.
+    passes: Vec<String>,
     /// (passed, failed) of the program that is running; its own count replaces them.
     running: (u64, u64),
 }
@@ -23,7 +27,10 @@ impl Tally {
             self.read_counts(counts);
         } else if let Some((name, outcome)) = outcome_of(line) {
             match outcome {
-                "ok" => self.running.0 += 1,
+                "ok" => {
+                    self.running.0 += 1;
+                    self.passes.push(name.to_owned());
+                }
                 "FAILED" => {
                     self.running.1 += 1;
                     self.failures.push(name.to_owned());
@@ -46,12 +53,32 @@ impl Tally {
         self.failures.push(reason);
     }
 
+    /// Whether nothing but a few tests failed, so that it may be for what ran beside them.
+    pub(super) fn may_be_unsteady(&self) -> bool {
+        let named =
+            self.failures.iter().all(|name| !name.contains(' ')) && self.failed == self.failures.len() as u64;
+        named && (1..=MOST_UNSTEADY).contains(&self.failures.len())
+    }
+
+    /// Takes in what a second run of the tests that failed came to. What did not pass in it has failed.
+    pub(super) fn amend(&mut self, second: &Self) {
+        let failures = std::mem::take(&mut self.failures);
+        let passed_alone = |name: &String| second.passes.contains(name) && !second.failures.contains(name);
+        let (unsteady, failures): (Vec<_>, Vec<_>) = failures.into_iter().partition(passed_alone);
+        self.passed += unsteady.len() as u64;
+        self.failed -= unsteady.len() as u64;
+        self.failures = failures;
+        self.unsteady.extend(unsteady);
+    }
+
     /// Adds another tally to this one.
     pub(super) fn add(&mut self, other: &Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.ignored += other.ignored;
         self.failures.extend(other.failures.iter().cloned());
+        self.unsteady.extend(other.unsteady.iter().cloned());
+        self.passes.extend(other.passes.iter().cloned());
     }
 
     fn read_counts(&mut self, counts: &str) {
@@ -69,6 +96,9 @@ impl Tally {
         }
     }
 }
+
+/// More failures than this at once are no accident of timing.
+const MOST_UNSTEADY: usize = 3;
 
 fn outcome_of(line: &str) -> Option<(&str, &str)> {
     line.strip_prefix("test ")?.rsplit_once(" ... ")
@@ -106,7 +136,8 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
     #[test]
     fn counts_add_up_over_programs() {
         let failures = vec!["a::two".to_owned()];
-        let expected = Tally { passed: 2, failed: 1, ignored: 1, failures, running: (0, 0) };
+        let passes = vec!["a::one".to_owned(), "src/lib.rs - x (line 3)".to_owned()];
+        let expected = Tally { passed: 2, failed: 1, ignored: 1, failures, passes, ..Tally::default() };
         assert_eq!(tally(OUTPUT), expected);
     }
 
@@ -124,6 +155,33 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; fini
         tally.finish();
         assert_eq!((tally.passed, tally.failed), (3, 2));
         assert_eq!(tally.failures, ["a::two", "b::two"]);
+    }
+
+    #[test]
+    fn a_test_that_passes_alone_is_unsteady_and_one_that_does_not_has_failed() {
+        let first = "test a ... FAILED\ntest b ... FAILED\ntest c ... FAILED\ntest d ... ok\n\
+                     test result: FAILED. 1 passed; 3 failed; 0 ignored\n";
+        let second = "test a ... ok\ntest b ... FAILED\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n";
+        let mut tally = tally(first);
+        assert!(tally.may_be_unsteady());
+        tally.amend(&super::tests::tally(second));
+        assert_eq!((tally.passed, tally.failed), (2, 2), "the one that was not run again has failed, too");
+        assert_eq!(
+            (tally.failures, tally.unsteady),
+            (vec!["b".to_owned(), "c".to_owned()], vec!["a".to_owned()])
+        );
+    }
+
+    #[test]
+    fn many_failures_and_others_than_tests_are_no_accident() {
+        let failing = |count| (0..count).map(|n| format!("test t{n} ... FAILED\n")).collect::<String>();
+        let ended = |count| format!("{}test result: FAILED. 0 passed; {count} failed\n", failing(count));
+        assert!(tally(&ended(3)).may_be_unsteady());
+        assert!(!tally(&ended(4)).may_be_unsteady());
+        assert!(!tally(&ended(0)).may_be_unsteady());
+        let mut early = tally(&ended(1));
+        early.fail("`cargo test` ended early: 101".to_owned());
+        assert!(!early.may_be_unsteady());
     }
 
     #[test]
