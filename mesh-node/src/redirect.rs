@@ -98,6 +98,9 @@ pub enum RedirectError {
         /// Why.
         source: io::Error,
     },
+    /// Express flows of a pod keep the long way.
+    #[error("no shortcut: {0}")]
+    Shortcut(String),
     /// Some other system call failed.
     #[error(transparent)]
     Io(#[from] io::Error),

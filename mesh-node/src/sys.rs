@@ -2,9 +2,12 @@
 #![expect(unsafe_code, reason = "system calls; each with its safety argument")]
 
 pub mod bpf;
+pub mod conntrack;
 pub mod diag;
 pub mod fs;
 pub mod limits;
+pub mod links;
+mod netlink;
 pub mod netns;
 pub mod sockopt;
 

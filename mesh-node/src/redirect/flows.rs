@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     report::{ConnInfo, ConnReport, Direction, Event, Party, Reporter, Stage},
-    sys::bpf,
+    sys::{bpf, conntrack},
 };
 
 /// Reports express flows as if the proxy had carried them.
@@ -34,6 +34,8 @@ pub struct Flows {
     open: HashMap<Flow, Pair>,
     /// Those of them, and of those that were cut, that the last look did not find.
     gone: HashSet<Flow>,
+    /// Those that connection tracking was made to forget, since it does not see them any more.
+    forgotten: HashSet<Flow>,
 }
 
 /// The two ends of a flow. Both are pods of this node, and each is reported.
@@ -49,7 +51,8 @@ impl Flows {
         (reporter, snapshots): (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>),
         cut: CutFlows,
     ) -> Self {
-        Self { maps, reporter, snapshots, cut, open: HashMap::new(), gone: HashSet::new() }
+        let (open, gone, forgotten) = (HashMap::new(), HashSet::new(), HashSet::new());
+        Self { maps, reporter, snapshots, cut, open, gone, forgotten }
     }
 
     /// Reports for ever.
@@ -129,6 +132,9 @@ impl Flows {
         let flows = self.maps.flows();
         let now = bpf::now_ns();
         for (flow, entry) in &flows {
+            if entry.state & ExpressFlow::SHORTCUT != 0 && self.forgotten.insert(*flow) {
+                forget(flow);
+            }
             let lasted = lasted(&entry.mark, now);
             if entry.state & ExpressFlow::ESTABLISHED == 0 || lasted < LOOK {
                 continue;
@@ -150,6 +156,7 @@ impl Flows {
         cut.retain(|flow| there.contains(flow) || !before.contains(flow));
         self.gone =
             self.open.keys().chain(cut.iter()).filter(|flow| !there.contains(*flow)).copied().collect();
+        self.forgotten.retain(|flow| there.contains(flow));
     }
 
     fn pair(&self, flow: &Flow, mark: &Mark, lasted: Duration) -> Pair {
@@ -213,6 +220,16 @@ impl Pair {
     fn fail(&self, stage: Stage, reason: &str) {
         self.outbound.fail(stage, reason);
         self.inbound.fail(stage, reason);
+    }
+}
+
+/// What it remembers of a flow that has taken the shortcut is out of date; where the flow loses it again, packets far ahead of
+/// that would be invalid. Without an entry they make one.
+fn forget(flow: &Flow) {
+    let client = socket_addr(&Endpoint::new(flow.source, flow.source_port));
+    let server = socket_addr(&Endpoint::new(flow.destination, flow.destination_port));
+    if let Err(error) = conntrack::forget(client, server) {
+        tracing::debug!(%client, %server, %error, "Connection tracking cannot be told of an express flow.");
     }
 }
 

@@ -130,6 +130,25 @@ impl Programs {
         Ok(())
     }
 
+    /// Attaches the shortcut at the host's end of a pod's interface, in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// Where another program is at the same place: it has to see every packet.
+    pub fn attach_shortcut(&mut self, pod: &PinnedPod, interface: &str) -> Result<(), RedirectError> {
+        if !self.tcx {
+            return Err(RedirectError::Shortcut("the kernel has no TCX (6.6)".to_owned()));
+        }
+        let (_, others) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?;
+        let foreign = others.iter().filter_map(|it| it.name_as_str()).find(|name| *name != "mesh_shortcut");
+        if let Some(name) = foreign {
+            let reason = format!("the program {name} is attached to {interface} as well");
+            return Err(RedirectError::Shortcut(reason));
+        }
+        let pin = self.pins.pod_link("shortcut", pod);
+        let program: &mut SchedClassifier = program(&mut self.ebpf, "mesh_shortcut")?;
+        attach_classifier(program, interface, TcAttachType::Ingress, &pin, true)
+    }
+
     fn load_all(&mut self) -> Result<(), RedirectError> {
         for (_, name) in SOCKET_HOOKS {
             program::<CgroupSockAddr>(&mut self.ebpf, name)?.load()?;

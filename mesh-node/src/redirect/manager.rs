@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_common::{ListenerKey, NodeConfig};
+use mesh_common::{ListenerKey, NodeConfig, Shortcut};
 use mesh_core::model::{Snapshot, Workload};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     admin::{PodState, PodStatus},
     dns,
-    sys::{diag, netns::NetNs},
+    sys::{diag, links, netns::NetNs},
 };
 
 /// What capture needs to know about this node.
@@ -105,7 +105,7 @@ impl Manager {
             agent_cgroup: options.agent_cgroup,
             host_netns: host.cookie(),
             log_level,
-            shortcut: 0,
+            shortcut: u32::from(options.express),
         })?;
         programs.attach_node(&options.scope, &cgroup::pods_cgroup(&options.scope))?;
         let express = Express::open(&options.pins, options.express)?;
@@ -335,11 +335,37 @@ impl Manager {
         if !workload.inbound_bypass {
             self.programs.attach_guard(&pinned, &pod.netns)?;
         }
+        if self.options.express
+            && let Err(error) = self.shorten(&pod)
+        {
+            info!(pod = %workload.name, namespace = %workload.namespace, %error, "Express flows keep the long way.");
+        }
         info!(
             pod = %workload.name, namespace = %workload.namespace, identity = %workload.identity, adopted, reset,
             took_ms = started.elapsed().as_millis(), "Captured a pod."
         );
         self.captured.insert(pod.uid.clone(), captured);
+        Ok(())
+    }
+
+    /// Lets express flows of a pod go straight into other pods, and theirs into it.
+    fn shorten(&mut self, pod: &LocalPod) -> Result<(), RedirectError> {
+        let inside = |source| RedirectError::Namespace { uid: pod.uid.to_string(), source };
+        let own = pod.netns.run(links::interfaces).and_then(|found| found).map_err(inside)?;
+        let here = links::interfaces()?;
+        let pair = own.iter().find_map(|own| {
+            let end = here.iter().find(|end| Some(end.index) == own.peer && end.peer == Some(own.index))?;
+            Some((own, end))
+        });
+        let Some((own, end)) = pair else {
+            let reason = "the pod has no pair of interfaces with an end on the host";
+            return Err(RedirectError::Shortcut(reason.to_owned()));
+        };
+        self.programs.attach_shortcut(&pod.pinned(), &end.name)?;
+        let to = Shortcut { interface: end.index, hardware: own.hardware, reserved: [0; 2] };
+        for ip in &pod.ips {
+            self.maps.put_shortcut(*ip, to)?;
+        }
         Ok(())
     }
 
@@ -397,6 +423,7 @@ impl Manager {
             let _ = detach_where_needed(self.options.hook, &captured.pod.netns);
             for ip in &captured.pod.ips {
                 note("listener", self.maps.remove_listeners(*ip).map_err(RedirectError::from));
+                note("shortcut", self.maps.remove_shortcut(*ip).map_err(RedirectError::from));
                 for port in &captured.probe_ports {
                     let at = (*ip, *port).into();
                     note("probe port", self.maps.remove_probe_port(at).map_err(RedirectError::from));

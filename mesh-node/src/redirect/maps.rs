@@ -8,7 +8,7 @@ use std::{
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage, SockHash};
 use mesh_common::{
     Address, Backends, Endpoint, ExpressFlow, Flow, ListenerKey, LocalSocket, NodeConfig,
-    OriginalDestination, Pod, Question, RealPeer, Resolvers, Stat, Verdict, maps,
+    OriginalDestination, Pod, Question, RealPeer, Resolvers, Shortcut, Stat, Verdict, maps,
 };
 
 use super::pins::Pins;
@@ -20,6 +20,7 @@ pub struct ControlMaps {
     probe_ports: HashMap<MapData, Endpoint, u32>,
     listeners: SockHash<MapData, ListenerKey>,
     own_sockets: SkStorage<MapData, u32>,
+    shortcuts: HashMap<MapData, Address, Shortcut>,
     stats: PerCpuArray<MapData, u64>,
 }
 
@@ -48,6 +49,7 @@ impl ControlMaps {
             probe_ports: Map::HashMap(open(pins, maps::PROBE_PORTS)?).try_into()?,
             listeners: Map::SockHash(open(pins, maps::LISTENERS)?).try_into()?,
             own_sockets: Map::SkStorage(open(pins, maps::OWN_SOCKETS)?).try_into()?,
+            shortcuts: Map::HashMap(open(pins, maps::SHORTCUTS)?).try_into()?,
             stats: Map::PerCpuArray(open(pins, maps::STATS)?).try_into()?,
         })
     }
@@ -94,6 +96,16 @@ impl ControlMaps {
             absent_is_fine(self.listeners.remove(&ListenerKey { ip: to_wire(ip), kind }))?;
         }
         Ok(())
+    }
+
+    /// Says where the interface of the pod with this address is.
+    pub fn put_shortcut(&mut self, ip: IpAddr, to: Shortcut) -> Result<(), MapError> {
+        self.shortcuts.insert(to_wire(ip), to, 0)
+    }
+
+    /// Forgets where it was; absent is fine.
+    pub fn remove_shortcut(&mut self, ip: IpAddr) -> Result<(), MapError> {
+        absent_is_fine(self.shortcuts.remove(&to_wire(ip)))
     }
 
     /// Declares a probe port.

@@ -6,10 +6,9 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
-use super::check;
+use super::netlink::{NLMSG_ERROR, Netlink, error_of, message};
 
 /// Resets every TCP connection of the calling thread's network namespace that leaves the pod: all but those
 /// between loopback addresses or an address and itself, and tunnels, which are the node's. Returns how many were
@@ -44,11 +43,10 @@ pub fn udp_cookie(server: SocketAddr, client: SocketAddr) -> io::Result<Option<u
     let family = if client.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     // Of UDP the kernel takes the two ends the other way round.
     let id = socket_id(server, client);
-    let netlink = netlink()?;
-    send(&netlink, (SOCK_DIAG_BY_FAMILY, 0), (family, IPPROTO_UDP), &id)?;
+    let netlink = Netlink::open(NETLINK_SOCK_DIAG)?;
+    netlink.send(SOCK_DIAG_BY_FAMILY, 0, &request((family, IPPROTO_UDP), &id))?;
     let mut buffer = [0_u8; 1024];
-    let length = receive(&netlink, &mut buffer)?;
-    let Some((kind, body, _)) = buffer.get(..length).and_then(message) else { return Ok(None) };
+    let Some((kind, body, _)) = message(netlink.receive(&mut buffer)?) else { return Ok(None) };
     if kind == NLMSG_ERROR {
         let error = error_of(body);
         return if error.raw_os_error() == Some(libc::ENOENT) { Ok(None) } else { Err(error) };
@@ -88,86 +86,31 @@ fn leaves_pod(id: &SocketId) -> bool {
 }
 
 fn connections(family: libc::c_int) -> io::Result<Vec<SocketId>> {
-    let netlink = netlink()?;
-    send(&netlink, (SOCK_DIAG_BY_FAMILY, libc::NLM_F_DUMP), (family, IPPROTO_TCP), &[0; 48])?;
     let mut found = Vec::new();
-    let mut buffer = vec![0_u8; 64 << 10];
-    loop {
-        let length = receive(&netlink, &mut buffer)?;
-        let mut rest = buffer.get(..length).unwrap_or_default();
-        while let Some((kind, body, next)) = message(rest) {
-            match kind {
-                NLMSG_DONE => return Ok(found),
-                NLMSG_ERROR => return Err(error_of(body)),
-                // `struct inet_diag_msg`: family, state, timer, retrans, then the socket id.
-                _ => found.extend(body.get(4..52).and_then(|id| SocketId::try_from(id).ok())),
-            }
-            rest = next;
-        }
-    }
+    Netlink::open(NETLINK_SOCK_DIAG)?.dump(
+        SOCK_DIAG_BY_FAMILY,
+        &request((family, IPPROTO_TCP), &[0; 48]),
+        // `struct inet_diag_msg`: family, state, timer, retrans, then the socket id.
+        |body| found.extend(body.get(4..52).and_then(|id| SocketId::try_from(id).ok())),
+    )?;
+    Ok(found)
 }
 
 fn destroy(family: libc::c_int, id: &SocketId) -> io::Result<bool> {
-    let netlink = netlink()?;
-    send(&netlink, (SOCK_DESTROY, libc::NLM_F_ACK), (family, IPPROTO_TCP), id)?;
-    let mut buffer = [0_u8; 4096];
-    let length = receive(&netlink, &mut buffer)?;
-    let Some((NLMSG_ERROR, body, _)) = message(&buffer[..length]) else { return Ok(false) };
-    let error = error_of(body);
-    match error.raw_os_error() {
-        Some(0) => Ok(true),
-        Some(libc::ENOENT) => Ok(false),
-        _ => Err(error),
+    match Netlink::open(NETLINK_SOCK_DIAG)?.confirm(SOCK_DESTROY, &request((family, IPPROTO_TCP), id)) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
-fn netlink() -> io::Result<OwnedFd> {
-    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
-    // SAFETY: plain integers; the descriptor is checked before it is owned.
-    let fd = check(unsafe { libc::socket(libc::AF_NETLINK, kind, NETLINK_SOCK_DIAG) })?;
-    // SAFETY: a fresh descriptor that nothing else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 /// A `inet_diag_req_v2` for sockets in the states that carry data or could.
-fn send(
-    socket: &OwnedFd,
-    (kind, flags): (u16, libc::c_int),
-    (family, protocol): (libc::c_int, u8),
-    id: &SocketId,
-) -> io::Result<()> {
-    let mut out = Vec::with_capacity(72);
-    out.extend_from_slice(&72_u32.to_ne_bytes());
-    out.extend_from_slice(&kind.to_ne_bytes());
-    let flags = u16::try_from(flags | libc::NLM_F_REQUEST).expect("netlink flags are 16 bits");
-    out.extend_from_slice(&flags.to_ne_bytes());
-    out.extend_from_slice(&[0; 8]);
+fn request((family, protocol): (libc::c_int, u8), id: &SocketId) -> Vec<u8> {
     let family = u8::try_from(family).expect("address families are small");
-    out.extend_from_slice(&[family, protocol, 0, 0]);
+    let mut out = vec![family, protocol, 0, 0];
     out.extend_from_slice(&STATES.to_ne_bytes());
     out.extend_from_slice(id);
-    // SAFETY: the buffer outlives the call and its length is its own.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), out.as_ptr().cast(), out.len(), 0) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the buffer outlives the call and its length is its own.
-    let length = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-    usize::try_from(length).map_err(|_| io::Error::last_os_error())
-}
-
-/// Splits one netlink message off: its type, its body, the rest.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    let body = bytes.get(16..length)?;
-    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
-}
-
-fn error_of(body: &[u8]) -> io::Error {
-    let code = body.get(..4).and_then(|b| b.try_into().ok()).map_or(libc::EPROTO, |b| -i32::from_ne_bytes(b));
-    io::Error::from_raw_os_error(code)
+    out
 }
 
 const IPPROTO_TCP: u8 = 6;
@@ -175,8 +118,6 @@ const IPPROTO_UDP: u8 = 17;
 const NETLINK_SOCK_DIAG: libc::c_int = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 /// Every TCP state but LISTEN (10), CLOSE (7) and `TIME_WAIT` (6).
 const STATES: u32 = 0xfff & !(1 << 10) & !(1 << 7) & !(1 << 6);
 

@@ -1,0 +1,60 @@
+//! Network interfaces and where their other ends are (`NETLINK_ROUTE`).
+
+use std::io;
+
+use super::netlink::{Netlink, attributes};
+
+/// An interface of one network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its number there.
+    pub index: u32,
+    /// Its name there.
+    pub name: String,
+    /// The number of its other end, in whatever namespace that is; pairs (veth) have one.
+    pub peer: Option<u32>,
+    /// Its hardware address; zeros if it has none.
+    pub hardware: [u8; 6],
+}
+
+/// The interfaces of the calling thread's network namespace.
+pub fn interfaces() -> io::Result<Vec<Interface>> {
+    let mut found = Vec::new();
+    // `struct ifinfomsg`, all zeros: of any family and kind.
+    Netlink::open(libc::NETLINK_ROUTE)?
+        .dump(RTM_GETLINK, &[0; IFINFOMSG], |body| found.extend(read(body)))?;
+    Ok(found)
+}
+
+fn read(body: &[u8]) -> Option<Interface> {
+    let word = |bytes: &[u8]| Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?));
+    let mut interface =
+        Interface { index: word(body.get(4..)?)?, name: String::new(), peer: None, hardware: [0; 6] };
+    for (kind, value) in attributes(body.get(IFINFOMSG..)?) {
+        match kind {
+            IFLA_ADDRESS => interface.hardware = value.try_into().unwrap_or_default(),
+            IFLA_IFNAME => interface.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+            IFLA_LINK => interface.peer = word(value),
+            _ => {}
+        }
+    }
+    Some(interface)
+}
+
+const RTM_GETLINK: u16 = 18;
+const IFINFOMSG: usize = 16;
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_there() {
+        let all = interfaces().expect("an answer");
+        let lo = all.iter().find(|it| it.name == "lo").expect("every namespace has one");
+        assert_eq!((lo.index, lo.hardware), (1, [0; 6]));
+    }
+}
