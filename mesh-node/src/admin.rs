@@ -102,6 +102,8 @@ pub struct PodStatus {
     pub state: PodState,
     /// Since when it is in that state.
     pub since: SystemTime,
+    /// Whether its express flows take the shortcut, or why not; `None` without express path.
+    pub shortcut: Option<Result<(), String>>,
 }
 
 /// How far the capture of a pod has come.

@@ -14,6 +14,7 @@ pub mod manager;
 pub mod maps;
 pub mod pins;
 mod pod;
+mod shortcut;
 
 use std::{io, path::PathBuf};
 

@@ -1,5 +1,7 @@
 //! The express path: connections between pods of one node that the kernel makes by itself.
 
+mod shortcut;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};

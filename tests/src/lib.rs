@@ -16,6 +16,7 @@ pub mod http;
 pub mod httpbin;
 pub mod istiod;
 pub mod mongo;
+pub mod numbered;
 pub mod origin;
 pub mod ratelimit;
 pub mod scenario;

@@ -131,6 +131,7 @@ fn pods(admin: &Admin) -> Value {
         let dump = json!({
             "state": pod.state.name(),
             "reason": pod.state.reason(),
+            "shortcut": pod.shortcut.as_ref().map(|it| it.as_ref().map_or_else(String::as_str, |()| "attached")),
             "since": Rfc3339(pod.since).to_string(),
             "info": {
                 "name": pod.name.as_ref(),

@@ -48,6 +48,7 @@ impl AdminState for Fake {
             identity: id(name),
             state,
             since: SystemTime::UNIX_EPOCH,
+            shortcut: (name == "client").then(|| Err("eth7 has a queue".to_owned())),
         };
         let waiting = PodState::Pending("the pod has no <b>address</b> yet".to_owned());
         vec![pod("client", PodState::Captured), pod("other", waiting)]
@@ -246,6 +247,7 @@ async fn the_dump_has_the_shape_that_tools_read() {
     assert_eq!(dump["certificates"][0]["certChain"][0]["serialNumber"], "0a1b");
     let pod = &dump["workloadState"]["Kubernetes//Pod/default/client-1"];
     assert_eq!(pod["state"], "captured");
+    assert_eq!(pod["shortcut"], "eth7 has a queue");
     assert_eq!(pod["info"]["serviceAccount"], "client");
     let connection = &pod["connections"]["outbound"][0];
     assert_eq!(connection["originalDst"], "10.0.1.1:8080");

@@ -21,6 +21,7 @@ use mesh_common::maps;
 use super::{
     Inbound, RedirectError,
     pins::{PinnedPod, Pins},
+    shortcut,
 };
 use crate::sys::{
     bpf,
@@ -133,20 +134,22 @@ impl Programs {
     /// Attaches the shortcut at the host's end of a pod's interface, in the calling thread's namespace.
     ///
     /// # Errors
-    /// Where another program is at the same place: it has to see every packet.
-    pub fn attach_shortcut(&mut self, pod: &PinnedPod, interface: &str) -> Result<(), RedirectError> {
+    /// Without TCX, whose links go with whoever holds them; and what the kernel says.
+    pub(super) fn attach_shortcut(&mut self, pod: &PinnedPod, interface: &str) -> Result<(), RedirectError> {
         if !self.tcx {
             return Err(RedirectError::Shortcut("the kernel has no TCX (6.6)".to_owned()));
         }
-        let (_, others) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?;
-        let foreign = others.iter().filter_map(|it| it.name_as_str()).find(|name| *name != "mesh_shortcut");
-        if let Some(name) = foreign {
-            let reason = format!("the program {name} is attached to {interface} as well");
-            return Err(RedirectError::Shortcut(reason));
-        }
         let pin = self.pins.pod_link("shortcut", pod);
-        let program: &mut SchedClassifier = program(&mut self.ebpf, "mesh_shortcut")?;
+        let program: &mut SchedClassifier = program(&mut self.ebpf, shortcut::PROGRAM)?;
         attach_classifier(program, interface, TcAttachType::Ingress, &pin, true)
+    }
+
+    /// Takes it off again; absent is fine.
+    pub(super) fn detach_shortcut(&self, pod: &PinnedPod) -> std::io::Result<()> {
+        match fs::remove_file(self.pins.pod_link("shortcut", pod)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn load_all(&mut self) -> Result<(), RedirectError> {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mesh_common::{ListenerKey, NodeConfig, Shortcut};
+use mesh_common::{ListenerKey, NodeConfig};
 use mesh_core::model::{Snapshot, Workload};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -21,6 +21,7 @@ use super::{
     maps::ControlMaps,
     pins::{PinnedPod, Pins},
     pod::{Ports, ThreadListeners},
+    shortcut,
 };
 use crate::{
     admin::{PodState, PodStatus},
@@ -89,6 +90,8 @@ struct Captured {
     dns: bool,
     status: PodStatus,
     probe_ports: BTreeSet<u16>,
+    /// Of its interface, for the shortcut.
+    ends: Option<shortcut::Ends>,
     release: watch::Sender<bool>,
 }
 
@@ -189,6 +192,9 @@ impl Manager {
             if let Err(state) = self.ensure(uid, workload, group).await {
                 self.waiting.insert(uid.clone(), status_of(workload, state));
             }
+        }
+        if look == Look::Thorough || self.captured.values().any(|it| it.status.shortcut.is_none()) {
+            self.shorten();
         }
         self.decide(snapshot);
         self.take_over();
@@ -317,6 +323,7 @@ impl Manager {
             dns: !workload.dns_bypass,
             status: status_of(workload, PodState::Captured),
             probe_ports: BTreeSet::new(),
+            ends: if self.options.express { shortcut::ends(&pod).map_err(inside)? } else { None },
             release,
         };
         follow_probes(&mut self.maps, &mut captured, workload)?;
@@ -335,11 +342,6 @@ impl Manager {
         if !workload.inbound_bypass {
             self.programs.attach_guard(&pinned, &pod.netns)?;
         }
-        if self.options.express
-            && let Err(error) = self.shorten(&pod)
-        {
-            info!(pod = %workload.name, namespace = %workload.namespace, %error, "Express flows keep the long way.");
-        }
         info!(
             pod = %workload.name, namespace = %workload.namespace, identity = %workload.identity, adopted, reset,
             took_ms = started.elapsed().as_millis(), "Captured a pod."
@@ -348,25 +350,30 @@ impl Manager {
         Ok(())
     }
 
-    /// Lets express flows of a pod go straight into other pods, and theirs into it.
-    fn shorten(&mut self, pod: &LocalPod) -> Result<(), RedirectError> {
-        let inside = |source| RedirectError::Namespace { uid: pod.uid.to_string(), source };
-        let own = pod.netns.run(links::interfaces).and_then(|found| found).map_err(inside)?;
-        let here = links::interfaces()?;
-        let pair = own.iter().find_map(|own| {
-            let end = here.iter().find(|end| Some(end.index) == own.peer && end.peer == Some(own.index))?;
-            Some((own, end))
-        });
-        let Some((own, end)) = pair else {
-            let reason = "the pod has no pair of interfaces with an end on the host";
-            return Err(RedirectError::Shortcut(reason.to_owned()));
-        };
-        self.programs.attach_shortcut(&pod.pinned(), &end.name)?;
-        let to = Shortcut { interface: end.index, hardware: own.hardware, reserved: [0; 2] };
-        for ip in &pod.ips {
-            self.maps.put_shortcut(*ip, to)?;
+    /// Lets express flows of a pod go straight into other pods, and theirs into it, where nothing stands in the way.
+    fn shorten(&mut self) {
+        if !self.options.express {
+            return;
         }
-        Ok(())
+        let queues = links::queues();
+        for captured in self.captured.values_mut() {
+            let (pod, ends) = (&captured.pod, captured.ends.as_ref());
+            let outcome = match &queues {
+                Ok(queues) => {
+                    let programs = (&mut self.programs, &mut self.maps);
+                    shortcut::follow(programs, (pod, ends), queues, captured.status.shortcut.as_ref())
+                }
+                Err(error) => Err(format!("queueing disciplines of the host cannot be listed: {error}")),
+            };
+            if captured.status.shortcut.as_ref() != Some(&outcome) {
+                let PodStatus { name, namespace, .. } = &captured.status;
+                match &outcome {
+                    Ok(()) => info!(pod = %name, %namespace, "Express flows take the shortcut."),
+                    Err(why) => info!(pod = %name, %namespace, why, "Express flows keep the long way."),
+                }
+                captured.status.shortcut = Some(outcome);
+            }
+        }
     }
 
     fn publish_listeners(&mut self, pod: &LocalPod, first: &ThreadListeners) -> Result<(), RedirectError> {
@@ -482,6 +489,7 @@ fn status_of(workload: &Workload, state: PodState) -> PodStatus {
         identity: workload.identity.clone(),
         state,
         since: SystemTime::now(),
+        shortcut: None,
     }
 }
 

@@ -41,7 +41,27 @@ fn read(body: &[u8]) -> Option<Interface> {
     Some(interface)
 }
 
+/// Queueing disciplines of the calling thread's network namespace that could see or hold packets back: the number of the
+/// interface, and the kind (`clsact` where classifiers are).
+pub fn queues() -> io::Result<Vec<(u32, String)>> {
+    let mut found = Vec::new();
+    // `struct tcmsg`, all zeros: of any interface.
+    Netlink::open(libc::NETLINK_ROUTE)?
+        .dump(RTM_GETQDISC, &[0; TCMSG], |body| found.extend(read_queue(body)))?;
+    found.retain(|(_, kind)| kind != "noqueue");
+    Ok(found)
+}
+
+fn read_queue(body: &[u8]) -> Option<(u32, String)> {
+    let interface = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
+    let (_, kind) = attributes(body.get(TCMSG..)?).find(|(kind, _)| *kind == TCA_KIND)?;
+    Some((interface, String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned()))
+}
+
 const RTM_GETLINK: u16 = 18;
+const RTM_GETQDISC: u16 = 38;
+const TCMSG: usize = 20;
+const TCA_KIND: u16 = 1;
 const IFINFOMSG: usize = 16;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;

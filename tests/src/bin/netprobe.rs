@@ -108,6 +108,19 @@ enum Verb {
         #[arg(long, default_value_t = 1)]
         count: usize,
     },
+    /// Send numbers to a server that answers every byte, check what comes back, and print the outcome as JSON.
+    ///
+    /// Example: netprobe numbered 10.244.1.3:7000 --blocks 100 --seconds 3
+    Numbered {
+        /// Where to.
+        to: SocketAddr,
+        /// Blocks of 64 KiB in a second.
+        #[arg(long, default_value_t = 100)]
+        blocks: u32,
+        /// How long.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+    },
     /// Ask web servers in turn, with a new connection for each request, and print the outcome as JSON.
     ///
     /// Example: netprobe load --connections 8 --seconds 3 10.244.1.3:8080 10.244.1.4:8080
@@ -281,6 +294,10 @@ fn main() -> anyhow::Result<()> {
             show(&codes)
         }
         Verb::Hold { to, count } => hold(to, count),
+        Verb::Numbered { to, blocks, seconds } => {
+            let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+            show(&mesh_tests::numbered::run(to, blocks, duration))
+        }
         Verb::Load { servers, connections, seconds } => {
             let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
             let report = client::run(&Plan { servers, connections, duration });
