@@ -19,6 +19,7 @@ use anyhow::{Result, bail};
 
 pub use self::{
     case::Case,
+    chart::{Machine, chart},
     figures::{Metric, Row, Verdict, rows, table},
     stand::System,
 };
@@ -30,6 +31,7 @@ use self::{
 };
 
 mod case;
+mod chart;
 pub mod client;
 pub mod control;
 mod figures;

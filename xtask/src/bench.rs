@@ -52,7 +52,7 @@ fn wants_peers(args: &[OsString]) -> bool {
 }
 
 /// Options of the bench that are followed by a value.
-const VALUED: [&str; 6] = ["--json", "--runs", "--seconds", "--peer", "--envoy", "--node-arg"];
+const VALUED: [&str; 7] = ["--json", "--svg", "--runs", "--seconds", "--peer", "--envoy", "--node-arg"];
 
 #[cfg(test)]
 mod tests {

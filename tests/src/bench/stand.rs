@@ -256,7 +256,7 @@ impl Stand {
         let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
         let mut words = vec!["netprobe", "load", "--connections", "3", "--seconds", "0.3"];
         words.extend(servers.iter().map(String::as_str));
-        let before = self.connections_seen(system)?;
+        let before = self.settled(system)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             let output = self.client(system)?.exec(&words)?;
@@ -278,6 +278,20 @@ impl Stand {
         ensure!(seen || !system.has_nodes(), "{system} has not seen the connections: they have passed it by");
         ensure!(!seen || system.has_nodes(), "the mesh carries connections of {system}");
         Ok(())
+    }
+
+    /// The same once no more come: the kernel tells of its connections when they have ended, and of many with a delay.
+    fn settled(&self, system: System) -> Result<f64> {
+        let mut before = self.connections_seen(system)?;
+        for _ in 0..50 {
+            thread::sleep(Duration::from_millis(200));
+            let now = self.connections_seen(system)?;
+            if now <= before {
+                return Ok(now);
+            }
+            before = now;
+        }
+        anyhow::bail!("{system} has connections although nobody calls")
     }
 
     /// How many connections the proxies of the system's nodes have opened so far.

@@ -15,7 +15,7 @@ use mesh_tests::bench::{self, Case, Plan};
 #[derive(Debug, Parser)]
 #[command(
     name = "bench",
-    after_help = "Example: bench cross-node/http --json figures.json\nExample: bench --quick node/rss\n\n\
+    after_help = "Example: bench cross-node/http --json figures.json\nExample: bench same-node cross-node --svg figures.svg\nExample: bench --quick node/rss\n\n\
                   Exit code: 0 if everything was measured and every must holds."
 )]
 struct Cli {
@@ -28,6 +28,9 @@ struct Cli {
     /// Write the figures to a file as well.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a picture of the rates as well.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Rounds of each case.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
@@ -83,6 +86,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
     if let Some(file) = &cli.json {
         let text = serde_json::to_string_pretty(&outcome.rows)? + "\n";
         fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if let Some(file) = &cli.svg {
+        let machine = bench::Machine::here().context("the machine's name for the picture")?;
+        let svg = bench::chart(&outcome.rows, &machine)
+            .context("no picture: no rate has anything to be compared with")?;
+        fs::write(file, svg).with_context(|| format!("cannot write {}", file.display()))?;
     }
     if outcome.disturbed > 0 {
         let (disturbed, turns) = (outcome.disturbed, outcome.turns);
