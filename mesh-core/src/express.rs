@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::limit;
 use crate::model::{Service, Snapshot, Target, Workload};
 use crate::policy::Standing;
+use crate::resource::mesh_config::settings::ExpressPath;
 
 /// A connection before it is made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,8 +51,11 @@ pub fn plan(
     is_plain: impl Fn(&Arc<Workload>, &Arc<Service>, usize) -> bool,
 ) -> Plan {
     let mut plan = Plan::default();
+    if snapshot.mesh().express_path == ExpressPath::Disabled {
+        return plan;
+    }
     let local: BTreeMap<&str, &Arc<Workload>> = pods.iter().map(|pod| (&*pod.uid, pod)).collect();
-    for source in pods.iter().filter(|pod| pod.enrolled) {
+    for source in pods.iter().filter(|pod| pod.enrolled && !opts_out(pod)) {
         let mut known: BTreeMap<IpAddr, Standing> = BTreeMap::new();
         for (destination, ip) in pods.iter().flat_map(|pod| pod.ips.iter().map(move |ip| (pod, *ip))) {
             let Some(standing) = standing(snapshot, source, destination, ip) else { continue };
@@ -65,6 +69,11 @@ pub fn plan(
     plan
 }
 
+/// Whether all of its connections go through the proxy, because its label says so.
+fn opts_out(pod: &Workload) -> bool {
+    pod.labels.get(LABEL).is_some_and(|value| value == "disabled")
+}
+
 /// What stands between two pods, if anything does.
 fn standing(
     snapshot: &Snapshot,
@@ -74,6 +83,7 @@ fn standing(
 ) -> Option<Standing> {
     let from = source.ips.iter().find(|own| own.is_ipv4() == ip.is_ipv4())?;
     let plain = destination.accepts_tunnel() && !destination.inbound_bypass && destination.waypoint.is_none();
+    let plain = plain && !opts_out(destination);
     if source.uid == destination.uid || !plain || limit::concerns(snapshot, None, Some(destination)) {
         return None;
     }
@@ -149,6 +159,9 @@ impl Plan {
         }
     }
 }
+
+/// Label of pods: with the value `disabled` none of their connections takes the express path.
+pub const LABEL: &str = "mesh.internal/express-path";
 
 /// Pods of one service on one node that the kernel chooses from.
 pub const MAX_BACKENDS: usize = 8;

@@ -142,3 +142,20 @@ fn a_change_of_policy_cuts_open_flows_within_a_second() -> Result<()> {
     ensure!(begun.elapsed() < Duration::from_secs(2), "it took {:?}: {line}", begun.elapsed());
     logged(&bed, "node-1", &["cut after a change of policy"]).context("the reason")
 }
+
+#[test]
+fn the_mesh_can_do_without() -> Result<()> {
+    let (bed, client, near) = bed(Inbound::SkLookup)?;
+    bed.apply(
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, \
+         data: {mesh: 'expressPath: disabled'}}",
+    )?;
+    let passes = |bed: &Bed| -> Result<bool> {
+        let before = taken(bed)?;
+        let seen = dial(&client, &[&at(&near)])?;
+        Ok(seen.served() && taken(bed)? == before)
+    };
+    bed.wait("connections through the proxy", Duration::from_secs(5), |bed| passes(bed).unwrap_or(false))?;
+    ensure!(passes(&bed)?, "it comes and goes");
+    Ok(())
+}

@@ -159,3 +159,25 @@ fn what_a_limit_counts_is_left_to_whoever_counts() {
     assert!(backends(&plan, "a", "10.96.0.1").is_empty(), "its requests are counted");
     assert_eq!(backends(&plan, "a", "10.96.0.2"), ["10.0.0.2:8080", "10.0.0.3:8080"]);
 }
+
+#[test]
+fn a_pod_and_the_mesh_can_opt_out() {
+    let pod = |value: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: b, namespace: app,\n  labels: {{app: b, istio.io/dataplane-mode: ambient, mesh.internal/express-path: {value}}}}},\n  spec: {{nodeName: node1, serviceAccountName: b, containers: [{{name: c, image: i}}]}},\n  status: {{podIP: 10.0.0.2, podIPs: [{{ip: 10.0.0.2}}]}}}}\n"
+        )
+    };
+    let plan = planned(&world(&pod("disabled")));
+    assert_eq!(verdict(&plan, "a", "10.0.0.2", None), "", "to it");
+    assert_eq!(verdict(&plan, "b", "10.0.0.1", None), "", "from it");
+    assert_eq!(verdict(&plan, "a", "10.0.0.3", None), "yes", "between others");
+    assert!(backends(&plan, "a", "10.96.0.2").is_empty(), "a service that it is behind");
+    assert_eq!(verdict(&planned(&world(&pod("enabled"))), "a", "10.0.0.2", None), "yes");
+    let mesh = |value: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: ConfigMap, metadata: {{name: istio, namespace: istio-system}}, data: {{mesh: 'expressPath: {value}'}}}}\n"
+        )
+    };
+    assert_eq!(planned(&world(&mesh("disabled"))), Plan::default());
+    assert_ne!(planned(&world(&mesh("enabled"))), Plan::default());
+}

@@ -12,7 +12,7 @@ pub use self::provider::ExtensionProvider;
 pub use self::proxy::ProxyConfig;
 use self::settings::{
     AccessLogEncoding, CaSettings, CertificateAuthority, ConfigSource, DefaultProviders,
-    DefaultTrafficPolicy, DnsCertificate, H2Upgrade, InboundTrafficPolicy, IngressMode,
+    DefaultTrafficPolicy, DnsCertificate, ExpressPath, H2Upgrade, InboundTrafficPolicy, IngressMode,
     OutboundTrafficPolicy, PathNormalization, ServiceEntryVisibility, ServiceScopeConfig, ServiceSettings,
     TlsConfig,
 };
@@ -138,6 +138,8 @@ pub struct MeshConfig {
     pub default_traffic_policy: DefaultTrafficPolicy,
     /// Which namespaces see a ServiceEntry.
     pub service_entry_visibility: ServiceEntryVisibility,
+    /// Whether connections may take the express path; where a node was started with it.
+    pub express_path: ExpressPath,
 }
 
 /// A [`MeshConfig`] as it travels: the text that its author wrote, by which two are compared, and what it says.
@@ -272,6 +274,7 @@ impl Default for MeshConfig {
             tls_defaults: TlsConfig::default(),
             default_traffic_policy: DefaultTrafficPolicy::default(),
             service_entry_visibility: ServiceEntryVisibility::default(),
+            express_path: ExpressPath::default(),
         }
     }
 }

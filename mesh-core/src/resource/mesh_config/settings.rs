@@ -236,6 +236,18 @@ pub struct DefaultProviders {
     pub access_logging: Vec<String>,
 }
 
+/// Whether connections between pods of one node that need nothing but layer 4 may pass the proxy by. A setting of this mesh;
+/// Istio has nothing like it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExpressPath {
+    /// Where a node was started with it.
+    #[default]
+    Enabled,
+    /// Nowhere.
+    Disabled,
+}
+
 /// How paths are made normal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "RawPathNormalization")]

@@ -131,6 +131,7 @@ fn a_bad_field_costs_itself_only() {
         ("proxyListenPort: 0", "data.mesh.proxyListenPort", "port 0"),
         ("proxyListenPort: 70000", "data.mesh.proxyListenPort", "70000"),
         ("accessLogEncoding: XML", "data.mesh.accessLogEncoding", "unknown value"),
+        ("expressPath: off", "data.mesh.expressPath", "unknown value"),
         ("outboundTrafficPolicy: REGISTRY_ONLY", "data.mesh.outboundTrafficPolicy", "expected object"),
         (
             "outboundTrafficPolicy: {mode: REGISTRYONLY}",
