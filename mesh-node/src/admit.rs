@@ -16,37 +16,15 @@ use mesh_core::log_gate;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use crate::sys::sockopt;
-
-/// What is set on each accepted socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseMode {
-    /// Closing means FIN: tunnels, whose ends are marked inside.
-    Fin,
-    /// Closing means reset until a FIN was really passed on: connections of applications.
-    Reset,
-}
-
 /// Accepts for ever and hands every connection to `f`, which must not block: it starts a task or drops the socket.
 /// `failed` hears of errors other than a connection that went away by itself.
-///
-/// Small packets are sent at once and dead peers noticed (keep-alive). Stops when dropped.
+/// Stops when dropped.
 pub async fn accept_loop(
     listener: &TcpListener,
-    mode: CloseMode,
     failed: impl Fn(&io::Error),
     mut f: impl FnMut(TcpStream, SocketAddr),
 ) -> Infallible {
-    let prepare = |(socket, peer): (TcpStream, SocketAddr)| {
-        // A socket that refuses options is one that has already been reset; reading from it will say so.
-        let _ = sockopt::set_nodelay(&socket);
-        let _ = sockopt::set_keepalive(&socket);
-        if mode == CloseMode::Reset {
-            let _ = sockopt::set_linger_zero(&socket, true);
-        }
-        f(socket, peer);
-    };
-    run(async || listener.accept().await, failed, prepare).await
+    run(async || listener.accept().await, failed, |(socket, peer)| f(socket, peer)).await
 }
 
 async fn run<T>(

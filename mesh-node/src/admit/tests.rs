@@ -4,17 +4,19 @@ use std::collections::VecDeque;
 use tokio::io::AsyncReadExt;
 
 use super::*;
+use crate::sys::sockopt::{self, Close};
 use crate::tls::testkit::on_data_thread;
 
 #[test]
 fn accepts_and_prepares() {
     on_data_thread(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let address = listener.local_addr().expect("address");
-        for (mode, reset) in [(CloseMode::Reset, true), (CloseMode::Fin, false)] {
+        for (mode, reset) in [(Close::Reset, true), (Close::Fin, false)] {
+            let listener = sockopt::listen(([127, 0, 0, 1], 0).into(), 8, mode).expect("listen");
+            let listener = TcpListener::from_std(listener).expect("registered");
+            let address = listener.local_addr().expect("address");
             let accepted = RefCell::new(Vec::new());
             let mut client = tokio::select! {
-                _ = accept_loop(&listener, mode, |_| (), |socket, peer| accepted.borrow_mut().push((socket, peer))) =>
+                _ = accept_loop(&listener, |_| (), |socket, peer| accepted.borrow_mut().push((socket, peer))) =>
                     unreachable!("it never ends"),
                 client = async {
                     let client = TcpStream::connect(address).await.expect("connect");

@@ -177,7 +177,7 @@ impl Sockets {
         if !ours {
             sockopt::may_bind(address)?;
         }
-        self.threads.iter().map(|_| sockopt::listen(address, BACKLOG)).collect()
+        self.threads.iter().map(|_| sockopt::listen(address, BACKLOG, sockopt::Close::Fin)).collect()
     }
 }
 

@@ -20,7 +20,7 @@ use super::figures::Counters;
 use super::listener::{Listener, Served};
 use super::sockets::Socket;
 use super::tls::{self, Greeted, Refused};
-use crate::admit::{self, Cap, CloseMode, LogGate};
+use crate::admit::{self, Cap, LogGate};
 use crate::l7::io::Io;
 use crate::report::Event;
 use crate::run::tasks;
@@ -84,13 +84,12 @@ impl Worker {
             let failed = |error: &io::Error| worker.thread.reporter.count(accept_event(error));
             let admit = |tcp, peer| worker.admit(&listener, tcp, peer);
             tokio::select! {
-                never = admit::accept_loop(&socket, CloseMode::Fin, failed, admit) => match never {},
+                never = admit::accept_loop(&socket, failed, admit) => match never {},
                 _ = closed.wait_for(|closed| *closed) => {}
                 () = worker.thread.drain.graceful() => {}
             }
             // What the kernel has accepted already would be reset with the socket.
             while let Some((tcp, peer)) = accepted(&socket).await {
-                let _ = sockopt::set_nodelay(&tcp);
                 worker.admit(&listener, tcp, peer);
             }
         });

@@ -31,9 +31,6 @@ pub async fn plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, c
     let destination = SocketAddr::new(wanted.ip().to_canonical(), wanted.port());
     let facts = Facts { uid: pod.workload.clone(), peer: None, source_ip: client.ip(), destination };
     let (report, workload) = begin(&worker, &facts, client);
-    // Until both sides agree that the connection is over, closing it means it was cut.
-    let _ = sockopt::set_linger_zero(&tcp, true);
-    let _ = sockopt::set_nodelay(&tcp);
     let Some(permit) = authorize(&worker, &facts, workload.as_ref(), &report) else { return };
     if is_one_too_many(&worker, &facts, workload.as_ref(), &report) {
         return;

@@ -35,8 +35,6 @@ use crate::{
 
 /// Serves one captured connection.
 pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, client: SocketAddr) {
-    let _ = sockopt::set_linger_zero(&tcp, true);
-    let _ = sockopt::set_nodelay(&tcp);
     let Some(wanted) = worker.original_destination(&pod, client) else {
         worker.reporter.count(Event::LostDestination);
         if let Some(muted) = worker.may_complain() {

@@ -9,7 +9,10 @@ use std::{
 use mesh_common::{DNS_PORT, OUTBOUND_PORT, Pod};
 
 use super::pins::PinnedPod;
-use crate::sys::{netns::NetNs, sockopt};
+use crate::sys::{
+    netns::NetNs,
+    sockopt::{self, Close},
+};
 
 /// A pod of this node whose namespace is open; data threads make their sockets in it.
 #[derive(Debug)]
@@ -86,19 +89,19 @@ impl LocalPod {
 /// Listeners are bound to loopback addresses: only capture and steering lead to them, nothing from outside. All but
 /// the outbound ones take any free port, so that the application may have every port for itself.
 fn listen_all(threads: usize, outbound_port: u16) -> io::Result<Listeners> {
-    let outbound4 = group(threads, SocketAddr::from((Ipv4Addr::LOCALHOST, outbound_port)))?;
+    let outbound4 = group(threads, SocketAddr::from((Ipv4Addr::LOCALHOST, outbound_port)), Close::Reset)?;
     let port = outbound4.first().map(TcpListener::local_addr).transpose()?.map_or(0, |at| at.port());
     let mut all = Listeners { ports: Ports { outbound: port, dns: 0 }, threads: Vec::new() };
     let outbound6 = match loopbacks().get(1) {
-        Some(v6) => group(threads, SocketAddr::new(*v6, port))?,
+        Some(v6) => group(threads, SocketAddr::new(*v6, port), Close::Reset)?,
         None => Vec::new(),
     };
     all.threads.resize_with(threads, ThreadListeners::default);
     spread(&mut all.threads, outbound4, |t| &mut t.outbound);
     spread(&mut all.threads, outbound6, |t| &mut t.outbound);
     for ip in loopbacks() {
-        spread(&mut all.threads, group(threads, SocketAddr::new(ip, 0))?, |t| &mut t.plaintext);
-        spread(&mut all.threads, group(threads, SocketAddr::new(ip, 0))?, |t| &mut t.tunnel);
+        spread(&mut all.threads, group(threads, SocketAddr::new(ip, 0), Close::Reset)?, |t| &mut t.plaintext);
+        spread(&mut all.threads, group(threads, SocketAddr::new(ip, 0), Close::Fin)?, |t| &mut t.tunnel);
     }
     Ok(all)
 }
@@ -118,7 +121,7 @@ fn listen_dns(all: &mut Listeners, mut port: u16) -> io::Result<()> {
     let size = all.threads.len();
     let (mut streams, mut packets) = (Vec::new(), Vec::new());
     for ip in loopbacks() {
-        let listeners = group(size, SocketAddr::new(ip, port))?;
+        let listeners = group(size, SocketAddr::new(ip, port), Close::Fin)?;
         port = listeners.first().map(TcpListener::local_addr).transpose()?.map_or(port, |at| at.port());
         let at = SocketAddr::new(ip, port);
         packets.push((0..size).map(|_| sockopt::receive_at(at)).collect::<io::Result<Vec<_>>>()?);
@@ -130,10 +133,10 @@ fn listen_dns(all: &mut Listeners, mut port: u16) -> io::Result<()> {
     Ok(())
 }
 
-fn group(size: usize, mut at: SocketAddr) -> io::Result<Vec<TcpListener>> {
+fn group(size: usize, mut at: SocketAddr, close: Close) -> io::Result<Vec<TcpListener>> {
     let mut group = Vec::with_capacity(size);
     for _ in 0..size {
-        let listener = sockopt::listen(at, BACKLOG)?;
+        let listener = sockopt::listen(at, BACKLOG, close)?;
         at = listener.local_addr()?;
         group.push(listener);
     }

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    admit::{self, Cap, CloseMode, Descriptors, LogGate},
+    admit::{self, Cap, Descriptors, LogGate},
     dns::{self, Resolver},
     hbone::{self, Pool, ServeError},
     identity::{IdentityStore, Svid},
@@ -240,13 +240,13 @@ impl Worker {
         self.pods.borrow_mut().insert(pod.workload.clone(), pod.clone());
         for listener in listeners.outbound {
             let (worker, pod) = (self.clone(), pod.clone());
-            self.accept(CloseMode::Reset, listener, released.clone(), move |tcp, peer| {
+            self.accept(listener, released.clone(), move |tcp, peer| {
                 tasks::spawn_local("outbound", l4::outbound::serve(worker.clone(), pod.clone(), tcp, peer));
             });
         }
         for listener in listeners.plaintext {
             let (worker, pod) = (self.clone(), pod.clone());
-            self.accept(CloseMode::Reset, listener, released.clone(), move |tcp, peer| {
+            self.accept(listener, released.clone(), move |tcp, peer| {
                 tasks::spawn_local(
                     "plaintext",
                     l4::inbound::plaintext(worker.clone(), pod.clone(), tcp, peer),
@@ -255,14 +255,14 @@ impl Worker {
         }
         for listener in listeners.tunnel {
             let (worker, pod) = (self.clone(), pod.clone());
-            self.accept(CloseMode::Fin, listener, released.clone(), move |tcp, peer| {
+            self.accept(listener, released.clone(), move |tcp, peer| {
                 tasks::spawn_local("tunnel", worker.clone().tunnel(pod.clone(), tcp, peer));
             });
         }
         let resolver = Resolver::new(self.clone(), pod.clone(), queries);
         for listener in listeners.dns {
             let resolver = resolver.clone();
-            self.accept(CloseMode::Fin, listener, released.clone(), move |tcp, peer| {
+            self.accept(listener, released.clone(), move |tcp, peer| {
                 tasks::spawn_local("dns connection", resolver.clone().serve_stream(tcp, peer));
             });
         }
@@ -274,7 +274,6 @@ impl Worker {
 
     fn accept(
         self: &Rc<Self>,
-        mode: CloseMode,
         listener: std::net::TcpListener,
         mut released: watch::Receiver<bool>,
         serve: impl Fn(TcpStream, SocketAddr) + 'static,
@@ -297,7 +296,7 @@ impl Worker {
                 tokio::time::sleep(RELEASE_GRACE).await;
             };
             tokio::select! {
-                never = admit::accept_loop(&listener, mode, failed, admit) => match never {},
+                never = admit::accept_loop(&listener, failed, admit) => match never {},
                 () = released => {}
                 () = drain.graceful() => {}
             }

@@ -51,10 +51,23 @@ pub fn set_probes(
     Ok(())
 }
 
+/// What closing a connection does to its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Close {
+    /// FIN: tunnels, whose ends are marked inside.
+    Fin,
+    /// Reset, until a FIN was really passed on: connections of applications.
+    Reset,
+}
+
 /// A listening socket in the calling thread's network namespace, non-blocking, close-on-exec. Several may share
-/// one address (`SO_REUSEPORT`); the kernel spreads connections over them.
-pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+/// one address (`SO_REUSEPORT`); the kernel spreads connections over them. What is accepted sends small packets at once and
+/// notices dead peers ([`set_keepalive`]): Linux hands these options of a listener on, which saves a call each.
+pub fn listen(address: SocketAddr, backlog: i32, close: Close) -> io::Result<TcpListener> {
     let socket = tcp_socket(address.is_ipv6())?;
+    set_nodelay(&socket)?;
+    set_keepalive(&socket)?;
+    set_linger_zero(&socket, close == Close::Reset)?;
     set(&socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32)?;
     set(&socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, &1_i32)?;
     if address.is_ipv6() {
