@@ -21,4 +21,5 @@ mod routing;
 mod scrape;
 mod services;
 mod stock;
+mod torture;
 mod waypoint;

@@ -37,6 +37,22 @@ pub enum Way {
     Out,
 }
 
+/// Puts verdicts of namespaces that do not exist into a node's pinned map, until there is no room for one more; how many.
+pub fn fill_verdicts(map: &Path) -> io::Result<u64> {
+    let map = bpf::open_map(map)?;
+    let mut filled = 0;
+    loop {
+        let mut key = [0; size_of::<mesh_common::Question>()];
+        // Cookies are given from below.
+        key[..8].copy_from_slice(&(u64::MAX - filled).to_ne_bytes());
+        match bpf::update(&map, &key, &[0; size_of::<mesh_common::Verdict>()]) {
+            Ok(()) => filled += 1,
+            Err(e) if e.raw_os_error() == Some(libc::E2BIG) => return Ok(filled),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 impl Foreign {
     /// A connect hook at a cgroup that sends connects for one address elsewhere, as a socket load balancer does.
     pub fn rewrite_connects(cgroup: &Path, from: SocketAddrV4, to: SocketAddrV4) -> io::Result<Self> {

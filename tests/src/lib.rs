@@ -23,4 +23,5 @@ pub mod scenario;
 pub mod sealed;
 mod sys;
 pub mod tool;
+pub mod torture;
 pub mod waypoint;

@@ -17,6 +17,9 @@ use std::ptr;
 use std::thread;
 
 pub(crate) mod bpf;
+pub(crate) mod epoll;
+pub(crate) mod ring;
+pub(crate) mod send;
 
 /// What a child process enters between `fork` and `exec`. Absent parts are inherited.
 #[derive(Debug, Default)]

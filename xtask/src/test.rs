@@ -31,7 +31,7 @@ use crate::{
 )]
 pub(crate) struct Args {
     /// unit, control, gateway, conformance, gateway-api, ebpf, e2e; or a part of the last: egress, dns, waypoint, limits,
-    /// express. From gateway-api on they need root, through sudo where necessary.
+    /// express, torture. From gateway-api on they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Seconds that each suite may run, instead of its own limit.
@@ -73,6 +73,8 @@ enum Suite {
     Limits,
     /// Of those, connections that the kernel makes.
     Express,
+    /// Of those, what TCP promises, over every path.
+    Torture,
 }
 
 /// One call of `cargo test`.
@@ -102,7 +104,8 @@ impl Suite {
     ];
 
     /// Those that are parts of others, for whoever wants just these.
-    const PARTS: [Self; 5] = [Self::Egress, Self::Dns, Self::Waypoint, Self::Limits, Self::Express];
+    const PARTS: [Self; 6] =
+        [Self::Egress, Self::Dns, Self::Waypoint, Self::Limits, Self::Express, Self::Torture];
 
     fn name(self) -> &'static str {
         match self {
@@ -118,6 +121,7 @@ impl Suite {
             Self::Waypoint => "waypoint",
             Self::Limits => "limits",
             Self::Express => "express",
+            Self::Torture => "torture",
         }
     }
 
@@ -128,7 +132,8 @@ impl Suite {
             Self::Dns => &["dns::"],
             Self::Waypoint => &["waypoint::"],
             Self::Limits => &["limits::", "limits/"],
-            Self::Express => &["express::"],
+            Self::Express => &["express::", "torture::express::"],
+            Self::Torture => &["torture::"],
             _ => &[],
         }
     }
@@ -144,6 +149,7 @@ impl Suite {
                 | Self::Waypoint
                 | Self::Limits
                 | Self::Express
+                | Self::Torture
         )
     }
 
@@ -174,7 +180,9 @@ impl Suite {
             Self::Conformance | Self::GatewayApi => &["conformance"],
             Self::Gateway => &["gateway"],
             Self::Ebpf => &["ebpf"],
-            Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint | Self::Express => &["e2e"],
+            Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint | Self::Express | Self::Torture => {
+                &["e2e"]
+            }
             Self::Limits => &["conformance", "e2e"],
         };
         let run = |target: &&str| {

@@ -5,6 +5,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     rc::Rc,
     sync::Arc,
 };
@@ -127,13 +128,17 @@ impl Express {
             let source = self.number(&question.source);
             backends.insert(key, self.backends(source, all));
         }
-        // What is allowed no more goes before anything else comes.
-        follow(&mut self.backends, &backends, &mut self.maps, ExpressMaps::put_backends, |maps, key| {
-            maps.remove_backends(key)
-        })?;
-        follow(&mut self.verdicts, &verdicts, &mut self.maps, ExpressMaps::put_verdict, |maps, key| {
-            maps.remove_verdict(key)
-        })
+        // What is allowed no more goes before anything else comes. Room that one map lacks is no reason to leave the other as
+        // it was.
+        let of_services =
+            follow(&mut self.backends, &backends, &mut self.maps, ExpressMaps::put_backends, |maps, key| {
+                maps.remove_backends(key)
+            });
+        let of_pods =
+            follow(&mut self.verdicts, &verdicts, &mut self.maps, ExpressMaps::put_verdict, |maps, key| {
+                maps.remove_verdict(key)
+            });
+        of_services.and(of_pods)
     }
 
     fn backends(&mut self, source: u32, all: &[(SocketAddr, Arc<str>)]) -> Backends {
@@ -182,25 +187,49 @@ impl Express {
 }
 
 /// Makes a map hold what is wanted, and `known` what it holds.
-fn follow<V: Copy + PartialEq>(
+///
+/// An address of which something finds no room is left to the proxy as a whole: what is said of all its ports may be less
+/// than the truth without what is said of some.
+fn follow<M, V: Copy + PartialEq>(
     known: &mut BTreeMap<Key, V>,
     wanted: &BTreeMap<Key, V>,
-    maps: &mut ExpressMaps,
-    put: impl Fn(&mut ExpressMaps, Question, V) -> Result<(), MapError>,
-    remove: impl Fn(&mut ExpressMaps, Question) -> Result<(), MapError>,
+    maps: &mut M,
+    put: impl Fn(&mut M, Question, V) -> Result<(), MapError>,
+    remove: impl Fn(&mut M, Question) -> Result<(), MapError>,
 ) -> Result<(), MapError> {
     let gone: Vec<Key> = known.keys().filter(|key| !wanted.contains_key(key)).copied().collect();
     for key in gone {
         remove(maps, key.into())?;
         known.remove(&key);
     }
-    for (key, value) in wanted {
-        if known.get(key) != Some(value) {
-            put(maps, (*key).into(), *value)?;
-            known.insert(*key, *value);
+    let (mut result, mut left_out) = (Ok(()), None);
+    // Backwards, so that what is said of one port of an address is there before what is said of all others.
+    for (key, value) in wanted.iter().rev() {
+        if left_out == Some((key.netns, key.ip)) || known.get(key) == Some(value) {
+            continue;
+        }
+        match put(maps, (*key).into(), *value) {
+            Ok(()) => {
+                known.insert(*key, *value);
+            }
+            Err(error) => {
+                left_out = Some((key.netns, key.ip));
+                result = Err(error);
+                for key in known.range(key.of_address()).map(|(key, _)| *key).collect::<Vec<_>>() {
+                    remove(maps, key.into())?;
+                    known.remove(&key);
+                }
+            }
         }
     }
-    Ok(())
+    result
+}
+
+impl Key {
+    /// All ports of its address.
+    fn of_address(self) -> RangeInclusive<Self> {
+        Self { port: u16::MIN, ..self }..=Self { port: u16::MAX, ..self }
+    }
 }
 
 impl From<Question> for Key {
@@ -214,3 +243,6 @@ impl From<Key> for Question {
         Self::new(netns, ip, port)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 
 /// One instruction: operation, registers (source in the high half), offset, immediate.
 #[repr(C)]
@@ -72,6 +73,36 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
     }
 }
 
+/// Opens a map that is pinned in the BPF file system.
+pub(crate) fn open_map(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attr {
+        path: u64,
+        descriptor: u32,
+        flags: u32,
+    }
+    let path = super::c_path(path)?;
+    command(BPF_OBJ_GET, &Attr { path: path.as_ptr() as u64, descriptor: 0, flags: 0 })
+}
+
+/// Puts an entry into a map. The lengths of key and value have to be the map's.
+pub(crate) fn update(map: &OwnedFd, key: &[u8], value: &[u8]) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        map: u32,
+        padding: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let map = u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?;
+    let attr = Attr { map, padding: 0, key: key.as_ptr() as u64, value: value.as_ptr() as u64, flags: 0 };
+    let attr = std::ptr::from_ref(&attr);
+    // SAFETY: the attribute outlives the call, its size is passed with it, and what it points to lives as long.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, attr, size_of::<Attr>()) };
+    super::check(result).map(drop)
+}
+
 fn command<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
     // SAFETY: the attribute outlives the call, its size is passed with it, and what it points to lives as long.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
@@ -82,5 +113,7 @@ fn command<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
     }
 }
 
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_CREATE: libc::c_int = 28;
