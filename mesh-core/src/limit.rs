@@ -5,7 +5,8 @@
 //! the node of the client, or the gateway. A limit of a Gateway, or that selects a gateway's pods, is counted for all that
 //! the gateway takes in. A limit that selects other workloads is about connections to them, and counted where they run.
 //!
-//! A request must have leave of all limits that are for it. What one has taken when another refuses is given back.
+//! A request must have leave of all limits that are for it. What one has taken when another refuses is given back. How many
+//! connections may be open at a time, and what each of them may do, is a matter of those who take them in.
 //! Invariants: what a rule has counted outlives changes of everything else; who cannot be told apart shares one count.
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 pub use self::bucket::{Rate, Standing};
 pub use self::global::{Descriptor, Global};
+use self::open::OpenRule;
+pub use self::open::{Each, Full, Held};
 pub use self::rule::{Call, Caller};
 use self::rule::{ConnectionRule, Counts, Rule};
 use crate::model::{Service, Snapshot, Workload};
@@ -25,6 +28,7 @@ use crate::resource::{Object, ObjectKey, Spec};
 mod bucket;
 mod global;
 mod keyed;
+mod open;
 mod rule;
 
 /// All limits of a configuration, with what has been counted. Threads share it.
@@ -43,6 +47,7 @@ pub struct Policy {
     spec: RateLimitSpec,
     rules: Vec<Arc<Rule>>,
     connections: Option<Arc<ConnectionRule>>,
+    open: Vec<OpenRule>,
     global: Option<Arc<Global>>,
 }
 
@@ -167,7 +172,10 @@ impl Policy {
             same.cloned().unwrap_or_else(|| Arc::new(ConnectionRule::new(limit, epoch)))
         });
         let global = spec.global.as_ref().map(|limit| Global::new(limit, &object.meta.namespace));
+        let open = spec.open_connections.iter();
+        let open = open.map(|limit| OpenRule::new(limit, before.map_or(&[], |it| &it.open)));
         Self {
+            open: open.collect(),
             key: object.key(),
             rules: rules.collect(),
             connections,
@@ -221,6 +229,27 @@ pub fn body<'a>(policies: impl Iterator<Item = &'a Arc<Policy>>) -> Option<BodyL
         max_bytes: one.max_bytes.min(other.max_bytes),
         buffer: one.buffer || other.buffer,
     })
+}
+
+/// Takes a place for a connection in each count that these have; the places are free again when what comes back is
+/// dropped.
+///
+/// # Errors
+/// If one of the counts is full.
+pub fn open(policies: &[Arc<Policy>], caller: &Caller<'_>) -> Result<Held, Full> {
+    let mut held = Held::default();
+    for policy in policies {
+        for rule in &policy.open {
+            rule.take(caller, &mut held).map_err(|max| Full::new(&policy.key, max))?;
+        }
+    }
+    Ok(held)
+}
+
+/// What each connection may do that these are for: the least that any says.
+pub fn each(policies: &[Arc<Policy>]) -> Each {
+    let all = policies.iter().filter_map(|policy| policy.spec.each_connection.as_ref());
+    all.fold(Each::default(), Each::and)
 }
 
 /// Who is to be asked besides about requests that these are for.

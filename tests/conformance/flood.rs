@@ -214,12 +214,12 @@ async fn sent_away(raw: &mut Raw, bytes: &[u8], most: usize) -> Result<usize> {
 
 impl Case {
     /// A request with the row's mark.
-    fn request(&self, stream: u32, flags: u8) -> Frame {
+    pub(crate) fn request(&self, stream: u32, flags: u8) -> Frame {
         request(stream, &self.host, &[(USER_AGENT, &self.id)], END_HEADERS | flags)
     }
 
     /// A request that the origin answers as it is told.
-    fn ordered(&self, stream: u32, orders: &str) -> Frame {
+    pub(crate) fn ordered(&self, stream: u32, orders: &str) -> Frame {
         let mut request = self.request(stream, END_STREAM);
         request.payload.extend([0x10, 4]);
         request.payload.extend(b"x-do");
@@ -229,7 +229,7 @@ impl Case {
     }
 
     /// A request that is answered.
-    async fn asked(&self, raw: &mut Raw, stream: u32) -> Result<()> {
+    pub(crate) async fn asked(&self, raw: &mut Raw, stream: u32) -> Result<()> {
         raw.send(&[self.request(stream, END_STREAM)]).await?;
         let answer = raw.until(|frame| frame.kind == HEADERS && frame.stream == stream).await?;
         ensure!(answer.payload.first() == Some(&0x88), "no 200: {answer:?}");

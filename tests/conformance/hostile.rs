@@ -139,7 +139,7 @@ fn rest() -> Vec<Row> {
 }
 
 /// A request that the origin answers with these bytes, and ends the connection.
-fn answered(bytes: &str) -> Req {
+pub(crate) fn answered(bytes: &str) -> Req {
     use base64::Engine as _;
     get("/").orders(&format!("raw={}", base64::prelude::BASE64_STANDARD.encode(bytes)))
 }
@@ -209,6 +209,12 @@ const REFUSED: &[(&str, u16, &str)] = &[
     ("fragment", 400, "GET /a#b HTTP/1.1\r\nHost: @\r\n\r\n"),
     ("utf-8-target", 400, "GET /\u{e4} HTTP/1.1\r\nHost: @\r\n\r\n"),
     ("tls-hello", 400, "\u{16}\u{3}\u{1}\u{2}\0\u{1}"),
+    ("proxy-header", 400, "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\nHost: @\r\n\r\n"),
+    (
+        "proxy-header-2",
+        400,
+        "\r\n\r\n\0\r\nQUIT\n\u{21}\u{11}\0\u{c}\u{1}\u{1}\u{1}\u{1}\u{2}\u{2}\u{2}\u{2}\0\u{1}\0\u{2}GET / HTTP/1.1\r\nHost: @\r\n\r\n",
+    ),
     ("expectation", 417, "POST / HTTP/1.1\r\nHost: @\r\nContent-Length: 1\r\nExpect: 200-maybe\r\n\r\na"),
     ("connection-nominates-host", 400, "GET / HTTP/1.1\r\nHost: @\r\nConnection: host\r\n\r\n"),
     ("connection-nominates-proxies", 400, "GET / HTTP/1.1\r\nHost: @\r\nConnection: x-forwarded-for\r\n\r\n"),

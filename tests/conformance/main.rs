@@ -6,6 +6,7 @@
 
 mod action;
 mod balance;
+mod bounds;
 mod change;
 mod client;
 mod fault;
@@ -74,6 +75,7 @@ fn rows() -> Vec<Row> {
         matching::rows(),
         action::rows(),
         balance::rows(),
+        bounds::rows(),
         fault::rows(),
         flood::rows(),
         gateway::rows(),

@@ -191,7 +191,7 @@ impl Counts {
 }
 
 impl Caller<'_> {
-    fn hash_by(&self, key: &LimitKey, hasher: &mut impl Hasher) {
+    pub(super) fn hash_by(&self, key: &LimitKey, hasher: &mut impl Hasher) {
         match key {
             LimitKey::Identity => self.identity.hash(hasher),
             LimitKey::Address => self.address.to_canonical().hash(hasher),

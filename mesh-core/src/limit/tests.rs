@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Method};
 
-use super::{Call, Caller, Limits, Outcome, Policy, connection, request};
+use super::{Call, Caller, Each, Limits, Outcome, Policy, connection, each, open, request};
 use crate::id::{SpiffeId, TrustDomain};
 use crate::model::{CompileOptions, Snapshot, compile};
 use crate::own::{Own, Sightings};
@@ -230,4 +230,49 @@ fn connections_are_counted_by_who_makes_them() {
     assert!(passes(&connection(&policies, &at(2), now)));
     assert!(passes(&connection(&policies, &at(1), now + Duration::from_millis(500))));
     assert_eq!(ask(&policies, ("/", &[]), &anybody(), now), Outcome::Free);
+}
+
+#[test]
+fn open_connections_have_places_that_are_given_back_and_outlive_a_change() {
+    let edge = Sightings::of("shop", "edge", []).own();
+    let gateway = "targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: edge}]";
+    let spec = |max: u32| format!("{gateway}, openConnections: [{{max: {max}}}, {{by: [address], max: 2}}]");
+    let of = |max: u32, before: &Limits| {
+        let spec = spec(max);
+        Limits::of(&snapshot(&[("shop", "l", &spec)]), before, Instant::now())
+    };
+    let from = |last: u8| Caller::new(None, IpAddr::from([10, 0, 0, last]));
+    let limits = of(3, &Limits::default());
+    let policies = limits.of_gateway(&edge);
+    let one = open(&policies, &from(1)).unwrap();
+    let two = open(&policies, &from(1)).unwrap();
+    let full = open(&policies, &from(1)).unwrap_err().to_string();
+    assert_eq!(full, "RateLimit shop/l allows 2 open connections at a time");
+    let three = open(&policies, &from(2)).unwrap();
+    let full = open(&policies, &from(3)).unwrap_err().to_string();
+    assert_eq!(full, "RateLimit shop/l allows 3 open connections at a time");
+    // Who was refused by one count holds no place of another.
+    drop((one, three));
+    let policies = of(2, &limits).of_gateway(&edge);
+    let three = open(&policies, &from(3)).unwrap();
+    assert!(open(&policies, &from(4)).is_err(), "two are open, whatever the limit was when they came");
+    drop((two, three));
+    assert!(open(&policies, &from(4)).is_ok());
+}
+
+#[test]
+fn of_what_is_said_about_each_connection_the_least_counts() {
+    let edge = Sightings::of("shop", "edge", []).own();
+    let gateway = "targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: edge}]";
+    let (one, other) = (
+        format!("{gateway}, eachConnection: {{maxRequests: 7, idleTimeout: 5s}}"),
+        format!("{gateway}, eachConnection: {{maxRequests: 9, maxDuration: 1h, maxConcurrentStreams: 4}}"),
+    );
+    let snapshot = snapshot(&[("shop", "a", &one), ("shop", "b", &other)]);
+    let limits = Limits::of(&snapshot, &Limits::default(), Instant::now());
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let least = Each { requests: Some(7), duration: seconds(3_600), idle: seconds(5), streams: Some(4) };
+    assert_eq!(each(&limits.of_gateway(&edge)), least);
+    let waypoint = Sightings::of("shop", "other", []).own();
+    assert_eq!(each(&limits.of_gateway(&waypoint)), Each::default());
 }

@@ -29,6 +29,11 @@ pub struct RateLimitSpec {
     pub rules: Vec<RequestLimit>,
     /// The limit of connections.
     pub connections: Option<ConnectionLimit>,
+    /// How many connections may be open at a time at a Gateway or waypoint; at most 8 counts, and one must have leave of all.
+    #[cfg_attr(feature = "schema", schemars(length(max = 8)))]
+    pub open_connections: Vec<OpenLimit>,
+    /// What each connection to a Gateway or waypoint may do, and how long.
+    pub each_connection: Option<EachConnection>,
     /// How long the bodies of requests may be that are sent on.
     pub request_body: Option<BodyLimit>,
     /// Limits of requests that a rate limit service counts. It is asked about what the rules here let pass.
@@ -84,6 +89,37 @@ pub struct ConnectionLimit {
     /// As for requests.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     pub max_keys: Option<u32>,
+}
+
+/// So many connections at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct OpenLimit {
+    /// `identity` or `address`, or both; none means one count for all.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(length(max = 2)))]
+    pub by: Vec<LimitKey>,
+    /// How many, 1 to 1000000.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
+    pub max: u32,
+}
+
+/// What a connection may do. What is absent has no limit but those that all connections have, see `docs/limits.md`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", default)]
+pub struct EachConnection {
+    /// How many requests, 1 to 1000000000: with the answer to the last one the client is told that there will be no more.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000_000)))]
+    pub max_requests: Option<u32>,
+    /// After how long its client is told to go, 1s to 24h. Requests that are under way are served.
+    pub max_duration: Option<Duration>,
+    /// How long it may have no request, 1s to 1h.
+    pub idle_timeout: Option<Duration>,
+    /// How many requests at a time in HTTP/2, 1 to 1000.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1000)))]
+    pub max_concurrent_streams: Option<u32>,
 }
 
 /// How long bodies of requests may be.

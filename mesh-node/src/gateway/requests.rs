@@ -70,9 +70,12 @@ async fn serve(engine: Rc<Engine>, mut connection: HttpConnection) {
         let _ = sockopt::set_nodelay(socket);
     }
     let facts = facts(&connection.facts);
-    if let Err(over) = limit::at_door(&engine, &facts) {
-        return tracing::debug!(peer = %facts.peer, %over, "Closed a connection that is one too many.");
-    }
+    let _held = match limit::at_door(&engine, &facts) {
+        Ok(held) => held,
+        Err(over) => {
+            return tracing::debug!(peer = %facts.peer, %over, "Closed a connection that is one too many.");
+        }
+    };
     let protocol = connection.alpn.map(|alpn| match alpn {
         Alpn::H2 => Protocol::Http2,
         Alpn::Http11 => Protocol::Http1,
@@ -98,9 +101,10 @@ async fn carry(engine: &Engine, connection: OpaqueConnection) {
         pseudo_service: None,
         encrypted: false,
     });
-    if let Err(over) = limit::at_door(engine, &facts(&connection.facts)) {
-        return report.fail_as(Stage::Policy, Flag::RateLimited, over);
-    }
+    let _held = match limit::at_door(engine, &facts(&connection.facts)) {
+        Ok(held) => held,
+        Err(over) => return report.fail_as(Stage::Policy, Flag::RateLimited, over),
+    };
     if let Some(named) = connection.named() {
         let asked = connection.facts.sni.as_deref().unwrap_or("no name");
         // What is not there, or not for this gateway to see, has no filter chain in Istio.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use mesh_core::limit::{self, Call, Caller, Outcome, Over, Policy, Standing};
+use mesh_core::limit::{self, Call, Caller, Full, Held, Outcome, Over, Policy, Standing};
 use mesh_core::model::Service;
 use mesh_core::resource::rate_limit::BodyLimit;
 use mesh_core::route::MatchInfo;
@@ -19,10 +19,28 @@ use crate::report::Event;
 
 mod global;
 
-/// Whether a connection may come in; one that may not is counted.
-pub(crate) fn at_door(engine: &Engine, facts: &Facts) -> Result<(), Over> {
-    let asked = limit::connection(&engine.door(), &caller(facts), Instant::now());
-    passed(engine, asked)
+/// Why a connection may not come in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TooMany {
+    /// In too short a time.
+    #[error("{0}")]
+    Rate(Over),
+    /// Beside those that are open.
+    #[error("{0}")]
+    Open(Full),
+}
+
+/// Whether a connection may come in; one that may not is counted. What comes back stays with it to its end.
+pub(crate) fn at_door(engine: &Engine, facts: &Facts) -> Result<Held, TooMany> {
+    let (door, caller) = (engine.door(), caller(facts));
+    // Who finds no place has not come in, and so takes nothing of what may come in.
+    let held = limit::open(&door, &caller).map_err(|full| {
+        engine.reporter.count(Event::ShedOpen);
+        TooMany::Open(full)
+    })?;
+    let asked = limit::connection(&door, &caller, Instant::now());
+    passed(engine, asked).map_err(TooMany::Rate)?;
+    Ok(held)
 }
 
 /// Whether a connection to a service may be; one that may not is counted.

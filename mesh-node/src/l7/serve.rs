@@ -2,9 +2,10 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use mesh_core::limit::{self, Each};
 use tokio_util::io::poll_read_buf;
 
 use super::down::h1::{H1Downstream, Timeouts};
@@ -77,16 +78,20 @@ async fn sniff(connection: &mut Connection) -> Option<Protocol> {
 
 async fn http1(engine: Rc<Engine>, connection: Connection, drain: Drain) {
     let Connection { io, input, facts, site, .. } = connection;
-    let mut client = H1Downstream::new(io, input, facts.secure, limits_of(&*site), timeouts_of(&*site));
+    let each = limit::each(&engine.door());
+    let timeouts = timeouts_of(&*site, &each);
+    let mut client = H1Downstream::new(io, input, facts.secure, limits_of(&*site), timeouts);
+    let until = each.duration.map(|life| Instant::now() + life);
     client.close_with(drain.clone());
+    client.end_after(each.requests, until);
     let stage = Stage { engine: &engine, site: &*site, facts: &facts };
     let mut first = true;
-    let mut graceful = std::pin::pin!(drain.graceful());
+    let mut ends = std::pin::pin!(ends(&drain, until));
     loop {
         let request = tokio::select! {
             biased;
             request = poll_fn(|cx| client.poll_request(cx)) => request,
-            () = &mut graceful, if !first => return client.close().await,
+            () = &mut ends, if !first => return client.close().await,
         };
         first = false;
         match request {
@@ -112,8 +117,20 @@ fn limits_of(site: &dyn Site) -> Limits {
     Limits { underscores, ..Limits::default() }
 }
 
-fn timeouts_of(site: &dyn Site) -> Timeouts {
-    if site.is_edge() { EDGE_TIMEOUTS } else { TIMEOUTS }
+fn timeouts_of(site: &dyn Site, each: &Each) -> Timeouts {
+    let timeouts = if site.is_edge() { EDGE_TIMEOUTS } else { TIMEOUTS };
+    Timeouts { idle: each.idle.unwrap_or(timeouts.idle), ..timeouts }
+}
+
+/// Resolves when a connection should have no further request.
+async fn ends(drain: &Drain, until: Option<Instant>) {
+    match until {
+        None => drain.graceful().await,
+        Some(until) => tokio::select! {
+            () = drain.graceful() => {}
+            () = tokio::time::sleep_until(until.into()) => {}
+        },
+    }
 }
 
 /// Answers what is no request, as far as it can be answered.

@@ -51,6 +51,8 @@ pub enum Event {
     ShedPod,
     /// A connection closed because a limit of connections in a time was reached.
     ShedRate,
+    /// A connection closed because too many are open.
+    ShedOpen,
     /// A request refused because a rate limit service says nothing.
     LimitServiceDenied,
     /// A request let through although a rate limit service says nothing.
@@ -71,7 +73,7 @@ pub enum Event {
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -94,6 +96,7 @@ impl Event {
         Self::ShedConnections,
         Self::ShedPod,
         Self::ShedRate,
+        Self::ShedOpen,
         Self::LimitServiceDenied,
         Self::LimitServicePassed,
         Self::NoWaypoint,
@@ -123,7 +126,11 @@ impl Event {
             | Self::GarbageProtocol
             | Self::GarbageRequest => &GARBAGE,
             Self::AcceptDescriptors | Self::AcceptMemory | Self::AcceptOther => &ACCEPT,
-            Self::LostDestination | Self::ShedConnections | Self::ShedPod | Self::ShedRate => &SHED,
+            Self::LostDestination
+            | Self::ShedConnections
+            | Self::ShedPod
+            | Self::ShedRate
+            | Self::ShedOpen => &SHED,
             Self::LimitServiceDenied | Self::LimitServicePassed => &LIMIT_SERVICE,
             Self::NoWaypoint => &WAYPOINT,
             Self::AdminHost | Self::AdminConnections => &ADMIN,
@@ -156,6 +163,7 @@ impl Event {
             Self::LostDestination => "destination",
             Self::ShedPod => "pod",
             Self::ShedRate => "rate",
+            Self::ShedOpen => "open",
             Self::LimitServiceDenied => "denied",
             Self::LimitServicePassed => "passed",
             Self::AdminHost => "host",

@@ -45,10 +45,13 @@ pub(super) async fn serve(waypoint: Rc<Waypoint>, mut incoming: Incoming, tunnel
     };
     let client = client_of(&incoming, tunnel_peer);
     let facts = facts(&snapshot, (client, wanted), &incoming);
-    if let Err(over) = limit::at_door(&waypoint.engine, &facts) {
-        waypoint.refuse(tunnel_peer, None, &over);
-        return incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
-    }
+    let _held = match limit::at_door(&waypoint.engine, &facts) {
+        Ok(held) => held,
+        Err(over) => {
+            waypoint.refuse(tunnel_peer, None, &over);
+            return incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
+        }
+    };
     // If the client has gone meanwhile, nobody is waiting.
     let Ok(stream) = incoming.accept() else { return };
     let io = Io::from(stream);

@@ -28,6 +28,9 @@ fn limits_are_read() {
 #[test]
 fn what_is_wrong_is_named() {
     let web = |rest: &str| format!("targetRefs: [{{kind: Service, name: web}}], {rest}");
+    let edge = |rest: &str| {
+        format!("targetRefs: [{{kind: Gateway, group: gateway.networking.k8s.io, name: edge}}], {rest}")
+    };
     let rule = |rule: &str| web(&format!("rules: [{{{rule}}}]"));
     let global = |global: &str| web(&format!("global: {{{global}}}"));
     let error = Level::Error;
@@ -60,6 +63,16 @@ fn what_is_wrong_is_named() {
         (web("requestBody: {maxBytes: 0}"), error, "spec.requestBody.maxBytes", "0 is not"),
         (web("requestBody: {maxBytes: 20000000, buffer: true}"), error, "spec.requestBody.maxBytes", "and 16777216"),
         (web("connections: {count: 0}"), error, "spec.connections.count", "0 is not"),
+        (web("openConnections: [{max: 1}]"), error, "spec.openConnections", "not about those to a Service"),
+        (web("eachConnection: {maxRequests: 1}"), error, "spec.eachConnection", "not about those to a Service"),
+        (edge("eachConnection: {}"), error, "spec.eachConnection", "says nothing"),
+        (edge("eachConnection: {maxRequests: 0}"), error, "spec.eachConnection.maxRequests", "0 is not between 1"),
+        (edge("eachConnection: {maxConcurrentStreams: 1001}"), error, "spec.eachConnection.maxConcurrentStreams", "and 1000"),
+        (edge("eachConnection: {maxDuration: 25h}"), error, "spec.eachConnection.maxDuration", "1s and 24h"),
+        (edge("eachConnection: {maxDuration: 999ms}"), error, "spec.eachConnection.maxDuration", "1s and 24h"),
+        (edge("eachConnection: {idleTimeout: 2h}"), error, "spec.eachConnection.idleTimeout", "1s and 1h"),
+        (edge("openConnections: [{max: 0}]"), error, "spec.openConnections[0].max", "0 is not between 1"),
+        (edge("openConnections: [{max: 1, by: [path]}]"), error, "spec.openConnections[0].by[0]", "of requests"),
     ];
     let rows: Vec<_> =
         rows.iter().map(|(spec, level, field, reason)| (spec.as_str(), *level, *field, *reason)).collect();

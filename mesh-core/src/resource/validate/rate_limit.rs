@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::super::Meta;
-use super::super::rate_limit::{GlobalLimit, LimitKey, RateLimitSpec, RequestLimit, RequestMatch};
+use super::super::rate_limit::{
+    EachConnection, GlobalLimit, LimitKey, RateLimitSpec, RequestLimit, RequestMatch,
+};
 use super::super::value::{HeaderKey, Host, StringMatch};
 use super::Report;
 use super::security::{at_most, targets};
@@ -20,9 +22,12 @@ pub(super) fn rate_limit(spec: &RateLimitSpec, meta: &Meta, report: &mut Report<
         report.error_with("spec", "says nobody's requests", hint);
     }
     let counts = !spec.rules.is_empty() || spec.connections.is_some() || spec.global.is_some();
-    if !counts && spec.request_body.is_none() {
-        report.error_with("spec", "limits nothing", "give rules, connections, requestBody or global");
+    let of_connections = !spec.open_connections.is_empty() || spec.each_connection.is_some();
+    if !counts && !of_connections && spec.request_body.is_none() {
+        let hint = "give rules, connections, openConnections, eachConnection, requestBody or global";
+        report.error_with("spec", "limits nothing", hint);
     }
+    connections_of_clients(spec, report);
     if let Some(limit) = &spec.request_body {
         let most = if limit.buffer { MOST_BUFFERED } else { MOST_BYTES };
         if !(1..=most).contains(&limit.max_bytes) {
@@ -51,14 +56,62 @@ pub(super) fn rate_limit(spec: &RateLimitSpec, meta: &Meta, report: &mut Report<
             max_keys: limit.max_keys,
         };
         numbers.check("spec.connections", &limit.by, report);
-        for (index, _) in limit.by.iter().enumerate().filter(|(_, key)| !key.is_of_connections()) {
-            let reason = "is known of requests, not of connections";
-            report.error_with(
-                format_args!("spec.connections.by[{index}]"),
-                reason,
-                "one of identity, address",
-            );
+        keys_of_connections("spec.connections", &limit.by, report);
+    }
+}
+
+/// What is about connections of clients is for those who take them in.
+fn connections_of_clients(spec: &RateLimitSpec, report: &mut Report<'_>) {
+    let open = (!spec.open_connections.is_empty()).then_some("spec.openConnections");
+    let each = spec.each_connection.as_ref().map(|_| "spec.eachConnection");
+    let targets = spec.target_refs.iter();
+    if let Some(target) = targets.map(|it| it.kind.as_str()).find(|kind| *kind != "Gateway") {
+        let reason = format!("is about connections that a Gateway takes in, not about those to a {target}");
+        for field in [open, each].into_iter().flatten() {
+            report.error_with(field, &reason, "name a Gateway in targetRefs, or select its pods");
         }
+    }
+    at_most(8, "spec.openConnections", spec.open_connections.len(), report);
+    for (index, limit) in spec.open_connections.iter().enumerate() {
+        let field = format!("spec.openConnections[{index}]");
+        keys_of_connections(&field, &limit.by, report);
+        within(&format!("{field}.max"), Some(limit.max), MOST_OPEN, report);
+    }
+    if let Some(each) = &spec.each_connection {
+        each_connection(each, report);
+    }
+}
+
+fn each_connection(each: &EachConnection, report: &mut Report<'_>) {
+    let field = "spec.eachConnection";
+    if *each == EachConnection::default() {
+        report.error_with(
+            field,
+            "says nothing",
+            "give maxRequests, maxDuration, idleTimeout or maxConcurrentStreams",
+        );
+    }
+    within(&format!("{field}.maxRequests"), each.max_requests, MOST, report);
+    within(&format!("{field}.maxConcurrentStreams"), each.max_concurrent_streams, MOST_STREAMS, report);
+    let times = [("maxDuration", each.max_duration, DAY), ("idleTimeout", each.idle_timeout, HOUR)];
+    for (name, time, most) in times {
+        if time.is_some_and(|time| !(SECOND..=most).contains(&time.get())) {
+            let reason = format!("is not between 1s and {}h", most.as_secs() / HOUR.as_secs());
+            report.error(format_args!("{field}.{name}"), reason);
+        }
+    }
+}
+
+fn keys_of_connections(field: &str, by: &[LimitKey], report: &mut Report<'_>) {
+    for (index, _) in by.iter().enumerate().filter(|(_, key)| !key.is_of_connections()) {
+        let reason = "is known of requests, not of connections";
+        report.error_with(format_args!("{field}.by[{index}]"), reason, "one of identity, address");
+    }
+}
+
+fn within(field: &str, number: Option<u32>, most: u32, report: &mut Report<'_>) {
+    if let Some(number) = number.filter(|number| !(1..=most).contains(number)) {
+        report.error(field, format!("{number} is not between 1 and {most}"));
     }
 }
 
@@ -187,7 +240,14 @@ const MOST_WAIT: Duration = Duration::from_secs(10);
 const MOST_BYTES: u32 = 1 << 30;
 /// Each request that is under way may hold so much memory.
 const MOST_BUFFERED: u32 = 16 << 20;
+const SECOND: Duration = Duration::from_secs(1);
+/// What connections get without a word.
+const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// No process has more file descriptors.
+const MOST_OPEN: u32 = 1_000_000;
+/// Each may hold a window and a buffer of some hundred kilobytes.
+const MOST_STREAMS: u32 = 1_000;
 /// More in a day would not be a limit, and times stay far from the end of their type.
 const MOST: u32 = 1_000_000_000;
 /// A burst beyond so many times the rate would take days to come back.

@@ -50,6 +50,10 @@ pub struct H1Downstream {
     answered: HeaderMap,
     /// When clients are told to go.
     drain: Option<Drain>,
+    /// Requests that may still begin.
+    requests: Option<u32>,
+    /// After which no other request may follow.
+    until: Option<std::time::Instant>,
     /// Bytes of the body since the deadline was set.
     progress: usize,
     /// When a piece was taken; the next has not been asked for since.
@@ -97,6 +101,8 @@ impl H1Downstream {
             spare: HeaderMap::new(),
             answered: HeaderMap::new(),
             drain: None,
+            requests: None,
+            until: None,
             progress: 0,
             taken: None,
         }
@@ -116,6 +122,11 @@ impl H1Downstream {
     /// another request into nothing.
     pub fn close_with(&mut self, drain: Drain) {
         self.drain = Some(drain);
+    }
+
+    /// No further request follows so many, or one that is answered after `until`; clients are told with the answer.
+    pub fn end_after(&mut self, requests: Option<u32>, until: Option<std::time::Instant>) {
+        (self.requests, self.until) = (requests, until);
     }
 
     /// The next head; `None` when the client is done. After an error [`Self::refuse`] may still answer.
@@ -153,6 +164,7 @@ impl H1Downstream {
         self.deadline.set(Some(first));
         self.progress = 0;
         self.taken = None;
+        self.requests = self.requests.map(|left| left.saturating_sub(1));
         self.method = method.clone();
         self.version = version;
         self.keep_alive = head.keep_alive;
@@ -194,6 +206,13 @@ impl H1Downstream {
             && self.response_ended
             && self.decoder.is_done()
             && !self.awaits_continue
+    }
+
+    /// Whether no other request is to follow the one under way, whatever its client would like.
+    fn is_last(&self) -> bool {
+        self.drain.as_ref().is_some_and(Drain::is_draining)
+            || self.requests == Some(0)
+            || self.until.is_some_and(|until| until <= std::time::Instant::now())
     }
 
     /// Whether the response under way was begun and will not be ended.
@@ -342,7 +361,7 @@ impl Downstream for H1Downstream {
         self.keep_alive &= !self.awaits_continue;
         // What came early was meant for another protocol. It is no request, whatever it looks like (CVE-2025-64763).
         self.keep_alive &= self.leaves || !self.asks;
-        self.keep_alive &= self.leaves || !self.drain.as_ref().is_some_and(Drain::is_draining);
+        self.keep_alive &= self.leaves || !self.is_last();
         let parts = ResponseParts {
             method: &self.method,
             version: self.version,

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mesh_core::http::frames::ResetBudget;
+use mesh_core::limit;
 
-use super::{Connection, HEAD, TIMEOUTS, limits_of, refused};
+use super::{Connection, HEAD, TIMEOUTS, ends, limits_of, refused};
 use crate::frames::{Guarded, Watch, dismiss};
 use crate::l7::down::h2::H2Downstream;
 use crate::l7::engine::Engine;
@@ -31,23 +32,29 @@ struct Shared {
 pub(super) async fn http2(engine: Rc<Engine>, connection: Connection, drain: Drain) {
     let Connection { io, input, facts, site, .. } = connection;
     let (io, watch) = Guarded::server(io.with_prefix(input.freeze()));
-    let handshake = settings().handshake::<_, Bytes>(io);
+    let each = limit::each(&engine.door());
+    let streams = each.streams.unwrap_or(STREAMS);
+    let handshake = settings(streams).handshake::<_, Bytes>(io);
     let Ok(Ok(mut connection)) = tokio::time::timeout(HEAD, handshake).await else { return };
+    let until = each.duration.map(|life| Instant::now() + life);
     let shared = Shared { engine, site, facts: Rc::new(facts), watch };
     let requests = Cell::new(0);
     // Each request holds the facts.
-    let mut idle = std::pin::pin!(idle(&requests, || Rc::strong_count(&shared.facts) > 1));
+    let busy = || Rc::strong_count(&shared.facts) > 1;
+    let mut idle = std::pin::pin!(idle(&requests, each.idle.unwrap_or(TIMEOUTS.idle), busy));
+    let mut ends = std::pin::pin!(ends(&drain, until));
+    let last = each.requests.map(u64::from);
     let mut draining = false;
     loop {
-        let ends = async {
+        let over = async {
             tokio::select! {
-                () = drain.graceful() => {}
+                () = &mut ends => {}
                 () = &mut idle => {}
             }
         };
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
-            () = ends, if !draining => {
+            () = over, if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
                 continue;
@@ -59,6 +66,18 @@ pub(super) async fn http2(engine: Rc<Engine>, connection: Connection, drain: Dra
             () = drain.forced() => return,
         };
         requests.set(requests.get() + 1);
+        match last {
+            // Those that are on their way when it is told to go are all that an honest client still sends.
+            Some(last) if requests.get() > last + u64::from(streams) => {
+                shared.misbehaves("It goes on with requests although it was told to go.");
+                return dismiss(&mut connection).await;
+            }
+            Some(last) if requests.get() >= last && !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            _ => {}
+        }
         match accepted {
             Some(Ok((request, respond))) => {
                 tasks::spawn_local("request", serve(shared.clone(), request, respond));
@@ -102,12 +121,12 @@ async fn serve(
     watch.request_ended(client.is_taken_back() && begun.elapsed() < ResetBudget::EARLY);
 }
 
-fn settings() -> h2::server::Builder {
+fn settings(streams: u32) -> h2::server::Builder {
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(streams)
         .max_header_list_size(MAX_HEADERS)
         .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(PENDING_RESETS)
@@ -116,18 +135,19 @@ fn settings() -> h2::server::Builder {
     builder
 }
 
-/// Resolves when a connection has had no request for as long as it may.
-async fn idle(requests: &Cell<u64>, busy: impl Fn() -> bool) {
+/// Resolves when a connection has had no request for `limit`.
+async fn idle(requests: &Cell<u64>, limit: Duration, busy: impl Fn() -> bool) {
+    let look = IDLE_LOOK.min(limit / 4);
     let (mut before, mut quiet) = (requests.get(), Duration::ZERO);
-    while quiet < TIMEOUTS.idle {
-        tokio::time::sleep(IDLE_LOOK).await;
+    while quiet < limit {
+        tokio::time::sleep(look).await;
         let now = requests.get();
-        quiet = if now == before && !busy() { quiet + IDLE_LOOK } else { Duration::ZERO };
+        quiet = if now == before && !busy() { quiet + look } else { Duration::ZERO };
         before = now;
     }
 }
 
-/// How often it is looked whether a connection of HTTP/2 has requests.
+/// How often it is looked at least whether a connection of HTTP/2 has requests.
 const IDLE_LOOK: Duration = Duration::from_secs(60);
 /// Unread bytes of one request.
 const WINDOW: u32 = 256 << 10;
