@@ -27,6 +27,7 @@ use crate::route::ResourceName;
 
 mod attach;
 mod backends;
+mod contest;
 mod facts;
 mod grants;
 mod listeners;
@@ -43,7 +44,7 @@ pub struct Resources<'a> {
     classes: BTreeMap<&'a str, &'a GatewayClassSpec>,
     gateways: BTreeMap<Name<'a>, Gateway<'a>>,
     sets: BTreeMap<Name<'a>, ListenerSet<'a>>,
-    /// The oldest first, then by name.
+    /// The oldest first, then by name, then by kind.
     routes: Vec<Route<'a>>,
     /// The oldest first, then by name.
     policies: Vec<BackendPolicy<'a>>,
@@ -128,7 +129,7 @@ impl<'a> Resources<'a> {
                 _ => resources.routes.extend(Route::of(object)),
             }
         }
-        resources.routes.sort_by_cached_key(|it| place(it.object));
+        resources.routes.sort_by_cached_key(|it| (place(it.object), it.kind()));
         resources.policies.sort_by_cached_key(|it| place(it.object));
         resources
     }

@@ -23,6 +23,9 @@ pub enum Rejected {
     NotAllowedByListeners,
     /// None of these is for any of its hosts.
     NoMatchingListenerHostname,
+    /// A route of another kind, which comes before it, has one of its hosts on each of these. The API asks for a status
+    /// without naming a reason.
+    HostnameConflict,
 }
 
 impl<'a> Resources<'a> {

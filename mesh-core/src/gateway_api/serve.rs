@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::contest::Contest;
 use super::refs::{CertificateFault, RouteBackends};
 use super::{Gateway, Listener, OwnerKind, Resources, Route, RouteSpec};
 use crate::own::Own;
@@ -81,12 +82,16 @@ impl<'r, 'a> AtGateway<'r, 'a> {
         let name = ResourceName { namespace: Arc::clone(&meta.namespace), name: Arc::clone(&meta.name) };
         let listeners = resources.listeners(gateway);
         let mut attached: Vec<Vec<(&Route<'_>, Vec<Host>)>> = listeners.iter().map(|_| Vec::new()).collect();
+        let mut contest = Contest::default();
         for route in resources.routes() {
             let own = |parent: &&api::ParentRef| {
                 resources.gateway_of(route, parent).is_some_and(|it| it.name() == gateway.name())
             };
             let parents = route.parents().iter().filter(own);
-            for at in parents.filter_map(|it| resources.attach(route, it, &listeners).ok()).flatten() {
+            let at = parents.filter_map(|it| {
+                contest.settle(route, gateway.name(), resources.attach(route, it, &listeners)).ok()
+            });
+            for at in at.flatten() {
                 let Some(routes) = attached.get_mut(at.listener) else { continue };
                 match routes.last_mut().filter(|(last, _)| std::ptr::eq(*last, route)) {
                     Some((_, hosts)) => hosts.extend(at.hosts),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::contest::Contest;
 use super::mesh::is_service;
 use super::refs::CertificateFault;
 use super::{
@@ -112,12 +113,12 @@ impl<'a> Resources<'a> {
             self.gateways().map(|it| (it.name(), self.listeners(it))).collect();
         let mut attached: BTreeMap<Name<'_>, Vec<usize>> =
             listeners.iter().map(|(name, all)| (*name, vec![0; all.len()])).collect();
-        let mut senders = BTreeMap::new();
+        let (mut senders, mut contest) = (BTreeMap::new(), Contest::default());
         for route in self.routes() {
             let mut statuses = Vec::new();
             let mut counted = BTreeSet::new();
             for parent in route.parents() {
-                let at = self.at_parent(route, parent, (&listeners, facts));
+                let at = self.at_parent((route, parent), (&listeners, facts), &mut contest);
                 let Some((accepted, at)) = at else { continue };
                 counted.extend(at);
                 let conditions = vec![accepted, self.resolved(route, facts)];
@@ -146,16 +147,16 @@ impl<'a> Resources<'a> {
     /// Whether a route is attached to a parent, and the listeners there; `None` if it is none of ours.
     fn at_parent<'s>(
         &'s self,
-        route: &Route<'a>,
-        parent: &ParentRef,
+        (route, parent): (&Route<'a>, &ParentRef),
         (listeners, facts): (&BTreeMap<Name<'s>, Vec<Listener<'a>>>, &Facts),
+        contest: &mut Contest<'a>,
     ) -> Option<(Condition, Vec<(Name<'a>, usize)>)> {
         if is_service(parent) {
             return Some((at_service(route, parent, facts), Vec::new()));
         }
         let gateway = self.gateway_of(route, parent)?;
         let own = listeners.get(&gateway.name()).map(Vec::as_slice).unwrap_or_default();
-        let outcome = self.attach(route, parent, own);
+        let outcome = contest.settle(route, gateway.name(), self.attach(route, parent, own));
         let at = outcome.iter().flatten().map(|it| (gateway.name(), it.listener)).collect();
         Some((accepted(outcome.err()), at))
     }
@@ -440,6 +441,10 @@ fn accepted(rejected: Option<Rejected>) -> Condition {
         Some(Rejected::NoMatchingListenerHostname) => {
             ("NoMatchingListenerHostname", "no listener is for any of its hosts")
         }
+        Some(Rejected::HostnameConflict) => (
+            "HostnameConflict",
+            "an HTTPRoute and a GRPCRoute for the same host cannot both be served on a listener: the other is older",
+        ),
     };
     Condition::new(ACCEPTED, false, reason, message)
 }

@@ -2,9 +2,9 @@
 
 use anyhow::ensure;
 
-use super::http::{FINE, GATEWAY, by};
+use super::http::{self, FINE, GATEWAY, by};
 use super::{Test, core, extended};
-use crate::client::grpc;
+use crate::client::{get, grpc};
 use crate::row::Want;
 
 /// A GRPCRoute `infra/NAME` of `infra/gw`.
@@ -85,6 +85,19 @@ pub(super) fn tests() -> Vec<Test> {
                 ensure!(header("x-header-add") == "some,add-appends-values" && header("x-header-remove").is_empty(), "{seen:?}");
                 Ok(())
             }),
+        // The suite has no test of it; the specification of GRPCRoute asks for it.
+        core("GRPCRouteHostnameOfAnHTTPRoute")
+            .yaml(GATEWAY)
+            .yaml(&http::route("a", "hostnames: [first.test], rules: [{backendRefs: [{name: v1, port: 8080}]}]"))
+            .yaml(&route("b", &format!("hostnames: ['*.test'], rules: [{{{}}}]", to("v2"))))
+            .yaml(&route("c", &format!("hostnames: [third.test], rules: [{{{}}}]", to("v2"))))
+            .says("HTTPRoute infra/a", FINE)
+            .says("GRPCRoute infra/b", "Accepted=False/HostnameConflict")
+            .says("GRPCRoute infra/c", FINE)
+            .says("Gateway infra/gw http", "attached=2")
+            .ask(get("/").to("first.test"), by("v1"))
+            .ask(grpc(LOGIN).to("second.test"), Want::status(200).header("grpc-status", "12"))
+            .ask(grpc(LOGIN).to("third.test"), by("v2")),
         core("GRPCRouteWeight")
             .yaml(GATEWAY)
             .yaml(&route("r", "rules: [{backendRefs: [{name: v1, port: 8082, weight: 70}, {name: v2, port: 8082, weight: 30}, {name: v3, port: 8082, weight: 0}]}]"))

@@ -175,6 +175,7 @@ fn backends_that_are_none_take_their_share() {
         "{ONE}
     http infra/a
       parentRefs: [{{name: gw}}]
+      hostnames: [a.test]
       rules:
       - {{name: none, matches: [{{path: {{value: /none}}}}]}}
       - {{name: zero, matches: [{{path: {{value: /zero}}}}], backendRefs: [{{name: v1, port: 80, weight: 0}}]}}

@@ -176,18 +176,23 @@ fn references_are_resolved_and_permitted() {
           to: [{group: '', kind: Service}]
         http infra/a
           parentRefs: [{name: odd}]
+          hostnames: [http.test]
           rules: [{backendRefs: [{name: v1, namespace: web, port: 80}]}]
         grpc infra/b
           parentRefs: [{name: odd}]
+          hostnames: [grpc.test]
           rules: [{backendRefs: [{name: v1, namespace: web, port: 80}]}]
         http infra/c
           parentRefs: [{name: odd}]
+          hostnames: [http.test]
           rules: [{backendRefs: [{group: example.com, kind: Thing, name: v1}]}]
         http infra/d
           parentRefs: [{name: odd}]
+          hostnames: [http.test]
           rules: [{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: gone, port: 80}}}]}]
         http infra/e
           parentRefs: [{name: odd}]
+          hostnames: [http.test]
           rules: [{filters: [{type: ExtensionRef, extensionRef: {group: example.com, kind: F, name: f}}]}]
         ",
         "
@@ -234,4 +239,61 @@ fn clients_that_cannot_be_checked_are_not_let_in() {
     let tls =
         near.listeners.iter().find(|it| it.port == 443).and_then(|it| it.servers[0].tls.clone()).unwrap();
     assert_eq!((tls.mode, tls.ca_cert_credential_name.as_str()), (ServerTlsMode::Mutual, "clients/gw/443"));
+}
+
+#[test]
+fn of_an_http_route_and_a_grpc_route_for_the_same_host_the_older_is_accepted() {
+    check(
+        "
+        gateway infra/gw
+          gatewayClassName: istio
+          listeners:
+          - {name: http, port: 80, protocol: HTTP}
+          - {name: other, port: 81, protocol: HTTP}
+        service infra/gw
+          {ports: [{port: 80}]}
+        service infra/v1
+          {ports: [{port: 80}]}
+        grpc infra/a-older @1
+          parentRefs: [{name: gw, sectionName: http}]
+          hostnames: ['*.a.test', b.test]
+          rules: [{backendRefs: [{name: v1, port: 80}]}]
+        http infra/b-younger @2
+          parentRefs: [{name: gw, sectionName: http}]
+          hostnames: [x.a.test, c.test]
+          rules: [{backendRefs: [{name: v1, port: 80}]}]
+        grpc infra/c-of-who-is-refused @3
+          parentRefs: [{name: gw, sectionName: http}]
+          hostnames: [c.test]
+          rules: [{backendRefs: [{name: v1, port: 80}]}]
+        http infra/d-also-elsewhere @4
+          parentRefs: [{name: gw}]
+          hostnames: [b.test]
+          rules: [{backendRefs: [{name: v1, port: 80}]}]
+        http infra/e-another-host @5
+          parentRefs: [{name: gw, sectionName: http}]
+          hostnames: [a.test]
+          rules: [{backendRefs: [{name: v1, port: 80}]}]
+        grpc infra/z-as-old @6
+          parentRefs: [{name: gw, sectionName: http}]
+          hostnames: [e.test]
+          rules: [{backendRefs: [{name: v1, port: 80}]}]
+        http infra/y-as-old @6
+          parentRefs: [{name: gw, sectionName: http}]
+          hostnames: [e.test]
+          rules: [{backendRefs: [{name: v1, port: 80}]}]
+        ",
+        "
+        gw: Accepted Programmed [\"gw.infra.svc.cluster.local\"]
+        gw/http: 4 HTTPRoute,GRPCRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        gw/other: 1 HTTPRoute,GRPCRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        a-older at gw: Accepted ResolvedRefs
+        c-of-who-is-refused at gw: Accepted ResolvedRefs
+        z-as-old at gw: !Accepted=HostnameConflict ResolvedRefs
+        b-younger at gw: !Accepted=HostnameConflict ResolvedRefs
+        d-also-elsewhere at gw: Accepted ResolvedRefs
+        e-another-host at gw: Accepted ResolvedRefs
+        y-as-old at gw: Accepted ResolvedRefs
+        ",
+    );
 }
