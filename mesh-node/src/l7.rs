@@ -20,6 +20,7 @@ mod pool;
 mod record;
 mod reply;
 pub mod serve;
+mod session;
 pub mod shared;
 pub mod site;
 pub(crate) mod sniff;

@@ -14,6 +14,7 @@ mod listener_sets;
 mod mesh;
 mod rules;
 mod sealed;
+mod sessions;
 mod stage;
 mod tls;
 
@@ -149,6 +150,7 @@ fn tests() -> Vec<Test> {
         http::tests(),
         backends::tests(),
         rules::tests(),
+        sessions::tests(),
         grpc::tests(),
         tls::tests(),
         mesh::tests(),

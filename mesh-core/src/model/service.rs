@@ -274,6 +274,11 @@ impl EndpointId {
         canonical(SocketAddr::new(IpAddr::V6(self.ip.into()), self.port))
     }
 
+    /// What sessions know it by: equal on every node and in every run, and not the address itself.
+    pub fn mark(self) -> u64 {
+        mix(self.hash64() ^ SESSIONS)
+    }
+
     /// 64 well-mixed bits, equal on every node and in every run.
     pub(crate) fn hash64(self) -> u64 {
         let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).expect("masked to 64 bits");
@@ -309,5 +314,7 @@ fn declared(name: &str) -> Option<Declared> {
     })
 }
 
+/// Tells marks from other hashes of the same address.
+const SESSIONS: u64 = 0x7365_7373_696f_6e73;
 /// SMTP, DNS, `MySQL` and `MongoDB`.
 const SERVER_FIRST: [u16; 4] = [25, 53, 3306, 27017];

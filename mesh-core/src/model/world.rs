@@ -194,7 +194,6 @@ impl World {
         let name = Name { namespace, name: Arc::clone(&object.meta.name) };
         let mut report = Report::default();
         self.note_attachment(object);
-        gateway_api::warn_about(object, &mut report);
         match &object.spec {
             Spec::Namespace(_) => self.put_namespace(&name.name, Some(object.meta.labels.clone())),
             Spec::Node(node) => {

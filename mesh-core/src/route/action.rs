@@ -10,7 +10,8 @@ use http::StatusCode;
 
 use super::header_ops::host;
 use super::{
-    Cors, Fault, HeaderOps, MatchInfo, MatchedPath, Redirect, ResourceName, Rewrite, Settings, is_drawn,
+    Cors, Fault, HeaderOps, MatchInfo, MatchedPath, Redirect, ResourceName, Rewrite, Session, Settings,
+    is_drawn,
 };
 use crate::resource::networking::Destination;
 use crate::resource::networking::virtual_service::{
@@ -45,6 +46,8 @@ pub struct Route {
     pub mirrors: Vec<Mirror>,
     /// The answer to a request whose destination does not exist: 503, or 500 in the Gateway API.
     pub no_cluster: StatusCode,
+    /// How the requests of a session stay together.
+    pub session: Option<Arc<Session>>,
 }
 
 /// What is done with a request.
@@ -192,6 +195,7 @@ impl Route {
             retries: Some(Arc::new(RetryPolicy::new(None, false))),
             mirrors: Vec::new(),
             no_cluster: StatusCode::SERVICE_UNAVAILABLE,
+            session: None,
         }
     }
 
@@ -229,6 +233,7 @@ impl Route {
             retries: home.shared.retries(RetryPolicy::new(rule.retries.as_ref().or(home.retries), false)),
             mirrors: mirrors.map(|(to, share)| Mirror { to: ClusterRef::of(to, home), share }).collect(),
             no_cluster: StatusCode::SERVICE_UNAVAILABLE,
+            session: None,
         })
     }
 }
@@ -299,6 +304,11 @@ impl Split {
         let branches: Vec<_> = branches.into_iter().filter(|(weight, _)| *weight > 0).collect();
         let total = branches.iter().map(|(weight, _)| u64::from(*weight)).sum();
         (total > 0).then_some(Self { branches, total })
+    }
+
+    /// All that may be done, in the user's order.
+    pub fn branches(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.branches.iter().map(|(_, branch)| branch)
     }
 
     /// What is done with one request. `seed` is drawn from all of `u64`.

@@ -15,10 +15,12 @@ use self::matching::Rank;
 use super::condition::Condition;
 use super::index::Entry;
 use super::{
-    Action, ClusterRef, DirectResponse, Forward, HeaderOps, MatchInfo, ResourceName, Route, Split, Weighted,
+    Action, ClusterRef, DirectResponse, Forward, HeaderOps, MatchInfo, ResourceName, Route, Session, Split,
+    Weighted,
 };
 use crate::resource::gateway_api::{
-    Backend, FilteredBackend, GrpcRouteSpec, GrpcRule, HttpRouteSpec, HttpRule, SectionName, Timeout,
+    Backend, FilteredBackend, GrpcRouteSpec, GrpcRule, HttpRouteSpec, HttpRule, SectionName,
+    SessionPersistence, Timeout,
 };
 use crate::retry::RetryPolicy;
 
@@ -55,6 +57,7 @@ struct Rule<'r> {
     retries: RetryPolicy,
     /// For the share of backends that are none.
     no_cluster: StatusCode,
+    session: Option<Arc<Session>>,
 }
 
 /// A backend of a rule.
@@ -72,8 +75,10 @@ impl ApiRules {
         backends: &dyn Backends,
     ) -> Self {
         let mut rules = Self::new(name, created);
-        for rule in &spec.rules {
-            let route = Rule::of_http(rule).compile(&rules.place.name, backends);
+        for (number, rule) in spec.rules.iter().enumerate() {
+            let session =
+                session("HTTPRoute", (&rules.place.name, number), rule.session_persistence.as_ref());
+            let route = Rule::of_http(rule, session).compile(&rules.place.name, backends);
             rules.add(route, rule.matches.iter().map(matching::of_http));
         }
         rules
@@ -86,8 +91,10 @@ impl ApiRules {
         backends: &dyn Backends,
     ) -> Self {
         let mut rules = Self::new(name, created);
-        for rule in &spec.rules {
-            let route = Rule::of_grpc(rule).compile(&rules.place.name, backends);
+        for (number, rule) in spec.rules.iter().enumerate() {
+            let session =
+                session("GRPCRoute", (&rules.place.name, number), rule.session_persistence.as_ref());
+            let route = Rule::of_grpc(rule, session).compile(&rules.place.name, backends);
             if rule.matches.is_empty() {
                 rules.add(route, std::iter::once(matching::every_call()));
             } else {
@@ -120,6 +127,15 @@ impl ApiRules {
     }
 }
 
+/// How the requests of a session stay together under the rule of this number.
+fn session(
+    kind: &str,
+    (route, number): (&ResourceName, usize),
+    spec: Option<&SessionPersistence>,
+) -> Option<Arc<Session>> {
+    Session::of(spec?, &format!("{kind}/{route}/{number}")).map(Arc::new)
+}
+
 /// The destinations of a rule, whichever kind its filters are of.
 fn shares<'r, F>(backends: &'r [FilteredBackend<F>]) -> Vec<Share<'r>>
 where
@@ -134,7 +150,7 @@ where
 }
 
 impl<'r> Rule<'r> {
-    fn of_http(rule: &'r HttpRule) -> Self {
+    fn of_http(rule: &'r HttpRule, session: Option<Arc<Session>>) -> Self {
         let limit = |timeout: Option<Timeout>| match timeout {
             Some(Timeout::After(limit)) => Some(limit),
             Some(Timeout::Never) | None => None,
@@ -146,10 +162,11 @@ impl<'r> Rule<'r> {
             timeout: limit(rule.timeouts.request),
             retries: RetryPolicy::of_filter(rule.retry.as_ref(), limit(rule.timeouts.backend_request)),
             no_cluster: StatusCode::INTERNAL_SERVER_ERROR,
+            session,
         }
     }
 
-    fn of_grpc(rule: &'r GrpcRule) -> Self {
+    fn of_grpc(rule: &'r GrpcRule, session: Option<Arc<Session>>) -> Self {
         Self {
             name: rule.name.as_ref(),
             filters: rule.filters.iter().map(Filter::from).collect(),
@@ -158,6 +175,7 @@ impl<'r> Rule<'r> {
             retries: RetryPolicy::of_filter(None, None),
             // What callers of gRPC understand as UNAVAILABLE.
             no_cluster: StatusCode::SERVICE_UNAVAILABLE,
+            session,
         }
     }
 
@@ -199,6 +217,7 @@ impl<'r> Rule<'r> {
             retries: Some(Arc::new(self.retries.clone())),
             mirrors: effects.mirrors,
             no_cluster: self.no_cluster,
+            session: self.session.clone(),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The endpoints of one service and subset, as a data thread uses them for one client.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mesh_core::balance::{Algorithm, Balancer, Candidate, Candidates, Load, PickContext, locality};
+use mesh_core::balance::{Algorithm, Balancer, Candidate, Candidates, Health, Load, PickContext, locality};
 use mesh_core::cluster::{ClusterPolicy, Outcome};
 use mesh_core::model::{Declared, Endpoint, EndpointId, Service, ServicePort, Workload};
 
@@ -33,6 +33,8 @@ pub struct Cluster {
     pub origination: Rc<Origination>,
     members: Vec<Rc<Member>>,
     by_id: HashMap<EndpointId, usize>,
+    /// What sessions know endpoints by, once there is a session.
+    by_mark: OnceCell<HashMap<u64, usize>>,
     candidates: Candidates,
     balancer: RefCell<Balancer>,
     /// Of a service that is wherever clients go: where they have gone lately.
@@ -73,6 +75,8 @@ pub struct Choice<'a> {
     pub seed: u64,
     /// Where the request belongs.
     pub hash: Option<u64>,
+    /// The endpoint that the session of the request has, see [`EndpointId::mark`]; it comes before everything else.
+    pub session: Option<u64>,
     /// The address that the client asked for: a PASSTHROUGH balancer sends it there if that is an endpoint's.
     pub wanted: Option<SocketAddr>,
     /// Endpoints that were tried.
@@ -123,6 +127,7 @@ impl Cluster {
             shared,
             by_id: members.iter().enumerate().map(|(at, it)| (it.endpoint.id, at)).collect(),
             balancer: RefCell::new(balancer),
+            by_mark: OnceCell::new(),
             policy,
             declared: service.ports.get(port).map_or(Declared::Nothing, ServicePort::declared),
             service,
@@ -136,6 +141,10 @@ impl Cluster {
 
     /// Chooses an endpoint; `None` if none may be used.
     pub fn pick(&self, choice: &Choice<'_>) -> Option<Rc<Member>> {
+        let held = choice.session.and_then(|mark| self.of_session(mark));
+        if let Some(member) = held.filter(|it| !self.shared.is_ejected(it.endpoint.id)) {
+            return Some(Rc::clone(member));
+        }
         if self.service.is_passthrough() {
             let member = self.pass(choice.wanted?);
             return Some(member).filter(|member| !choice.tried.contains(&member.endpoint.id));
@@ -157,6 +166,12 @@ impl Cluster {
         };
         let at = self.balancer.borrow_mut().pick(&self.candidates, &context)?;
         self.members.get(at).cloned()
+    }
+
+    /// The endpoint that sessions know by this mark.
+    pub fn of_session(&self, mark: u64) -> Option<&Rc<Member>> {
+        let marks = || self.members.iter().enumerate().map(|(at, it)| (it.endpoint.id.mark(), at)).collect();
+        self.members.get(*self.by_mark.get_or_init(marks).get(&mark)?)
     }
 
     /// The address itself.

@@ -18,6 +18,7 @@ use super::limit;
 use super::message::{Broken, RequestHead};
 use super::record::Record;
 use super::reply::{Refusal, Reply};
+use super::session;
 use super::site::{Chosen, Facts, Site};
 use super::transfer::Downstream;
 use crate::report::Flags;
@@ -90,7 +91,10 @@ async fn run<D: Downstream>(
         return send(stage, client, reply, record).await;
     };
     let route = match &route.action {
-        Action::Split(split) => Arc::clone(split.choose(stage.engine.random())),
+        Action::Split(split) => {
+            let held = session::of(stage, &route, &head.headers).and_then(|it| it.branch(stage, split));
+            Arc::clone(held.unwrap_or_else(|| split.choose(stage.engine.random())))
+        }
         _ => route,
     };
     record.route(&matched);

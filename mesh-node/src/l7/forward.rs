@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, StatusCode};
-use mesh_core::balance::{Affinity, HashInput, hash_key};
+use mesh_core::balance::{Affinity, hash_key};
 use mesh_core::cluster::{Outcome, Resource, Ticket};
 use mesh_core::model::EndpointId;
 use mesh_core::resource::rate_limit::BodyLimit;
@@ -26,6 +26,7 @@ use super::message::{Broken, Piece, RequestHead, ResponseHead, grpc_status};
 use super::mirror;
 use super::record::Record;
 use super::reply::Refusal;
+use super::session::{self, Hashed};
 use super::site::DialError;
 use super::transfer::{Body, Downstream, Either, Flow, Upstream};
 use super::upload::Upload;
@@ -57,6 +58,7 @@ struct Journey<'a, 'r, D> {
     kept: Kept,
     until: Option<tokio::time::Instant>,
     set_cookie: Option<String>,
+    session: Option<session::Known<'a>>,
     /// Leave to be a retry.
     retry: Option<Ticket>,
     /// Headers of an answer for which the client wants another.
@@ -81,7 +83,9 @@ pub async fn run<D: Downstream>(
     client: &mut D,
     record: &mut Record,
 ) -> Result<(), Ended> {
-    let weighted = job.forward.choose(stage.engine.random());
+    let session = session::of(stage, job.route, &head.headers);
+    let held = session.as_ref().and_then(|it| it.destination(stage, job.forward));
+    let weighted = held.unwrap_or_else(|| job.forward.choose(stage.engine.random()));
     prepare(stage, &job, weighted, head, record)?;
     let found = stage.engine.cluster(&weighted.to, stage.site.port());
     let cluster = found.map_err(|_| {
@@ -116,6 +120,7 @@ pub async fn run<D: Downstream>(
         kept: Kept::new(keeps, body),
         cluster,
         set_cookie: None,
+        session,
         retry: None,
     };
     let ended = match journey.gather().await {
@@ -202,6 +207,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
             let choice = Choice {
                 seed: self.stage.engine.random(),
                 hash,
+                session: self.session.as_ref().filter(|_| tries == 1).and_then(session::Known::mark),
                 wanted: self.stage.facts.asked(),
                 tried: if ignores { &tried } else { &[] },
                 remote: policy.is_some_and(|policy| policy.remote_localities),
@@ -298,6 +304,10 @@ impl<D: Downstream> Journey<'_, '_, D> {
             return Err(Try::Again(backoff));
         }
         self.kept.forget();
+        let mut answer = answer;
+        if let Some(session) = &self.session {
+            session.tell(member.endpoint.id, &mut answer.headers);
+        }
         self.pass_back(
             answer,
             server,
@@ -494,26 +504,6 @@ impl<D: Downstream> Journey<'_, '_, D> {
 enum Waited {
     Gone(Broken),
     Broken(Broken),
-}
-
-/// A request as hashing sees it.
-struct Hashed<'a> {
-    head: &'a RequestHead,
-    ip: std::net::IpAddr,
-}
-
-impl HashInput for Hashed<'_> {
-    fn each_header(&self, name: &str, visit: &mut dyn FnMut(&[u8])) {
-        self.head.headers.get_all(name).iter().for_each(|value| visit(value.as_bytes()));
-    }
-
-    fn query(&self) -> Option<&str> {
-        self.head.target.query()
-    }
-
-    fn source_ip(&self) -> Option<std::net::IpAddr> {
-        Some(self.ip)
-    }
 }
 
 /// What becomes of a request that its client has broken, before there is an answer.

@@ -124,6 +124,7 @@ async fn reach(
         let choice = Choice {
             seed: engine.random(),
             hash,
+            session: None,
             wanted: facts.asked(),
             tried: &tried,
             remote: true,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 
-use super::{Name, Report, World};
+use super::{Name, World};
 use crate::gateway_api::{Gateway, Owner, Resources, authorities_in};
 use crate::model::{Config, Credential, CredentialName, Record, RecordKey};
 use crate::resource::gateway_api::{ListenerNamespacesFrom, RouteNamespacesFrom, SecretRef, TlsMode};
@@ -28,19 +28,6 @@ pub(super) struct GatewayApi {
     maps: BTreeMap<Name, Arc<str>>,
     /// ConfigMaps that Gateways name as their parameters: whether they exist is told in statuses.
     parameters: BTreeSet<ObjectKey>,
-}
-
-/// Names what of a resource of the Gateway API nothing acts on.
-pub(super) fn warn_about(object: &Object, report: &mut Report) {
-    let sessions: Vec<bool> = match &object.spec {
-        Spec::HttpRoute(spec) => spec.rules.iter().map(|rule| rule.session_persistence.is_some()).collect(),
-        Spec::GrpcRoute(spec) => spec.rules.iter().map(|rule| rule.session_persistence.is_some()).collect(),
-        _ => return,
-    };
-    for (number, _) in sessions.iter().enumerate().filter(|(_, wanted)| **wanted) {
-        let field = format!("spec.rules[{number}].sessionPersistence");
-        report.warning(object, field, "is not acted on: each request is balanced by itself");
-    }
 }
 
 impl World {

@@ -394,6 +394,11 @@ impl TryFrom<RawSessionPersistence> for SessionPersistence {
                 if path.chars().count() > 1024 {
                     return Err(Invalid::new("cookie.path has more than 1024 characters"));
                 }
+                if !path.starts_with('/') || !path.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b';') {
+                    let reason =
+                        "cookie.path must begin with / and have neither ; nor anything but visible ASCII";
+                    return Err(Invalid::new(reason));
+                }
                 SessionCarrier::Cookie { name: cookie.name, path, lifetime: cookie.lifetime_type }
             }
             (SessionType::Header, None, Some(header)) => SessionCarrier::Header { name: header.name },

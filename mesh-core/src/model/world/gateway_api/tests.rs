@@ -157,16 +157,6 @@ spec:
 }
 
 #[test]
-fn what_nothing_acts_on_is_named() {
-    let yaml = "
-{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: app}, spec: {rules: [{}, {sessionPersistence: {type: Header, header: {name: s}}}]}}";
-    let mut world = world(CredentialScope::Nobody);
-    objects(yaml).iter().for_each(|object| world.upsert(object));
-    let seen: Vec<_> = world.findings().into_iter().map(|finding| finding.field.clone()).collect();
-    assert_eq!(seen, ["spec.rules[1].sessionPersistence"]);
-}
-
-#[test]
 fn what_gateways_show_to_servers_and_what_listener_sets_name_is_told() {
     let yaml = "
 {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: gw, namespace: infra}, spec: {gatewayClassName: istio,
