@@ -45,8 +45,42 @@ fn the_sample_does_what_it_says() -> Result<()> {
     let node = bed.node(&client.status().node.clone())?;
     let labels = [("response_flags", "RL"), ("response_code", "429"), ("source_workload", "client")];
     counted(&node, "istio_requests_total", &labels, |count| count >= 8)?;
+    strangers(&bed).context("from outside the mesh")?;
     users(&bed).context("users.yaml")?;
     connections(&bed, &client, &other).context("connections.yaml")
+}
+
+/// Who is in no mesh has nobody on its side who counts: the server's node does.
+fn strangers(bed: &Bed) -> Result<()> {
+    bed.apply(
+        "{apiVersion: v1, kind: Namespace, metadata: {name: plain, labels: {istio.io/dataplane-mode: none}}}",
+    )?;
+    bed.apply(&pod("plain", "stranger", "node-1", &["sleep", "infinity"]))?;
+    bed.wait_ready(std::time::Duration::from_secs(20), |_| ())?;
+    let stranger = bed.pod("plain/stranger")?;
+    let httpbin = bed.pod("default/httpbin")?;
+    let url = format!("http://{}:8080/get", httpbin.ip());
+    let first = head(&stranger, &[&url])?;
+    ensure!(first.contains(" 200") && first.contains("x-ratelimit-limit: 10"), "{first}");
+    let passed = passing(&stranger, 20, &[&url])?;
+    ensure!((9..=12).contains(&passed), "{passed}");
+    let node = bed.node(&httpbin.status().node.clone())?;
+    let labels = [("reporter", "destination"), ("response_flags", "RL"), ("response_code", "429")];
+    counted(&node, "istio_requests_total", &labels, |count| count >= 8)?;
+    // Those of the mesh are counted where they are, and by whom they are.
+    let own = Scrape::of(&node)?
+        .count("istio_requests_total", &[("reporter", "destination"), ("source_workload", "client")]);
+    ensure!(own == 0, "counted twice: {own}");
+    // Whom policy refuses is not listened to first.
+    bed.apply(
+        "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: strict, namespace: default}, \
+         spec: {mtls: {mode: STRICT}}}",
+    )?;
+    bed.wait("a stranger that gets no answer", std::time::Duration::from_secs(5), |_| {
+        head(&stranger, &[&url]).is_ok_and(|answer| answer.is_empty())
+    })?;
+    bed.delete("PeerAuthentication", "default", "strict")?;
+    Ok(())
 }
 
 fn users(bed: &Bed) -> Result<()> {

@@ -18,11 +18,17 @@ use super::{
 };
 use crate::{
     hbone::Incoming,
+    l7::{
+        io::Io,
+        site::{DialError, Dialled, Held},
+    },
     redirect::LocalPod,
     report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, Stage},
-    run::worker::Worker,
+    run::{tasks, worker::Worker},
     sys::sockopt,
 };
+
+mod requests;
 
 /// Serves one plaintext connection; its local address is what the client asked for.
 pub async fn plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, client: SocketAddr) {
@@ -30,6 +36,9 @@ pub async fn plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, c
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     let destination = SocketAddr::new(wanted.ip().to_canonical(), wanted.port());
     let facts = Facts { uid: pod.workload.clone(), peer: None, source_ip: client.ip(), destination };
+    if let Some(limited) = requests::limited(&worker, &facts, &tcp).await {
+        return requests::serve(&worker, (&pod, facts), limited, (tcp, client)).await;
+    }
     let (report, workload) = begin(&worker, &facts, client);
     let Some(permit) = authorize(&worker, &facts, workload.as_ref(), &report) else { return };
     if is_one_too_many(&worker, &facts, workload.as_ref(), &report) {
@@ -42,6 +51,34 @@ pub async fn plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, c
         }
         Err(error) => report.fail(Stage::Dial, error),
     }
+}
+
+/// As [`local`], as requests have it: cut when policy changes, and with whoever uses it.
+pub(super) async fn held(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    facts: Facts,
+    client: SocketAddr,
+) -> Result<Dialled, DialError> {
+    let opened = local(worker, pod, &facts, client).await;
+    let (tcp, report) = opened.map_err(|(stage, reason)| match stage {
+        Stage::Policy => DialError::Denied(reason),
+        _ => DialError::Connect(reason),
+    })?;
+    let cut = sockopt::duplicate(&tcp).map_err(|error| DialError::Connect(error.to_string()))?;
+    let (watcher, encrypted) = (Rc::downgrade(worker), facts.peer.is_some());
+    let report = Rc::new(report);
+    let own = Rc::clone(&report);
+    let watch = tasks::spawn_local("revocation", async move {
+        let Some(worker) = watcher.upgrade() else { return };
+        let reports = [&*own];
+        tokio::select! {
+            () = revoked(&worker, &facts, &reports) => {}
+            () = worker.drain.forced() => {}
+        }
+        let _ = cut.shutdown(std::net::Shutdown::Both);
+    });
+    Ok(Dialled { io: Io::Tcp(tcp), encrypted, held: Some(Held::new(watch, report)) })
 }
 
 /// Serves one stream of a tunnel, whose peer has proven its identity.

@@ -15,14 +15,14 @@ use mesh_core::model::{Declared, Service, ServiceKey, ServicePort, Snapshot, Tar
 use mesh_core::route::{self, About, ClusterRef, Route, RouteTable, StreamTable, StreamView};
 use tokio::net::TcpStream;
 
-use super::revoke::{Facts, revoked};
+use super::revoke::Facts;
 use super::waypoint::{Missed, Passenger};
 use super::{dial, forwarded, inbound};
 use crate::hbone::{ConnectRequest, TunnelKey};
 use crate::l7::engine::Engine;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
-use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, Held, LocalBoxFuture, Site};
+use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, LocalBoxFuture, Site};
 use crate::l7::{
     limit, sniff,
     stream::{self, Stream},
@@ -30,8 +30,7 @@ use crate::l7::{
 use crate::redirect::LocalPod;
 use crate::report::{ConnReport, Counters};
 use crate::run::drain::Drain;
-use crate::run::{tasks, worker::Worker};
-use crate::sys::sockopt;
+use crate::run::worker::Worker;
 
 pub(super) mod outside;
 
@@ -497,25 +496,7 @@ impl PodClient {
             source_ip: client.ip(),
             destination: to,
         };
-        let opened = inbound::local(worker, pod, &facts, client).await;
-        let (tcp, report) = opened.map_err(|(stage, reason)| match stage {
-            crate::report::Stage::Policy => DialError::Denied(reason),
-            _ => DialError::Connect(reason),
-        })?;
-        let cut = sockopt::duplicate(&tcp).map_err(|error| DialError::Connect(error.to_string()))?;
-        let watcher = Rc::downgrade(worker);
-        let report = Rc::new(report);
-        let own = Rc::clone(&report);
-        let watch = tasks::spawn_local("revocation", async move {
-            let Some(worker) = watcher.upgrade() else { return };
-            let reports = [&*own];
-            tokio::select! {
-                () = revoked(&worker, &facts, &reports) => {}
-                () = worker.drain.forced() => {}
-            }
-            let _ = cut.shutdown(std::net::Shutdown::Both);
-        });
-        Ok(Dialled { io: Io::Tcp(tcp), encrypted: true, held: Some(Held::new(watch, report)) })
+        inbound::held(worker, pod, facts, client).await
     }
 
     /// Another node: a stream of a tunnel from this pod to that one.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::cluster::Cluster;
 use super::edge::Trust;
 use super::shared::Shared;
-use super::site::Client;
+use super::site::{Client, INBOUND};
 use crate::report::{PseudoService, Reporter};
 use crate::run::tasks;
 
@@ -143,7 +143,7 @@ impl Engine {
         old: Option<&Rc<Cluster>>,
     ) -> Result<Cluster, NoCluster> {
         let (namespace, labels) = self.client.namespace_and_labels(snapshot);
-        let service = service(snapshot, to, (&namespace, asked)).ok_or(NoCluster)?;
+        let service = self.service(snapshot, to, (&namespace, asked)).ok_or(NoCluster)?;
         let number = to.port_of(service.ports.iter().map(|port| port.number), asked);
         let port = service.ports.iter().position(|port| port.number == number).ok_or(NoCluster)?;
         let workload = self.client.workload(snapshot);
@@ -151,7 +151,12 @@ impl Engine {
         let destination = Destination {
             traffic_distribution: service.traffic_distribution,
             tls: service.ports.get(port).and_then(|port| port.tls.as_deref()),
-            ..Destination::new(&service.namespace, &service.hostname, number)
+            // Rules for a service are its clients' business, not that of the application's own side.
+            ..Destination::new(
+                &service.namespace,
+                if is_inbound(to) { &to.host } else { &service.hostname },
+                number,
+            )
         };
         let policy = cluster::resolve(snapshot.rules(), &client, &destination, to.subset.as_deref());
         let mut policy = policy.map_err(|_| NoCluster)?;
@@ -164,7 +169,10 @@ impl Engine {
         }
         let subset = to.subset.as_deref().unwrap_or_default();
         let name = old.map_or_else(
-            || format!("outbound|{number}|{subset}|{}", service.hostname).into(),
+            || match is_inbound(to) {
+                true => format!("{INBOUND}|{number}||").into(),
+                false => format!("outbound|{number}|{subset}|{}", service.hostname).into(),
+            },
             |old| Arc::clone(&old.name),
         );
         let policy = match old.filter(|old| *old.policy == policy) {
@@ -188,7 +196,7 @@ impl Engine {
         let clusters = std::mem::take(&mut view.clusters);
         for (to, all) in clusters {
             let kept = all.into_iter().filter_map(|known| {
-                let service = service(&snapshot, &to, (&namespace, known.asked))?;
+                let service = self.service(&snapshot, &to, (&namespace, known.asked))?;
                 let same = Arc::ptr_eq(&service, &known.cluster.service) || is_nobodys(&to);
                 if same_rules && same {
                     return Some(known);
@@ -206,6 +214,10 @@ impl Engine {
         view.limits = self.shared.limits(&snapshot);
         view.door = door(&*self.client, &view.limits);
         view.snapshot = snapshot;
+    }
+
+    fn service(&self, snapshot: &Snapshot, to: &ClusterRef, place: (&str, u16)) -> Option<Arc<Service>> {
+        if is_inbound(to) { self.client.inbound() } else { service(snapshot, to, place) }
     }
 
     fn sweep(&self, now: Instant) {
@@ -251,8 +263,12 @@ fn service(snapshot: &Snapshot, to: &ClusterRef, (namespace, asked): (&str, u16)
 }
 
 fn door(client: &dyn Client, limits: &Limits) -> Rc<[Arc<Policy>]> {
-    let own = client.own().filter(|_| !limits.is_empty());
-    own.map(|own| limits.of_gateway(&own)).unwrap_or_default().into()
+    if limits.is_empty() { Rc::default() } else { client.door(limits).into() }
+}
+
+/// Whether this is the application that the client takes requests in for.
+fn is_inbound(to: &ClusterRef) -> bool {
+    *to.host == *INBOUND
 }
 
 /// Whether this is the address that the client asked for, whatever is there.

@@ -208,7 +208,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
                 seed: self.stage.engine.random(),
                 hash,
                 session: self.session.as_ref().filter(|_| tries == 1).and_then(session::Known::mark),
-                wanted: self.stage.facts.asked(),
+                wanted: self.stage.site.wanted(self.stage.facts),
                 tried: if ignores { &tried } else { &[] },
                 remote: policy.is_some_and(|policy| policy.remote_localities),
                 now,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use mesh_core::cluster::Credential;
 use mesh_core::id::SpiffeId;
+use mesh_core::limit::{Limits, Policy};
 use mesh_core::model::{Endpoint, NoWay, Service, Snapshot, Waypoint, Workload};
 use mesh_core::own::Own;
 use mesh_core::resource::Secret;
@@ -56,6 +57,16 @@ pub trait Client {
         None
     }
 
+    /// The limits for all that it takes in.
+    fn door(&self, limits: &Limits) -> Vec<Arc<Policy>> {
+        self.own().map(|own| limits.of_gateway(&own)).unwrap_or_default()
+    }
+
+    /// What stands for the service of the application that it takes requests in for; see [`INBOUND`].
+    fn inbound(&self) -> Option<Arc<Service>> {
+        None
+    }
+
     /// Whether what it sends to a service goes through a waypoint, where the service's limits are counted.
     fn passes_on(&self, service: &Service) -> bool {
         service.waypoint.is_some()
@@ -79,6 +90,9 @@ pub trait Client {
     /// Opens a connection to an endpoint, after asking whether it may.
     fn dial<'a>(&'a self, to: &'a Dial<'a>) -> LocalBoxFuture<'a, Result<Dialled, DialError>>;
 }
+
+/// The host of the cluster that is the application itself, where requests are taken in for one.
+pub const INBOUND: &str = "inbound";
 
 /// Where a connection goes.
 #[derive(Debug)]
@@ -180,6 +194,11 @@ pub trait Site {
     /// Why policy refuses a request of this client, if it does.
     fn denies(&self, _: &Facts) -> Option<String> {
         None
+    }
+
+    /// The address that a client asked for.
+    fn wanted(&self, facts: &Facts) -> Option<SocketAddr> {
+        facts.asked()
     }
 
     /// The port that clients asked for.
