@@ -258,6 +258,26 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// The rules that are left out, by number, and why each is; and how many rules there are.
+    pub fn faults(&self) -> (Vec<(usize, &'a str)>, usize) {
+        fn of<'r>(rules: impl ExactSizeIterator<Item = Option<&'r str>>) -> (Vec<(usize, &'r str)>, usize) {
+            let all = rules.len();
+            (rules.enumerate().filter_map(|(number, fault)| Some((number, fault?))).collect(), all)
+        }
+        match self.spec {
+            RouteSpec::Http(spec) => of(spec.rules.iter().map(|rule| rule.fault())),
+            RouteSpec::Grpc(spec) => of(spec.rules.iter().map(|rule| rule.fault())),
+            RouteSpec::Tls(spec) => (Vec::new(), spec.rules.len()),
+            RouteSpec::Tcp(spec) => (Vec::new(), spec.rules.len()),
+        }
+    }
+
+    /// Whether none of its rules can be used.
+    pub fn is_all_faulty(&self) -> bool {
+        let (faults, all) = self.faults();
+        !faults.is_empty() && faults.len() == all
+    }
+
     /// Of which kind it is.
     pub fn kind(&self) -> RouteKind {
         match self.spec {

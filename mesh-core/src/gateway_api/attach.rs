@@ -26,6 +26,8 @@ pub enum Rejected {
     /// A route of another kind, which comes before it, has one of its hosts on each of these. The API asks for a status
     /// without naming a reason.
     HostnameConflict,
+    /// None of its rules can be used.
+    UnsupportedValue,
 }
 
 impl<'a> Resources<'a> {
@@ -68,7 +70,11 @@ impl<'a> Resources<'a> {
                 attached.push(Attachment { listener: number, hosts });
             }
         }
-        if attached.is_empty() { Err(best) } else { Ok(attached) }
+        match attached.is_empty() {
+            true => Err(best),
+            false if route.is_all_faulty() => Err(Rejected::UnsupportedValue),
+            false => Ok(attached),
+        }
     }
 
     fn lets_in(&self, route: &Route<'a>, listener: &Listener<'a>) -> bool {

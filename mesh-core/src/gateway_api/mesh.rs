@@ -16,7 +16,7 @@ use crate::route::{ApiRules, Backends, ClusterRef, MeshRoute, MeshRules, MeshStr
 pub fn mesh_route(object: &Object, grants: &Grants<'_>) -> Option<MeshRoute> {
     let route = Route::of(object)?;
     let parents: Vec<Parent> = route.parents().iter().filter_map(|it| parent(&route, it)).collect();
-    if parents.is_empty() {
+    if parents.is_empty() || route.is_all_faulty() {
         return None;
     }
     let backends = RouteBackends { grants, kind: route.kind(), namespace: route.namespace() };

@@ -121,7 +121,8 @@ impl<'a> Resources<'a> {
                 let at = self.at_parent((route, parent), (&listeners, facts), &mut contest);
                 let Some((accepted, at)) = at else { continue };
                 counted.extend(at);
-                let conditions = vec![accepted, self.resolved(route, facts)];
+                let partial = if accepted.holds { partially_invalid(route) } else { None };
+                let conditions = [accepted, self.resolved(route, facts)].into_iter().chain(partial).collect();
                 statuses.push(ParentStatus { parent, conditions });
             }
             for gateway in counted.iter().map(|(gateway, _)| *gateway).collect::<BTreeSet<_>>() {
@@ -445,8 +446,20 @@ fn accepted(rejected: Option<Rejected>) -> Condition {
             "HostnameConflict",
             "an HTTPRoute and a GRPCRoute for the same host cannot both be served on a listener: the other is older",
         ),
+        Some(Rejected::UnsupportedValue) => (UNSUPPORTED_VALUE, ALL_FAULTY),
     };
     Condition::new(ACCEPTED, false, reason, message)
+}
+
+/// Said of a route of which some rules are left out and others are not.
+fn partially_invalid(route: &Route<'_>) -> Option<Condition> {
+    let (faults, all) = route.faults();
+    if faults.is_empty() || faults.len() == all {
+        return None;
+    }
+    let rules: Vec<_> = faults.iter().map(|(number, why)| format!("rules[{number}]: {why}")).collect();
+    let message = format!("Dropped Rule {}", rules.join("; "));
+    Some(Condition::new("PartiallyInvalid", true, UNSUPPORTED_VALUE, message))
 }
 
 /// Whether clients in the mesh follow a route.
@@ -457,6 +470,7 @@ fn at_service(route: &Route<'_>, parent: &ParentRef, facts: &Facts) -> Condition
         return refuse(format!("there is no Service {namespace}/{}", parent.name));
     };
     match parent.port.map(Port::get).filter(|port| !service.ports.contains(port)) {
+        None if route.is_all_faulty() => Condition::new(ACCEPTED, false, UNSUPPORTED_VALUE, ALL_FAULTY),
         Some(port) => refuse(format!("Service {namespace}/{} has no port {port}", parent.name)),
         None => Condition::new(ACCEPTED, true, "Accepted", "clients in the mesh follow the route"),
     }
@@ -541,5 +555,7 @@ fn gateway_programmed(
 pub(super) const ACCEPTED: &str = "Accepted";
 pub(super) const PROGRAMMED: &str = "Programmed";
 pub(super) const RESOLVED: &str = "ResolvedRefs";
+const UNSUPPORTED_VALUE: &str = "UnsupportedValue";
+const ALL_FAULTY: &str = "none of its rules can be used: see the warnings about its expressions";
 const NOT_PERMITTED: &str = "RefNotPermitted";
 pub(super) const LISTENERS_INVALID: &str = "ListenersNotValid";

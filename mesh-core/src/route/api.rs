@@ -75,11 +75,11 @@ impl ApiRules {
         backends: &dyn Backends,
     ) -> Self {
         let mut rules = Self::new(name, created);
-        for (number, rule) in spec.rules.iter().enumerate() {
+        for (number, rule) in spec.rules.iter().enumerate().filter(|(_, rule)| rule.fault().is_none()) {
             let session =
                 session("HTTPRoute", (&rules.place.name, number), rule.session_persistence.as_ref());
             let route = Rule::of_http(rule, session).compile(&rules.place.name, backends);
-            rules.add(route, rule.matches.iter().map(matching::of_http));
+            rules.add(route, rule.matches.iter().filter_map(matching::of_http));
         }
         rules
     }
@@ -91,7 +91,7 @@ impl ApiRules {
         backends: &dyn Backends,
     ) -> Self {
         let mut rules = Self::new(name, created);
-        for (number, rule) in spec.rules.iter().enumerate() {
+        for (number, rule) in spec.rules.iter().enumerate().filter(|(_, rule)| rule.fault().is_none()) {
             let session =
                 session("GRPCRoute", (&rules.place.name, number), rule.session_persistence.as_ref());
             let route = Rule::of_grpc(rule, session).compile(&rules.place.name, backends);

@@ -18,6 +18,14 @@ const TO_SERVICES: &str = "{group: '', kind: Service}";
 const OF_WEB: &str = "rules: [{backendRefs: [{name: w1, namespace: web, port: 8080}]}]";
 const NOT_PERMITTED: &str = "Accepted=True/Accepted ResolvedRefs=False/RefNotPermitted";
 
+/// A rule, and one with this expression for the path.
+fn partly(expression: &str) -> String {
+    format!(
+        "rules: [{{backendRefs: [{{name: v1, port: 8080}}]}}, \
+         {{matches: [{{path: {{type: RegularExpression, value: {expression}}}}}], backendRefs: [{{name: v2, port: 8080}}]}}]"
+    )
+}
+
 pub(super) fn tests() -> Vec<Test> {
     [references(), shares(), services()].into_iter().flatten().collect()
 }
@@ -53,6 +61,29 @@ fn references() -> Vec<Test> {
             .says("HTTPRoute infra/r", NOT_PERMITTED)
             .ask(get("/v2"), Want::status(500))
             .ask(get("/"), by("v1")),
+        // The suite has no test of it; the specification says what PartiallyInvalid has to look like.
+        core("HTTPRoutePartiallyInvalidViaInvalidExpression")
+            .yaml(GATEWAY)
+            .yaml(&route("r", &partly("'('")))
+            .yaml(&route("all", &format!("hostnames: [all.test], {}", partly("'('").replace("{backendRefs: [{name: v1, port: 8080}]}, ", ""))))
+            .says("HTTPRoute infra/r", FINE)
+            .says("HTTPRoute infra/r", "PartiallyInvalid=True/UnsupportedValue")
+            .says("HTTPRoute infra/all", "Accepted=False/UnsupportedValue")
+            .says("Gateway infra/gw http", "attached=1")
+            .ask(get("/v2"), by("v1"))
+            .ask(get("/").to("all.test"), by("v1"))
+            .act(async |case| {
+                let route_said = case.read("HTTPRoute", "infra/r").map(|it| it.to_string()).unwrap_or_default();
+                ensure!(route_said.contains("Dropped Rule rules[1]: "), "{route_said}");
+                case.rewrite(&route("r", &partly("'/v.'")))?;
+                case.until(("infra/gw", 80), get("/v2"), &by("v2")).await?;
+                case.soon(async || {
+                    let said = case.read("HTTPRoute", "infra/r").map(|it| it["status"].to_string());
+                    ensure!(said.as_ref().is_some_and(|it| !it.contains("PartiallyInvalid")), "{said:?}");
+                    Ok(())
+                })
+                .await
+            }),
         core("HTTPRouteInvalidNonExistentBackendRef")
             .yaml(GATEWAY)
             .yaml(&route("r", "rules: [{backendRefs: [{name: nonexistent, port: 8080}]}]"))

@@ -297,3 +297,58 @@ fn of_an_http_route_and_a_grpc_route_for_the_same_host_the_older_is_accepted() {
         ",
     );
 }
+
+#[test]
+fn a_rule_that_cannot_be_read_is_left_out_and_named() {
+    let yaml = "
+        gateway infra/gw
+          gatewayClassName: istio
+          listeners: [{name: http, port: 80, protocol: HTTP}]
+        service infra/gw
+          {ports: [{port: 80}]}
+        service infra/v1
+          {ports: [{port: 80}]}
+        http infra/a
+          parentRefs: [{name: gw}]
+          hostnames: [a.test]
+          rules:
+          - {name: good, matches: [{path: {value: /good}}], backendRefs: [{name: v1, port: 80}]}
+          - {name: path, matches: [{path: {type: RegularExpression, value: '('}}], backendRefs: [{name: v1, port: 80}]}
+          - {name: one-of-two, matches: [{path: {value: /x}}, {headers: [{name: h, type: RegularExpression, value: '['}]}], backendRefs: [{name: v1, port: 80}]}
+        http infra/b
+          parentRefs: [{name: gw}, {group: '', kind: Service, name: v1}]
+          hostnames: [b.test]
+          rules: [{matches: [{queryParams: [{name: q, type: RegularExpression, value: '(?=a)'}]}], backendRefs: [{name: v1, port: 80}]}]
+        grpc infra/c
+          parentRefs: [{name: gw}]
+          hostnames: [c.test]
+          rules:
+          - {name: good, matches: [{method: {service: s}}], backendRefs: [{name: v1, port: 80}]}
+          - {name: bad, matches: [{method: {type: RegularExpression, service: '['}}], backendRefs: [{name: v1, port: 80}]}
+        ";
+    check(
+        yaml,
+        "
+        gw: Accepted Programmed [\"gw.infra.svc.cluster.local\"]
+        gw/http: 2 HTTPRoute,GRPCRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        c at gw: Accepted ResolvedRefs PartiallyInvalid=UnsupportedValue
+        a at gw: Accepted ResolvedRefs PartiallyInvalid=UnsupportedValue
+        b at gw: !Accepted=UnsupportedValue ResolvedRefs
+        b at v1: !Accepted=UnsupportedValue ResolvedRefs
+        ",
+    );
+    let objects = objects(yaml);
+    let mut facts = Facts::default();
+    objects.iter().for_each(|object| _ = facts.apply(object));
+    let resources = Resources::of(&objects);
+    let report = resources.report(&facts);
+    let mut all = report.routes.values().flatten().flat_map(|it| &it.conditions);
+    let said = all.find(|it| it.sort == "PartiallyInvalid" && it.message.contains("rules[2]")).unwrap();
+    assert!(said.message.starts_with("Dropped Rule rules[1]: "), "{}", said.message);
+    let served = super::served(&objects);
+    let ask = |request: &str| super::ask(&served, 80, None, request);
+    assert_eq!(ask("GET http://a.test/good"), "good: v1:80");
+    assert_eq!(ask("GET http://a.test/x"), ask("GET http://a.test/nothing"));
+    assert_eq!(ask("POST http://c.test/s/m"), "good: v1:80");
+    assert_eq!(ask("GET http://b.test/"), ask("GET http://nobody.test/"));
+}

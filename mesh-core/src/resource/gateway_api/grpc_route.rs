@@ -6,7 +6,7 @@ use super::super::strict::Invalid;
 use super::super::tree::quote;
 use super::super::value::Regex;
 use super::filter::GrpcFilter;
-use super::http_route::{RawMatch, SessionPersistence, ValueMatch, regex};
+use super::http_route::{RawMatch, SessionPersistence, Unread, ValueMatch, regex};
 use super::reference::{DefaultGateways, FilteredBackend, ParentRef};
 use super::value::{HeaderName, Hostname, SectionName, Text4096};
 
@@ -74,11 +74,13 @@ pub enum GrpcMethodMatch {
         /// Of methods.
         method: Option<Regex>,
     },
+    /// See [`Unread`].
+    Unread(Unread),
 }
 
 /// Which headers match.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "RawMatch<HeaderName, Text4096>")]
+#[serde(from = "RawMatch<HeaderName, Text4096>")]
 pub struct GrpcHeaderMatch {
     /// The header.
     pub name: HeaderName,
@@ -86,11 +88,20 @@ pub struct GrpcHeaderMatch {
     pub value: ValueMatch,
 }
 
-impl TryFrom<RawMatch<HeaderName, Text4096>> for GrpcHeaderMatch {
-    type Error = Invalid;
+impl From<RawMatch<HeaderName, Text4096>> for GrpcHeaderMatch {
+    fn from(raw: RawMatch<HeaderName, Text4096>) -> Self {
+        let (name, value) = raw.compile();
+        Self { name, value }
+    }
+}
 
-    fn try_from(raw: RawMatch<HeaderName, Text4096>) -> Result<Self, Invalid> {
-        raw.compile().map(|(name, value)| Self { name, value })
+impl GrpcRule {
+    /// Why the rule is left out, if it is.
+    pub fn fault(&self) -> Option<&str> {
+        self.matches.iter().find_map(|it| match &it.method {
+            Some(GrpcMethodMatch::Unread(why)) => Some(&**why),
+            _ => it.headers.iter().find_map(|it| it.value.fault()),
+        })
     }
 }
 
@@ -125,9 +136,11 @@ impl TryFrom<RawMethodMatch> for GrpcMethodMatch {
                 Ok(Self::Exact { service, method })
             }
             MethodMatchType::RegularExpression => {
-                let service = service.map(|text| regex("service", &text)).transpose()?;
-                let method = method.map(|text| regex("method", &text)).transpose()?;
-                Ok(Self::Regex { service, method })
+                let read = |text: Option<String>| text.map(|text| regex(&text)).transpose();
+                Ok(match (read(service), read(method)) {
+                    (Ok(service), Ok(method)) => Self::Regex { service, method },
+                    (Err(why), _) | (_, Err(why)) => Self::Unread(why),
+                })
             }
         }
     }

@@ -79,7 +79,13 @@ pub enum PathMatch {
     Prefix(String),
     /// Paths that the whole expression matches.
     Regex(Regex),
+    /// See [`Unread`].
+    Unread(Unread),
 }
+
+/// Why an expression is none that can be used. The API's schema lets all texts through, and a rule that has such a one
+/// is left out, not the whole route: that is what the condition `PartiallyInvalid` is for.
+pub type Unread = std::sync::Arc<str>;
 
 /// Which values of a header or a query parameter match.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,11 +94,13 @@ pub enum ValueMatch {
     Exact(String),
     /// Those that the whole expression matches.
     Regex(Regex),
+    /// See [`Unread`].
+    Unread(Unread),
 }
 
 /// Which headers match.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "RawMatch<HeaderName, HeaderText>")]
+#[serde(from = "RawMatch<HeaderName, HeaderText>")]
 pub struct HeaderMatch {
     /// The header.
     pub name: HeaderName,
@@ -102,7 +110,7 @@ pub struct HeaderMatch {
 
 /// Which query parameters match.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "RawMatch<TokenName, Text1024>")]
+#[serde(from = "RawMatch<TokenName, Text1024>")]
 pub struct QueryParamMatch {
     /// The parameter; case counts.
     pub name: TokenName,
@@ -202,6 +210,31 @@ impl HttpRule {
     }
 }
 
+impl HttpRule {
+    /// Why the rule is left out, if it is.
+    pub fn fault(&self) -> Option<&str> {
+        self.matches.iter().find_map(|it| {
+            let path = match &it.path {
+                PathMatch::Unread(why) => Some(&**why),
+                _ => None,
+            };
+            let headers = it.headers.iter().map(|it| &it.value);
+            let mut values = headers.chain(it.query_params.iter().map(|it| &it.value));
+            path.or_else(|| values.find_map(ValueMatch::fault))
+        })
+    }
+}
+
+impl ValueMatch {
+    /// Why it is none, if it is.
+    pub(super) fn fault(&self) -> Option<&str> {
+        match self {
+            Self::Unread(why) => Some(why),
+            Self::Exact(_) | Self::Regex(_) => None,
+        }
+    }
+}
+
 impl HttpMatch {
     /// What absent matches mean.
     fn every() -> Vec<Self> {
@@ -259,7 +292,7 @@ impl TryFrom<RawPathMatch> for PathMatch {
     fn try_from(RawPathMatch { r#type, value }: RawPathMatch) -> Result<Self, Invalid> {
         let value = value.unwrap_or_else(|| "/".to_owned());
         match r#type {
-            PathMatchType::RegularExpression => regex("value", &value).map(Self::Regex),
+            PathMatchType::RegularExpression => Ok(regex(&value).map_or_else(Self::Unread, Self::Regex)),
             PathMatchType::Exact => check_path(&value).map(|()| Self::Exact(value)),
             PathMatchType::PathPrefix => check_path(&value).map(|()| Self::Prefix(value)),
         }
@@ -301,9 +334,9 @@ pub(super) fn is_url_path(path: &str) -> bool {
     }
 }
 
-/// Reads the regular expression of `field`.
-pub(super) fn regex(field: &'static str, text: &str) -> Result<Regex, Invalid> {
-    Regex::parse(text).map_err(|refusal| Invalid::from(refusal).field(field))
+/// Reads a regular expression.
+pub(super) fn regex(text: &str) -> Result<Regex, Unread> {
+    Regex::parse(text).map_err(|refusal| refusal.to_string().into())
 }
 
 /// A name, and what its value must be.
@@ -323,29 +356,29 @@ pub(super) enum ValueMatchType {
 }
 
 impl<N, V: AsRef<str>> RawMatch<N, V> {
-    pub(super) fn compile(self) -> Result<(N, ValueMatch), Invalid> {
+    pub(super) fn compile(self) -> (N, ValueMatch) {
         let text = self.value.as_ref().to_owned();
         let value = match self.r#type {
             ValueMatchType::Exact => ValueMatch::Exact(text),
-            ValueMatchType::RegularExpression => ValueMatch::Regex(regex("value", &text)?),
+            ValueMatchType::RegularExpression => {
+                regex(&text).map_or_else(ValueMatch::Unread, ValueMatch::Regex)
+            }
         };
-        Ok((self.name, value))
+        (self.name, value)
     }
 }
 
-impl TryFrom<RawMatch<HeaderName, HeaderText>> for HeaderMatch {
-    type Error = Invalid;
-
-    fn try_from(raw: RawMatch<HeaderName, HeaderText>) -> Result<Self, Invalid> {
-        raw.compile().map(|(name, value)| Self { name, value })
+impl From<RawMatch<HeaderName, HeaderText>> for HeaderMatch {
+    fn from(raw: RawMatch<HeaderName, HeaderText>) -> Self {
+        let (name, value) = raw.compile();
+        Self { name, value }
     }
 }
 
-impl TryFrom<RawMatch<TokenName, Text1024>> for QueryParamMatch {
-    type Error = Invalid;
-
-    fn try_from(raw: RawMatch<TokenName, Text1024>) -> Result<Self, Invalid> {
-        raw.compile().map(|(name, value)| Self { name, value })
+impl From<RawMatch<TokenName, Text1024>> for QueryParamMatch {
+    fn from(raw: RawMatch<TokenName, Text1024>) -> Self {
+        let (name, value) = raw.compile();
+        Self { name, value }
     }
 }
 

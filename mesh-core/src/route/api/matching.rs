@@ -26,9 +26,10 @@ enum PathRank {
     Exact(usize, usize),
 }
 
-/// A match of an HTTPRoute.
-pub(super) fn of_http(spec: &HttpMatch) -> (Rank, Condition) {
+/// A match of an HTTPRoute; `None` for one that cannot be read, whose rule is left out.
+pub(super) fn of_http(spec: &HttpMatch) -> Option<(Rank, Condition)> {
     let (path, rank) = match &spec.path {
+        ApiPath::Unread(_) => return None,
         ApiPath::Exact(path) => (PathMatch::Exact(path.as_str().into()), PathRank::Exact(path.len(), 0)),
         ApiPath::Prefix(prefix) => {
             let path = prefix.strip_suffix('/').unwrap_or(prefix);
@@ -37,7 +38,8 @@ pub(super) fn of_http(spec: &HttpMatch) -> (Rank, Condition) {
         }
         ApiPath::Regex(regex) => (PathMatch::Regex(regex.clone()), PathRank::Regex(regex.as_str().len(), 0)),
     };
-    let exact = |field, text: &str| check(field, &ValueMatch::Exact(text.to_owned()));
+    let exact =
+        |field, text: &str| Check { field, want: StringMatch::Exact(text.to_owned()), negated: false };
     let method = spec.method.map(|method| exact(Field::Method, method.as_str()));
     // A header that is named twice counts as it is named first.
     let mut named: Vec<&str> = Vec::new();
@@ -47,19 +49,22 @@ pub(super) fn of_http(spec: &HttpMatch) -> (Rank, Condition) {
         is_first.then(|| header(&it.name, &it.value)).flatten()
     });
     let headers: Vec<_> = headers.collect();
-    let parameters = spec.query_params.iter().map(|it| check(Field::Query((&*it.name).into()), &it.value));
+    let parameters = spec.query_params.iter();
+    let parameters = parameters.filter_map(|it| check(Field::Query((&*it.name).into()), &it.value));
     let rank = Rank {
         path: rank,
         has_method: method.is_some(),
         headers: headers.len(),
         parameters: spec.query_params.len(),
     };
-    (rank, Condition { path, checks: method.into_iter().chain(headers).chain(parameters).collect() })
+    Some((rank, Condition { path, checks: method.into_iter().chain(headers).chain(parameters).collect() }))
 }
 
-/// A match of a GRPCRoute; `None` if two expressions together are more than one may be: it matches nothing.
+/// A match of a GRPCRoute; `None` for one that cannot be read, whose rule is left out, and if two expressions together are
+/// more than one may be: it matches nothing.
 pub(super) fn of_grpc(spec: &GrpcMatch) -> Option<(Rank, Condition)> {
     let (path, rank) = match &spec.method {
+        Some(GrpcMethodMatch::Unread(_)) => return None,
         None => (PathMatch::Any, PathRank::Prefix(0, 0)),
         Some(GrpcMethodMatch::Exact { service, method }) => {
             let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
@@ -110,13 +115,14 @@ fn call(service: Option<&str>, method: Option<&str>) -> Option<Regex> {
 }
 
 fn header(name: &str, value: &ValueMatch) -> Option<Check> {
-    Some(check(Field::Header(HeaderName::from_bytes(name.as_bytes()).ok()?), value))
+    check(Field::Header(HeaderName::from_bytes(name.as_bytes()).ok()?), value)
 }
 
-fn check(field: Field, value: &ValueMatch) -> Check {
+fn check(field: Field, value: &ValueMatch) -> Option<Check> {
     let want = match value {
         ValueMatch::Exact(text) => StringMatch::Exact(text.clone()),
         ValueMatch::Regex(regex) => StringMatch::Regex(regex.clone()),
+        ValueMatch::Unread(_) => return None,
     };
-    Check { field, want, negated: false }
+    Some(Check { field, want, negated: false })
 }

@@ -57,8 +57,10 @@ fn http_rule(field: &str, rule: &HttpRule, report: &mut Report<'_>) {
     within(0..=64, &format!("{field}.matches"), rule.matches.len(), report);
     for (index, it) in rule.matches.iter().enumerate() {
         let field = format!("{field}.matches[{index}]");
-        if let PathMatch::Regex(regex) = &it.path {
-            report.regex(format_args!("{field}.path.value"), regex);
+        match &it.path {
+            PathMatch::Regex(regex) => report.regex(format_args!("{field}.path.value"), regex),
+            PathMatch::Unread(why) => left_out(&format!("{field}.path.value"), why, report),
+            PathMatch::Exact(_) | PathMatch::Prefix(_) => {}
         }
         let named = it.headers.iter().map(|header| (&header.name, &header.value));
         headers(&format!("{field}.headers"), named, report);
@@ -125,6 +127,9 @@ fn grpc_rule(field: &str, rule: &GrpcRule, report: &mut Report<'_>) {
                 }
             }
         }
+        if let Some(GrpcMethodMatch::Unread(why)) = &it.method {
+            left_out(&format!("{field}.method"), why, report);
+        }
         let named = it.headers.iter().map(|header| (&header.name, &header.value));
         headers(&format!("{field}.headers"), named, report);
     }
@@ -151,9 +156,17 @@ fn headers<'m>(
 }
 
 fn value(field: &str, value: &ValueMatch, report: &mut Report<'_>) {
-    if let ValueMatch::Regex(regex) = value {
-        report.regex(field, regex);
+    match value {
+        ValueMatch::Regex(regex) => report.regex(field, regex),
+        ValueMatch::Unread(why) => left_out(field, why, report),
+        ValueMatch::Exact(_) => {}
     }
+}
+
+/// The schema takes it, so that it is no reason to refuse the other rules.
+fn left_out(field: &str, why: &str, report: &mut Report<'_>) {
+    let hint = "mend the expression; the condition PartiallyInvalid of the route names the rule";
+    report.warning_with(field, format!("{why}: the rule is left out"), hint);
 }
 
 fn l4_rules(rules: &[L4Rule], many: bool, report: &mut Report<'_>) {
