@@ -17,7 +17,14 @@ pub(crate) fn rows() -> Vec<Row> {
     [heads(), each(), open()].into_iter().flatten().collect()
 }
 
+/// So many fields, with values of this length.
+fn fields(count: u32, length: usize) -> String {
+    let fields: Vec<_> = (0..count).map(|number| format!("x-{number}: {}\r\n", "a".repeat(length))).collect();
+    fields.concat()
+}
+
 /// A head that is too large is refused, and nothing of it reaches an origin.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn heads() -> Vec<Row> {
     let refused = |id: &str, status: u16, head: fn() -> String| {
         row(id).http("[{ECHO}]").act(async move |case| {
@@ -41,15 +48,15 @@ fn heads() -> Vec<Row> {
             format!("GET /{} HTTP/1.1\r\nHost: @\r\n\r\n", "a".repeat(8 * 1024))
         }),
         refused("limits/head-bytes", 431, || {
-            let fields: String = (0..16).map(|number| format!("x-{number}: {}\r\n", "a".repeat(4_000))).collect();
+            let fields = fields(16, 4_000);
             format!("GET / HTTP/1.1\r\nHost: @\r\n{fields}\r\n")
         }),
         refused("limits/head-fields", 431, || {
-            let fields: String = (0..100).map(|number| format!("x-{number}: a\r\n")).collect();
+            let fields = fields(100, 1);
             format!("GET / HTTP/1.1\r\nHost: @\r\n{fields}\r\n")
         }),
         row("limits/head-just-fits").http("[{ECHO}]").act(async |case| {
-            let fields: String = (0..98).map(|number| format!("x-{number}: {}\r\n", "a".repeat(500))).collect();
+            let fields = fields(98, 500);
             let mut wire = case.wire().await?;
             let path = "a".repeat(8 * 1024 - 20);
             wire.send(format!("GET /{path} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", case.host)).await?;
@@ -62,7 +69,7 @@ fn heads() -> Vec<Row> {
             Want::status(431).unseen(),
         ),
         row("limits/trailers").http("[{ECHO}]").act(async |case| {
-            let fields: String = (0..33).map(|number| format!("x-{number}: a\r\n")).collect();
+            let fields = fields(33, 1);
             let mut wire = case.wire().await?;
             wire.send(format!(
                 "POST / HTTP/1.1\r\nHost: {}\r\nuser-agent: {}\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n{fields}\r\n",

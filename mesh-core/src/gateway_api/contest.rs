@@ -1,4 +1,4 @@
-//! HTTPRoutes and GRPCRoutes that are for the same host of a listener: one of them has it, the other is refused there.
+//! `HTTPRoutes` and `GRPCRoutes` that are for the same host of a listener: one of them has it, the other is refused there.
 //!
 //! The API leaves no room for both: their rules could not be put into one order. The older route is accepted, of two of the
 //! same age the first by namespace and name (GRPCRoute, "Cross Serving"). Routes have to be shown here in that order.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::rule::Caller;
 use crate::resource::ObjectKey;
 use crate::resource::rate_limit::{EachConnection, LimitKey, OpenLimit};
+use crate::resource::value;
 
 /// A limit of connections that are open at a time.
 #[derive(Debug)]
@@ -120,7 +121,7 @@ impl fmt::Display for Full {
 impl Each {
     /// The less of both.
     pub(super) fn and(self, other: &EachConnection) -> Self {
-        let time = |time: Option<crate::resource::value::Duration>| time.map(|time| time.get());
+        let time = |time: Option<value::Duration>| time.map(value::Duration::get);
         Self {
             requests: least(self.requests, other.max_requests),
             duration: least(self.duration, time(other.max_duration)),

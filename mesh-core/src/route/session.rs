@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::balance::hash_bytes;
 use crate::model::EndpointId;
-use crate::resource::gateway_api::{CookieLifetime, SessionCarrier, SessionPersistence};
+use crate::resource::gateway_api::{self, CookieLifetime, SessionCarrier, SessionPersistence};
 
 /// How a rule keeps the requests of a session together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Session {
     /// What a rule asks for. `rule` tells it from all others; a cookie without a name is called after it. `None` if the
     /// header is one that nobody can send.
     pub(super) fn of(spec: &SessionPersistence, rule: &str) -> Option<Self> {
-        let lasts = spec.absolute_timeout.map(|it| it.get()).filter(|it| !it.is_zero());
+        let lasts = spec.absolute_timeout.map(gateway_api::Duration::get).filter(|it| !it.is_zero());
         let carrier = match &spec.carrier {
             SessionCarrier::Cookie { name, path, lifetime } => {
                 let own = || format!("mesh-session-{:016x}", hash_bytes(rule.as_bytes())).into();

@@ -169,9 +169,11 @@ impl Engine {
         }
         let subset = to.subset.as_deref().unwrap_or_default();
         let name = old.map_or_else(
-            || match is_inbound(to) {
-                true => format!("{INBOUND}|{number}||").into(),
-                false => format!("outbound|{number}|{subset}|{}", service.hostname).into(),
+            || {
+                if is_inbound(to) {
+                    return format!("{INBOUND}|{number}||").into();
+                }
+                format!("outbound|{number}|{subset}|{}", service.hostname).into()
             },
             |old| Arc::clone(&old.name),
         );

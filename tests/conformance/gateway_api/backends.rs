@@ -30,6 +30,7 @@ pub(super) fn tests() -> Vec<Test> {
     [references(), shares(), services()].into_iter().flatten().collect()
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn references() -> Vec<Test> {
     vec![
         core("HTTPRouteReferenceGrant")

@@ -12,6 +12,7 @@ use super::stage::Case;
 
 const TWO: &str = "backendRefs: [{name: v1, port: 8080}, {name: v2, port: 8080}]";
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(super) fn tests() -> Vec<Test> {
     vec![
         extended("HTTPRouteSessionPersistenceCookie")
