@@ -13,6 +13,7 @@ mod flood;
 mod frames;
 mod gateway;
 mod gateway_api;
+mod health;
 mod hostile;
 mod http;
 mod limits;
@@ -77,6 +78,7 @@ fn rows() -> Vec<Row> {
         fault::rows(),
         flood::rows(),
         gateway::rows(),
+        health::rows(),
         http::rows(),
         hostile::rows(),
         limits::rows(),
