@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::health::Checks;
 use crate::limit;
 use crate::model::{Service, Snapshot, Target, Workload};
 use crate::policy::Standing;
@@ -54,6 +55,10 @@ pub fn plan(
     if snapshot.mesh().express_path == ExpressPath::Disabled {
         return plan;
     }
+    let checks = Checks::of(snapshot);
+    let is_plain = |source: &Arc<Workload>, service: &Arc<Service>, port: usize| {
+        !checks.concerns(service, port) && is_plain(source, service, port)
+    };
     let local: BTreeMap<&str, &Arc<Workload>> = pods.iter().map(|pod| (&*pod.uid, pod)).collect();
     for source in pods.iter().filter(|pod| pod.enrolled && !opts_out(pod)) {
         let mut known: BTreeMap<IpAddr, Standing> = BTreeMap::new();

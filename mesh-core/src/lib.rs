@@ -13,6 +13,7 @@ pub mod dns;
 pub mod dynamodb;
 pub mod express;
 pub mod gateway_api;
+pub mod health;
 pub mod http;
 pub mod id;
 pub mod limit;

@@ -13,6 +13,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+pub use self::health_check::HealthCheckSpec;
 pub use self::label_selector::{LabelSelector, Operator, Requirement};
 pub use self::networking::{
     DestinationRuleSpec, GatewaySpec, ServiceEntrySpec, SidecarSpec, VirtualServiceSpec, WorkloadEntrySpec,
@@ -31,6 +32,7 @@ pub use self::telemetry::TelemetrySpec;
 mod decode;
 mod document;
 pub mod gateway_api;
+pub mod health_check;
 mod kind;
 mod label_selector;
 pub mod mesh_config;
@@ -225,6 +227,8 @@ pub enum Spec {
     BackendTlsPolicy(Box<gateway_api::BackendTlsPolicySpec>),
     /// `policy.mesh.internal/v1alpha1`.
     RateLimit(Box<RateLimitSpec>),
+    /// `policy.mesh.internal/v1alpha1`.
+    HealthCheck(Box<HealthCheckSpec>),
 }
 
 /// Something a user should know about a document. `Display` is the line that tools print:

@@ -9,6 +9,7 @@ pub mod engine;
 mod exchange;
 mod forward;
 pub mod h1;
+mod health;
 pub mod io;
 mod kept;
 pub(crate) mod limit;

@@ -12,6 +12,7 @@
 mod access;
 mod conn;
 mod event;
+mod health;
 mod labels;
 mod metrics;
 mod process;
@@ -36,6 +37,7 @@ use tokio::time::Instant;
 pub use access::AccessLogFormat;
 pub use conn::{ConnReport, ConnView, Counters};
 pub use event::{Event, Family};
+pub use health::{Checked, CheckedEndpoint};
 pub use metrics::{CertificateFigure, NodeFigures, classic_text};
 pub use protocol::{Operation, Speaking};
 pub use reason::{Failure, Flag, Stage};
@@ -187,6 +189,7 @@ pub struct Reporter {
     sweeps: AtomicU64,
     events: event::Events,
     access: access::AccessLog,
+    health: health::HealthChecks,
     extra: std::sync::Mutex<Vec<Arc<dyn Collector>>>,
 }
 
@@ -207,6 +210,7 @@ impl Reporter {
             sweeps: AtomicU64::new(0),
             events: event::Events::default(),
             access: access::AccessLog::start(options.access_log, sink)?,
+            health: health::HealthChecks::default(),
             extra: std::sync::Mutex::default(),
         }))
     }

@@ -1,5 +1,7 @@
 //! HTTP/1 that could be read in two ways, byte by byte: it is refused, and nothing of it reaches an origin.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
 
 use crate::client::{Req, get, post};
@@ -8,7 +10,7 @@ use crate::row::{Case, Row, Want, row};
 pub(crate) fn rows() -> Vec<Row> {
     let refused = REFUSED.iter().map(|(name, status, bytes)| refusal(name, *status, bytes));
     let read = READ.iter().map(|(name, bytes, target)| reading(name, bytes, target));
-    refused.chain(read).chain(rest()).collect()
+    refused.chain(read).chain(rest()).chain(circles()).collect()
 }
 
 /// A row whose bytes are answered with this status, after which the connection ends. `@` stands for the row's host.
@@ -130,7 +132,7 @@ fn rest() -> Vec<Row> {
         row("http/raw-slow-head").http("[{ECHO}]").act(async |case| {
             let mut wire = case.wire().await?;
             wire.send("GET / HTTP/1.1\r\nHost").await?;
-            let begun = std::time::Instant::now();
+            let begun = Instant::now();
             let rest = String::from_utf8_lossy(&wire.rest().await?).into_owned();
             ensure!(rest.starts_with("HTTP/1.1 408 ") && begun.elapsed().as_secs() >= 8, "{rest:?}");
             Ok(())
@@ -240,3 +242,50 @@ const READ: &[(&str, &str, &str)] = &[
     ),
     ("many-spaces-in-value", "GET /a HTTP/1.1\r\nHost:   @  \r\nX-A: \t b \t\r\n\r\n", "/a"),
 ];
+
+/// Rules that lead back to where they came from.
+fn circles() -> Vec<Row> {
+    vec![
+        // Only one without hosts is delegated to, and that cannot delegate further.
+        row("http/circle-of-delegates")
+            .http(
+                "[{match: [{uri: {prefix: /self}}], delegate: {name: http-circle-of-delegates-0}}, \
+                  {match: [{uri: {prefix: /a}}], delegate: {name: http-circle-of-delegates-d}}, {SAY(rest)}]",
+            )
+            .config(
+                "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: NAME-d, namespace: conf}, \
+                 spec: {http: [{match: [{uri: {prefix: /a/c}}], SAY(c)}]}}",
+            )
+            .ask(get("/self"), crate::row::says("rest"))
+            .ask(get("/a/b"), crate::row::says("rest"))
+            .ask(get("/a/c"), crate::row::says("c")),
+        // A gateway that is an endpoint of the service that it sends to.
+        row("http/circle-of-a-gateway").act(async |case| {
+            let (name, port) = (crate::row::slug(&case.id), case.stand.http);
+            let host = format!("{name}.test");
+            let entry = format!(
+                "{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: {name}, namespace: conf}}, \
+                 spec: {{hosts: [{name}.loop], resolution: STATIC, ports: [{{name: http, number: 80, protocol: HTTP}}], \
+                 endpoints: [{{address: 127.0.0.1, ports: {{http: {port}}}}}]}}}}"
+            );
+            let rules = format!("[{{route: [{{destination: {{host: {name}.loop}}}}]}}]");
+            let rules = crate::row::virtual_service(&name, &host, &rules);
+            case.stand.gateway.write(&format!("{name}.yaml"), &format!("{entry}\n---\n{rules}"))?;
+            let begun = Instant::now();
+            let reply = loop {
+                let reply = case.send(get("/").mark(&case.id)).await?;
+                // The rule is not there yet.
+                if reply.status != 404 || begun.elapsed() > Duration::from_secs(5) {
+                    break reply;
+                }
+            };
+            ensure!(reply.status == 508 && reply.text() == "Loop Detected", "{reply}");
+            let rounds = case.stand.gateway.all_logs(&case.id).len();
+            ensure!((90..=220).contains(&rounds), "{rounds} lines of the log");
+            // Everybody else is served.
+            std::fs::remove_file(case.stand.gateway.config.join(format!("{name}.yaml")))?;
+            ensure!(case.send(get("/healthy").to("nobody.test")).await?.status == 404);
+            Ok(())
+        }),
+    ]
+}

@@ -14,6 +14,7 @@ mod flood;
 mod frames;
 mod gateway;
 mod gateway_api;
+mod health;
 mod hostile;
 mod http;
 mod limits;
@@ -79,6 +80,7 @@ fn rows() -> Vec<Row> {
         fault::rows(),
         flood::rows(),
         gateway::rows(),
+        health::rows(),
         http::rows(),
         hostile::rows(),
         limits::rows(),

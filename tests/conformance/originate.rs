@@ -98,7 +98,7 @@ fn with_server<F: Future<Output = Result<()>> + 'static>(
 }
 
 /// Answers every request with the server name of its connection; connections are counted.
-fn serve(listener: TcpListener, authority: &Authority, host: &str) -> Result<Arc<AtomicUsize>> {
+pub(crate) fn serve(listener: TcpListener, authority: &Authority, host: &str) -> Result<Arc<AtomicUsize>> {
     let pair = authority.issue(&[host, "rewritten.test"])?;
     let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(
         vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes())?],

@@ -304,7 +304,7 @@ fn by_name() -> Vec<Row> {
 type Acting = std::pin::Pin<Box<dyn Future<Output = Result<()>>>>;
 
 /// A port of TCP of the gateway's, and what is done with its connections.
-fn on_tcp<F: Future<Output = Result<()>> + 'static>(
+pub(crate) fn on_tcp<F: Future<Output = Result<()>> + 'static>(
     id: &str,
     rule: &str,
     act: impl FnOnce(Case, u16) -> F + 'static,
@@ -397,7 +397,8 @@ async fn large(io: Box<dyn crate::client::Stream>) -> Result<()> {
 }
 
 impl Case {
-    async fn tcp(&self, port: u16) -> Result<TcpStream> {
+    /// A connection to a port of the gateway.
+    pub(crate) async fn tcp(&self, port: u16) -> Result<TcpStream> {
         TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.context("the gateway's port")
     }
 
@@ -410,7 +411,7 @@ impl Case {
     }
 
     /// A connection is closed, and the log says why.
-    async fn refused(&self, port: u16, flag: &str) -> Result<()> {
+    pub(crate) async fn refused(&self, port: u16, flag: &str) -> Result<()> {
         let socket = TcpSocket::new_v4()?;
         socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
         let own = socket.local_addr()?;

@@ -14,6 +14,7 @@ mod bytes;
 mod entries;
 pub(crate) mod gateway;
 mod gateway_api;
+mod health;
 mod kept;
 mod outside;
 mod policy;

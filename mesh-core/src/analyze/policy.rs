@@ -1,6 +1,8 @@
 //! What policies name: namespaces and targets.
 
-use super::index::Index;
+use std::collections::HashMap;
+
+use super::index::{Index, by_age};
 use super::{Code, Message};
 use crate::resource::security::{AuthorizationPolicySpec, PolicyTargetReference};
 use crate::resource::{Object, Spec, quote};
@@ -17,10 +19,41 @@ pub(super) fn analyze(index: &Index<'_>, messages: &mut Vec<Message>) {
             let several = several.map(|(at, target)| (format!("spec.targetRefs[{at}]"), target));
             messages.extend(single.chain(several).filter_map(|target| self::target(index, object, target)));
         }
-        if let Spec::RateLimit(limit) = &object.spec {
-            let targets = limit.target_refs.iter().enumerate();
+        let targets = match &object.spec {
+            Spec::RateLimit(limit) => Some(&limit.target_refs),
+            Spec::HealthCheck(check) => Some(&check.target_refs),
+            _ => None,
+        };
+        if let Some(targets) = targets {
+            let targets = targets.iter().enumerate();
             let targets = targets.map(|(at, target)| (format!("spec.targetRefs[{at}]"), target));
             messages.extend(targets.filter_map(|target| self::target(index, object, target)));
+        }
+    }
+    checks(index, messages);
+}
+
+/// Of several `HealthChecks` for one service the oldest has the say.
+fn checks(index: &Index<'_>, messages: &mut Vec<Message>) {
+    let mut all: Vec<(&Object, &[PolicyTargetReference])> = index
+        .objects
+        .iter()
+        .filter_map(|object| match &object.spec {
+            Spec::HealthCheck(check) => Some((object, check.target_refs.as_slice())),
+            _ => None,
+        })
+        .collect();
+    by_age(&mut all);
+    let mut owners: HashMap<(&str, &str, &str), &Object> = HashMap::new();
+    for (object, targets) in all {
+        for (at, target) in targets.iter().enumerate() {
+            let owner =
+                owners.entry((&*object.meta.namespace, &*target.kind, &*target.name)).or_insert(object);
+            if owner.key() != object.key() {
+                let reason = format!("has no effect: {} is for it as well, and has the say", owner.key());
+                let field = format!("spec.targetRefs[{at}]");
+                messages.push(Message::new(Code::IneffectivePolicy, object, field, reason));
+            }
         }
     }
 }

@@ -141,6 +141,15 @@ fn what_the_proxy_looks_at_stays_with_it() {
 }
 
 #[test]
+fn who_is_checked_is_chosen_by_the_proxy() {
+    let check = "---\n{apiVersion: policy.mesh.internal/v1alpha1, kind: HealthCheck, metadata: {name: c, namespace: app},\n  spec: {targetRefs: [{kind: Service, name: b}], tcp: {}}}\n";
+    let plan = planned(&world(check));
+    assert!(backends(&plan, "a", "10.96.0.1").is_empty(), "who is well is known to the proxy alone");
+    assert_eq!(backends(&plan, "a", "10.96.0.2"), ["10.0.0.2:8080", "10.0.0.3:8080"]);
+    assert_eq!(verdict(&plan, "a", "10.0.0.2", None), "yes", "an address is no choice");
+}
+
+#[test]
 fn what_a_limit_counts_is_left_to_whoever_counts() {
     let limit = |name: &str, spec: &str| {
         format!(

@@ -64,6 +64,13 @@ pub fn appended<'a>(values: impl IntoIterator<Item = &'a [u8]>, peer: IpAddr) ->
     (list.len() <= MAX_BYTES).then_some(list)
 }
 
+/// How many have passed a request on, as its `X-Forwarded-For` has it.
+pub fn hops<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> usize {
+    let entries =
+        |value: &[u8]| value.split(|&byte| byte == b',').filter(|it| !it.trim_ascii().is_empty()).count();
+    values.into_iter().map(entries).sum()
+}
+
 /// The scheme that the client used, for `X-Forwarded-Proto`.
 ///
 /// `received` is the only value that came, if there was exactly one. It is believed if a trusted proxy sent it and it

@@ -229,20 +229,12 @@ impl World {
                 reach::warn_about(object, sidecar, &mut report);
                 self.put_sidecar(&name, SidecarFacts::of(sidecar, object.meta.creation_timestamp));
             }
-            Spec::VirtualService(_)
-            | Spec::DestinationRule(_)
-            | Spec::Gateway(_)
-            | Spec::GatewayClass(_)
-            | Spec::HttpRoute(_)
-            | Spec::GrpcRoute(_)
-            | Spec::TlsRoute(_)
-            | Spec::TcpRoute(_)
-            | Spec::RateLimit(_) => self.put_config(&object.key(), Some(object)),
             Spec::KubernetesGateway(_) | Spec::ListenerSet(_) | Spec::ReferenceGrant(_) => {
                 self.put_gateway_resource(&object.key(), Some(object));
             }
             Spec::Secret(secret) => self.put_secret(&name, Some(secret)),
             Spec::BackendTlsPolicy(_) => self.put_backend_policy(&name, Some(object)),
+            _ if object.spec_json.is_some() => self.put_config(&object.key(), Some(object)),
             // A Deployment's pods are objects of their own, and a service account is only ever named.
             _ => {}
         }
@@ -272,7 +264,9 @@ impl World {
             "Sidecar" => self.put_sidecar(&name, None),
             "Secret" => self.put_secret(&name, None),
             "VirtualService" | "DestinationRule" | "Gateway" | "GatewayClass" | "HTTPRoute" | "GRPCRoute"
-            | "TLSRoute" | "TCPRoute" | "RateLimit" => self.put_config(key, None),
+            | "TLSRoute" | "TCPRoute" | "RateLimit" | "HealthCheck" | "WorkloadGroup" => {
+                self.put_config(key, None);
+            }
             "KubernetesGateway" | "ListenerSet" | "ReferenceGrant" => self.put_gateway_resource(key, None),
             "BackendTLSPolicy" => self.put_backend_policy(&name, None),
             "AuthorizationPolicy" => self.drop_authorization(&name),

@@ -93,6 +93,7 @@ fn read(kind: Kind, tree: &Tree, report: &mut Report) -> Option<Read> {
         Kind::ReferenceGrant => required(kind, tree, report, Spec::ReferenceGrant),
         Kind::BackendTLSPolicy => required(kind, tree, report, |it| Spec::BackendTlsPolicy(Box::new(it))),
         Kind::RateLimit => required(kind, tree, report, |it| Spec::RateLimit(Box::new(it))),
+        Kind::HealthCheck => required(kind, tree, report, |it| Spec::HealthCheck(Box::new(it))),
     }
 }
 

@@ -103,6 +103,7 @@ kinds! {
     ReferenceGrant: "ReferenceGrant", GATEWAY_API, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
     BackendTLSPolicy: "BackendTLSPolicy", GATEWAY_API, &["v1", "v1alpha3"], Namespaced, Subdomain, Custom;
     RateLimit: "RateLimit", OWN, &["v1alpha1"], Namespaced, Subdomain, Custom;
+    HealthCheck: "HealthCheck", OWN, &["v1alpha1"], Namespaced, Subdomain, Custom;
 }
 
 /// A kind of which a cluster may have objects, and on which the mesh does not act and will not.
@@ -214,6 +215,8 @@ impl Kind {
                 | Self::TCPRoute
                 | Self::ReferenceGrant
                 | Self::RateLimit
+                | Self::HealthCheck
+                | Self::WorkloadGroup
         )
     }
 
@@ -284,7 +287,7 @@ fn unknown_kind(api_version: &str, kind: &str, kinds: &[&str]) -> Class {
 }
 
 /// Kinds that are read and checked while nothing acts on them yet.
-const NOT_ENFORCED: &[Kind] = &[Kind::WorkloadGroup, Kind::RequestAuthentication, Kind::Telemetry];
+const NOT_ENFORCED: &[Kind] = &[Kind::RequestAuthentication, Kind::Telemetry];
 
 /// Kinds that make sense for Envoy only, or for traffic that the mesh does not carry.
 pub(super) const UNSUPPORTED: &[Unsupported] = &[
@@ -330,7 +333,7 @@ const SECURITY: &str = "security.istio.io";
 
 /// Groups whose kinds are all known, so that any other kind in them is a mistake.
 const CLOSED: [(&str, &[&str]); 7] = [
-    (OWN, &["RateLimit"]),
+    (OWN, &["HealthCheck", "RateLimit"]),
     (
         CORE,
         &[

@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 
 use super::kind::Kind;
 use super::{
-    AuthorizationPolicySpec, DestinationRuleSpec, GatewaySpec, PeerAuthenticationSpec, ProxyConfigSpec,
-    RateLimitSpec, RequestAuthenticationSpec, ServedKind, ServiceEntrySpec, SidecarSpec, TelemetrySpec,
-    VirtualServiceSpec, WorkloadEntrySpec, WorkloadGroupSpec,
+    AuthorizationPolicySpec, DestinationRuleSpec, GatewaySpec, HealthCheckSpec, PeerAuthenticationSpec,
+    ProxyConfigSpec, RateLimitSpec, RequestAuthenticationSpec, ServedKind, ServiceEntrySpec, SidecarSpec,
+    TelemetrySpec, VirtualServiceSpec, WorkloadEntrySpec, WorkloadGroupSpec,
 };
 
 pub(super) mod rules;
@@ -95,6 +95,7 @@ fn rows() -> Vec<Row> {
             .short("ra"),
         Row::new::<TelemetrySpec>(Kind::Telemetry, "telemetries").short("telemetry").columns(&[AGE]),
         Row::new::<RateLimitSpec>(Kind::RateLimit, "ratelimits").short("rl").columns(&[AGE]).needs_spec(),
+        Row::new::<HealthCheckSpec>(Kind::HealthCheck, "healthchecks").columns(&[AGE]).needs_spec(),
     ]
 }
 

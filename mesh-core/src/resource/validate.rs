@@ -16,6 +16,7 @@ use super::value::Regex;
 use super::{Meta, Spec};
 
 mod gateway_api;
+mod health_check;
 mod network;
 mod networking;
 mod proxy;
@@ -266,6 +267,7 @@ pub(super) fn spec(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
         Spec::ReferenceGrant(spec) => gateway_api::reference_grant(spec, report),
         Spec::BackendTlsPolicy(spec) => gateway_api::backend_tls_policy(spec, report),
         Spec::RateLimit(spec) => rate_limit::rate_limit(spec, meta, report),
+        Spec::HealthCheck(spec) => health_check::health_check(spec, meta, report),
         Spec::Gateway(spec) => networking::gateway(spec, report),
         Spec::VirtualService(spec) => networking::virtual_service(spec, meta, report),
         Spec::DestinationRule(spec) => networking::destination_rule(spec, meta, report),

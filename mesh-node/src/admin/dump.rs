@@ -1,7 +1,7 @@
 //! `/config_dump`: everything the node decides with, in the shape that `istioctl ztunnel-config` and Kiali read, with
 //! fields of our own beside. Private keys never come near it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use mesh_core::model::{Service, Snapshot, Workload};
@@ -14,18 +14,22 @@ use crate::report::{ConnView, Direction, Rfc3339};
 pub(super) fn dump(admin: &Admin) -> Value {
     let snapshot = admin.state.snapshot();
     let policies = serde_json::to_value(snapshot.policies()).unwrap_or_default();
+    let checked = admin.reporter.checked_endpoints();
+    let unhealthy: BTreeSet<_> =
+        checked.iter().filter(|it| it.is_unhealthy()).map(|it| it.endpoint.ip()).collect();
     let mut dump = json!({
         "config": admin.state.config(),
         "version": { "version": admin.reporter.version(), "node": admin.state.node() },
         "loaded": snapshot.is_loaded(),
         "findings": admin.state.findings(),
         "trustDomain": snapshot.trust_domain().to_string(),
-        "workloads": snapshot.workloads().map(|one| workload(&snapshot, one)).collect::<Vec<_>>(),
+        "workloads": snapshot.workloads().map(|one| workload(&snapshot, one, &unhealthy)).collect::<Vec<_>>(),
         "services": snapshot.services().map(|one| service(one)).collect::<Vec<_>>(),
         "policies": policies::for_tools(&policies),
         "policySet": policies,
         "certificates": admin.state.certificates().iter().map(certificate).collect::<Vec<_>>(),
         "workloadState": pods(admin),
+        "healthChecks": checked,
     });
     if let (Some(listeners), Some(fields)) = (admin.state.listeners(), dump.as_object_mut()) {
         fields.insert("listeners".to_owned(), listeners);
@@ -33,7 +37,9 @@ pub(super) fn dump(admin: &Admin) -> Value {
     dump
 }
 
-fn workload(snapshot: &Snapshot, workload: &Workload) -> Value {
+/// One with an address at which a health check fails is not well, for whomever it fails.
+fn workload(snapshot: &Snapshot, workload: &Workload, unhealthy: &BTreeSet<IpAddr>) -> Value {
+    let is_well = !workload.ips.iter().any(|ip| unhealthy.contains(ip));
     let services =
         workload.services.iter().map(|one| format!("{}/{}", one.service.namespace, one.service.name()));
     json!({
@@ -54,7 +60,7 @@ fn workload(snapshot: &Snapshot, workload: &Workload) -> Value {
         "clusterId": workload.cluster.as_ref(),
         "locality": locality(workload),
         "node": workload.node.as_deref().unwrap_or_default(),
-        "status": "Healthy",
+        "status": if is_well { "Healthy" } else { "Unhealthy" },
         "capacity": 1,
         "enrolled": workload.enrolled,
         "hostNetwork": workload.host_network,

@@ -256,6 +256,58 @@ async fn the_dump_has_the_shape_that_tools_read() {
     drop(live);
 }
 
+/// An endpoint that is well and one that is not.
+#[derive(Debug)]
+struct Two;
+
+impl crate::report::Checked for Two {
+    fn checked(&self) -> Vec<crate::report::CheckedEndpoint> {
+        let endpoint = |last: u8, standing, reason: &str| crate::report::CheckedEndpoint {
+            client: "gateway".into(),
+            cluster: "outbound|80||db.example".into(),
+            endpoint: ([192, 0, 2, last], 80).into(),
+            check: "HealthCheck shop/db".into(),
+            standing: crate::report::CheckedEndpoint::standing(standing),
+            reason: reason.into(),
+        };
+        let (well, out) = (mesh_core::health::Standing::Healthy, mesh_core::health::Standing::Unhealthy);
+        vec![endpoint(2, out, "status <503>"), endpoint(1, well, "")]
+    }
+}
+
+#[tokio::test]
+async fn endpoints_that_are_left_out_are_shown() {
+    let bed = Bed::new().await;
+    let source = Arc::new(Two);
+    for _ in 0..2 {
+        bed.reporter.follow_checked(&source);
+    }
+    bed.reporter.count_check(true);
+    bed.reporter.count_check(false);
+    let checks = &bed.get(Endpoint::Admin, "/config_dump").await.json()["healthChecks"];
+    assert_eq!((&checks[0]["endpoint"], &checks[0]["standing"]), (&"192.0.2.1:80".into(), &"healthy".into()));
+    assert_eq!((checks[1]["standing"].as_str(), checks.as_array().unwrap().len()), (Some("unhealthy"), 2));
+    let state = bed.get(Endpoint::Admin, "/state.json").await.json();
+    assert_eq!(
+        (state["unhealthy"][0]["reason"].as_str(), &state["unhealthy"][1]),
+        (Some("status <503>"), &().into())
+    );
+    let text = bed.get(Endpoint::Admin, "/").await;
+    assert!(text.body.contains("LEFT OUT") && text.body.contains("192.0.2.2:80"), "{}", text.body);
+    let metrics = bed.get(Endpoint::Metrics, "/metrics").await.body;
+    for line in [
+        "mesh_health_checks_total{result=\"passed\"} 1",
+        "mesh_health_checks_total{result=\"failed\"} 1",
+        "mesh_unhealthy_endpoints 1",
+    ] {
+        assert!(metrics.lines().any(|it| it == line), "{line} in {metrics}");
+    }
+    // Whoever is gone is not asked.
+    drop(source);
+    let metrics = bed.get(Endpoint::Metrics, "/metrics").await.body;
+    assert!(metrics.contains("mesh_unhealthy_endpoints 0"), "{metrics}");
+}
+
 #[tokio::test]
 async fn levels_are_shown_and_changed() {
     let bed = Bed::new().await;

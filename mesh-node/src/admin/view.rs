@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Admin, PodStatus, table};
 use crate::identity::CertificateStatus;
-use crate::report::{ConnView, Event, Party, Rfc3339};
+use crate::report::{CheckedEndpoint, ConnView, Event, Party, Rfc3339};
 
 /// The node at a glance.
 #[derive(Debug, Serialize)]
@@ -28,6 +28,8 @@ pub(super) struct State {
     /// The newest [`MAX_CONNECTIONS`] of them.
     connections: Vec<Connection>,
     refused: Vec<Refused>,
+    /// Endpoints that are left out because of their health checks.
+    unhealthy: Vec<CheckedEndpoint>,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,6 +124,13 @@ impl State {
             open_connections: live.len(),
             connections: live.iter().rev().take(MAX_CONNECTIONS).map(connection).collect(),
             refused: refused(admin),
+            unhealthy: admin
+                .reporter
+                .checked_endpoints()
+                .into_iter()
+                .filter(CheckedEndpoint::is_unhealthy)
+                .take(MAX_UNHEALTHY)
+                .collect(),
         }
     }
 
@@ -144,7 +153,13 @@ impl State {
         }
         out.push('\n');
         let refused: Vec<_> = self.refused.iter().map(Refused::row).collect();
-        out + &table::render(&["REFUSED OR LOST", "REASON", "COUNT"], &refused)
+        out += &table::render(&["REFUSED OR LOST", "REASON", "COUNT"], &refused);
+        if !self.unhealthy.is_empty() {
+            out.push('\n');
+            let rows: Vec<_> = self.unhealthy.iter().map(unhealthy_row).collect();
+            out += &table::render(&["LEFT OUT", "OF", "FOR", "CHECK", "REASON"], &rows);
+        }
+        out
     }
 }
 
@@ -234,6 +249,11 @@ impl Refused {
     }
 }
 
+fn unhealthy_row(it: &CheckedEndpoint) -> Vec<String> {
+    let texts = [&it.cluster, &it.client, &it.check, &it.reason].map(ToString::to_string);
+    [vec![it.endpoint.to_string()], texts.to_vec()].concat()
+}
+
 fn pod(status: &PodStatus, certificates: &[CertificateView]) -> Pod {
     let identity = status.identity.uri().to_owned();
     Pod {
@@ -291,3 +311,5 @@ fn time_or_null<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) 
 
 /// Connections on the page. More would be neither read nor cheap every two seconds.
 const MAX_CONNECTIONS: usize = 200;
+/// Endpoints on the page that are left out; all of them are in the dump.
+const MAX_UNHEALTHY: usize = 200;

@@ -50,6 +50,8 @@ impl Inputs {
                         | Spec::BackendTlsPolicy(_)
                         | Spec::AuthorizationPolicy(_)
                         | Spec::RateLimit(_)
+                        | Spec::HealthCheck(_)
+                        | Spec::WorkloadGroup(_)
                 )
         };
         snapshot.configs().filter(matters).cloned().collect()

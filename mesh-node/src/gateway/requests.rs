@@ -298,9 +298,7 @@ impl EdgeClient {
         if let Some((waypoint, wanted)) = through.filter(|(waypoint, _)| waypoint.ingress) {
             return self.open_through(to.snapshot, waypoint, wanted).await;
         }
-        let (service, port) = to.service;
-        let target = Target::Service { service: Arc::clone(service), port };
-        self.reach(to.snapshot, to.endpoint, &target).await
+        self.reach(to.snapshot, to.endpoint, &to.target()).await
     }
 
     /// Reaches an endpoint that `target` leads to.

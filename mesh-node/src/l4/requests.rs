@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use mesh_common::TUNNEL_PORT;
 use mesh_core::cluster::{self, BackendTls, ClusterPolicy, Destination, Rules};
-use mesh_core::model::{Declared, Service, ServiceKey, ServicePort, Snapshot, Target, Workload};
+use mesh_core::model::{Declared, Service, ServiceKey, ServicePort, Snapshot, Workload};
 use mesh_core::route::{self, About, ClusterRef, Route, RouteTable, StreamTable, StreamView};
 use tokio::net::TcpStream;
 
@@ -60,6 +60,8 @@ struct Compiled {
     tls: Option<Arc<BackendTls>>,
     /// What of it is limited.
     limited: Limited,
+    /// Whether any of its endpoints is asked whether it is well.
+    checked: bool,
 }
 
 /// What may come only so often.
@@ -94,10 +96,12 @@ impl PodRequests {
         let mut rules = self.rules.borrow_mut();
         let distributed = service.traffic_distribution.is_some();
         let tls = service.ports.get(port).and_then(|port| port.tls.clone());
+        let checked = self.engine.checks().concerns(service, port);
         let known = rules.get(&key).filter(|known| {
             same_client(known.workload.as_ref(), workload.as_ref())
                 && known.distributed == distributed
                 && known.tls == tls
+                && known.checked == checked
         });
         if let Some(known) = known.filter(|known| known.generation == generation) {
             return known.clone();
@@ -107,7 +111,7 @@ impl PodRequests {
         let known = known.filter(|known| known.about.is_same(&about));
         let tables = known.map(|known| (known.table.clone(), known.streams.clone()));
         let compiled = compile(snapshot, workload, (service, tls), (number, about, tables));
-        let compiled = Compiled { limited: self.limited(service), ..compiled };
+        let compiled = Compiled { limited: self.limited(service), checked, ..compiled };
         rules.insert(key, compiled.clone());
         compiled
     }
@@ -173,18 +177,20 @@ fn compile(
         tls,
         workload,
         limited: Limited::default(),
+        checked: false,
     }
 }
 
 impl Compiled {
     /// Whether requests have to be told apart.
     fn is_about_requests(&self) -> bool {
-        self.table.is_some() || self.shaped || self.limited.requests
+        self.table.is_some() || self.shaped || self.checked || self.limited.requests
     }
 
     /// Whether connections whose bytes stay bytes are not simply sent to the service.
     fn is_about_bytes(&self) -> bool {
-        self.streams.is_some() || self.shaped || self.distributed || self.limited.connections
+        let shaped = self.shaped || self.checked || self.distributed;
+        self.streams.is_some() || shaped || self.limited.connections
     }
 }
 
@@ -465,9 +471,7 @@ impl PodClient {
                 None => self.open_tunnel(&worker, &source, workload, addr).await,
             },
             _ => {
-                let (service, port) = to.service;
-                let target = Target::Service { service: Arc::clone(service), port };
-                let permit = to.snapshot.permit_egress(&source, addr, &target);
+                let permit = to.snapshot.permit_egress(&source, addr, &to.target());
                 let permit = permit.map_err(|denied| DialError::Denied(denied.to_string()))?;
                 let tcp = dial::outside(&worker, &self.pod, permit).await;
                 let tcp = tcp.map_err(|error| DialError::Connect(error.to_string()))?;

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use mesh_core::balance::{Algorithm, Balancer, Candidate, Candidates, Health, Load, PickContext, locality};
 use mesh_core::cluster::{ClusterPolicy, Outcome};
+use mesh_core::health::Checks;
 use mesh_core::model::{Declared, Endpoint, EndpointId, Service, ServicePort, Workload};
 
 use super::originate::Origination;
@@ -191,6 +192,24 @@ impl Cluster {
             && let Some(ejected) = outliers.record(id, outcome, now)
         {
             tracing::info!(cluster = %self.name, endpoint = %id, ejected = ?ejected, "Left out an endpoint.");
+        }
+    }
+
+    /// One of its endpoints.
+    pub fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
+        Some(&self.members.get(*self.by_id.get(&id)?)?.endpoint)
+    }
+
+    /// Has those of its endpoints asked from now on whether they are well for which `checks` has a check. What is known of
+    /// them stays, as long as they are asked as before.
+    pub fn check(&self, checks: Option<&Checks>, now: Instant) {
+        let checked = self.members.iter().filter_map(|member| {
+            let check = checks?.of_endpoint(&self.service, &member.endpoint)?;
+            Some((member.endpoint.id, Arc::clone(check)))
+        });
+        let checked: Vec<_> = checked.collect();
+        if !(checked.is_empty() && self.shared.monitor.is_empty()) {
+            self.shared.monitor.set_members(checked, now);
         }
     }
 

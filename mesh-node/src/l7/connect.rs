@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::HeaderMap;
 use mesh_core::cluster::{Http2KeepAlive, Overflow, Resource, Ticket, TlsPolicy, Upstream as Wanted};
-use mesh_core::model::Declared;
+use mesh_core::model::{Declared, Endpoint};
 
 use super::announce::announce;
 use super::cluster::{Cluster, Member};
 use super::engine::Engine;
 use super::h1::Limits;
 use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
-use super::originate::{self, Speaks};
+use super::originate::{self, Origination, Speaks};
 use super::pool::{Kept, Place};
 use super::shared::SharedCluster;
 use super::site::{Dial, DialError, Dialled, Facts};
@@ -39,6 +39,16 @@ pub struct Server {
 enum Kind {
     H1 { upstream: Box<H1Upstream>, born: Instant, name: Option<Arc<str>>, leave: Option<Leave> },
     H2 { upstream: Box<H2Upstream>, place: Place },
+}
+
+/// How an endpoint is connected to.
+pub(super) struct Way<'a> {
+    /// The endpoint.
+    pub(super) endpoint: &'a Endpoint,
+    /// TLS towards it, and what was made of that.
+    pub(super) tls: (&'a TlsPolicy, &'a Origination),
+    /// As [`Dial::probes`].
+    pub(super) probes: bool,
 }
 
 /// Why a request could not begin.
@@ -162,15 +172,24 @@ impl Engine {
         speaks: (Speaks, Option<&str>),
         facts: &Facts,
     ) -> Result<Dialled, DialError> {
+        let tls = (&cluster.policy.tls, &*cluster.origination);
+        let way = Way { endpoint: &member.endpoint, tls, probes: false };
+        self.open(cluster, way, speaks, facts).await
+    }
+
+    /// As [`Self::dial`], by a way of one's own.
+    pub(super) async fn open(
+        &self,
+        cluster: &Cluster,
+        Way { endpoint, tls, probes }: Way<'_>,
+        speaks: (Speaks, Option<&str>),
+        facts: &Facts,
+    ) -> Result<Dialled, DialError> {
         let snapshot = self.snapshot();
         let timeout = cluster.policy.pool.connect_timeout;
-        let dial = Dial {
-            snapshot: &snapshot,
-            service: (&cluster.service, cluster.port),
-            endpoint: &member.endpoint,
-            timeout,
-        };
-        if let Some(workload) = member.endpoint.workload.as_ref().filter(|it| it.accepts_tunnel()) {
+        let service = (&cluster.service, cluster.port);
+        let dial = Dial { snapshot: &snapshot, service, endpoint, timeout, probes };
+        if let Some(workload) = endpoint.workload.as_ref().filter(|it| it.accepts_tunnel()) {
             let id = &workload.identity;
             if !cluster.service.admits(workload) || !cluster.policy.tls.admits(id) {
                 return Err(DialError::Tls(format!(
@@ -186,12 +205,12 @@ impl Engine {
             let _ = sockopt::set_probes(socket, (probes.time, probes.interval), probes.probes);
         }
         if let Some(version) = cluster.policy.proxy_protocol {
-            let told = announce(&mut dialled.io, version, facts, member.endpoint.addr);
+            let told = announce(&mut dialled.io, version, facts, endpoint.addr);
             let told = tokio::time::timeout_at(until, told).await.map_err(late)?;
             told.map_err(|error| DialError::Connect(error.to_string()))?;
         }
-        let secured = originate::secure(dialled, cluster, &dial, &*self.client, speaks);
-        let late = |_| DialError::Tls(format!("no TLS with {} within {timeout:?}", member.endpoint.addr));
+        let secured = originate::secure(dialled, tls, &dial, &*self.client, speaks);
+        let late = |_| DialError::Tls(format!("no TLS with {} within {timeout:?}", endpoint.addr));
         tokio::time::timeout_at(until, secured).await.map_err(late)?
     }
 }
@@ -319,7 +338,8 @@ async fn no_room(place: &Place, sender: &h2::client::SendRequest<Bytes>) {
     }
 }
 
-async fn handshake(
+/// Begins to speak HTTP/2 on a connection, and has a task keep it going.
+pub(super) async fn handshake(
     Dialled { io, held, .. }: Dialled,
     keepalive: Option<Http2KeepAlive>,
 ) -> Result<(h2::client::SendRequest<Bytes>, Watch), Broken> {

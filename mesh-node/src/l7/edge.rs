@@ -86,6 +86,13 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), PathErro
     Ok(())
 }
 
+/// Whether so many have passed a request on that it goes round in a circle: a rule can send to a gateway what that gateway
+/// sends out. Only gateways add to the list, and every circle that rules can make has one in it.
+pub fn is_looping(head: &RequestHead) -> bool {
+    let mut all = head.headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).peekable();
+    all.peek().is_some_and(|first| first.len() > MAX_HOPS) && xff::hops(all) > MAX_HOPS
+}
+
 /// Rules are asked about the path that is sent on, and it is what servers make of the one that came.
 fn normalize_path(head: &mut RequestHead, level: Normalization) -> Result<(), PathError> {
     if !matches!(head.target.form(), TargetForm::Origin | TargetForm::Absolute(_)) {
@@ -186,6 +193,8 @@ fn request_id(stage: &Stage<'_>) -> HeaderValue {
     HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes are a header's value")
 }
 
+/// Proxies that a request may have passed. [`xff::MAX_BYTES`] would be reached later, and forgets what came before.
+const MAX_HOPS: usize = 100;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 const SERVER: &str = "istio-envoy";

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_core::cluster::{self, ClientCertificate, Destination};
+use mesh_core::health::Checks;
 use mesh_core::limit::{Limits, Policy};
 use mesh_core::model::{Entry, Exported, Families, Service, ServicePort, Snapshot, Workload};
 use mesh_core::route::ClusterRef;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::cluster::Cluster;
 use super::edge::Trust;
+use super::health;
 use super::shared::Shared;
 use super::site::{Client, INBOUND};
 use crate::report::{PseudoService, Reporter};
@@ -78,7 +80,9 @@ impl Engine {
             view: RefCell::new(view),
             random: Cell::new(seed | 1),
         });
+        engine.reporter.follow_checked(&engine.shared);
         tasks::spawn_local("upkeep", upkeep(Rc::downgrade(&engine)));
+        tasks::spawn_local("health checks", health::watch(Rc::downgrade(&engine)));
         engine
     }
 
@@ -109,6 +113,23 @@ impl Engine {
     pub fn door(&self) -> Rc<[Arc<Policy>]> {
         self.refresh();
         Rc::clone(&self.view.borrow().door)
+    }
+
+    /// The health checks of the configuration as it is now.
+    pub fn checks(&self) -> Arc<Checks> {
+        self.shared.checks(&self.snapshot())
+    }
+
+    /// The clusters in use that have endpoints which are to be asked whether they are well.
+    pub(super) fn checked_clusters(&self) -> Vec<Rc<Cluster>> {
+        let view = self.view.borrow();
+        let all = view.clusters.values().flatten().map(|known| &known.cluster);
+        all.filter(|cluster| !cluster.shared.monitor.is_empty()).cloned().collect()
+    }
+
+    /// Places for such questions, which the threads of the process share.
+    pub(super) fn question_places(&self) -> &Arc<Semaphore> {
+        self.shared.questions()
     }
 
     /// A pseudo-random number (xorshift, mixed): good for spreading load, useless for secrets.
@@ -182,8 +203,13 @@ impl Engine {
             None => Arc::new(policy),
         };
         let shared = self.shared.cluster(self.client.key(), &name, &policy);
+        // Whoever sends through a waypoint leaves it to that.
+        let checks = (!self.client.passes_on(&service)).then(|| self.shared.checks(snapshot));
         let service = (service, port);
-        Ok(Cluster::new(name, shared, policy, service, (workload.as_deref(), old.map(|old| &**old))))
+        let cluster =
+            Cluster::new(name, shared, policy, service, (workload.as_deref(), old.map(|old| &**old)));
+        cluster.check(checks.as_deref(), Instant::now());
+        Ok(cluster)
     }
 
     /// Follows the configuration: what did not change stays as it is.

@@ -82,6 +82,10 @@ async fn run<D: Downstream>(
     edge::receive(stage, head).map_err(|wrong| {
         Ended::Refused(Refusal::BadRequest(StatusCode::BAD_REQUEST), wrong.as_str().to_owned())
     })?;
+    if stage.site.is_edge() && edge::is_looping(head) {
+        let reason = "more proxies have passed it on than there can be, by its x-forwarded-for";
+        return Err(Ended::Refused(Refusal::Loop, reason.to_owned()));
+    }
     if let Some(reason) = stage.site.denies(stage.facts) {
         return Err(Ended::Refused(Refusal::Denied, reason));
     }

@@ -18,7 +18,6 @@ use tokio_rustls::{TlsConnector, TlsStream};
 
 use self::materials::{Materials, Sources};
 use self::verify::Verifier;
-use super::cluster::Cluster;
 use super::io::Io;
 use super::site::{Client, Dial, DialError, Dialled};
 use crate::tls::files::Files;
@@ -69,13 +68,13 @@ pub enum Speaks {
 /// A connection as the rules of the cluster want it.
 pub async fn secure(
     dialled: Dialled,
-    cluster: &Cluster,
+    (policy, origination): (&TlsPolicy, &Origination),
     to: &Dial<'_>,
     client: &dyn Client,
     (speaks, asked): (Speaks, Option<&str>),
 ) -> Result<Dialled, DialError> {
     let addr = to.endpoint.addr;
-    match &cluster.policy.tls {
+    match policy {
         _ if speaks == Speaks::Sealed => Ok(dialled),
         TlsPolicy::Mesh | TlsPolicy::Disable => Ok(dialled),
         TlsPolicy::IstioMutual { .. } if dialled.encrypted => Ok(dialled),
@@ -85,13 +84,13 @@ pub async fn secure(
         TlsPolicy::Originate(rule) => {
             let Dialled { io, encrypted, held } = dialled;
             // Envoy's auto_sni, with which auto_san_validation keeps step: the name is also the one that is checked.
-            let host = rule.sni.as_deref().or(asked).unwrap_or(&cluster.service.hostname);
+            let host = rule.sni.as_deref().or(asked).unwrap_or(&to.service.0.hostname);
             let failed = |why: String| DialError::Tls(format!("TLS with {host} at {addr}: {why}"));
             if !client.reads_files() && names_files(rule) {
                 return Err(failed("files are read for gateways only".to_owned()));
             }
             let secret = |name: &str| client.secret(to.snapshot, name);
-            let configs = cluster.origination.configs(rule, &secret).map_err(failed)?;
+            let configs = origination.configs(rule, &secret).map_err(failed)?;
             let name = server_name(rule, host, to).map_err(failed)?;
             let io =
                 Box::pin(handshake(io, configs.of_speech(speaks), name, speaks)).await.map_err(failed)?;

@@ -46,6 +46,8 @@ pub enum Refusal {
     RateLimited,
     /// The body is longer than a limit allows.
     BodyTooLong,
+    /// It goes round in a circle.
+    Loop,
     /// A rate limit service says that it is one too many.
     GloballyLimited,
     /// A rate limit service says nothing, and its limit is to be kept all the same.
@@ -65,6 +67,7 @@ impl Refusal {
             | Self::RemoteReset
             | Self::Overflow => StatusCode::SERVICE_UNAVAILABLE,
             Self::ProtocolError => StatusCode::BAD_GATEWAY,
+            Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Denied => StatusCode::FORBIDDEN,
@@ -90,7 +93,7 @@ impl Refusal {
             Self::Fault(_) => Flags::FI,
             Self::BadRequest(_) => Flags::DPE,
             Self::RequestTimeout => Flags::SI,
-            Self::Denied | Self::BodyTooLong => Flags::NONE,
+            Self::Denied | Self::BodyTooLong | Self::Loop => Flags::NONE,
             Self::RateLimited | Self::GloballyLimited => Flags::RL,
             Self::RateLimitService => Flags::RLSE,
         }
@@ -118,6 +121,7 @@ impl Refusal {
             Self::GloballyLimited => "request_rate_limited",
             Self::RateLimitService => "rate_limiter_error",
             Self::BodyTooLong => "request_payload_too_large",
+            Self::Loop => "loop_detected",
         }
     }
 
@@ -153,6 +157,7 @@ impl Refusal {
             Self::Denied => "RBAC: access denied",
             Self::RateLimited => "local_rate_limited",
             Self::BodyTooLong => "Payload Too Large",
+            Self::Loop => "Loop Detected",
         }
     }
 }

@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use mesh_core::balance::Health;
 use mesh_core::cluster::{Admission, ClusterPolicy, SharedOutliers};
+use mesh_core::health::{Checks, SharedMonitor};
 use mesh_core::limit::Limits;
 use mesh_core::model::{EndpointId, Snapshot};
 use mesh_core::retry::RecentRequests;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::report::{Checked, CheckedEndpoint};
 
 /// Circuit breakers and outliers by client and cluster, whose entries live as long as a thread uses them; and what limits
 /// have counted.
@@ -18,12 +21,22 @@ pub struct Shared {
     all: Mutex<HashMap<Name, Weak<SharedCluster>>>,
     /// With the version of the configuration that they are of.
     limits: Mutex<(u64, Arc<Limits>)>,
+    /// The same of health checks.
+    checks: Mutex<(u64, Arc<Checks>)>,
+    /// Places for health checks that are under way.
+    questions: Arc<Semaphore>,
     epoch: Instant,
 }
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { all: Mutex::default(), limits: Mutex::default(), epoch: Instant::now() }
+        Self {
+            all: Mutex::default(),
+            limits: Mutex::default(),
+            checks: Mutex::default(),
+            questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+            epoch: Instant::now(),
+        }
     }
 }
 
@@ -37,6 +50,8 @@ pub struct SharedCluster {
     pub admission: Arc<Admission>,
     /// Who is left out; absent where nobody ever is.
     pub outliers: Option<SharedOutliers>,
+    /// Who is left out because it does not answer when it is asked.
+    pub monitor: Arc<SharedMonitor>,
     /// Told when a connection is free, or may be made.
     pub freed: Notify,
     /// Requests in the time that a retry budget says; nothing where it says none.
@@ -79,6 +94,20 @@ impl Shared {
         Arc::clone(&known.1)
     }
 
+    /// The health checks of a configuration, or of a newer one that another thread has seen.
+    pub fn checks(&self, snapshot: &Snapshot) -> Arc<Checks> {
+        let mut known = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 < snapshot.config_generation() {
+            *known = (snapshot.config_generation(), Arc::new(Checks::of(snapshot)));
+        }
+        Arc::clone(&known.1)
+    }
+
+    /// Places for health checks that are under way.
+    pub fn questions(&self) -> &Arc<Semaphore> {
+        &self.questions
+    }
+
     /// The state of `cluster` for `client`, made with this policy if nobody has it yet.
     pub fn cluster(
         &self,
@@ -88,7 +117,9 @@ impl Shared {
     ) -> Arc<SharedCluster> {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (Arc::clone(client), Arc::clone(cluster));
-        if let Some(known) = all.get(&key).and_then(Weak::upgrade)
+        let known = all.get(&key).and_then(Weak::upgrade);
+        let monitor = known.as_ref().map(|known| Arc::clone(&known.monitor)).unwrap_or_default();
+        if let Some(known) = known
             && known.outliers.is_some() == policy.outlier.is_some()
         {
             known.admission.set_limits(policy.pool.limits);
@@ -100,6 +131,7 @@ impl Shared {
         let new = Arc::new(SharedCluster {
             admission: Arc::new(Admission::new(policy.pool.limits)),
             outliers: policy.outlier.clone().map(SharedOutliers::new),
+            monitor,
             freed: Notify::new(),
             recent: Mutex::default(),
         });
@@ -119,11 +151,35 @@ impl Shared {
 }
 
 impl Health for SharedCluster {
+    /// Neither of the two ever goes back, so that their sum changes with each.
     fn generation(&self) -> u64 {
-        self.outliers.as_ref().map_or(0, Health::generation)
+        self.outliers.as_ref().map_or(0, Health::generation).wrapping_add(self.monitor.generation())
     }
 
     fn is_ejected(&self, id: EndpointId) -> bool {
         self.outliers.as_ref().is_some_and(|outliers| Health::is_ejected(outliers, id))
+            || self.monitor.is_ejected(id)
     }
 }
+
+impl Checked for Shared {
+    fn checked(&self) -> Vec<CheckedEndpoint> {
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<_> = all.iter().filter_map(|(name, it)| Some((name.clone(), it.upgrade()?))).collect();
+        let views = all.iter().flat_map(|((client, cluster), shared)| {
+            let views = shared.monitor.views().into_iter();
+            views.map(|view| CheckedEndpoint {
+                client: Arc::clone(client),
+                cluster: Arc::clone(cluster),
+                endpoint: view.id.addr(),
+                check: view.by,
+                standing: CheckedEndpoint::standing(view.standing),
+                reason: view.reason,
+            })
+        });
+        views.collect()
+    }
+}
+
+/// Health checks that are under way at a time: each has a connection of its own.
+const MAX_QUESTIONS: usize = 128;

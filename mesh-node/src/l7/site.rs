@@ -12,7 +12,7 @@ use http::HeaderValue;
 use mesh_core::cluster::Credential;
 use mesh_core::id::SpiffeId;
 use mesh_core::limit::{Limits, Policy};
-use mesh_core::model::{Endpoint, NoWay, Service, Snapshot, Waypoint, Workload};
+use mesh_core::model::{Endpoint, NoWay, Service, Snapshot, Target, Waypoint, Workload};
 use mesh_core::own::Own;
 use mesh_core::resource::Secret;
 use mesh_core::resource::mesh_config::proxy::Topology;
@@ -105,9 +105,21 @@ pub struct Dial<'a> {
     pub endpoint: &'a Endpoint,
     /// How long the connection may take to stand.
     pub timeout: Duration,
+    /// Whether it only asks if the endpoint is well, perhaps at another port than requests go to.
+    pub probes: bool,
 }
 
 impl Dial<'_> {
+    /// What policy is asked about.
+    pub fn target(&self) -> Target {
+        let (service, port) = self.service;
+        match &self.endpoint.workload {
+            _ if !self.probes => Target::Service { service: Arc::clone(service), port },
+            Some(workload) => Target::Workload { workload: Arc::clone(workload), addr: self.endpoint.addr },
+            None => Target::External,
+        }
+    }
+
     /// The waypoint that connections to the service go through, and the address that they ask for there.
     pub fn through(&self) -> Option<(&Arc<Waypoint>, Result<SocketAddr, NoWay>)> {
         let (service, port) = self.service;

@@ -94,6 +94,7 @@ impl Collector for Scrape {
         self.reporter.protocols.encode(encoder)?;
         self.open_sockets(encoder)?;
         self.events(encoder)?;
+        self.reporter.encode_checks(encoder)?;
         self.node(encoder)?;
         self.certificates(encoder)?;
         self.process(encoder)
@@ -240,7 +241,8 @@ fn gauges<'a, V: EncodeGaugeValue>(
     Ok(())
 }
 
-fn gauge(
+/// Encodes a gauge without labels.
+pub(super) fn gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,

@@ -33,7 +33,7 @@ fn read(body: &[u8]) -> Option<Interface> {
     for (kind, value) in attributes(body.get(IFINFOMSG..)?) {
         match kind {
             IFLA_ADDRESS => interface.hardware = value.try_into().unwrap_or_default(),
-            IFLA_IFNAME => interface.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+            IFLA_IFNAME => interface.name = text(value),
             IFLA_LINK => interface.peer = word(value),
             _ => {}
         }
@@ -55,7 +55,11 @@ pub fn queues() -> io::Result<Vec<(u32, String)>> {
 fn read_queue(body: &[u8]) -> Option<(u32, String)> {
     let interface = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
     let (_, kind) = attributes(body.get(TCMSG..)?).find(|(kind, _)| *kind == TCA_KIND)?;
-    Some((interface, String::from_utf8_lossy(kind).trim_end_matches('\0').to_owned()))
+    Some((interface, text(kind)))
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
 }
 
 const RTM_GETLINK: u16 = 18;

@@ -134,6 +134,29 @@ spec:
         mend: ("name: review}", "name: reviews}"),
     },
     Case {
+        says: &["IST0101 spec.targetRefs[0].name"],
+        text: "apiVersion: policy.mesh.internal/v1alpha1
+kind: HealthCheck
+metadata: {name: x, namespace: book}
+spec:
+  targetRefs: [{kind: Service, name: review}]
+  tcp: {}",
+        mend: ("name: review}", "name: reviews}"),
+    },
+    Case {
+        says: &["IST0167 spec.targetRefs[0]"],
+        text: "apiVersion: policy.mesh.internal/v1alpha1
+kind: HealthCheck
+metadata: {name: a, namespace: book}
+spec: {targetRefs: [{kind: Service, name: reviews}], tcp: {}}
+---
+apiVersion: policy.mesh.internal/v1alpha1
+kind: HealthCheck
+metadata: {name: b, namespace: book}
+spec: {targetRefs: [{kind: Service, name: reviews}], http: {}}",
+        mend: ("name: reviews}], http", "name: two}], http"),
+    },
+    Case {
         says: &["IST0101 spec.servers[1].tls.credentialNames[1]"],
         text: "apiVersion: networking.istio.io/v1
 kind: Gateway

@@ -90,3 +90,12 @@ fn the_scheme_is_ours_unless_a_trusted_proxy_says_otherwise() {
         );
     }
 }
+
+#[test]
+fn hops_are_entries() {
+    let rows: [(&[&[u8]], usize); 5] =
+        [(&[], 0), (&[b""], 0), (&[b"a"], 1), (&[b"a, b,c", b" d "], 4), (&[b",a,, ,b,"], 2)];
+    for (values, count) in rows {
+        assert_eq!(hops(values.iter().copied()), count, "{values:?}");
+    }
+}

@@ -70,6 +70,10 @@ impl World {
                 let labels = limit.selector.iter().flat_map(|selector| selector.match_labels.keys());
                 labels.cloned().collect()
             }
+            Some(Spec::WorkloadGroup(group)) if group.probe.is_some() => {
+                let labels = group.metadata.labels.keys().chain(group.template.labels.keys());
+                labels.cloned().collect()
+            }
             Some(Spec::VirtualService(rules)) => source_labels(rules),
             _ => BTreeSet::new(),
         };

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use super::super::cluster::Cluster;
 use super::super::engine::Engine;
 use super::super::shared::Shared;
 use super::super::site::{Facts, LocalBoxFuture};

@@ -309,7 +309,7 @@ subjectAltNames: [spiffe://x]
         panic!("kind")
     };
     assert_eq!(entry.address, Some(Address::Unix("@x".into())));
-    let text = "template: {}\nprobe: {grpc: {port: 1, service: s}, failureThreshold: 3}";
+    let text = "template: {labels: {app: vm}}\nprobe: {grpc: {port: 1, service: s}, failureThreshold: 3}";
     let Spec::WorkloadGroup(group) = object("WorkloadGroup", text).spec else { panic!("kind") };
     let Some(ProbeMethod::Grpc(grpc)) = group.probe.as_ref().and_then(ReadinessProbe::method) else {
         panic!("probe")

@@ -320,9 +320,25 @@ fn rules_that_are_never_used() {
 
 #[test]
 fn users_are_told_what_nothing_acts_on() {
-    let parsed = yaml(&document("WorkloadGroup", "{template: {address: 1.1.1.1}}"));
-    let lines: Vec<_> = parsed.findings.iter().map(ToString::to_string).collect();
-    assert_eq!(lines, ["f.yaml:1 Warning WorkloadGroup is not enforced yet: this document has no effect"]);
+    let group = |rest: &str| {
+        let parsed = yaml(&document("WorkloadGroup", &format!("{{template: {{address: 1.1.1.1}}{rest}}}")));
+        assert_eq!(parsed.objects.len(), 1, "{:?}", parsed.findings);
+        parsed.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert!(
+        group("").contains("no effect without a probe: WorkloadEntries are not made of it"),
+        "{}",
+        group("")
+    );
+    let labelled = |probe: &str| group(&format!(", metadata: {{labels: {{a: b}}}}, probe: {{{probe}}}"));
+    assert_eq!(labelled("tcpSocket: {port: 1}"), "");
+    assert!(labelled("exec: {command: [a]}").contains("spec.probe.exec: has no effect"));
+    assert!(
+        labelled("tcpSocket: {port: 1, host: a}")
+            .contains("spec.probe.tcpSocket.host: nobody connects there")
+    );
+    assert!(labelled("httpGet: {port: 1, host: a}").contains("spec.probe.httpGet.host: nobody"));
+    assert!(group(", probe: {tcpSocket: {port: 1}}").contains("spec.probe: has no effect: without labels"));
     let list = "apiVersion: networking.istio.io/v1\nkind: WorkloadGroupList\nitems: [{metadata: {name: x}, spec: {template: {address: 1.1.1.1}}}]\n";
     let parsed = yaml(list);
     assert_eq!(parsed.findings[0].field, "items[0]");

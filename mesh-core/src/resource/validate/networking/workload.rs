@@ -25,8 +25,18 @@ pub(in crate::resource::validate) fn workload_group(spec: &WorkloadGroupSpec, re
     let template = root.key("template");
     sizes(template, &spec.template, report);
     endpoint_ports(template, &spec.template, None, report);
-    if let Some(probe) = &spec.probe {
-        self::probe(root.key("probe"), probe, report);
+    match &spec.probe {
+        Some(probe) => {
+            self::probe(root.key("probe"), probe, report);
+            if spec.metadata.labels.is_empty() && spec.template.labels.is_empty() {
+                let reason = "has no effect: without labels it is not known which WorkloadEntries are of the group";
+                report.warning_with(root.key("probe"), reason, "give metadata.labels or template.labels");
+            }
+        }
+        None => report.warning(
+            "",
+            "WorkloadGroup has no effect without a probe: WorkloadEntries are not made of it, write them yourself",
+        ),
     }
 }
 
@@ -116,8 +126,20 @@ fn probe(path: Path<'_>, probe: &ReadinessProbe, report: &mut Report<'_>) {
             }
         }
     }
+    for (name, host) in [
+        ("httpGet", probe.http_get.as_ref().map(|it| &it.host)),
+        ("tcpSocket", probe.tcp_socket.as_ref().map(|it| &it.host)),
+    ] {
+        if host.is_some_and(|host| !host.is_empty()) {
+            let reason = "nobody connects there: the address of the WorkloadEntry is asked, from outside";
+            report.warning(path.key(name).key("host"), reason);
+        }
+    }
     if let Some(exec) = &probe.exec {
         let path = path.key("exec");
+        let reason =
+            "has no effect: nothing of the mesh runs on the machine, and nobody else can run a command there";
+        report.warning_with(path, reason, "use httpGet, grpc or tcpSocket, which are asked from outside");
         if exec.command.is_empty() {
             report.error(path.key("command"), "required, but missing or empty");
         }
