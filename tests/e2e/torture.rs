@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use mesh_tests::bed::{Bed, PodHandle, Process};
+use mesh_tests::bed::{Bed, Builder, PodHandle, Process};
 use mesh_tests::scenario::{at, dial, manifests, pod, start};
 use mesh_tests::torture::{self, CROWD, Case, End, FILLED, Got, Path, Report, To, judge};
 
@@ -28,8 +28,12 @@ struct Stage {
 type Flow = (Case, Report, Option<Report>);
 
 fn stage(path: Path) -> Result<Stage> {
+    stage_on(path, Bed::builder())
+}
+
+fn stage_on(path: Path, builder: Builder) -> Result<Stage> {
     let all = manifests() + &pod("outside", "plain", "node-1", &["sleep", "infinity"]);
-    let mut builder = Bed::builder().nodes(2).manifests(all);
+    let mut builder = builder.nodes(2).manifests(all);
     if path == Path::Express {
         builder = builder.mesh_arg("--express-path").mesh_arg("enabled");
     }
@@ -149,14 +153,17 @@ fn names(which: impl Fn(&Case) -> bool) -> Vec<String> {
 /// Every case, three times, with others at the same time, and once over IPv6; one that is large; and connections without a
 /// word.
 fn every_case(path: Path) -> Result<()> {
-    let mut stage = stage(path)?;
+    every_case_on(&mut stage(path)?)
+}
+
+fn every_case_on(stage: &mut Stage) -> Result<()> {
     let cases = names(|case| case.to != To::Crowded);
     stage.play(&cases, (3, 24))?;
     let v6 = stage.server.ip6().context("the server has no IPv6 address")?;
     stage.play_at(v6, &cases, (1, 24)).context("over IPv6")?;
     stage.play(&[format!("bulk-{}", bulk()?)], (1, 1)).context("in bulk")?;
-    crowd(&mut stage).context("a crowd")?;
-    knock(&mut stage, 100).context("without a word")
+    crowd(stage).context("a crowd")?;
+    knock(stage, 100).context("without a word")
 }
 
 /// Of more connections than the queue of a server that does not accept has room for, those that the kernel does not forget

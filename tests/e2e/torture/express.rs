@@ -4,15 +4,23 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_common::{ABI, maps};
+use mesh_tests::bed::{Bed, Inbound, Network};
 use mesh_tests::foreign;
 use mesh_tests::scenario::{Dialled, at, captured, dial, eventually, pod};
 use mesh_tests::torture::Path;
 
-use super::{Stage, every_case, knock, short_connections, stage, stalled_readers};
+use super::{Stage, every_case, every_case_on, knock, short_connections, stage, stage_on, stalled_readers};
 
 #[test]
 fn every_case_comes_out_as_it_should() -> Result<()> {
     every_case(Path::Express)
+}
+
+/// As the other kind of CNI joins pods, and with the other way to steer what arrives.
+#[test]
+fn the_same_over_a_bridge_with_steering_by_tc() -> Result<()> {
+    let builder = Bed::builder().network(Network::Bridged).inbound(Inbound::Tc);
+    every_case_on(&mut stage_on(Path::Express, builder)?)
 }
 
 #[test]
