@@ -118,6 +118,7 @@ pub(super) const MESH: &[Row] = &[
     ("tlsDefaults", Later, ""),
     ("defaultTrafficPolicy", Acts, ""),
     ("serviceEntryVisibility", Later, ""),
+    ("expressPath", Acts, ""),
 ];
 
 /// The fields of `ProxyConfig`.
