@@ -22,6 +22,7 @@ use crate::l7::sniff;
 use crate::redirect::LocalPod;
 use crate::report::Perspective;
 use crate::run::worker::Worker;
+use crate::sys::sockopt;
 
 /// The services at a port of a pod that limit requests: never none.
 pub(super) struct Limited(Vec<(Arc<Service>, u16)>);
@@ -72,6 +73,8 @@ pub(super) async fn serve(
     (tcp, client): (TcpStream, SocketAddr),
 ) {
     let Some((first, number)) = services.first() else { return };
+    // A connection of requests ends with its last answer, and that is to arrive.
+    let _ = sockopt::set_linger_zero(&tcp, false);
     let (number, wanted) = (*number, facts.destination);
     let to = ClusterRef { host: INBOUND.into(), subset: None, port: Some(number) };
     let route = Route { retries: None, ..Route::to(to) };
