@@ -50,6 +50,7 @@ struct Waypoint {
 fn on_thread(thread: &Thread, name: &Name, shared: &Arc<Shared>) -> Serve {
     let client = Rc::new(EdgeClient::new(thread, Perspective::Waypoint));
     let (reporter, snapshots) = (Arc::clone(&thread.reporter), thread.snapshots.clone());
+    reporter.follow_checked(shared);
     let seed = gateway::entropy(thread);
     let engine = Engine::new(Rc::<EdgeClient>::clone(&client), reporter, Arc::clone(shared), snapshots, seed);
     let waypoint = Rc::new(Waypoint {

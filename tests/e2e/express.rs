@@ -5,21 +5,29 @@ mod shortcut;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::bed::{Bed, Inbound, PodHandle};
+use mesh_tests::bed::{Bed, Builder, Inbound, PodHandle};
 use mesh_tests::scenario::{Dialled, at, at6, dial, eventually, logged, manifests, start};
 
 use crate::scrape::{Scrape, counted};
 
 fn bed(inbound: Inbound) -> Result<(Bed, PodHandle, PodHandle)> {
-    let builder = Bed::builder().nodes(2).inbound(inbound).manifests(manifests());
-    let bed = start(builder.mesh_arg("--express-path").mesh_arg("enabled"))?;
+    let bed = start(enabled(Bed::builder().nodes(2).inbound(inbound).manifests(manifests())))?;
     let (client, near) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?);
-    let to = at(&near);
-    bed.wait("the express path", Duration::from_secs(5), |bed| {
-        let before = taken(bed).unwrap_or(0);
-        dial(&client, &[&to]).is_ok_and(|seen| seen.served()) && taken(bed).is_ok_and(|now| now > before)
-    })?;
+    until_taken(&bed, &client, &at(&near))?;
     Ok((bed, client, near))
+}
+
+/// Has nodes use the express path.
+pub(crate) fn enabled(builder: Builder) -> Builder {
+    builder.mesh_arg("--express-path").mesh_arg("enabled")
+}
+
+/// Waits until connections of a client to a place of its own node take it.
+pub(crate) fn until_taken(bed: &Bed, client: &PodHandle, to: &str) -> Result<()> {
+    Ok(bed.wait("the express path", Duration::from_secs(5), |bed| {
+        let before = taken(bed).unwrap_or(0);
+        dial(client, &[to]).is_ok_and(|seen| seen.served()) && taken(bed).is_ok_and(|now| now > before)
+    })?)
 }
 
 /// Connects that took the express path on the client's node.

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::bed::{Bed, Builder, PodHandle, Process};
-use mesh_tests::scenario::{at, dial, manifests, pod, start};
+use mesh_tests::scenario::{at, manifests, pod, start};
 use mesh_tests::torture::{self, CROWD, Case, End, FILLED, Got, Path, Report, To, judge};
 
+use crate::express as express_path;
 use crate::scrape::Scrape;
 
 /// A bed with a client and a torture server at the two ends of a path.
@@ -35,7 +36,7 @@ fn stage_on(path: Path, builder: Builder) -> Result<Stage> {
     let all = manifests() + &pod("outside", "plain", "node-1", &["sleep", "infinity"]);
     let mut builder = builder.nodes(2).manifests(all);
     if path == Path::Express {
-        builder = builder.mesh_arg("--express-path").mesh_arg("enabled");
+        builder = express_path::enabled(builder);
     }
     let bed = start(builder)?;
     let (client, server) = match path {
@@ -49,12 +50,7 @@ fn stage_on(path: Path, builder: Builder) -> Result<Stage> {
     ensure!(ready == "ready", "the server says {ready:?}: {}", serving.errors());
     let stage = Stage { bed, path, client, server, serving, heard: BTreeMap::new(), next: 1 };
     if path == Path::Express {
-        let to = at(&stage.server);
-        stage.bed.wait("the express path", Duration::from_secs(5), |_| {
-            let before = stage.stat("express").unwrap_or(0);
-            dial(&stage.client, &[&to]).is_ok_and(|seen| seen.served())
-                && stage.stat("express").is_ok_and(|now| now > before)
-        })?;
+        express_path::until_taken(&stage.bed, &stage.client, &at(&stage.server))?;
     }
     Ok(stage)
 }

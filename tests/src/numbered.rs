@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::torture::{Checker, Direction, Stream};
+
 /// How a stream went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seen {
@@ -55,8 +57,7 @@ fn exchange(to: SocketAddr, (blocks, duration): (u32, Duration), seen: &mut Seen
 }
 
 fn check(stream: &mut impl Read, seen: &mut Seen) -> io::Result<()> {
-    let (mut buffer, mut last) = (vec![0; BLOCK], Instant::now());
-    let mut wanted = block(0);
+    let (mut checker, mut buffer, mut last) = (Checker::new(NUMBERS), vec![0; BLOCK], Instant::now());
     loop {
         let read = stream.read(&mut buffer)?;
         let gap = u64::try_from(last.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -64,25 +65,22 @@ fn check(stream: &mut impl Read, seen: &mut Seen) -> io::Result<()> {
         if read == 0 {
             return Ok(());
         }
-        for byte in buffer.iter().take(read) {
-            let place = usize::try_from(seen.back % BLOCK as u64).expect("a block is small");
-            if place == 0 {
-                wanted = block(u32::try_from(seen.back / BLOCK as u64).map_err(io::Error::other)?);
-            }
-            if wanted.get(place) != Some(byte) {
-                return Err(io::Error::other(format!("byte {} is another", seen.back)));
-            }
-            seen.back += 1;
+        checker.check(buffer.get(..read).unwrap_or_default());
+        if let Some(fault) = checker.fault() {
+            return Err(io::Error::other(format!("byte {} is another", fault.at())));
         }
+        seen.back = checker.bytes();
     }
 }
 
-/// Numbered words; of no two blocks any two are the same.
 fn block(number: u32) -> Vec<u8> {
-    let words = u32::try_from(BLOCK / 8).expect("a block is small");
-    (0..words).flat_map(|word| ((u64::from(number) << 32) | u64::from(word)).to_be_bytes()).collect()
+    let mut block = vec![0; BLOCK];
+    NUMBERS.fill(u64::from(number) * BLOCK as u64, &mut block);
+    block
 }
 
+/// There and back it is one stream.
+const NUMBERS: Stream = Stream { flow: 1, direction: Direction::ToServer };
 const BLOCK: usize = 64 << 10;
 /// The longest wait for the next byte.
 const PATIENCE: Duration = Duration::from_secs(20);

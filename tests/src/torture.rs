@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 pub use self::cases::{all, find};
-pub use self::payload::{Digest, Direction, Fault, Stream};
+pub use self::payload::{Checker, Digest, Direction, Fault, Stream};
 pub use self::report::{End, Report, judge};
 pub use self::run::{Plan, inherit, knock, run, serve};
 pub use self::ways::FILLED;

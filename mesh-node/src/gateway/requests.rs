@@ -44,6 +44,7 @@ pub(super) fn engine() -> super::Engine {
 fn on_thread(thread: &Thread, shared: &Arc<Shared>) -> Serve {
     let client = Rc::new(EdgeClient::new(thread, Perspective::Source));
     let (reporter, snapshots) = (Arc::clone(&thread.reporter), thread.snapshots.clone());
+    reporter.follow_checked(shared);
     let engine = Engine::new(client, reporter, Arc::clone(shared), snapshots, entropy(thread));
     Rc::new(move |accepted| {
         let engine = Rc::clone(&engine);

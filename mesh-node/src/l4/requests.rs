@@ -330,14 +330,9 @@ pub(super) async fn carry(
 
 fn facts(source: &Arc<Workload>, client: SocketAddr, wanted: SocketAddr) -> site::Facts {
     site::Facts {
-        peer: client,
-        local: Some(wanted),
-        sni: None,
-        secure: false,
         source: Some(Arc::clone(source)),
         identity: Some(source.identity.clone()),
-        certificate: None,
-        forwarded_for: std::cell::OnceCell::new(),
+        ..site::Facts::stranger(client, Some(wanted))
     }
 }
 

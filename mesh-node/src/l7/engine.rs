@@ -80,9 +80,7 @@ impl Engine {
             view: RefCell::new(view),
             random: Cell::new(seed | 1),
         });
-        engine.reporter.follow_checked(&engine.shared);
         tasks::spawn_local("upkeep", upkeep(Rc::downgrade(&engine)));
-        tasks::spawn_local("health checks", health::watch(Rc::downgrade(&engine)));
         engine
     }
 
@@ -305,13 +303,19 @@ fn is_nobodys(to: &ClusterRef) -> bool {
 }
 
 /// Closes idle connections and brings back endpoints, until the engine is gone.
+/// Sweeps, and asks endpoints whether they are well.
 async fn upkeep(engine: std::rc::Weak<Engine>) {
-    let mut ticks = tokio::time::interval(UPKEEP);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut sweep_at = Instant::now();
     loop {
-        ticks.tick().await;
         let Some(engine) = engine.upgrade() else { return };
-        engine.sweep(Instant::now());
+        let now = Instant::now();
+        if sweep_at <= now {
+            engine.sweep(now);
+            sweep_at = now + UPKEEP;
+        }
+        let pause = health::ask_those_due(&engine, now, sweep_at);
+        drop(engine);
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -4,10 +4,9 @@
 //! requests. Of the threads of a process whichever finds an endpoint due asks it. Every question has a connection of its
 //! own, which circuit breakers do not count; redirects are not followed, and of an answer little is read.
 
-use std::cell::OnceCell;
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,20 +29,9 @@ use super::up::h1::H1Connection;
 use super::up::h2::H2Upstream;
 use crate::run::tasks;
 
-/// Asks whoever is due, until the engine is gone.
-pub(super) async fn watch(engine: Weak<Engine>) {
-    loop {
-        let pause = match engine.upgrade() {
-            Some(engine) => ask_those_due(&engine, Instant::now()),
-            None => return,
-        };
-        tokio::time::sleep(pause).await;
-    }
-}
-
-/// How long to wait for the next that are due.
-fn ask_those_due(engine: &Rc<Engine>, now: Instant) -> Duration {
-    let mut next = now + LOOK;
+/// Asks whoever is due, and says how long to wait for the next; until then at the most.
+pub(super) fn ask_those_due(engine: &Rc<Engine>, now: Instant, then: Instant) -> Duration {
+    let mut next = then;
     for cluster in engine.checked_clusters() {
         let monitor = &cluster.shared.monitor;
         for question in monitor.due(now, engine.question_places().available_permits()) {
@@ -239,16 +227,7 @@ impl Probe<'_> {
         let none: IpAddr =
             if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let own = ips.find(|ip| ip.is_ipv4() == to.is_ipv4()).copied().unwrap_or(none);
-        Facts {
-            peer: SocketAddr::new(own, 0),
-            local: Some(to),
-            sni: None,
-            secure: false,
-            source: None,
-            identity: None,
-            certificate: None,
-            forwarded_for: OnceCell::new(),
-        }
+        Facts::stranger(SocketAddr::new(own, 0), Some(to))
     }
 
     async fn exchange(&self, head: &RequestHead, body: Option<Bytes>) -> Result<Answer, String> {
@@ -302,8 +281,6 @@ async fn answer(mut upstream: impl Upstream, body: Option<Bytes>) -> Result<Answ
     Ok(answer)
 }
 
-/// How soon a cluster that has come into use is asked about.
-const LOOK: Duration = Duration::from_millis(500);
 /// Who finds no place for its question tries again after that.
 const SOON: Duration = Duration::from_millis(20);
 /// Interim answers that are skipped.

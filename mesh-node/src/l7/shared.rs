@@ -19,21 +19,34 @@ use crate::report::{Checked, CheckedEndpoint};
 #[derive(Debug)]
 pub struct Shared {
     all: Mutex<HashMap<Name, Weak<SharedCluster>>>,
-    /// With the version of the configuration that they are of.
-    limits: Mutex<(u64, Arc<Limits>)>,
-    /// The same of health checks.
-    checks: Mutex<(u64, Arc<Checks>)>,
+    limits: Derived<Limits>,
+    checks: Derived<Checks>,
     /// Places for health checks that are under way.
     questions: Arc<Semaphore>,
     epoch: Instant,
+}
+
+/// What follows from a configuration, with the version of that.
+#[derive(Debug, Default)]
+struct Derived<T>(Mutex<(u64, Arc<T>)>);
+
+impl<T> Derived<T> {
+    /// Of this configuration, or of a newer one that another thread has seen. `make` is given what was before.
+    fn of(&self, snapshot: &Snapshot, make: impl FnOnce(&T) -> T) -> Arc<T> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 < snapshot.config_generation() {
+            *known = (snapshot.config_generation(), Arc::new(make(&known.1)));
+        }
+        Arc::clone(&known.1)
+    }
 }
 
 impl Default for Shared {
     fn default() -> Self {
         Self {
             all: Mutex::default(),
-            limits: Mutex::default(),
-            checks: Mutex::default(),
+            limits: Derived::default(),
+            checks: Derived::default(),
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             epoch: Instant::now(),
         }
@@ -86,21 +99,12 @@ impl SharedCluster {
 impl Shared {
     /// The limits of a configuration, or of a newer one that another thread has seen.
     pub fn limits(&self, snapshot: &Snapshot) -> Arc<Limits> {
-        let mut known = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.0 < snapshot.config_generation() {
-            let new = Limits::of(snapshot, &known.1, self.epoch);
-            *known = (snapshot.config_generation(), Arc::new(new));
-        }
-        Arc::clone(&known.1)
+        self.limits.of(snapshot, |before| Limits::of(snapshot, before, self.epoch))
     }
 
     /// The health checks of a configuration, or of a newer one that another thread has seen.
     pub fn checks(&self, snapshot: &Snapshot) -> Arc<Checks> {
-        let mut known = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.0 < snapshot.config_generation() {
-            *known = (snapshot.config_generation(), Arc::new(Checks::of(snapshot)));
-        }
-        Arc::clone(&known.1)
+        self.checks.of(snapshot, |_| Checks::of(snapshot))
     }
 
     /// Places for health checks that are under way.

@@ -242,6 +242,20 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Of a client of which nothing is known, without TLS.
+    pub fn stranger(peer: SocketAddr, local: Option<SocketAddr>) -> Self {
+        Self {
+            peer,
+            local,
+            sni: None,
+            secure: false,
+            source: None,
+            identity: None,
+            certificate: None,
+            forwarded_for: OnceCell::new(),
+        }
+    }
+
     /// The address that the client asked for; at a gateway it asks for nothing but the gateway.
     pub fn asked(&self) -> Option<SocketAddr> {
         self.local.filter(|_| self.source.is_some())

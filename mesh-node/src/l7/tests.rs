@@ -169,16 +169,7 @@ pub(super) async fn engine(text: &str) -> (SocketAddr, watch::Sender<Arc<Snapsho
         std::mem::forget(switch);
         loop {
             let (tcp, peer) = listener.accept().await.unwrap();
-            let facts = Facts {
-                peer,
-                local: None,
-                sni: None,
-                secure: false,
-                source: None,
-                identity: None,
-                certificate: None,
-                forwarded_for: std::cell::OnceCell::new(),
-            };
+            let facts = Facts::stranger(peer, None);
             let input = BytesMut::new();
             let served =
                 Connection { io: Io::Tcp(tcp), input, facts, site: Rc::clone(&site), protocol: None };

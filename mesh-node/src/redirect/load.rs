@@ -23,10 +23,7 @@ use super::{
     pins::{PinnedPod, Pins},
     shortcut,
 };
-use crate::sys::{
-    bpf,
-    netns::{self, NetNs},
-};
+use crate::sys::{bpf, links, netns::NetNs};
 
 /// The loaded programs of this node.
 pub struct Programs {
@@ -116,7 +113,7 @@ impl Programs {
     /// Puts the guard on every interface of the pod.
     pub fn attach_guard(&mut self, pod: &PinnedPod, ns: &NetNs) -> Result<(), RedirectError> {
         let inside = |source| RedirectError::Namespace { uid: pod.uid.clone(), source };
-        let interfaces = ns.run(netns::interfaces).and_then(|found| found).map_err(inside)?;
+        let interfaces = ns.run(links::names).and_then(|found| found).map_err(inside)?;
         let inbound = if self.inbound == Inbound::Tc { "mesh_steer_in" } else { "mesh_guard_in" };
         for interface in interfaces {
             for (direction, name, kind) in
@@ -173,7 +170,7 @@ impl Programs {
 /// Takes a pod's guard off its interfaces where it was attached by netlink; links go with their pins.
 pub fn detach_clsact(ns: &NetNs) -> std::io::Result<()> {
     ns.run(|| {
-        for interface in netns::interfaces()? {
+        for interface in links::names()? {
             for name in ["mesh_guard_in", "mesh_steer_in"] {
                 let _ = tc::qdisc_detach_program(&interface, TcAttachType::Ingress, name);
             }

@@ -23,7 +23,7 @@ pub(super) type Outcome = Result<(), String>;
 
 /// Finds the ends of a pod's interface, the host's in the calling thread's namespace.
 pub(super) fn ends(pod: &LocalPod) -> io::Result<Option<Ends>> {
-    let own = pod.netns.run(links::interfaces).and_then(|found| found)?;
+    let own = pod.netns.run(links::interfaces)??;
     let here = links::interfaces()?;
     Ok(own.iter().find_map(|own| {
         let end = here.iter().find(|end| Some(end.index) == own.peer && end.peer == Some(own.index))?;

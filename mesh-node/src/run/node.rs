@@ -177,6 +177,7 @@ fn start_threads(
     (reporter, drain, descriptors): (&Arc<Reporter>, &Drain, Descriptors),
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
     let shared = Arc::<Shared>::default();
+    reporter.follow_checked(&shared);
     let names = Arc::<dns::Figures>::default();
     reporter.register(names.clone());
     let start = |(index, waiting): (usize, Waiting)| {

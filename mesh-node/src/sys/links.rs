@@ -26,6 +26,11 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
     Ok(found)
 }
 
+/// Names of the interfaces of the calling thread's network namespace, loopback left out.
+pub fn names() -> io::Result<Vec<String>> {
+    Ok(interfaces()?.into_iter().map(|it| it.name).filter(|name| name != "lo").collect())
+}
+
 fn read(body: &[u8]) -> Option<Interface> {
     let word = |bytes: &[u8]| Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?));
     let mut interface =

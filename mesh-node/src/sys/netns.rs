@@ -2,7 +2,6 @@
 
 use std::{
     cell::RefCell,
-    ffi::CStr,
     fs::File,
     io,
     os::{
@@ -77,27 +76,6 @@ impl Drop for Back<'_> {
             std::process::abort();
         }
     }
-}
-
-/// Names of the interfaces of the calling thread's network namespace, loopback left out.
-pub fn interfaces() -> io::Result<Vec<String>> {
-    // SAFETY: no arguments; the result is checked and freed below.
-    let list = unsafe { libc::if_nameindex() };
-    if list.is_null() {
-        return Err(io::Error::last_os_error());
-    }
-    let mut names = Vec::new();
-    let mut entry = list;
-    // SAFETY: the list ends with an entry whose name is null; names are C strings until the list is freed.
-    unsafe {
-        while !(*entry).if_name.is_null() {
-            names.push(CStr::from_ptr((*entry).if_name).to_string_lossy().into_owned());
-            entry = entry.add(1);
-        }
-        libc::if_freenameindex(list);
-    }
-    names.retain(|name| name != "lo");
-    Ok(names)
 }
 
 fn enter(ns: BorrowedFd<'_>) -> io::Result<()> {

@@ -1,6 +1,5 @@
 //! One connection of a client, as it comes through a tunnel: to a service, or to a workload.
 
-use std::cell::OnceCell;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -86,16 +85,7 @@ impl Waypoint {
 fn facts(snapshot: &Snapshot, (client, wanted): (SocketAddr, SocketAddr), incoming: &Incoming) -> Facts {
     let id = incoming.peer.id.clone();
     let source = snapshot.workload_by_ip(client.ip()).filter(|workload| workload.identity == id).cloned();
-    Facts {
-        peer: client,
-        local: Some(wanted),
-        sni: None,
-        secure: false,
-        source,
-        identity: Some(id),
-        certificate: None,
-        forwarded_for: OnceCell::new(),
-    }
+    Facts { source, identity: Some(id), ..Facts::stranger(client, Some(wanted)) }
 }
 
 impl Call {

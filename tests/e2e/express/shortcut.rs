@@ -7,7 +7,7 @@ use mesh_tests::bed::{Bed, Inbound, Network, PodHandle};
 use mesh_tests::numbered::Seen;
 use mesh_tests::scenario::{at, at6, logged, manifests, start};
 
-use super::deny;
+use super::{deny, enabled};
 
 struct Stage {
     bed: Bed,
@@ -17,9 +17,8 @@ struct Stage {
 
 impl Stage {
     fn new(network: Network) -> Result<Self> {
-        let builder =
-            Bed::builder().nodes(2).network(network).inbound(Inbound::SkLookup).manifests(manifests());
-        let bed = start(builder.mesh_arg("--express-path").mesh_arg("enabled"))?;
+        let builder = Bed::builder().nodes(2).network(network).inbound(Inbound::SkLookup);
+        let bed = start(enabled(builder.manifests(manifests())))?;
         let (client, near) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?);
         let stage = Self { bed, client, near };
         stage.wait("the shortcut of both pods", |stage| Ok(stage.attached()? == 2))?;
@@ -58,6 +57,17 @@ impl Stage {
         let text = lines.join("\n");
         ensure!(status.success(), "{text}");
         serde_json::from_str(&text).with_context(|| text.clone())
+    }
+
+    /// Puts another's classifiers to the host's end of every pod, or takes them off; waits until the node has seen it.
+    fn obstruct(&self, verb: &str) -> Result<()> {
+        let script = format!(
+            "set -e; ends=$(ip -o link show type veth | cut -d' ' -f2 | cut -d@ -f1); test \"$ends\"; \
+             for end in $ends; do tc qdisc {verb} dev $end clsact; done"
+        );
+        let output = self.bed.node("node-1")?.exec(&["sh", "-c", &script])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
     }
 }
 
@@ -112,19 +122,6 @@ fn a_flow_outlives_its_shortcut() -> Result<()> {
         stage.wait("the shortcut again", |stage| Ok(stage.attached()? == 2))?;
     }
     Ok(())
-}
-
-impl Stage {
-    /// Puts another's classifiers to the host's end of every pod, or takes them off; waits until the node has seen it.
-    fn obstruct(&self, verb: &str) -> Result<()> {
-        let script = format!(
-            "set -e; ends=$(ip -o link show type veth | cut -d' ' -f2 | cut -d@ -f1); test \"$ends\"; \
-             for end in $ends; do tc qdisc {verb} dev $end clsact; done"
-        );
-        let output = self.bed.node("node-1")?.exec(&["sh", "-c", &script])?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    }
 }
 
 #[test]

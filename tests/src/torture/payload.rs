@@ -217,6 +217,13 @@ impl Checker {
 }
 
 impl Fault {
+    /// Offset of the first wrong byte in the stream.
+    pub fn at(&self) -> u64 {
+        match *self {
+            Self::Displaced { at, .. } | Self::Foreign { at, .. } | Self::Unknown { at } => at,
+        }
+    }
+
     /// In words, with what it did to the length of the stream: `sent` and `received` are bytes.
     pub fn explain(&self, sent: u64, received: u64) -> String {
         let longer = received.cast_signed() - sent.cast_signed();

@@ -96,16 +96,7 @@ pub(super) async fn serve(
         worker.snapshots(),
         worker.random(),
     );
-    let facts = site::Facts {
-        peer: client,
-        local: Some(wanted),
-        sni: None,
-        secure: false,
-        source: None,
-        identity: None,
-        certificate: None,
-        forwarded_for: std::cell::OnceCell::new(),
-    };
+    let facts = site::Facts::stranger(client, Some(wanted));
     let served = Connection { io: Io::Tcp(tcp), input: BytesMut::new(), facts, site, protocol: None };
     connection(engine, served, worker.drain.clone()).await;
 }

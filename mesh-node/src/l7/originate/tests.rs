@@ -172,16 +172,7 @@ impl Bed {
 }
 
 fn facts() -> Facts {
-    Facts {
-        peer: "10.1.2.3:4567".parse().unwrap(),
-        local: Some("10.1.2.4:80".parse().unwrap()),
-        sni: None,
-        secure: false,
-        source: None,
-        identity: None,
-        certificate: None,
-        forwarded_for: std::cell::OnceCell::new(),
-    }
+    Facts::stranger("10.1.2.3:4567".parse().unwrap(), Some("10.1.2.4:80".parse().unwrap()))
 }
 
 fn rules(addr: SocketAddr, directory: &TempDir, tls: &str) -> Arc<Snapshot> {
