@@ -26,4 +26,5 @@ pub mod policy;
 pub mod resource;
 pub mod retry;
 pub mod route;
+pub mod tunnel;
 pub mod waypoint;

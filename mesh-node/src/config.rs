@@ -8,6 +8,7 @@ use mesh_core::{id::TrustDomain, resource::value::time};
 use crate::{
     redirect::{Inbound, TcHook},
     report::AccessLogFormat,
+    tls::Protocols,
 };
 
 /// The data plane of the mesh.
@@ -114,6 +115,9 @@ pub struct NodeOptions {
     /// Lifetime of the certificates of pods, for example 24h, 90m or 30s.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub svid_lifetime: Duration,
+    /// What is spoken between nodes: `mesh/1` with those that offer it and HBONE with all others, or one of the two alone.
+    #[arg(long, value_enum, default_value_t)]
+    pub tunnel_protocol: Protocols,
     /// How connections and HTTP requests are logged, one line each on standard output; without it as MeshConfig's
     /// accessLogEncoding and accessLogFormat say, text if they say nothing.
     #[arg(long, value_enum)]
@@ -184,6 +188,9 @@ pub struct GatewayOptions {
     /// Lifetime of the gateway's own certificate, for example 24h, 90m or 30s.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub svid_lifetime: Duration,
+    /// What is spoken between nodes: `mesh/1` with those that offer it and HBONE with all others, or one of the two alone.
+    #[arg(long, value_enum, default_value_t)]
+    pub tunnel_protocol: Protocols,
     /// How requests and connections are logged, one line each on standard output; without it as MeshConfig's
     /// accessLogEncoding and accessLogFormat say, text if they say nothing.
     #[arg(long, value_enum)]

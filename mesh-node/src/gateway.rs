@@ -202,6 +202,7 @@ fn settings(options: &GatewayOptions) -> serde_json::Value {
         "labels": options.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
         "threads": options.threads,
         "svidLifetimeSeconds": options.svid_lifetime.as_secs(),
+        "tunnelProtocol": format!("{:?}", options.tunnel_protocol),
         "drainSeconds": options.drain.as_secs(),
     })
 }

@@ -24,7 +24,7 @@ pub use sign::{IssuedChain, Sign, SignError, Signing};
 pub use svid::{IssueError, Svid};
 
 use self::cache::Cache;
-use crate::tls::Trust;
+use crate::tls::{Protocols, Trust};
 
 /// How an [`IdentityStore`] issues.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub struct Options {
     pub lifetime: Duration,
     /// Trust domains whose identities peers may have; our own first, then aliases.
     pub trust_domains: Vec<TrustDomain>,
+    /// What tunnels under these identities may speak.
+    pub protocols: Protocols,
     /// How long one attempt may take.
     pub deadline: Duration,
     /// First pause after a failed issue; it doubles up to `max_backoff`.
@@ -49,6 +51,7 @@ impl Options {
         Self {
             lifetime: Duration::from_secs(24 * 60 * 60),
             trust_domains,
+            protocols: Protocols::default(),
             deadline: Duration::from_secs(10),
             min_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(60),
@@ -226,7 +229,9 @@ impl IdentityStore {
     /// What the last process of this node has left for `id`.
     fn remembered(&self, id: &SpiffeId) -> Option<Entry> {
         let kept = self.cache.as_ref()?.load(id)?;
-        let svid = Svid::assemble(id.clone(), kept.chain, kept.key, self.trust.clone()).ok()?;
+        let svid =
+            Svid::assemble(id.clone(), kept.chain, kept.key, self.trust.clone(), self.options.protocols)
+                .ok()?;
         let now = SystemTime::now();
         if !svid.is_valid_at(now) {
             return None;

@@ -1,6 +1,6 @@
 //! The TLS side of the tunnel: who is at the other end, proven before a byte of anything else is read.
 //!
-//! Both ends present a certificate with exactly one SPIFFE id; TLS 1.3 only, ALPN `h2` only, no server name, no
+//! Both ends present a certificate with exactly one SPIFFE id; TLS 1.3 only, ALPN `mesh/1` or `h2`, no server name, no
 //! resumption and no tickets, so that every tunnel is a full handshake under the identities of that moment.
 //!
 //! Invariant: whoever holds a [`TlsStream`] from this module holds a connection whose peer was verified; the
@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use mesh_core::id::SpiffeId;
+use mesh_core::tunnel;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -35,11 +36,46 @@ pub use verify::{PeerError, Trust};
 /// A verified tunnel connection, either end. Reads and writes are gathered below TLS, see [`BufferedTcp`].
 pub type TlsStream = tokio_rustls::TlsStream<BufferedTcp>;
 
+/// What is spoken inside of a tunnel's TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2 CONNECT, as all peers of ambient Istio do.
+    Hbone,
+    /// `mesh/1`, among nodes of this mesh.
+    Mesh,
+}
+
+/// What is offered and taken in handshakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Protocols {
+    /// `mesh/1` with peers that offer it, HBONE with all others.
+    #[default]
+    Auto,
+    /// HBONE alone.
+    Hbone,
+    /// `mesh/1` alone: peers that do not offer it are refused.
+    Mesh,
+}
+
+impl Protocols {
+    /// The names in the handshake, the best first.
+    fn names(self) -> Vec<Vec<u8>> {
+        let (mesh, hbone) = (tunnel::ALPN.to_vec(), config::ALPN_H2.to_vec());
+        match self {
+            Self::Auto => vec![mesh, hbone],
+            Self::Hbone => vec![hbone],
+            Self::Mesh => vec![mesh],
+        }
+    }
+}
+
 /// Who is at the other end of a [`TlsStream`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// The one SPIFFE id of the verified certificate.
     pub id: SpiffeId,
+    /// What was agreed on.
+    pub protocol: Protocol,
     /// End of the certificate's validity; nothing new may start on the connection after it.
     pub not_after: SystemTime,
 }
@@ -87,12 +123,17 @@ pub async fn connect_within(
 fn finish(mut stream: TlsStream) -> Result<(TlsStream, Peer), TlsError> {
     let (_, session) = stream.get_ref();
     // rustls lets a peer pass that offers no protocol at all.
-    if session.alpn_protocol() != Some(config::ALPN_H2) {
-        return Err(TlsError::NoAlpn);
-    }
+    let protocol = match session.alpn_protocol() {
+        Some(config::ALPN_H2) => Protocol::Hbone,
+        Some(tunnel::ALPN) => Protocol::Mesh,
+        _ => return Err(TlsError::NoAlpn),
+    };
     let leaf = session.peer_certificates().and_then(<[_]>::first).ok_or(TlsError::NoClientCertificate)?;
-    let peer = verify::peer_of(leaf).map_err(TlsError::Peer)?;
-    stream.get_mut().0.gather_writes();
+    let peer = verify::peer_of(leaf, protocol).map_err(TlsError::Peer)?;
+    // A `mesh/1` tunnel writes everything it has at once, and needs no copy for that.
+    if protocol == Protocol::Hbone {
+        stream.get_mut().0.gather_writes();
+    }
     Ok((stream, peer))
 }
 

@@ -152,6 +152,20 @@ fn every_case(path: Path) -> Result<()> {
     every_case_on(&mut stage(path)?)
 }
 
+/// Nodes that speak HBONE with each other, as they do with others; otherwise they prefer `mesh/1`.
+fn stage_over_hbone() -> Result<Stage> {
+    stage_on(Path::CrossNode, Bed::builder().mesh_arg("--tunnel-protocol").mesh_arg("hbone"))
+}
+
+/// Tunnels that the server's node has taken: of HBONE, of `mesh/1`.
+fn tunnels(stage: &Stage) -> Result<(i64, i64)> {
+    let scrape = Scrape::of(&stage.bed.node("node-2")?)?;
+    Ok((
+        scrape.count("mesh_tunnels_taken_hbone_total", &[]),
+        scrape.count("mesh_tunnels_taken_mesh_total", &[]),
+    ))
+}
+
 fn every_case_on(stage: &mut Stage) -> Result<()> {
     let cases = names(|case| case.to != To::Crowded);
     stage.play(&cases, (3, 24))?;
@@ -198,7 +212,10 @@ fn knock(stage: &mut Stage, times: u32) -> Result<()> {
 
 /// Thousands of them, each with its own bytes, many at a time.
 fn short_connections(path: Path) -> Result<()> {
-    let mut stage = stage(path)?;
+    short_connections_on(&mut stage(path)?)
+}
+
+fn short_connections_on(stage: &mut Stage) -> Result<()> {
     let sizes: Vec<String> = (0..40).map(|step| format!("bytes-{}", 1 + step * 37)).collect();
     stage.play(&sizes, (50, 16)).map(drop)
 }
@@ -206,7 +223,10 @@ fn short_connections(path: Path) -> Result<()> {
 /// However many readers stall, what they do not read is in the buffers of sockets, and no more than `each` KiB of a flow are
 /// in any proxy.
 fn stalled_readers(path: Path, each: u64) -> Result<()> {
-    let mut stage = stage(path)?;
+    stalled_readers_on(&mut stage(path)?, each)
+}
+
+fn stalled_readers_on(stage: &mut Stage, each: u64) -> Result<()> {
     let count = 16;
     // What is made once is there before.
     stage.play(&["bytes-65536".to_owned()], (count * 2, count))?;
@@ -286,11 +306,15 @@ mod proxied {
 }
 
 mod cross_node {
-    use super::{Path, Result, every_case, short_connections, stalled_readers};
+    use super::{Path, Result, ensure, every_case_on, short_connections, stage, stalled_readers, tunnels};
 
     #[test]
     fn every_case_comes_out_as_it_should() -> Result<()> {
-        every_case(Path::CrossNode)
+        let mut stage = stage(Path::CrossNode)?;
+        every_case_on(&mut stage)?;
+        let (hbone, mesh) = tunnels(&stage)?;
+        ensure!(hbone == 0 && mesh > 0, "{hbone} tunnels of HBONE, {mesh} of mesh/1");
+        Ok(())
     }
 
     #[test]
@@ -302,6 +326,31 @@ mod cross_node {
     #[test]
     fn stalled_readers_cost_a_bounded_amount_of_memory() -> Result<()> {
         stalled_readers(Path::CrossNode, 1280)
+    }
+}
+
+mod over_hbone {
+    use super::{
+        Result, ensure, every_case_on, short_connections_on, stage_over_hbone, stalled_readers_on, tunnels,
+    };
+
+    #[test]
+    fn every_case_comes_out_as_it_should() -> Result<()> {
+        let mut stage = stage_over_hbone()?;
+        every_case_on(&mut stage)?;
+        let (hbone, mesh) = tunnels(&stage)?;
+        ensure!(hbone > 0 && mesh == 0, "{hbone} tunnels of HBONE, {mesh} of mesh/1");
+        Ok(())
+    }
+
+    #[test]
+    fn thousands_of_short_connections() -> Result<()> {
+        short_connections_on(&mut stage_over_hbone()?)
+    }
+
+    #[test]
+    fn stalled_readers_cost_a_bounded_amount_of_memory() -> Result<()> {
+        stalled_readers_on(&mut stage_over_hbone()?, 1280)
     }
 }
 

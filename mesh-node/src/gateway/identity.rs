@@ -51,6 +51,7 @@ impl Identity {
             state: options.state.clone().unwrap_or_default(),
             trust_domain: options.trust_domain.clone(),
             svid_lifetime: options.svid_lifetime,
+            protocols: options.tunnel_protocol,
             resolv_conf: options.resolv_conf.clone(),
             credentials: CredentialScope::Namespace(options.name.namespace.clone()),
         }

@@ -23,7 +23,6 @@ use super::accepted::{Accepted, Alpn, Facts, HttpConnection, OpaqueConnection, S
 use super::listener::Serving;
 use super::tls::ClientCertificate;
 use crate::admit::Descriptors;
-use crate::hbone::{self, ConnectRequest, Pool, TunnelKey};
 use crate::identity::IdentityStore;
 use crate::l7::engine::Engine;
 use crate::l7::limit;
@@ -34,6 +33,7 @@ use crate::l7::stream::{self, Stream};
 use crate::report::{ConnInfo, Direction, Flag, Party, Perspective, Stage};
 use crate::run::drain::Drain;
 use crate::sys::sockopt;
+use crate::tunnel::{self, ConnectRequest, Pool, TunnelKey};
 
 /// The engine of a process: its data threads share circuit breakers and outliers.
 pub(super) fn engine() -> super::Engine {
@@ -287,7 +287,7 @@ impl EdgeClient {
             random: Cell::new(entropy(thread)),
             own: thread.own.clone(),
             identities: Arc::clone(&thread.identities),
-            tunnels: Pool::new(hbone::PoolOptions::default(), thread.drain.clone()),
+            tunnels: Pool::new(tunnel::PoolOptions::default(), thread.drain.clone()),
             descriptors: thread.descriptors,
             shown: RefCell::default(),
         }

@@ -71,7 +71,8 @@ impl IdentityStore {
 
     async fn attempt(self: Arc<Self>, id: SpiffeId) -> Outcome {
         let deadline = self.options.deadline;
-        let issue = Svid::issue(self.ca.as_ref(), &id, self.options.lifetime, &self.trust);
+        let issue =
+            Svid::issue(self.ca.as_ref(), &id, self.options.lifetime, &self.trust, self.options.protocols);
         let outcome = match tokio::time::timeout(deadline, issue).await {
             Ok(outcome) => outcome,
             Err(_) => Err(SignError::Deadline(deadline).into()),

@@ -10,7 +10,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::sign::{Sign, SignError};
-use crate::tls::{Trust, config};
+use crate::tls::{Protocols, Trust, config};
 
 /// An identity's certificate and key (SPIFFE calls it an X.509-SVID), as TLS configurations built once.
 pub struct Svid {
@@ -62,10 +62,11 @@ impl Svid {
         id: &SpiffeId,
         lifetime: Duration,
         trust: &Arc<Trust>,
+        protocols: Protocols,
     ) -> Result<Self, IssueError> {
         let (key, request) = csr::make()?;
         let chain = ca.sign(id, request.der().clone(), lifetime).await?.certificates;
-        Self::assemble(id.clone(), chain, key, trust.clone())
+        Self::assemble(id.clone(), chain, key, trust.clone(), protocols)
     }
 
     /// Puts a chain (leaf first) and its key together.
@@ -74,6 +75,7 @@ impl Svid {
         chain: Vec<CertificateDer<'static>>,
         key: PrivatePkcs8KeyDer<'static>,
         trust: Arc<Trust>,
+        protocols: Protocols,
     ) -> Result<Self, IssueError> {
         let kept = key.secret_pkcs8_der().to_vec();
         let key = PrivateKeyDer::from(key);
@@ -82,8 +84,8 @@ impl Svid {
         let serial = cert.raw_serial().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         let not_before = chain::time(cert.validity().not_before.timestamp());
         let not_after = chain::time(cert.validity().not_after.timestamp());
-        let client = config::client(chain.clone(), key.clone_key(), trust.clone())?;
-        let server = Arc::new(config::server(chain.clone(), key, trust.clone())?);
+        let client = config::client(chain.clone(), key.clone_key(), trust.clone(), protocols)?;
+        let server = Arc::new(config::server(chain.clone(), key, trust.clone(), protocols)?);
         Ok(Self { id, serial, not_before, not_after, chain, key: kept, trust, client, server })
     }
 

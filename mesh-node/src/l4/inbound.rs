@@ -17,7 +17,6 @@ use super::{
     revoke::{Facts, revoked},
 };
 use crate::{
-    hbone::Incoming,
     l7::{
         io::Io,
         site::{DialError, Dialled, Held},
@@ -26,6 +25,7 @@ use crate::{
     report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, Stage},
     run::{tasks, worker::Worker},
     sys::sockopt,
+    tunnel::Incoming,
 };
 
 mod requests;

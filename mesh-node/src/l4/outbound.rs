@@ -25,12 +25,12 @@ use super::{
     waypoint::{Missed, Passenger},
 };
 use crate::{
-    hbone::{self, ConnectRequest, OpenError, TunnelKey},
     l7::{io::Io, stream},
     redirect::LocalPod,
     report::{ConnInfo, ConnReport, Counters, Direction, Event, Flag, Party, PseudoService, Stage},
     run::worker::Worker,
     sys::sockopt,
+    tunnel::{self, ConnectRequest, OpenError, TunnelKey},
 };
 
 /// Serves one captured connection.
@@ -157,10 +157,10 @@ impl Failure {
 
     fn of_tunnel(error: &OpenError) -> Self {
         let stage = match error.stage() {
-            hbone::Stage::Dial => Stage::Dial,
-            hbone::Stage::Tls => Stage::Tls,
-            hbone::Stage::H2Handshake => Stage::H2,
-            hbone::Stage::Connect => Stage::Connect,
+            tunnel::Stage::Dial => Stage::Dial,
+            tunnel::Stage::Tls => Stage::Tls,
+            tunnel::Stage::H2Handshake => Stage::H2,
+            tunnel::Stage::Connect => Stage::Connect,
         };
         Self { stage, flag: error.flag(), reason: error.to_string(), retry: error.retry() }
     }

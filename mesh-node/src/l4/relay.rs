@@ -19,9 +19,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use crate::hbone;
 use crate::l7::io::Io;
 use crate::sys::sockopt::set_linger_zero;
+use crate::tunnel::{Stream, StreamError};
 
 mod end;
 mod io;
@@ -40,7 +40,7 @@ pub enum Far {
     /// A plain connection.
     Tcp(TcpStream),
     /// A stream of a tunnel, already answered.
-    Tunnel(hbone::Stream),
+    Tunnel(Stream),
 }
 
 impl From<Far> for Io {
@@ -106,8 +106,8 @@ impl RelayError {
         match self {
             Self::App(_) => "app_reset",
             Self::Far(Broken::Socket(_)) => "far_reset",
-            Self::Far(Broken::Reset(_)) => "stream_reset",
-            Self::Far(Broken::Lost(_)) => "tunnel_lost",
+            Self::Far(Broken::Stream(StreamError::Reset(_))) => "stream_reset",
+            Self::Far(Broken::Stream(StreamError::Lost(_))) => "tunnel_lost",
             Self::Cut => "cut",
         }
     }

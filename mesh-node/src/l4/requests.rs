@@ -18,7 +18,6 @@ use tokio::net::TcpStream;
 use super::revoke::Facts;
 use super::waypoint::{Missed, Passenger};
 use super::{dial, forwarded, inbound};
-use crate::hbone::{ConnectRequest, TunnelKey};
 use crate::l7::engine::Engine;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
@@ -31,6 +30,7 @@ use crate::redirect::LocalPod;
 use crate::report::{ConnReport, Counters};
 use crate::run::drain::Drain;
 use crate::run::worker::Worker;
+use crate::tunnel::{ConnectRequest, TunnelKey};
 
 pub(super) mod outside;
 

@@ -10,10 +10,10 @@ use mesh_core::{
 
 use super::{dial, forwarded};
 use crate::{
-    hbone::{self, ConnectRequest, OpenError, TunnelKey},
     redirect::LocalPod,
     report::Event,
     run::worker::Worker,
+    tunnel::{self, ConnectRequest, OpenError, TunnelKey},
 };
 
 /// A pod of this node that goes through a waypoint.
@@ -42,7 +42,7 @@ impl Passenger<'_> {
         waypoint: &Waypoint,
         wanted: Result<SocketAddr, NoWay>,
         tried: impl Fn(&Endpoint),
-    ) -> Result<hbone::Stream, Missed> {
+    ) -> Result<tunnel::Stream, Missed> {
         let wanted = wanted.map_err(|none| self.missed(none))?;
         let endpoints = snapshot.way_through(waypoint, self.client.is_ipv4(), self.worker.random());
         let endpoints = endpoints.map_err(|none| self.missed(none))?;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::hbone;
+use crate::tunnel::{self, StreamError};
 
 /// One connection, whatever it is made of.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct Prefixed {
 #[derive(Debug)]
 pub struct Tunnelled {
     /// None once somebody else has it.
-    stream: Option<hbone::Stream>,
+    stream: Option<tunnel::Stream>,
     /// Read from the stream, not yet taken.
     rest: Bytes,
     /// Both ends have been passed on: there is nothing to reset.
@@ -51,8 +51,8 @@ impl From<TcpStream> for Io {
     }
 }
 
-impl From<hbone::Stream> for Io {
-    fn from(stream: hbone::Stream) -> Self {
+impl From<tunnel::Stream> for Io {
+    fn from(stream: tunnel::Stream) -> Self {
         Self::Tunnel(Box::new(Tunnelled { stream: Some(stream), rest: Bytes::new(), ended: false }))
     }
 }
@@ -147,7 +147,7 @@ impl AsyncWrite for Io {
             Self::Tls(io) => Pin::new(io).poll_shutdown(cx),
             Self::Nested(io) => Pin::new(io).poll_shutdown(cx),
             Self::Prefixed(it) => Pin::new(&mut it.io).poll_shutdown(cx),
-            Self::Tunnel(io) => Poll::Ready(io.finish()),
+            Self::Tunnel(io) => Poll::Ready(io.finish(cx)),
             Self::Closed => Poll::Ready(Ok(())),
         }
     }
@@ -156,27 +156,26 @@ impl AsyncWrite for Io {
 impl Tunnelled {
     /// The stream itself, for whoever moves its frames without a copy; not if something was read from it, or its end was
     /// passed on.
-    pub fn into_stream(mut self: Box<Self>) -> Result<hbone::Stream, Box<Self>> {
+    pub fn into_stream(mut self: Box<Self>) -> Result<tunnel::Stream, Box<Self>> {
         let untouched = self.rest.is_empty() && !self.ended;
         self.stream.take_if(|_| untouched).ok_or(self)
     }
 
-    fn stream(&mut self) -> io::Result<&mut hbone::Stream> {
+    fn stream(&mut self) -> io::Result<&mut tunnel::Stream> {
         self.stream.as_mut().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
-            match ready!(self.stream()?.recv.poll_data(cx)) {
+            match ready!(self.stream()?.poll_receive(cx)) {
                 Some(Ok(data)) => self.rest = data,
-                Some(Err(error)) => return Poll::Ready(Err(lost(&error))),
+                Some(Err(error)) => return Poll::Ready(Err(lost(error))),
                 None => return Poll::Ready(Ok(())),
             }
         }
         let taken = self.rest.split_to(self.rest.len().min(buf.remaining()));
         buf.put_slice(&taken);
-        // Fails only if the stream is gone, and its window with it.
-        let _ = self.stream()?.recv.flow_control().release_capacity(taken.len());
+        self.stream()?.taken(taken.len());
         Poll::Ready(Ok(()))
     }
 
@@ -184,23 +183,16 @@ impl Tunnelled {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let send = &mut self.stream()?.send;
-        send.reserve_capacity(bytes.len());
-        while send.capacity() == 0 {
-            match ready!(send.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(lost(&error))),
-                None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
-            }
-        }
-        let (now, _) = bytes.split_at(bytes.len().min(send.capacity()));
-        send.send_data(Bytes::copy_from_slice(now), false).map_err(|error| lost(&error))?;
+        let stream = self.stream()?;
+        let room = ready!(stream.poll_room(cx, bytes.len())).map_err(lost)?;
+        let (now, _) = bytes.split_at(bytes.len().min(room));
+        stream.send(cx, Bytes::copy_from_slice(now)).map_err(lost)?;
         Poll::Ready(Ok(now.len()))
     }
 
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         if !std::mem::replace(&mut self.ended, true) {
-            self.stream()?.send.send_data(Bytes::new(), true).map_err(|error| lost(&error))?;
+            self.stream()?.finish(cx).map_err(lost)?;
         }
         Ok(())
     }
@@ -209,11 +201,11 @@ impl Tunnelled {
 impl Drop for Tunnelled {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.as_mut().filter(|_| !self.ended) {
-            stream.send.send_reset(h2::Reason::CONNECT_ERROR);
+            stream.reset();
         }
     }
 }
 
-fn lost(error: &h2::Error) -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, error.to_string())
+fn lost(error: StreamError) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
 }

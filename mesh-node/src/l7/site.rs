@@ -20,8 +20,8 @@ use mesh_core::route::{MatchInfo, Route, RouteTable};
 use tokio::task::JoinHandle;
 
 use super::io::Io;
-use crate::hbone;
 use crate::report::{ConnReport, Flag, Perspective, PseudoService};
+use crate::tunnel;
 
 /// A future on one thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -177,11 +177,11 @@ pub enum DialError {
     Denied(String),
 }
 
-impl From<hbone::OpenError> for DialError {
-    fn from(error: hbone::OpenError) -> Self {
+impl From<tunnel::OpenError> for DialError {
+    fn from(error: tunnel::OpenError) -> Self {
         match (error.flag(), error.stage()) {
             (Flag::Deny, _) => Self::Denied(error.to_string()),
-            (_, hbone::Stage::Tls) => Self::Tls(error.to_string()),
+            (_, tunnel::Stage::Tls) => Self::Tls(error.to_string()),
             _ => Self::Connect(error.to_string()),
         }
     }

@@ -4,6 +4,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::tls::Protocol;
+
 /// Something worth a counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
@@ -59,6 +61,10 @@ pub enum Event {
     LimitServicePassed,
     /// A connection refused because the waypoint that it has to go through cannot be used.
     NoWaypoint,
+    /// A tunnel of HBONE that a peer has made to this process.
+    TunnelHbone,
+    /// A tunnel of `mesh/1` that a peer has made to this process.
+    TunnelMesh,
     /// A request to the admin port for a host that is not this one.
     AdminHost,
     /// A connection to an admin port beyond its limit.
@@ -73,7 +79,7 @@ pub enum Event {
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -100,6 +106,8 @@ impl Event {
         Self::LimitServiceDenied,
         Self::LimitServicePassed,
         Self::NoWaypoint,
+        Self::TunnelHbone,
+        Self::TunnelMesh,
         Self::AdminHost,
         Self::AdminConnections,
         Self::AccessLogDropped,
@@ -133,6 +141,8 @@ impl Event {
             | Self::ShedOpen => &SHED,
             Self::LimitServiceDenied | Self::LimitServicePassed => &LIMIT_SERVICE,
             Self::NoWaypoint => &WAYPOINT,
+            Self::TunnelHbone => &TUNNELS_HBONE,
+            Self::TunnelMesh => &TUNNELS_MESH,
             Self::AdminHost | Self::AdminConnections => &ADMIN,
             Self::AccessLogDropped => &ACCESS_LOG,
             Self::LabelOverflow => &OVERFLOW,
@@ -168,7 +178,20 @@ impl Event {
             Self::LimitServicePassed => "passed",
             Self::AdminHost => "host",
             Self::ShedConnections | Self::AdminConnections => "connections",
-            Self::NoWaypoint | Self::AccessLogDropped | Self::LabelOverflow | Self::Panic => "",
+            Self::NoWaypoint
+            | Self::TunnelHbone
+            | Self::TunnelMesh
+            | Self::AccessLogDropped
+            | Self::LabelOverflow
+            | Self::Panic => "",
+        }
+    }
+
+    /// The event that counts a tunnel.
+    pub const fn tunnel(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Hbone => Self::TunnelHbone,
+            Protocol::Mesh => Self::TunnelMesh,
         }
     }
 
@@ -195,8 +218,14 @@ pub struct Family {
 }
 
 /// One counter per event. Any thread may count.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Events([AtomicU64; Event::ALL.len()]);
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
 
 impl Events {
     /// Adds one.
@@ -232,6 +261,14 @@ static SHED: Family = Family {
 static LIMIT_SERVICE: Family = Family {
     name: "mesh_rate_limit_service_failures",
     help: "Requests of which a rate limit service said nothing, and what became of them",
+};
+static TUNNELS_HBONE: Family = Family {
+    name: "mesh_tunnels_taken_hbone",
+    help: "Tunnels of HBONE that peers have made to this process",
+};
+static TUNNELS_MESH: Family = Family {
+    name: "mesh_tunnels_taken_mesh",
+    help: "Tunnels of mesh/1 that peers have made to this process",
 };
 static WAYPOINT: Family = Family {
     name: "mesh_waypoint_unavailable",

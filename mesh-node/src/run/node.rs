@@ -218,6 +218,7 @@ fn settings(options: &NodeOptions) -> serde_json::Value {
         "expressPath": format!("{:?}", options.express_path),
         "threads": options.threads,
         "svidLifetimeSeconds": options.svid_lifetime.as_secs(),
+        "tunnelProtocol": format!("{:?}", options.tunnel_protocol),
         "drainSeconds": options.drain.as_secs(),
     })
 }

@@ -26,6 +26,7 @@ use crate::{
     config::NodeOptions,
     control::{Discovery, Endpoint, Entry, Journal, Link, RemoteCa, Subscriber, Trust, connect},
     identity::{self, IdentityStore, Sign, cache::Cache},
+    tls::Protocols,
 };
 
 /// What to follow, and as whom.
@@ -49,6 +50,8 @@ pub struct Place {
     pub trust_domain: TrustDomain,
     /// Lifetime of certificates.
     pub svid_lifetime: Duration,
+    /// What tunnels may speak.
+    pub protocols: Protocols,
     /// Where the servers of DNS are written.
     pub resolv_conf: PathBuf,
     /// The certificates with keys that are needed of those that Gateways name.
@@ -82,6 +85,7 @@ impl From<&NodeOptions> for Place {
             state: options.state.clone(),
             trust_domain: options.trust_domain.clone(),
             svid_lifetime: options.svid_lifetime,
+            protocols: options.tunnel_protocol,
             resolv_conf: options.resolv_conf.clone(),
             credentials: CredentialScope::Nobody,
         }
@@ -160,7 +164,11 @@ impl Place {
     /// How its certificates are issued.
     pub fn identities(&self) -> identity::Options {
         let domain = self.trust_domain.clone();
-        identity::Options { lifetime: self.svid_lifetime, ..identity::Options::new(vec![domain]) }
+        identity::Options {
+            lifetime: self.svid_lifetime,
+            protocols: self.protocols,
+            ..identity::Options::new(vec![domain])
+        }
     }
 }
 

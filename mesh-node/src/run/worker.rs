@@ -25,7 +25,6 @@ use tokio::{
 use crate::{
     admit::{self, Cap, Descriptors, LogGate},
     dns::{self, Resolver},
-    hbone::{self, Pool, ServeError},
     identity::{IdentityStore, Svid},
     l4::{self, PodRequests},
     l7::shared::Shared,
@@ -34,6 +33,7 @@ use crate::{
     run::{drain::Drain, tasks},
     sys::diag,
     tls::{Peer, PeerError, TlsError},
+    tunnel::{self, Pool, ServeError},
 };
 
 /// What a data thread starts with.
@@ -101,7 +101,7 @@ pub fn run(seed: Seed) -> io::Result<()> {
         let mut pods = seed.pods;
         let drain = seed.drain.clone();
         let worker = Rc::new(Worker {
-            pool: Pool::new(hbone::PoolOptions::default(), drain.clone()),
+            pool: Pool::new(tunnel::PoolOptions::default(), drain.clone()),
             load: Rc::default(),
             snapshots: seed.snapshots,
             demand: seed.demand,
@@ -328,6 +328,7 @@ impl Worker {
             Err(error) => return self.refused(peer, event_of(&error), error.reason(), &error),
         };
         drop(place);
+        self.reporter.count(Event::tunnel(proven.protocol));
         let identity = proven.id.clone();
         let server = self.clone().tunnel_server(pod, peer, &proven);
         match server.serve(stream, proven, local).await {
@@ -362,10 +363,10 @@ impl Worker {
         allowed
     }
 
-    fn tunnel_server(self: Rc<Self>, pod: Arc<LocalPod>, peer: SocketAddr, proven: &Peer) -> hbone::Server {
+    fn tunnel_server(self: Rc<Self>, pod: Arc<LocalPod>, peer: SocketAddr, proven: &Peer) -> tunnel::Server {
         let (worker, drain, identity) = (self.clone(), self.drain.clone(), proven.id.clone());
-        hbone::Server {
-            limits: hbone::ServeLimits::default(),
+        tunnel::Server {
+            limits: tunnel::ServeLimits::default(),
             handler: Rc::new(move |incoming| {
                 Box::pin(l4::inbound::tunnelled(self.clone(), pod.clone(), incoming, peer))
             }),
@@ -460,9 +461,12 @@ pub(crate) fn event_of(error: &TlsError) -> Event {
 /// Whether a tunnel ended because its peer broke the rules, not because it broke or had to end.
 pub(crate) fn is_fault_of_peer(error: &ServeError) -> bool {
     match error {
-        ServeError::PrefaceDeadline | ServeError::ResetFlood | ServeError::Flood => true,
+        ServeError::PrefaceDeadline
+        | ServeError::Protocol(_)
+        | ServeError::ResetFlood
+        | ServeError::Flood => true,
         ServeError::Handshake(error) | ServeError::Connection(error) => !error.is_io(),
-        ServeError::PeerDead | ServeError::Forced => false,
+        ServeError::Lost(_) | ServeError::PeerDead | ServeError::Forced => false,
     }
 }
 

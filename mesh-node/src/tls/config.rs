@@ -7,6 +7,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use super::Protocols;
 use super::verify::{PeerVerifier, Trust};
 
 /// Our cryptography: TLS 1.3 suites, hybrid key exchange first.
@@ -43,12 +44,13 @@ pub(crate) fn server(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     trust: Arc<Trust>,
+    protocols: Protocols,
 ) -> Result<ServerConfig, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(PeerVerifier::any(trust)))
         .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.alpn_protocols = protocols.names();
     // A resumed session would outlive the check of the certificate it began with.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -60,13 +62,14 @@ pub(crate) fn client(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     trust: Arc<Trust>,
+    protocols: Protocols,
 ) -> Result<ClientConfig, rustls::Error> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(PeerVerifier::any(trust)))
         .with_client_auth_cert(chain, key)?;
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.alpn_protocols = protocols.names();
     config.enable_sni = false;
     config.resumption = rustls::client::Resumption::disabled();
     Ok(config)
@@ -79,5 +82,5 @@ pub(crate) fn expecting(base: &ClientConfig, trust: Arc<Trust>, id: &SpiffeId) -
     Arc::new(config)
 }
 
-/// The only protocol inside the tunnel's TLS.
+/// HBONE's name in the handshake.
 pub(crate) const ALPN_H2: &[u8] = b"h2";

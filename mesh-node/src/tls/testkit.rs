@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::identity::{IssueError, IssuedChain, Sign, SignError, Signing, Svid};
-use crate::tls::Trust;
+use crate::tls::{Protocols, Trust};
 
 /// A CA in memory.
 pub(crate) struct TestCa {
@@ -26,6 +26,8 @@ pub(crate) struct TestCa {
     /// What its certificates need on top: itself, if it is an intermediate.
     chain: Vec<CertificateDer<'static>>,
     root: CertificateDer<'static>,
+    /// What is spoken under its certificates.
+    protocols: Protocols,
 }
 
 impl TestCa {
@@ -33,7 +35,12 @@ impl TestCa {
         let key = KeyPair::generate().expect("key");
         let issuer = CertifiedIssuer::self_signed(ca_params(name), key).expect("root");
         let root = issuer.der().clone();
-        Self { issuer, chain: Vec::new(), root }
+        Self { issuer, chain: Vec::new(), root, protocols: Protocols::default() }
+    }
+
+    /// A CA whose certificates speak `protocols` alone.
+    pub(crate) fn speaking(protocols: Protocols) -> Self {
+        Self { protocols, ..Self::new("root") }
     }
 
     /// An intermediate under `self`.
@@ -41,7 +48,7 @@ impl TestCa {
         let key = KeyPair::generate().expect("key");
         let issuer = CertifiedIssuer::signed_by(ca_params(name), key, &self.issuer).expect("intermediate");
         let chain = std::iter::once(issuer.der().clone()).chain(self.chain.iter().cloned()).collect();
-        Self { issuer, chain, root: self.root.clone() }
+        Self { issuer, chain, root: self.root.clone(), protocols: self.protocols }
     }
 
     /// A list of these revoked serial numbers, in hex as [`Svid::serial`] has them.
@@ -88,7 +95,12 @@ impl TestCa {
 
     /// A normal certificate.
     pub(crate) fn svid(&self, account: &str) -> Arc<Svid> {
-        Arc::new(issue(self, &id(account), HOUR, &self.trust()).expect("svid"))
+        Arc::new(self.issue(account, HOUR))
+    }
+
+    /// One that lives so long.
+    pub(crate) fn issue(&self, account: &str, lifetime: Duration) -> Svid {
+        issue_for(self, &id(account), lifetime, (&self.trust(), self.protocols)).expect("svid")
     }
 
     /// A certificate with whatever `params` says, for a key of `alg`.
@@ -97,7 +109,7 @@ impl TestCa {
         let leaf = params.signed_by(&key, &self.issuer).expect("leaf").der().clone();
         let chain = std::iter::once(leaf).chain(self.chain.iter().cloned()).collect();
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        Svid::assemble(id("odd"), chain, key, self.trust()).expect("svid")
+        Svid::assemble(id("odd"), chain, key, self.trust(), self.protocols).expect("svid")
     }
 }
 
@@ -143,7 +155,16 @@ pub(crate) fn issue(
     lifetime: Duration,
     trust: &Arc<Trust>,
 ) -> Result<Svid, IssueError> {
-    let issue = pin!(Svid::issue(ca, id, lifetime, trust));
+    issue_for(ca, id, lifetime, (trust, Protocols::default()))
+}
+
+fn issue_for(
+    ca: &dyn Sign,
+    id: &SpiffeId,
+    lifetime: Duration,
+    (trust, protocols): (&Arc<Trust>, Protocols),
+) -> Result<Svid, IssueError> {
+    let issue = pin!(Svid::issue(ca, id, lifetime, trust, protocols));
     match issue.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(outcome) => outcome,
         Poll::Pending => panic!("this CA makes others wait"),

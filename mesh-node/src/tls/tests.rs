@@ -169,7 +169,8 @@ fn chains_decide() {
         let key = KeyPair::generate().expect("key");
         let alone = leaf_params(&[uri(GOOD)]).self_signed(&key).expect("certificate").der().clone();
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
-        let alone = Svid::assemble(id("client"), vec![alone], key, ours.trust()).expect("svid");
+        let alone =
+            Svid::assemble(id("client"), vec![alone], key, ours.trust(), Protocols::default()).expect("svid");
         let (_, seen) = shake(&alone, &server, &id("server")).await;
         assert!(["untrusted_chain", "invalid_certificate"].contains(&seen.expect_err("refused").reason()));
 

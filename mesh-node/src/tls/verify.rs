@@ -18,8 +18,8 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::Peer;
 use super::config::provider;
+use super::{Peer, Protocol};
 
 /// What peers are checked against: roots, revocations and accepted trust domains.
 ///
@@ -57,7 +57,7 @@ impl Trust {
     }
 
     /// Checks a chain as rustls hands it over; the identity is returned only if everything holds.
-    fn verify(&self, chain: &Chain<'_>, now: UnixTime, usage: KeyUsage) -> Result<Peer, PeerError> {
+    fn verify(&self, chain: &Chain<'_>, now: UnixTime, usage: KeyUsage) -> Result<SpiffeId, PeerError> {
         chain.check_size()?;
         let bundle = self.bundle.load();
         let (roots, lists) = (bundle.anchors(), bundle.crls().lists());
@@ -66,11 +66,11 @@ impl Trust {
         leaf.verify_for_usage(algorithms().all, roots, chain.intermediates, now, usage, revocation, None)
             .map_err(PeerError::from_webpki)?;
         // Only now: what is parsed here was signed by a CA of ours.
-        let peer = peer_of(chain.leaf)?;
-        if !self.accepts(peer.id.trust_domain()) {
-            return Err(PeerError::ForeignTrustDomain(peer.id.trust_domain().clone()));
+        let id = chain::identity(chain.leaf)?;
+        if !self.accepts(id.trust_domain()) {
+            return Err(PeerError::ForeignTrustDomain(id.trust_domain().clone()));
         }
-        Ok(peer)
+        Ok(id)
     }
 }
 
@@ -169,10 +169,10 @@ impl PeerError {
 }
 
 /// The identity and the end of validity of a leaf whose chain was verified.
-pub(super) fn peer_of(leaf: &CertificateDer<'_>) -> Result<Peer, PeerError> {
+pub(super) fn peer_of(leaf: &CertificateDer<'_>, protocol: Protocol) -> Result<Peer, PeerError> {
     let id = chain::identity(leaf)?;
     let (_, cert) = X509Certificate::from_der(leaf).map_err(|_| PeerError::MalformedNames)?;
-    Ok(Peer { id, not_after: chain::time(cert.validity().not_after.timestamp()) })
+    Ok(Peer { id, protocol, not_after: chain::time(cert.validity().not_after.timestamp()) })
 }
 
 impl From<IdentityError> for PeerError {
@@ -205,7 +205,7 @@ impl PeerVerifier {
     }
 
     fn check(&self, chain: &Chain<'_>, now: UnixTime, usage: KeyUsage) -> Result<(), PeerError> {
-        let found = self.trust.verify(chain, now, usage)?.id;
+        let found = self.trust.verify(chain, now, usage)?;
         match &self.expected {
             Some(expected) if *expected != found => {
                 Err(PeerError::WrongIdentity { expected: expected.clone(), found })

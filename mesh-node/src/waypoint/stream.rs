@@ -13,13 +13,13 @@ use mesh_core::route::StreamView;
 
 use super::Waypoint;
 use super::rules::{WaypointSite, own_cluster};
-use crate::hbone::Incoming;
 use crate::l4::{inbound::client_of, relay};
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
 use crate::l7::site::{DialError, Dialled, Facts};
 use crate::l7::{limit, sniff, stream};
 use crate::report::{ConnInfo, ConnReport, Direction, Event, Party, Stage};
+use crate::tunnel::Incoming;
 
 /// A connection, and where it goes.
 struct Call {

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use super::{Waypoint, stream};
 use crate::gateway::{TunnelConnection, identity_of};
-use crate::hbone::{self, Server};
 use crate::report::Event;
 use crate::run::worker::{event_of, is_fault_of_peer};
+use crate::tunnel::{self, Server};
 
 /// Serves one tunnel to its end.
 pub(super) async fn serve(waypoint: Rc<Waypoint>, connection: TunnelConnection) {
@@ -29,6 +29,7 @@ pub(super) async fn serve(waypoint: Rc<Waypoint>, connection: TunnelConnection) 
         Err(error) => return waypoint.refuse(peer, Some(event_of(&error)), &error),
     };
     drop(place);
+    waypoint.thread.reporter.count(Event::tunnel(proven.protocol));
     let identity = proven.id.clone();
     match server(&waypoint, peer).serve(tls, proven, local).await {
         Ok(()) => {}
@@ -45,7 +46,7 @@ pub(super) async fn serve(waypoint: Rc<Waypoint>, connection: TunnelConnection) 
 fn server(waypoint: &Rc<Waypoint>, peer: SocketAddr) -> Server {
     let (handling, refusing) = (Rc::clone(waypoint), Rc::clone(waypoint));
     Server {
-        limits: hbone::ServeLimits::default(),
+        limits: tunnel::ServeLimits::default(),
         handler: Rc::new(move |incoming| Box::pin(stream::serve(Rc::clone(&handling), incoming, peer))),
         on_refused: Rc::new(move |reason| {
             let method = reason == "not_connect";

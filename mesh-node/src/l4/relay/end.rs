@@ -6,18 +6,17 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
+use crate::tunnel::StreamError;
+
 /// How an end broke.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
     /// A socket's error.
     #[error("{0}")]
     Socket(#[from] io::Error),
-    /// The stream was reset by the peer, whatever the code.
-    #[error("the stream was reset ({0})")]
-    Reset(h2::Reason),
-    /// The tunnel under the stream is gone.
-    #[error("the tunnel is gone: {0}")]
-    Lost(String),
+    /// A stream of a tunnel's.
+    #[error("{0}")]
+    Stream(#[from] StreamError),
 }
 
 /// A source of one direction and the sink of the other.

@@ -14,7 +14,8 @@ use super::*;
 use crate::identity::Svid;
 use crate::l4::relay::{Counters, Far, RelayError, relay};
 use crate::run::drain::Drain;
-use crate::tls::testkit::{TestCa, id};
+use crate::tls::Protocols;
+use crate::tls::testkit::{TestCa, id, on_data_thread};
 
 /// Serves tunnels like a node does.
 pub(crate) struct FarNode {
@@ -30,6 +31,8 @@ pub(crate) struct Seen {
     pub(crate) tunnels: Cell<usize>,
     /// CONNECTs that reached the handler.
     pub(crate) streams: Cell<usize>,
+    /// Those that were taken back before an answer.
+    pub(crate) gone: Cell<usize>,
     /// Tokens of everything refused.
     pub(crate) refused: RefCell<Vec<&'static str>>,
     /// Results of relays.
@@ -108,7 +111,8 @@ async fn handle(mut incoming: Incoming, seen: Rc<Seen>) {
     }
     let address = incoming.authority;
     if address.port() == 2 {
-        return incoming.gone().await;
+        incoming.gone().await;
+        return seen.gone.set(seen.gone.get() + 1);
     }
     let app = tokio::select! {
         app = TcpStream::connect(address) => app,
@@ -162,9 +166,69 @@ pub(crate) async fn open(
     pool.open(&key(&source, "server", address), dial, client.clone(), &ConnectRequest::new(authority)).await
 }
 
-/// A CA, a client and a far node.
-pub(crate) async fn bed() -> (Arc<Svid>, FarNode) {
-    let ca = TestCa::new("root");
+/// A client and a far node that speak `protocols`.
+pub(crate) async fn bed(protocols: Protocols) -> (Arc<Svid>, FarNode) {
+    let ca = TestCa::speaking(protocols);
     let far = FarNode::start(ca.svid("server"), ServeLimits::default(), never()).await;
     (ca.svid("client"), far)
+}
+
+/// Runs a test over either protocol.
+pub(crate) fn over_each(test: impl AsyncFn(Protocols)) {
+    for protocols in [Protocols::Hbone, Protocols::Mesh] {
+        on_data_thread(test(protocols));
+    }
+}
+
+/// An application that echoes.
+pub(crate) async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    tokio::task::spawn_local(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::task::spawn_local(async move {
+                let (mut read, mut write) = socket.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    address
+}
+
+/// The next bytes of a stream.
+pub(crate) async fn receive(stream: &mut Stream) -> Option<Result<Bytes, StreamError>> {
+    soon(std::future::poll_fn(|cx| stream.poll_receive(cx))).await
+}
+
+/// Sends bytes as soon as there is room.
+pub(crate) async fn send(stream: &mut Stream, mut bytes: Bytes) -> Result<(), StreamError> {
+    soon(std::future::poll_fn(|cx| {
+        while !bytes.is_empty() {
+            let room = std::task::ready!(stream.poll_room(cx, bytes.len()))?;
+            stream.send(cx, bytes.split_to(room))?;
+        }
+        Poll::Ready(Ok(()))
+    }))
+    .await
+}
+
+/// Sends a word and has it echoed.
+pub(crate) async fn ping(stream: &mut Stream) {
+    send(stream, Bytes::from_static(b"hello")).await.expect("send");
+    let data = receive(stream).await.expect("data").expect("no error");
+    assert_eq!(data, "hello");
+    stream.taken(data.len());
+}
+
+pub(crate) async fn soon<T>(f: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), f).await.expect("this takes too long")
+}
+
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    soon(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
 }

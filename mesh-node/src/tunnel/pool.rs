@@ -16,7 +16,7 @@ use mesh_core::id::SpiffeId;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::tunnel::{Connection, Lease, Timing, Tunnel, drive};
+use super::client::{Driver, Lease, Timing, Tunnel, drive};
 use super::{OpenError, Stage, Stream};
 use crate::identity::Svid;
 use crate::run::drain::Drain;
@@ -53,6 +53,15 @@ impl ConnectRequest {
     /// To `authority`, without further headers.
     pub fn new(authority: SocketAddr) -> Self {
         Self { authority, forwarded: None, baggage: None, traceparent: None }
+    }
+
+    /// What it says besides, by the names of the headers.
+    pub(super) fn claims(&self) -> [(&'static str, Option<&HeaderValue>); 3] {
+        [
+            (FORWARDED, self.forwarded.as_ref()),
+            (BAGGAGE, self.baggage.as_ref()),
+            (TRACEPARENT, self.traceparent.as_ref()),
+        ]
     }
 }
 
@@ -137,9 +146,7 @@ impl Pool {
             match result {
                 // A tunnel that had ended without our knowledge, or whose peer is leaving: the stream was not begun,
                 // or at worst an application saw a connection without a byte.
-                Err(OpenError::TunnelLost(_) | OpenError::Reset(h2::Reason::REFUSED_STREAM))
-                    if !fresh && stale < MAX_STALE =>
-                {
+                Err(OpenError::TunnelLost(_) | OpenError::NotTaken) if !fresh && stale < MAX_STALE => {
                     tunnel.retire();
                     stale += 1;
                 }
@@ -193,7 +200,7 @@ impl Pool {
         dial: &impl AsyncFn() -> io::Result<TcpStream>,
         svid: &Arc<Svid>,
     ) -> Result<Lease, OpenError> {
-        let (tunnel, conn) = match self.connect(&maker.key, dial, svid).await {
+        let (tunnel, driver) = match self.connect(&maker.key, dial, svid).await {
             Ok(made) => made,
             Err(e) => {
                 maker.attempt.decide(Err(e.clone()));
@@ -205,9 +212,9 @@ impl Pool {
         let options = &self.inner.options;
         let timing = Timing { idle: options.idle, settle: options.settle };
         let drain = self.inner.drain.clone();
-        tasks::spawn_local("hbone tunnel", async move {
+        tasks::spawn_local("tunnel", async move {
             let (pool, key) = (maker.pool.clone(), maker.key.clone());
-            drive(tunnel, conn, timing, drain, move |outcome| maker.attempt.decide(outcome)).await;
+            drive(tunnel, driver, timing, drain, move |outcome| maker.attempt.decide(outcome)).await;
             if let Some(pool) = pool.upgrade() {
                 pool.sweep(&key);
             }
@@ -220,7 +227,7 @@ impl Pool {
         key: &TunnelKey,
         dial: &impl AsyncFn() -> io::Result<TcpStream>,
         svid: &Arc<Svid>,
-    ) -> Result<(Rc<Tunnel>, Connection), OpenError> {
+    ) -> Result<(Rc<Tunnel>, Driver), OpenError> {
         let tcp = match tokio::time::timeout(self.inner.options.dial, dial()).await {
             Err(_) => return Err(OpenError::Deadline(Stage::Dial)),
             Ok(Err(e)) => return Err(OpenError::Dial(Arc::new(e))),
@@ -230,8 +237,7 @@ impl Pool {
             tls::TlsError::Deadline => OpenError::Deadline(Stage::Tls),
             other => OpenError::Tls(other),
         })?;
-        let handshake = |e: h2::Error| OpenError::H2Handshake(e.to_string().into());
-        Tunnel::start(stream, &peer, svid.clone()).await.map_err(handshake)
+        Tunnel::start(stream, &peer, svid.clone()).await
     }
 }
 
@@ -317,3 +323,8 @@ impl Drop for Maker {
 
 /// Tunnels of one key that may turn out to be dead before an open gives up; a peer that restarts kills all at once.
 const MAX_STALE: u32 = 3;
+
+/// Headers of HBONE's CONNECT.
+pub(super) const FORWARDED: &str = "forwarded";
+pub(super) const BAGGAGE: &str = "baggage";
+pub(super) const TRACEPARENT: &str = "traceparent";

@@ -60,7 +60,10 @@ pub enum OpenError {
     },
     /// The peer reset the stream instead of answering.
     #[error("the peer reset the stream before it answered ({0})")]
-    Reset(h2::Reason),
+    Reset(Arc<str>),
+    /// The peer did not look at it: its tunnel is full, or about to end.
+    #[error("the peer takes no more streams on this tunnel")]
+    NotTaken,
     /// The tunnel ended before the answer.
     #[error("the tunnel ended before the answer: {0}")]
     TunnelLost(Arc<str>),
@@ -82,7 +85,7 @@ impl OpenError {
             Self::Refused { status } if *status == StatusCode::UNAUTHORIZED => "denied_by_peer",
             Self::Refused { status } if *status == StatusCode::SERVICE_UNAVAILABLE => "unavailable_at_peer",
             Self::Refused { .. } => "refused_by_peer",
-            Self::Reset(_) => "reset_by_peer",
+            Self::Reset(_) | Self::NotTaken => "reset_by_peer",
             Self::TunnelLost(_) => "tunnel_lost",
             Self::Deadline(Stage::Dial) => "tunnel_connect_timeout",
             Self::Deadline(Stage::Tls) => "tls_handshake_timeout",
@@ -110,7 +113,7 @@ impl OpenError {
             Self::Dial(_) | Self::Identity => Stage::Dial,
             Self::Tls(_) => Stage::Tls,
             Self::H2Handshake(_) => Stage::H2Handshake,
-            Self::Refused { .. } | Self::Reset(_) | Self::TunnelLost(_) => Stage::Connect,
+            Self::Refused { .. } | Self::Reset(_) | Self::NotTaken | Self::TunnelLost(_) => Stage::Connect,
             Self::Deadline(stage) => *stage,
         }
     }
@@ -125,6 +128,17 @@ impl OpenError {
     }
 }
 
+/// How a stream broke.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// The peer reset it.
+    #[error("the stream was reset ({0})")]
+    Reset(String),
+    /// The tunnel under it is gone.
+    #[error("the tunnel is gone: {0}")]
+    Lost(String),
+}
+
 /// Why serving a tunnel ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -137,6 +151,12 @@ pub enum ServeError {
     /// The peer broke HTTP/2's rules or our limits, or the connection broke.
     #[error("the tunnel failed: {0}")]
     Connection(h2::Error),
+    /// The peer broke the rules of `mesh/1`.
+    #[error("the tunnel failed: {0}")]
+    Protocol(String),
+    /// The connection broke.
+    #[error("the tunnel failed: {0}")]
+    Lost(io::Error),
     /// The peer did not answer a ping.
     #[error("the peer no longer answers")]
     PeerDead,
@@ -158,7 +178,9 @@ impl ServeError {
             Self::PrefaceDeadline => "h2_preface_timeout",
             Self::Handshake(_) => "h2_handshake_failed",
             Self::Connection(e) if e.is_io() => "tunnel_lost",
+            Self::Lost(_) => "tunnel_lost",
             Self::Connection(_) => "h2_protocol_error",
+            Self::Protocol(_) => "mesh_protocol_error",
             Self::PeerDead => "ping_timeout",
             Self::ResetFlood => "reset_flood",
             Self::Flood => "frame_flood",
