@@ -21,7 +21,7 @@ pub use pod::{NodeConfig, Pod, Shortcut};
 pub use stats::Stat;
 
 /// Version of everything in this crate. Changes whenever a map's key, value or meaning changes.
-pub const ABI: &str = "v2";
+pub const ABI: &str = "v3";
 
 /// Port of the outbound listener in each enrolled pod, where nothing else in the pod holds it.
 pub const OUTBOUND_PORT: u16 = 15001;

@@ -31,6 +31,8 @@ pub const BACKENDS: &str = "BACKENDS";
 pub const EXPRESS_MARKS: &str = "EXPRESS_MARKS";
 /// Express flows that are open.
 pub const EXPRESS_FLOWS: &str = "EXPRESS_FLOWS";
+/// How many there are.
+pub const EXPRESS_OPEN: &str = "EXPRESS_OPEN";
 /// What is told of express flows, for the node to read.
 pub const EVENTS: &str = "EVENTS";
 /// Where the interfaces of pods are, by address.
@@ -43,6 +45,9 @@ pub const MAX_PODS: usize = 4096;
 /// Captured connections between `connect` and `accept`, and open connections to applications. Least recently used
 /// entries go first, so this bounds memory (about 5 MB), not connections.
 pub const MAX_FLOWS: usize = 65_536;
+/// Express flows that are open at a time; further connects go to the proxy. Half of what their map holds, and never more, so
+/// that no open flow is pushed out of it: one that the node does not know of would go on whatever policy says.
+pub const MAX_EXPRESS_FLOWS: u64 = MAX_FLOWS as u64 / 2;
 /// Verdicts: two hundred pods with one for each other, and half as many again for ports that policies name.
 pub const MAX_VERDICTS: usize = 65_536;
 /// Services that pods of one node see with all of their pods on that node.

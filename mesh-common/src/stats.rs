@@ -28,11 +28,13 @@ pub enum Stat {
     ExpressPassed = 10,
     /// Events that found no room: flows that are in no metric.
     ExpressEventsLost = 11,
+    /// Connects left to the proxy because as many express flows are open as may be.
+    ExpressFull = 12,
 }
 
 impl Stat {
     /// Every counter with the name it has in metrics and on the admin page.
-    pub const ALL: [(Self, &'static str); 12] = [
+    pub const ALL: [(Self, &'static str); 13] = [
         (Self::Captured, "captured"),
         (Self::CaptureRefused, "capture_refused"),
         (Self::SteeredPlaintext, "steered_plaintext"),
@@ -45,6 +47,7 @@ impl Stat {
         (Self::ExpressRefused, "express_refused"),
         (Self::ExpressPassed, "express_passed"),
         (Self::ExpressEventsLost, "express_events_lost"),
+        (Self::ExpressFull, "express_full"),
     ];
     /// Entries of the `STATS` map.
     pub const COUNT: usize = Self::ALL.len();

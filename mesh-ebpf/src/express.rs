@@ -4,15 +4,17 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr},
+    bindings::{__sk_buff, BPF_NOEXIST, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr},
     helpers::generated as helpers,
 };
 use mesh_common::{
-    Backends, Endpoint, ExpressEvent, Flow, INBOUND_PLAINTEXT_PORT, Mark, OUTBOUND_PORT, Question, Stat,
-    TUNNEL_PORT, Verdict,
+    Backends, Endpoint, ExpressEvent, ExpressFlow, Flow, INBOUND_PLAINTEXT_PORT, Mark, OUTBOUND_PORT,
+    Question, Stat, TUNNEL_PORT, Verdict, maps,
 };
 
-use crate::maps::{BACKENDS, EVENTS, EXPRESS_MARKS, VERDICTS, WANTED_DST, count, forget, stored};
+use crate::maps::{
+    BACKENDS, EVENTS, EXPRESS_FLOWS, EXPRESS_MARKS, EXPRESS_OPEN, VERDICTS, WANTED_DST, count, forget, stored,
+};
 
 /// What becomes of a connect.
 pub enum Way {
@@ -44,7 +46,7 @@ pub fn way(addr: *mut bpf_sock_addr, wanted: &Endpoint) -> Way {
             refuse(mark, wanted);
             return Way::Refused;
         }
-        return if bear(addr, mark) { Way::Direct(None) } else { Way::Proxy };
+        return if !is_full() && bear(addr, mark) { Way::Direct(None) } else { unmarked(addr) };
     }
     // SAFETY: read at once.
     let Some(backends) = (unsafe { BACKENDS.get(Question::new(netns, wanted.ip, wanted.port)) }) else {
@@ -52,7 +54,7 @@ pub fn way(addr: *mut bpf_sock_addr, wanted: &Endpoint) -> Way {
     };
     let Some((at, identity)) = choose(backends) else { return unmarked(addr) };
     (mark.source, mark.destination, mark.wanted) = (backends.source, identity, *wanted);
-    if bear(addr, mark) { Way::Direct(Some(at)) } else { Way::Proxy }
+    if !is_full() && bear(addr, mark) { Way::Direct(Some(at)) } else { unmarked(addr) }
 }
 
 #[inline(always)]
@@ -62,6 +64,46 @@ fn verdict(netns: u64, wanted: &Endpoint) -> Option<&'static Verdict> {
         VERDICTS
             .get(Question::new(netns, wanted.ip, wanted.port))
             .or_else(|| VERDICTS.get(Question::new(netns, wanted.ip, Question::ANY_PORT)))
+    }
+}
+
+/// Whether as many flows are open as may be.
+#[inline(always)]
+fn is_full() -> bool {
+    let full = EXPRESS_OPEN.get(0).is_some_and(|open| *open >= maps::MAX_EXPRESS_FLOWS);
+    if full {
+        count(Stat::ExpressFull);
+    }
+    full
+}
+
+/// A flow is open from now on.
+#[inline(always)]
+pub fn open(flow: Flow, entry: ExpressFlow) {
+    if EXPRESS_FLOWS.insert(flow, entry, u64::from(BPF_NOEXIST)).is_ok() {
+        add_open(1);
+    } else {
+        // One whose end was missed has left its entry.
+        let _ = EXPRESS_FLOWS.insert(flow, entry, 0);
+    }
+}
+
+/// A flow is over.
+#[inline(always)]
+pub fn close(flow: Flow) {
+    if EXPRESS_FLOWS.remove(flow).is_ok() {
+        add_open(u64::MAX);
+    }
+}
+
+#[inline(always)]
+fn add_open(more: u64) {
+    if let Some(open) = EXPRESS_OPEN.get_ptr_mut(0) {
+        // In assembly because the compiler has no atomic addition for a target that cannot compare and swap.
+        // SAFETY: the entry of an array, which all CPUs change in this way alone.
+        unsafe {
+            core::arch::asm!("lock *(u64 *)({open} + 0) += {more}", open = in(reg) open, more = in(reg) more, options(nostack));
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! dropped.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(unsafe_code, reason = "kernel contexts and helpers are raw pointers")]
 #![expect(
     clippy::inline_always,

@@ -48,6 +48,8 @@ pub static EXPRESS_MARKS: SkStorage<Mark> = SkStorage::new();
 #[btf_map]
 pub static EXPRESS_FLOWS: LruHashMap<Flow, ExpressFlow, { maps::MAX_FLOWS }> = LruHashMap::new();
 #[btf_map]
+pub static EXPRESS_OPEN: Array<u64, 1> = Array::new();
+#[btf_map]
 pub static EVENTS: RingBuf<ExpressEvent, { maps::MAX_EVENT_BYTES }> = RingBuf::new();
 #[btf_map]
 pub static SHORTCUTS: HashMap<Address, Shortcut, { maps::MAX_LISTENERS }> = HashMap::new();

@@ -83,7 +83,7 @@ fn depart(ctx: &SockOpsContext, mark: Mark, pod: &Pod) {
         return;
     }
     let entry = ExpressFlow { mark, state: 0, verdict: Verdict::ALLOW, sent: 0, received: 0 };
-    let _ = EXPRESS_FLOWS.insert(flow(ctx.ops), entry, 0);
+    express::open(flow(ctx.ops), entry);
     let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
 }
 
@@ -112,7 +112,7 @@ fn accepted(ops: *mut bpf_sock_ops) {
 fn over(ctx: &SockOpsContext, mark: Mark) {
     let (ops, before) = (ctx.ops, ctx.arg(0));
     let flow = flow(ops);
-    let _ = EXPRESS_FLOWS.remove(flow);
+    express::close(flow);
     // SAFETY: the context is valid for the run of the program.
     let (sent, received) = unsafe { ((*ops).bytes_acked, (*ops).bytes_received) };
     // The kernel counts what opens and what ends a stream as a byte each.

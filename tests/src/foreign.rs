@@ -53,6 +53,18 @@ pub fn fill_verdicts(map: &Path) -> io::Result<u64> {
     }
 }
 
+/// The number that a pinned array of one number holds.
+pub fn counter(map: &Path) -> io::Result<u64> {
+    let mut value = [0; size_of::<u64>()];
+    bpf::lookup(&bpf::open_map(map)?, &0_u32.to_ne_bytes(), &mut value)?;
+    Ok(u64::from_ne_bytes(value))
+}
+
+/// Has it hold another.
+pub fn set_counter(map: &Path, value: u64) -> io::Result<()> {
+    bpf::update(&bpf::open_map(map)?, &0_u32.to_ne_bytes(), &value.to_ne_bytes())
+}
+
 impl Foreign {
     /// A connect hook at a cgroup that sends connects for one address elsewhere, as a socket load balancer does.
     pub fn rewrite_connects(cgroup: &Path, from: SocketAddrV4, to: SocketAddrV4) -> io::Result<Self> {

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::maps::{MapData, RingBuf};
@@ -36,6 +36,8 @@ pub struct Flows {
     gone: HashSet<Flow>,
     /// Those that connection tracking was made to forget, since it does not see them any more.
     forgotten: HashSet<Flow>,
+    /// Those whose client's pod is not of this node any more, and since when.
+    orphans: HashMap<Flow, Instant>,
 }
 
 /// The two ends of a flow. Both are pods of this node, and each is reported.
@@ -52,7 +54,7 @@ impl Flows {
         cut: CutFlows,
     ) -> Self {
         let (open, gone, forgotten) = (HashMap::new(), HashSet::new(), HashSet::new());
-        Self { maps, reporter, snapshots, cut, open, gone, forgotten }
+        Self { maps, reporter, snapshots, cut, open, gone, forgotten, orphans: HashMap::new() }
     }
 
     /// Reports for ever.
@@ -148,6 +150,8 @@ impl Flows {
                 pair.carried(entry.sent, entry.received);
             }
         }
+        self.bury(&flows);
+        self.recount(flows.len());
         // Of those that were gone at the last look as well nothing will be told: there was no room for the event. What has
         // ended since may still be waiting in the ring, and is to be counted once.
         let there: HashSet<Flow> = flows.into_iter().map(|(flow, _)| flow).collect();
@@ -157,6 +161,38 @@ impl Flows {
         self.gone =
             self.open.keys().chain(cut.iter()).filter(|flow| !there.contains(*flow)).copied().collect();
         self.forgotten.retain(|flow| there.contains(flow));
+    }
+
+    /// Forgets flows whose client has gone with its pod and without a word. Not at once: one that is to be cut must be found.
+    fn bury(&mut self, flows: &[(Flow, ExpressFlow)]) {
+        let before = std::mem::take(&mut self.orphans);
+        let orphans: Vec<&Flow> = flows
+            .iter()
+            .filter(|(_, entry)| !self.maps.knows(entry.mark.netns))
+            .map(|(flow, _)| flow)
+            .collect();
+        for flow in orphans {
+            let since = before.get(flow).copied().unwrap_or_else(Instant::now);
+            if since.elapsed() < BURIED_AFTER {
+                self.orphans.insert(*flow, since);
+            } else if let Err(error) = self.maps.remove_flow(flow) {
+                tracing::warn!(%error, "An express flow that is over cannot be forgotten.");
+            }
+        }
+    }
+
+    /// Corrects the kernel's count of open flows, if it is far from what there is: an end may be missed while programs are
+    /// replaced.
+    fn recount(&mut self, there: usize) {
+        let there = there as u64;
+        let counted = self.maps.open_flows();
+        let corrected = counted.and_then(|counted| match counted.abs_diff(there) > DRIFT {
+            true => self.maps.recount(there),
+            false => Ok(()),
+        });
+        if let Err(error) = corrected {
+            tracing::warn!(%error, "Open express flows cannot be counted.");
+        }
     }
 
     fn pair(&self, flow: &Flow, mark: &Mark, lasted: Duration) -> Pair {
@@ -241,5 +277,9 @@ fn lasted(mark: &Mark, now_ns: u64) -> Duration {
 const LISTEN: Duration = Duration::from_millis(50);
 /// How often open flows are looked at; shorter ones are reported when they end.
 const LOOK: Duration = Duration::from_secs(1);
+/// After this long without its pod, a flow is over.
+const BURIED_AFTER: Duration = Duration::from_secs(30);
+/// Flows that come and go while they are counted.
+const DRIFT: u64 = 512;
 /// Events that are taken before anybody else has a turn.
 const AT_ONCE: usize = 256;

@@ -251,7 +251,7 @@ const SOCKET_HOOKS: [(&str, &str); 8] = [
     ("getpeername4", "mesh_peername4"),
     ("getpeername6", "mesh_peername6"),
 ];
-const PINNED_MAPS: [&str; 18] = [
+const PINNED_MAPS: [&str; 19] = [
     maps::PODS,
     maps::NODE,
     maps::WANTED_DST,
@@ -267,6 +267,7 @@ const PINNED_MAPS: [&str; 18] = [
     maps::BACKENDS,
     maps::EXPRESS_MARKS,
     maps::EXPRESS_FLOWS,
+    maps::EXPRESS_OPEN,
     maps::EVENTS,
     maps::SHORTCUTS,
     maps::STATS,

@@ -38,6 +38,7 @@ pub struct ExpressMaps {
     verdicts: HashMap<MapData, Question, Verdict>,
     backends: HashMap<MapData, Question, Backends>,
     flows: HashMap<MapData, Flow, ExpressFlow>,
+    open: Array<MapData, u64>,
 }
 
 impl ControlMaps {
@@ -138,6 +139,7 @@ impl ExpressMaps {
             verdicts: Map::HashMap(open(pins, maps::VERDICTS)?).try_into()?,
             backends: Map::HashMap(open(pins, maps::BACKENDS)?).try_into()?,
             flows: Map::LruHashMap(open(pins, maps::EXPRESS_FLOWS)?).try_into()?,
+            open: Map::Array(open(pins, maps::EXPRESS_OPEN)?).try_into()?,
         })
     }
 
@@ -179,6 +181,26 @@ impl ExpressMaps {
     /// Flows that are open now; one that ends meanwhile may be missing.
     pub fn flows(&self) -> Vec<(Flow, ExpressFlow)> {
         self.flows.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Forgets a flow whose client is gone; absent is fine.
+    pub fn remove_flow(&mut self, flow: &Flow) -> Result<(), MapError> {
+        absent_is_fine(self.flows.remove(flow))
+    }
+
+    /// Flows that are open as the kernel counts them.
+    pub fn open_flows(&self) -> Result<u64, MapError> {
+        self.open.get(&0, 0)
+    }
+
+    /// Has the kernel count on from here.
+    pub fn recount(&mut self, open: u64) -> Result<(), MapError> {
+        self.open.set(0, open, 0)
+    }
+
+    /// Whether a pod of this node has the namespace with this cookie.
+    pub fn knows(&self, netns: u64) -> bool {
+        self.pods.get(&netns, 0).is_ok()
     }
 
     /// The address of the family of `like` that the pod with this namespace cookie has.

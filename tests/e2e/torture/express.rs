@@ -1,5 +1,6 @@
 //! The express path besides: a node that is dead or starts anew, changes of policy, maps without room.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,6 +9,8 @@ use mesh_tests::bed::{Bed, Inbound, Network};
 use mesh_tests::foreign;
 use mesh_tests::scenario::{Dialled, at, captured, dial, eventually, pod};
 use mesh_tests::torture::Path;
+
+use crate::express as express_path;
 
 use super::{Stage, every_case, every_case_on, knock, short_connections, stage, stage_on, stalled_readers};
 
@@ -85,6 +88,38 @@ fn what_finds_no_room_in_the_ring_is_counted() -> Result<()> {
     let lost = stage.stat("express_events_lost")?;
     ensure!((400..700).contains(&lost), "{lost} were lost");
     stage.play(&["bytes-65536".to_owned()], (10, 2)).map(drop)
+}
+
+/// When as many flows are open as may be, further ones go through the proxy, are counted, and come out as they should. Those
+/// that have ended make room again, and a count that is wrong is corrected.
+#[test]
+fn beyond_the_last_flow_the_proxy_takes_over() -> Result<()> {
+    let mut stage = stage(Path::Express)?;
+    let (case, count) = (["both-ways".to_owned()], 40_u32);
+    stage.play(&case, (count, 4))?;
+    let map = format!("/sys/fs/bpf/mesh-{}/node-1/{ABI}/map/{}", stage.bed.name(), maps::EXPRESS_OPEN);
+    let open = foreign::counter(map.as_ref())?;
+    ensure!(open < 2, "{open} flows are counted as open");
+    let (before, done) = (stage.stat("express_full")?, AtomicBool::new(false));
+    let flows = std::thread::scope(|scope| {
+        // The node corrects it each second.
+        let filling = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                foreign::set_counter(map.as_ref(), maps::MAX_EXPRESS_FLOWS)?;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+        let client = stage.begin(stage.server.ip(), &case, (count, 2));
+        let flows = client.and_then(|client| stage.end(client, usize::try_from(count)?));
+        done.store(true, Ordering::Relaxed);
+        filling.join().map_err(|_| anyhow::anyhow!("a panic"))??;
+        flows
+    })?;
+    let full = stage.stat("express_full")? - before;
+    ensure!(full * 2 > i64::from(count), "of {} flows {full} found no room", flows.len());
+    express_path::until_taken(&stage.bed, &stage.client, &at(&stage.server))?;
+    stage.play(&case, (4, 2)).map(drop)
 }
 
 /// Verdicts that find no room are the proxy's to give. None that was given says more than the policy does.

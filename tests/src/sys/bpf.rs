@@ -87,6 +87,15 @@ pub(crate) fn open_map(path: &Path) -> io::Result<OwnedFd> {
 
 /// Puts an entry into a map. The lengths of key and value have to be the map's.
 pub(crate) fn update(map: &OwnedFd, key: &[u8], value: &[u8]) -> io::Result<()> {
+    element(BPF_MAP_UPDATE_ELEM, map, key, value.as_ptr() as u64)
+}
+
+/// Reads an entry of a map. The lengths of key and value have to be the map's.
+pub(crate) fn lookup(map: &OwnedFd, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    element(BPF_MAP_LOOKUP_ELEM, map, key, value.as_mut_ptr() as u64)
+}
+
+fn element(command: libc::c_int, map: &OwnedFd, key: &[u8], value: u64) -> io::Result<()> {
     #[repr(C)]
     struct Attr {
         map: u32,
@@ -96,10 +105,10 @@ pub(crate) fn update(map: &OwnedFd, key: &[u8], value: &[u8]) -> io::Result<()> 
         flags: u64,
     }
     let map = u32::try_from(map.as_raw_fd()).map_err(io::Error::other)?;
-    let attr = Attr { map, padding: 0, key: key.as_ptr() as u64, value: value.as_ptr() as u64, flags: 0 };
+    let attr = Attr { map, padding: 0, key: key.as_ptr() as u64, value, flags: 0 };
     let attr = std::ptr::from_ref(&attr);
     // SAFETY: the attribute outlives the call, its size is passed with it, and what it points to lives as long.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_MAP_UPDATE_ELEM, attr, size_of::<Attr>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attr, size_of::<Attr>()) };
     super::check(result).map(drop)
 }
 
@@ -113,6 +122,7 @@ fn command<T>(command: libc::c_int, attr: &T) -> io::Result<OwnedFd> {
     }
 }
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_OBJ_GET: libc::c_int = 7;
