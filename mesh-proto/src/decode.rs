@@ -399,7 +399,9 @@ fn credential(from: mesh::Credential) -> Result<Credential, Invalid> {
 
 fn config(from: &mesh::Config) -> Result<Config, Invalid> {
     let name = (&*from.namespace, &*from.name);
-    Config::read(&from.kind, name, from.created, &from.spec).map_err(|reason| Invalid::new("spec", reason))
+    let read = Config::read(&from.kind, name, from.created, &from.spec);
+    let annotations = from.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+    read.map(|config| config.annotated(annotations)).map_err(|reason| Invalid::new("spec", reason))
 }
 
 fn settings(from: &mesh::Mesh) -> Result<MeshSettings, Invalid> {

@@ -235,6 +235,7 @@ fn config(from: &Config) -> mesh::Config {
         name: key.name.to_string(),
         created: from.object().meta.creation_timestamp,
         spec: from.text().to_string(),
+        annotations: from.annotations().map(|(key, value)| (key.clone(), value.clone())).collect(),
     }
 }
 

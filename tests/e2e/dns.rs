@@ -11,6 +11,7 @@ use mesh_tests::scenario::{captured, logged, manifests, pod, start};
 
 use crate::scrape::Scrape;
 
+mod alias;
 mod hostile;
 
 /// Where the resolv.conf of the bed's pods leads: nobody is there.

@@ -27,6 +27,7 @@ pub(crate) use self::report::Report;
 use self::report::{Findings, Topic};
 use self::selector::{LabelIndex, SelectorIndex, selects};
 use self::services::ServiceFacts;
+pub(super) use self::services::hostname;
 use self::shared::Values;
 use self::slices::SliceFacts;
 use super::reach::ExportDefaults;
@@ -205,6 +206,7 @@ impl World {
             }
             Spec::Service(service) => {
                 self.put_service(&name, ServiceFacts::of(object, service, &mut report));
+                self.put_config(&object.key(), Some(object));
             }
             Spec::EndpointSlice(slice) => {
                 let mut facts = SliceFacts::of(object, slice, &mut report);
@@ -249,7 +251,10 @@ impl World {
             "Namespace" => self.put_namespace(&name.name, None),
             "Node" => self.put_node(&name.name, None),
             "Pod" => self.put_pod(&name, None),
-            "Service" => self.put_service(&name, None),
+            "Service" => {
+                self.put_service(&name, None);
+                self.put_config(key, None);
+            }
             "EndpointSlice" => self.put_slice(&name, None),
             "ServiceEntry" => {
                 self.entries.allocator.remove(key);
@@ -500,7 +505,7 @@ impl World {
             name: Arc::clone(&name.name),
         };
         self.findings.set(&origin_key, Topic::Outcome, report);
-        let hostname = services::hostname(&name.name, &name.namespace);
+        let hostname = hostname(&name.name, &name.namespace);
         let key = ServiceKey { namespace: Arc::clone(&name.namespace), hostname };
         let key = RecordKey::Service(Arc::new(key));
         let of_entry = |record: &Record| matches!(record, Record::Service(told) if told.entry.is_some());

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::pods::{PodFacts, valid};
 use super::{Name, Report, World};
 use crate::cluster::TrafficDistribution;
+use crate::model::alias::EXPORT_TO;
 use crate::model::{Exported, Families, Service, ServiceKey, ServicePort};
 use crate::net::canonical_ip;
 use crate::resource::value::Port;
@@ -40,7 +41,7 @@ enum TargetPort {
 }
 
 impl ServiceFacts {
-    /// `None` for what is an alias in DNS and nothing more.
+    /// `None` for what is an alias, which is told as it is.
     pub(super) fn of(object: &Object, kube: &kube::Service, report: &mut Report) -> Option<Self> {
         let spec = kube.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))?;
         let ports: Vec<_> =
@@ -129,7 +130,7 @@ impl World {
 }
 
 /// The fully qualified host name of a Service.
-pub(super) fn hostname(name: &str, namespace: &str) -> Arc<str> {
+pub(in crate::model) fn hostname(name: &str, namespace: &str) -> Arc<str> {
     format!("{name}.{namespace}.svc.cluster.local").into()
 }
 
@@ -220,7 +221,6 @@ pub(super) fn is_tcp(protocol: Option<&String>) -> bool {
     protocol.is_none_or(|protocol| protocol == "TCP")
 }
 
-const EXPORT_TO: &str = "networking.istio.io/exportTo";
 /// As `trafficDistribution`, for those that Kubernetes does not let have it.
 const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 /// Kubernetes' default for `timeoutSeconds`.
