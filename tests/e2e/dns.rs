@@ -13,6 +13,7 @@ use crate::scrape::Scrape;
 
 mod alias;
 mod hostile;
+mod link;
 
 /// Where the resolv.conf of the bed's pods leads: nobody is there.
 const CLUSTER_DNS: &str = "10.96.0.10";

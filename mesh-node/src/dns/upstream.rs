@@ -82,7 +82,7 @@ impl Resolver {
     async fn by_packet(&self, query: &Query, at: SocketAddr, client: SocketAddr) -> io::Result<Vec<u8>> {
         let socket = self.pod.netns.run(|| sockopt::udp_socket(at.is_ipv6()))??;
         let socket = std::net::UdpSocket::from(self.worker.descriptors.allow_dial(socket)?);
-        socket.connect(at)?;
+        socket.connect(self.pod.on_link(at))?;
         let socket = UdpSocket::from_std(socket)?;
         let sent = query.forward(&secret()?, Transport::Udp);
         socket.send(sent.packet()).await?;
