@@ -17,6 +17,7 @@ use self::entries::{Entries, ServiceEntry, WorkloadEntry};
 use self::few::Few;
 use self::gateway_api::GatewayApi;
 use self::mesh_config::MeshConfig;
+use self::namespaces::NamespaceFacts;
 use self::nodes::NodeFacts;
 use self::pods::PodFacts;
 pub(crate) use self::pods::enrol::Wish;
@@ -44,6 +45,7 @@ mod entries;
 mod few;
 mod gateway_api;
 mod mesh_config;
+mod namespaces;
 mod nodes;
 mod pods;
 mod policies;
@@ -78,7 +80,7 @@ pub struct World {
     mesh: MeshConfig,
     config_map: Option<Object>,
     /// Labels.
-    namespaces: HashMap<Arc<str>, BTreeMap<String, String>>,
+    namespaces: HashMap<Arc<str>, NamespaceFacts>,
     nodes: HashMap<Arc<str>, NodeFacts>,
     pods: HashMap<Name, PodFacts>,
     pods_by_namespace: HashMap<Arc<str>, BTreeSet<Name>>,
@@ -196,7 +198,7 @@ impl World {
         let mut report = Report::default();
         self.note_attachment(object);
         match &object.spec {
-            Spec::Namespace(_) => self.put_namespace(&name.name, Some(object.meta.labels.clone())),
+            Spec::Namespace(_) => self.put_namespace(&name.name, Some(NamespaceFacts::of(&object.meta))),
             Spec::Node(node) => {
                 self.put_node(&name.name, Some(NodeFacts::of(object, node, &mut report)));
             }
@@ -336,17 +338,6 @@ impl World {
     /// All records as they were told last, in no order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.told.values()
-    }
-
-    fn put_namespace(&mut self, name: &Arc<str>, labels: Option<BTreeMap<String, String>>) {
-        if self.namespaces.get(name) == labels.as_ref() {
-            return;
-        }
-        self.namespaces.remove(name);
-        self.namespaces.extend(labels.map(|labels| (Arc::clone(name), labels)));
-        self.mark_namespace(name);
-        self.mark_workload_entries_of(Some(name));
-        self.select_namespaces();
     }
 
     fn put_pod(&mut self, name: &Name, facts: Option<PodFacts>) {

@@ -74,7 +74,8 @@ pub(super) struct ServiceEntry {
     vips: Vec<IpAddr>,
     /// Those of its addresses that are more than one.
     networks: Vec<IpNet>,
-    distribution: Option<TrafficDistribution>,
+    /// Its annotation: which of its endpoints are preferred.
+    distribution: Option<Box<str>>,
 }
 
 /// What is kept of a WorkloadEntry.
@@ -112,7 +113,7 @@ impl ServiceEntry {
         networks.sort_unstable();
         networks.dedup();
         let (origin, created) = (object.origin.clone(), object.meta.creation_timestamp);
-        let distribution = super::services::distribution(object, None);
+        let distribution = super::services::annotated_distribution(&object.meta).map(Box::from);
         Self { origin, created, spec: spec.clone(), selector, vips, networks, distribution }
     }
 
@@ -265,6 +266,12 @@ impl World {
         let all = self.entries.workloads.keys();
         let own = all.filter(|name| namespace.is_none_or(|namespace| *name.namespace == *namespace));
         self.dirty.workload_entries.extend(own.cloned());
+    }
+
+    /// What its namespace says of a ServiceEntry has changed.
+    pub(super) fn mark_entries_of(&mut self, namespace: &str) {
+        let own = self.entries.services.keys().filter(|name| *name.namespace == *namespace);
+        self.dirty.entries.extend(own.cloned());
     }
 
     /// The mesh's settings have changed: the trust domain, or who sees what does not say.
@@ -427,7 +434,10 @@ impl World {
             ports: entry.carried().map(port).collect(),
             session_affinity: None,
             local_only: false,
-            traffic_distribution: entry.distribution,
+            traffic_distribution: match &entry.distribution {
+                Some(text) => TrafficDistribution::parse(text),
+                None => self.distribution_in(&name.namespace),
+            },
             publish_not_ready: false,
             families: Families::Any,
             exported: Exported::of(&spec.export_to, exported, &name.namespace),

@@ -15,7 +15,7 @@ use crate::model::alias::EXPORT_TO;
 use crate::model::{Exported, Families, Service, ServiceKey, ServicePort};
 use crate::net::canonical_ip;
 use crate::resource::value::Port;
-use crate::resource::{Object, Origin};
+use crate::resource::{Meta, Object, Origin};
 
 /// What is kept of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(super) struct ServiceFacts {
     pub(super) selector: Option<Arc<BTreeMap<String, String>>>,
     /// With all the addresses that it asks for.
     pub(super) service: Service,
+    /// Whether it says which of its endpoints are preferred.
+    names_distribution: bool,
     /// Whether it says who sees it.
     names_audience: bool,
     /// Its key, which every endpoint has.
@@ -52,6 +54,8 @@ impl ServiceFacts {
             created: object.meta.creation_timestamp,
             selector: spec.selector.clone().filter(|selector| !selector.is_empty()).map(Arc::new),
             key: Arc::new(service.key()),
+            names_distribution: annotated_distribution(&object.meta).is_some()
+                || spec.traffic_distribution.is_some(),
             names_audience: object.meta.annotations.contains_key(EXPORT_TO),
             service,
             targets: ports.into_iter().map(TargetPort::of).collect(),
@@ -108,6 +112,9 @@ impl World {
             let default = &self.mesh.text.config().default_service_export_to;
             service.exported = Exported::of(&[], default, &service.namespace);
         }
+        if !facts.names_distribution {
+            service.traffic_distribution = self.distribution_in(&service.namespace);
+        }
         // Of two services with the same address the older one keeps it, whoever else claims it.
         service.vips.retain(|vip| match self.vip_claims.owner(*vip) {
             Some(owner) if owner != name => {
@@ -135,9 +142,13 @@ pub(in crate::model) fn hostname(name: &str, namespace: &str) -> Arc<str> {
 }
 
 /// Which endpoints of a service are preferred: by Istio's annotation, else by the field of Kubernetes.
-pub(super) fn distribution(object: &Object, field: Option<&str>) -> Option<TrafficDistribution> {
-    let annotation = object.meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str);
-    annotation.or(field).and_then(TrafficDistribution::parse)
+fn distribution(object: &Object, field: Option<&str>) -> Option<TrafficDistribution> {
+    annotated_distribution(&object.meta).or(field).and_then(TrafficDistribution::parse)
+}
+
+/// Istio's annotation, of Services, `ServiceEntries` and namespaces.
+pub(super) fn annotated_distribution(meta: &Meta) -> Option<&str> {
+    meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str)
 }
 
 fn union(a: Families, b: Families) -> Families {
