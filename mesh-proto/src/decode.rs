@@ -364,6 +364,7 @@ fn entry_of(from: mesh::ServiceEntry) -> Result<Entry, Invalid> {
         name: from.name.into(),
         external: from.external,
         passthrough: from.passthrough,
+        dynamic: from.dynamic,
         first_address_only: from.first_address_only,
         networks: from.networks.iter().map(network).collect::<Result<_, _>>()?,
         subject_alt_names: from.subject_alt_names.into_iter().map(Arc::from).collect(),

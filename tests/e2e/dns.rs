@@ -12,6 +12,7 @@ use mesh_tests::scenario::{captured, logged, manifests, pod, start};
 use crate::scrape::Scrape;
 
 mod alias;
+mod dynamic;
 mod hostile;
 mod link;
 

@@ -84,7 +84,7 @@ fn missing(index: &Index<'_>, object: &Object, path: &str, host: &Host) -> Messa
 
 /// An alias of something that is not the mesh's.
 fn outside(object: &Object, path: &str, real: &Host) -> Message {
-    let real = quote(&real.to_string()).to_string();
+    let real = quote(&real.to_string());
     let reason = format!("is an alias of {real}, which is no service of the mesh: requests get 503");
     let message = Message::new(Code::ReferencedResourceNotFound, object, format_args!("{path}.host"), reason);
     message.hint(format!("a ServiceEntry for {real} makes it known"))

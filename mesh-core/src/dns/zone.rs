@@ -58,7 +58,7 @@ impl Snapshot {
     /// The answer about a name that is an alias, as a Service of type `ExternalName` is: it is said to be one, and with the
     /// addresses of what it is an alias of, where they can be known.
     fn follow_alias(&self, pod: &Workload, (name, kind): (&str, Kind), seed: u64) -> Answer {
-        let whole = self.whole(pod, name);
+        let whole = whole(pod, name);
         let mut hosts = [Some(name), whole.as_deref()].into_iter().flatten();
         let Some(lead) = hosts.find_map(|host| self.follow(host, &pod.namespace)) else {
             return Answer::Elsewhere;
@@ -135,18 +135,10 @@ impl Snapshot {
         if let Some(place) = self.place_of(pod, name) {
             return Some((place, None));
         }
-        if let Some(place) = self.whole(pod, name).and_then(|whole| self.place_of(pod, &whole)) {
+        if let Some(place) = whole(pod, name).and_then(|whole| self.place_of(pod, &whole)) {
             return Some((place, None));
         }
         self.without_search_domain(pod, name)
-    }
-
-    /// Names without the domain that pods need not write, for resolvers that do not add it, with it.
-    fn whole(&self, pod: &Workload, name: &str) -> Option<String> {
-        match name.split_once('.') {
-            None => Some(format!("{name}.{}.svc.{CLUSTER_DOMAIN}", pod.namespace)),
-            Some((_, rest)) => rest.strip_suffix(SERVICES).map(|_| format!("{name}.{CLUSTER_DOMAIN}")),
-        }
     }
 
     fn place_of(&self, pod: &Workload, name: &str) -> Option<Place<'_>> {
@@ -174,6 +166,14 @@ impl Snapshot {
             let service = self.service_by_name(name, &pod.namespace)?;
             service.entry.is_some().then(|| (Place::Service(service), Some(name.to_owned())))
         })
+    }
+}
+
+/// Names without the domain that pods need not write, for resolvers that do not add it, with it.
+fn whole(pod: &Workload, name: &str) -> Option<String> {
+    match name.split_once('.') {
+        None => Some(format!("{name}.{}.svc.{CLUSTER_DOMAIN}", pod.namespace)),
+        Some((_, rest)) => rest.strip_suffix(SERVICES).map(|_| format!("{name}.{CLUSTER_DOMAIN}")),
     }
 }
 

@@ -471,7 +471,7 @@ impl Mirror {
     fn note_entry(&mut self, key: &ServiceKey) {
         let names = |service: &Service| {
             let ports: Vec<_> = service.ports.iter().map(|port| (port.number, port.declared())).collect();
-            (ports, service.has_addresses(), service.exported.clone())
+            (ports, service.has_addresses(), service.is_passthrough(), service.exported.clone())
         };
         let of = |service: Option<&Service>| service.filter(|it| it.entry.is_some()).map(names);
         let old = of(self.snapshot.services.get(key).map(|it| &**it));

@@ -90,8 +90,17 @@ pub(super) struct WorkloadEntry {
 /// Names what of a ServiceEntry nothing acts on.
 pub(super) fn warn_about(object: &Object, spec: &ServiceEntrySpec, report: &mut Report) {
     let mut warn = |field: &str, reason: &str| report.warning(object, field, reason);
-    if spec.resolution == Resolution::DynamicDns {
-        warn("spec.resolution", "DYNAMIC_DNS is not supported yet: the hosts lead nowhere");
+    if spec.resolution != Resolution::DynamicDns {
+        return;
+    }
+    for (index, port) in spec.ports.iter().enumerate() {
+        if port.target_port.is_some_and(|target| target != port.number) {
+            let field = format!("spec.ports[{index}].targetPort");
+            warn(
+                &field,
+                "is not used with DYNAMIC_DNS, where names are reached at the port that was asked for",
+            );
+        }
     }
 }
 
@@ -445,6 +454,7 @@ impl World {
                 name: Arc::clone(&name.name),
                 external: spec.location == Location::MeshExternal,
                 passthrough: spec.resolution == Resolution::None,
+                dynamic: spec.resolution == Resolution::DynamicDns,
                 networks,
                 first_address_only: spec.resolution == Resolution::DnsRoundRobin,
                 subject_alt_names: spec.subject_alt_names.iter().map(|name| name.as_str().into()).collect(),
