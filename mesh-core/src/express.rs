@@ -122,6 +122,7 @@ impl Plan {
     ) {
         let special = service.waypoint.is_some()
             || service.is_passthrough()
+            || service.is_dynamic()
             || service.session_affinity.is_some()
             || service.traffic_distribution.is_some()
             || limit::concerns(snapshot, Some(service), None);

@@ -136,7 +136,7 @@ impl Checks {
 
     /// Whether any endpoint of a port of a service, by its index, is asked.
     pub fn concerns(&self, service: &Service, port: usize) -> bool {
-        if self.is_empty() || service.is_passthrough() {
+        if self.is_empty() || service.is_passthrough() || service.is_dynamic() {
             return false;
         }
         let mut endpoints = service.ports.get(port).into_iter().flat_map(|port| &port.endpoints);

@@ -14,6 +14,7 @@ use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
+pub use self::alias::{Lead, MAX_ALIASES};
 pub use self::compile::{Compiled, compile};
 pub use self::config::Config;
 pub use self::credential::{Credential, CredentialName, CredentialScope};
@@ -34,6 +35,7 @@ use crate::resource::mesh_config::MeshConfig;
 use crate::resource::{ObjectKey, Secret};
 use crate::route::Virtuals;
 
+mod alias;
 mod cidr;
 mod compile;
 mod config;
@@ -47,6 +49,7 @@ mod waypoint;
 mod workload;
 mod world;
 
+pub(crate) use self::alias::real_name;
 pub(crate) use self::world::{Report, Wish, is_ready};
 
 /// Everything the data plane decides with, at one moment. Cheap to query, never changes; cheap to clone, because
@@ -67,6 +70,8 @@ pub struct Snapshot {
     by_network: Arc<cidr::NetworkMap>,
     /// The namespaces of the `ServiceEntries` that have a host, sorted.
     entries_by_host: HashTrieMapSync<Arc<str>, Arc<[Arc<str>]>>,
+    /// By their full names.
+    aliases: HashTrieMapSync<Arc<str>, Arc<alias::Alias>>,
     /// Differs whenever hosts, ports or addresses of `ServiceEntries` do.
     entry_generation: u64,
     pod_networks: Arc<cidr::CidrSet>,
@@ -240,8 +245,13 @@ impl Snapshot {
     }
 
     /// The service of this full host name that a client of `namespace` sees: Kubernetes', else that of a ServiceEntry, of
-    /// which its own namespace's comes first, then the first by namespace.
+    /// which its own namespace's comes first, then the first by namespace; else the one that an alias leads to.
     pub fn service_by_host(&self, host: &Arc<str>, namespace: &str) -> Option<&Arc<Service>> {
+        self.service_named(host, namespace).or_else(|| self.service_by_alias(host, namespace))
+    }
+
+    /// [`Self::service_by_host`], of those that have the name themselves.
+    fn service_named(&self, host: &Arc<str>, namespace: &str) -> Option<&Arc<Service>> {
         let of = |owner: &str| {
             let key = ServiceKey { namespace: owner.into(), hostname: Arc::clone(host) };
             self.services.get(&key).filter(|service| service.exported.is_to(namespace))
@@ -253,7 +263,7 @@ impl Snapshot {
             .or_else(|| entries().find_map(|owner| of(owner)))
     }
 
-    /// The service that a client of `namespace` means by a name, which is in lower case: [`Self::service_by_host`], else
+    /// The service that has a name for a client of `namespace`, which is in lower case, itself and not by an alias: else
     /// that of the ServiceEntry with the longest host that covers it, like `*.example`.
     pub fn service_by_name(&self, name: &str, namespace: &str) -> Option<&Arc<Service>> {
         let covering = || {
@@ -263,10 +273,10 @@ impl Snapshot {
                 Some(format!("*.{rest}"))
             })
         };
-        self.service_by_host(&name.into(), namespace).or_else(|| {
+        self.service_named(&name.into(), namespace).or_else(|| {
             covering()
                 .filter(|host| self.entries_by_host.contains_key(host.as_str()))
-                .find_map(|host| self.service_by_host(&host.into(), namespace))
+                .find_map(|host| self.service_named(&host.into(), namespace))
         })
     }
 

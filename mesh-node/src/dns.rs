@@ -13,7 +13,7 @@ mod upstream;
 
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
-use mesh_core::dns::{Answer, Code, Query, Transport, Unanswerable};
+use mesh_core::dns::{Aliases, Answer, Code, Query, Transport, Unanswerable};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use figures::Count;
@@ -36,7 +36,14 @@ enum Step {
     /// This goes back.
     Reply(Vec<u8>),
     /// The pod's own resolver has to be asked.
-    Ask(Query),
+    Ask(Question),
+}
+
+/// A query that others have to be asked about.
+struct Question {
+    query: Query,
+    /// What the name is an alias of, of which the last is what is to be asked about.
+    aliases: Option<Aliases>,
 }
 
 impl Resolver {
@@ -64,7 +71,9 @@ impl Resolver {
         };
         match snapshot.answer(workload, &query, self.worker.random()) {
             Answer::Known(records) => Step::Reply(query.reply(&records, transport)),
-            Answer::Elsewhere => Step::Ask(query),
+            Answer::Fail(code) => Step::Reply(query.fail(code)),
+            Answer::Follow(aliases) => Step::Ask(Question { query, aliases: Some(aliases) }),
+            Answer::Elsewhere => Step::Ask(Question { query, aliases: None }),
         }
     }
 

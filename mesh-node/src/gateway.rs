@@ -49,6 +49,7 @@ use crate::{
     run::{
         access_log,
         drain::{self, DrainSwitch},
+        lookup::{Lookup, Lookups},
         node::{DEMANDS, LAST_LINES, start_log, stop_signal},
         publish::Publisher,
         state::Findings,
@@ -72,21 +73,26 @@ pub fn run(options: GatewayOptions) -> anyhow::Result<()> {
         options.control.is_none() || options.state.is_some(),
         "--control needs --state DIR, for what the control plane told last"
     );
-    run_with(options, Doors::Gateways, requests::engine())
+    let (lookup, lookups) = Lookup::new();
+    run_with(options, Doors::Gateways, (requests::engine(lookup), lookups))
 }
 
-/// As [`run`], with an engine of the caller's.
-pub fn run_with(options: GatewayOptions, doors: Doors, engine: Engine) -> anyhow::Result<()> {
+/// As [`run`], with an engine of the caller's, and the names that it looks up.
+pub fn run_with(
+    options: GatewayOptions,
+    doors: Doors,
+    (engine, lookups): (Engine, Lookups),
+) -> anyhow::Result<()> {
     let log = start_log(&options.log).context("--log")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, serve(options, log, (doors, engine)))
+    local.block_on(&runtime, serve(options, log, (doors, engine, lookups)))
 }
 
 async fn serve(
     options: GatewayOptions,
     log: LogControl,
-    (doors, engine): (Doors, Engine),
+    (doors, engine, lookups): (Doors, Engine, Lookups),
 ) -> anyhow::Result<()> {
     let files = limits::set_open_files(options.open_files).context("raising the limit of open files")?;
     info!(gateway = %options.name, ?doors, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
@@ -136,7 +142,7 @@ async fn serve(
     // Addresses are asked for by nobody yet: an engine sends to what services have.
     let (_demand, demands) = mpsc::channel(DEMANDS);
     let publisher = Publisher { snapshots, identities, findings: told, wanted: identity.wanted() };
-    source.follow(&place, publisher, demands, identity.observer());
+    source.follow(&place, publisher, (demands, lookups), identity.observer());
 
     drop(drained);
     stop(options.drain, (stopping, switch)).await?;

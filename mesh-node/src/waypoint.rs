@@ -18,6 +18,7 @@ use crate::gateway::{self, Accepted, Doors, EdgeClient, Serve, Thread};
 use crate::l7::engine::Engine;
 use crate::l7::shared::Shared;
 use crate::report::Perspective;
+use crate::run::lookup::Lookup;
 use rules::Rules;
 
 /// Serves until told to stop.
@@ -25,15 +26,16 @@ pub fn run(mut options: GatewayOptions) -> anyhow::Result<()> {
     // Without an identity nobody would speak to it.
     options.state.get_or_insert_with(|| PathBuf::from(STATE));
     let name = Arc::new((Arc::from(&*options.name.namespace), Arc::from(&*options.name.name)));
-    gateway::run_with(options, Doors::Tunnels, engine(name))
+    let (lookup, lookups) = Lookup::new();
+    gateway::run_with(options, Doors::Tunnels, (engine(name, lookup), lookups))
 }
 
 /// Namespace and name of a Gateway.
 type Name = Arc<(Arc<str>, Arc<str>)>;
 
 /// The engine of a process: its data threads share circuit breakers and outliers.
-fn engine(name: Name) -> gateway::Engine {
-    let shared = Arc::<Shared>::default();
+fn engine(name: Name, lookup: Lookup) -> gateway::Engine {
+    let shared = Arc::new(Shared::new(lookup));
     Arc::new(move |thread| on_thread(thread, &name, &shared))
 }
 

@@ -364,6 +364,7 @@ fn entry_of(from: mesh::ServiceEntry) -> Result<Entry, Invalid> {
         name: from.name.into(),
         external: from.external,
         passthrough: from.passthrough,
+        dynamic: from.dynamic,
         first_address_only: from.first_address_only,
         networks: from.networks.iter().map(network).collect::<Result<_, _>>()?,
         subject_alt_names: from.subject_alt_names.into_iter().map(Arc::from).collect(),
@@ -399,7 +400,9 @@ fn credential(from: mesh::Credential) -> Result<Credential, Invalid> {
 
 fn config(from: &mesh::Config) -> Result<Config, Invalid> {
     let name = (&*from.namespace, &*from.name);
-    Config::read(&from.kind, name, from.created, &from.spec).map_err(|reason| Invalid::new("spec", reason))
+    let read = Config::read(&from.kind, name, from.created, &from.spec);
+    let annotations = from.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+    read.map(|config| config.annotated(annotations)).map_err(|reason| Invalid::new("spec", reason))
 }
 
 fn settings(from: &mesh::Mesh) -> Result<MeshSettings, Invalid> {

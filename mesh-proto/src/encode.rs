@@ -198,6 +198,7 @@ fn entry(from: &Entry) -> mesh::ServiceEntry {
         name: from.name.to_string(),
         external: from.external,
         passthrough: from.passthrough,
+        dynamic: from.dynamic,
         first_address_only: from.first_address_only,
         subject_alt_names: from.subject_alt_names.iter().map(ToString::to_string).collect(),
         networks: from.networks.iter().map(network).collect(),
@@ -235,6 +236,7 @@ fn config(from: &Config) -> mesh::Config {
         name: key.name.to_string(),
         created: from.object().meta.creation_timestamp,
         spec: from.text().to_string(),
+        annotations: from.annotations().map(|(key, value)| (key.clone(), value.clone())).collect(),
     }
 }
 

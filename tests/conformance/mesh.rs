@@ -41,6 +41,17 @@ fn failures() -> Vec<Row> {
             get("/"),
             Want::status(503).body("").flags("NC").log("response_code_details", "cluster_not_found"),
         ),
+        // A service of type ExternalName is what it leads to, with its subsets; what is nobody's is no cluster.
+        row("mesh/alias")
+            .http(&to("echo-alias"))
+            .ask(get("/"), ok().log("upstream_cluster", "outbound|80||echo.conf.svc.cluster.local")),
+        row("mesh/alias-subset")
+            .http("[{route: [{destination: {host: echo-alias, subset: v2, port: {number: 80}}}]}]")
+            .ask(get("/"), ok().log("upstream_cluster", "outbound|80|v2|echo.conf.svc.cluster.local")),
+        row("mesh/nc-alias-of-nobody")
+            .http(&to("nobodys"))
+            .ask(get("/"), Want::status(503).body("").flags("NC")),
+        row("mesh/nc-alias-round").http(&to("round")).ask(get("/"), Want::status(503).body("").flags("NC")),
         row("mesh/nc-no-subset").http("[{TO(v77)}]").ask(get("/"), Want::status(503).body("").flags("NC")),
         row("mesh/nc-no-port")
             .http("[{route: [{destination: {host: echo, port: {number: 81}}}]}]")

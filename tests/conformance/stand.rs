@@ -398,6 +398,10 @@ pub(crate) fn base(pods: Pods, [http, https, redirect, bare]: [u16; 4]) -> Strin
         service("many", "many", "http"),
         service("ghost", "ghost", "http"),
         service("dead", "dead", "http"),
+        alias("echo-alias", "echo-hop.conf.svc.cluster.local"),
+        alias("echo-hop", "echo.conf.svc.cluster.local."),
+        alias("nobodys", "nobody.example"),
+        alias("round", "round.conf.svc.cluster.local"),
         "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: echo, namespace: conf}, \
          spec: {host: echo, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}, {name: v9, labels: {version: v9}}]}}"
             .to_owned(),
@@ -406,6 +410,14 @@ pub(crate) fn base(pods: Pods, [http, https, redirect, bare]: [u16; 4]) -> Strin
             .to_owned(),
     ]
     .join("\n---\n")
+}
+
+/// A service that is another name, with a port that says nothing.
+fn alias(name: &str, real: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: conf}}, \
+         spec: {{type: ExternalName, externalName: {real}, ports: [{{name: http, port: 8099}}]}}}}"
+    )
 }
 
 /// Name, app, version, last part of the address, and whether anybody listens there.

@@ -11,7 +11,10 @@ use mesh_tests::scenario::{captured, logged, manifests, pod, start};
 
 use crate::scrape::Scrape;
 
+mod alias;
+mod dynamic;
 mod hostile;
+mod link;
 
 /// Where the resolv.conf of the bed's pods leads: nobody is there.
 const CLUSTER_DNS: &str = "10.96.0.10";

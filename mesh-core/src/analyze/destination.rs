@@ -51,6 +51,18 @@ fn judge(
     match index.hosts.resolve(host, &object.meta.namespace) {
         Lookup::Missing => messages.push(missing(index, object, path, host)),
         Lookup::Unknown => messages.extend(subset(index, object, path, destination)),
+        Lookup::Found(Service { real_name: Some(real), .. }) => {
+            let Some((host, real)) = index.hosts.real(real, &object.meta.namespace) else { return };
+            let destination = Destination { host, ..destination.clone() };
+            match real {
+                Lookup::Missing => messages.push(outside(object, path, &destination.host)),
+                Lookup::Unknown => messages.extend(subset(index, object, path, &destination)),
+                Lookup::Found(service) => {
+                    messages.extend(port(object, path, &destination, service));
+                    messages.extend(subset(index, object, path, &destination));
+                }
+            }
+        }
         Lookup::Found(service) => {
             messages.extend(port(object, path, destination, service));
             messages.extend(subset(index, object, path, destination));
@@ -70,6 +82,14 @@ fn missing(index: &Index<'_>, object: &Object, path: &str, host: &Host) -> Messa
     })
 }
 
+/// An alias of something that is not the mesh's.
+fn outside(object: &Object, path: &str, real: &Host) -> Message {
+    let real = quote(&real.to_string());
+    let reason = format!("is an alias of {real}, which is no service of the mesh: requests get 503");
+    let message = Message::new(Code::ReferencedResourceNotFound, object, format_args!("{path}.host"), reason);
+    message.hint(format!("a ServiceEntry for {real} makes it known"))
+}
+
 fn port(object: &Object, path: &str, destination: &Destination, service: &Service<'_>) -> Option<Message> {
     let host = quote(&destination.host.to_string());
     let ports: Vec<_> = service.ports.iter().take(SHOWN).map(ToString::to_string).collect();
@@ -80,11 +100,7 @@ fn port(object: &Object, path: &str, destination: &Destination, service: &Servic
             let reason = format!("required, because {host} has more than one: {ports}");
             Some(Message::new(code, object, format_args!("{path}.port"), reason))
         }
-        Some(port)
-            if !service.ports.is_empty()
-                && !service.is_external_name
-                && !service.ports.contains(&port.number.get()) =>
-        {
+        Some(port) if !service.ports.is_empty() && !service.ports.contains(&port.number.get()) => {
             let reason = format!("{host} has no port {}", port.number);
             let field = format_args!("{path}.port.number");
             let message = Message::new(Code::ReferencedResourceNotFound, object, field, reason);

@@ -22,6 +22,13 @@ fn host(index: &Index<'_>, object: &Object, rule: &DestinationRuleSpec, messages
         index.hosts.covers_any(&rule.host)
     } else {
         match index.hosts.resolve(&rule.host, &object.meta.namespace) {
+            Lookup::Found(Service { real_name: Some(real), .. }) => {
+                let reason =
+                    format!("{} is an alias, and has the rules of {real}", quote(&rule.host.to_string()));
+                let message = Message::new(Code::UnknownDestinationRuleHost, object, "spec.host", reason);
+                messages.push(message.hint(format!("write {real} if that one is meant")));
+                true
+            }
             Lookup::Found(service) => {
                 let unselected = |(at, subset)| unselected(index, object, service, (at, subset));
                 messages.extend(rule.subsets.iter().enumerate().filter_map(unselected));

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use k8s_openapi::api::core::v1 as kube;
 
 use super::workloads::Labels;
+use crate::model::{MAX_ALIASES, real_name};
 use crate::resource::networking::ServiceEntrySpec;
 use crate::resource::value::{ExportTo, Host};
 use crate::resource::{Object, Parsed, Rejected, Spec};
@@ -17,8 +18,8 @@ pub(super) struct Service<'a> {
     pub(super) ports: Vec<u16>,
     /// Which workloads it is made of, if labels say so.
     pub(super) selector: Option<&'a Labels>,
-    /// An alias in DNS, or a `ServiceEntry`: its ports are not all there is to it.
-    pub(super) is_external_name: bool,
+    /// The name that it is an alias of, if it is one: then its ports say nothing.
+    pub(super) real_name: Option<&'a str>,
     visible: Visibility<'a>,
 }
 
@@ -95,7 +96,7 @@ impl<'a> Hosts<'a> {
             object,
             ports,
             selector: spec.and_then(|spec| spec.selector.as_ref()).filter(|selector| !selector.is_empty()),
-            is_external_name: spec.is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName")),
+            real_name: real_name(service),
             visible: exported.map_or(Visibility::All, |text| annotated(text, namespace)),
         };
         self.namespaces.entry(name).or_default().push(namespace);
@@ -141,6 +142,22 @@ impl<'a> Hosts<'a> {
             None if self.refused_entry && !qualified.ends_with(CLUSTER_SUFFIX) => Lookup::Unknown,
             None => Lookup::Missing,
         }
+    }
+
+    /// Where `service`, seen from `namespace`, leads in the end: the name, and what has it. `None` if it leads in a circle.
+    pub(super) fn real<'n>(&self, real: &'n str, namespace: &str) -> Option<(Host, Lookup<'_, 'a>)>
+    where
+        'a: 'n,
+    {
+        let mut name = real;
+        for _ in 0..MAX_ALIASES {
+            let host = Host::Name(name.into());
+            match self.resolve(&host, namespace) {
+                Lookup::Found(Service { real_name: Some(real), .. }) => name = real,
+                other => return Some((host, other)),
+            }
+        }
+        None
     }
 
     /// Whether a wildcard stands for any known host.
@@ -207,7 +224,7 @@ fn entry_service<'a>(object: &'a Object, entry: &'a ServiceEntrySpec) -> Service
         object,
         ports,
         selector: entry.workload_selector.as_ref().map(|selector| &selector.labels),
-        is_external_name: false,
+        real_name: None,
         visible: exported(&entry.export_to, &object.meta.namespace).map_or(Visibility::All, Visibility::In),
     }
 }

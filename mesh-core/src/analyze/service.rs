@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::ServicePort;
 
 use super::index::Index;
 use super::{Code, Message};
+use crate::model::real_name;
 use crate::resource::{Object, Spec, quote};
 
 pub(super) fn analyze(index: &Index<'_>, messages: &mut Vec<Message>) {
@@ -14,10 +15,22 @@ pub(super) fn analyze(index: &Index<'_>, messages: &mut Vec<Message>) {
         }
         let Some(spec) = &service.spec else { continue };
         let is_alias = spec.type_.as_deref() == Some("ExternalName");
+        messages.extend(real_name(service).and_then(|real| circle(index, object, real)));
         for (at, port) in spec.ports.iter().flatten().enumerate() {
             messages.extend(judge(object, at, port, is_alias));
         }
     }
+}
+
+/// Says so if an alias leads to itself, or on and on.
+fn circle(index: &Index<'_>, object: &Object, real: &str) -> Option<Message> {
+    if index.hosts.real(real, &object.meta.namespace).is_some() {
+        return None;
+    }
+    let reason =
+        format!("{} leads back here or through too many aliases: the name leads nowhere", quote(real));
+    let message = Message::new(Code::ReferencedResourceNotFound, object, "spec.externalName", reason);
+    Some(message.hint("name a host that is no Service of type ExternalName"))
 }
 
 fn judge(object: &Object, at: usize, port: &ServicePort, is_alias: bool) -> Option<Message> {
@@ -32,7 +45,11 @@ fn judge(object: &Object, at: usize, port: &ServicePort, is_alias: bool) -> Opti
     let is_unclear = !says_protocol(text) && !SILENT_PORTS.contains(&port.port);
     if is_alias && (is_unclear || name == "tcp") {
         let code = Code::ExternalNameServiceTypeInvalidPortName;
-        let reason = format!("{} makes this alias take all TCP to port {}", quote(text), port.port);
+        let reason = format!(
+            "ports of an alias say nothing here, but to proxies that read them {} means all TCP to port {}",
+            quote(text),
+            port.port
+        );
         return Some(
             Message::new(code, object, field, reason).hint(format!("name the protocol, {PROTOCOL_HINT}")),
         );

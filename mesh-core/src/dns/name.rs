@@ -36,6 +36,42 @@ pub(super) fn skip(wire: &[u8]) -> Option<usize> {
     None
 }
 
+/// The name at a place of a packet, written out in full and in lower case, and where it ends there. What it refers to has
+/// to be before it, each further before than the last, so that this comes to an end.
+pub(super) fn expand(packet: &[u8], start: usize) -> Option<(Box<[u8]>, usize)> {
+    let (mut name, mut at, mut end) = (Vec::new(), start, None);
+    let mut limit = start;
+    let mut referred = 0;
+    loop {
+        let label = *packet.get(at)?;
+        match label {
+            0 => {
+                name.push(0);
+                return Some((name.into(), end.unwrap_or(at + 1)));
+            }
+            0xc0.. => {
+                let to = usize::from(u16::from_be_bytes([label & 0x3f, *packet.get(at + 1)?]));
+                referred += 1;
+                if to >= limit || referred > MAX_REFERRED {
+                    return None;
+                }
+                end = end.or(Some(at + 2));
+                (at, limit) = (to, to);
+            }
+            1..=63 => {
+                let next = at + 1 + usize::from(label);
+                name.extend(packet.get(at..next)?.iter().map(u8::to_ascii_lowercase));
+                at = next;
+            }
+            _ => return None,
+        }
+        // The last byte is to come.
+        if name.len() >= MAX_NAME {
+            return None;
+        }
+    }
+}
+
 /// The name in the form that the mesh's names have: lower case, with dots, without one at the end. `None` for what none
 /// of them can be.
 pub(super) fn text(wire: &[u8]) -> Option<String> {
@@ -89,6 +125,8 @@ pub(super) fn write(name: &str, out: &mut Vec<u8>) -> bool {
     true
 }
 
+/// Places that one name leads through; servers write one, and every label could have its own.
+const MAX_REFERRED: usize = 128;
 /// RFC 1035, 2.3.4.
 const MAX_LABEL: usize = 63;
 /// The same, lengths included.

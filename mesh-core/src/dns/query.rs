@@ -23,6 +23,8 @@ pub enum Kind {
     A,
     /// An IPv6 address.
     Aaaa,
+    /// `CNAME`: the name that this one is an alias of.
+    Alias,
     /// `PTR`: the name that an address has.
     Pointer,
     /// `SRV`: where a named port of a service is.
@@ -101,6 +103,12 @@ impl Query {
         self.name.as_deref()
     }
 
+    /// The same, about something else.
+    pub(super) fn with_question(&self, question: Box<[u8]>) -> Self {
+        let (wire, ..) = parts(&question);
+        Self { name: name::text(wire), question, ..self.clone() }
+    }
+
     /// What is asked about it.
     pub fn kind(&self) -> Kind {
         self.kind
@@ -112,6 +120,7 @@ impl Kind {
         match kind {
             _ if class != IN => Self::Other,
             1 => Self::A,
+            5 => Self::Alias,
             12 => Self::Pointer,
             28 => Self::Aaaa,
             33 => Self::Location,

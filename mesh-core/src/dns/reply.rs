@@ -8,8 +8,9 @@ use super::query::{DNSSEC_OK, Edns, HEADER, OPCODE, OPT, Query, RESPONSE};
 /// Addresses of a name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Records {
-    /// The name that has them, if it is not the one that was asked for.
-    pub alias: Option<String>,
+    /// If it is not the name that was asked for that has them: the name that this is an alias of, and so on to the one that
+    /// has them.
+    pub aliases: Vec<String>,
     /// In the order in which they are told; those that do not fit are left out. None means that there is no such
     /// record, not that there is no such name.
     pub addresses: Vec<IpAddr>,
@@ -40,6 +41,8 @@ pub enum Code {
     FormatError,
     /// Nobody who knows could be asked.
     ServerFailure,
+    /// There is no such name.
+    NoSuchName,
     /// Nobody here does that.
     NotImplemented,
     /// Not for you.
@@ -64,20 +67,22 @@ impl Query {
     pub fn reply(&self, records: &Records, transport: Transport) -> Vec<u8> {
         let limit = self.limit(transport) - if self.edns.is_some() { OPT_RECORD } else { 0 };
         let mut out = self.begin(AUTHORITATIVE, 0);
-        let owner = match &records.alias {
-            Some(alias) => write_alias(alias, records.ttl, (&mut out, limit)),
-            None => Some(QUESTION_NAME),
-        };
-        let mut complete = owner.is_some();
-        let mut answers = u16::from(complete && records.alias.is_some());
-        for address in owner.iter().flat_map(|_| &records.addresses) {
+        let (mut owner, mut complete, mut answers) = (QUESTION_NAME, true, 0_u16);
+        for alias in &records.aliases {
+            let Some(real) = write_alias((owner, alias), records.ttl, (&mut out, limit)) else {
+                complete = false;
+                break;
+            };
+            (owner, answers) = (real, answers + 1);
+        }
+        for address in records.addresses.iter().filter(|_| complete) {
             let data = octets(*address);
             if out.len() + ADDRESS_RECORD + data.len() > limit {
                 complete = false;
                 break;
             }
             let kind = if address.is_ipv4() { A } else { AAAA };
-            write_record(&mut out, owner.unwrap_or(QUESTION_NAME), kind, records.ttl);
+            write_record(&mut out, owner, kind, records.ttl);
             out.extend_from_slice(&short(data.len()).to_be_bytes());
             out.extend_from_slice(&data);
             answers += 1;
@@ -141,6 +146,7 @@ impl Code {
         match self {
             Self::FormatError => (1, 0),
             Self::ServerFailure => (2, 0),
+            Self::NoSuchName => (3, 0),
             Self::NotImplemented => (4, 0),
             Self::Refused => (5, 0),
             // 16, of which the header holds four bits.
@@ -174,20 +180,20 @@ fn header(out: &mut Vec<u8>, id: u16, flags: u16, code: u8) {
     out.extend_from_slice(&[0; 8]);
 }
 
-/// Writes that the name of the question is an alias; where the real name stands is what its own records begin with. `None`,
+/// Writes that the name at `owner` is an alias; where the real name stands is what its own records begin with. `None`,
 /// with nothing written, if it does not fit.
-fn write_alias(alias: &str, ttl: u32, (out, limit): (&mut Vec<u8>, usize)) -> Option<u16> {
+fn write_alias((owner, real): (u16, &str), ttl: u32, (out, limit): (&mut Vec<u8>, usize)) -> Option<u16> {
     let start = out.len();
-    write_record(out, QUESTION_NAME, CNAME, ttl);
+    write_record(out, owner, CNAME, ttl);
     let place = out.len() + 2;
     out.extend_from_slice(&[0, 0]);
-    if !name::write(alias, out) || out.len() > limit {
+    // Behind this place no pointer leads.
+    if !name::write(real, out) || out.len() > limit || place > MAX_PLACE {
         out.truncate(start);
         return None;
     }
     let length = short(out.len() - place);
     out.splice(place - 2..place, length.to_be_bytes());
-    // A header, a question and the start of a record end long before what a pointer can tell.
     Some(POINTER | short(place))
 }
 
@@ -240,13 +246,15 @@ const RECURSION_AVAILABLE: u16 = 0x0080;
 pub(super) const TRUNCATED: u8 = 0x02;
 /// `RD` and `CD` come back as they were sent.
 const KEPT: u16 = 0x0110;
-const A: u16 = 1;
-const CNAME: u16 = 5;
+pub(super) const A: u16 = 1;
+pub(super) const CNAME: u16 = 5;
 const PTR: u16 = 12;
-const AAAA: u16 = 28;
+pub(super) const AAAA: u16 = 28;
 const SRV: u16 = 33;
 /// A name that was written before, by its place in the packet.
 const POINTER: u16 = 0xc000;
+/// The last place that it can tell.
+const MAX_PLACE: usize = 0x3fff;
 /// The name of the question stands right after the header.
 const QUESTION_NAME: u16 = POINTER | 0x0c;
 /// Bytes of a record with an address, without it.

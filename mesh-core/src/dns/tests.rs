@@ -7,6 +7,7 @@ use hickory_proto::rr::{RData, RecordType};
 
 use super::*;
 
+mod alias;
 mod hostile;
 mod resolver;
 mod zone;
@@ -45,6 +46,7 @@ fn addresses(texts: &[&str]) -> Vec<IpAddr> {
 
 const A: u16 = 1;
 const AAAA: u16 = 28;
+const CNAME: u16 = 5;
 const PTR: u16 = 12;
 const TXT: u16 = 16;
 const SRV: u16 = 33;
@@ -72,7 +74,7 @@ fn a_query_is_read() {
 fn an_answer_is_what_was_asked_for() {
     let query = Query::parse(&packet(0xbeef, "Web.a.svc.cluster.local", A, Some(4096))).unwrap();
     let known = Records {
-        alias: None,
+        aliases: Vec::new(),
         addresses: addresses(&["10.0.0.1", "10.0.0.2"]),
         ttl: 30,
         ..Records::default()
@@ -106,7 +108,7 @@ fn an_answer_is_what_was_asked_for() {
 fn an_alias_has_the_addresses() {
     let query = query("api.example.shop.svc.cluster.local", A);
     let known = Records {
-        alias: Some("api.example".to_owned()),
+        aliases: vec!["api.example".to_owned()],
         addresses: addresses(&["240.240.0.1"]),
         ttl: 30,
         ..Records::default()
@@ -152,7 +154,7 @@ fn what_does_not_fit_is_asked_for_by_tcp() {
     // A name as long as they get, twice.
     let long = format!("{}a.b", "x23456789.".repeat(22));
     let query = query(&format!("{long}.svc.cluster.local"), A);
-    let known = Records { alias: Some(long), ..known };
+    let known = Records { aliases: vec![long], ..known };
     let raw = query.reply(&known, Transport::Udp);
     assert!(read(&raw).metadata.truncation && raw.len() <= 512);
 }

@@ -3,16 +3,21 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use super::alias::Aliases;
 use super::name;
 use super::query::{Kind, Query};
-use super::reply::{Other, Records};
-use crate::model::{Endpoint, Service, Snapshot, Workload, WorkloadType};
+use super::reply::{Code, Other, Records};
+use crate::model::{Endpoint, Lead, Service, Snapshot, Workload, WorkloadType};
 
 /// What is to be done about a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The name is the mesh's, and these are its records.
     Known(Records),
+    /// The name is the mesh's, and an alias of one that the resolver of the pod knows, or nobody.
+    Follow(Aliases),
+    /// The name is the mesh's, and leads nowhere.
+    Fail(Code),
     /// The resolver of the pod knows, or nobody.
     Elsewhere,
 }
@@ -38,22 +43,46 @@ impl Snapshot {
             let known = |(others, ttl)| Answer::Known(Records { others, ttl, ..Records::default() });
             return found.map_or(Answer::Elsewhere, known);
         }
-        let Some((place, alias)) = self.find(pod, name) else { return Answer::Elsewhere };
-        let Some((addresses, ttl)) = place.addresses() else { return Answer::Elsewhere };
-        let has = |v4: bool| pod.ips.iter().any(|ip| ip.is_ipv4() == v4);
-        let wanted = |ip: &IpAddr| match query.kind() {
-            Kind::A => ip.is_ipv4(),
-            Kind::Aaaa => ip.is_ipv6(),
-            Kind::Any => true,
-            // Hints of another server would lead clients past the addresses that are told here.
-            Kind::Service | Kind::Pointer | Kind::Location | Kind::Other => false,
+        let Some((place, alias)) = self.find(pod, name) else {
+            return self.follow_alias(pod, (name, query.kind()), seed);
         };
-        let mut addresses: Vec<IpAddr> =
-            addresses.into_iter().filter(|ip| wanted(ip) && has(ip.is_ipv4())).collect();
-        if let Some(first) = u64::try_from(addresses.len()).ok().and_then(|len| seed.checked_rem(len)) {
-            addresses.rotate_left(usize::try_from(first).unwrap_or(0));
+        match place.addresses().filter(|_| query.kind() != Kind::Alias || alias.is_some()) {
+            Some(addresses) => {
+                let aliases = alias.into_iter().collect();
+                Answer::Known(records(pod, query.kind(), addresses, (aliases, seed)))
+            }
+            None => Answer::Elsewhere,
         }
-        Answer::Known(Records { alias, addresses, ttl, ..Records::default() })
+    }
+
+    /// The answer about a name that is an alias, as a Service of type `ExternalName` is: it is said to be one, and with the
+    /// addresses of what it is an alias of, where they can be known.
+    fn follow_alias(&self, pod: &Workload, (name, kind): (&str, Kind), seed: u64) -> Answer {
+        let whole = whole(pod, name);
+        let mut hosts = [Some(name), whole.as_deref()].into_iter().flatten();
+        let Some(lead) = hosts.find_map(|host| self.follow(host, &pod.namespace)) else {
+            return Answer::Elsewhere;
+        };
+        let names: Vec<_> = match lead {
+            Lead::To(names) => names.iter().map(ToString::to_string).collect(),
+            Lead::Round => return Answer::Fail(Code::ServerFailure),
+            Lead::Nowhere => return Answer::Fail(Code::NoSuchName),
+        };
+        if !matches!(kind, Kind::A | Kind::Aaaa | Kind::Any) {
+            // Who wants to know more asks about the real name.
+            let aliases = names.into_iter().take(1).collect();
+            return Answer::Known(Records { aliases, ttl: BRIEF, ..Records::default() });
+        }
+        let real = names.last().and_then(|real| self.place_of(pod, real)?.addresses());
+        match real {
+            Some((addresses, ttl)) => {
+                Answer::Known(records(pod, kind, (addresses, ttl.min(BRIEF)), (names, seed)))
+            }
+            None if kind == Kind::Any => {
+                Answer::Known(Records { aliases: names, ttl: BRIEF, ..Records::default() })
+            }
+            None => Answer::Follow(Aliases { names, ttl: BRIEF }),
+        }
     }
 
     /// The names of an address of the mesh, and for how many seconds they may be kept: of a service, or of an endpoint of
@@ -106,12 +135,7 @@ impl Snapshot {
         if let Some(place) = self.place_of(pod, name) {
             return Some((place, None));
         }
-        // Names without the domain that pods need not write, for resolvers that do not add it.
-        let whole = match name.split_once('.') {
-            None => Some(format!("{name}.{}.svc.{CLUSTER_DOMAIN}", pod.namespace)),
-            Some((_, rest)) => rest.strip_suffix(SERVICES).map(|_| format!("{name}.{CLUSTER_DOMAIN}")),
-        };
-        if let Some(place) = whole.and_then(|whole| self.place_of(pod, &whole)) {
+        if let Some(place) = whole(pod, name).and_then(|whole| self.place_of(pod, &whole)) {
             return Some((place, None));
         }
         self.without_search_domain(pod, name)
@@ -143,6 +167,37 @@ impl Snapshot {
             service.entry.is_some().then(|| (Place::Service(service), Some(name.to_owned())))
         })
     }
+}
+
+/// Names without the domain that pods need not write, for resolvers that do not add it, with it.
+fn whole(pod: &Workload, name: &str) -> Option<String> {
+    match name.split_once('.') {
+        None => Some(format!("{name}.{}.svc.{CLUSTER_DOMAIN}", pod.namespace)),
+        Some((_, rest)) => rest.strip_suffix(SERVICES).map(|_| format!("{name}.{CLUSTER_DOMAIN}")),
+    }
+}
+
+/// Addresses as a pod is told of them: of the kind that it asks for, and of the families that it has itself.
+fn records(
+    pod: &Workload,
+    kind: Kind,
+    (addresses, ttl): (Vec<IpAddr>, u32),
+    (aliases, seed): (Vec<String>, u64),
+) -> Records {
+    let has = |v4: bool| pod.ips.iter().any(|ip| ip.is_ipv4() == v4);
+    let wanted = |ip: &IpAddr| match kind {
+        Kind::A => ip.is_ipv4(),
+        Kind::Aaaa => ip.is_ipv6(),
+        Kind::Any => true,
+        // Hints of another server would lead clients past the addresses that are told here.
+        Kind::Service | Kind::Alias | Kind::Pointer | Kind::Location | Kind::Other => false,
+    };
+    let mut addresses: Vec<IpAddr> =
+        addresses.into_iter().filter(|ip| wanted(ip) && has(ip.is_ipv4())).collect();
+    if let Some(first) = u64::try_from(addresses.len()).ok().and_then(|len| seed.checked_rem(len)) {
+        addresses.rotate_left(usize::try_from(first).unwrap_or(0));
+    }
+    Records { aliases, addresses, ttl, ..Records::default() }
 }
 
 /// What has a name.

@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
+use super::alias::{EXPORT_TO, real_name};
 use crate::resource::{Level, Object, ObjectKey, Origin, ServedKind, Spec, from_json};
 
-/// A `VirtualService`, `DestinationRule` or `Gateway`, or a resource of the Gateway API.
+/// A `VirtualService`, `DestinationRule` or `Gateway`, a resource of the Gateway API, or a Service that is an alias.
 #[derive(Debug, Clone)]
 pub struct Config {
     key: Arc<ObjectKey>,
@@ -18,7 +19,7 @@ pub struct Config {
 impl Config {
     /// `None` for an object of a kind that does not travel.
     pub fn of(object: &Object) -> Option<Self> {
-        let text = object.spec_json.clone()?;
+        let text = object.spec_json.clone().or_else(|| alias_text(object))?;
         Some(Self { key: Arc::new(object.key()), object: object.clone(), text })
     }
 
@@ -78,6 +79,19 @@ impl Config {
         }
     }
 
+    /// With annotations that are read besides the spec, as [`Self::annotations`] tells them.
+    #[must_use]
+    pub fn annotated(mut self, annotations: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.object.meta.annotations.extend(annotations);
+        self
+    }
+
+    /// The annotations that are read besides the spec: for whom an alias is.
+    pub fn annotations(&self) -> impl Iterator<Item = (&String, &String)> {
+        let is_alias = matches!(self.object.spec, Spec::Service(_));
+        self.object.meta.annotations.get_key_value(EXPORT_TO).filter(|_| is_alias).into_iter()
+    }
+
     /// Its `spec` in JSON.
     pub fn text(&self) -> &Arc<str> {
         &self.text
@@ -88,11 +102,19 @@ impl Config {
 impl PartialEq for Config {
     fn eq(&self, other: &Self) -> bool {
         let created = |one: &Self| one.object.meta.creation_timestamp;
-        self.key == other.key && created(self) == created(other) && self.text == other.text
+        let is_same = self.key == other.key && created(self) == created(other) && self.text == other.text;
+        is_same && self.annotations().eq(other.annotations())
     }
 }
 
 impl Eq for Config {}
+
+/// What of a Service travels: that it is an alias, and of what.
+fn alias_text(object: &Object) -> Option<Arc<str>> {
+    let Spec::Service(service) = &object.spec else { return None };
+    let spec = serde_json::json!({ "type": "ExternalName", "externalName": real_name(service)? });
+    Some(spec.to_string().into())
+}
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::alias::Alias;
 use super::record::{MeshSettings, Record, RecordKey};
 use super::service::StaticEndpoint;
 use super::workload::{LocalPod, Membership, ServiceKey};
@@ -211,6 +212,10 @@ impl Mirror {
                 self.pending.routes.insert(config.key());
             }
             Spec::ReferenceGrant(_) => _ = self.pending.granting.insert(Arc::clone(&meta.namespace)),
+            Spec::Service(_) => {
+                let alias = Alias::of(&config).into_iter();
+                alias.for_each(|(host, alias)| self.snapshot.aliases.insert_mut(host, Arc::new(alias)));
+            }
             _ => {}
         }
         self.snapshot.config_generation += 1;
@@ -222,6 +227,9 @@ impl Mirror {
         match *kind {
             route if route.ends_with("Route") => _ = self.pending.routes.insert(Arc::clone(key)),
             "ReferenceGrant" => _ = self.pending.granting.insert(Arc::clone(namespace)),
+            "Service" => {
+                self.snapshot.aliases.remove_mut(&super::world::hostname(name, namespace));
+            }
             "DestinationRule" => drop(self.snapshot.rules.remove(namespace, name)),
             "VirtualService" => {
                 let name = ResourceName { namespace: Arc::clone(namespace), name: Arc::clone(name) };
@@ -463,7 +471,7 @@ impl Mirror {
     fn note_entry(&mut self, key: &ServiceKey) {
         let names = |service: &Service| {
             let ports: Vec<_> = service.ports.iter().map(|port| (port.number, port.declared())).collect();
-            (ports, service.has_addresses(), service.exported.clone())
+            (ports, service.has_addresses(), service.is_passthrough(), service.exported.clone())
         };
         let of = |service: Option<&Service>| service.filter(|it| it.entry.is_some()).map(names);
         let old = of(self.snapshot.services.get(key).map(|it| &**it));

@@ -8,6 +8,11 @@ impl Snapshot {
     /// What `client` reaches on `port` of addresses that [`super::Target::External`] is about, by what it says there. Looks at
     /// all `ServiceEntries`: worth keeping until [`Self::config_generation`] or [`Self::entry_generation`] changes.
     pub fn outside(&self, client: Client<'_>, port: u16) -> Outside {
+        let aliases = self.aliases_seen_by(client.namespace);
+        let of = |host: &str| {
+            let own = aliases.iter().filter(|(_, real)| **real == *host);
+            own.map(|(alias, _)| alias.clone()).collect()
+        };
         let mut entries: Vec<_> = self
             .entries_by_host
             .keys()
@@ -20,6 +25,7 @@ impl Snapshot {
                     declared: port.declared(),
                     has_address: service.has_addresses(),
                     passthrough: service.is_passthrough(),
+                    aliases: of(&service.hostname),
                 })
             })
             .collect();

@@ -114,6 +114,15 @@ impl Reach {
             | Spec::KubernetesGateway(_)
             | Spec::ListenerSet(_)
             | Spec::GatewayClass(_) => false,
+            // Whether its namespace may have it, the node sees for each pod.
+            Spec::Service(_) => {
+                let (namespace, name) = (&meta.namespace, &meta.name);
+                let key = ServiceKey {
+                    namespace: Arc::clone(namespace),
+                    hostname: super::world::hostname(name, namespace),
+                };
+                self.sees(&key)
+            }
             Spec::TlsRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
             Spec::TcpRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
             Spec::HttpRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),

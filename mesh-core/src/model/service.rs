@@ -15,6 +15,7 @@ use super::workload::{Membership, ServiceKey};
 use crate::balance::mix;
 use crate::cluster::{BackendTls, TrafficDistribution};
 use crate::net::{canonical, canonical_ip};
+use crate::resource::value::Host;
 
 /// A service of Kubernetes, or of a ServiceEntry, with the endpoints that may be chosen on this node. On its way to the node it has no endpoints:
 /// workloads say what they serve.
@@ -55,6 +56,7 @@ pub struct Service {
 
 /// What only a service of a ServiceEntry is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "what a resource says, one field each")]
 pub struct Entry {
     /// The name of the ServiceEntry, by which policies know it.
     pub name: Arc<str>,
@@ -62,6 +64,8 @@ pub struct Entry {
     pub external: bool,
     /// `resolution: NONE`: connections go to the address that the client asked for.
     pub passthrough: bool,
+    /// `DYNAMIC_DNS`: connections go wherever the name leads that the client asks for in them. See [`Service::name_for`].
+    pub dynamic: bool,
     /// `DNS_ROUND_ROBIN`: of the addresses of a name only the first is an endpoint.
     pub first_address_only: bool,
     /// The networks among its `addresses`: any address of these leads to it that nobody has. Sorted.
@@ -134,6 +138,22 @@ impl Service {
     /// Whether connections go to the address that the client asked for ([`Entry::passthrough`]).
     pub fn is_passthrough(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.passthrough)
+    }
+
+    /// Whether connections go wherever the name leads that the client asks for ([`Entry::dynamic`]).
+    pub fn is_dynamic(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.dynamic)
+    }
+
+    /// The whole name that has to be looked up for a client that asks for `host`, if this is where such names lead.
+    pub fn name_for(&self, host: &str) -> Option<String> {
+        if !self.is_dynamic() {
+            return None;
+        }
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let is_name = matches!(Host::parse(&host), Ok(Host::Name(_)));
+        let covers = Host::parse(&self.hostname).is_ok_and(|own| own.is_wildcard() && own.matches(&host));
+        (is_name && covers).then_some(host)
     }
 
     /// Whether clients can know it by addresses.

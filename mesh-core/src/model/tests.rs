@@ -429,6 +429,66 @@ fn owners_say_which_endpoints_are_preferred() {
     }
 }
 
+/// What does not say has it from its namespace, also when that changes its mind.
+#[test]
+fn namespaces_say_which_endpoints_are_preferred() {
+    use crate::cluster::TrafficDistribution::{PreferSameNode, PreferSameZone};
+    let annotation = |value: &str| format!("networking.istio.io/traffic-distribution: {value}");
+    let namespace = |value: &str| {
+        format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: app, annotations: {{{value}}}}}}}\n")
+    };
+    let own = |name: &str, annotation: &str, field: &str| {
+        let spec = format!("clusterIP: None, {field}ports: [{{port: 80}}]");
+        let yaml = service(&format!("app/{name}"), &spec);
+        yaml.replacen("metadata: {", &format!("metadata: {{annotations: {{{annotation}}}, "), 1)
+    };
+    let entry = |name: &str, annotation: &str| {
+        format!(
+            "---\n{{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {{name: {name}, namespace: app, \
+             annotations: {{{annotation}}}}}, spec: {{hosts: [{name}.example], resolution: STATIC, \
+             ports: [{{name: tcp, number: 80}}]}}}}\n"
+        )
+    };
+    let rest = [
+        own("silent", "", ""),
+        own("field", "", "trafficDistribution: PreferSameZone, "),
+        own("annotated", &annotation("Any"), ""),
+        entry("entry", ""),
+        entry("other", &annotation("PreferSameZone")),
+        service("elsewhere/s", "clusterIP: None, ports: [{port: 80}]"),
+    ];
+    let objects = |namespace: &str| objects(&[namespace.to_owned(), rest.concat()].concat());
+    let mut world = World::new(CompileOptions::default());
+    let mut mirror = Mirror::new("");
+    objects(&namespace(&annotation("PreferSameNode"))).iter().for_each(|object| world.upsert(object));
+    let mut now = |world: &mut World| {
+        for (key, record) in world.commit() {
+            match record {
+                Some(record) => mirror.apply(record),
+                None => mirror.remove(&key),
+            }
+        }
+        let snapshot = mirror.snapshot();
+        let all = snapshot.services().map(|it| (it.name.to_string(), it.traffic_distribution));
+        all.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let seen = now(&mut world);
+    for (name, expected) in [
+        ("silent", Some(PreferSameNode)),
+        ("field", Some(PreferSameZone)),
+        ("annotated", None),
+        ("entry.example", Some(PreferSameNode)),
+        ("other.example", Some(PreferSameZone)),
+        ("s", None),
+    ] {
+        assert_eq!(seen[name], expected, "{name}");
+    }
+    world.upsert(&objects(&namespace("")).remove(0));
+    let seen = now(&mut world);
+    assert_eq!([seen["silent"], seen["entry.example"]], [None, None]);
+    assert_eq!(seen["other.example"], Some(PreferSameZone));
+}
+
 #[test]
 fn kinds_of_services() {
     let affinity = |spec: &str| {

@@ -17,6 +17,7 @@ use self::entries::{Entries, ServiceEntry, WorkloadEntry};
 use self::few::Few;
 use self::gateway_api::GatewayApi;
 use self::mesh_config::MeshConfig;
+use self::namespaces::NamespaceFacts;
 use self::nodes::NodeFacts;
 use self::pods::PodFacts;
 pub(crate) use self::pods::enrol::Wish;
@@ -27,6 +28,7 @@ pub(crate) use self::report::Report;
 use self::report::{Findings, Topic};
 use self::selector::{LabelIndex, SelectorIndex, selects};
 use self::services::ServiceFacts;
+pub(super) use self::services::hostname;
 use self::shared::Values;
 use self::slices::SliceFacts;
 use super::reach::ExportDefaults;
@@ -43,6 +45,7 @@ mod entries;
 mod few;
 mod gateway_api;
 mod mesh_config;
+mod namespaces;
 mod nodes;
 mod pods;
 mod policies;
@@ -77,7 +80,7 @@ pub struct World {
     mesh: MeshConfig,
     config_map: Option<Object>,
     /// Labels.
-    namespaces: HashMap<Arc<str>, BTreeMap<String, String>>,
+    namespaces: HashMap<Arc<str>, NamespaceFacts>,
     nodes: HashMap<Arc<str>, NodeFacts>,
     pods: HashMap<Name, PodFacts>,
     pods_by_namespace: HashMap<Arc<str>, BTreeSet<Name>>,
@@ -195,7 +198,7 @@ impl World {
         let mut report = Report::default();
         self.note_attachment(object);
         match &object.spec {
-            Spec::Namespace(_) => self.put_namespace(&name.name, Some(object.meta.labels.clone())),
+            Spec::Namespace(_) => self.put_namespace(&name.name, Some(NamespaceFacts::of(&object.meta))),
             Spec::Node(node) => {
                 self.put_node(&name.name, Some(NodeFacts::of(object, node, &mut report)));
             }
@@ -205,6 +208,7 @@ impl World {
             }
             Spec::Service(service) => {
                 self.put_service(&name, ServiceFacts::of(object, service, &mut report));
+                self.put_config(&object.key(), Some(object));
             }
             Spec::EndpointSlice(slice) => {
                 let mut facts = SliceFacts::of(object, slice, &mut report);
@@ -249,7 +253,10 @@ impl World {
             "Namespace" => self.put_namespace(&name.name, None),
             "Node" => self.put_node(&name.name, None),
             "Pod" => self.put_pod(&name, None),
-            "Service" => self.put_service(&name, None),
+            "Service" => {
+                self.put_service(&name, None);
+                self.put_config(key, None);
+            }
             "EndpointSlice" => self.put_slice(&name, None),
             "ServiceEntry" => {
                 self.entries.allocator.remove(key);
@@ -331,17 +338,6 @@ impl World {
     /// All records as they were told last, in no order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.told.values()
-    }
-
-    fn put_namespace(&mut self, name: &Arc<str>, labels: Option<BTreeMap<String, String>>) {
-        if self.namespaces.get(name) == labels.as_ref() {
-            return;
-        }
-        self.namespaces.remove(name);
-        self.namespaces.extend(labels.map(|labels| (Arc::clone(name), labels)));
-        self.mark_namespace(name);
-        self.mark_workload_entries_of(Some(name));
-        self.select_namespaces();
     }
 
     fn put_pod(&mut self, name: &Name, facts: Option<PodFacts>) {
@@ -500,7 +496,7 @@ impl World {
             name: Arc::clone(&name.name),
         };
         self.findings.set(&origin_key, Topic::Outcome, report);
-        let hostname = services::hostname(&name.name, &name.namespace);
+        let hostname = hostname(&name.name, &name.namespace);
         let key = ServiceKey { namespace: Arc::clone(&name.namespace), hostname };
         let key = RecordKey::Service(Arc::new(key));
         let of_entry = |record: &Record| matches!(record, Record::Service(told) if told.entry.is_some());

@@ -1,6 +1,6 @@
 //! Decides about plain connections out of an enrolled pod.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::{Denied, DeniedBy, Permit};
@@ -28,7 +28,7 @@ impl Snapshot {
         }
         let destination = canonical(destination);
         self.check_owner(destination)?;
-        leads_to(target, destination)
+        self.leads_to(target, destination)
     }
 
     /// Decides whether a gateway may be connected to `destination` without a tunnel, because nobody there could end one.
@@ -43,7 +43,7 @@ impl Snapshot {
         if !destination.ip().is_loopback() {
             self.check_owner(destination)?;
         }
-        leads_to(target, destination)
+        self.leads_to(target, destination)
     }
 
     /// Refuses every destination that may not be dialled without a tunnel.
@@ -63,20 +63,60 @@ impl Snapshot {
             Target::Workload { .. } | Target::External => Ok(()),
         }
     }
+
+    /// Whether a name that a client has chosen may lead to `destination`: to nothing of the mesh, whatever its names are, and
+    /// to nothing that is somebody else's for everybody who asks, like the host itself, its link with the cloud's metadata, and
+    /// all who listen.
+    pub fn may_be_named(&self, destination: SocketAddr) -> bool {
+        let destination = canonical(destination);
+        let is_nobodys = matches!(self.resolve(destination), Target::External);
+        is_nobodys && leads_outside(destination.ip())
+    }
+
+    fn leads_to(&self, target: &Target, destination: SocketAddr) -> Result<Permit, Denied> {
+        let leads_there = match target {
+            // Where that leads, the client has said, and what is there was looked up.
+            Target::Service { service, .. } if service.is_passthrough() => true,
+            Target::Service { service, .. } if service.is_dynamic() => self.may_be_named(destination),
+            Target::Service { service, port } => service
+                .ports
+                .get(*port)
+                .is_some_and(|port| port.endpoints.iter().any(|endpoint| endpoint.addr == destination)),
+            Target::Workload { addr, .. } => canonical(*addr) == destination,
+            Target::External => true,
+            Target::UnknownInPodNetwork => return Err(DeniedBy::UnknownInPodNetwork.into()),
+            Target::ServiceWithoutPort(_) => false,
+        };
+        if leads_there { Ok(Permit::mint(destination, None)) } else { Err(DeniedBy::WrongDestination.into()) }
+    }
 }
 
-fn leads_to(target: &Target, destination: SocketAddr) -> Result<Permit, Denied> {
-    let leads_there = match target {
-        // Where that leads, the client has said, and what is there was looked up.
-        Target::Service { service, .. } if service.is_passthrough() => true,
-        Target::Service { service, port } => service
-            .ports
-            .get(*port)
-            .is_some_and(|port| port.endpoints.iter().any(|endpoint| endpoint.addr == destination)),
-        Target::Workload { addr, .. } => canonical(*addr) == destination,
-        Target::External => true,
-        Target::UnknownInPodNetwork => return Err(DeniedBy::UnknownInPodNetwork.into()),
-        Target::ServiceWithoutPort(_) => false,
-    };
-    if leads_there { Ok(Permit::mint(destination, None)) } else { Err(DeniedBy::WrongDestination.into()) }
+/// Whether an address means the same host for everybody who asks for it, also where one of IPv4 is written within one of IPv6
+/// (RFC 6052, 2.1; RFC 3056, 2).
+fn leads_outside(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(v4) => {
+            let [first, ..] = v4.octets();
+            // "This network" and what is reserved, which some systems take for themselves.
+            let reserved = first == 0 || first >= 240;
+            !(reserved || v4.is_loopback() || v4.is_link_local() || v4.is_multicast())
+        }
+        IpAddr::V6(v6) => {
+            let segments = v6.segments();
+            let of = |high: u16, low: u16| {
+                IpAddr::from(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+            };
+            match segments {
+                // `::`, `::1`, and addresses of IPv4 as they were once written.
+                [0, 0, 0, 0, 0, 0, ..] => false,
+                [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
+                    leads_outside(of(high, low))
+                }
+                _ => !(v6.is_unicast_link_local() || v6.is_multicast()),
+            }
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -355,6 +355,40 @@ spec:
     ]);
 }
 
+/// As an API server checks it, and what it lets pass that leads nowhere.
+#[test]
+fn real_names_of_services_are_checked() {
+    let long = ["a".repeat(63).as_str(); 4].join(".");
+    let label = format!("{}.example", "a".repeat(64));
+    for (name, expected) in [
+        ("real.example", String::new()),
+        ("real.example.", String::new()),
+        ("localhost", String::new()),
+        ("", "Error spec.externalName: required for type ExternalName, but missing".to_owned()),
+        (".", "Error spec.externalName: required for type ExternalName, but missing".to_owned()),
+        ("192.0.2.1", "Warning spec.externalName: \"192.0.2.1\" is taken for a name of digits, which leads nowhere (a Service without a selector and an EndpointSlice lead to addresses)".to_owned()),
+        ("2001:db8::1", "Error spec.externalName: \"2001:db8::1\" is an address, not a DNS name (a Service without a selector and an EndpointSlice lead to addresses)".to_owned()),
+        ("Real.example", "Error spec.externalName: \"Real.example\" is not a DNS name".to_owned()),
+        ("real..example", "Error spec.externalName: \"real..example\" is not a DNS name".to_owned()),
+        ("real.example/path", "Error spec.externalName: \"real.example/path\" is not a DNS name".to_owned()),
+        ("*.example", "Error spec.externalName: \"*.example\" is not a DNS name".to_owned()),
+        (&long, "Error spec.externalName: \"aaaa".to_owned()),
+        (&label, "Warning spec.externalName: \"aaaa".to_owned()),
+    ] {
+        let text = format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: a, namespace: b}}, spec: {{type: ExternalName, externalName: '{name}'}}}}"
+        );
+        let found = parse(&SourceFile { name: "f.yaml", text: &text }).findings;
+        let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+        let matching = match found.as_slice() {
+            [] => expected.is_empty(),
+            [one] => !expected.is_empty() && one.starts_with(&format!("f.yaml:1 {expected}")),
+            _ => false,
+        };
+        assert!(matching, "{name}: {found:?}");
+    }
+}
+
 #[test]
 fn endpoint_slices_and_nodes_are_checked() {
     assert_cases(&[

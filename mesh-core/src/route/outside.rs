@@ -33,6 +33,8 @@ pub struct OutsideName {
     pub has_address: bool,
     /// Whether connections go to the address that the client asked for.
     pub passthrough: bool,
+    /// Hosts that are aliases of it.
+    pub aliases: Vec<Arc<str>>,
 }
 
 impl Outside {
@@ -50,7 +52,7 @@ impl Outside {
         let services: Vec<_> = entries
             .iter()
             .filter(speaks_http)
-            .map(|it| ServiceName { host: &it.host, addresses: &[], by_host: true })
+            .map(|it| ServiceName { host: &it.host, aliases: &it.aliases, addresses: &[], by_host: true })
             .collect();
         let table = RouteTable::for_mesh(virtuals, client, port, &services, elsewhere);
         let mut outside = Self { requests: table.map(Arc::new), ..Self::default() };
@@ -58,7 +60,7 @@ impl Outside {
             match entry.declared {
                 // A name that anybody may claim must not lead to whatever address, where the entry says which are its own.
                 Declared::Tls | Declared::Nothing if entry.passthrough && entry.has_address => {}
-                Declared::Tls | Declared::Nothing => outside.name(&entry.host),
+                Declared::Tls | Declared::Nothing => outside.name(entry),
                 Declared::Tcp if entry.has_address => {}
                 Declared::Tcp => _ = outside.bytes.get_or_insert_with(|| Arc::clone(&entry.host)),
                 Declared::Http | Declared::Http2 => {}
@@ -92,13 +94,14 @@ impl Outside {
         self.bytes.as_ref()
     }
 
-    fn name(&mut self, host: &Arc<str>) {
+    fn name(&mut self, entry: &OutsideName) {
         let at = self.hosts.len();
-        match Host::parse(host) {
+        match Host::parse(&entry.host) {
             Ok(host) => self.by_name.insert(&host, at),
-            Err(_) => self.by_name.insert_name(host, at),
+            Err(_) => self.by_name.insert_name(&entry.host, at),
         }
-        self.hosts.push(Arc::clone(host));
+        entry.aliases.iter().for_each(|alias| self.by_name.insert_name(alias, at));
+        self.hosts.push(Arc::clone(&entry.host));
     }
 }
 

@@ -44,6 +44,8 @@ pub enum Picked<'t> {
 pub struct ServiceName<'a> {
     /// Its full name in lower case; that of a ServiceEntry may be a wildcard.
     pub host: &'a str,
+    /// The full names of services that are aliases of it.
+    pub aliases: &'a [Arc<str>],
     /// Its own addresses, which clients may use for its name.
     pub addresses: &'a [IpAddr],
     /// Whether requests are to reach it by their host, also if no rule is about it: nothing else tells that they are for it.
@@ -277,9 +279,19 @@ pub(super) fn rank(host: &Host) -> usize {
     }
 }
 
-/// The shorter names by which clients of `namespace` know a service of Kubernetes.
+/// The other names by which clients of `namespace` know a service.
 fn aliases(service: &ServiceName<'_>, cluster_domain: &str, namespace: &str) -> Vec<String> {
-    let name = service.host.strip_suffix(cluster_domain).and_then(|name| name.strip_suffix(".svc."));
+    let of_alias = |alias: &Arc<str>| {
+        let shorter = shorter(alias, cluster_domain, namespace);
+        shorter.into_iter().chain([alias.to_string()])
+    };
+    let own = shorter(service.host, cluster_domain, namespace);
+    own.into_iter().chain(service.aliases.iter().flat_map(of_alias)).collect()
+}
+
+/// The shorter names of a service of Kubernetes.
+fn shorter(host: &str, cluster_domain: &str, namespace: &str) -> Vec<String> {
+    let name = host.strip_suffix(cluster_domain).and_then(|name| name.strip_suffix(".svc."));
     let Some((name, of)) = name.and_then(|name| name.split_once('.')) else { return Vec::new() };
     let short = (of == namespace).then(|| name.to_owned());
     short.into_iter().chain([format!("{name}.{of}"), format!("{name}.{of}.svc")]).collect()

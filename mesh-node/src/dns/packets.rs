@@ -2,10 +2,10 @@
 
 use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
-use mesh_core::dns::{Code, Query, Transport};
+use mesh_core::dns::{Code, Transport};
 use tokio::{net::UdpSocket, sync::watch};
 
-use super::{MAX_QUERY, Resolver, Step};
+use super::{MAX_QUERY, Question, Resolver, Step};
 use crate::run::tasks;
 
 impl Resolver {
@@ -54,7 +54,7 @@ impl Resolver {
             match self.decide(packet.get(..length).unwrap_or_default(), Transport::Udp) {
                 Step::Silence => {}
                 Step::Reply(reply) => send(socket, &reply, client),
-                Step::Ask(query) => self.pass_on(query, socket, (own, client)),
+                Step::Ask(question) => self.pass_on(question, socket, (own, client)),
             }
         }
         Ok(())
@@ -62,23 +62,23 @@ impl Resolver {
 
     fn pass_on(
         self: &Rc<Self>,
-        query: Query,
+        question: Question,
         socket: &Rc<UdpSocket>,
         (own, client): (SocketAddr, SocketAddr),
     ) {
         let Some(place) = self.place() else {
-            return send(socket, &query.fail(Code::ServerFailure), client);
+            return send(socket, &question.query.fail(Code::ServerFailure), client);
         };
         let (resolver, socket) = (self.clone(), socket.clone());
         tasks::spawn_local("dns query", async move {
             let reply = match resolver.asked(own, client) {
-                Ok(asked) => resolver.ask(&query, Transport::Udp, &asked, client).await,
+                Ok(asked) => resolver.settle(&question, Transport::Udp, &asked, client).await,
                 Err(error) => {
                     if let Some(muted) = resolver.worker.may_complain() {
                         let pod = &resolver.pod.uid;
                         tracing::warn!(%pod, %error, muted, "Nobody can say whom a pod has asked.");
                     }
-                    query.fail(Code::ServerFailure)
+                    question.query.fail(Code::ServerFailure)
                 }
             };
             send(&socket, &reply, client);

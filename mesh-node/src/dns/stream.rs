@@ -27,8 +27,8 @@ impl Resolver {
             let reply = match self.decide(&message, Transport::Tcp) {
                 Step::Silence => return,
                 Step::Reply(reply) => reply,
-                Step::Ask(query) if asked.is_empty() => query.fail(Code::Refused),
-                Step::Ask(query) => self.ask(&query, Transport::Tcp, &asked, client).await,
+                Step::Ask(question) if asked.is_empty() => question.query.fail(Code::Refused),
+                Step::Ask(question) => self.settle(&question, Transport::Tcp, &asked, client).await,
             };
             match timeout(IDLE, write(&mut tcp, &reply)).await {
                 Ok(Ok(())) => {}

@@ -10,12 +10,39 @@ use std::{
 use mesh_core::dns::{Code, Query, SECRET, Sent, Transport, Verdict};
 use tokio::{io::Interest, net::UdpSocket, time::timeout};
 
-use super::{Resolver, figures::Count, stream};
+use super::{Question, Resolver, figures::Count, stream};
 use crate::{l4::outbound, sys::sockopt};
 
 impl Resolver {
+    /// The answer to what others have to be asked about.
+    pub(super) async fn settle(
+        &self,
+        question: &Question,
+        transport: Transport,
+        asked: &[SocketAddr],
+        client: SocketAddr,
+    ) -> Vec<u8> {
+        let Question { query, aliases } = question;
+        let Some(aliases) = aliases else { return self.ask(query, transport, asked, client).await };
+        let Some(inner) = query.about(aliases) else { return query.fail(Code::ServerFailure) };
+        let answer = async {
+            let answer = self.ask(&inner, transport, asked, client).await;
+            match transport {
+                // It has to be read, so all of it has to be here.
+                Transport::Udp if Query::is_cut(&answer) => {
+                    self.ask(&inner, Transport::Tcp, asked, client).await
+                }
+                _ => answer,
+            }
+        };
+        match timeout(2 * PATIENCE, answer).await {
+            Ok(answer) => query.reply_as(aliases, &answer, transport),
+            Err(_) => query.fail(Code::ServerFailure),
+        }
+    }
+
     /// The answer to a query from the first of `asked` that has one; a failure if none has in time.
-    pub(super) async fn ask(
+    async fn ask(
         &self,
         query: &Query,
         transport: Transport,
@@ -55,7 +82,7 @@ impl Resolver {
     async fn by_packet(&self, query: &Query, at: SocketAddr, client: SocketAddr) -> io::Result<Vec<u8>> {
         let socket = self.pod.netns.run(|| sockopt::udp_socket(at.is_ipv6()))??;
         let socket = std::net::UdpSocket::from(self.worker.descriptors.allow_dial(socket)?);
-        socket.connect(at)?;
+        socket.connect(self.pod.on_link(at))?;
         let socket = UdpSocket::from_std(socket)?;
         let sent = query.forward(&secret()?, Transport::Udp);
         socket.send(sent.packet()).await?;

@@ -32,12 +32,13 @@ use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, LocalBoxFu
 use crate::l7::stream::{self, Stream};
 use crate::report::{ConnInfo, Direction, Flag, Party, Perspective, Stage};
 use crate::run::drain::Drain;
+use crate::run::lookup::Lookup;
 use crate::sys::sockopt;
 use crate::tunnel::{self, ConnectRequest, Pool, TunnelKey};
 
 /// The engine of a process: its data threads share circuit breakers and outliers.
-pub(super) fn engine() -> super::Engine {
-    let shared = Arc::<Shared>::default();
+pub(super) fn engine(lookup: Lookup) -> super::Engine {
+    let shared = Arc::new(Shared::new(lookup));
     Arc::new(move |thread| on_thread(thread, &shared))
 }
 

@@ -39,6 +39,7 @@ pub(super) async fn tunnel(worker: &Worker, source: &LocalPod, to: SocketAddr) -
 }
 
 async fn plain(worker: &Worker, source: &LocalPod, to: SocketAddr) -> io::Result<TcpStream> {
+    let to = source.on_link(to);
     let socket = worker.descriptors.allow_dial(source.netns.run(|| sockopt::tcp_socket(to.is_ipv6()))??)?;
     worker.own(&socket)?;
     let own = source.ips.iter().find(|ip| ip.is_ipv4() == to.is_ipv4());

@@ -231,9 +231,9 @@ impl Story {
                 let speaks = service.ports.get(port).and_then(ServicePort::named);
                 Some(Raw { tcp, port: requests::HttpPort::of(&service, port), named, speaks })
             }
-            requests::Kind::Routed(tcp, rules, to) => {
+            requests::Kind::Routed(tcp, rules, to, name) => {
                 let number = service.ports.get(port).map_or(0, |port| port.number);
-                let whither = (to, &self.report, &self.worker.drain);
+                let whither = ((to, name), &self.report, &self.worker.drain);
                 let carried = requests::carry(&rules, (source, number), (tcp, self.client, wanted), whither);
                 Box::pin(carried).await;
                 None
@@ -362,6 +362,9 @@ impl Story {
         let Some(port) = service.ports.get(port) else {
             return Err(Failure::last(Stage::Resolve, "the service has lost its port"));
         };
+        if service.is_dynamic() {
+            return Err(Failure::last(Stage::Resolve, "nothing says which of the service's names is meant"));
+        }
         if service.is_passthrough() {
             return self.reach_endpoint(snapshot, source, &Endpoint::new(wanted, None)).await;
         }

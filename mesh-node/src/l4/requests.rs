@@ -210,8 +210,8 @@ pub fn is_plain(snapshot: &Snapshot, workload: &Arc<Workload>, service: &Arc<Ser
 pub(super) enum Kind {
     /// Bytes.
     Bytes(TcpStream),
-    /// Bytes that rules are about, and where they go.
-    Routed(TcpStream, Rc<PodRequests>, ClusterRef),
+    /// Bytes that rules are about, where they go, and the server name that their TLS asks for where that says it.
+    Routed(TcpStream, Rc<PodRequests>, ClusterRef, Option<Arc<str>>),
     /// Requests, to be served with these rules.
     Requests(TcpStream, Rc<PodRequests>),
 }
@@ -225,7 +225,8 @@ pub(super) async fn classify(
     (tcp, wanted): (TcpStream, SocketAddr),
 ) -> Kind {
     let asks_for_tls = service.ports.get(port).is_some_and(|port| port.tls.is_some());
-    if snapshot.configs().next().is_none() && service.traffic_distribution.is_none() && !asks_for_tls {
+    let is_simple = service.traffic_distribution.is_none() && !service.is_dynamic();
+    if snapshot.configs().next().is_none() && is_simple && !asks_for_tls {
         return Kind::Bytes(tcp);
     }
     let requests = worker.requests(pod, || PodRequests::new(worker, pod));
@@ -235,14 +236,15 @@ pub(super) async fn classify(
     let may_be_tls = matches!(declared, Declared::Tls | Declared::Nothing);
     let wanted_of = sniff::Wanted {
         request: rules.is_about_requests() && declared == Declared::Nothing,
-        name: rules.streams.as_ref().is_some_and(|rules| rules.asks_for_names()) && may_be_tls,
+        name: (service.is_dynamic() || rules.streams.as_ref().is_some_and(|rules| rules.asks_for_names()))
+            && may_be_tls,
         surely_tls: declared == Declared::Tls,
     };
     let begins = sniff::beginning(&tcp, wanted_of, sniff::patience(snapshot)).await;
     if rules.is_about_requests() && (is_http || begins == sniff::Beginning::Request) {
         return Kind::Requests(tcp, requests);
     }
-    if !rules.is_about_bytes() {
+    if !rules.is_about_bytes() && !service.is_dynamic() {
         return Kind::Bytes(tcp);
     }
     let view = StreamView { server_name: begins.name(), destination: wanted.ip() };
@@ -251,7 +253,8 @@ pub(super) async fn classify(
         Some(route) => route.forward.choose(requests.engine.random()).to.clone(),
         None => own_cluster(service, port),
     };
-    Kind::Routed(tcp, requests, to)
+    let name = begins.name().filter(|_| service.is_dynamic()).map(Arc::from);
+    Kind::Routed(tcp, requests, to, name)
 }
 
 /// A port of a service that is declared as HTTP: rules about its requests may come.
@@ -321,9 +324,9 @@ pub(super) async fn carry(
     requests: &PodRequests,
     (source, number): (&Arc<Workload>, u16),
     (tcp, client, wanted): (TcpStream, SocketAddr, SocketAddr),
-    (to, report, drain): (ClusterRef, &ConnReport, &Drain),
+    ((to, sni), report, drain): ((ClusterRef, Option<Arc<str>>), &ConnReport, &Drain),
 ) {
-    let facts = facts(source, client, wanted);
+    let facts = site::Facts { sni, ..facts(source, client, wanted) };
     let stream = Stream { io: tcp.into(), early: Bytes::new(), facts, to, asked: number, sealed: false };
     stream::carry(&requests.engine, stream, report, drain).await;
 }

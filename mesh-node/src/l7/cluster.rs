@@ -78,6 +78,8 @@ pub struct Choice<'a> {
     pub hash: Option<u64>,
     /// The endpoint that the session of the request has, see [`EndpointId::mark`]; it comes before everything else.
     pub session: Option<u64>,
+    /// Where the name leads that a request is for, to a service that is wherever its names are.
+    pub found: Option<SocketAddr>,
     /// The address that the client asked for: a PASSTHROUGH balancer sends it there if that is an endpoint's.
     pub wanted: Option<SocketAddr>,
     /// Endpoints that were tried.
@@ -146,8 +148,9 @@ impl Cluster {
         if let Some(member) = held.filter(|it| !self.shared.is_ejected(it.endpoint.id)) {
             return Some(Rc::clone(member));
         }
-        if self.service.is_passthrough() {
-            let member = self.pass(choice.wanted?);
+        if self.service.is_passthrough() || self.service.is_dynamic() {
+            let to = if self.service.is_dynamic() { choice.found } else { choice.wanted };
+            let member = self.pass(to?);
             return Some(member).filter(|member| !choice.tried.contains(&member.endpoint.id));
         }
         if self.policy.balance.algorithm == Algorithm::Passthrough {
@@ -217,6 +220,12 @@ impl Cluster {
     pub fn members(&self) -> &[Rc<Member>] {
         &self.members
     }
+}
+
+/// The first of some addresses that was not tried, else the first.
+pub fn untried(found: &[SocketAddr], tried: &[EndpointId]) -> Option<SocketAddr> {
+    let fresh = found.iter().find(|addr| !tried.contains(&EndpointId::of(**addr)));
+    fresh.or(found.first()).copied()
 }
 
 /// Addresses whose connections are kept; those of others are closed when the next comes.

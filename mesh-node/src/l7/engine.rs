@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,6 +139,20 @@ impl Engine {
         x ^= x << 17;
         self.random.set(x);
         x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Where `asked`, the name that a request or TLS is for, leads, if the service of a cluster is wherever such names are. What
+    /// the service is not for is not looked up, and addresses that names must not lead to are left out.
+    pub async fn look_up(&self, cluster: &Cluster, asked: Option<&str>) -> Vec<SocketAddr> {
+        let name = asked.and_then(|asked| cluster.service.name_for(asked));
+        let (Some(name), Some(port)) = (name, cluster.service.ports.get(cluster.port)) else {
+            return Vec::new();
+        };
+        // Rare, and larger than what requests have to carry.
+        let found = Box::pin(self.shared.lookup(&name)).await;
+        let snapshot = self.snapshot();
+        let all = found.iter().map(|ip| SocketAddr::new(*ip, port.number));
+        all.filter(|addr| snapshot.may_be_named(*addr)).collect()
     }
 
     /// The cluster that a rule sends to, for a request to port `asked`.

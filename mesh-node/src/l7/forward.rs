@@ -14,7 +14,7 @@ use mesh_core::resource::rate_limit::BodyLimit;
 use mesh_core::retry::{self, Answer, Attempt, Failure, RetryDecision, should_retry};
 use mesh_core::route::{Forward, MatchInfo, Route, Weighted};
 
-use super::cluster::{Busy, Choice, Cluster, Member};
+use super::cluster::{Busy, Choice, Cluster, Member, untried};
 use super::connect::{BeginError, Server};
 use super::deadline::Deadline;
 use super::edge;
@@ -194,6 +194,8 @@ impl<D: Downstream> Journey<'_, '_, D> {
         let hash = self.affinity();
         let policy = self.job.route.retries.as_ref();
         let mut tried: Vec<EndpointId> = Vec::new();
+        let asked = self.head.authority.as_ref().map(Authority::host);
+        let found = self.stage.engine.look_up(&self.cluster, asked).await;
         let mut tries = 0;
         loop {
             tries += 1;
@@ -208,6 +210,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
                 seed: self.stage.engine.random(),
                 hash,
                 session: self.session.as_ref().filter(|_| tries == 1).and_then(session::Known::mark),
+                found: untried(&found, &tried),
                 wanted: self.stage.site.wanted(self.stage.facts),
                 tried: if ignores { &tried } else { &[] },
                 remote: policy.is_some_and(|policy| policy.remote_localities),

@@ -1,6 +1,7 @@
 //! What the data threads of a process know together of the services they send to.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use mesh_core::retry::RecentRequests;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::report::{Checked, CheckedEndpoint};
+use crate::run::lookup::Lookup;
 
 /// Circuit breakers and outliers by client and cluster, whose entries live as long as a thread uses them; and what limits
 /// have counted.
@@ -23,6 +25,8 @@ pub struct Shared {
     checks: Derived<Checks>,
     /// Places for health checks that are under way.
     questions: Arc<Semaphore>,
+    /// Names that clients ask for.
+    lookup: Lookup,
     epoch: Instant,
 }
 
@@ -41,9 +45,18 @@ impl<T> Derived<T> {
     }
 }
 
+/// Without anybody who looks names up.
 impl Default for Shared {
     fn default() -> Self {
+        Self::new(Lookup::default())
+    }
+}
+
+impl Shared {
+    /// Of a process that looks names up there.
+    pub fn new(lookup: Lookup) -> Self {
         Self {
+            lookup,
             all: Mutex::default(),
             limits: Derived::default(),
             checks: Derived::default(),
@@ -105,6 +118,11 @@ impl Shared {
     /// The health checks of a configuration, or of a newer one that another thread has seen.
     pub fn checks(&self, snapshot: &Snapshot) -> Arc<Checks> {
         self.checks.of(snapshot, |_| Checks::of(snapshot))
+    }
+
+    /// The addresses of a name that a client asks for.
+    pub async fn lookup(&self, name: &str) -> Arc<[IpAddr]> {
+        self.lookup.find(name).await
     }
 
     /// Places for health checks that are under way.

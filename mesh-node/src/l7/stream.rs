@@ -17,7 +17,7 @@ use mesh_core::route::ClusterRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::cluster::{Busy, Choice, Cluster, Member};
+use super::cluster::{Busy, Choice, Cluster, Member, untried};
 use super::engine::Engine;
 use super::io::Io;
 use super::limit;
@@ -119,12 +119,14 @@ async fn reach(
 ) -> Result<Reached, Failed> {
     let hash = affinity(cluster, facts.peer.ip());
     let mut tried: Vec<EndpointId> = Vec::new();
+    let found = engine.look_up(cluster, facts.sni.as_deref()).await;
     let mut last = Failed::at(Stage::Resolve, "the service has no endpoint that may be used");
     while tried.len() < MAX_ATTEMPTS {
         let choice = Choice {
             seed: engine.random(),
             hash,
             session: None,
+            found: untried(&found, &tried),
             wanted: facts.asked(),
             tried: &tried,
             remote: true,

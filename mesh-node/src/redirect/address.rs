@@ -47,9 +47,39 @@ fn local_v6(interfaces: &str) -> Vec<IpAddr> {
     interfaces.lines().filter_map(address).map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))).collect()
 }
 
+/// The number of the interface that addresses of a link are of, by what the kernel prints of the addresses of IPv6: `eth0`, as
+/// pods call theirs, else the first that has such an address.
+pub(super) fn link_of(interfaces: &str) -> Option<u32> {
+    let read = |line: &str| {
+        let mut words = line.split_whitespace();
+        let bits = u128::from_str_radix(words.next()?, 16).ok()?;
+        let index = u32::from_str_radix(words.next()?, 16).ok()?;
+        let is_eth0 = words.next_back()? == "eth0";
+        Ipv6Addr::from_bits(bits).is_unicast_link_local().then_some((!is_eth0, index))
+    };
+    interfaces.lines().filter_map(read).min().map(|(_, index)| index)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_is_the_pods_own() {
+        let lo = "00000000000000000000000000000001 01 80 10 80       lo\n";
+        let global = "fd00000000000000000000000000000a 02 40 00 80     eth0\n";
+        let first = "fe80000000000000000000000000000a 03 40 20 80     net1\n";
+        let eth0 = "fe80000000000000000000000000000b 0b 40 20 80     eth0\n";
+        let last = "fe80000000000000000000000000000c 0c 40 20 80     net2\n";
+        for (interfaces, expected) in [
+            (vec![lo, global], None),
+            (vec![lo, last, eth0, first, global], Some(11)),
+            (vec![last, lo, first], Some(3)),
+            (vec!["", "fe80 odd", "fe80000000000000000000000000000a"], None),
+        ] {
+            assert_eq!(link_of(&interfaces.concat()), expected, "{interfaces:?}");
+        }
+    }
 
     #[test]
     fn reads_what_the_kernel_prints() {

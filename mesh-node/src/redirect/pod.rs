@@ -2,13 +2,13 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket},
     sync::Arc,
 };
 
 use mesh_common::{DNS_PORT, OUTBOUND_PORT, Pod};
 
-use super::pins::PinnedPod;
+use super::{address::link_of, pins::PinnedPod};
 use crate::sys::{
     netns::NetNs,
     sockopt::{self, Close},
@@ -73,6 +73,19 @@ impl LocalPod {
             outbound_port: ports.outbound,
             dns_port: if dns { ports.dns } else { 0 },
         }
+    }
+
+    /// An address as the pod's own sockets would take it: one of a link is of a link of the pod, and of which one capture cannot
+    /// tell, since the kernel does not say.
+    pub fn on_link(&self, to: SocketAddr) -> SocketAddr {
+        let SocketAddr::V6(v6) = to else { return to };
+        if !v6.ip().is_unicast_link_local() || v6.scope_id() != 0 {
+            return to;
+        }
+        let interfaces = || std::fs::read_to_string("/proc/thread-self/net/if_inet6");
+        let interfaces = self.netns.run(interfaces).and_then(|read| read).unwrap_or_default();
+        let scope = link_of(&interfaces).unwrap_or_default();
+        SocketAddrV6::new(*v6.ip(), v6.port(), v6.flowinfo(), scope).into()
     }
 
     /// Opens the listeners of every data thread inside the pod.

@@ -38,7 +38,8 @@ impl Names {
     pub fn follow(resolv_conf: PathBuf) -> Self {
         let (wanted, names) = watch::channel(BTreeSet::new());
         let (sender, answers) = mpsc::channel(MAX_WAITING);
-        let follower = Follower { resolv_conf, known: None, due: BTreeMap::new(), running: JoinSet::new() };
+        let servers = Servers::of(resolv_conf);
+        let follower = Follower { servers, due: BTreeMap::new(), running: JoinSet::new() };
         tasks::spawn_local("names", follower.run(names, sender));
         Self { wanted, answers }
     }
@@ -65,16 +66,21 @@ impl Names {
 }
 
 struct Follower {
-    resolv_conf: PathBuf,
-    /// As the file was last, and what it came to.
-    known: Option<(String, TokioResolver)>,
+    servers: Servers,
     /// When each name is to be asked for.
     due: BTreeMap<Arc<str>, Instant>,
     running: JoinSet<(Arc<str>, Result<Found, NetError>)>,
 }
 
+/// The servers of DNS that a file names.
+pub(super) struct Servers {
+    resolv_conf: PathBuf,
+    /// As the file was last, and what it came to.
+    known: Option<(String, TokioResolver)>,
+}
+
 /// Addresses, and until when they may be believed.
-type Found = (Vec<IpAddr>, Instant);
+pub(super) type Found = (Vec<IpAddr>, Instant);
 
 impl Follower {
     async fn run(mut self, mut wanted: watch::Receiver<BTreeSet<Arc<str>>>, answers: mpsc::Sender<Answer>) {
@@ -115,7 +121,7 @@ impl Follower {
         if due.is_empty() {
             return;
         }
-        let Some(resolver) = self.resolver() else {
+        let Some(resolver) = self.servers.resolver() else {
             self.due.extend(due.into_iter().map(|name| (name, now + AFTER_FAILURE)));
             return;
         };
@@ -130,28 +136,6 @@ impl Follower {
             }
             self.due.insert(name, later);
         }
-    }
-
-    fn resolver(&mut self) -> Option<TokioResolver> {
-        let path = self.resolv_conf.display();
-        let text = std::fs::read_to_string(&self.resolv_conf);
-        let text = text.inspect_err(|error| warn!(%path, %error, "No name can be resolved.")).ok()?;
-        if let Some((_, resolver)) = self.known.as_ref().filter(|(known, _)| *known == text) {
-            return Some(resolver.clone());
-        }
-        let build = || {
-            let (config, mut options) = parse_resolv_conf(&text)?;
-            options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-            // Answers are kept here, for as long as they may be.
-            options.cache_size = 0;
-            let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-            *builder.options_mut() = options;
-            builder.build()
-        };
-        let built = build().inspect_err(|error| warn!(%path, %error, "No name can be resolved."));
-        let resolver = built.ok()?;
-        self.known = Some((text, resolver.clone()));
-        Some(resolver)
     }
 
     /// What is to be told. Without any answer the last one holds.
@@ -178,8 +162,37 @@ impl Follower {
     }
 }
 
+impl Servers {
+    pub(super) fn of(resolv_conf: PathBuf) -> Self {
+        Self { resolv_conf, known: None }
+    }
+
+    /// Whoever asks them, as the file is now; `None` where it cannot be read.
+    pub(super) fn resolver(&mut self) -> Option<TokioResolver> {
+        let path = self.resolv_conf.display();
+        let text = std::fs::read_to_string(&self.resolv_conf);
+        let text = text.inspect_err(|error| warn!(%path, %error, "No name can be resolved.")).ok()?;
+        if let Some((_, resolver)) = self.known.as_ref().filter(|(known, _)| *known == text) {
+            return Some(resolver.clone());
+        }
+        let build = || {
+            let (config, mut options) = parse_resolv_conf(&text)?;
+            options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+            // Answers are kept here, for as long as they may be.
+            options.cache_size = 0;
+            let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+            *builder.options_mut() = options;
+            builder.build()
+        };
+        let built = build().inspect_err(|error| warn!(%path, %error, "No name can be resolved."));
+        let resolver = built.ok()?;
+        self.known = Some((text, resolver.clone()));
+        Some(resolver)
+    }
+}
+
 /// A name with a dot is a whole one, whatever domains are to be searched.
-async fn look_up(resolver: &TokioResolver, name: &str) -> Result<Found, NetError> {
+pub(super) async fn look_up(resolver: &TokioResolver, name: &str) -> Result<Found, NetError> {
     let whole = if name.contains('.') { format!("{name}.") } else { name.to_owned() };
     let found = resolver.lookup_ip(whole).await?;
     Ok((found.iter().collect(), found.valid_until().into()))
@@ -191,8 +204,8 @@ const MAX_WAITING: usize = 64;
 const MAX_RUNNING: usize = 32;
 const SOON: Duration = Duration::from_millis(50);
 /// An answer is asked for again after its time to live, but within these.
-const SHORTEST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(300);
+pub(super) const SHORTEST: Duration = Duration::from_secs(1);
+pub(super) const LONGEST: Duration = Duration::from_secs(300);
 /// Without an answer, or with none that says anything.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// A question that has not ended by then is asked again.

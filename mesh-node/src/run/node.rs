@@ -34,6 +34,7 @@ use crate::{
         access_log,
         drain::{self, Drain},
         figures::Figures,
+        lookup::Lookup,
         publish::{self, Publisher},
         source::{Place, Source},
         state::{Findings, NodeState},
@@ -64,10 +65,11 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let (seeds, threads) = prepare_threads(&options, &redirect, &snapshots);
     let mut manager = Manager::start(redirect.clone(), seeds)?;
     let (demand, demands) = mpsc::channel(DEMANDS);
+    let (lookup, lookups) = Lookup::new();
     let workers = start_threads(
         threads,
         &redirect.pins,
-        (&identities, &demand),
+        (&identities, &demand, lookup),
         (&reporter, &drained, Descriptors::under(files)),
     )?;
     let publisher = Publisher {
@@ -96,7 +98,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
     let logged = access_log::follow(reporter.clone(), snapshots.subscribe(), options.access_log);
     tasks::spawn_local("access log", logged);
-    source.follow(&place, publisher, demands, None);
+    source.follow(&place, publisher, (demands, lookups), None);
 
     stop_signal().await?;
     info!(grace_s = options.drain.as_secs(), "Draining; what is captured stays captured.");
@@ -173,10 +175,10 @@ fn prepare_threads(
 fn start_threads(
     threads: Vec<Waiting>,
     pins: &Pins,
-    (identities, demand): (&Arc<IdentityStore>, &mpsc::Sender<IpAddr>),
+    (identities, demand, lookup): (&Arc<IdentityStore>, &mpsc::Sender<IpAddr>, Lookup),
     (reporter, drain, descriptors): (&Arc<Reporter>, &Drain, Descriptors),
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let shared = Arc::<Shared>::default();
+    let shared = Arc::new(Shared::new(lookup));
     reporter.follow_checked(&shared);
     let names = Arc::<dns::Figures>::default();
     reporter.register(names.clone());

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use super::{
     embedded::{self, Observe},
+    lookup::Lookups,
     names::Names,
     publish::Publisher,
     tasks,
@@ -126,15 +127,16 @@ impl Source {
     }
 
     /// Starts to follow it. `demands` are addresses that pods want to reach and nobody has that is known; `observer` sees
-    /// the resources themselves where they are compiled here.
+    /// the resources themselves where they are compiled here. `lookups` are names that clients ask for.
     pub fn follow(
         self,
         place: &Place,
         publisher: Publisher,
-        demands: mpsc::Receiver<IpAddr>,
+        (demands, lookups): (mpsc::Receiver<IpAddr>, Lookups),
         observer: Option<Box<dyn Observe>>,
     ) {
         let names = Names::follow(place.resolv_conf.clone());
+        lookups.serve(place.resolv_conf.clone());
         match self {
             Self::Embedded(source) => {
                 let (feed, changes) = *source;

@@ -561,6 +561,50 @@ spec: {type: ExternalName, externalName: example.com, ports: [{name: tcp, port: 
         mend: ("name: tcp", "name: http"),
     },
     Case {
+        says: &["IST0101 spec.http[0].route[0].destination.host"],
+        text: "apiVersion: v1
+kind: Service
+metadata: {name: x, namespace: book}
+spec: {type: ExternalName, externalName: real.example.com}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: x, namespace: book}
+spec: {hosts: [other.example.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: x, namespace: book}
+spec: {hosts: [reviews], http: [{route: [{destination: {host: x}}]}]}",
+        mend: ("other.example.com", "real.example.com"),
+    },
+    Case {
+        says: &["IST0101 spec.externalName", "IST0101 spec.externalName"],
+        text: "apiVersion: v1
+kind: Service
+metadata: {name: x, namespace: book}
+spec: {type: ExternalName, externalName: y.book.svc.cluster.local}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: y, namespace: book}
+spec: {type: ExternalName, externalName: x.book.svc.cluster.local}",
+        mend: ("externalName: x.book", "externalName: reviews.book"),
+    },
+    Case {
+        says: &["IST0174 spec.host"],
+        text: "apiVersion: v1
+kind: Service
+metadata: {name: x, namespace: book}
+spec: {type: ExternalName, externalName: reviews.book.svc.cluster.local}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: x, namespace: book}
+spec: {host: x}",
+        mend: ("host: x", "host: reviews"),
+    },
+    Case {
         says: &["IST0159 spec.selector", "IST0159 spec.selector"],
         text: "apiVersion: telemetry.istio.io/v1
 kind: Telemetry

@@ -145,7 +145,7 @@ proptest! {
 
 fn ends_well(packet: &[u8]) -> Result<(), TestCaseError> {
     let known = Records {
-        alias: Some("real.example".to_owned()),
+        aliases: vec!["real.example".to_owned()],
         addresses: addresses(&["10.0.0.1", "10.0.0.2"]),
         others: vec![Other::Location { port: 1, host: "a.b".to_owned() }, Other::Pointer("c".repeat(64))],
         ttl: 30,

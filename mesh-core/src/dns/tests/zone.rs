@@ -30,6 +30,16 @@ const MESH: &str = "
 ---
 {apiVersion: v1, kind: Service, metadata: {name: alias, namespace: shop}, spec: {type: ExternalName, externalName: real.example}}
 ---
+{apiVersion: v1, kind: Service, metadata: {name: in, namespace: shop}, spec: {type: ExternalName, externalName: also.shop.svc.cluster.local}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: also, namespace: shop}, spec: {type: ExternalName, externalName: web.shop.svc.cluster.local}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: entry, namespace: shop}, spec: {type: ExternalName, externalName: own.example}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: round, namespace: shop}, spec: {type: ExternalName, externalName: round.shop.svc.cluster.local}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: digits, namespace: shop}, spec: {type: ExternalName, externalName: 192.0.2.1}}
+---
 {apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: given, namespace: shop}, spec: {hosts: [api.example], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.1}]}}
 ---
 {apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: own, namespace: shop}, spec: {hosts: [own.example], addresses: [192.0.2.50], exportTo: ['.'], resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [{address: 192.0.2.2}]}}
@@ -74,10 +84,11 @@ impl Case {
     /// The addresses and the alias of a name that is known.
     fn known(&self, name: &str, kind: u16) -> (Vec<String>, Option<String>) {
         match self.answer(name, kind) {
-            Answer::Known(Records { alias, addresses, .. }) => {
+            Answer::Known(Records { aliases, addresses, .. }) => {
+                let alias = aliases.into_iter().next();
                 (addresses.iter().map(ToString::to_string).collect(), alias)
             }
-            Answer::Elsewhere => panic!("{name} is not known"),
+            other => panic!("{name}: {other:?}"),
         }
     }
 }
@@ -101,12 +112,49 @@ fn services_have_their_addresses_under_every_name() {
         "shop.svc.cluster.local",
         "www.example.com",
         "_http._tcp.web.shop.svc.cluster.local",
-        // The cluster's DNS has it.
-        "alias.shop.svc.cluster.local",
     ] {
         assert_eq!(case.answer(name, A), Answer::Elsewhere, "{name}");
     }
     assert_eq!(case.answer("web.shop.svc.cluster.local", TXT), Answer::Elsewhere);
+}
+
+/// A service of type `ExternalName`: its real names, then the addresses, if the mesh has them.
+#[test]
+fn aliases_lead_to_their_real_names() {
+    let case = case("shop/client");
+    let records = |name: &str, kind| match case.answer(name, kind) {
+        Answer::Known(Records { aliases, addresses, ttl, .. }) => {
+            assert_eq!(ttl, 5, "{name}");
+            let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+            format!("{} {}", aliases.join(" "), addresses.join(" "))
+        }
+        Answer::Follow(Aliases { names, ttl }) => format!("ask for {}, {ttl}", names.join(" ")),
+        Answer::Fail(code) => format!("{code:?}"),
+        Answer::Elsewhere => "elsewhere".to_owned(),
+    };
+    let web = "also.shop.svc.cluster.local web.shop.svc.cluster.local";
+    for (name, kind, expected) in [
+        ("in.shop.svc.cluster.local", A, format!("{web} 10.96.0.1")),
+        ("in", AAAA, format!("{web} fd96::1")),
+        ("in.shop.svc", ANY, format!("{web} 10.96.0.1 fd96::1")),
+        ("in.shop.svc.cluster.local", CNAME, "also.shop.svc.cluster.local ".to_owned()),
+        ("in.shop.svc.cluster.local", HTTPS, "also.shop.svc.cluster.local ".to_owned()),
+        ("entry.shop.svc.cluster.local", A, "own.example 192.0.2.50".to_owned()),
+        ("alias.shop.svc.cluster.local", A, "ask for real.example, 5".to_owned()),
+        ("alias.shop.svc.cluster.local", AAAA, "ask for real.example, 5".to_owned()),
+        ("alias.shop.svc.cluster.local", CNAME, "real.example ".to_owned()),
+        ("alias.shop.svc.cluster.local", TXT, "elsewhere".to_owned()),
+        ("round.shop.svc.cluster.local", A, "ServerFailure".to_owned()),
+        ("digits.shop.svc.cluster.local", A, "NoSuchName".to_owned()),
+        ("web.shop.svc.cluster.local", CNAME, "elsewhere".to_owned()),
+        ("alias.other.svc.cluster.local", A, "elsewhere".to_owned()),
+    ] {
+        assert_eq!(records(name, kind), expected, "{name} {kind}");
+    }
+    // What is another namespace's own is not known there under an alias either.
+    let other = self::case("other/old");
+    let entry = other.answer("entry.shop.svc.cluster.local", A);
+    assert!(matches!(entry, Answer::Follow(Aliases { names, .. }) if names == ["own.example"]));
 }
 
 #[test]
@@ -129,7 +177,7 @@ fn headless_services_have_their_ready_endpoints() {
     // Not everybody begins with the same.
     let first = |seed| match case.snapshot.answer(&case.pod, &query("db.shop.svc.cluster.local", A), seed) {
         Answer::Known(records) => records.addresses[0].to_string(),
-        Answer::Elsewhere => panic!("not known"),
+        other => panic!("{other:?}"),
     };
     assert_eq!([first(0), first(1), first(u64::MAX)], ["10.0.1.1", "10.0.1.2", "10.0.1.2"]);
 }
@@ -192,7 +240,7 @@ impl Case {
     /// What leads to names, as text; nothing if another has to be asked.
     fn led(&self, name: &str, kind: u16) -> Option<Vec<String>> {
         let Answer::Known(records) = self.answer(name, kind) else { return None };
-        assert!(records.addresses.is_empty() && records.alias.is_none(), "{records:?}");
+        assert!(records.addresses.is_empty() && records.aliases.is_empty(), "{records:?}");
         let text = |other: &Other| match other {
             Other::Pointer(host) => host.clone(),
             Other::Location { port, host } => format!("{port} {host}"),

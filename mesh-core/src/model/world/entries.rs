@@ -74,7 +74,8 @@ pub(super) struct ServiceEntry {
     vips: Vec<IpAddr>,
     /// Those of its addresses that are more than one.
     networks: Vec<IpNet>,
-    distribution: Option<TrafficDistribution>,
+    /// Its annotation: which of its endpoints are preferred.
+    distribution: Option<Box<str>>,
 }
 
 /// What is kept of a WorkloadEntry.
@@ -89,8 +90,17 @@ pub(super) struct WorkloadEntry {
 /// Names what of a ServiceEntry nothing acts on.
 pub(super) fn warn_about(object: &Object, spec: &ServiceEntrySpec, report: &mut Report) {
     let mut warn = |field: &str, reason: &str| report.warning(object, field, reason);
-    if spec.resolution == Resolution::DynamicDns {
-        warn("spec.resolution", "DYNAMIC_DNS is not supported yet: the hosts lead nowhere");
+    if spec.resolution != Resolution::DynamicDns {
+        return;
+    }
+    for (index, port) in spec.ports.iter().enumerate() {
+        if port.target_port.is_some_and(|target| target != port.number) {
+            let field = format!("spec.ports[{index}].targetPort");
+            warn(
+                &field,
+                "is not used with DYNAMIC_DNS, where names are reached at the port that was asked for",
+            );
+        }
     }
 }
 
@@ -112,7 +122,7 @@ impl ServiceEntry {
         networks.sort_unstable();
         networks.dedup();
         let (origin, created) = (object.origin.clone(), object.meta.creation_timestamp);
-        let distribution = super::services::distribution(object, None);
+        let distribution = super::services::annotated_distribution(&object.meta).map(Box::from);
         Self { origin, created, spec: spec.clone(), selector, vips, networks, distribution }
     }
 
@@ -265,6 +275,12 @@ impl World {
         let all = self.entries.workloads.keys();
         let own = all.filter(|name| namespace.is_none_or(|namespace| *name.namespace == *namespace));
         self.dirty.workload_entries.extend(own.cloned());
+    }
+
+    /// What its namespace says of a ServiceEntry has changed.
+    pub(super) fn mark_entries_of(&mut self, namespace: &str) {
+        let own = self.entries.services.keys().filter(|name| *name.namespace == *namespace);
+        self.dirty.entries.extend(own.cloned());
     }
 
     /// The mesh's settings have changed: the trust domain, or who sees what does not say.
@@ -427,7 +443,10 @@ impl World {
             ports: entry.carried().map(port).collect(),
             session_affinity: None,
             local_only: false,
-            traffic_distribution: entry.distribution,
+            traffic_distribution: match &entry.distribution {
+                Some(text) => TrafficDistribution::parse(text),
+                None => self.distribution_in(&name.namespace),
+            },
             publish_not_ready: false,
             families: Families::Any,
             exported: Exported::of(&spec.export_to, exported, &name.namespace),
@@ -435,6 +454,7 @@ impl World {
                 name: Arc::clone(&name.name),
                 external: spec.location == Location::MeshExternal,
                 passthrough: spec.resolution == Resolution::None,
+                dynamic: spec.resolution == Resolution::DynamicDns,
                 networks,
                 first_address_only: spec.resolution == Resolution::DnsRoundRobin,
                 subject_alt_names: spec.subject_alt_names.iter().map(|name| name.as_str().into()).collect(),

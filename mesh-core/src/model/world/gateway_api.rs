@@ -155,8 +155,8 @@ impl World {
     }
 
     fn names_of(&self, selector: &LabelSelector) -> Vec<String> {
-        let selected = self.namespaces.iter().filter(|(name, labels)| {
-            let mut labels = (*labels).clone();
+        let selected = self.namespaces.iter().filter(|(name, facts)| {
+            let mut labels = facts.labels.clone();
             labels.insert(NAME_LABEL.to_owned(), name.to_string());
             selector.selects(&labels)
         });
@@ -166,7 +166,7 @@ impl World {
 
     /// Works out which Secrets Gateways may use. Classes make no difference: whoever is told asks for its own namespace.
     fn settle_credentials(&mut self) {
-        let namespaces = self.namespaces.iter().map(|(name, labels)| (&**name, labels));
+        let namespaces = self.namespaces.iter().map(|(name, facts)| (&**name, &facts.labels));
         let resources = Resources::of(self.gateway_api.objects.values()).with_namespaces(namespaces);
         let (mut wanted, mut authorities) = (BTreeMap::new(), BTreeMap::new());
         let mut parameters = BTreeSet::new();

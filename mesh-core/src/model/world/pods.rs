@@ -156,7 +156,7 @@ impl World {
         if pod.wish != Wish::Always && self.waypoint_run_by(&name.namespace, &pod.labels).is_some() {
             return false;
         }
-        let labels = self.namespaces.get(&name.namespace);
+        let labels = self.namespaces.get(&name.namespace).map(|facts| &facts.labels);
         pod.wish.is_enrolled(&name.namespace, labels, &self.options.root_namespace)
     }
 

@@ -11,10 +11,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::pods::{PodFacts, valid};
 use super::{Name, Report, World};
 use crate::cluster::TrafficDistribution;
+use crate::model::alias::EXPORT_TO;
 use crate::model::{Exported, Families, Service, ServiceKey, ServicePort};
 use crate::net::canonical_ip;
 use crate::resource::value::Port;
-use crate::resource::{Object, Origin};
+use crate::resource::{Meta, Object, Origin};
 
 /// What is kept of a Service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(super) struct ServiceFacts {
     pub(super) selector: Option<Arc<BTreeMap<String, String>>>,
     /// With all the addresses that it asks for.
     pub(super) service: Service,
+    /// Whether it says which of its endpoints are preferred.
+    names_distribution: bool,
     /// Whether it says who sees it.
     names_audience: bool,
     /// Its key, which every endpoint has.
@@ -40,7 +43,7 @@ enum TargetPort {
 }
 
 impl ServiceFacts {
-    /// `None` for what is an alias in DNS and nothing more.
+    /// `None` for what is an alias, which is told as it is.
     pub(super) fn of(object: &Object, kube: &kube::Service, report: &mut Report) -> Option<Self> {
         let spec = kube.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))?;
         let ports: Vec<_> =
@@ -51,6 +54,8 @@ impl ServiceFacts {
             created: object.meta.creation_timestamp,
             selector: spec.selector.clone().filter(|selector| !selector.is_empty()).map(Arc::new),
             key: Arc::new(service.key()),
+            names_distribution: annotated_distribution(&object.meta).is_some()
+                || spec.traffic_distribution.is_some(),
             names_audience: object.meta.annotations.contains_key(EXPORT_TO),
             service,
             targets: ports.into_iter().map(TargetPort::of).collect(),
@@ -107,6 +112,9 @@ impl World {
             let default = &self.mesh.text.config().default_service_export_to;
             service.exported = Exported::of(&[], default, &service.namespace);
         }
+        if !facts.names_distribution {
+            service.traffic_distribution = self.distribution_in(&service.namespace);
+        }
         // Of two services with the same address the older one keeps it, whoever else claims it.
         service.vips.retain(|vip| match self.vip_claims.owner(*vip) {
             Some(owner) if owner != name => {
@@ -129,14 +137,18 @@ impl World {
 }
 
 /// The fully qualified host name of a Service.
-pub(super) fn hostname(name: &str, namespace: &str) -> Arc<str> {
+pub(in crate::model) fn hostname(name: &str, namespace: &str) -> Arc<str> {
     format!("{name}.{namespace}.svc.cluster.local").into()
 }
 
 /// Which endpoints of a service are preferred: by Istio's annotation, else by the field of Kubernetes.
-pub(super) fn distribution(object: &Object, field: Option<&str>) -> Option<TrafficDistribution> {
-    let annotation = object.meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str);
-    annotation.or(field).and_then(TrafficDistribution::parse)
+fn distribution(object: &Object, field: Option<&str>) -> Option<TrafficDistribution> {
+    annotated_distribution(&object.meta).or(field).and_then(TrafficDistribution::parse)
+}
+
+/// Istio's annotation, of Services, `ServiceEntries` and namespaces.
+pub(super) fn annotated_distribution(meta: &Meta) -> Option<&str> {
+    meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str)
 }
 
 fn union(a: Families, b: Families) -> Families {
@@ -220,7 +232,6 @@ pub(super) fn is_tcp(protocol: Option<&String>) -> bool {
     protocol.is_none_or(|protocol| protocol == "TCP")
 }
 
-const EXPORT_TO: &str = "networking.istio.io/exportTo";
 /// As `trafficDistribution`, for those that Kubernetes does not let have it.
 const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 /// Kubernetes' default for `timeoutSeconds`.

@@ -1,6 +1,7 @@
 //! Services, their endpoints, and nodes.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Node, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -16,8 +17,8 @@ pub(super) fn service(service: &Service, report: &mut Report<'_>) {
         report.one_of("spec.type", kind, &types);
     }
     let external_name = spec.type_.as_deref() == Some("ExternalName");
-    if external_name && spec.external_name.as_deref().unwrap_or_default().is_empty() {
-        report.error("spec.externalName", "required for type ExternalName, but missing");
+    if external_name {
+        real_name(spec.external_name.as_deref().unwrap_or_default(), report);
     }
     cluster_ips(spec, report);
     for (index, ip) in spec.external_ips.iter().flatten().enumerate() {
@@ -48,6 +49,31 @@ pub(super) fn service(service: &Service, report: &mut Report<'_>) {
     ] {
         if let Some(policy) = policy {
             report.one_of(field, policy, &["Cluster", "Local"]);
+        }
+    }
+}
+
+/// What a Service is another name of. As an API server checks it, which lets a dot stand at the end.
+fn real_name(text: &str, report: &mut Report<'_>) {
+    let field = "spec.externalName";
+    let name = text.strip_suffix('.').unwrap_or(text);
+    match name.parse::<IpAddr>() {
+        _ if name.is_empty() => report.error(field, "required for type ExternalName, but missing"),
+        Ok(IpAddr::V4(_)) => {
+            let reason = format!("{} is taken for a name of digits, which leads nowhere", quote(name));
+            report.warning_with(field, reason, BY_ADDRESS);
+        }
+        Ok(IpAddr::V6(_)) => {
+            let reason = format!("{} is an address, not a DNS name", quote(name));
+            report.error_with(field, reason, BY_ADDRESS);
+        }
+        Err(_) => {
+            report.subdomain(field, name);
+            if let Some(part) = name.split('.').find(|part| part.len() > MAX_LABEL) {
+                let reason =
+                    format!("{} is longer than the {MAX_LABEL} bytes of a label of DNS", quote(part));
+                report.warning_with(field, reason, "the name leads nowhere");
+            }
         }
     }
 }
@@ -179,3 +205,7 @@ fn endpoint_address(kind: &str, field: &str, address: &str, report: &mut Report<
 pub(super) const PROTOCOLS: &[&str] = &["TCP", "UDP", "SCTP"];
 /// Says which Service a slice belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// What to use where there is no name.
+const BY_ADDRESS: &str = "a Service without a selector and an EndpointSlice lead to addresses";
+/// RFC 1035, 2.3.4.
+const MAX_LABEL: usize = 63;

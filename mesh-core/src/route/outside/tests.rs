@@ -4,7 +4,7 @@ use super::super::Settings;
 use super::*;
 
 fn entry(host: &str, declared: Declared, has_address: bool) -> OutsideName {
-    OutsideName { host: host.into(), declared, has_address, passthrough: false }
+    OutsideName { host: host.into(), declared, has_address, passthrough: false, aliases: Vec::new() }
 }
 
 fn outside(port: u16, entries: &[OutsideName]) -> Outside {
@@ -39,6 +39,17 @@ fn names_of_tls_lead_to_entries() {
         assert_eq!(outside.of_name(name).map(|it| &**it), expected, "{name}");
     }
     assert!(outside.asks_for_names() && outside.of_bytes().is_none());
+}
+
+#[test]
+fn an_alias_of_an_entry_is_the_entry() {
+    let aliases = vec!["out.default.svc.cluster.local".into()];
+    let entries = [
+        OutsideName { aliases, ..entry("secure.example", Declared::Tls, false) },
+        entry("web.example", Declared::Tls, false),
+    ];
+    let outside = outside(443, &entries);
+    assert_eq!(outside.of_name("out.default.svc.cluster.local").map(|it| &**it), Some("secure.example"));
 }
 
 #[test]

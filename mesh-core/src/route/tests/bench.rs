@@ -37,7 +37,7 @@ fn cost_of_picking() {
         let labels = BTreeMap::new();
         let client = Client { namespace: "default", labels: &labels };
         let host = "reviews.default.svc.cluster.local";
-        let services = [ServiceName { host, addresses: &[], by_host: false }];
+        let services = [ServiceName { host, aliases: &[], addresses: &[], by_host: false }];
         let table = RouteTable::for_mesh(&virtuals, client, 80, &services, &|_| false).unwrap();
         let paths = (0..256).map(|at| at * 7919 % count).map(|number| {
             let rest = if number % 3 == 1 { "/items?x=1" } else { "" };

@@ -16,11 +16,13 @@ pub(super) fn ask(rules: &str, client: &str, request: &str) -> String {
     let labels = labels(text);
     let request = Request::parse(request);
     let address = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+    let out = [Arc::from("out.other.svc.cluster.local")];
     let services: Vec<_> = SERVICES
         .iter()
         .enumerate()
         .map(|(at, host)| ServiceName {
             host,
+            aliases: if *host == "www.example.org" { &out } else { &[] },
             addresses: if at == 0 { &address } else { &[] },
             by_host: false,
         })
@@ -43,6 +45,25 @@ pub(super) fn check(rules: &str, rows: &str) {
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}\nof{rules}");
+}
+
+/// A service of type `ExternalName` has the rules of what it leads to.
+#[test]
+fn rules_are_for_aliases_as_well() {
+    check(
+        "
+        vs default/site
+        hosts: [www.example.org]
+        http:
+        - route: [{destination: {host: yes}}]",
+        "
+        real | default | GET http://www.example.org/ | yes
+        whole | default | GET http://out.other.svc.cluster.local/ | yes
+        shorter | default | GET http://out.other.svc/ | yes
+        short | other | GET http://out/ | yes
+        short-elsewhere | default | GET http://out/ | no host
+        another | default | GET http://in.other.svc.cluster.local/ | no host",
+    );
 }
 
 /// A rule for `reviews` that sends what meets `matches` to `yes`, and all else to `no`.
