@@ -304,7 +304,7 @@ impl Sink for Statuses {
     }
 }
 
-/// What a class says that names us. It depends on the class alone: its parameters are nothing that we read.
+/// What a class says that names us. Whether its parameters can be used is said by each of its Gateways.
 fn class_status(object: &Object) -> Status {
     let condition = Condition {
         sort: "Accepted".to_owned(),
