@@ -16,55 +16,34 @@ impl<'a> Resources<'a> {
     /// What is told of a waypoint. Rules are attached to what is bound to it, so nothing is attached to its listeners.
     pub(super) fn status_of_waypoint(&self, gateway: &Gateway<'a>, facts: &Facts) -> GatewayStatus {
         let listeners: Vec<_> = gateway.spec.listeners.iter().map(of_tunnels).collect();
-        let good = listeners.iter().filter(|it| it.holds(ACCEPTED)).count();
-        let accepted = self.gateway_accepted(gateway, (good, listeners.len()), facts);
-        let (programmed, addresses) = self.gateway_programmed(gateway, &accepted, facts);
-        GatewayStatus { conditions: vec![accepted, programmed], listeners, addresses, sets: 0 }
+        let (conditions, addresses) = self.taken_and_reached(gateway, &listeners, facts);
+        GatewayStatus { conditions: conditions.into(), listeners, addresses, sets: 0 }
     }
 
-    /// Whether a Gateway is taken; `good` of `all` its listeners are.
-    pub(super) fn gateway_accepted(
+    /// Whether a Gateway with these listeners is taken, whether it is reached, and where.
+    pub(super) fn taken_and_reached(
         &self,
         gateway: &Gateway<'a>,
-        (good, all): (usize, usize),
+        listeners: &[ListenerStatus],
         facts: &Facts,
-    ) -> Condition {
-        let refuse = |reason, message: String| Condition::new(ACCEPTED, false, reason, message);
-        if let Plan::Invalid(fault) = self.plan(gateway, facts, &Settings::default()) {
-            return refuse("InvalidParameters", fault.to_string());
-        }
-        let odd = gateway
-            .spec
-            .addresses
-            .iter()
-            .find(|it| matches!(it.kind, AddressKind::Named | AddressKind::Other(_)));
-        if let Some(odd) = odd {
-            let message = format!("address {} is of a type that is not supported", odd.value);
-            return refuse("UnsupportedAddress", message);
-        }
-        match good {
-            0 => {
-                refuse(LISTENERS_INVALID, "none of its listeners is served, see their conditions".to_owned())
-            }
-            good if good < all => {
-                let message = format!("{} of its listeners are not served, see their conditions", all - good);
-                Condition::new(ACCEPTED, true, LISTENERS_INVALID, message)
-            }
-            _ => Condition::new(ACCEPTED, true, "Accepted", "the Gateway is served"),
-        }
+    ) -> ([Condition; 2], Vec<Arc<str>>) {
+        let plan = self.plan(gateway, facts, &Settings::default());
+        let accepted = gateway_accepted(gateway, listeners, &plan);
+        let (programmed, addresses) = self.gateway_programmed(gateway, (&accepted, &plan), facts);
+        ([accepted, programmed], addresses)
     }
 
     /// Whether it is reached anywhere, and where.
-    pub(super) fn gateway_programmed(
+    fn gateway_programmed(
         &self,
         gateway: &Gateway<'a>,
-        accepted: &Condition,
+        (accepted, plan): (&Condition, &Plan),
         facts: &Facts,
     ) -> Reached {
         if !accepted.holds {
             return refuse("Invalid", "it is not accepted");
         }
-        if let Plan::Impossible(why) = self.plan(gateway, facts, &Settings::default()) {
+        if let Plan::Impossible(why) = plan {
             return refuse(NO_RESOURCES, why);
         }
         let reached = self.reached(gateway, facts);
@@ -121,6 +100,27 @@ impl<'a> Resources<'a> {
         }
         let message = format!("gateways are told of it, and reached by Service {name}");
         (Condition::new(PROGRAMMED, true, "Programmed", message), addresses)
+    }
+}
+
+/// Whether a Gateway is taken that has these listeners.
+fn gateway_accepted(gateway: &Gateway<'_>, listeners: &[ListenerStatus], plan: &Plan) -> Condition {
+    let refuse = |reason, message: String| Condition::new(ACCEPTED, false, reason, message);
+    if let Plan::Invalid(fault) = plan {
+        return refuse("InvalidParameters", fault.to_string());
+    }
+    let odd = |kind: &AddressKind| matches!(kind, AddressKind::Named | AddressKind::Other(_));
+    if let Some(odd) = gateway.spec.addresses.iter().find(|it| odd(&it.kind)) {
+        let message = format!("address {} is of a type that is not supported", odd.value);
+        return refuse("UnsupportedAddress", message);
+    }
+    match listeners.iter().filter(|it| !it.holds(ACCEPTED)).count() {
+        0 if !listeners.is_empty() => Condition::new(ACCEPTED, true, "Accepted", "the Gateway is served"),
+        bad if bad < listeners.len() => {
+            let message = format!("{bad} of its listeners are not served, see their conditions");
+            Condition::new(ACCEPTED, true, LISTENERS_INVALID, message)
+        }
+        _ => refuse(LISTENERS_INVALID, "none of its listeners is served, see their conditions".to_owned()),
     }
 }
 

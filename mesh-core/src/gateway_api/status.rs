@@ -173,10 +173,8 @@ impl<'a> Resources<'a> {
         let all = own.iter().zip(counts).filter(|(it, _)| it.owner.kind == OwnerKind::Gateway);
         let listeners: Vec<_> =
             all.map(|(it, attached)| self.listener_status(gateway, (it, *attached), facts)).collect();
-        let good = listeners.iter().filter(|it| it.holds(ACCEPTED)).count();
-        let accepted = self.gateway_accepted(gateway, (good, listeners.len()), facts);
-        let (programmed, addresses) = self.gateway_programmed(gateway, &accepted, facts);
-        let mut conditions = vec![accepted, programmed];
+        let (conditions, addresses) = self.taken_and_reached(gateway, &listeners, facts);
+        let mut conditions = Vec::from(conditions);
         conditions.extend(self.shows(gateway, facts));
         conditions.extend(lets_in_anybody(gateway.spec));
         let sets =
