@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use mesh_ca::authorize::NodeName;
+use mesh_core::gateway_api::Settings;
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::resource::value::time;
 
@@ -175,12 +176,24 @@ pub struct Options {
     /// Longest lifetime of a certificate, for example 24h, 90m or 30s.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub max_svid_lifetime: Duration,
+    /// Image of the pods that are made for Gateways and waypoints, with --kubernetes.
+    #[arg(long, value_name = "IMAGE", default_value = concat!("mesh-node:", env!("CARGO_PKG_VERSION")))]
+    pub gateway_image: String,
     /// What is logged on standard error, as a tracing filter.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
 }
 
 impl Options {
+    /// What the pods of Gateways have in common: they find this control plane by its Service.
+    pub fn gateways(&self) -> Settings {
+        Settings {
+            image: self.gateway_image.clone(),
+            control: format!("https://mesh-control.{}.svc:{SERVED}", self.root_namespace),
+            trust_domain: self.trust_domain.to_string(),
+        }
+    }
+
     /// Where the certificate authority and join tokens are kept.
     pub fn keep(&self) -> Keep {
         let Self { state, kubernetes, root_namespace, .. } = self;
@@ -207,6 +220,8 @@ fn propagation(text: &str) -> Result<Duration, String> {
 
 /// A serving process looks at its CA's files each 5 s.
 const LEAST_PROPAGATION: Duration = Duration::from_secs(6);
+/// The port of the Service, see `deploy/manifests`.
+const SERVED: u16 = 15012;
 const DEFAULT_STATE: &str = "/var/lib/mesh-control";
 
 #[cfg(test)]

@@ -1,19 +1,20 @@
 //! The control plane in a cluster: what it asks the API server for besides resources, and what it writes back.
 //!
 //! Any number of replicas may run. All of them read, serve and answer; what is written for others to read (statuses,
-//! root certificates, the trust of the webhook) is written by the one that leads. What must be the same for all, the
+//! root certificates, what runs Gateways, the trust of the webhook) is written by the one that leads. What must be the same for all, the
 //! certificate authority and the join tokens, is in Secrets that are changed on the condition that they are still what
 //! was read.
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use aws_lc_rs::rand;
 use mesh_ca::Ca;
+use mesh_core::gateway_api::Settings;
 use mesh_core::model::CompileOptions;
 use mesh_core::resource::{Finding, ObjectKey};
 use mesh_source::Change;
@@ -24,6 +25,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use self::deployer::{Deployer, Told};
+use self::gateway_api::GatewayApi;
 use self::review::Reviewer;
 use self::roots::Roots;
 use self::statuses::Reports;
@@ -35,6 +38,7 @@ use crate::tasks;
 use crate::tls::Serving;
 
 mod admission;
+mod deployer;
 mod gateway_api;
 mod review;
 mod roots;
@@ -93,11 +97,12 @@ impl Cluster {
         Reviewer::new(self.client.clone(), audiences.to_vec())
     }
 
-    /// Follows the cluster into `hub`, takes part in the election of a leader, and writes what a leader writes.
+    /// Follows the cluster into `hub`, takes part in the election of a leader, and writes what a leader writes. What runs
+    /// Gateways is made with `settings`.
     pub fn join(
         &self,
         ca: Arc<Ca>,
-        compile: CompileOptions,
+        (compile, settings): (CompileOptions, Settings),
         (hub, findings): (Arc<Hub>, Arc<Findings>),
     ) -> Membership {
         let candidate = Candidate {
@@ -111,7 +116,10 @@ impl Cluster {
         let (source, changes) = Kubernetes::new(self.client.clone(), source);
         let (writer, statuses) = source.status_writer(leadership.clone(), Rate::default());
         let (namespaces, known) = watch::channel(Arc::new(BTreeSet::new()));
-        let reports = Reports::new(statuses, namespaces, &self.root_namespace);
+        let gateway_api = Arc::new(Mutex::new(GatewayApi::new(settings)));
+        let told = Told { gateway_api: Arc::clone(&gateway_api), statuses: statuses.clone() };
+        let deployer = Deployer::new(self.client.clone(), leadership.clone(), told);
+        let reports = Reports::new(statuses, namespaces, &self.root_namespace, gateway_api);
         let following = Following { reports, wanted: source.wanted() };
         let following = Some(Box::new(following) as Box<dyn Observe>);
         let roots = Roots::new(self.client.clone(), Arc::clone(&ca), leadership.clone(), known);
@@ -122,6 +130,7 @@ impl Cluster {
         drop(tasks::spawn("statuses", writer.run()));
         drop(tasks::spawn("root certificates", roots.run()));
         drop(tasks::spawn("webhook's trust", validator.run()));
+        drop(tasks::spawn("what runs Gateways", deployer.run()));
         let election = tasks::spawn("election", async move {
             // Whoever drops the other end ends the process, and with it this task.
             election.run(async { drop(ended.await) }).await;
@@ -157,7 +166,8 @@ impl Observe for Following {
         self.reports.compiled(findings);
     }
 
-    fn needs(&mut self, secrets: BTreeSet<ObjectKey>) {
+    fn needs(&mut self, mut secrets: BTreeSet<ObjectKey>) {
+        secrets.extend(self.reports.needs());
         self.wanted.set(secrets);
     }
 }

@@ -66,7 +66,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
         None => follow(&options, told).map(|()| None)?,
         Some(cluster) => {
             cluster.serve_webhook(options.webhook, &serving).await?;
-            Some(cluster.join(Arc::clone(&ca), compile_options(&options), told))
+            let made = (compile_options(&options), options.gateways());
+            Some(cluster.join(Arc::clone(&ca), made, told))
         }
     };
     let services = Services { hub: Arc::clone(&hub), ca: Arc::clone(&ca), authenticator, rules };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 pub use self::attach::{Attachment, Rejected};
 pub use self::backends::{BackendPolicy, CaFault, deciding};
+pub use self::deploy::{Generated, GeneratedKind, ParametersFault, Plan, Role, Settings};
 pub use self::facts::Facts;
 pub(crate) use self::facts::authorities_in;
 pub use self::grants::{Grants, Referred};
@@ -28,11 +29,13 @@ use crate::route::ResourceName;
 mod attach;
 mod backends;
 mod contest;
+mod deploy;
 mod facts;
 mod grants;
 mod listeners;
 mod mesh;
 mod policies;
+mod programmed;
 mod refs;
 mod serve;
 mod sets;
@@ -168,12 +171,9 @@ impl<'a> Resources<'a> {
         &self.grants
     }
 
-    /// Whether Gateways of a class are served by us. `istio` needs no GatewayClass to be.
+    /// Whether Gateways of a class are served by us, at the edge.
     fn is_ours(&self, class: &str) -> bool {
-        match self.classes.get(class) {
-            Some(class) => *class.controller_name == *CONTROLLER,
-            None => class == CLASS,
-        }
+        self.role(class) == Some(Role::Gateway)
     }
 
     /// The labels of a namespace, with the one that every API server gives it.

@@ -61,6 +61,8 @@ pub struct Sightings {
     name: Arc<str>,
     /// Given by hand; they come before all others.
     given: BTreeMap<String, String>,
+    /// The service account, if it is given by hand.
+    account: Option<Arc<str>>,
     /// Of each kind the one of the name.
     candidates: BTreeMap<KnownBy, Candidate>,
     /// Pods of the Gateway of the name.
@@ -97,10 +99,17 @@ impl Sightings {
             namespace: namespace.into(),
             name: name.into(),
             given: given.into_iter().collect(),
+            account: None,
             candidates: BTreeMap::new(),
             pods: BTreeMap::new(),
             services: BTreeMap::new(),
         }
+    }
+
+    /// Has this service account, whatever is seen.
+    #[must_use]
+    pub fn with_account(self, account: Option<&str>) -> Self {
+        Self { account: account.map(Arc::from), ..self }
     }
 
     /// Takes note of a resource that is new or different.
@@ -175,7 +184,11 @@ impl Sightings {
             name: Arc::clone(&self.name),
             labels,
             known_by,
-            service_account: candidate.service_account.unwrap_or_else(|| "default".into()),
+            service_account: self
+                .account
+                .clone()
+                .or(candidate.service_account)
+                .unwrap_or_else(|| "default".into()),
             ports,
             topology: candidate.topology,
         }
@@ -194,7 +207,7 @@ impl Sightings {
             .partition(|pod| pod.name == self.name);
         let known_by = if named.is_empty() { KnownBy::Deployment } else { KnownBy::Pod };
         let Some(pod) = named.first().or(of_name.first()) else { return own };
-        own.service_account = Arc::clone(&pod.service_account);
+        own.service_account = self.account.as_ref().unwrap_or(&pod.service_account).clone();
         own.ports = pod.services.iter().flat_map(|one| one.ports.iter().copied()).collect();
         // A control plane tells only labels that somebody asks about. Without any it may not be one of ours.
         if !pod.labels.is_empty() {

@@ -513,7 +513,7 @@ const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 pub(crate) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// Istio's class of waypoints, and who takes care of it. The class counts also before it exists.
 pub(crate) const WAYPOINT_CLASS: &str = "istio-waypoint";
-const WAYPOINT_CONTROLLER: &str = "istio.io/mesh-controller";
+pub(crate) const WAYPOINT_CONTROLLER: &str = "istio.io/mesh-controller";
 /// Reasons in a condition.
 const NOT_READY: &str = "WaypointIsNotReady";
 const OTHER_TRAFFIC: &str = "UnsupportedTrafficType";

@@ -137,6 +137,9 @@ pub struct GatewayOptions {
     /// it has its labels. Gateways select it by these. A waypoint has the name of its Gateway.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced)]
     pub name: Namespaced,
+    /// Its service account, in whose name it has its identity [default: that of its Pod, as far as it is known].
+    #[arg(long, value_name = "NAME")]
+    pub service_account: Option<String>,
     /// Directory of Kubernetes YAML to follow, with a control plane inside this process.
     #[arg(long, value_name = "DIR", conflicts_with = "control", required_unless_present = "control")]
     pub config: Option<PathBuf>,

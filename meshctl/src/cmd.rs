@@ -3,3 +3,4 @@
 pub(crate) mod analyze;
 pub(crate) mod status;
 pub(crate) mod version;
+pub(crate) mod waypoint;

@@ -1,5 +1,5 @@
 //! `meshctl`: the user's command line. It tells what is wrong with resources before anything acts on them, and how far
-//! the mesh is with those it has.
+//! the mesh is with those it has; and it looks after waypoints.
 //!
 //! Exit codes: 0 for success; 1 for findings at or above the threshold, and for what could not be done; 2 for a command
 //! line that cannot be understood.
@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 mod cmd;
 mod http;
+mod table;
 
 /// The command line of the mesh.
 #[derive(Debug, Parser)]
@@ -26,6 +27,7 @@ enum Command {
     Analyze(cmd::analyze::Args),
     ProxyStatus(cmd::status::Args),
     Version(cmd::version::Args),
+    Waypoint(cmd::waypoint::Args),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Command::Analyze(args) => cmd::analyze::run(&args),
         Command::ProxyStatus(args) => cmd::status::run(&args),
         Command::Version(args) => cmd::version::run(&args),
+        Command::Waypoint(args) => cmd::waypoint::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         note(&format!("{error:#}"));
@@ -70,9 +73,14 @@ mod tests {
     fn every_command_shows_an_example() {
         let mut command = Arguments::command();
         command.build();
+        check_examples(&mut command);
+    }
+
+    fn check_examples(command: &mut clap::Command) {
         for command in command.get_subcommands_mut().filter(|command| command.get_name() != "help") {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Example: meshctl "), "{}: {help}", command.get_name());
+            check_examples(command);
         }
     }
 }

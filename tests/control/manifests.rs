@@ -282,6 +282,12 @@ fn prometheus_is_shown_the_right_ports() {
 }
 
 #[test]
+fn gateways_run_what_nodes_run() {
+    let ((_, control), (node, _)) = (control(), node());
+    assert_eq!(Some(&control.gateway_image), container(&node).image.as_ref());
+}
+
+#[test]
 fn images_are_made_by_the_dockerfile_and_of_this_version() {
     let dockerfile = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/Dockerfile"));
     let dockerfile = dockerfile.expect("a file");

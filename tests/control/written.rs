@@ -141,7 +141,13 @@ async fn a_service_is_told_of_its_waypoint_until_it_asks_for_none() {
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
         "metadata": {"name": "way", "namespace": "shop"},
         "spec": {"gatewayClassName": "istio-waypoint", "listeners": [listener]},
-        "status": {"addresses": [{"type": "IPAddress", "value": "10.0.0.1"}]},
+    }));
+    until("another message", || message("web").contains("it has no address and no pod that is")).await;
+    let labels = json!({"gateway.networking.k8s.io/gateway-name": "way"});
+    server.put(&json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "way-1", "namespace": "shop", "labels": labels},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
+        "status": {"phase": "Running", "podIP": "10.0.0.9", "conditions": [{"type": "Ready", "status": "True"}]},
     }));
     until("another reason", || message("web").contains("Successfully attached to waypoint shop/way")).await;
     // The label of the namespace counts for the other as well, which says that it wants none; then nobody asks.

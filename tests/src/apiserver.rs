@@ -222,11 +222,24 @@ impl ApiServer {
         key.is_some_and(|key| state.store.delete(&key).is_some())
     }
 
-    /// An object as it is stored.
+    /// An object as it is stored; of several groups with such a kind, that which has one.
     pub fn read(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         let state = self.shared.lock();
-        let key = of_kind(&state, kind, namespace, name)?;
-        state.store.get(&key).map(|object| object.as_ref().clone())
+        let kinds = state.registry.all().filter(|resource| resource.kind == kind);
+        let mut keys = kinds.map(|resource| key(&resource.full_name(), namespace, name));
+        keys.find_map(|key| state.store.get(&key).map(|object| object.as_ref().clone()))
+    }
+
+    /// All objects of a kind as they are stored, by namespace and name.
+    pub fn list(&self, kind: &str) -> Vec<Value> {
+        let state = self.shared.lock();
+        let Some(resource) = state.registry.all().find(|resource| resource.kind == kind) else {
+            return Vec::new();
+        };
+        let revision = state.store.revision();
+        let name = resource.full_name();
+        let all = state.store.list_at(&name, "", revision, None);
+        all.map(|(_, object)| object.as_ref().clone()).collect()
     }
 
     async fn turn(&mut self, on: bool) {

@@ -1,18 +1,21 @@
 //! Statuses of Gateways and routes of the Gateway API: what [`Resources::report`] says, as objects show it.
 //!
 //! All of them are worked out anew whenever something changes that has a say in any of them, which costs what there is of
-//! the Gateway API; what comes out the same is not written.
+//! the Gateway API; what comes out the same is not written. So is what there is to do about each Gateway, once all that
+//! exists has been read: half of it would have listeners taken away that come with the other half.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mesh_core::gateway_api::{
     self, Ancestor, AncestorStatus, CONTROLLER, Facts, GROUP, GatewayStatus, ListenerSetStatus,
-    ListenerStatus, ParentStatus, Resources,
+    ListenerStatus, ParentStatus, Plan, Resources, Settings,
 };
 use mesh_core::resource::gateway_api::ParentRef;
-use mesh_core::resource::{Object, ObjectKey};
+use mesh_core::resource::{Object, ObjectKey, Spec};
 use mesh_source::kubernetes::status::{Condition, Parents, Status};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 /// What statuses depend on, and of whom something was told.
 #[derive(Default)]
@@ -21,9 +24,46 @@ pub(super) struct GatewayApi {
     facts: Facts,
     has_changed: bool,
     told: BTreeSet<ObjectKey>,
+    settings: Settings,
+    is_complete: bool,
+    plans: watch::Sender<Arc<Plans>>,
 }
 
+/// What there is to do about each Gateway.
+pub(super) type Plans = BTreeMap<ObjectKey, Plan>;
+
 impl GatewayApi {
+    /// Nothing is known yet. `settings` are for all that is made.
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
+    /// What there is to do, now and later.
+    pub(super) fn plans(&self) -> watch::Receiver<Arc<Plans>> {
+        self.plans.subscribe()
+    }
+
+    /// All that exists has been applied.
+    pub(super) fn complete(&mut self) {
+        self.is_complete = true;
+        self.has_changed = true;
+    }
+
+    /// Takes note of what keeps the objects of a Gateway from being made, or that nothing does.
+    pub(super) fn set_obstacle(&mut self, gateway: &ObjectKey, why: Option<&str>) {
+        self.has_changed |= self.facts.set_obstacle(gateway, why);
+    }
+
+    /// The `ConfigMap`s that classes name: their content is needed.
+    pub(super) fn parameters_of_classes(&self) -> impl Iterator<Item = ObjectKey> {
+        self.objects.values().filter_map(|object| {
+            let Spec::GatewayClass(class) = &object.spec else { return None };
+            let reference = class.parameters_ref.as_ref().filter(|it| *it.kind == *"ConfigMap")?;
+            let namespace = Arc::from(&**reference.namespace.as_ref()?);
+            Some(ObjectKey { kind: "ConfigMap", namespace, name: Arc::from(&*reference.name) })
+        })
+    }
+
     /// Takes note of an object, new or changed.
     pub(super) fn apply(&mut self, object: &Object) {
         if self.facts.apply(object) && !self.objects.is_empty() {
@@ -49,6 +89,16 @@ impl GatewayApi {
             return Vec::new();
         }
         let resources = Resources::of(self.objects.values());
+        if self.is_complete {
+            let plans = resources.plans(&self.facts, &self.settings);
+            self.plans.send_if_modified(|known| {
+                let differs = **known != plans;
+                if differs {
+                    *known = Arc::new(plans);
+                }
+                differs
+            });
+        }
         let report = resources.report(&self.facts);
         let mut statuses = Vec::new();
         for (key, status) in &report.gateways {

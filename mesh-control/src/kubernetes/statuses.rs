@@ -5,7 +5,7 @@
 //! Here it becomes a status of each object. A commit costs what changed and what has findings, not what exists.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_core::allocate::{Allocator, Ranges, same};
 use mesh_core::resource::status::{WAYPOINT_ACCEPTED, WAYPOINT_BOUND};
@@ -29,7 +29,8 @@ pub(super) struct Reports {
     talked_of: BTreeSet<Arc<str>>,
     attachments: Attachments,
     allocator: Allocator,
-    gateway_api: GatewayApi,
+    /// Shared with who makes what runs Gateways, and says what is in the way of that.
+    gateway_api: Arc<Mutex<GatewayApi>>,
     /// Services, and what else may be attached to something.
     attached: BTreeMap<ObjectKey, Attached>,
     /// `ServiceEntries` some host of which has no address, and how many of them.
@@ -66,6 +67,7 @@ impl Reports {
         sink: impl Sink + 'static,
         namespaces: watch::Sender<Namespaces>,
         root_namespace: &str,
+        gateway_api: Arc<Mutex<GatewayApi>>,
     ) -> Self {
         Self {
             sink: Box::new(sink),
@@ -75,7 +77,7 @@ impl Reports {
             talked_of: BTreeSet::new(),
             attachments: Attachments::new(root_namespace),
             allocator: Allocator::new(Ranges::default()),
-            gateway_api: GatewayApi::default(),
+            gateway_api,
             attached: BTreeMap::new(),
             lacking: BTreeMap::new(),
         }
@@ -85,7 +87,7 @@ impl Reports {
         let key = object.key();
         self.attachments.apply(object);
         self.allocator.apply(object);
-        self.gateway_api.apply(object);
+        self.gateway_api().apply(object);
         if Attached::matters(object) {
             self.attached.insert(key.clone(), Attached::new(object));
         } else if self.attached.remove(&key).is_some() {
@@ -110,7 +112,7 @@ impl Reports {
     fn remove(&mut self, key: &ObjectKey) {
         self.attachments.remove(key);
         self.allocator.remove(key);
-        self.gateway_api.remove(key);
+        self.gateway_api().remove(key);
         self.lacking.remove(key);
         if self.attached.remove(key).is_some() {
             self.sink.forget(key);
@@ -148,6 +150,15 @@ impl Reports {
 }
 
 impl Reports {
+    /// The `ConfigMap`s whose content is needed to know what is to run Gateways, besides those that Gateways name.
+    pub(super) fn needs(&self) -> Vec<ObjectKey> {
+        self.gateway_api().parameters_of_classes().collect()
+    }
+
+    fn gateway_api(&self) -> MutexGuard<'_, GatewayApi> {
+        self.gateway_api.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes note of resources before they are compiled.
     pub(super) fn saw(&mut self, batch: &[Change]) {
         for change in batch {
@@ -155,7 +166,8 @@ impl Reports {
                 Change::Apply(object) => self.apply(object),
                 Change::Delete(key) => self.remove(key),
                 Change::Findings(About::Object(key), findings) => self.note(key, findings),
-                Change::Findings(About::Source | About::WrittenBack, _) | Change::Synced => {}
+                Change::Synced => self.gateway_api().complete(),
+                Change::Findings(About::Source | About::WrittenBack, _) => {}
             }
         }
     }
@@ -180,9 +192,12 @@ impl Reports {
                 }
             }
         }
-        for (key, status) in self.gateway_api.settle() {
+        // What is said first must not be heard last, so nobody else may say anything meanwhile.
+        let mut gateway_api = self.gateway_api.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, status) in gateway_api.settle() {
             self.sink.set(key, status);
         }
+        drop(gateway_api);
         let ranges = self.allocator.ranges();
         self.lacking.iter().map(|(key, hosts)| no_address(key, *hosts, ranges)).collect()
     }
@@ -289,7 +304,7 @@ impl Sink for Statuses {
     }
 }
 
-/// What a class says that names us. It depends on the class alone: its parameters are nothing that we read.
+/// What a class says that names us. Whether its parameters can be used is said by each of its Gateways.
 fn class_status(object: &Object) -> Status {
     let condition = Condition {
         sort: "Accepted".to_owned(),

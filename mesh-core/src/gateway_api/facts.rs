@@ -1,22 +1,33 @@
-//! What is known of the objects that Gateways and routes refer to.
+//! What is known of the objects that Gateways and routes refer to, and of those that run Gateways.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Service as KubeService};
 
-use super::Name;
+use super::{GROUP, Name};
+use crate::model::is_ready;
 use crate::resource::{Material, Object, ObjectKey, Spec};
+use crate::waypoint::GATEWAY_NAME;
 
-/// The little that statuses need of Services, Secrets, `ConfigMaps` and `ServiceEntries`.
+/// The little that statuses need of Services, Pods, Secrets, `ConfigMaps` and `ServiceEntries`.
 #[derive(Debug, Default)]
 pub struct Facts {
     services: BTreeMap<Key, Service>,
     secrets: BTreeMap<Key, Holds>,
-    config_maps: BTreeMap<Key, Holds>,
+    /// Whether they hold authorities, and all that they hold: only those are read that something names.
+    config_maps: BTreeMap<Key, (Holds, Data)>,
     /// Hosts of `ServiceEntries`.
     hosts: BTreeMap<Key, Vec<Arc<str>>>,
+    /// Pods that are ready, and the Gateway whose each says that it is.
+    pods: BTreeMap<Key, Arc<str>>,
+    /// How many of them each Gateway has.
+    ready: BTreeMap<Key, usize>,
+    /// What keeps the objects of a Gateway from being made.
+    obstacles: BTreeMap<Key, Arc<str>>,
 }
+
+type Data = Arc<BTreeMap<String, String>>;
 
 type Key = (Arc<str>, Arc<str>);
 
@@ -40,6 +51,8 @@ pub(super) struct Service {
     pub(super) addresses: Vec<Arc<str>>,
     /// The Gateway whose process it leads to, by label.
     pub(super) gateway: Option<Arc<str>>,
+    /// The UID of the Gateway that it was made for.
+    pub(super) owner: Option<Arc<str>>,
 }
 
 impl Facts {
@@ -61,7 +74,13 @@ impl Facts {
             }
             Spec::ConfigMap(map) => {
                 let holds = Holds { certificate: false, authorities: authorities_in(map).is_some() };
-                self.config_maps.insert(key, holds) != Some(holds)
+                let new = (holds, Arc::new(map.data.clone().unwrap_or_default()));
+                self.config_maps.insert(key, new.clone()) != Some(new)
+            }
+            Spec::Pod(pod) => {
+                let is_ready = pod.metadata.deletion_timestamp.is_none() && is_ready(pod);
+                let gateway = object.meta.labels.get(GATEWAY_NAME).filter(|_| is_ready);
+                self.set_ready(&key, gateway.map(String::as_str))
             }
             Spec::ServiceEntry(entry) => {
                 let hosts: Vec<_> = entry.hosts.iter().map(|host| host.to_string().into()).collect();
@@ -79,8 +98,60 @@ impl Facts {
             "Secret" => self.secrets.remove(&name).is_some(),
             "ConfigMap" => self.config_maps.remove(&name).is_some(),
             "ServiceEntry" => self.hosts.remove(&name).is_some(),
+            "Pod" => self.set_ready(&name, None),
+            "KubernetesGateway" => self.obstacles.remove(&name).is_some(),
             _ => false,
         }
+    }
+
+    /// Takes note of what keeps the objects of a Gateway from being made, or that nothing does. Returns whether that may
+    /// change a status.
+    pub fn set_obstacle(&mut self, gateway: &ObjectKey, why: Option<&str>) -> bool {
+        let name = (Arc::clone(&gateway.namespace), Arc::clone(&gateway.name));
+        let why = why.map(Arc::from);
+        let differs = self.obstacles.get(&name) != why.as_ref();
+        match why {
+            Some(why) => drop(self.obstacles.insert(name, why)),
+            None => drop(self.obstacles.remove(&name)),
+        }
+        differs
+    }
+
+    /// What keeps the objects of a Gateway from being made.
+    pub(super) fn obstacle(&self, gateway: Name<'_>) -> Option<&str> {
+        self.obstacles.get(&key(gateway)).map(|why| &**why)
+    }
+
+    /// Whether any pod of a Gateway is ready.
+    pub(super) fn is_ready(&self, gateway: Name<'_>) -> bool {
+        self.ready.contains_key(&key(gateway))
+    }
+
+    /// Returns whether a Gateway has its first pod by it, or has lost its last.
+    fn set_ready(&mut self, pod: &Key, gateway: Option<&str>) -> bool {
+        let of = |gateway: &str| (Arc::clone(&pod.0), Arc::from(gateway));
+        let before = match gateway {
+            Some(gateway) => self.pods.insert(pod.clone(), gateway.into()),
+            None => self.pods.remove(pod),
+        };
+        if before.as_deref() == gateway {
+            return false;
+        }
+        let mut differs = false;
+        if let Some(gateway) = gateway {
+            let pods = self.ready.entry(of(gateway)).or_default();
+            *pods += 1;
+            differs = *pods == 1;
+        }
+        let left = before.map(|before| of(&before));
+        if let Some(pods) = left.as_ref().and_then(|left| self.ready.get_mut(left)) {
+            *pods -= 1;
+            if *pods == 0 {
+                differs = true;
+                self.ready.retain(|_, pods| *pods > 0);
+            }
+        }
+        differs
     }
 
     /// The Service of this name.
@@ -109,15 +180,27 @@ impl Facts {
         self.secrets.get(&key(name)).is_some_and(|it| it.certificate)
     }
 
-    /// Whether there is such a ConfigMap.
-    pub(super) fn has_config_map(&self, name: Name<'_>) -> bool {
-        self.config_maps.contains_key(&key(name))
+    /// The Service that was made for a Gateway.
+    pub(super) fn service_made_for(&self, namespace: &str, uid: Option<&str>) -> Option<(&str, &Service)> {
+        let uid = uid?;
+        let from = (Arc::from(namespace), Arc::from(""));
+        let mut own = self.services.range(from..).take_while(|((of, _), _)| **of == *namespace);
+        own.find(|(_, it)| it.owner.as_deref() == Some(uid)).map(|((_, name), it)| (&**name, it))
+    }
+
+    /// What a ConfigMap holds.
+    pub(super) fn config_map(&self, name: Name<'_>) -> Option<&BTreeMap<String, String>> {
+        self.config_maps.get(&key(name)).map(|(_, data)| &**data)
     }
 
     /// Whether a ConfigMap or Secret is there and has authorities.
     pub(super) fn has_authorities(&self, object: &ObjectKey) -> bool {
-        let of = if object.kind == "Secret" { &self.secrets } else { &self.config_maps };
-        of.get(&(Arc::clone(&object.namespace), Arc::clone(&object.name))).is_some_and(|it| it.authorities)
+        let name = (Arc::clone(&object.namespace), Arc::clone(&object.name));
+        let holds = match object.kind {
+            "Secret" => self.secrets.get(&name),
+            _ => self.config_maps.get(&name).map(|(holds, _)| holds),
+        };
+        holds.is_some_and(|it| it.authorities)
     }
 
     /// Whether a ServiceEntry has this host.
@@ -145,7 +228,10 @@ impl Service {
             addresses.push(format!("{name}.{namespace}.svc.cluster.local").into());
         }
         let gateway = object.meta.labels.get(GATEWAY_NAME).map(|name| Arc::from(name.as_str()));
-        Self { ports, port_names, addresses, gateway }
+        let mut owners = service.metadata.owner_references.iter().flatten();
+        let owner = owners.find(|owner| owner.kind == "Gateway" && owner.api_version.starts_with(GROUP));
+        let owner = owner.map(|owner| Arc::from(owner.uid.as_str()));
+        Self { ports, port_names, addresses, gateway, owner }
     }
 }
 
@@ -165,6 +251,3 @@ pub(crate) fn authorities_in(map: &ConfigMap) -> Option<&str> {
 fn key((namespace, name): Name<'_>) -> Key {
     (namespace.into(), name.into())
 }
-
-/// What is made for a Gateway has its name in.
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";

@@ -1,7 +1,6 @@
 //! What users are told of their Gateways and routes: the conditions and reasons that the API names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::contest::Contest;
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::resource::ObjectKey;
 use crate::resource::gateway_api::{
-    self as api, AddressKind, Backend, GrpcFilter, HttpFilter, ParentRef, SecretRef, TlsMode,
+    self as api, Backend, GrpcFilter, HttpFilter, ParentRef, SecretRef, TlsMode,
 };
 use crate::resource::value::Port;
 
@@ -140,6 +139,9 @@ impl<'a> Resources<'a> {
             let (Some(own), Some(counts)) = (listeners.get(&name), attached.get(&name)) else { continue };
             report.gateways.insert(gateway.object.key(), self.status_of(gateway, (own, counts), facts));
         }
+        for waypoint in self.waypoints() {
+            report.gateways.insert(waypoint.object.key(), self.status_of_waypoint(waypoint, facts));
+        }
         self.report_sets((&listeners, &attached), facts, &mut report);
         self.report_policies(&senders, facts, &mut report);
         report
@@ -171,10 +173,8 @@ impl<'a> Resources<'a> {
         let all = own.iter().zip(counts).filter(|(it, _)| it.owner.kind == OwnerKind::Gateway);
         let listeners: Vec<_> =
             all.map(|(it, attached)| self.listener_status(gateway, (it, *attached), facts)).collect();
-        let good = listeners.iter().filter(|it| it.holds(ACCEPTED)).count();
-        let accepted = gateway_accepted(gateway, (good, listeners.len()), facts);
-        let (programmed, addresses) = gateway_programmed(gateway, &accepted, facts);
-        let mut conditions = vec![accepted, programmed];
+        let (conditions, addresses) = self.taken_and_reached(gateway, &listeners, facts);
+        let mut conditions = Vec::from(conditions);
         conditions.extend(self.shows(gateway, facts));
         conditions.extend(lets_in_anybody(gateway.spec));
         let sets =
@@ -478,78 +478,6 @@ fn at_service(route: &Route<'_>, parent: &ParentRef, facts: &Facts) -> Condition
 
 fn both(reason: &'static str, message: &str) -> (Condition, Condition) {
     (Condition::new(ACCEPTED, false, reason, message), Condition::new("Conflicted", true, reason, message))
-}
-
-fn gateway_accepted(gateway: &Gateway<'_>, (good, all): (usize, usize), facts: &Facts) -> Condition {
-    let refuse = |reason, message: String| Condition::new(ACCEPTED, false, reason, message);
-    if let Some(parameters) = &gateway.spec.infrastructure.parameters_ref {
-        let is_map = parameters.group.is_empty() && *parameters.kind == *"ConfigMap";
-        if !(is_map && facts.has_config_map((gateway.name().0, &parameters.name))) {
-            let message = format!("{} {} is no ConfigMap that is there", parameters.kind, parameters.name);
-            return refuse("InvalidParameters", message);
-        }
-    }
-    let odd = gateway
-        .spec
-        .addresses
-        .iter()
-        .find(|it| matches!(it.kind, AddressKind::Named | AddressKind::Other(_)));
-    if let Some(odd) = odd {
-        return refuse(
-            "UnsupportedAddress",
-            format!("address {} is of a type that is not supported", odd.value),
-        );
-    }
-    match good {
-        0 => refuse(LISTENERS_INVALID, "none of its listeners is served, see their conditions".to_owned()),
-        good if good < all => {
-            let message = format!("{} of its listeners are not served, see their conditions", all - good);
-            Condition::new(ACCEPTED, true, LISTENERS_INVALID, message)
-        }
-        _ => Condition::new(ACCEPTED, true, "Accepted", "the Gateway is served"),
-    }
-}
-
-/// Whether it is reached anywhere, and where.
-fn gateway_programmed(
-    gateway: &Gateway<'_>,
-    accepted: &Condition,
-    facts: &Facts,
-) -> (Condition, Vec<Arc<str>>) {
-    let refuse = |reason, message: String| (Condition::new(PROGRAMMED, false, reason, message), Vec::new());
-    if !accepted.holds {
-        return refuse("Invalid", "it is not accepted".to_owned());
-    }
-    let named =
-        gateway.spec.addresses.iter().find(|it| it.kind == AddressKind::Hostname && !it.value.is_empty());
-    let found = match named {
-        Some(address) => {
-            let (first, rest) = address.value.split_once('.').unwrap_or((&address.value, ""));
-            let namespace = rest.split('.').next().filter(|it| !it.is_empty()).unwrap_or(gateway.name().0);
-            facts.service((namespace, first)).map(|service| (first, service))
-        }
-        None => facts.service_of(gateway.name()),
-    };
-    let Some((name, service)) = found else {
-        let message = "no Service leads to it: deploy one of its name, or with the label \
-                       gateway.networking.k8s.io/gateway-name";
-        return refuse("AddressNotAssigned", message.to_owned());
-    };
-    if service.addresses.is_empty() {
-        return refuse("AddressNotAssigned", format!("Service {name} has no address yet"));
-    }
-    let asked = gateway.spec.addresses.iter().filter_map(|it| match it.kind {
-        AddressKind::Ip(Some(ip)) => Some(ip),
-        _ => None,
-    });
-    let has = |ip: &IpAddr| service.addresses.iter().any(|it| it.parse() == Ok(*ip));
-    if let Some(missing) = asked.clone().find(|ip| !has(ip)) {
-        return refuse("AddressNotUsable", format!("Service {name} does not have the address {missing}"));
-    }
-    let asked: Vec<Arc<str>> = asked.map(|ip| ip.to_string().into()).collect();
-    let addresses = if asked.is_empty() { service.addresses.clone() } else { asked };
-    let message = format!("gateways are told of it, and reached by Service {name}");
-    (Condition::new(PROGRAMMED, true, "Programmed", message), addresses)
 }
 
 pub(super) const ACCEPTED: &str = "Accepted";

@@ -147,3 +147,13 @@ spec: { gatewayClassName: istio-waypoint, listeners: [{ name: mesh, port: 15008,
     let snapshot = compile(&objects, &CompileOptions::default()).snapshot;
     assert_eq!(&*Sightings::of("shop", "edge", []).own_in(&snapshot).service_account, "edge-runs");
 }
+
+#[test]
+fn an_account_that_is_given_comes_before_what_is_seen() {
+    let mut sightings = Sightings::of("shop", "edge", []).with_account(Some("door"));
+    assert_eq!(&*sightings.own().service_account, "door");
+    objects(POD).iter().for_each(|object| sightings.apply(object));
+    assert_eq!(&*sightings.own().service_account, "door");
+    let seen = Sightings::of("shop", "edge", []).with_account(None);
+    assert_eq!(&*seen.own().service_account, "default");
+}

@@ -34,6 +34,7 @@ impl Identity {
     pub(super) fn new(options: &GatewayOptions) -> Self {
         let (namespace, name) = (&options.name.namespace, &options.name.name);
         let sightings = Sightings::of(namespace, name, options.labels.iter().cloned());
+        let sightings = sightings.with_account(options.service_account.as_deref());
         let own = watch::Sender::new(Arc::new(sightings.own()));
         let sees_resources = options.config.is_some();
         Self { sightings, own, sees_resources, is_certified: !sees_resources || options.state.is_some() }

@@ -1,6 +1,5 @@
 //! `meshctl proxy-status`: how far the proxies are with what the control plane has told them.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,6 +9,7 @@ use serde_json::Value;
 
 use crate::emit;
 use crate::http::Server;
+use crate::table::{align, one_line};
 
 /// Show how far every proxy is with the configuration.
 ///
@@ -121,35 +121,6 @@ fn table(status: &Status) -> String {
 /// The head of a type's column.
 fn title(name: &str) -> String {
     name.strip_suffix("Bundle").unwrap_or(name).to_uppercase()
-}
-
-/// Columns as wide as their widest cell.
-fn align(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or_default()
-    };
-    let widths: Vec<_> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            // Writing to a String cannot fail.
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// Names are others' to choose; they may not write on the user's terminal as they like.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Types of resources, as the control plane names them.

@@ -1,6 +1,7 @@
 //! Gateways themselves: what they say of their listeners, their certificates and what is attached.
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 
 use super::http::{GATEWAY, by, route};
 use super::stage::Case;
@@ -102,13 +103,31 @@ fn listeners() -> Vec<Test> {
             .says("Gateway infra/unsupported", "Accepted=False/UnsupportedAddress")
             .act(async |case| {
                 let status = case.read("Gateway", "infra/gw").unwrap_or_default()["status"]["addresses"].clone();
-                ensure!(status == serde_json::json!([{"type": "IPAddress", "value": "192.0.2.1"}]), "{status}");
+                ensure!(status == json!([{"type": "IPAddress", "value": "192.0.2.1"}]), "{status}");
                 Ok(())
             }),
+        extended("GatewayInfrastructure")
+            .yaml(&gateway("infrastructure: {labels: {key1: value1}, annotations: {key2: value2}},", http))
+            .says("Gateway infra/gw", "Accepted=True/Accepted Programmed=True/Programmed")
+            .act(async |case| case.soon(async || is_marked(&case)).await),
         extended("GatewayOptionalAddressValue")
             .yaml(&gateway("addresses: [{type: IPAddress}],", http))
             .says("Gateway infra/gw", "Accepted=True/Accepted Programmed=True/Programmed"),
     ]
+}
+
+/// Whether all that was made for Gateway `infra/gw` has its infrastructure's label and annotation.
+fn is_marked(case: &Case) -> Result<()> {
+    for kind in ["ServiceAccount", "Deployment", "Service", "Pod"] {
+        let made = case.made(kind, "gw");
+        ensure!(made.len() == 1, "{kind}: {made:?}");
+        for object in made {
+            let metadata = &object["metadata"];
+            let marks = (&metadata["labels"]["key1"], &metadata["annotations"]["key2"]);
+            ensure!(marks == (&json!("value1"), &json!("value2")), "{kind}: {metadata}");
+        }
+    }
+    Ok(())
 }
 
 fn secrets() -> Vec<Test> {

@@ -93,7 +93,44 @@ impl Stage {
             sealed::serve(&authority, true, (&ips, pods)).await?,
         ];
         let mesh = needs_mesh.then(Mesh::start).transpose().context("a mesh (it needs root)")?;
-        Ok(Rc::new(Self { cluster, origin, pods, sealed, authority, strangers, number, control, mesh }))
+        let stage =
+            Rc::new(Self { cluster, origin, pods, sealed, authority, strangers, number, control, mesh });
+        let watched = Rc::downgrade(&stage);
+        tokio::task::spawn_local(async move {
+            while let Some(stage) = watched.upgrade() {
+                stage.play_cloud();
+                drop(stage);
+                sleep(POLL).await;
+            }
+        });
+        Ok(stage)
+    }
+
+    /// Does what a cloud and a kubelet do about what the control plane has made for Gateways: Services have an address, and
+    /// Deployments a pod that is ready.
+    fn play_cloud(&self) {
+        let is_made = |object: &Value| object["metadata"]["labels"][GATEWAY_NAME].is_string();
+        let ingress = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}});
+        for mut service in self.cluster.list("Service").into_iter().filter(is_made) {
+            if service["spec"]["type"] == "LoadBalancer" && service["status"] != ingress {
+                service["status"] = ingress.clone();
+                self.cluster.put(&service);
+            }
+        }
+        for deployment in self.cluster.list("Deployment").iter().filter(|it| is_made(it)) {
+            let text =
+                |pointer: &str| deployment.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+            if self.cluster.read("Pod", namespace, name).is_none() {
+                let template = &deployment["spec"]["template"];
+                let mut metadata = template["metadata"].clone();
+                (metadata["name"], metadata["namespace"]) = (json!(name), json!(namespace));
+                self.cluster.put(&json!({
+                    "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"],
+                    "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+                }));
+            }
+        }
     }
 
     /// Namespaces, and pods with their Services: `v1` to `v3` in `infra`, `w1` in `web`, `a1` in `app`.
@@ -179,7 +216,8 @@ impl Drop for Control {
 
 impl Case {
     /// Writes `yaml` to the cluster and to files, and starts a gateway for each Gateway in it of class `istio`. Pods are
-    /// not told to the cluster: statuses say nothing of them, and those of all tests have the same addresses.
+    /// not told to the cluster: those of all tests have the same addresses. Nor are the Services of Gateways, which the
+    /// control plane makes there.
     pub(super) async fn begin(stage: &Rc<Stage>, yaml: &str) -> Result<Self> {
         stage.number.set(stage.number.get() + 1);
         let suffix = format!("-{}", stage.number.get());
@@ -203,6 +241,7 @@ impl Case {
                 own.push((text("/metadata/namespace").to_owned(), text("/metadata/name").to_owned()));
             }
         }
+        documents.iter().filter(|document| document["kind"] != "Pod").for_each(|document| case.put(document));
         let mut services = BTreeMap::new();
         for (namespace, name) in own {
             let ports: [u16; PORTS.len()] = free_ports()?;
@@ -210,7 +249,6 @@ impl Case {
             documents.push(service(&namespace, &name, &ports));
             services.insert(format!("{namespace}/{name}"), ports);
         }
-        documents.iter().filter(|document| document["kind"] != "Pod").for_each(|document| case.put(document));
         let text: Vec<_> = documents.iter().map(Value::to_string).collect();
         let files = [("all.yaml".to_owned(), text.join("\n---\n"))];
         *case.documents.borrow_mut() = documents;
@@ -300,6 +338,15 @@ impl Case {
         if let Some(Value::String(name)) = value.pointer_mut("/metadata/name").filter(|_| is_namespace) {
             *name = self.local(name);
         }
+    }
+
+    /// What was made for a Gateway of `infra`, of a kind.
+    pub(super) fn made(&self, kind: &str, gateway: &str) -> Vec<Value> {
+        let namespace = self.local("infra");
+        let is_one = |it: &Value| {
+            it["metadata"]["namespace"] == *namespace && it["metadata"]["labels"][GATEWAY_NAME] == *gateway
+        };
+        self.stage.cluster.list(kind).into_iter().filter(is_one).collect()
     }
 
     fn local(&self, namespace: &str) -> String {
@@ -566,6 +613,8 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("ReferenceGrant", "referencegrants", true),
     ("BackendTLSPolicy", "backendtlspolicies", true),
 ];
+/// What is made for a Gateway has its name in this label.
+pub(super) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const POLL: Duration = Duration::from_millis(50);
 /// How long processes may take to be ready, on a busy machine.
 const START: Duration = Duration::from_secs(30);

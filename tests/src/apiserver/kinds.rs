@@ -184,13 +184,14 @@ struct Row {
     kind: &'static str,
     plural: &'static str,
     marks: &'static str,
+    version: &'static str,
     fields: &'static [&'static str],
     lists: &'static [(&'static str, &'static [&'static str])],
 }
 
 impl Row {
     const fn new(group: &'static str, kind: &'static str, plural: &'static str, marks: &'static str) -> Self {
-        Self { group, kind, plural, marks, fields: &[], lists: &[] }
+        Self { group, kind, plural, marks, version: "v1", fields: &[], lists: &[] }
     }
 
     fn resource(&self) -> Resource {
@@ -199,7 +200,7 @@ impl Row {
         let lists = COMMON_LISTS.iter().chain(self.lists);
         Resource {
             group: self.group.into(),
-            versions: vec!["v1".into()],
+            versions: vec![self.version.into()],
             kind: self.kind.into(),
             plural: self.plural.into(),
             namespaced: has('n'),
@@ -260,8 +261,22 @@ const BUILT_IN: &[Row] = &[
     Row::new("", "Event", "events", "n"),
     Row::new("discovery.k8s.io", "EndpointSlice", "endpointslices", "n"),
     Row {
-        lists: &[("status.conditions", &["type"])],
+        lists: &[
+            ("spec.template.spec.containers", &["name"]),
+            ("spec.template.spec.containers.ports", &["containerPort", "protocol"]),
+            ("spec.template.spec.containers.env", &["name"]),
+            ("spec.template.spec.volumes", &["name"]),
+            ("status.conditions", &["type"]),
+        ],
         ..Row::new("apps", "Deployment", "deployments", "nsg")
+    },
+    Row {
+        version: "v2",
+        ..Row::new("autoscaling", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "ns")
+    },
+    Row {
+        lists: &[("status.conditions", &["type"])],
+        ..Row::new("policy", "PodDisruptionBudget", "poddisruptionbudgets", "nsg")
     },
     Row::new("coordination.k8s.io", "Lease", "leases", "nvc"),
     Row {

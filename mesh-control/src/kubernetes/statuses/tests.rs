@@ -82,7 +82,7 @@ fn finding(name: &str, level: Level) -> Finding {
 
 fn reports() -> (Reports, Said, watch::Receiver<Namespaces>) {
     let (said, (namespaces, known)) = (Said::default(), watch::channel(Namespaces::default()));
-    (Reports::new(said.clone(), namespaces, "istio-system"), said, known)
+    (Reports::new(said.clone(), namespaces, "istio-system", Arc::default()), said, known)
 }
 
 #[test]

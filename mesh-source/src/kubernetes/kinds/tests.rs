@@ -59,7 +59,10 @@ fn the_role_grants_what_is_watched_and_nothing_else() {
         let resource = format!("{}/{}", watched.kind.group(), plural(watched.kind));
         let verbs =
             cluster.remove(&resource).unwrap_or_else(|| panic!("{resource} is watched but not granted"));
-        let needed = if watched.content == Content::OnDemand {
+        let needed = if resource == "/services" {
+            // They are made for Gateways as well.
+            MADE.to_vec()
+        } else if watched.content == Content::OnDemand {
             vec!["get", "list", "watch"]
         } else {
             vec!["list", "watch"]
@@ -120,8 +123,15 @@ fn what_is_passed_over_exists() {
     }
 }
 
-/// What the leader writes for others to read.
-const WRITTEN: [(&str, [&str; 2]); 2] = [
-    ("/configmaps istio-ca-root-cert", ["create", "patch"]),
-    ("admissionregistration.k8s.io/validatingwebhookconfigurations mesh-validator", ["get", "patch"]),
+/// What the leader writes for others to read, and what it makes for Gateways besides Services.
+const WRITTEN: [(&str, &[&str]); 7] = [
+    ("/configmaps istio-ca-root-cert", &["create", "patch"]),
+    ("/events", &["create"]),
+    ("/serviceaccounts", MADE),
+    ("admissionregistration.k8s.io/validatingwebhookconfigurations mesh-validator", &["get", "patch"]),
+    ("apps/deployments", MADE),
+    ("autoscaling/horizontalpodautoscalers", MADE),
+    ("policy/poddisruptionbudgets", MADE),
 ];
+/// Of what is made for Gateways, in order.
+const MADE: &[&str] = &["create", "delete", "get", "list", "patch", "watch"];
