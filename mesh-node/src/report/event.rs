@@ -53,6 +53,20 @@ pub enum Event {
     ShedRate,
     /// A connection closed because too many are open.
     ShedOpen,
+    /// A session of datagrams given up for a newer one.
+    ShedSession,
+    /// A datagram of a client for whose session there is no room.
+    DatagramNoRoom,
+    /// A datagram of a client that is refused a session.
+    DatagramRefused,
+    /// A datagram, or an answer to one, that could not be sent at once.
+    DatagramQueue,
+    /// A datagram that is too long for its way.
+    DatagramSize,
+    /// A datagram from or to an address that cannot be answered from or to.
+    DatagramAddress,
+    /// A datagram of somebody new to a listener that is being closed.
+    DatagramLeaving,
     /// A request refused because a rate limit service says nothing.
     LimitServiceDenied,
     /// A request let through although a rate limit service says nothing.
@@ -73,7 +87,7 @@ pub enum Event {
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 38] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -97,6 +111,13 @@ impl Event {
         Self::ShedPod,
         Self::ShedRate,
         Self::ShedOpen,
+        Self::ShedSession,
+        Self::DatagramNoRoom,
+        Self::DatagramRefused,
+        Self::DatagramQueue,
+        Self::DatagramSize,
+        Self::DatagramAddress,
+        Self::DatagramLeaving,
         Self::LimitServiceDenied,
         Self::LimitServicePassed,
         Self::NoWaypoint,
@@ -130,7 +151,14 @@ impl Event {
             | Self::ShedConnections
             | Self::ShedPod
             | Self::ShedRate
-            | Self::ShedOpen => &SHED,
+            | Self::ShedOpen
+            | Self::ShedSession => &SHED,
+            Self::DatagramNoRoom
+            | Self::DatagramRefused
+            | Self::DatagramQueue
+            | Self::DatagramSize
+            | Self::DatagramAddress
+            | Self::DatagramLeaving => &DATAGRAMS,
             Self::LimitServiceDenied | Self::LimitServicePassed => &LIMIT_SERVICE,
             Self::NoWaypoint => &WAYPOINT,
             Self::AdminHost | Self::AdminConnections => &ADMIN,
@@ -164,6 +192,13 @@ impl Event {
             Self::ShedPod => "pod",
             Self::ShedRate => "rate",
             Self::ShedOpen => "open",
+            Self::ShedSession => "session",
+            Self::DatagramNoRoom => "sessions",
+            Self::DatagramRefused => "refused",
+            Self::DatagramQueue => "queue",
+            Self::DatagramSize => "size",
+            Self::DatagramAddress => "address",
+            Self::DatagramLeaving => "leaving",
             Self::LimitServiceDenied => "denied",
             Self::LimitServicePassed => "passed",
             Self::AdminHost => "host",
@@ -195,8 +230,14 @@ pub struct Family {
 }
 
 /// One counter per event. Any thread may count.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Events([AtomicU64; Event::ALL.len()]);
+
+impl Default for Events {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
 
 impl Events {
     /// Adds one.
@@ -229,6 +270,8 @@ static SHED: Family = Family {
     name: "mesh_connections_shed",
     help: "Connections closed at once: over a limit, or origin unknown",
 };
+static DATAGRAMS: Family =
+    Family { name: "mesh_datagrams_dropped", help: "Datagrams at gateways that were not sent on" };
 static LIMIT_SERVICE: Family = Family {
     name: "mesh_rate_limit_service_failures",
     help: "Requests of which a rate limit service said nothing, and what became of them",
