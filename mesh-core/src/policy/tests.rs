@@ -771,7 +771,8 @@ fn datagrams_of_gateways_are_asked_about_like_plain_text() {
     let ask = |policies: &str, to: &str, port: usize| {
         let snapshot = world(&format!("{DATAGRAMS}{policies}")).snapshot;
         let dns = snapshot.services().find(|it| *it.name == *"dns").unwrap().clone();
-        let permit = snapshot.permit_datagrams("192.0.2.1".parse().unwrap(), to.parse().unwrap(), (&dns, port));
+        let permit =
+            snapshot.permit_datagrams("192.0.2.1".parse().unwrap(), to.parse().unwrap(), (&dns, port));
         permit.map(Permit::into_destination).map_err(|denied| denied.by)
     };
     let allowed = |policies: &str, to: &str| ask(policies, to, 0) == Ok(to.parse().unwrap());
@@ -805,6 +806,7 @@ fn datagrams_of_gateways_are_asked_about_like_plain_text() {
     );
     let nothing = Snapshot::default();
     let dns = world(DATAGRAMS).snapshot.services().find(|it| *it.name == *"dns").unwrap().clone();
-    let unknown = nothing.permit_datagrams("192.0.2.1".parse().unwrap(), "10.0.0.4:5353".parse().unwrap(), (&dns, 0));
+    let unknown =
+        nothing.permit_datagrams("192.0.2.1".parse().unwrap(), "10.0.0.4:5353".parse().unwrap(), (&dns, 0));
     assert_eq!(unknown.unwrap_err().by, DeniedBy::NotLoaded);
 }

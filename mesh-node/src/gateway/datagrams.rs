@@ -201,48 +201,34 @@ impl Port {
 
     /// Sends a client's datagram on. Where the endpoint has said meanwhile that nobody listens there, to another one.
     fn forward(self: &Rc<Self>, id: SessionId, payload: &[u8], now: Instant) {
-        for _ in 0..2 {
-            if self.is_refused_long(id, now) {
-                let key = self.sessions.borrow().key(id);
-                let Some(key) = key else { return };
-                self.begin(id, key, now);
-            }
-            let sent = match self.open.borrow().get(&id) {
-                Some(Session::Carried(carried)) => carried.send(payload),
-                _ => return self.engine.reporter.count(Event::DatagramRefused),
-            };
-            match sent {
-                Ok(()) => return,
-                Err(error) if session::is_lack_of_room(&error) => {
-                    return self.engine.reporter.count(Event::DatagramQueue);
-                }
-                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                    return self.engine.reporter.count(Event::DatagramSize);
-                }
-                Err(error) => {
-                    let key = self.sessions.borrow().key(id);
-                    self.lose(id, &error);
-                    let Some(key) = key else { return };
-                    let Verdict::New { id: next, .. } = self.sessions.borrow_mut().datagram(key, now) else {
-                        return;
-                    };
-                    self.begin(next, key, now);
-                    return self.forward_once(next, payload);
-                }
+        let Some(key) = self.sessions.borrow().key(id) else { return };
+        if self.is_refused_long(id, now) {
+            self.begin(id, key, now);
+        }
+        let Some(error) = self.send(id, payload) else { return };
+        self.lose(id, &error);
+        let verdict = self.sessions.borrow_mut().datagram(key, now);
+        if let Verdict::New { id, .. } = verdict {
+            self.begin(id, key, now);
+            if self.send(id, payload).is_some() {
+                self.engine.reporter.count(Event::DatagramQueue);
             }
         }
     }
 
-    /// As [`Self::forward`], for a session that was just made.
-    fn forward_once(&self, id: SessionId, payload: &[u8]) {
-        let open = self.open.borrow();
-        let sent = match open.get(&id) {
-            Some(Session::Carried(carried)) => carried.send(payload),
-            _ => return self.engine.reporter.count(Event::DatagramRefused),
+    /// Sends a datagram to the endpoint of a session. What comes back says that the endpoint is lost; all else is counted.
+    fn send(&self, id: SessionId, payload: &[u8]) -> Option<io::Error> {
+        let event = match self.open.borrow().get(&id) {
+            Some(Session::Carried(carried)) => match carried.send(payload) {
+                Ok(()) => return None,
+                Err(error) if session::is_lack_of_room(&error) => Event::DatagramQueue,
+                Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => Event::DatagramSize,
+                Err(error) => return Some(error),
+            },
+            _ => Event::DatagramRefused,
         };
-        if sent.is_err() {
-            self.engine.reporter.count(Event::DatagramQueue);
-        }
+        self.engine.reporter.count(event);
+        None
     }
 
     /// Whether a session was refused so long ago that it may be tried again.

@@ -240,21 +240,24 @@ fn dial(permit: Permit, source: IpAddr, descriptors: &Descriptors) -> io::Result
     let to = permit.into_destination();
     let socket = descriptors.allow_dial(sockopt::udp_socket(to.is_ipv6())?)?;
     datagram::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
-    sockopt::bind_address_only(&socket, source)?;
     sockopt::start_connect(&socket, to)?;
-    UdpSocket::from_std(socket.into())
+    let socket = UdpSocket::from_std(socket.into())?;
+    if socket.local_addr()?.ip() != source {
+        return Err(io::Error::other("the way there has changed since policy was asked"));
+    }
+    Ok(socket)
 }
 
 /// Takes answers until the session ends.
 async fn answers(port: Rc<Port>, session: (SessionId, SessionKey), socket: Rc<UdpSocket>) {
     let interest = Interest::READABLE | Interest::ERROR;
     loop {
-        if socket.ready(interest).await.is_err() {
-            return;
-        }
+        let Ok(ready) = socket.ready(interest).await else { return };
+        // One of the two: of both together tokio never says that they are there.
+        let which = if ready.is_readable() { Interest::READABLE } else { Interest::ERROR };
         let mut more = true;
         for _ in 0..super::BURST {
-            match socket.try_io(interest, || port.answer(session, &socket)) {
+            match socket.try_io(which, || port.answer(session, &socket)) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     more = false;
