@@ -115,12 +115,11 @@ pub fn receive_connected(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<us
 }
 
 /// Room for one control message with addresses, aligned as its header has to be.
-#[repr(align(8))]
-struct Control([u8; 64]);
+struct Control([u64; 8]);
 
 impl Control {
     fn empty() -> Self {
-        Self([0; 64])
+        Self([0; 8])
     }
 
     /// Has the kernel send from an address. Returns how much of the room that takes.
@@ -145,7 +144,7 @@ impl Control {
         // SAFETY: both only compute.
         let (length, space) = unsafe { (libc::CMSG_LEN(size), libc::CMSG_SPACE(size)) };
         let space = usize::try_from(space).expect("addresses are small");
-        assert!(space <= self.0.len(), "there is room for any address");
+        assert!(space <= size_of_val(&self.0), "there is room for any address");
         let first = self.0.as_mut_ptr().cast::<libc::cmsghdr>();
         // SAFETY: the room is aligned and large enough for the header and the value behind it, as was just checked.
         unsafe {
@@ -233,7 +232,8 @@ mod tests {
                 UdpSocket::bind((if at.is_ipv6() { "::1" } else { "127.0.0.1" }, 0)).expect("a socket");
             client.set_read_timeout(Some(std::time::Duration::from_secs(5))).expect("an option");
             client.connect(at).expect("connected");
-            for payload in [&b""[..], b"question", &[7; 60_000]] {
+            let long = vec![7; 60_000];
+            for payload in [&b""[..], b"question", &long] {
                 client.send(payload).expect("sent");
                 let mut buffer = vec![0; 65_536];
                 let got = loop {

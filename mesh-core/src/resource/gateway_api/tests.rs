@@ -602,6 +602,7 @@ fn grpc_routes_are_read_and_checked() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn l4_routes_are_read_and_checked() {
     let rules = "rules: [{backendRefs: [{name: b, port: 1}, {name: c, port: 2, weight: 3}]}]";
     let spec = good("v1", "TLSRoute", &format!("{{hostnames: ['*.a.b'], {rules}}}"));

@@ -128,7 +128,7 @@ impl Port {
             engine.reporter.count(Event::denied(&denied.by));
             Failed::at(Stage::Policy, denied.to_string())
         })?;
-        let socket = dial(permit, source, &self.means.descriptors).map_err(|error| {
+        let socket = dial(permit, source, self.means.descriptors).map_err(|error| {
             if error.raw_os_error() == Some(libc::EMFILE) {
                 engine.reporter.count(Event::ShedConnections);
             }
@@ -236,7 +236,7 @@ fn target<'s>(snapshot: &'s Snapshot, to: &ClusterRef, namespace: &str) -> Optio
 }
 
 /// A socket through which datagrams go to nowhere but where the permit is for.
-fn dial(permit: Permit, source: IpAddr, descriptors: &Descriptors) -> io::Result<UdpSocket> {
+fn dial(permit: Permit, source: IpAddr, descriptors: Descriptors) -> io::Result<UdpSocket> {
     let to = permit.into_destination();
     let socket = descriptors.allow_dial(sockopt::udp_socket(to.is_ipv6())?)?;
     datagram::set_receive_buffer(&socket, RECEIVE_BUFFER)?;
