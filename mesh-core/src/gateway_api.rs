@@ -21,7 +21,7 @@ pub use self::serve::{Served, client_certificate, serve};
 pub use self::status::{Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, ParentStatus, Report};
 use crate::resource::gateway_api::{
     GatewayClassSpec, GatewaySpec, GrpcRouteSpec, Hostname, HttpRouteSpec, ListenerSetSpec, ParentRef,
-    SecretRef, TcpRouteSpec, TlsRouteSpec,
+    SecretRef, TcpRouteSpec, TlsRouteSpec, UdpRouteSpec,
 };
 use crate::resource::{Object, Spec};
 use crate::route::ResourceName;
@@ -97,6 +97,8 @@ pub enum RouteSpec<'a> {
     Tls(&'a TlsRouteSpec),
     /// About all connections of a port.
     Tcp(&'a TcpRouteSpec),
+    /// About all datagrams of a port.
+    Udp(&'a UdpRouteSpec),
 }
 
 /// The kinds of routes. Ordered as statuses list them.
@@ -110,6 +112,8 @@ pub enum RouteKind {
     Tls,
     /// TCPRoute.
     Tcp,
+    /// UDPRoute.
+    Udp,
 }
 
 impl<'a> Resources<'a> {
@@ -222,6 +226,7 @@ impl<'a> Route<'a> {
             Spec::GrpcRoute(spec) => RouteSpec::Grpc(spec),
             Spec::TlsRoute(spec) => RouteSpec::Tls(spec),
             Spec::TcpRoute(spec) => RouteSpec::Tcp(spec),
+            Spec::UdpRoute(spec) => RouteSpec::Udp(spec),
             _ => return None,
         };
         Some(Self { object, spec })
@@ -245,6 +250,7 @@ impl<'a> Route<'a> {
             RouteSpec::Grpc(spec) => &spec.parent_refs,
             RouteSpec::Tls(spec) => &spec.parent_refs,
             RouteSpec::Tcp(spec) => &spec.parent_refs,
+            RouteSpec::Udp(spec) => &spec.parent_refs,
         }
     }
 
@@ -254,7 +260,7 @@ impl<'a> Route<'a> {
             RouteSpec::Http(spec) => &spec.hostnames,
             RouteSpec::Grpc(spec) => &spec.hostnames,
             RouteSpec::Tls(spec) => &spec.hostnames,
-            RouteSpec::Tcp(_) => &[],
+            RouteSpec::Tcp(_) | RouteSpec::Udp(_) => &[],
         }
     }
 
@@ -269,6 +275,7 @@ impl<'a> Route<'a> {
             RouteSpec::Grpc(spec) => of(spec.rules.iter().map(|rule| rule.fault())),
             RouteSpec::Tls(spec) => (Vec::new(), spec.rules.len()),
             RouteSpec::Tcp(spec) => (Vec::new(), spec.rules.len()),
+            RouteSpec::Udp(spec) => (Vec::new(), spec.rules.len()),
         }
     }
 
@@ -285,6 +292,7 @@ impl<'a> Route<'a> {
             RouteSpec::Grpc(_) => RouteKind::Grpc,
             RouteSpec::Tls(_) => RouteKind::Tls,
             RouteSpec::Tcp(_) => RouteKind::Tcp,
+            RouteSpec::Udp(_) => RouteKind::Udp,
         }
     }
 }
@@ -297,11 +305,12 @@ impl RouteKind {
             Self::Grpc => "GRPCRoute",
             Self::Tls => "TLSRoute",
             Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
         }
     }
 
     fn named(name: &str) -> Option<Self> {
-        [Self::Http, Self::Grpc, Self::Tls, Self::Tcp].into_iter().find(|kind| kind.name() == name)
+        [Self::Http, Self::Grpc, Self::Tls, Self::Tcp, Self::Udp].into_iter().find(|kind| kind.name() == name)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod allowance;
 pub mod analyze;
 pub mod balance;
 pub mod cluster;
+pub mod datagrams;
 pub mod dns;
 pub mod dynamodb;
 pub mod express;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, Service as KubeService};
+use k8s_openapi::api::core::v1::{Container, PodSpec, Service as KubeService, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::model::{Membership, ServiceKey, Snapshot};
@@ -30,8 +30,10 @@ pub struct Own {
     pub known_by: KnownBy,
     /// Its service account.
     pub service_account: Arc<str>,
-    /// The ports of its Services, and its own that each leads to.
+    /// The TCP ports of its Services, and its own that each leads to.
     pub ports: BTreeMap<u16, u16>,
+    /// The same of UDP.
+    pub udp_ports: BTreeMap<u16, u16>,
     /// What its own annotation `proxy.istio.io/config` says of the proxies before it; it comes before what `MeshConfig`
     /// says of all. A number that is wrong in it is 0, so that nobody is believed by mistake.
     pub topology: Option<Topology>,
@@ -84,6 +86,7 @@ struct Candidate {
 struct ServicePorts {
     selector: BTreeMap<String, String>,
     ports: Vec<(u16, Target)>,
+    udp_ports: Vec<(u16, Target)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,16 +171,20 @@ impl Sightings {
         };
         let mut labels = candidate.labels;
         labels.extend(self.given.clone());
-        let mut ports = BTreeMap::new();
+        let (mut ports, mut udp_ports) = (BTreeMap::new(), BTreeMap::new());
+        let add = |all: &mut BTreeMap<u16, u16>, more: &[(u16, Target)]| {
+            for (number, target) in more {
+                if let Some(target) = target.on(&candidate.named_ports) {
+                    all.entry(*number).or_insert(target);
+                }
+            }
+        };
         // Its namesake is the most likely to be meant where two Services disagree.
         let (namesake, others): (Vec<_>, Vec<_>) =
             self.services.iter().partition(|(name, _)| **name == self.name);
         for (_, service) in namesake.into_iter().chain(others).filter(|(_, it)| it.selects(&labels)) {
-            for (number, target) in &service.ports {
-                if let Some(target) = target.on(&candidate.named_ports) {
-                    ports.entry(*number).or_insert(target);
-                }
-            }
+            add(&mut ports, &service.ports);
+            add(&mut udp_ports, &service.udp_ports);
         }
         Own {
             namespace: Arc::clone(&self.namespace),
@@ -190,6 +197,7 @@ impl Sightings {
                 .or(candidate.service_account)
                 .unwrap_or_else(|| "default".into()),
             ports,
+            udp_ports,
             topology: candidate.topology,
         }
     }
@@ -209,6 +217,7 @@ impl Sightings {
         let Some(pod) = named.first().or(of_name.first()) else { return own };
         own.service_account = self.account.as_ref().unwrap_or(&pod.service_account).clone();
         own.ports = pod.services.iter().flat_map(|one| one.ports.iter().copied()).collect();
+        own.udp_ports = pod.services.iter().flat_map(|one| one.udp_ports.iter().copied()).collect();
         // A control plane tells only labels that somebody asks about. Without any it may not be one of ours.
         if !pod.labels.is_empty() {
             own.known_by = known_by;
@@ -220,9 +229,14 @@ impl Sightings {
 }
 
 impl Own {
-    /// The port of the process that a port of its Service leads to: the same if its Services have no such port.
+    /// The port of the process that a TCP port of its Service leads to: the same if its Services have no such port.
     pub fn target_port(&self, port: u16) -> u16 {
         self.ports.get(&port).copied().unwrap_or(port)
+    }
+
+    /// As [`Self::target_port`], for UDP.
+    pub fn udp_target_port(&self, port: u16) -> u16 {
+        self.udp_ports.get(&port).copied().unwrap_or(port)
     }
 }
 
@@ -303,9 +317,7 @@ impl ServicePorts {
     fn of(service: &KubeService) -> Option<Self> {
         let spec = service.spec.as_ref()?;
         let selector = spec.selector.clone().filter(|selector| !selector.is_empty())?;
-        let tcp =
-            spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|it| it == "TCP"));
-        let ports = tcp.filter_map(|port| {
+        let port = |port: &ServicePort| {
             let number = valid(port.port)?;
             let target = match &port.target_port {
                 None => Target::Number(number),
@@ -313,8 +325,12 @@ impl ServicePorts {
                 Some(IntOrString::String(name)) => Target::Named(name.clone()),
             };
             Some((number, target))
-        });
-        Some(Self { selector, ports: ports.collect() })
+        };
+        let of = |protocol: &str| {
+            let all = spec.ports.iter().flatten();
+            all.filter(|it| it.protocol.as_deref().unwrap_or("TCP") == protocol).filter_map(port).collect()
+        };
+        Some(Self { selector, ports: of("TCP"), udp_ports: of("UDP") })
     }
 
     fn selects(&self, labels: &BTreeMap<String, String>) -> bool {

@@ -221,6 +221,8 @@ pub enum Spec {
     TlsRoute(Box<gateway_api::TlsRouteSpec>),
     /// `gateway.networking.k8s.io/v1` and `v1alpha2`.
     TcpRoute(Box<gateway_api::TcpRouteSpec>),
+    /// `gateway.networking.k8s.io/v1` and `v1alpha2`.
+    UdpRoute(Box<gateway_api::UdpRouteSpec>),
     /// `gateway.networking.k8s.io/v1` and `v1beta1`.
     ReferenceGrant(gateway_api::ReferenceGrantSpec),
     /// `gateway.networking.k8s.io/v1` and `v1alpha3`.

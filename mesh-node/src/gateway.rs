@@ -10,6 +10,7 @@
 mod accepted;
 mod certificates;
 mod compile;
+mod datagrams;
 mod edge;
 mod figures;
 mod identity;
@@ -28,8 +29,8 @@ use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 pub use self::accepted::{
-    Accepted, Alpn, Engine, Facts, HttpConnection, LocalBoxFuture, OpaqueConnection, Serve, Thread,
-    TunnelConnection,
+    Accepted, Alpn, DatagramDoor, Engine, Facts, HttpConnection, LocalBoxFuture, OpaqueConnection, Serve,
+    Thread, TunnelConnection,
 };
 pub(crate) use self::identity::identity_of;
 pub use self::listener::{Listener, Served, Serving};

@@ -142,6 +142,8 @@ pub struct ConnInfo {
     pub pseudo_service: Option<PseudoService>,
     /// Whether the bytes travel under mutual TLS between the proxies.
     pub encrypted: bool,
+    /// Whether it is a session of datagrams, which is no connection of TCP.
+    pub datagrams: bool,
 }
 
 /// How to make a [`Reporter`].

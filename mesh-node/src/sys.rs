@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod conntrack;
+pub mod datagram;
 pub mod diag;
 pub mod fs;
 pub mod limits;

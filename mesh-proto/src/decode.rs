@@ -139,7 +139,8 @@ impl Decoder {
             return Err(Invalid::new("uid", "is empty or too long"));
         }
         let ips = from.addresses.iter().map(|bytes| ip(bytes)).collect::<Result<Vec<_>, _>>()?;
-        let services = self.memberships(&from.services)?;
+        let details = extension::<mesh::WorkloadDetails>(&from.extensions, WORKLOAD_DETAILS)?;
+        let services = self.memberships(&from.services, &details.udp_services)?;
         let ready = from.status() == workload::WorkloadStatus::Healthy;
         let node = Some(&*from.node).filter(|node| !node.is_empty()).map(|node| self.text(node));
         if from.uid.split('/').nth(1) == Some(STATIC) {
@@ -149,7 +150,6 @@ impl Decoder {
             let endpoint = StaticEndpoint { uid, namespace, ip, node, services, ready };
             return Ok(Record::StaticEndpoint(Arc::new(endpoint)));
         }
-        let details = extension::<mesh::WorkloadDetails>(&from.extensions, WORKLOAD_DETAILS)?;
         let policies = self.policies(&from.authorization_policies)?;
         let namespace = self.text(&from.namespace);
         let service_account = self.text(or(&from.service_account, "default"));
@@ -212,7 +212,17 @@ impl Decoder {
                 endpoints: Vec::new(),
             })
         };
+        let udp_port = |port: &mesh::UdpPort| {
+            Ok(ServicePort {
+                number: number(port.number)?,
+                name: named(&port.name),
+                app_protocol: named(&port.app_protocol),
+                tls: None,
+                endpoints: Vec::new(),
+            })
+        };
         Ok(Service {
+            udp_ports: details.udp_ports.iter().map(udp_port).collect::<Result<_, Invalid>>()?,
             namespace: self.text(&from.namespace),
             name: from.name.as_str().into(),
             hostname: from.hostname.as_str().into(),
@@ -260,6 +270,7 @@ impl Decoder {
     fn memberships(
         &mut self,
         from: &HashMap<String, workload::PortList>,
+        udp: &[mesh::UdpService],
     ) -> Result<Vec<Membership>, Invalid> {
         let mut memberships = Vec::with_capacity(from.len());
         for (name, list) in from {
@@ -267,7 +278,16 @@ impl Decoder {
             let pair = |port: &workload::Port| Ok((number(port.service_port)?, number(port.target_port)?));
             let mut ports = list.ports.iter().map(pair).collect::<Result<Vec<_>, Invalid>>()?;
             ports.sort_unstable();
-            memberships.push(Membership { service, ports: ports.into() });
+            memberships.push(Membership { service, ports: ports.into(), udp_ports: Box::default() });
+        }
+        for one in udp {
+            let service = self.service_key(&one.service)?;
+            let pair = |port: &mesh::UdpTarget| Ok((number(port.service_port)?, number(port.target_port)?));
+            let mut ports = one.ports.iter().map(pair).collect::<Result<Vec<_>, Invalid>>()?;
+            ports.sort_unstable();
+            let known = memberships.iter_mut().find(|it| it.service == service);
+            let known = known.ok_or(Invalid::new("udp_services", "a service is none of its services"))?;
+            known.udp_ports = ports.into();
         }
         memberships.sort();
         Ok(memberships)

@@ -115,11 +115,15 @@ fn details(from: &Workload) -> Option<mesh::WorkloadDetails> {
         labels: from.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
         weight: from.weight,
         waypoint: from.waypoint.as_deref().and_then(waypoint_details),
+        udp_services: udp_services(&from.services),
     };
     (details != mesh::WorkloadDetails::default()).then_some(details)
 }
 
 fn static_endpoint(from: &StaticEndpoint) -> workload::Workload {
+    let udp_services = udp_services(&from.services);
+    let details = mesh::WorkloadDetails { udp_services, ..mesh::WorkloadDetails::default() };
+    let details = (details != mesh::WorkloadDetails::default()).then_some(details);
     workload::Workload {
         uid: from.uid.to_string(),
         namespace: from.namespace.to_string(),
@@ -127,6 +131,7 @@ fn static_endpoint(from: &StaticEndpoint) -> workload::Workload {
         node: from.node.as_deref().unwrap_or_default().to_owned(),
         services: memberships(&from.services),
         status: status(from.ready).into(),
+        extensions: details.map(|details| extension(WORKLOAD_DETAILS, &details)).into_iter().collect(),
         ..workload::Workload::default()
     }
 }
@@ -140,7 +145,13 @@ pub fn service(from: &Service) -> workload::Service {
         app_protocol: port.app_protocol.as_deref().unwrap_or_default().to_owned(),
         tls: port.tls.as_deref().map(backend_tls),
     };
+    let udp_port = |port: &mesh_core::model::ServicePort| mesh::UdpPort {
+        number: port.number.into(),
+        name: port.name.as_deref().unwrap_or_default().to_owned(),
+        app_protocol: port.app_protocol.as_deref().unwrap_or_default().to_owned(),
+    };
     let details = mesh::ServiceDetails {
+        udp_ports: from.udp_ports.iter().map(udp_port).collect(),
         ports: from.ports.iter().map(detail).collect(),
         session_affinity_seconds: from.session_affinity.map_or(0, |lasts| lasts.as_secs().max(1)),
         headless: from.headless,
@@ -283,6 +294,20 @@ fn memberships(from: &[Membership]) -> std::collections::HashMap<String, workloa
     };
     let ports = |one: &Membership| workload::PortList { ports: one.ports.iter().map(port).collect() };
     from.iter().map(|one| (one.service.to_string(), ports(one))).collect()
+}
+
+fn udp_services(from: &[Membership]) -> Vec<mesh::UdpService> {
+    let port = |(service, target): &(u16, u16)| mesh::UdpTarget {
+        service_port: u32::from(*service),
+        target_port: u32::from(*target),
+    };
+    let serving = from.iter().filter(|one| !one.udp_ports.is_empty());
+    serving
+        .map(|one| mesh::UdpService {
+            service: one.service.to_string(),
+            ports: one.udp_ports.iter().map(port).collect(),
+        })
+        .collect()
 }
 
 fn status(ready: bool) -> workload::WorkloadStatus {

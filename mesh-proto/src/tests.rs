@@ -22,15 +22,15 @@ const YAML: &str = "
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: b, namespace: app, annotations: {ambient.istio.io/bypass-inbound-capture: 'true', ambient.istio.io/dns-capture: 'false'}}, spec: {nodeName: n1, hostNetwork: true, containers: [{name: c, image: i}]}, status: {podIP: 192.168.0.1, conditions: [{type: Ready, status: 'False'}]}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: web, namespace: app, labels: {istio.io/use-waypoint: way, istio.io/ingress-use-waypoint: 'true', istio.io/use-waypoint-canary: other}, annotations: {istio.io/use-waypoint-canary-weight: '7'}}, spec: {clusterIP: 10.96.0.1, sessionAffinity: ClientIP, internalTrafficPolicy: Local, selector: {app: web}, ports: [{name: http, port: 80, targetPort: web, appProtocol: http}, {name: raw, port: 81}]}}
+{apiVersion: v1, kind: Service, metadata: {name: web, namespace: app, labels: {istio.io/use-waypoint: way, istio.io/ingress-use-waypoint: 'true', istio.io/use-waypoint-canary: other}, annotations: {istio.io/use-waypoint-canary-weight: '7'}}, spec: {clusterIP: 10.96.0.1, sessionAffinity: ClientIP, internalTrafficPolicy: Local, selector: {app: web}, ports: [{name: http, port: 80, targetPort: web, appProtocol: http}, {name: raw, port: 81}, {name: quic, port: 80, targetPort: 8443, protocol: UDP, appProtocol: h3}]}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: ext, namespace: app, labels: {istio.io/use-waypoint: gone}}, spec: {clusterIP: None, publishNotReadyAddresses: true, ipFamilies: [IPv4], ports: [{port: 80}]}}
+{apiVersion: v1, kind: Service, metadata: {name: ext, namespace: app, labels: {istio.io/use-waypoint: gone}}, spec: {clusterIP: None, publishNotReadyAddresses: true, ipFamilies: [IPv4], ports: [{name: a, port: 80}, {name: b, port: 80, protocol: UDP}]}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: zonal, namespace: app}, spec: {clusterIP: 10.96.0.7, trafficDistribution: PreferClose, ports: [{port: 80}]}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: nodal, namespace: app, annotations: {networking.istio.io/traffic-distribution: PreferSameNode}}, spec: {clusterIP: 10.96.0.8, publishNotReadyAddresses: true, ports: [{port: 80}]}}
 ---
-{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: ext-1, namespace: app, labels: {kubernetes.io/service-name: ext}}, addressType: IPv4, ports: [{port: 7070}], endpoints: [{addresses: [172.16.0.1], conditions: {ready: false}}]}
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: ext-1, namespace: app, labels: {kubernetes.io/service-name: ext}}, addressType: IPv4, ports: [{name: a, port: 7070}, {name: b, port: 7171, protocol: UDP}], endpoints: [{addresses: [172.16.0.1], conditions: {ready: false}}]}
 ---
 {apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: '{trustDomain: td.one, trustDomainAliases: [td.old], accessLogFile: /dev/stdout}'}}
 ---

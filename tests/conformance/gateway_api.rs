@@ -17,6 +17,7 @@ mod sealed;
 mod sessions;
 mod stage;
 mod tls;
+mod udp;
 
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -153,6 +154,7 @@ fn tests() -> Vec<Test> {
         sessions::tests(),
         grpc::tests(),
         tls::tests(),
+        udp::tests(),
         mesh::tests(),
         listener_sets::tests(),
         backend_tls::tests(),

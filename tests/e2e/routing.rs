@@ -11,6 +11,7 @@ use mesh_tests::bed::{Bed, PodHandle};
 mod bookinfo;
 mod breaker;
 mod bytes;
+mod datagrams;
 mod entries;
 pub(crate) mod gateway;
 mod gateway_api;

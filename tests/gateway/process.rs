@@ -199,6 +199,22 @@ impl Gateway {
         Ok(value.with_context(|| format!("no {name} in:\n{text}"))?.parse()?)
     }
 
+    /// The sum of a metric over the label sets that have all of these, as they are written.
+    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> Result<u64> {
+        let response = fetch(self.at(15020), &Request::get("/metrics"), Duration::from_secs(5))?;
+        let text = response.text();
+        let of = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        let values = of
+            .filter(|line| labels.iter().all(|label| line.contains(label)))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        Ok(values.sum())
+    }
+
+    /// Its number among the processes of the machine.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything it has written.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()

@@ -219,7 +219,7 @@ fn condition(condition: &gateway_api::Condition, observed_generation: Option<i64
 }
 
 /// The kinds that decide, besides those of [`Facts`].
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "GatewayClass",
     "KubernetesGateway",
     "ListenerSet",
@@ -227,6 +227,7 @@ const KINDS: [&str; 10] = [
     "GRPCRoute",
     "TLSRoute",
     "TCPRoute",
+    "UDPRoute",
     "BackendTLSPolicy",
     "ReferenceGrant",
     "Namespace",

@@ -362,7 +362,7 @@ const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 /// Kinds that nodes enforce.
 const POLICIES: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
 /// Kinds of the Gateway API that have a status of ours.
-const OF_GATEWAY_API: [&str; 8] = [
+const OF_GATEWAY_API: [&str; 9] = [
     "GatewayClass",
     "KubernetesGateway",
     "ListenerSet",
@@ -370,6 +370,7 @@ const OF_GATEWAY_API: [&str; 8] = [
     "GRPCRoute",
     "TLSRoute",
     "TCPRoute",
+    "UDPRoute",
     "BackendTLSPolicy",
 ];
 /// Who takes care of a `GatewayClass` that is ours: of gateways, and of waypoints. The names are Istio's.

@@ -19,6 +19,7 @@ fn service(name: &str, port: u16) -> Record {
             tls: None,
             endpoints: Vec::new(),
         }],
+        udp_ports: Vec::new(),
         session_affinity: None,
         local_only: false,
         traffic_distribution: None,

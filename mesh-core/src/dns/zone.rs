@@ -7,7 +7,7 @@ use super::alias::Aliases;
 use super::name;
 use super::query::{Kind, Query};
 use super::reply::{Code, Other, Records};
-use crate::model::{Endpoint, Lead, Service, Snapshot, Workload, WorkloadType};
+use crate::model::{Endpoint, Lead, Service, ServicePort, Snapshot, Workload, WorkloadType};
 
 /// What is to be done about a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,7 @@ impl Snapshot {
             services.map(AsRef::as_ref).filter(sees).filter(|it| it.headless && it.entry.is_none());
         let names: Vec<_> = headless
             .filter_map(|service| {
-                let mut all = service.ports.iter().flat_map(|port| &port.endpoints);
+                let mut all = ports(service).flat_map(|port| &port.endpoints);
                 let endpoint = all.find(|endpoint| endpoint.addr.ip() == ip)?;
                 Some(Other::Pointer(format!("{}.{}", own_name(endpoint), service.hostname)))
             })
@@ -108,17 +108,23 @@ impl Snapshot {
         (!names.is_empty()).then_some((names, BRIEF))
     }
 
-    /// Where a port of a service is, by `_PORT._tcp` before the name of the service (Kubernetes' specification, 2.3.2 and
-    /// 2.4.2); of ports that are not TCP nothing is known here.
+    /// Where a port of a service is, by `_PORT._tcp` or `_PORT._udp` before the name of the service (Kubernetes'
+    /// specification, 2.3.2 and 2.4.2).
     fn locations(&self, pod: &Workload, name: &str) -> Option<(Vec<Other>, u32)> {
-        let (port, rest) = name.strip_prefix('_')?.split_once("._tcp.")?;
+        let (port, rest) = name.strip_prefix('_')?.split_once("._")?;
+        let (protocol, rest) = rest.split_once('.')?;
         let (place, _) = self.find(pod, rest)?;
         let Place::Service(service) = place else { return None };
         if service.entry.is_some() {
             return None;
         }
         let is_it = |name: &str| name.eq_ignore_ascii_case(port);
-        let port = service.ports.iter().find(|it| it.name.as_deref().is_some_and(is_it))?;
+        let ports = match protocol {
+            "tcp" => &service.ports,
+            "udp" => &service.udp_ports,
+            _ => return None,
+        };
+        let port = ports.iter().find(|it| it.name.as_deref().is_some_and(is_it))?;
         if !service.vips.is_empty() {
             let host = service.hostname.to_string();
             return Some((vec![Other::Location { port: port.number, host }], LASTING));
@@ -215,8 +221,8 @@ impl Place<'_> {
             Self::Service(service) => match &service.entry {
                 Some(entry) if entry.passthrough => None,
                 Some(_) => Some((outside(service), BRIEF)).filter(|(all, _)| !all.is_empty()),
-                // Of a service without TCP ports nobody here knows the endpoints.
-                None if service.headless && !service.ports.is_empty() => {
+                // Of a service without ports nobody here knows the endpoints.
+                None if service.headless && ports(service).next().is_some() => {
                     Some((endpoints(service, |_| true), BRIEF))
                 }
                 None => None,
@@ -239,10 +245,15 @@ fn outside(service: &Service) -> Vec<IpAddr> {
 
 /// The addresses of ready endpoints, each once, in their order.
 fn endpoints(service: &Service, which: impl Fn(&Endpoint) -> bool) -> Vec<IpAddr> {
-    let all = service.ports.iter().flat_map(|port| &port.endpoints);
+    let all = ports(service).flat_map(|port| &port.endpoints);
     let addresses: BTreeSet<_> =
         all.filter(|endpoint| which(endpoint)).map(|endpoint| endpoint.addr.ip()).collect();
     addresses.into_iter().collect()
+}
+
+/// Its ports of either protocol.
+fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    service.ports.iter().chain(&service.udp_ports)
 }
 
 /// What an endpoint is called before the name of its headless service: a `StatefulSet` gives its pods their names, others have

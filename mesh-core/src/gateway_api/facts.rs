@@ -45,6 +45,8 @@ struct Holds {
 pub(super) struct Service {
     /// Of TCP.
     pub(super) ports: Vec<u16>,
+    /// Of UDP.
+    pub(super) udp_ports: Vec<u16>,
     /// The names of these.
     pub(super) port_names: Vec<Arc<str>>,
     /// Addresses of IP, and names, from outside if it has any there.
@@ -212,10 +214,13 @@ impl Facts {
 impl Service {
     fn of(object: &Object, service: &KubeService) -> Self {
         let spec = service.spec.clone().unwrap_or_default();
-        let tcp = || {
-            spec.ports.iter().flatten().filter(|port| port.protocol.as_deref().is_none_or(|it| it == "TCP"))
+        let of = |protocol: &'static str| {
+            let all = spec.ports.iter().flatten();
+            all.filter(move |port| port.protocol.as_deref().unwrap_or("TCP") == protocol)
         };
+        let tcp = || of("TCP");
         let ports = tcp().filter_map(|port| u16::try_from(port.port).ok()).collect();
+        let udp_ports = of("UDP").filter_map(|port| u16::try_from(port.port).ok()).collect();
         let port_names = tcp().filter_map(|port| port.name.as_deref().map(Arc::from)).collect();
         let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         let ingress = status.and_then(|it| it.ingress.as_deref()).unwrap_or_default().iter();
@@ -231,7 +236,7 @@ impl Service {
         let mut owners = service.metadata.owner_references.iter().flatten();
         let owner = owners.find(|owner| owner.kind == "Gateway" && owner.api_version.starts_with(GROUP));
         let owner = owner.map(|owner| Arc::from(owner.uid.as_str()));
-        Self { ports, port_names, addresses, gateway, owner }
+        Self { ports, udp_ports, port_names, addresses, gateway, owner }
     }
 }
 

@@ -97,6 +97,8 @@ impl OwnerKind {
 struct All<'a> {
     listeners: Vec<Listener<'a>>,
     ports: BTreeMap<Port, (Transport, BTreeSet<Option<&'a Hostname>>)>,
+    /// Those of UDP, which are in the way of nobody else's.
+    udp_ports: BTreeSet<Port>,
 }
 
 impl<'a> All<'a> {
@@ -107,6 +109,10 @@ impl<'a> All<'a> {
     }
 
     fn take(&mut self, spec: &'a api::Listener) -> Result<(), ListenerFault> {
+        if spec.protocol == Protocol::Udp {
+            let is_first = self.udp_ports.insert(spec.port);
+            return if is_first { Ok(()) } else { Err(ListenerFault::ProtocolConflict) };
+        }
         let own = transport(&spec.protocol).ok_or(ListenerFault::UnsupportedProtocol)?;
         let Some((transport, hosts)) = self.ports.get_mut(&spec.port) else {
             self.ports.insert(spec.port, (own, BTreeSet::from([spec.hostname.as_ref()])));
@@ -124,7 +130,7 @@ pub(super) fn host(name: &Hostname) -> Host {
     Host::parse(name).unwrap_or_else(|_| Host::Name(std::sync::Arc::from(&**name)))
 }
 
-/// What tells the listeners of one port apart.
+/// What tells the listeners of one TCP port apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Transport {
     /// The host of each request.
@@ -152,7 +158,8 @@ fn kinds(spec: &api::Listener) -> (Vec<RouteKind>, bool) {
         Protocol::Tls if terminates => &[RouteKind::Tls, RouteKind::Tcp],
         Protocol::Tls => &[RouteKind::Tls],
         Protocol::Tcp => &[RouteKind::Tcp],
-        Protocol::Udp | Protocol::Hbone | Protocol::Other(_) => &[],
+        Protocol::Udp => &[RouteKind::Udp],
+        Protocol::Hbone | Protocol::Other(_) => &[],
     };
     let wanted = &spec.allowed_routes.kinds;
     if wanted.is_empty() {

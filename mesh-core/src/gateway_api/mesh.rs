@@ -38,6 +38,8 @@ pub fn mesh_route(object: &Object, grants: &Grants<'_>) -> Option<MeshRoute> {
             streams(names, spec.rules.first())
         }
         RouteSpec::Tcp(spec) => streams(Vec::new(), spec.rules.first()),
+        // Datagrams of pods pass the mesh.
+        RouteSpec::Udp(_) => return None,
     };
     let namespace = Arc::clone(&object.meta.namespace);
     Some(MeshRoute { namespace, parents, rules, refers_to: backends.refers_to.into_inner() })

@@ -33,7 +33,8 @@ impl RouteBackends<'_> {
     /// The cluster that a backend means.
     pub fn resolve(&self, backend: &Backend) -> Result<ClusterRef, BackendFault> {
         let port = backend.port.map(Port::get);
-        if *backend.group == *ISTIO && *backend.kind == *"Hostname" {
+        // Of what a ServiceEntry says about UDP nothing is kept.
+        if self.kind != RouteKind::Udp && *backend.group == *ISTIO && *backend.kind == *"Hostname" {
             return Ok(ClusterRef { host: Arc::from(&*backend.name), subset: None, port });
         }
         if !backend.is_service() {

@@ -103,18 +103,20 @@ impl<'r, 'a> AtGateway<'r, 'a> {
     }
 
     fn serve(&self, own: &Own, served: &mut Served) {
-        let mut by_port: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        let mut by_port: BTreeMap<(u16, bool), Vec<usize>> = BTreeMap::new();
         for (number, listener) in self.listeners.iter().enumerate() {
             if let Some(fault) = listener.fault {
                 served.findings.push(format!("{} is left out: {fault:?}", self.named(listener)));
                 continue;
             }
-            by_port.entry(listener.spec.port.get()).or_default().push(number);
+            let is_udp = listener.spec.protocol == api::Protocol::Udp;
+            by_port.entry((listener.spec.port.get(), is_udp)).or_default().push(number);
         }
         let rules: Vec<AtListener<'_>> = (0..self.listeners.len()).map(|at| self.rules(at)).collect();
-        for (port, numbers) in by_port {
-            let target = own.target_port(port);
-            if served.listeners.iter().any(|it| it.port == target) {
+        for ((port, is_udp), numbers) in by_port {
+            let target = if is_udp { own.udp_target_port(port) } else { own.target_port(port) };
+            let same = |it: &GatewayListener| it.port == target && it.protocol.is_udp() == is_udp;
+            if served.listeners.iter().any(same) {
                 served.findings.push(format!("Gateway {}: port {target} is served already", self.name));
                 continue;
             }
@@ -172,7 +174,11 @@ impl<'r, 'a> AtGateway<'r, 'a> {
                 let mut server = self.server(listener, None);
                 server.streams = Some(self.streams(at));
                 servers.push(server);
-                ListenerProtocol::Tcp
+                if first.spec.protocol == api::Protocol::Udp {
+                    ListenerProtocol::Udp
+                } else {
+                    ListenerProtocol::Tcp
+                }
             }
         };
         (!servers.is_empty()).then(|| GatewayListener::of_servers(target, protocol, servers, table))
@@ -188,6 +194,7 @@ impl<'r, 'a> AtGateway<'r, 'a> {
                 api::Protocol::Http => Protocol::Http,
                 api::Protocol::Https => Protocol::Https,
                 api::Protocol::Tls => Protocol::Tls,
+                api::Protocol::Udp => Protocol::Udp,
                 _ => Protocol::Tcp,
             },
             hosts: vec![ScopedHost { namespace: NamespaceScope::All, host: listener.host() }],
@@ -273,7 +280,7 @@ impl<'r, 'a> AtGateway<'r, 'a> {
             let rules = match route.spec {
                 RouteSpec::Http(spec) => ApiRules::of_http(place, spec, &backends),
                 RouteSpec::Grpc(spec) => ApiRules::of_grpc(place, spec, &backends),
-                RouteSpec::Tls(_) | RouteSpec::Tcp(_) => return None,
+                RouteSpec::Tls(_) | RouteSpec::Tcp(_) | RouteSpec::Udp(_) => return None,
             };
             Some((rules, hosts.as_slice()))
         });
@@ -291,6 +298,7 @@ impl<'r, 'a> AtGateway<'r, 'a> {
                     named.extend(hosts.iter().map(|host| (host.clone(), Arc::clone(&to))));
                 }
                 RouteSpec::Tcp(spec) => others.extend(stream(route, spec.rules.first(), &backends)),
+                RouteSpec::Udp(spec) => others.extend(stream(route, spec.rules.first(), &backends)),
                 RouteSpec::Http(_) | RouteSpec::Grpc(_) => {}
             }
         }

@@ -380,7 +380,9 @@ pub(super) fn references<'a>(route: &Route<'a>) -> Vec<Reference<'a>> {
                 }
             }
         }
-        RouteSpec::Tls(api::TlsRouteSpec { rules, .. }) | RouteSpec::Tcp(api::TcpRouteSpec { rules, .. }) => {
+        RouteSpec::Tls(api::TlsRouteSpec { rules, .. })
+        | RouteSpec::Tcp(api::TcpRouteSpec { rules, .. })
+        | RouteSpec::Udp(api::UdpRouteSpec { rules, .. }) => {
             all.extend(
                 rules.iter().flat_map(|rule| &rule.backend_refs).map(|it| Reference::Backend(&it.backend)),
             );
@@ -424,8 +426,12 @@ fn fault(backend: &Backend, backends: &RouteBackends<'_>, facts: &Facts) -> Opti
             let Some(service) = facts.service((namespace, &backend.name)) else {
                 return Some(("BackendNotFound", format!("{shown} is not there")));
             };
-            let port = backend.port.map(Port::get).filter(|port| !service.ports.contains(port))?;
-            Some(("BackendNotFound", format!("{shown} has no port {port}")))
+            let (ports, protocol) = match backends.kind {
+                RouteKind::Udp => (&service.udp_ports, "UDP "),
+                _ => (&service.ports, ""),
+            };
+            let port = backend.port.map(Port::get).filter(|port| !ports.contains(port))?;
+            Some(("BackendNotFound", format!("{shown} has no {protocol}port {port}")))
         }
     }
 }
@@ -466,6 +472,9 @@ fn partially_invalid(route: &Route<'_>) -> Option<Condition> {
 fn at_service(route: &Route<'_>, parent: &ParentRef, facts: &Facts) -> Condition {
     let namespace = parent.namespace.as_deref().unwrap_or(route.namespace());
     let refuse = |message: String| Condition::new(ACCEPTED, false, "NoMatchingParent", message);
+    if route.kind() == RouteKind::Udp {
+        return refuse("clients in the mesh do not follow UDPRoutes: name a Gateway".to_owned());
+    }
     let Some(service) = facts.service((namespace, &parent.name)) else {
         return refuse(format!("there is no Service {namespace}/{}", parent.name));
     };

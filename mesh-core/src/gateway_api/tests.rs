@@ -84,13 +84,14 @@ pub(super) fn check(yaml: &str, rows: &str) {
     assert!(wrong.is_empty(), "\n{wrong}\n{:?}\nof{yaml}", served.findings);
 }
 
-const KINDS: [(&str, &str, &str); 10] = [
+const KINDS: [(&str, &str, &str); 11] = [
     ("gateway", "Gateway", "gateway.networking.k8s.io/v1"),
     ("set", "ListenerSet", "gateway.networking.k8s.io/v1"),
     ("http", "HTTPRoute", "gateway.networking.k8s.io/v1"),
     ("grpc", "GRPCRoute", "gateway.networking.k8s.io/v1"),
     ("tls", "TLSRoute", "gateway.networking.k8s.io/v1"),
     ("tcp", "TCPRoute", "gateway.networking.k8s.io/v1"),
+    ("udp", "UDPRoute", "gateway.networking.k8s.io/v1"),
     ("grant", "ReferenceGrant", "gateway.networking.k8s.io/v1beta1"),
     ("class", "GatewayClass", "gateway.networking.k8s.io/v1"),
     ("service", "Service", "v1"),

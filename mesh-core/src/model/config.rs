@@ -74,6 +74,7 @@ impl Config {
             (Spec::HttpRoute(one), Spec::HttpRoute(other)) => one.parent_refs == other.parent_refs,
             (Spec::TlsRoute(one), Spec::TlsRoute(other)) => one.parent_refs == other.parent_refs,
             (Spec::TcpRoute(one), Spec::TcpRoute(other)) => one.parent_refs == other.parent_refs,
+            (Spec::UdpRoute(one), Spec::UdpRoute(other)) => one.parent_refs == other.parent_refs,
             (Spec::GrpcRoute(one), Spec::GrpcRoute(other)) => one.parent_refs == other.parent_refs,
             _ => true,
         }

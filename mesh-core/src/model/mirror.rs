@@ -208,6 +208,7 @@ impl Mirror {
                 let service = virtual_service_of(meta, spec);
                 self.pending.virtuals.insert(service.key(), Some(service));
             }
+            // Clients in the mesh do not follow UDPRoutes.
             Spec::HttpRoute(_) | Spec::GrpcRoute(_) | Spec::TlsRoute(_) | Spec::TcpRoute(_) => {
                 self.pending.routes.insert(config.key());
             }
@@ -451,8 +452,11 @@ impl Mirror {
             return;
         };
         let mut service = Service::clone(told);
-        for (index, port) in service.ports.iter_mut().enumerate() {
-            port.endpoints = self.endpoints(key, told, index);
+        for port in &mut service.ports {
+            port.endpoints = self.endpoints(key, told, port.number, |it| &it.ports);
+        }
+        for port in &mut service.udp_ports {
+            port.endpoints = self.endpoints(key, told, port.number, |it| &it.udp_ports);
         }
         if service.entry.is_some() {
             self.name_entry(&service, true);
@@ -510,9 +514,14 @@ impl Mirror {
         }
     }
 
-    /// The endpoints of a port that may be chosen here, sorted by address.
-    fn endpoints(&self, key: &Arc<ServiceKey>, service: &Service, port: usize) -> Vec<Endpoint> {
-        let Some(number) = service.ports.get(port).map(|port| port.number) else { return Vec::new() };
+    /// The endpoints of a port that may be chosen here, sorted by address. `serves` are the ports of its protocol.
+    fn endpoints(
+        &self,
+        key: &Arc<ServiceKey>,
+        service: &Service,
+        number: u16,
+        serves: impl Fn(&Membership) -> &[(u16, u16)],
+    ) -> Vec<Endpoint> {
         let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
         let members = self.members.get(key).into_iter().flatten();
         for (ips, node, ready, memberships, workload) in members.filter_map(|uid| self.member(uid)) {
@@ -521,7 +530,7 @@ impl Mirror {
                 continue;
             }
             let target = memberships.iter().find(|one| one.service == *key).and_then(|membership| {
-                membership.ports.iter().find(|(from, _)| *from == number).map(|(_, to)| *to)
+                serves(membership).iter().find(|(from, _)| *from == number).map(|(_, to)| *to)
             });
             let Some(target) = target else { continue };
             let ips = workload.map_or(ips, |workload| self.addresses_of(workload, service));

@@ -125,6 +125,7 @@ impl Reach {
             }
             Spec::TlsRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
             Spec::TcpRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
+            Spec::UdpRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
             Spec::HttpRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
             Spec::GrpcRoute(spec) => self.follows_parents(&meta.namespace, &spec.parent_refs),
             _ => true,

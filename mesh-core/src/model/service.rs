@@ -31,6 +31,9 @@ pub struct Service {
     pub vips: Vec<IpAddr>,
     /// Its TCP ports, in the order of the resource.
     pub ports: Vec<ServicePort>,
+    /// Its UDP ports, in the order of the resource: a list of their own, because one number for both protocols is usual.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub udp_ports: Vec<ServicePort>,
     /// `ClientIP` affinity and how long it lasts after the last connection; Kubernetes' default is 3 hours.
     pub session_affinity: Option<Duration>,
     /// `internalTrafficPolicy: Local`: only endpoints on the client's node are chosen, even if there is none.
@@ -105,7 +108,7 @@ pub struct StaticEndpoint {
     pub ready: bool,
 }
 
-/// A TCP port of a [`Service`].
+/// A port of a [`Service`], of TCP or UDP as the list says that it is in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServicePort {
     /// The port that clients use with the service's address.

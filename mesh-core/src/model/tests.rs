@@ -268,6 +268,8 @@ fn resolve_finds_the_target() {
     let services: Vec<_> = workload.services.iter().map(|one| one.service.to_string()).collect();
     assert_eq!(services, ["app/s.app.svc.cluster.local"]);
     assert_eq!(service.ports[1].endpoints[0].workload.as_ref(), Some(&workload));
+    assert_eq!((service.ports.len(), service.udp_ports.len()), (2, 1));
+    assert_eq!(service.udp_ports[0].endpoints[0].addr.to_string(), "10.0.0.1:53");
     let cases = [
         ("10.96.0.1:80", to(0)),
         ("[::ffff:10.96.0.1]:81", to(1)),
@@ -304,6 +306,16 @@ fn endpoints_come_from_slices() {
     let expected = ["10.0.0.1:8080", "10.0.0.3:8080", "10.0.0.9:8081", "127.0.0.2:8081"];
     assert_eq!(endpoints(&yaml, 0), expected);
     assert_eq!(endpoints(&yaml, 1), ["10.0.0.1:9090", "10.0.0.3:9090"]);
+    // The same number and even the same name of UDP are another port.
+    let both = yaml
+        .replace("{name: admin, port: 81}", "{name: admin, port: 81}, {name: dns, port: 80, protocol: UDP}");
+    assert_eq!(endpoints(&both, 0), expected);
+    assert_eq!(endpoints(&both, 1), ["10.0.0.1:9090", "10.0.0.3:9090"]);
+    let both = snapshot(&both);
+    let of_both = both.services().find(|it| *it.name == *"s").unwrap();
+    let [udp] = of_both.udp_ports.as_slice() else { panic!("{:?}", of_both.udp_ports) };
+    let addresses: Vec<_> = udp.endpoints.iter().map(|it| it.addr.to_string()).collect();
+    assert_eq!((udp.number, addresses), (80, vec!["10.0.0.1:53".to_owned(), "10.0.0.3:53".to_owned()]));
     let early = svc.replace("clusterIP:", "publishNotReadyAddresses: true, clusterIP:") + &first;
     assert_eq!(endpoints(&early, 0), ["10.0.0.1:8080", "10.0.0.2:8080", "10.0.0.3:8080"]);
     // Without a name on either side.

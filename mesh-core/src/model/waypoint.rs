@@ -98,6 +98,7 @@ impl Service {
                 tls: None,
                 endpoints: Vec::new(),
             }],
+            udp_ports: Vec::new(),
             session_affinity: None,
             local_only: false,
             headless: true,
@@ -115,7 +116,7 @@ impl Membership {
     /// That of a pod of the waypoint of this name.
     pub(super) fn of_waypoint(namespace: &Arc<str>, name: &str) -> Self {
         let service = Arc::new(ServiceKey::of_waypoint(namespace, name));
-        Self { service, ports: [(WAYPOINT_PORT, WAYPOINT_PORT)].into() }
+        Self { service, ports: [(WAYPOINT_PORT, WAYPOINT_PORT)].into(), udp_ports: Box::default() }
     }
 }
 

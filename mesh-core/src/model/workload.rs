@@ -86,8 +86,11 @@ pub struct Workload {
 pub struct Membership {
     /// The service.
     pub service: Arc<ServiceKey>,
-    /// The ports it serves: the service's number and its own, ascending.
+    /// The TCP ports it serves: the service's number and its own, ascending.
     pub ports: Box<[(u16, u16)]>,
+    /// The same of UDP.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub udp_ports: Box<[(u16, u16)]>,
 }
 
 /// What makes a service unique: two namespaces may define the same host name.

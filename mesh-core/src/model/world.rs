@@ -271,7 +271,7 @@ impl World {
             "Sidecar" => self.put_sidecar(&name, None),
             "Secret" => self.put_secret(&name, None),
             "VirtualService" | "DestinationRule" | "Gateway" | "GatewayClass" | "HTTPRoute" | "GRPCRoute"
-            | "TLSRoute" | "TCPRoute" | "RateLimit" | "HealthCheck" | "WorkloadGroup" => {
+            | "TLSRoute" | "TCPRoute" | "UDPRoute" | "RateLimit" | "HealthCheck" | "WorkloadGroup" => {
                 self.put_config(key, None);
             }
             "KubernetesGateway" | "ListenerSet" | "ReferenceGrant" => self.put_gateway_resource(key, None),

@@ -101,6 +101,8 @@ fn ports_lead_where_the_services_that_select_it_say() {
     let expected = BTreeMap::from([(80, 8080), (443, 8443), (15443, 15443)]);
     assert_eq!(own.ports, expected, "its namesake wins, and UDP is none of it");
     assert_eq!((own.target_port(80), own.target_port(9)), (8080, 9));
+    assert_eq!(own.udp_ports, BTreeMap::from([(8000, 9000)]));
+    assert_eq!((own.udp_target_port(8000), own.udp_target_port(80)), (9000, 80));
     let own = seen("shop/edge", &[DEPLOYMENT, SERVICE].join("---\n")).own();
     assert!(own.ports.is_empty(), "the Service selects others");
     let elsewhere = selecting.replace("namespace: shop", "namespace: other");

@@ -1,10 +1,10 @@
-//! Decides about plain connections out of an enrolled pod.
+//! Decides about plain connections out of an enrolled pod, and of gateways.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Denied, DeniedBy, Permit};
-use crate::model::{Snapshot, Target, Workload};
+use super::{Connection, Denied, DeniedBy, Permit};
+use crate::model::{Service, Snapshot, Target, Workload};
 use crate::net::canonical;
 
 impl Snapshot {
@@ -44,6 +44,39 @@ impl Snapshot {
             self.check_owner(destination)?;
         }
         self.leads_to(target, destination)
+    }
+
+    /// Decides whether a gateway may send datagrams to `destination`, an endpoint of `service.udp_ports[port]`; the
+    /// destination sees them come from `source`.
+    ///
+    /// No tunnel carries datagrams, and the node of an enrolled pod lets them pass, so that nobody else asks: here its
+    /// policies are asked, as about plain text of somebody without an identity. Where that is STRICT, it is refused.
+    pub fn permit_datagrams(
+        &self,
+        source: IpAddr,
+        destination: SocketAddr,
+        (service, port): (&Service, usize),
+    ) -> Result<Permit, Denied> {
+        if !self.is_loaded() {
+            return Err(DeniedBy::NotLoaded.into());
+        }
+        let destination = canonical(destination);
+        let endpoints = service.udp_ports.get(port).map(|port| port.endpoints.as_slice()).unwrap_or_default();
+        if !endpoints.iter().any(|endpoint| endpoint.addr == destination) {
+            return Err(DeniedBy::WrongDestination.into());
+        }
+        if destination.ip().is_loopback() {
+            return Ok(Permit::mint(destination, None));
+        }
+        match self.check_owner(destination) {
+            Ok(()) => Ok(Permit::mint(destination, None)),
+            Err(DeniedBy::NeedsTunnel { workload }) => {
+                let workload = self.workload_by_uid(&workload).ok_or(DeniedBy::UnknownWorkload)?;
+                let plain = Connection { peer: None, source_ip: source, destination, encrypted: false };
+                self.policies().authorize(workload, &plain)
+            }
+            Err(denied) => Err(denied.into()),
+        }
     }
 
     /// Refuses every destination that may not be dialled without a tunnel.

@@ -754,3 +754,59 @@ fn the_dump_shows_policies_as_written() {
     assert_eq!(dump["policies"][0]["rules"][0]["groups"][0][0][1]["negated"], true);
     assert_eq!(dump["workloads"]["Kubernetes//Pod/app/web"]["allow"][0], "app/p");
 }
+
+/// Pods `app/web`, enrolled, and `plain/pod`, and what nobody knows, behind UDP port 53 of one service.
+const DATAGRAMS: &str = "
+---
+{apiVersion: v1, kind: Service, metadata: {name: dns, namespace: plain}, spec: {clusterIP: 10.96.0.9, ports: [{port: 53, protocol: UDP}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: dns-1, namespace: plain,
+  labels: {kubernetes.io/service-name: dns}}, addressType: IPv4, ports: [{port: 5353, protocol: UDP}],
+  endpoints: [{addresses: [10.0.0.4]}, {addresses: [10.0.0.1]}, {addresses: [203.0.113.9]}, {addresses: [10.0.0.77]},
+  {addresses: [10.96.0.1]}, {addresses: [127.0.0.5]}]}
+";
+
+#[test]
+fn datagrams_of_gateways_are_asked_about_like_plain_text() {
+    let ask = |policies: &str, to: &str, port: usize| {
+        let snapshot = world(&format!("{DATAGRAMS}{policies}")).snapshot;
+        let dns = snapshot.services().find(|it| *it.name == *"dns").unwrap().clone();
+        let permit =
+            snapshot.permit_datagrams("192.0.2.1".parse().unwrap(), to.parse().unwrap(), (&dns, port));
+        permit.map(Permit::into_destination).map_err(|denied| denied.by)
+    };
+    let allowed = |policies: &str, to: &str| ask(policies, to, 0) == Ok(to.parse().unwrap());
+    for fine in ["10.0.0.4:5353", "10.0.0.1:5353", "203.0.113.9:5353", "127.0.0.5:5353"] {
+        assert!(allowed("", fine), "{fine}");
+    }
+    assert_eq!(ask("", "10.0.0.77:5353", 0), Err(DeniedBy::UnknownInPodNetwork));
+    for wrong in ["10.96.0.1:5353", "10.0.0.1:53", "10.0.0.2:5353"] {
+        assert_eq!(ask("", wrong, 0), Err(DeniedBy::WrongDestination), "{wrong}");
+    }
+    assert_eq!(ask("", "10.0.0.1:5353", 1), Err(DeniedBy::WrongDestination), "there is no such port");
+    // An enrolled pod is asked about; others have no policy, and no node that would hold them to it.
+    let strict = peer_auth("istio-system/default", "{mtls: {mode: STRICT}}");
+    assert!(matches!(ask(&strict, "10.0.0.1:5353", 0), Err(DeniedBy::MutualTls { .. })));
+    assert!(allowed(&strict, "10.0.0.4:5353"));
+    let exempt = peer_auth(
+        "app/web",
+        "{selector: {matchLabels: {app: web}}, mtls: {mode: STRICT}, portLevelMtls: {5353: {mode: PERMISSIVE}}}",
+    );
+    assert!(allowed(&(strict + &exempt), "10.0.0.1:5353"));
+    let from = |block: &str| {
+        authz("app/a", &format!("{{rules: [{{from: [{{source: {{ipBlocks: [{block}]}}}}]}}]}}"))
+    };
+    assert!(allowed(&from("192.0.2.1"), "10.0.0.1:5353"), "the address that the pod sees");
+    assert_eq!(ask(&from("192.0.2.9"), "10.0.0.1:5353", 0), Err(DeniedBy::NoAllowMatched { applied: 1 }));
+    let named = authz("app/a", "{rules: [{from: [{source: {principals: ['*']}}]}]}");
+    assert_eq!(
+        ask(&named, "10.0.0.1:5353", 0),
+        Err(DeniedBy::NoAllowMatched { applied: 1 }),
+        "nobody has proven who it is"
+    );
+    let nothing = Snapshot::default();
+    let dns = world(DATAGRAMS).snapshot.services().find(|it| *it.name == *"dns").unwrap().clone();
+    let unknown =
+        nothing.permit_datagrams("192.0.2.1".parse().unwrap(), "10.0.0.4:5353".parse().unwrap(), (&dns, 0));
+    assert_eq!(unknown.unwrap_err().by, DeniedBy::NotLoaded);
+}

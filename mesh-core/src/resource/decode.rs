@@ -90,6 +90,7 @@ fn read(kind: Kind, tree: &Tree, report: &mut Report) -> Option<Read> {
         Kind::GRPCRoute => required(kind, tree, report, |it| Spec::GrpcRoute(Box::new(it))),
         Kind::TLSRoute => required(kind, tree, report, |it| Spec::TlsRoute(Box::new(it))),
         Kind::TCPRoute => required(kind, tree, report, |it| Spec::TcpRoute(Box::new(it))),
+        Kind::UDPRoute => required(kind, tree, report, |it| Spec::UdpRoute(Box::new(it))),
         Kind::ReferenceGrant => required(kind, tree, report, Spec::ReferenceGrant),
         Kind::BackendTLSPolicy => required(kind, tree, report, |it| Spec::BackendTlsPolicy(Box::new(it))),
         Kind::RateLimit => required(kind, tree, report, |it| Spec::RateLimit(Box::new(it))),

@@ -5,7 +5,7 @@
 //! uniqueness and fields that need each other ask for is checked when an object is parsed; a spec that made it
 //! into an [`Object`](super::Object) satisfies the API's schemas.
 //!
-//! `UDPRoute` and the `x-k8s.io` kinds are not supported: parsing says so.
+//! The `x-k8s.io` kinds are not supported: parsing says so.
 
 pub use self::backend_tls::{BackendTlsPolicySpec, CaSource, LocalPolicyTarget, SubjectAltName, Validation};
 pub use self::cors::{AllowList, Cors, CorsHost, CorsMethod, CorsOrigin, MaxAge};
@@ -24,7 +24,7 @@ pub use self::http_route::{
     CookieLifetime, HeaderMatch, HttpMatch, HttpRouteSpec, HttpRule, Method, PathMatch, QueryParamMatch,
     Retry, SessionCarrier, SessionPersistence, Timeouts, ValueMatch,
 };
-pub use self::l4_route::{L4Rule, TcpRouteSpec, TlsRouteSpec};
+pub use self::l4_route::{L4Rule, TcpRouteSpec, TlsRouteSpec, UdpRouteSpec};
 pub use self::listener_set::ListenerSetSpec;
 pub use self::reference::{
     Backend, BackendRef, DefaultGateways, FilteredBackend, ListenerParent, LocalRef, ObjectRef,

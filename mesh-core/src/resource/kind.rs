@@ -100,6 +100,7 @@ kinds! {
     GRPCRoute: "GRPCRoute", GATEWAY_API, &["v1"], Namespaced, Subdomain, Custom;
     TLSRoute: "TLSRoute", GATEWAY_API, &["v1", "v1alpha3", "v1alpha2"], Namespaced, Subdomain, Custom;
     TCPRoute: "TCPRoute", GATEWAY_API, &["v1", "v1alpha2"], Namespaced, Subdomain, Custom;
+    UDPRoute: "UDPRoute", GATEWAY_API, &["v1", "v1alpha2"], Namespaced, Subdomain, Custom;
     ReferenceGrant: "ReferenceGrant", GATEWAY_API, &["v1", "v1beta1"], Namespaced, Subdomain, Custom;
     BackendTLSPolicy: "BackendTLSPolicy", GATEWAY_API, &["v1", "v1alpha3"], Namespaced, Subdomain, Custom;
     RateLimit: "RateLimit", OWN, &["v1alpha1"], Namespaced, Subdomain, Custom;
@@ -213,6 +214,7 @@ impl Kind {
                 | Self::GRPCRoute
                 | Self::TLSRoute
                 | Self::TCPRoute
+                | Self::UDPRoute
                 | Self::ReferenceGrant
                 | Self::RateLimit
                 | Self::HealthCheck
@@ -291,12 +293,6 @@ const NOT_ENFORCED: &[Kind] = &[Kind::RequestAuthentication, Kind::Telemetry];
 
 /// Kinds that make sense for Envoy only, or for traffic that the mesh does not carry.
 pub(super) const UNSUPPORTED: &[Unsupported] = &[
-    Unsupported {
-        name: "UDPRoute",
-        group: GATEWAY_API,
-        versions: &["v1", "v1alpha2"],
-        instead: "UDP is not routed: a Service of type LoadBalancer or NodePort takes it in",
-    },
     Unsupported {
         name: "EnvoyFilter",
         group: NETWORKING,

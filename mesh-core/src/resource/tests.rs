@@ -119,12 +119,6 @@ fn foreign_kinds_are_told_apart() {
              (there is no Envoy to patch: use VirtualService, DestinationRule or Telemetry for what it does)",
         ),
         (
-            "gateway.networking.k8s.io/v1",
-            "UDPRoute",
-            "Warning UDPRoute is not supported: this document has no effect \
-             (UDP is not routed: a Service of type LoadBalancer or NodePort takes it in)",
-        ),
-        (
             "gateway.networking.x-k8s.io/v1alpha1",
             "XMesh",
             "Warning XMesh is not enforced yet: this document has no effect",

@@ -244,7 +244,11 @@ pub(super) fn annotations(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
 pub(super) fn spec(spec: &Spec, meta: &Meta, report: &mut Report<'_>) {
     match spec {
         // Of routes for TLS and TCP, what is right depends on the version.
-        Spec::Namespace(_) | Spec::ServiceAccount(_) | Spec::TlsRoute(_) | Spec::TcpRoute(_) => {}
+        Spec::Namespace(_)
+        | Spec::ServiceAccount(_)
+        | Spec::TlsRoute(_)
+        | Spec::TcpRoute(_)
+        | Spec::UdpRoute(_) => {}
         Spec::Node(node) => network::node(node, report),
         Spec::Pod(pod) => workload::pod(pod, report),
         Spec::Service(service) => network::service(service, report),
@@ -283,6 +287,7 @@ pub(super) fn version(spec: &Spec, version: &str, report: &mut Report<'_>) {
     match spec {
         Spec::TlsRoute(spec) => gateway_api::tls_route(spec, version, report),
         Spec::TcpRoute(spec) => gateway_api::tcp_route(spec, version, report),
+        Spec::UdpRoute(spec) => gateway_api::udp_route(spec, version, report),
         _ => {}
     }
 }

@@ -279,6 +279,11 @@ impl Forward {
         (total > 0).then_some(Self { destinations, total })
     }
 
+    /// Whether any of it goes there.
+    pub fn leads_to(&self, to: &ClusterRef) -> bool {
+        self.destinations.iter().any(|it| it.to == *to)
+    }
+
     /// To these, none of which has the weight 0. `None` if there is nowhere to go.
     pub(crate) fn to(destinations: Vec<Weighted>) -> Option<Self> {
         let total = destinations.iter().map(|it| u64::from(it.weight)).sum();

@@ -26,7 +26,7 @@ pub struct GatewayListener {
     pub bind: Option<Bind>,
     /// What connections begin with.
     pub protocol: ListenerProtocol,
-    /// One for [`ListenerProtocol::Tcp`], none for [`ListenerProtocol::Tunnel`].
+    /// One for [`ListenerProtocol::Tcp`] and [`ListenerProtocol::Udp`], none for [`ListenerProtocol::Tunnel`].
     pub servers: Vec<GatewayServer>,
     /// Rules of all servers for [`ListenerProtocol::Http`]; empty otherwise, where [`GatewayServer::table`] has them.
     pub table: RouteTable,
@@ -42,6 +42,8 @@ pub enum ListenerProtocol {
     Tls,
     /// Bytes.
     Tcp,
+    /// Datagrams, which are no connections.
+    Udp,
     /// A tunnel, at a waypoint.
     Tunnel,
 }
@@ -189,7 +191,10 @@ impl GatewayListener {
                 let to = to.filter(|server| server.goes_by_name());
                 to.or_else(|| find(name).filter(|server| !server.goes_by_name()))
             }
-            ListenerProtocol::Http | ListenerProtocol::Tcp | ListenerProtocol::Tunnel => self.servers.first(),
+            ListenerProtocol::Http
+            | ListenerProtocol::Tcp
+            | ListenerProtocol::Udp
+            | ListenerProtocol::Tunnel => self.servers.first(),
         }
     }
 
@@ -221,7 +226,10 @@ impl GatewayListener {
                 let servers: Vec<&GatewayServer> = self.servers.iter().collect();
                 self.table = RouteTable::for_gateway(virtuals, pod, &servers);
             }
-            ListenerProtocol::Tls | ListenerProtocol::Tcp | ListenerProtocol::Tunnel => {
+            ListenerProtocol::Tls
+            | ListenerProtocol::Tcp
+            | ListenerProtocol::Udp
+            | ListenerProtocol::Tunnel => {
                 for server in &mut self.servers {
                     if server.opens_http() {
                         server.table = Some(RouteTable::for_gateway(virtuals, pod, &[server]));
@@ -231,6 +239,13 @@ impl GatewayListener {
                 }
             }
         }
+    }
+}
+
+impl ListenerProtocol {
+    /// Whether its port is one of UDP: what has the same port of TCP is not in its way.
+    pub fn is_udp(self) -> bool {
+        self == Self::Udp
     }
 }
 

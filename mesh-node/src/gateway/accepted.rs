@@ -1,7 +1,7 @@
 //! What a data thread hands to the engine: connections, with all that is known of them.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -59,6 +59,19 @@ pub enum Accepted {
     Opaque(OpaqueConnection),
     /// A tunnel, of which nothing has been read.
     Tunnel(TunnelConnection),
+    /// All that comes to a listener of datagrams, until it is closed.
+    Datagrams(DatagramDoor),
+}
+
+/// A listener of datagrams, which are no connections.
+#[derive(Debug)]
+pub struct DatagramDoor {
+    /// Its socket, which tells where datagrams were sent to.
+    pub(super) socket: UdpSocket,
+    /// The listener.
+    pub(super) listener: Arc<Listener>,
+    /// True once it is to be closed.
+    pub(super) closed: watch::Receiver<bool>,
 }
 
 /// A connection that is to become a tunnel.

@@ -18,6 +18,7 @@ use super::Doors;
 use super::certificates::Sources;
 use super::identity::identity_of;
 use super::listener::Serving;
+use super::sockets::Place;
 use super::tls::{Tls, opens_with_certificates};
 use crate::tls::files::Files;
 
@@ -29,12 +30,12 @@ pub(super) struct Inputs {
     /// Where to listen if a Gateway does not say it.
     pub(super) addresses: Vec<IpAddr>,
     /// What is served now.
-    pub(super) before: BTreeMap<SocketAddr, Arc<Serving>>,
+    pub(super) before: BTreeMap<Place, Arc<Serving>>,
 }
 
 /// What it comes to.
 pub(super) struct Outcome {
-    pub(super) wanted: BTreeMap<SocketAddr, Arc<Serving>>,
+    pub(super) wanted: BTreeMap<Place, Arc<Serving>>,
     /// What there is to say about it, one line each.
     pub(super) findings: BTreeSet<String>,
 }
@@ -100,7 +101,7 @@ struct Compiler<'a> {
     inputs: &'a Inputs,
     id: Option<SpiffeId>,
     files: &'a mut Files,
-    wanted: BTreeMap<SocketAddr, Arc<Serving>>,
+    wanted: BTreeMap<Place, Arc<Serving>>,
     findings: BTreeSet<String>,
 }
 
@@ -129,16 +130,17 @@ impl Compiler<'_> {
                 return;
             }
         };
-        let (taken, addresses): (Vec<_>, Vec<_>) =
-            addresses.into_iter().partition(|address| self.wanted.contains_key(address));
-        for address in taken {
-            self.findings.insert(format!("Gateway {of}: {address} is served for another Gateway"));
+        let udp = listener.protocol.is_udp();
+        let places = addresses.into_iter().map(|address| Place { address, udp });
+        let (taken, places): (Vec<_>, Vec<_>) = places.partition(|place| self.wanted.contains_key(place));
+        for place in taken {
+            self.findings.insert(format!("Gateway {of}: {place} is served for another Gateway"));
         }
-        let Some(first) = addresses.first() else { return };
+        let Some(first) = places.first() else { return };
         let before = self.inputs.before.get(first).cloned();
         let serving = Serving::of(listener, before.as_deref(), |server, old| self.tls(server, old));
         let serving = Arc::new(serving);
-        self.wanted.extend(addresses.into_iter().map(|address| (address, Arc::clone(&serving))));
+        self.wanted.extend(places.into_iter().map(|place| (place, Arc::clone(&serving))));
     }
 
     /// The TLS of a server. What it has had stays if there is nothing better; a key and a certificate are never

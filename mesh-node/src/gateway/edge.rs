@@ -1,7 +1,6 @@
 //! The control thread's part: follows the configuration and the files that it names, and keeps the listeners in step.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use super::Doors;
 use super::compile::{Inputs, Outcome};
 use super::identity::Identity;
 use super::listener::Serving;
-use super::sockets::Sockets;
+use super::sockets::{Place, Sockets};
 use crate::run::drain::Drain;
 use crate::run::state::Findings;
 use crate::tls::files::Files;
@@ -54,7 +53,7 @@ pub(super) struct Status {
 /// How it stands with one of them.
 #[derive(Debug, Clone)]
 pub(super) struct ListenerStatus {
-    pub(super) address: SocketAddr,
+    pub(super) place: Place,
     /// Why it does not listen.
     pub(super) error: Option<Arc<str>>,
     pub(super) serving: Arc<Serving>,
@@ -154,7 +153,7 @@ impl Edge {
             self.known = Some(Arc::clone(&own));
         }
         let known = self.sockets.statuses().into_iter();
-        let before = known.map(|(address, serving, _)| (address, serving)).collect();
+        let before = known.map(|(place, serving, _)| (place, serving)).collect();
         let doors = self.doors;
         let inputs = Inputs { doors, snapshot, own, addresses: self.sockets.addresses().to_vec(), before };
         let mut files = std::mem::take(&mut self.files);
@@ -182,15 +181,15 @@ impl Edge {
     fn tell(&self) {
         let mut findings = self.findings.clone();
         let (mut listeners, mut certificates) = (Vec::new(), BTreeMap::new());
-        for (address, serving, error) in self.sockets.statuses() {
+        for (place, serving, error) in self.sockets.statuses() {
             if let Some(error) = &error {
-                findings.insert(format!("{}{address} cannot be listened on: {error}", whose(&serving)));
+                findings.insert(format!("{}{place} cannot be listened on: {error}", whose(&serving)));
             }
             let shown = serving.servers().filter_map(|(_, served)| served.tls.as_ref());
             for certificate in shown.flat_map(|tls| tls.certificates()) {
                 certificates.insert(certificate.fingerprint.clone(), certificate.not_after);
             }
-            listeners.push(ListenerStatus { address, error, serving });
+            listeners.push(ListenerStatus { place, error, serving });
         }
         let findings = Arc::new(findings);
         let before = Arc::clone(&self.status.borrow().findings);
@@ -223,10 +222,11 @@ impl ListenerStatus {
             ListenerProtocol::Http => "HTTP",
             ListenerProtocol::Tls => "TLS",
             ListenerProtocol::Tcp => "TCP",
+            ListenerProtocol::Udp => "UDP",
             ListenerProtocol::Tunnel => "HBONE",
         };
         json!({
-            "address": self.address.to_string(),
+            "address": self.place.address.to_string(),
             "protocol": protocol,
             "state": if self.error.is_some() { "failed" } else { "open" },
             "error": self.error.as_deref(),

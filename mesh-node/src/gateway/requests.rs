@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::accepted::{Accepted, Alpn, Facts, HttpConnection, OpaqueConnection, Serve, Thread};
+use super::datagrams::{self, Means};
 use super::listener::Serving;
 use super::tls::ClientCertificate;
 use crate::admit::Descriptors;
@@ -47,14 +48,18 @@ fn on_thread(thread: &Thread, shared: &Arc<Shared>) -> Serve {
     let (reporter, snapshots) = (Arc::clone(&thread.reporter), thread.snapshots.clone());
     reporter.follow_checked(shared);
     let engine = Engine::new(client, reporter, Arc::clone(shared), snapshots, entropy(thread));
+    let thread = thread.clone();
     Rc::new(move |accepted| {
         let engine = Rc::clone(&engine);
+        if let Accepted::Datagrams(door) = accepted {
+            return Box::pin(datagrams::serve(engine, Means::of(&thread), door));
+        }
         Box::pin(async move {
             match accepted {
                 Accepted::Http(connection) => serve(engine, connection).await,
                 Accepted::Opaque(connection) => carry(&engine, connection).await,
                 // There are no doors for these here.
-                Accepted::Tunnel(_) => {}
+                Accepted::Tunnel(_) | Accepted::Datagrams(_) => {}
             }
         })
     })
@@ -102,6 +107,7 @@ async fn carry(engine: &Engine, connection: OpaqueConnection) {
         service: None,
         pseudo_service: None,
         encrypted: false,
+        datagrams: false,
     });
     let _held = match limit::at_door(engine, &facts(&connection.facts)) {
         Ok(held) => held,

@@ -1,26 +1,42 @@
 //! Which sockets there are: brought in step with what is wanted, one for each data thread and address.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::{fmt, io};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::figures::Counters;
 use super::listener::{Listener, Serving};
-use crate::sys::sockopt;
+use crate::sys::{datagram, sockopt};
+
+/// Where is listened. Of one port those of TCP and of UDP have nothing to do with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) address: SocketAddr,
+    pub(super) udp: bool,
+}
 
 /// A socket for a data thread.
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) listener: Arc<Listener>,
-    pub(super) tcp: TcpListener,
+    pub(super) bound: Bound,
     /// True once it is to be closed.
     pub(super) closed: watch::Receiver<bool>,
+}
+
+/// What it is bound to.
+#[derive(Debug)]
+pub(super) enum Bound {
+    /// For connections.
+    Tcp(TcpListener),
+    /// For datagrams.
+    Udp(UdpSocket),
 }
 
 /// All sockets, and those that could not be had.
@@ -28,8 +44,8 @@ pub(super) struct Sockets {
     threads: Vec<mpsc::Sender<Socket>>,
     /// Where to listen if nothing else is said.
     addresses: Vec<IpAddr>,
-    open: BTreeMap<SocketAddr, Open>,
-    failing: BTreeMap<SocketAddr, Failing>,
+    open: BTreeMap<Place, Open>,
+    failing: BTreeMap<Place, Failing>,
     counters: Arc<Counters>,
 }
 
@@ -49,13 +65,13 @@ struct Failing {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
     /// First: what takes the place of a socket is there before that is gone.
-    open: BTreeSet<SocketAddr>,
-    keep: BTreeSet<SocketAddr>,
-    close: BTreeSet<SocketAddr>,
+    open: BTreeSet<Place>,
+    keep: BTreeSet<Place>,
+    close: BTreeSet<Place>,
 }
 
 impl Plan {
-    fn of(open: &BTreeSet<SocketAddr>, wanted: &BTreeSet<SocketAddr>) -> Self {
+    fn of(open: &BTreeSet<Place>, wanted: &BTreeSet<Place>) -> Self {
         Self {
             open: wanted.difference(open).copied().collect(),
             keep: wanted.intersection(open).copied().collect(),
@@ -82,22 +98,22 @@ impl Sockets {
     }
 
     /// Has each address of `wanted` served as it says, and nothing else.
-    pub(super) async fn reconcile(&mut self, wanted: &BTreeMap<SocketAddr, Arc<Serving>>) {
+    pub(super) async fn reconcile(&mut self, wanted: &BTreeMap<Place, Arc<Serving>>) {
         let plan = Plan::of(&self.open.keys().copied().collect(), &wanted.keys().copied().collect());
-        self.failing.retain(|address, _| wanted.contains_key(address));
-        for (address, serving) in wanted {
+        self.failing.retain(|place, _| wanted.contains_key(place));
+        for (place, serving) in wanted {
             let serving = Arc::clone(serving);
-            if let Some(open) = self.open.get(address).filter(|_| plan.keep.contains(address)) {
+            if let Some(open) = self.open.get(place).filter(|_| plan.keep.contains(place)) {
                 open.listener.serve(&serving);
-            } else if let Some(failing) = self.failing.get_mut(address) {
+            } else if let Some(failing) = self.failing.get_mut(place) {
                 failing.serving = serving;
-            } else if plan.open.contains(address) {
-                self.try_open(*address, serving, FIRST_PAUSE).await;
+            } else if plan.open.contains(place) {
+                self.try_open(*place, serving, FIRST_PAUSE).await;
             }
         }
-        for address in plan.close {
-            if let Some(open) = self.open.remove(&address) {
-                tracing::info!(%address, "Closed a listener.");
+        for place in plan.close {
+            if let Some(open) = self.open.remove(&place) {
+                tracing::info!(address = %place, "Closed a listener.");
                 open.closed.send_replace(true);
                 open.listener.drain();
             }
@@ -113,24 +129,25 @@ impl Sockets {
     pub(super) async fn retry(&mut self) -> bool {
         let now = Instant::now();
         let due: Vec<_> =
-            self.failing.iter().filter(|(_, it)| it.again <= now).map(|(address, _)| *address).collect();
+            self.failing.iter().filter(|(_, it)| it.again <= now).map(|(place, _)| *place).collect();
         let before = self.open.len();
-        for address in due {
-            if let Some(Failing { serving, pause, .. }) = self.failing.remove(&address) {
-                self.try_open(address, serving, (pause * 2).min(LONGEST_PAUSE)).await;
+        for place in due {
+            if let Some(Failing { serving, pause, .. }) = self.failing.remove(&place) {
+                self.try_open(place, serving, (pause * 2).min(LONGEST_PAUSE)).await;
             }
         }
         self.open.len() != before
     }
 
-    /// Every address with what is served there, and why it is not if it is not.
-    pub(super) fn statuses(&self) -> Vec<(SocketAddr, Arc<Serving>, Option<Arc<str>>)> {
-        let open = self.open.iter().map(|(address, open)| (*address, open.listener.current(), None));
-        let failing = self.failing.iter().map(|(address, failing)| {
-            (*address, Arc::clone(&failing.serving), Some(Arc::clone(&failing.error)))
-        });
+    /// Every place with what is served there, and why it is not if it is not.
+    pub(super) fn statuses(&self) -> Vec<(Place, Arc<Serving>, Option<Arc<str>>)> {
+        let open = self.open.iter().map(|(place, open)| (*place, open.listener.current(), None));
+        let failing = self
+            .failing
+            .iter()
+            .map(|(place, failing)| (*place, Arc::clone(&failing.serving), Some(Arc::clone(&failing.error))));
         let mut all: Vec<_> = open.chain(failing).collect();
-        all.sort_by_key(|(address, ..)| *address);
+        all.sort_by_key(|(place, ..)| *place);
         all
     }
 
@@ -142,42 +159,59 @@ impl Sockets {
         }
     }
 
-    async fn try_open(&mut self, address: SocketAddr, serving: Arc<Serving>, pause: Duration) {
-        let error = match self.bind(address) {
+    async fn try_open(&mut self, place: Place, serving: Arc<Serving>, pause: Duration) {
+        let error = match self.bind(place) {
             Ok(sockets) => {
-                tracing::info!(%address, "Opened a listener.");
-                return self.hand_out(address, &serving, sockets).await;
+                tracing::info!(address = %place, "Opened a listener.");
+                return self.hand_out(place, &serving, sockets).await;
             }
-            Err(error) if is_missing_family(address, &error) => {
-                tracing::debug!(%address, %error, "This machine has no such addresses.");
+            Err(error) if is_missing_family(place.address, &error) => {
+                tracing::debug!(address = %place, %error, "This machine has no such addresses.");
                 return;
             }
             Err(error) => explain(&error),
         };
         self.counters.bind_failures.fetch_add(1, Ordering::Relaxed);
         let again = Instant::now() + pause;
-        self.failing.insert(address, Failing { serving, error: error.into(), pause, again });
+        self.failing.insert(place, Failing { serving, error: error.into(), pause, again });
     }
 
-    async fn hand_out(&mut self, address: SocketAddr, serving: &Arc<Serving>, sockets: Vec<TcpListener>) {
-        let listener = Arc::new(Listener::new(address, Arc::clone(serving)));
+    async fn hand_out(&mut self, place: Place, serving: &Arc<Serving>, sockets: Vec<Bound>) {
+        let listener = Arc::new(Listener::new(place.address, Arc::clone(serving)));
         let (closed, receiver) = watch::channel(false);
-        for (thread, socket) in self.threads.iter().zip(sockets) {
-            let socket = Socket { listener: Arc::clone(&listener), tcp: socket, closed: receiver.clone() };
+        // A listener of datagrams is on one thread, so that what bounds it need not be divided.
+        let first = if place.udp { usize::from(place.address.port()) % self.threads.len().max(1) } else { 0 };
+        for (thread, bound) in self.threads.iter().skip(first).zip(sockets) {
+            let socket = Socket { listener: Arc::clone(&listener), bound, closed: receiver.clone() };
             // A thread that is gone takes the process with it.
             let _ = thread.send(socket).await;
         }
-        self.open.insert(address, Open { listener, closed });
+        self.open.insert(place, Open { listener, closed });
     }
 
-    /// A socket for each thread, which share the address. Another process of the same user could share it as well, and
-    /// take a part of the connections without a word: so it is tried first whether one socket can have it for itself.
-    fn bind(&self, address: SocketAddr) -> io::Result<Vec<TcpListener>> {
-        let ours = self.open.keys().any(|open| open.port() == address.port());
+    /// A socket for each thread that serves there, which share the address. Another process of the same user could share it
+    /// as well, and take a part of what comes without a word: so it is tried first whether one socket can have it for itself.
+    fn bind(&self, place: Place) -> io::Result<Vec<Bound>> {
+        let Place { address, udp } = place;
+        let ours = self.open.keys().any(|open| open.udp == udp && open.address.port() == address.port());
+        if udp {
+            if !ours {
+                datagram::may_listen(address)?;
+            }
+            return Ok(vec![Bound::Udp(datagram::listen(address)?)]);
+        }
         if !ours {
             sockopt::may_bind(address)?;
         }
-        self.threads.iter().map(|_| sockopt::listen(address, BACKLOG, sockopt::Close::Fin)).collect()
+        let listen = || sockopt::listen(address, BACKLOG, sockopt::Close::Fin).map(Bound::Tcp);
+        self.threads.iter().map(|_| listen()).collect()
+    }
+}
+
+impl fmt::Display for Place {
+    /// The address; of UDP it says so.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.address, if self.udp { "/UDP" } else { "" })
     }
 }
 
@@ -208,8 +242,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 mod tests {
     use super::*;
 
-    fn set(ports: &[u16]) -> BTreeSet<SocketAddr> {
-        ports.iter().map(|port| SocketAddr::from(([0, 0, 0, 0], *port))).collect()
+    fn place(port: u16) -> Place {
+        Place { address: SocketAddr::from(([0, 0, 0, 0], port)), udp: false }
+    }
+
+    fn set(ports: &[u16]) -> BTreeSet<Place> {
+        ports.iter().map(|port| place(*port)).collect()
     }
 
     #[test]
@@ -218,6 +256,15 @@ mod tests {
         assert_eq!(plan, Plan { open: set(&[8080]), keep: set(&[443]), close: set(&[80]) });
         assert_eq!(Plan::of(&set(&[]), &set(&[])), Plan::default());
         assert_eq!(Plan::of(&set(&[80]), &set(&[80])), Plan { keep: set(&[80]), ..Plan::default() });
+    }
+
+    #[test]
+    fn one_port_of_tcp_and_of_udp_are_two_places() {
+        let udp = BTreeSet::from([Place { udp: true, ..place(53) }]);
+        let both = udp.union(&set(&[53])).copied().collect();
+        let plan = Plan::of(&set(&[53]), &both);
+        assert_eq!(plan, Plan { open: udp.clone(), keep: set(&[53]), ..Plan::default() });
+        assert_eq!(udp.first().map(ToString::to_string).as_deref(), Some("0.0.0.0:53/UDP"));
     }
 
     #[test]

@@ -14,11 +14,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::accepted::{
-    Accepted, Engine, Facts, HttpConnection, OpaqueConnection, Serve, Thread, TunnelConnection,
+    Accepted, DatagramDoor, Engine, Facts, HttpConnection, OpaqueConnection, Serve, Thread, TunnelConnection,
 };
 use super::figures::Counters;
 use super::listener::{Listener, Served};
-use super::sockets::Socket;
+use super::sockets::{Bound, Socket};
 use super::tls::{self, Greeted, Refused};
 use crate::admit::{self, Cap, LogGate};
 use crate::l7::io::Io;
@@ -74,7 +74,17 @@ pub(super) fn run(
 }
 
 impl Worker {
-    fn listen(self: &Rc<Self>, Socket { listener, tcp: socket, mut closed }: Socket) {
+    fn listen(self: &Rc<Self>, Socket { listener, bound, mut closed }: Socket) {
+        let socket = match bound {
+            Bound::Tcp(socket) => socket,
+            Bound::Udp(socket) => {
+                let (worker, door) = (Rc::clone(self), DatagramDoor { socket, listener, closed });
+                tasks::spawn_local("datagrams", async move {
+                    (worker.serve)(Accepted::Datagrams(door)).await;
+                });
+                return;
+            }
+        };
         let socket = match TcpListener::from_std(socket) {
             Ok(socket) => socket,
             Err(error) => return tracing::error!(%error, "A listener could not be registered."),

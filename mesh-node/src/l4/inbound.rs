@@ -176,6 +176,7 @@ fn begin(worker: &Worker, facts: &Facts, client: SocketAddr) -> (ConnReport, Opt
         service,
         pseudo_service: None,
         encrypted: facts.peer.is_some(),
+        datagrams: false,
     });
     (report, workload)
 }

@@ -192,6 +192,7 @@ impl Story {
             service: None,
             pseudo_service: None,
             encrypted: false,
+            datagrams: false,
         });
         Self { worker, pod, client, report }
     }

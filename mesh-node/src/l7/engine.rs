@@ -291,6 +291,7 @@ fn service(snapshot: &Snapshot, to: &ClusterRef, (namespace, asked): (&str, u16)
         hostname: Arc::clone(&to.host),
         vips: Vec::new(),
         ports: vec![port],
+        udp_ports: Vec::new(),
         session_affinity: None,
         local_only: false,
         traffic_distribution: None,

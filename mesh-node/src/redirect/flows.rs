@@ -219,6 +219,7 @@ impl Flows {
                     service,
                     pseudo_service: None,
                     encrypted: true,
+                    datagrams: false,
                 },
                 lasted,
             );

@@ -55,6 +55,20 @@ pub enum Event {
     ShedRate,
     /// A connection closed because too many are open.
     ShedOpen,
+    /// A session of datagrams given up for a newer one.
+    ShedSession,
+    /// A datagram of a client for whose session there is no room.
+    DatagramNoRoom,
+    /// A datagram of a client that is refused a session.
+    DatagramRefused,
+    /// A datagram, or an answer to one, that could not be sent at once.
+    DatagramQueue,
+    /// A datagram that is too long for its way.
+    DatagramSize,
+    /// A datagram from or to an address that cannot be answered from or to.
+    DatagramAddress,
+    /// A datagram of somebody new to a listener that is being closed.
+    DatagramLeaving,
     /// A request refused because a rate limit service says nothing.
     LimitServiceDenied,
     /// A request let through although a rate limit service says nothing.
@@ -79,7 +93,7 @@ pub enum Event {
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 40] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -103,6 +117,13 @@ impl Event {
         Self::ShedPod,
         Self::ShedRate,
         Self::ShedOpen,
+        Self::ShedSession,
+        Self::DatagramNoRoom,
+        Self::DatagramRefused,
+        Self::DatagramQueue,
+        Self::DatagramSize,
+        Self::DatagramAddress,
+        Self::DatagramLeaving,
         Self::LimitServiceDenied,
         Self::LimitServicePassed,
         Self::NoWaypoint,
@@ -138,7 +159,14 @@ impl Event {
             | Self::ShedConnections
             | Self::ShedPod
             | Self::ShedRate
-            | Self::ShedOpen => &SHED,
+            | Self::ShedOpen
+            | Self::ShedSession => &SHED,
+            Self::DatagramNoRoom
+            | Self::DatagramRefused
+            | Self::DatagramQueue
+            | Self::DatagramSize
+            | Self::DatagramAddress
+            | Self::DatagramLeaving => &DATAGRAMS,
             Self::LimitServiceDenied | Self::LimitServicePassed => &LIMIT_SERVICE,
             Self::NoWaypoint => &WAYPOINT,
             Self::TunnelHbone => &TUNNELS_HBONE,
@@ -174,6 +202,13 @@ impl Event {
             Self::ShedPod => "pod",
             Self::ShedRate => "rate",
             Self::ShedOpen => "open",
+            Self::ShedSession => "session",
+            Self::DatagramNoRoom => "sessions",
+            Self::DatagramRefused => "refused",
+            Self::DatagramQueue => "queue",
+            Self::DatagramSize => "size",
+            Self::DatagramAddress => "address",
+            Self::DatagramLeaving => "leaving",
             Self::LimitServiceDenied => "denied",
             Self::LimitServicePassed => "passed",
             Self::AdminHost => "host",
@@ -258,6 +293,8 @@ static SHED: Family = Family {
     name: "mesh_connections_shed",
     help: "Connections closed at once: over a limit, or origin unknown",
 };
+static DATAGRAMS: Family =
+    Family { name: "mesh_datagrams_dropped", help: "Datagrams at gateways that were not sent on" };
 static LIMIT_SERVICE: Family = Family {
     name: "mesh_rate_limit_service_failures",
     help: "Requests of which a rate limit service said nothing, and what became of them",

@@ -54,7 +54,7 @@ impl Labels {
         values.extend(party(&info.source));
         values.extend(party(&info.destination));
         values.extend(service(info));
-        values.push(Arc::from("tcp"));
+        values.push(Arc::from(if info.datagrams { "udp" } else { "tcp" }));
         values.push(Arc::from(security(info)));
         Self(values.try_into().expect("one value for each of NAMES"))
     }

@@ -178,6 +178,7 @@ impl Cache {
 struct CacheKey {
     direction: Direction,
     encrypted: bool,
+    datagrams: bool,
     pseudo_service: Option<PseudoService>,
     objects: [usize; 3],
     identities: [Option<SpiffeId>; 2],
@@ -188,6 +189,7 @@ impl CacheKey {
         Self {
             direction: info.direction,
             encrypted: info.encrypted,
+            datagrams: info.datagrams,
             pseudo_service: info.pseudo_service,
             objects: [
                 address(info.source.workload.as_ref()),

@@ -49,6 +49,7 @@ pub(crate) fn service(name: &str) -> Arc<Service> {
         hostname: format!("{name}.default.svc.cluster.local").into(),
         vips: vec!["10.96.0.1".parse().unwrap()],
         ports: Vec::new(),
+        udp_ports: Vec::new(),
         session_affinity: None,
         traffic_distribution: None,
         local_only: false,
@@ -75,6 +76,7 @@ pub(crate) fn info(direction: Direction) -> ConnInfo {
         service: Some(service("server")),
         pseudo_service: None,
         encrypted: true,
+        datagrams: false,
     }
 }
 

@@ -145,7 +145,7 @@ pub fn start_connect(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> 
     }
 }
 
-fn set<T>(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+pub(super) fn set<T>(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).expect("option values are small");
     // SAFETY: the value outlives the call and its length is its own.
     check(unsafe {
@@ -154,7 +154,7 @@ fn set<T>(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) 
     .map(drop)
 }
 
-fn socket_name(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+pub(super) fn socket_name(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
     // SAFETY: plain integers; all zeros is a valid value.
     let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
     let length = match address {

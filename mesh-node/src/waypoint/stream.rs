@@ -202,6 +202,7 @@ impl Call {
             service: None,
             pseudo_service: None,
             encrypted: false,
+            datagrams: false,
         })
     }
 }

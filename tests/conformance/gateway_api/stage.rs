@@ -14,7 +14,7 @@ use mesh_tests::http::{Request, fetch};
 use mesh_tests::origin::{Origin, Seen};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep};
 
 use super::bed::{self, Mesh};
@@ -73,6 +73,9 @@ impl Stage {
             .map(|(_, name, last)| ((*name).to_owned(), SocketAddr::from((own_ip(*last), pods))))
             .collect();
         let origin = Origin::serve(&addresses).context("the origin")?;
+        for (name, address) in addresses {
+            tokio::task::spawn_local(answer_datagrams(name, UdpSocket::bind(address).await?));
+        }
         let cluster = ApiServer::start(&Settings::default())?;
         for (kind, plural, namespaced) in KINDS {
             let mut resource = Resource::custom("gateway.networking.k8s.io", &["v1"], kind, plural);
@@ -149,7 +152,8 @@ impl Stage {
                  spec: {{selector: {{app: {name}}}, ports: [{{name: http, port: 8080, targetPort: {port}}}, \
                  {{name: h2c, port: 8082, targetPort: {port}, appProtocol: kubernetes.io/h2c}}, \
                  {{name: ws, port: 8083, targetPort: {port}, appProtocol: kubernetes.io/ws}}, \
-                 {{name: any, port: 9000, targetPort: {port}, appProtocol: tcp}}]}}}}"
+                 {{name: any, port: 9000, targetPort: {port}, appProtocol: tcp}}, \
+                 {{name: datagrams, port: 9000, targetPort: {port}, protocol: UDP}}]}}}}"
             ));
             documents.push(format!(
                 "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}, \
@@ -443,6 +447,13 @@ impl Case {
         })
     }
 
+    /// Where a port of a Gateway takes datagrams.
+    pub(crate) fn datagram_address(&self, (gateway, port): (&str, u16)) -> Result<SocketAddr> {
+        let running = self.gateways.get(gateway).with_context(|| format!("no Gateway {gateway}"))?;
+        let port = running.ports.get(&port).with_context(|| format!("no port {port}"))?;
+        Ok((Ipv4Addr::LOCALHOST, *port).into())
+    }
+
     /// A certificate for a client, of our authority or of the other one.
     pub(crate) fn certificate(&self, is_ours: bool) -> Result<(String, String)> {
         let of = if is_ours { &self.stage.authority } else { &self.stage.strangers };
@@ -565,9 +576,12 @@ impl Stage {
 
 /// Leads to the process of a Gateway.
 fn service(namespace: &str, name: &str, ports: &BTreeMap<u16, u16>) -> Value {
-    let ports = ports
-        .iter()
-        .map(|(port, target)| json!({"name": format!("p{port}"), "port": port, "targetPort": target}));
+    let ports = ports.iter().flat_map(|(port, target)| {
+        let of = |letter: char, protocol: &str| {
+            json!({"name": format!("{letter}{port}"), "port": port, "targetPort": target, "protocol": protocol})
+        };
+        [of('p', "TCP"), of('u', "UDP")]
+    });
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
         "spec": {
@@ -575,6 +589,17 @@ fn service(namespace: &str, name: &str, ports: &BTreeMap<u16, u16>) -> Value {
             "externalIPs": ["192.0.2.1"],
         },
     })
+}
+
+/// Says its name to whoever sends something.
+async fn answer_datagrams(name: String, socket: UdpSocket) {
+    let mut buffer = [0; 64];
+    // An error is about an answer that could not be delivered.
+    loop {
+        if let Ok((_, from)) = socket.recv_from(&mut buffer).await {
+            let _ = socket.send_to(name.as_bytes(), from).await;
+        }
+    }
 }
 
 fn is_same(one: &Value, other: &Value) -> bool {
@@ -610,6 +635,7 @@ const KINDS: &[(&str, &str, bool)] = &[
     ("GRPCRoute", "grpcroutes", true),
     ("TLSRoute", "tlsroutes", true),
     ("TCPRoute", "tcproutes", true),
+    ("UDPRoute", "udproutes", true),
     ("ReferenceGrant", "referencegrants", true),
     ("BackendTLSPolicy", "backendtlspolicies", true),
 ];

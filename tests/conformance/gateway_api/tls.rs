@@ -15,7 +15,7 @@ pub(super) fn inside(name: &str, request: Req) -> Req {
     Req { tls: Some(Tls { sni: name.to_owned(), client: None }), ..request }
 }
 
-fn gateway(listeners: &str) -> String {
+pub(super) fn gateway(listeners: &str) -> String {
     format!(
         "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: gw, namespace: infra}}, \
          spec: {{gatewayClassName: istio, listeners: [{listeners}]}}}}"

@@ -23,7 +23,7 @@ const MESH: &str = "
 ---
 {apiVersion: v1, kind: Service, metadata: {name: all, namespace: shop}, spec: {clusterIP: None, selector: {tier: all}, ports: [{name: http, port: 80}]}}
 ---
-{apiVersion: v1, kind: Service, metadata: {name: named, namespace: shop}, spec: {clusterIP: 10.96.0.3, selector: {app: db}, ports: [{name: sql, port: 5432, targetPort: 5433}, {name: more, port: 99}]}}
+{apiVersion: v1, kind: Service, metadata: {name: named, namespace: shop}, spec: {clusterIP: 10.96.0.3, selector: {app: db}, ports: [{name: sql, port: 5432, targetPort: 5433}, {name: more, port: 99}, {name: dns, port: 5432, targetPort: 53, protocol: UDP}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: plain, namespace: shop, labels: {tier: all}}, spec: {nodeName: n2, containers: [{name: c, image: i}]},
  status: {phase: Running, podIP: 10.0.2.1, podIPs: [{ip: 10.0.2.1}, {ip: 'fd00::2:1'}], conditions: [{type: Ready, status: 'True'}]}}
@@ -260,6 +260,7 @@ fn named_ports_are_found_where_their_endpoints_are() {
     assert_eq!(led("_sql._tcp.db"), known(&members));
     let own = ["5432 named.shop.svc.cluster.local"];
     assert_eq!(led("_sql._tcp.named.shop.svc.cluster.local"), known(&own));
+    assert_eq!(led("_dns._udp.named.shop.svc.cluster.local"), known(&own));
     // Who has no name of its own has its address there, and is found by it.
     let addressed = led("_http._tcp.all.shop.svc.cluster.local").unwrap();
     let expected = ["80 10-0-2-1.all.shop.svc.cluster.local", "80 fd00--2-1.all.shop.svc.cluster.local"];
@@ -269,6 +270,8 @@ fn named_ports_are_found_where_their_endpoints_are() {
     for elsewhere in [
         "_none._tcp.db.shop.svc.cluster.local",
         "_sql._udp.db.shop.svc.cluster.local",
+        "_dns._tcp.named.shop.svc.cluster.local",
+        "_dns._sctp.named.shop.svc.cluster.local",
         "_sql._tcp.nosuch.shop.svc.cluster.local",
         "_sql._tcp.db-1.db.shop.svc.cluster.local",
         "sql._tcp.db.shop.svc.cluster.local",

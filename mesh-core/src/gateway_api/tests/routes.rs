@@ -1,6 +1,6 @@
 //! Requests and connections.
 
-use super::{ask, check, objects, served};
+use super::{ListenerProtocol, Resources, Sightings, ask, check, objects, serve, served};
 
 const ONE: &str = "
     gateway infra/gw
@@ -382,4 +382,36 @@ fn only_gateways_of_ours_are_served_and_by_their_own_process() {
         listening.sort_unstable();
         assert_eq!(listening, ports, "{class}");
     }
+}
+
+#[test]
+fn datagrams_go_where_the_oldest_route_says_whatever_tcp_does_on_the_port() {
+    let objects = objects(
+        "
+        gateway infra/gw
+          gatewayClassName: istio
+          listeners: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]
+        service infra/gw
+          selector: {app: gw}
+          ports: [{name: dns, port: 53, targetPort: 5353, protocol: UDP}, {name: dns-tcp, port: 53, targetPort: 5354}]
+        udp infra/late @2
+          parentRefs: [{name: gw}]
+          rules: [{backendRefs: [{name: v2, port: 53}]}]
+        udp infra/early @1
+          parentRefs: [{name: gw, port: 53}]
+          rules: [{backendRefs: [{name: v1, port: 53, weight: 3}, {name: v3, port: 53, weight: 0}, {name: w1, namespace: web, port: 53}]}]
+        tcp infra/tcp
+          parentRefs: [{name: gw}]
+          rules: [{backendRefs: [{name: t, port: 53}]}]
+        ",
+    );
+    let mut sightings = Sightings::of("infra", "gw", [("app".to_owned(), "gw".to_owned())]);
+    objects.iter().for_each(|object| sightings.apply(object));
+    let served = serve(&Resources::of(&objects), &sightings.own());
+    assert!(served.findings.is_empty(), "{:?}", served.findings);
+    let protocols: Vec<_> = served.listeners.iter().map(|it| (it.port, it.protocol)).collect();
+    assert_eq!(protocols, [(5354, ListenerProtocol::Tcp), (5353, ListenerProtocol::Udp)]);
+    assert_eq!(ask(&served, 5354, None, ""), "t.infra.svc.cluster.local*1");
+    // Nothing is permitted in `web`: its share goes nowhere.
+    assert_eq!(ask(&served, 5353, None, ""), "v1.infra.svc.cluster.local*3 no backend*1");
 }

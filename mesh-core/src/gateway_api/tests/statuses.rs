@@ -352,3 +352,81 @@ fn a_rule_that_cannot_be_read_is_left_out_and_named() {
     assert_eq!(ask("POST http://c.test/s/m"), "good: v1:80");
     assert_eq!(ask("GET http://b.test/"), ask("GET http://nobody.test/"));
 }
+
+#[test]
+fn listeners_and_routes_of_udp_say_how_they_stand() {
+    check(
+        "
+        gateway infra/gw
+          gatewayClassName: istio
+          listeners:
+          - {name: dns, port: 53, protocol: UDP}
+          - {name: dns-tcp, port: 53, protocol: TCP}
+          - {name: odd, port: 54, protocol: UDP, allowedRoutes: {kinds: [{kind: UDPRoute}, {kind: TCPRoute}]}}
+        service infra/gw
+          {ports: [{port: 53}], externalIPs: [192.0.2.7]}
+        service infra/v1
+          {ports: [{name: a, port: 53, protocol: UDP}, {name: b, port: 80}]}
+        service web/w1
+          {ports: [{port: 53, protocol: UDP}]}
+        udp infra/a
+          parentRefs: [{name: gw}]
+          rules: [{backendRefs: [{name: v1, port: 53}]}]
+        udp infra/b
+          parentRefs: [{name: gw, sectionName: dns-tcp}]
+          rules: [{backendRefs: [{name: v1, port: 53}]}]
+        udp infra/c
+          parentRefs: [{name: gw, sectionName: dns}]
+          rules: [{backendRefs: [{name: v1, port: 80}]}]
+        udp infra/d
+          parentRefs: [{name: gw, port: 55}]
+          rules: [{backendRefs: [{name: w1, namespace: web, port: 53}]}]
+        udp infra/e
+          parentRefs: [{name: gw, sectionName: odd}]
+          rules: [{backendRefs: [{group: networking.istio.io, kind: Hostname, name: a.example, port: 53}]}]
+        udp infra/f
+          parentRefs: [{name: v1, kind: Service, group: ''}]
+          rules: [{backendRefs: [{name: v1, port: 53}]}]
+        tcp infra/t
+          parentRefs: [{name: gw}]
+          rules: [{backendRefs: [{name: v1, port: 53}]}]
+        ",
+        "
+        gw: Accepted Programmed [\"192.0.2.7\"]
+        gw/dns: 2 UDPRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        gw/dns-tcp: 1 TCPRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        gw/odd: 2 UDPRoute Accepted !Conflicted=NoConflicts !ResolvedRefs=InvalidRouteKinds Programmed
+        t at gw: Accepted !ResolvedRefs=BackendNotFound
+        a at gw: Accepted ResolvedRefs
+        b at gw: !Accepted=NotAllowedByListeners ResolvedRefs
+        c at gw: Accepted !ResolvedRefs=BackendNotFound
+        d at gw: !Accepted=NoMatchingParent !ResolvedRefs=RefNotPermitted
+        e at gw: Accepted !ResolvedRefs=InvalidKind
+        f at v1: !Accepted=NoMatchingParent ResolvedRefs
+        ",
+    );
+}
+
+#[test]
+fn two_listeners_of_udp_cannot_have_one_port() {
+    check(
+        "
+        gateway infra/gw
+          gatewayClassName: istio
+          listeners: [{name: a, port: 53, protocol: UDP}]
+          allowedListeners: {namespaces: {from: Same}}
+        set infra/more
+          parentRef: {name: gw}
+          listeners: [{name: b, port: 53, protocol: UDP}, {name: c, port: 53, protocol: TCP}]
+        service infra/gw
+          {ports: [{port: 53}]}
+        ",
+        "
+        gw: Accepted Programmed [\"gw.infra.svc.cluster.local\"]
+        gw/a: 0 UDPRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        more: Accepted=ListenersNotValid Programmed
+        more/b: 0 UDPRoute !Accepted=ProtocolConflict Conflicted=ProtocolConflict ResolvedRefs !Programmed=Invalid
+        more/c: 0 TCPRoute Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        ",
+    );
+}

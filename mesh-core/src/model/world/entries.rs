@@ -441,6 +441,7 @@ impl World {
             headless: vips.is_empty(),
             vips,
             ports: entry.carried().map(port).collect(),
+            udp_ports: Vec::new(),
             session_affinity: None,
             local_only: false,
             traffic_distribution: match &entry.distribution {
@@ -502,6 +503,10 @@ fn file(index: &mut HashMap<IpAddr, BTreeSet<Name>>, ip: IpAddr, name: &Name, pr
 }
 
 fn memberships(keys: &[Arc<ServiceKey>], ports: &[(u16, u16)]) -> Vec<Membership> {
-    let one = |key: &Arc<ServiceKey>| Membership { service: Arc::clone(key), ports: ports.into() };
+    let one = |key: &Arc<ServiceKey>| Membership {
+        service: Arc::clone(key),
+        ports: ports.into(),
+        udp_ports: Box::default(),
+    };
     keys.iter().map(one).collect()
 }

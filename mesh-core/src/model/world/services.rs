@@ -1,6 +1,6 @@
 //! Services → what is kept of them, and their records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::pods::{PodFacts, valid};
 use super::{Name, Report, World};
 use crate::cluster::TrafficDistribution;
 use crate::model::alias::EXPORT_TO;
-use crate::model::{Exported, Families, Service, ServiceKey, ServicePort};
+use crate::model::{Exported, Families, Membership, Service, ServiceKey, ServicePort};
 use crate::net::canonical_ip;
 use crate::resource::value::Port;
 use crate::resource::{Meta, Object, Origin};
@@ -31,8 +31,15 @@ pub(super) struct ServiceFacts {
     names_audience: bool,
     /// Its key, which every endpoint has.
     pub(super) key: Arc<ServiceKey>,
-    /// For each port.
-    targets: Vec<TargetPort>,
+    /// For each TCP port, and each UDP port.
+    targets: [Vec<TargetPort>; 2],
+}
+
+/// The ports of a service that something serves: the service's numbers and its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Served {
+    pub(super) tcp: BTreeSet<(u16, u16)>,
+    pub(super) udp: BTreeSet<(u16, u16)>,
 }
 
 /// `targetPort`.
@@ -46,9 +53,10 @@ impl ServiceFacts {
     /// `None` for what is an alias, which is told as it is.
     pub(super) fn of(object: &Object, kube: &kube::Service, report: &mut Report) -> Option<Self> {
         let spec = kube.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))?;
-        let ports: Vec<_> =
-            spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_ref())).collect();
-        let service = describe(object, kube, &ports, report);
+        let all = || spec.ports.iter().flatten();
+        let tcp: Vec<_> = all().filter(|port| is_tcp(port.protocol.as_ref())).collect();
+        let udp: Vec<_> = all().filter(|port| is_udp(port.protocol.as_ref())).collect();
+        let service = describe(object, kube, (&tcp, &udp), report);
         Some(Self {
             origin: object.origin.clone(),
             created: object.meta.creation_timestamp,
@@ -58,28 +66,49 @@ impl ServiceFacts {
                 || spec.traffic_distribution.is_some(),
             names_audience: object.meta.annotations.contains_key(EXPORT_TO),
             service,
-            targets: ports.into_iter().map(TargetPort::of).collect(),
+            targets: [tcp, udp].map(|ports| ports.into_iter().map(TargetPort::of).collect()),
         })
     }
 
-    /// The ports that `pod` serves if it is selected: the service's number and its own.
-    pub(super) fn ports_of(&self, pod: &PodFacts) -> Vec<(u16, u16)> {
-        let ports = self.service.ports.iter().zip(&self.targets);
-        ports.filter_map(|(port, target)| Some((port.number, target.on(pod)?))).collect()
+    /// The ports that `pod` serves if it is selected.
+    pub(super) fn ports_of(&self, pod: &PodFacts) -> Served {
+        self.served(|_, target| target.on(pod))
+    }
+
+    /// The ports that a WorkloadEntry serves if it is selected, which may have some by the names of the service's.
+    pub(super) fn ports_of_entry(&self, own: &BTreeMap<String, Port>) -> Served {
+        self.served(|port, target| {
+            let named = port.name.as_deref().and_then(|name| own.get(name)).map(|port| port.get());
+            let plain = if let TargetPort::Number(number) = target { *number } else { None };
+            named.or(plain)
+        })
+    }
+
+    fn served(&self, own: impl Fn(&ServicePort, &TargetPort) -> Option<u16>) -> Served {
+        let of = |ports: &[ServicePort], targets: &[TargetPort]| {
+            let all = ports.iter().zip(targets);
+            all.filter_map(|(port, target)| Some((port.number, own(port, target)?))).collect()
+        };
+        let [tcp, udp] = &self.targets;
+        Served { tcp: of(&self.service.ports, tcp), udp: of(&self.service.udp_ports, udp) }
+    }
+
+    /// The membership of whoever serves these ports.
+    pub(super) fn membership(&self, served: Served) -> Membership {
+        let Served { tcp, udp } = served;
+        Membership {
+            service: Arc::clone(&self.key),
+            ports: tcp.into_iter().collect(),
+            udp_ports: udp.into_iter().collect(),
+        }
     }
 }
 
-impl ServiceFacts {
-    /// The ports that a WorkloadEntry serves if it is selected, which may have some by the names of the service's.
-    pub(super) fn ports_of_entry(&self, own: &BTreeMap<String, Port>) -> Vec<(u16, u16)> {
-        let ports = self.service.ports.iter().zip(&self.targets);
-        ports
-            .filter_map(|(port, target)| {
-                let named = port.name.as_deref().and_then(|name| own.get(name)).map(|port| port.get());
-                let plain = if let TargetPort::Number(number) = target { *number } else { None };
-                Some((port.number, named.or(plain)?))
-            })
-            .collect()
+impl Served {
+    /// With the ports of another.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.tcp.extend(other.tcp);
+        self.udp.extend(other.udp);
     }
 }
 
@@ -158,7 +187,7 @@ fn union(a: Families, b: Families) -> Families {
 fn describe(
     object: &Object,
     kube: &kube::Service,
-    ports: &[&kube::ServicePort],
+    (tcp, udp): (&[&kube::ServicePort], &[&kube::ServicePort]),
     report: &mut Report,
 ) -> Service {
     let default = kube::ServiceSpec::default();
@@ -176,7 +205,8 @@ fn describe(
         name: Arc::clone(name),
         hostname: hostname(name, namespace),
         vips: vips(object, kube, report),
-        ports: ports.iter().map(port).collect(),
+        ports: tcp.iter().map(port).collect(),
+        udp_ports: udp.iter().map(port).collect(),
         session_affinity: affinity(spec),
         local_only: spec.internal_traffic_policy.as_deref() == Some("Local"),
         traffic_distribution: distribution(object, spec.traffic_distribution.as_deref()),
@@ -230,6 +260,11 @@ fn affinity(spec: &kube::ServiceSpec) -> Option<Duration> {
 /// Kubernetes' default protocol is TCP.
 pub(super) fn is_tcp(protocol: Option<&String>) -> bool {
     protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+/// Whether it is UDP.
+pub(super) fn is_udp(protocol: Option<&String>) -> bool {
+    protocol.is_some_and(|protocol| protocol == "UDP")
 }
 
 /// As `trafficDistribution`, for those that Kubernetes does not let have it.

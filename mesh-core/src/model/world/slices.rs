@@ -1,6 +1,6 @@
 //! `EndpointSlices` → what is kept of them, who serves what, and addresses that no workload owns.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use k8s_openapi::api::discovery::v1::{self as discovery, EndpointSlice};
 
 use super::few::Few;
 use super::pods::{PodFacts, valid};
-use super::services::is_tcp;
+use super::services::{Served, is_tcp, is_udp};
 use super::shared::Values;
 use super::{Name, Report, World, addresses};
-use crate::model::{Families, Membership, StaticEndpoint};
+use crate::model::{Families, Membership, Service, ServicePort, StaticEndpoint};
 use crate::net::canonical_ip;
 use crate::resource::Object;
 
@@ -21,8 +21,10 @@ pub(super) struct SliceFacts {
     /// Whose endpoints these are.
     pub(super) service: Name,
     pub(super) families: Families,
-    /// By name; unnamed ones have an empty name.
+    /// Those of TCP by name; unnamed ones have an empty name.
     ports: Vec<(Box<str>, u16)>,
+    /// The same of UDP.
+    udp_ports: Vec<(Box<str>, u16)>,
     pub(super) endpoints: Vec<SliceEndpoint>,
 }
 
@@ -50,11 +52,14 @@ impl SliceFacts {
         let service = Name { namespace: Arc::clone(&object.meta.namespace), name: service.as_str().into() };
         let endpoints = slice.endpoints.iter().flatten().enumerate();
         let endpoints = endpoints.map(|(index, one)| endpoint(object, index, one, report)).collect();
-        let ports = slice.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_ref()));
-        let ports = ports.filter_map(|port| {
-            Some((port.name.as_deref().unwrap_or_default().into(), port.port.and_then(valid)?))
-        });
-        Some(Self { service, families, ports: ports.collect(), endpoints })
+        let ports = |is_it: fn(Option<&String>) -> bool| {
+            let all = slice.ports.iter().flatten().filter(|port| is_it(port.protocol.as_ref()));
+            all.filter_map(|port| {
+                Some((port.name.as_deref().unwrap_or_default().into(), port.port.and_then(valid)?))
+            })
+            .collect()
+        };
+        Some(Self { service, families, ports: ports(is_tcp), udp_ports: ports(is_udp), endpoints })
     }
 
     /// Shares what many slices say alike.
@@ -118,7 +123,7 @@ impl World {
 
     /// The services that a pod is an endpoint of, and whether one of their slices calls it ready.
     pub(super) fn memberships(&self, name: &Name, pod: &PodFacts) -> (Vec<Membership>, bool) {
-        let mut services: BTreeMap<&Name, BTreeSet<(u16, u16)>> = BTreeMap::new();
+        let mut services: BTreeMap<&Name, Served> = BTreeMap::new();
         let mut ready = false;
         for (slice, endpoint) in pod.ips.iter().flat_map(|ip| self.endpoints_at(*ip)) {
             if !self.is_behind(endpoint, name, pod) {
@@ -158,7 +163,7 @@ impl World {
         let unowned = unowned.filter(|(endpoint, ip)| self.owner_of(endpoint, *ip).is_none());
         let Name { namespace, name } = slice_name;
         let record = |(endpoint, ip): (&SliceEndpoint, IpAddr)| {
-            let ports = self.slice_ports(slice).into_iter().collect();
+            let ports = self.slice_ports(slice);
             Some(StaticEndpoint {
                 uid: format!("{}/discovery.k8s.io/EndpointSlice/{namespace}/{name}/{ip}", self.cluster)
                     .into(),
@@ -195,19 +200,20 @@ impl World {
     }
 
     /// The numbers behind the ports of the service: the names are equal, or both are absent.
-    fn slice_ports(&self, slice: &SliceFacts) -> BTreeSet<(u16, u16)> {
-        let Some(facts) = self.services.get(&slice.service) else { return BTreeSet::new() };
-        let number =
-            |name: &str| slice.ports.iter().find(|(known, _)| **known == *name).map(|(_, port)| *port);
-        let ports = facts.service.ports.iter();
-        ports
-            .filter_map(|port| Some((port.number, number(port.name.as_deref().unwrap_or_default())?)))
-            .collect()
+    fn slice_ports(&self, slice: &SliceFacts) -> Served {
+        let Some(facts) = self.services.get(&slice.service) else { return Served::default() };
+        let of = |ports: &[ServicePort], own: &[(Box<str>, u16)]| {
+            let number = |name: &str| own.iter().find(|(known, _)| **known == *name).map(|(_, port)| *port);
+            let pair =
+                |port: &ServicePort| Some((port.number, number(port.name.as_deref().unwrap_or_default())?));
+            ports.iter().filter_map(pair).collect()
+        };
+        let Service { ports, udp_ports, .. } = &facts.service;
+        Served { tcp: of(ports, &slice.ports), udp: of(udp_ports, &slice.udp_ports) }
     }
 
-    fn membership(&self, name: &Name, ports: BTreeSet<(u16, u16)>) -> Option<Membership> {
-        let service = Arc::clone(&self.services.get(name)?.key);
-        Some(Membership { service, ports: ports.into_iter().collect() })
+    fn membership(&self, name: &Name, served: Served) -> Option<Membership> {
+        Some(self.services.get(name)?.membership(served))
     }
 }
 

@@ -83,7 +83,7 @@ pub enum Protocol {
     Tls,
     /// `TCP`.
     Tcp,
-    /// `UDP`, which the mesh does not serve.
+    /// `UDP`.
     Udp,
     /// `HBONE`, of waypoints and east-west gateways.
     Hbone,

@@ -1,4 +1,4 @@
-//! TLSRoute and TCPRoute: connections by SNI or port, sent on as they are.
+//! TLSRoute, TCPRoute and UDPRoute: connections by SNI or port, and datagrams by port, sent on as they are.
 
 use serde::Deserialize;
 
@@ -34,7 +34,20 @@ pub struct TcpRouteSpec {
     pub rules: Vec<L4Rule>,
 }
 
-/// Where connections go.
+/// `UDPRoute.spec`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UdpRouteSpec {
+    /// At most 32.
+    #[serde(default)]
+    pub parent_refs: Vec<ParentRef>,
+    /// Experimental.
+    pub use_default_gateways: Option<DefaultGateways>,
+    /// Exactly one; up to 16 in `v1alpha2`, of which the first counts.
+    pub rules: Vec<L4Rule>,
+}
+
+/// Where connections or datagrams go.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct L4Rule {

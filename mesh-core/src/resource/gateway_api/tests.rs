@@ -602,6 +602,7 @@ fn grpc_routes_are_read_and_checked() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn l4_routes_are_read_and_checked() {
     let rules = "rules: [{backendRefs: [{name: b, port: 1}, {name: c, port: 2, weight: 3}]}]";
     let spec = good("v1", "TLSRoute", &format!("{{hostnames: ['*.a.b'], {rules}}}"));
@@ -611,6 +612,8 @@ fn l4_routes_are_read_and_checked() {
     good("v1alpha2", "TLSRoute", &format!("{{{rules}}}"));
     let Spec::TcpRoute(route) = good("v1", "TCPRoute", &format!("{{{rules}}}")) else { panic!("kind") };
     assert_eq!(&*route.rules[0].backend_refs[0].backend.name, "b");
+    let Spec::UdpRoute(route) = good("v1alpha2", "UDPRoute", &format!("{{{rules}}}")) else { panic!("kind") };
+    assert_eq!(route.rules[0].backend_refs[1].weight.get(), 3);
     let two = "{rules: [{backendRefs: [{name: b, port: 1}]}, {backendRefs: [{name: b, port: 1}]}]}";
     let cases: &[(&str, &str, String, Level, &str, &str)] = &[
         ("v1", "TLSRoute", format!("{{{rules}}}"), E, "spec.hostnames", "must not be empty"),
@@ -643,6 +646,24 @@ fn l4_routes_are_read_and_checked() {
         ),
         ("v1", "TCPRoute", two.into(), E, "spec.rules", "has 2 entries, the limit is 1"),
         ("v1alpha2", "TCPRoute", two.into(), W, "spec.rules[1]", "the first rule gets all"),
+        ("v1", "UDPRoute", two.into(), E, "spec.rules", "has 2 entries, the limit is 1"),
+        ("v1alpha2", "UDPRoute", two.into(), W, "spec.rules[1]", "the first rule gets all"),
+        (
+            "v1",
+            "UDPRoute",
+            "{rules: [{backendRefs: [{name: b}]}]}".into(),
+            E,
+            "spec.rules[0].backendRefs[0].port",
+            "required",
+        ),
+        (
+            "v1",
+            "UDPRoute",
+            format!("{{parentRefs: [{{kind: Service, group: '', name: s}}], {rules}}}"),
+            W,
+            "spec.parentRefs[0]",
+            "this parent has no effect",
+        ),
         (
             "v1",
             "TCPRoute",
@@ -742,7 +763,12 @@ fn gateways_are_checked() {
             format!("{at}.protocol"),
             "http is not supported",
         ),
-        (listener("{name: a, port: 1, protocol: UDP}"), W, format!("{at}.protocol"), "UDP is not supported"),
+        (
+            listener("{name: a, port: 1, protocol: UDP, hostname: a}"),
+            E,
+            format!("{at}.hostname"),
+            "UDP has no host names",
+        ),
         (
             listener("{name: a, port: 1, protocol: TCP, hostname: a}"),
             E,
@@ -979,8 +1005,7 @@ fn grants_and_policies_are_read_and_checked() {
 #[test]
 fn kinds_and_versions_are_told_apart() {
     let cases = [
-        ("v1", "UDPRoute", "UDPRoute is not supported: this document has no effect"),
-        ("v1alpha2", "UDPRoute", "UDPRoute is not supported: this document has no effect"),
+        ("v1alpha3", "UDPRoute", "UDPRoute is not served in this version"),
         ("v1alpha1", "HTTPRoute", "HTTPRoute is not served in this version"),
         ("v1", "HttpRoute", "there is no kind \"HttpRoute\""),
     ];

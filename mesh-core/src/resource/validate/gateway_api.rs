@@ -10,7 +10,7 @@ use super::super::gateway_api::{
 use super::Report;
 
 pub(super) use self::gateway::{gateway, gateway_class, listener_set};
-pub(super) use self::route::{grpc_route, http_route, tcp_route, tls_route};
+pub(super) use self::route::{grpc_route, http_route, tcp_route, tls_route, udp_route};
 
 mod filter;
 mod gateway;

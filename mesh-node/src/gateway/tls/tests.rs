@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::gateway::{Doors, compile::Inputs};
+use crate::gateway::{Doors, compile::Inputs, sockets::Place};
 use crate::identity::Options;
 use crate::tls::files::Files;
 use crate::tls::pki::{Kind, Leaf, Pki, params};
@@ -114,16 +114,16 @@ fn compiled(
     assert!(parsed.rejected.is_empty(), "{:?}", parsed.findings);
     let snapshot = compile(&parsed.objects, &CompileOptions::default()).snapshot;
     let own = Sightings::of("default", "gw", []).own();
-    let address = "127.0.0.1:443".parse().unwrap();
+    let place = Place { address: "127.0.0.1:443".parse().unwrap(), udp: false };
     let inputs = Inputs {
         doors: Doors::Gateways,
         snapshot: Arc::new(snapshot),
         own: Arc::new(own),
         addresses: vec!["127.0.0.1".parse().unwrap()],
-        before: before.map(|before| (address, before)).into_iter().collect(),
+        before: before.map(|before| (place, before)).into_iter().collect(),
     };
     let mut outcome = inputs.compile(files);
-    (outcome.wanted.remove(&address).unwrap(), outcome.findings.into_iter().collect())
+    (outcome.wanted.remove(&place).unwrap(), outcome.findings.into_iter().collect())
 }
 
 /// What a client has seen.

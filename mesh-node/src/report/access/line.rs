@@ -60,6 +60,9 @@ impl Line<'_> {
         }
         party(fields, &info.destination, ["dst.workload", "dst.namespace", "dst.identity"]);
         fields.string("direction", info.direction.name());
+        if info.datagrams {
+            fields.string("protocol", "udp");
+        }
         fields.number("bytes_sent", self.sent);
         fields.number("bytes_recv", self.received);
         fields.milliseconds("duration", self.duration);

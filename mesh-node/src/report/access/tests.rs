@@ -49,6 +49,7 @@ fn failed_passthrough() -> (ConnInfo, Failure) {
         service: None,
         pseudo_service: Some(PseudoService::Passthrough),
         encrypted: false,
+        datagrams: false,
     };
     let reason = "peer says \"no\"\nand\u{202e} then\u{7} c:\\d ü".to_owned();
     (info, Failure { stage: Stage::Dial, flag: Flag::Connect, reason })

@@ -48,8 +48,7 @@ impl World {
         let mut services = self.entries_selecting(&name.namespace, &entry.labels, &entry.spec.ports);
         for selected in self.selectors.matching(&name.namespace, &entry.labels) {
             let Some(facts) = self.services.get(&selected) else { continue };
-            let ports = facts.ports_of_entry(&entry.spec.ports);
-            services.push(Membership { service: Arc::clone(&facts.key), ports: ports.into() });
+            services.push(facts.membership(facts.ports_of_entry(&entry.spec.ports)));
         }
         services
     }

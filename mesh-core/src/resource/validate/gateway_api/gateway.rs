@@ -80,9 +80,6 @@ fn listener(field: &str, listener: &Listener, report: &mut Report<'_>) {
         }
         _ => {}
     }
-    if *protocol == Protocol::Udp {
-        report.warning(format_args!("{field}.protocol"), "UDP is not supported: the listener serves nobody");
-    }
     if let Some(tls) = tls {
         let refs = format!("{field}.tls.certificateRefs");
         within(0..=64, &refs, tls.certificate_refs.len(), report);

@@ -3,7 +3,7 @@
 use super::super::super::gateway_api::HttpFilter;
 use super::super::super::gateway_api::{
     GrpcMethodMatch, GrpcRouteSpec, GrpcRule, HeaderName, HttpMatch, HttpRouteSpec, HttpRule, L4Rule,
-    PathMatch, TcpRouteSpec, Timeout, TlsRouteSpec, ValueMatch,
+    PathMatch, TcpRouteSpec, Timeout, TlsRouteSpec, UdpRouteSpec, ValueMatch,
 };
 use super::super::Report;
 use super::filter::{grpc_filters, http_filters, replaces_prefix};
@@ -51,6 +51,22 @@ pub(in super::super) fn tls_route(spec: &TlsRouteSpec, version: &str, report: &m
 pub(in super::super) fn tcp_route(spec: &TcpRouteSpec, version: &str, report: &mut Report<'_>) {
     parents(&spec.parent_refs, spec.use_default_gateways, report);
     l4_rules(&spec.rules, version == "v1alpha2", report);
+}
+
+/// As [`tls_route`]. Pods' own datagrams pass the mesh, so that a Service as parent has no effect.
+pub(in super::super) fn udp_route(spec: &UdpRouteSpec, version: &str, report: &mut Report<'_>) {
+    parents(&spec.parent_refs, spec.use_default_gateways, report);
+    l4_rules(&spec.rules, version == "v1alpha2", report);
+    let of_services = spec
+        .parent_refs
+        .iter()
+        .enumerate()
+        .filter(|(_, parent)| parent.group.is_empty() && *parent.kind == *"Service");
+    for (index, _) in of_services {
+        let reason = "clients in the mesh do not follow UDPRoutes: this parent has no effect";
+        let hint = "name a Gateway with a listener of protocol UDP";
+        report.warning_with(format_args!("spec.parentRefs[{index}]"), reason, hint);
+    }
 }
 
 fn http_rule(field: &str, rule: &HttpRule, report: &mut Report<'_>) {
