@@ -207,14 +207,14 @@ fn a_flood_of_clients_costs_so_much_and_no_more() -> Result<()> {
         ask(&good, b"good").with_context(|| gateway.log())?;
     }
     let mut sources = BTreeSet::new();
-    for source in 1..=12_u8 {
-        for number in 0..1_500_u32 {
+    for source in 1..=6_u8 {
+        for _ in 0..1_500_u32 {
             let socket = UdpSocket::bind((Ipv4Addr::new(127, 9, 9, source), 0))?;
-            socket.send_to(b"flood", gateway.at(5300))?;
+            socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+            socket.connect(gateway.at(5300))?;
+            // Who waits for the answer knows that there is a session; one that is lost is made up for by the others.
+            let _ = ask(&socket, b"flood");
             sources.insert(socket.local_addr()?);
-            if number % 50 == 49 {
-                thread::sleep(Duration::from_millis(2));
-            }
         }
     }
     let shed = || gateway.metric("mesh_connections_shed_total{reason=\"session\"}");

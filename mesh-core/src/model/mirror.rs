@@ -424,7 +424,7 @@ impl Mirror {
     fn join(&mut self, uid: &Arc<str>, services: &mut BTreeSet<Arc<ServiceKey>>) {
         let Some(told) = self.workloads.get(uid) else { return };
         let workload = match self.local_pods.get(uid) {
-            Some(pod) => Arc::new(with_local(told, pod)),
+            Some(pod) => Arc::new(told.with_local(pod)),
             None => Arc::clone(told),
         };
         services.extend(workload.services.iter().map(|membership| Arc::clone(&membership.service)));
@@ -598,18 +598,6 @@ fn virtual_service_of(meta: &Meta, spec: &VirtualServiceSpec) -> VirtualService 
         name: Arc::clone(&meta.name),
         created: meta.creation_timestamp,
         spec: spec.clone(),
-    }
-}
-
-fn with_local(told: &Workload, pod: &LocalPod) -> Workload {
-    Workload {
-        pod_uid: pod.pod_uid.clone(),
-        labels: BTreeMap::clone(&pod.labels),
-        probe_ports: pod.probe_ports.clone(),
-        enrolled: pod.enrolled,
-        inbound_bypass: pod.inbound_bypass,
-        dns_bypass: pod.dns_bypass,
-        ..told.clone()
     }
 }
 

@@ -152,6 +152,19 @@ impl Workload {
         !self.host_network && group != Some("networking.istio.io")
     }
 
+    /// As its own node knows it.
+    pub(super) fn with_local(&self, pod: &LocalPod) -> Self {
+        Self {
+            pod_uid: pod.pod_uid.clone(),
+            labels: BTreeMap::clone(&pod.labels),
+            probe_ports: pod.probe_ports.clone(),
+            enrolled: pod.enrolled,
+            inbound_bypass: pod.inbound_bypass,
+            dns_bypass: pod.dns_bypass,
+            ..self.clone()
+        }
+    }
+
     /// Whether `ip` is one of its addresses.
     pub fn has_ip(&self, ip: IpAddr) -> bool {
         self.ips.contains(&crate::net::canonical_ip(ip))
