@@ -186,9 +186,12 @@ impl Flows {
     fn recount(&mut self, there: usize) {
         let there = there as u64;
         let counted = self.maps.open_flows();
-        let corrected = counted.and_then(|counted| {
-            if counted.abs_diff(there) > DRIFT { self.maps.recount(there) } else { Ok(()) }
-        });
+        let corrected =
+            counted.and_then(
+                |counted| {
+                    if counted.abs_diff(there) > DRIFT { self.maps.recount(there) } else { Ok(()) }
+                },
+            );
         if let Err(error) = corrected {
             tracing::warn!(%error, "Open express flows cannot be counted.");
         }
