@@ -4,14 +4,14 @@
 //! change; the cost of a record is that of what it touches, not of the mesh.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::alias::Alias;
 use super::record::{MeshSettings, Record, RecordKey};
 use super::service::StaticEndpoint;
 use super::workload::{LocalPod, Membership, ServiceKey};
-use super::{Config, Endpoint, Service, Snapshot, Workload};
+use super::{Config, Service, Snapshot, Workload};
 use crate::cluster::{Defaults, DestinationRule};
 use crate::gateway_api::{Grants, mesh_route};
 use crate::net::canonical_ip;
@@ -19,6 +19,8 @@ use crate::policy::PolicyName;
 use crate::resource::mesh_config::MeshConfig;
 use crate::resource::{DestinationRuleSpec, Meta, ObjectKey, Spec, VirtualServiceSpec};
 use crate::route::{self, ResourceName, VirtualService};
+
+mod endpoints;
 
 /// The working copy that snapshots are taken of.
 #[derive(Debug, Default)]
@@ -514,57 +516,6 @@ impl Mirror {
         }
     }
 
-    /// The endpoints of a port that may be chosen here, sorted by address. `serves` are the ports of its protocol.
-    fn endpoints(
-        &self,
-        key: &Arc<ServiceKey>,
-        service: &Service,
-        number: u16,
-        serves: impl Fn(&Membership) -> &[(u16, u16)],
-    ) -> Vec<Endpoint> {
-        let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
-        let members = self.members.get(key).into_iter().flatten();
-        for (ips, node, ready, memberships, workload) in members.filter_map(|uid| self.member(uid)) {
-            let here = !service.local_only || node.is_some_and(|node| *node == *self.snapshot.node);
-            if !here || !(ready || service.publish_not_ready) {
-                continue;
-            }
-            let target = memberships.iter().find(|one| one.service == *key).and_then(|membership| {
-                serves(membership).iter().find(|(from, _)| *from == number).map(|(_, to)| *to)
-            });
-            let Some(target) = target else { continue };
-            let ips = workload.map_or(ips, |workload| self.addresses_of(workload, service));
-            for ip in ips.iter().filter(|ip| service.families.contains(**ip)) {
-                let endpoint = Endpoint::new(SocketAddr::new(*ip, target), workload.cloned());
-                // An address that a workload owns is its own, whatever a slice says.
-                let taken = endpoints.get(&endpoint.addr).is_some_and(|old| old.workload.is_some());
-                if !taken {
-                    endpoints.insert(endpoint.addr, endpoint);
-                }
-            }
-        }
-        endpoints.into_values().collect()
-    }
-
-    /// Those that it has, or that its name leads to.
-    fn addresses_of<'a>(&'a self, workload: &'a Workload, service: &Service) -> &'a [IpAddr] {
-        let Some(hostname) = &workload.hostname else { return &workload.ips };
-        let all = self.addresses.get(hostname).map(|all| &**all).unwrap_or_default();
-        match &service.entry {
-            Some(entry) if entry.first_address_only => all.get(..1).unwrap_or_default(),
-            _ => all,
-        }
-    }
-
-    fn member(&self, uid: &str) -> Option<Member<'_>> {
-        if let Some(workload) = self.snapshot.by_uid.get(uid) {
-            let Workload { ips, node, ready, services, .. } = &**workload;
-            return Some((ips, node.as_deref(), *ready, services, Some(workload)));
-        }
-        let StaticEndpoint { ip, node, ready, services, .. } = &**self.statics.get(uid)?;
-        Some((std::slice::from_ref(ip), node.as_deref(), *ready, services, None))
-    }
-
     /// Decisions are made about the workloads of this node, or about all where there is no node.
     fn decides_about(&self, workload: &Workload) -> bool {
         workload.node.as_deref().is_some_and(|node| self.is_local(node)) || self.snapshot.node.is_empty()
@@ -579,9 +530,6 @@ impl Mirror {
         }
     }
 }
-
-/// Addresses, node, readiness, memberships and the workload, if it is one.
-type Member<'a> = (&'a [IpAddr], Option<&'a str>, bool, &'a [Membership], Option<&'a Arc<Workload>>);
 
 fn rule_of(meta: &Meta, spec: &DestinationRuleSpec) -> DestinationRule {
     DestinationRule {

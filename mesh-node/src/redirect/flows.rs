@@ -185,13 +185,9 @@ impl Flows {
     /// replaced.
     fn recount(&mut self, there: usize) {
         let there = there as u64;
+        let is_near = |counted: u64| counted.abs_diff(there) <= DRIFT;
         let counted = self.maps.open_flows();
-        let corrected =
-            counted.and_then(
-                |counted| {
-                    if counted.abs_diff(there) > DRIFT { self.maps.recount(there) } else { Ok(()) }
-                },
-            );
+        let corrected = counted.and_then(|it| if is_near(it) { Ok(()) } else { self.maps.recount(there) });
         if let Err(error) = corrected {
             tracing::warn!(%error, "Open express flows cannot be counted.");
         }
