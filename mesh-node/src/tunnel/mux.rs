@@ -16,6 +16,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use mesh_core::http::frames::FrameBudget;
+use mesh_core::tunnel::MAX_STREAMS;
 use mesh_core::tunnel::credit::{Inbound, Outbound};
 use mesh_core::tunnel::frame::{Frame, MAX_PAYLOAD, Refusal, StreamId};
 use mesh_core::tunnel::open::Open;
@@ -220,6 +221,14 @@ impl State {
         if let Some(driver) = self.driver.take() {
             driver.wake();
         }
+    }
+
+    /// Whether as many streams are open as may be. Those that are over for the peer are not counted, although whoever serves
+    /// them may not have noticed yet, or else a client with as many as it may have would be refused now and then.
+    fn is_full(&self) -> bool {
+        let over = |slot: &&Slot| slot.broken.is_some() || slot.is_over();
+        self.streams.len() >= MAX_STREAMS
+            && self.streams.len() - self.streams.values().filter(over).count() >= MAX_STREAMS
     }
 
     /// Bytes that streams may still put into the output.

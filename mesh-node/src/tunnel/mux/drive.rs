@@ -169,7 +169,7 @@ impl Link {
         }
         state.last = id;
         state.budget.earn();
-        if state.leaving || state.streams.len() >= mesh_core::tunnel::MAX_STREAMS {
+        if state.leaving || state.is_full() {
             state.say(&Frame::Refuse(id, Refusal::NotTaken));
             return Ok(false);
         }

@@ -188,6 +188,23 @@ fn what_is_opened_beyond_the_limit_is_not_taken() {
     });
 }
 
+/// Who serves the stream that is over has not run in between.
+#[test]
+fn the_place_of_a_stream_is_free_as_soon_as_its_client_may_think_so() {
+    on_data_thread(async {
+        let (ca, far) = bed_with(ServeLimits::default()).await;
+        let mut raw = Raw::connect(&ca, &far).await;
+        for id in 1..=100 {
+            raw.open(id, "127.0.0.1:2").await;
+        }
+        until(|| far.seen.streams.get() == 100).await;
+        raw.write(&[written(&Frame::Reset(1)), opened(101)].concat()).await.expect("write");
+        raw.open(102, "127.0.0.1:2").await;
+        assert_eq!(raw.heard().await.as_deref(), Some("Refuse(102, NotTaken)"));
+        assert_eq!(far.seen.streams.get(), 101);
+    });
+}
+
 #[test]
 fn only_an_address_is_served() {
     on_data_thread(async {
