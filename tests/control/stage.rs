@@ -296,7 +296,7 @@ async fn what_a_test_makes_in_a_cluster_is_taken_away_again() {
     // Its own token is no administrator's.
     let client = cluster.client_of(&cluster.token(&root, "mesh-control", &json!({})).await);
     let accounts = "/api/v1/namespaces/default/serviceaccounts";
-    let refused = send(&client, Method::GET, accounts, "application/json", Vec::new()).await;
+    let refused = send(&client, Method::DELETE, accounts, "application/json", Vec::new()).await;
     assert_eq!(refused.refused(403), "Forbidden");
     drop(cluster);
     for (kind, namespace, name) in [
