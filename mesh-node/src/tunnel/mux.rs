@@ -274,8 +274,9 @@ impl State {
             }
             Frame::Leave(last) => {
                 self.leaving = true;
-                let mut left = self.streams.iter_mut().filter(|(id, _)| **id > last);
-                left.try_for_each(|(_, slot)| slot.answer(Err(Refusal::NotTaken)))
+                // Forgotten, since the refusal of each may be under way as well.
+                let mut left = self.streams.extract_if(|id, _| *id > last);
+                left.try_for_each(|(_, mut slot)| slot.answer(Err(Refusal::NotTaken)))
             }
             Frame::Pong(_) | Frame::Open(..) | Frame::Data { .. } => Ok(()),
         }

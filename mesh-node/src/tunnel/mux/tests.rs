@@ -317,6 +317,42 @@ fn bytes_go_round_in_all_sizes_at_once() {
     });
 }
 
+/// A server that leaves refuses what was under way to it; both may arrive at once, and what is open goes on.
+#[test]
+fn a_goodbye_and_the_refusal_that_follows_it_harm_nobody_else() {
+    on_data_thread(async {
+        let ca = TestCa::speaking(Protocols::Mesh);
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let pool = pool(PoolOptions::default());
+        let (key, request) = (key("client", "server", address), ConnectRequest::new(address));
+        let dial = async || TcpStream::connect(address).await;
+        let (server, client) = (ca.svid("server"), ca.svid("client"));
+        let (first, mut peer) = tokio::join!(pool.open(&key, dial, client.clone(), &request), async {
+            let (tcp, _) = listener.accept().await.expect("accept");
+            let mut tls = crate::tls::accept(tcp, &server).await.expect("tls").0;
+            tls.write_all(&written(&Frame::Accept(1))).await.expect("write");
+            tls.flush().await.expect("flush");
+            tls
+        });
+        let mut first = first.expect("open");
+        drop(listener);
+        let said = [
+            written(&Frame::Leave(1)),
+            written(&Frame::Refuse(2, Refusal::NotTaken)),
+            written(&Frame::Data { stream: 1, bytes: b"still here", fin: false }),
+        ];
+        let (second, ()) = tokio::join!(pool.open(&key, dial, client, &request), async {
+            // Until the stream is opened: what is said of one that never was is a fault.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            peer.write_all(&said.concat()).await.expect("write");
+            peer.flush().await.expect("flush");
+        });
+        assert_eq!(second.expect_err("not there, and nowhere else").reason(), "tunnel_unreachable");
+        assert_eq!(receive(&mut first).await.expect("not an end").expect("unharmed"), "still here");
+    });
+}
+
 #[test]
 fn a_server_is_heard_only_about_what_it_was_asked() {
     on_data_thread(async {
