@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 use mesh_core::http::frames::FrameBudget;
 use mesh_core::tunnel::MAX_STREAMS;
@@ -345,15 +345,22 @@ impl Slot {
         }
     }
 
+    /// Small pieces are put together, or else their number would count, not their size; in place, or else one that sends
+    /// single bytes would have all of them copied each time.
     fn keep_copy(&mut self, bytes: &[u8]) {
-        let last = self.arrived.pop_back().unwrap_or_default();
-        // Small pieces are put together, or else their number would count, not their size.
-        if last.len() + bytes.len() <= MAX_PAYLOAD {
-            self.arrived.push_back([&last[..], bytes].concat().into());
-        } else {
-            self.arrived.push_back(last);
-            self.arrived.push_back(Bytes::copy_from_slice(bytes));
-        }
+        let mut last = match self.arrived.pop_back().unwrap_or_default().try_into_mut() {
+            Ok(last) if last.len() + bytes.len() <= MAX_PAYLOAD => last,
+            Ok(full) => self.close(full.freeze()),
+            Err(shared) => self.close(shared),
+        };
+        last.extend_from_slice(bytes);
+        self.arrived.push_back(last.freeze());
+    }
+
+    /// Keeps a piece that nothing is added to; room for those that follow.
+    fn close(&mut self, piece: Bytes) -> BytesMut {
+        self.arrived.push_back(piece);
+        BytesMut::with_capacity(MAX_PAYLOAD)
     }
 
     fn fail(&mut self, why: StreamError) {

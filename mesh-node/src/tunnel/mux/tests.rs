@@ -277,6 +277,13 @@ fn small_pieces_of_a_reader_that_has_stopped_are_put_together() {
     }
     assert_eq!(slot.arrived.iter().map(Bytes::len).sum::<usize>(), 60_000);
     assert!(slot.arrived.len() < MAX_PIECES + 10, "{} pieces", slot.arrived.len());
+    let last = slot.arrived.back().expect("a piece").as_ptr();
+    slot.keep(whole.slice(..1));
+    assert_eq!(
+        slot.arrived.back().expect("a piece").as_ptr(),
+        last,
+        "where the others are, not copied with them"
+    );
 }
 
 /// Sends so many bytes, and reads them again, at the same time.
