@@ -7,6 +7,7 @@
 pub mod allocate;
 pub mod allowance;
 pub mod analyze;
+pub mod authn;
 pub mod balance;
 pub mod cluster;
 pub mod datagrams;
