@@ -11,3 +11,5 @@ pub mod open;
 pub const ALPN: &[u8] = b"mesh/1";
 /// Streams of one tunnel at the same time; what is opened beyond is refused, see [`frame::Refusal::NotTaken`].
 pub const MAX_STREAMS: usize = 100;
+/// Bytes of a stream that may go out before it was answered: what a frame carries.
+pub const MAX_EARLY: usize = frame::MAX_PAYLOAD;

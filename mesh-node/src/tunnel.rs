@@ -4,8 +4,8 @@
 //! of ambient Istio speaks; and [`mux`], `mesh/1`, a framing of our own that nodes of this mesh prefer among themselves.
 //! Who may talk to whom, what is counted and how a node drains is the same above both.
 //!
-//! A stream's end is the carried connection's FIN; any reset, and the death of the tunnel, is its RST. Data flows only
-//! after the far end accepted, that is, after it reached the application.
+//! A stream's end is the carried connection's FIN; any reset, and the death of the tunnel, is its RST. Data reaches nobody
+//! before the far end has accepted, that is, before it has reached the application; the first of it may wait there ([`Early`]).
 //!
 //! Invariant: a tunnel carries streams of one source identity to one destination identity, both proven when it was
 //! made; it is never lent to any other pair.
@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 mod client;
+mod early;
 mod error;
 mod hbone;
 mod mux;
@@ -24,6 +25,7 @@ mod serve;
 #[cfg(test)]
 pub(crate) mod testkit;
 
+pub use early::Early;
 pub use error::{OpenError, ServeError, Stage, StreamError};
 pub use pool::{ConnectRequest, Pool, PoolOptions, TunnelKey};
 pub use serve::{Handler, Incoming, LocalBoxFuture, ServeLimits, Server};

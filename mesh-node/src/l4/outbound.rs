@@ -5,10 +5,11 @@ use std::{
     hash::{Hash, Hasher},
     net::{IpAddr, SocketAddr},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use bytes::Bytes;
 use mesh_common::TUNNEL_PORT;
 use mesh_core::{
     balance,
@@ -30,7 +31,7 @@ use crate::{
     report::{ConnInfo, ConnReport, Counters, Direction, Event, Flag, Party, PseudoService, Stage},
     run::worker::Worker,
     sys::sockopt,
-    tunnel::{self, ConnectRequest, OpenError, TunnelKey},
+    tunnel::{self, ConnectRequest, Early, OpenError, TunnelKey},
 };
 
 /// Serves one captured connection.
@@ -47,13 +48,16 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, clien
         return story.report.fail(Stage::Capture, "the pod is not in the configuration");
     };
     let Some(Raw { tcp, port, named, speaks }) = story.requests(tcp, &source, wanted).await else { return };
+    // Whoever looks at what is said must see all of it.
+    let early = if speaks.is_some() { Early::none() } else { Early::of(&tcp) };
     let reached = tokio::select! {
         // Boxed: handshakes are large and over soon, and the task keeps the room of its largest step until it ends.
-        reached = Box::pin(story.reach(&source, wanted, named)) => reached,
+        reached = Box::pin(story.reach(&source, (wanted, named), &early)) => reached,
         () = stream::reset_by_client(&tcp) => Err(Failure::last(Stage::Connect, "the client gave up")),
     };
+    let early = early.into_parts();
     match reached {
-        Ok(reached) => story.carry(tcp, reached, (port, speaks)).await,
+        Ok(reached) => story.carry((tcp, early), reached, (port, speaks)).await,
         Err(failure) => story.report.fail_as(failure.stage, failure.flag, failure.reason),
     }
 }
@@ -83,7 +87,7 @@ pub async fn lend(
         story.report.fail(Stage::Capture, "the pod is not in the configuration");
         return Err("the pod is not in the configuration".to_owned());
     };
-    match story.reach(&source, wanted, None).await {
+    match story.reach(&source, (wanted, None), &Early::none()).await {
         Ok(Reached { far, local, load }) => {
             story.report.opened();
             if let Some((inbound, _)) = &local {
@@ -286,15 +290,15 @@ impl Story {
     async fn reach(
         &self,
         source: &Arc<Workload>,
-        wanted: SocketAddr,
-        named: Option<Place>,
+        (wanted, named): (SocketAddr, Option<Place>),
+        early: &Early<'_>,
     ) -> Result<Reached, Failure> {
         if let Some((service, port)) = named {
             self.report.set_service(service.clone());
             let snapshot = self.worker.snapshot();
             return match service.way(port, wanted.is_ipv4()) {
                 Some((waypoint, asked)) => self.reach_waypoint(&snapshot, source, waypoint, asked).await,
-                None => self.reach_service(&snapshot, source, (&service, port), wanted).await,
+                None => self.reach_service(&snapshot, source, (&service, port), (wanted, early)).await,
             };
         }
         let (snapshot, target) = self.resolve(source, wanted).await;
@@ -307,11 +311,11 @@ impl Story {
         match target {
             Target::Service { ref service, port } => {
                 self.report.set_service(service.clone());
-                self.reach_service(&snapshot, source, (service, port), wanted).await
+                self.reach_service(&snapshot, source, (service, port), (wanted, early)).await
             }
             Target::Workload { ref workload, addr } => {
                 let endpoint = Endpoint::new(addr, Some(workload.clone()));
-                self.reach_endpoint(&snapshot, source, &endpoint).await
+                self.reach_endpoint(&snapshot, source, &endpoint, early).await
             }
             Target::External
                 if snapshot.mesh().outbound_traffic_policy.mode == OutboundMode::RegistryOnly =>
@@ -358,7 +362,7 @@ impl Story {
         snapshot: &Snapshot,
         source: &Arc<Workload>,
         (service, port): (&Arc<Service>, usize),
-        wanted: SocketAddr,
+        (wanted, early): (SocketAddr, &Early<'_>),
     ) -> Result<Reached, Failure> {
         let Some(port) = service.ports.get(port) else {
             return Err(Failure::last(Stage::Resolve, "the service has lost its port"));
@@ -367,7 +371,7 @@ impl Story {
             return Err(Failure::last(Stage::Resolve, "nothing says which of the service's names is meant"));
         }
         if service.is_passthrough() {
-            return self.reach_endpoint(snapshot, source, &Endpoint::new(wanted, None)).await;
+            return self.reach_endpoint(snapshot, source, &Endpoint::new(wanted, None), early).await;
         }
         let affinity = service.session_affinity.map(|_| client_hash(self.client.ip()));
         let mut tried = Vec::new();
@@ -387,7 +391,7 @@ impl Story {
                     Failure::of_identity(format!("{id} is none of the subjectAltNames of the ServiceEntry"));
                 continue;
             }
-            match self.reach_endpoint(snapshot, source, endpoint).await {
+            match self.reach_endpoint(snapshot, source, endpoint, early).await {
                 Ok(reached) => {
                     let load = self.worker.load.add(endpoint.id);
                     return Ok(Reached { load: Some(load), ..reached });
@@ -431,6 +435,7 @@ impl Story {
         snapshot: &Snapshot,
         source: &Arc<Workload>,
         endpoint: &Endpoint,
+        early: &Early<'_>,
     ) -> Result<Reached, Failure> {
         let workload = endpoint.workload.clone();
         self.report.set_destination(Party {
@@ -441,7 +446,7 @@ impl Story {
         match workload {
             Some(workload) if workload.accepts_tunnel() => match self.worker.local_pod(&workload.uid) {
                 Some(pod) => self.reach_local(source, &pod, endpoint.addr).await,
-                None => self.reach_tunnel(source, &workload, endpoint.addr).await,
+                None => self.reach_tunnel(source, &workload, endpoint.addr, early).await,
             },
             Some(workload) => {
                 let target = Target::Workload { workload, addr: endpoint.addr };
@@ -481,6 +486,7 @@ impl Story {
         source: &Arc<Workload>,
         workload: &Arc<Workload>,
         to: SocketAddr,
+        early: &Early<'_>,
     ) -> Result<Reached, Failure> {
         let svid = self.worker.svid(&source.identity).await.map_err(Failure::of_identity)?;
         let address = SocketAddr::new(to.ip(), TUNNEL_PORT);
@@ -494,8 +500,9 @@ impl Story {
         };
         let request = ConnectRequest { forwarded: forwarded::value(self.client), ..ConnectRequest::new(to) };
         let dial = async || dial::tunnel(&self.worker, &self.pod, address).await;
-        match self.worker.pool.open(&key, dial, svid, &request).await {
+        match self.worker.pool.open_with(&key, dial, svid, (&request, early)).await {
             Ok(stream) => Ok(Reached { far: Far::Tunnel(stream), local: None, load: None }),
+            Err(error) if early.is_lost() => Err(Failure { retry: false, ..Failure::of_tunnel(&error) }),
             Err(error) => Err(Failure::of_tunnel(&error)),
         }
     }
@@ -520,13 +527,14 @@ impl Story {
 
     async fn carry(
         self,
-        tcp: TcpStream,
+        (tcp, (sent, unsent)): (TcpStream, (usize, Bytes)),
         reached: Reached,
         (port, speaks): (Option<requests::HttpPort>, Option<Named>),
     ) {
         let Self { worker, report, pod, .. } = &self;
         report.opened();
         let counters = report.counters();
+        counters.sent.fetch_add(sent as u64, Ordering::Relaxed);
         let local = reached.local.as_ref();
         if let Some((inbound, _)) = local {
             inbound.mirror(report);
@@ -551,7 +559,7 @@ impl Story {
         let far = reached.far.into();
         let speaking = speaks.map(|named| report.speaks(named));
         let watched = counters.relayed().watched(speaking.as_ref().map(|it| it as &dyn relay::Watch));
-        let result = relay::relay_any((tcp.into(), bytes::Bytes::new()), far, watched, (finish, cut)).await;
+        let result = relay::relay_any((tcp.into(), unsent), far, watched, (finish, cut)).await;
         if let Err(error) = result {
             report.fail(Stage::Relay, error);
         }

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use mesh_core::tunnel::frame::MAX_PAYLOAD;
 use tokio::net::TcpStream;
 
 use crate::l7::io::Io;
@@ -382,8 +383,8 @@ impl<'c> Flow<'c> {
 
 /// First size of a TCP read; grows while reads come back full.
 const FIRST_READ: usize = 4 << 10;
-/// Largest TCP read.
-const MAX_READ: usize = 64 << 10;
+/// Largest TCP read: what fills frames of a tunnel without a rest.
+const MAX_READ: usize = 4 * MAX_PAYLOAD;
 /// Bytes taken from a tunnel before they are passed on in one call.
 const MAX_BATCH: usize = 64 << 10;
 /// Slices per vectored write.

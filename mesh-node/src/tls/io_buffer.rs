@@ -63,7 +63,7 @@ impl BufferedTcp {
     /// After a read that filled the buffer there is probably more behind it.
     fn grow(&mut self) {
         if self.unread.end == self.input.len() && self.input.len() < MAX_READ {
-            let size = (self.input.len() * 4).min(MAX_READ);
+            let size = (self.input.len() * 5).min(MAX_READ);
             self.input.resize(size, 0);
         }
     }
@@ -155,8 +155,9 @@ impl AsyncWrite for BufferedTcp {
 
 /// Holds any hello and certificate chain of the mesh in one or two reads.
 const FIRST_READ: usize = 4 * 1024;
-/// Four full TLS records; larger reads no longer paid (they leave the cache).
-const MAX_READ: usize = 64 * 1024;
+/// Four full TLS records with their heads (5 bytes) and tails (17), so that the rest of none is left over; larger reads no longer paid
+/// (they leave the cache).
+const MAX_READ: usize = 4 * (16 * 1024 + 22);
 /// A frame of data that HTTP/2 could fill.
 const FULL_FRAME: usize = 16 * 1024;
 /// Gathered writes go out at this size at the latest. One call adds at most what rustls buffers (64 KiB).

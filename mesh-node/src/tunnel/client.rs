@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::pool::ConnectRequest;
-use super::{OpenError, Stage, Stream, hbone, mux};
+use super::{Early, OpenError, Stage, Stream, hbone, mux};
 use crate::identity::Svid;
 use crate::run::drain::Drain;
 use crate::tls::{Peer, Protocol, TlsStream};
@@ -167,13 +167,14 @@ impl Lease {
     pub(super) async fn connect(
         self,
         request: &ConnectRequest,
+        early: &Early<'_>,
         deadline: Duration,
     ) -> Result<Stream, OpenError> {
         let tunnel = Rc::clone(&self.tunnel);
         let asked = async {
             match &tunnel.carrier {
                 Carrier::Hbone(sender) => hbone::client::connect(&tunnel, sender, request).await,
-                Carrier::Mux(link) => link.connect(request).await,
+                Carrier::Mux(link) => link.connect(request, early).await,
             }
         };
         match tokio::time::timeout(deadline, asked).await {

@@ -11,18 +11,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 use mesh_core::http::frames::FrameBudget;
-use mesh_core::tunnel::MAX_STREAMS;
 use mesh_core::tunnel::credit::{Inbound, Outbound};
 use mesh_core::tunnel::frame::{Frame, MAX_PAYLOAD, Refusal, StreamId};
 use mesh_core::tunnel::open::Open;
+use mesh_core::tunnel::{MAX_EARLY, MAX_STREAMS};
 
 use super::pool::ConnectRequest;
-use super::{Carrier, OpenError, PING_INTERVAL, PING_TIMEOUT, StreamError};
+use super::{Carrier, Early, OpenError, PING_INTERVAL, PING_TIMEOUT, StreamError};
 use crate::tls::TlsStream;
 
 mod drive;
@@ -41,6 +41,8 @@ pub(super) struct Link {
     state: RefCell<State>,
     /// Goes up with everything the peer sends.
     heard: Cell<u64>,
+    /// When that was.
+    heard_at: Cell<Instant>,
 }
 
 /// Which end of a tunnel this is: the client opens streams.
@@ -56,6 +58,8 @@ struct State {
     /// The last stream that was opened.
     last: StreamId,
     output: Output,
+    /// Whether it is to leave with this turn of the thread, and not with what comes next.
+    urgent: bool,
     /// The tunnel's task.
     driver: Option<Waker>,
     /// Whoever waits for room in `output`.
@@ -72,6 +76,8 @@ struct State {
 struct Slot {
     /// The client's: what the answer was, once it is there.
     answer: Option<Result<(), Refusal>>,
+    /// The server's, until it has accepted: bytes that may still come.
+    early: Option<usize>,
     arrived: VecDeque<Bytes>,
     inbound: Inbound,
     /// The peer's FIN has come.
@@ -109,22 +115,38 @@ impl Link {
             streams: HashMap::new(),
             last: 0,
             output: Output::default(),
+            urgent: false,
             driver: None,
             crowded: Vec::new(),
             leaving: false,
             over: None,
             budget: FrameBudget::new(),
         };
-        let link = Rc::new(Self { side, state: RefCell::new(state), heard: Cell::new(0) });
+        let link = Rc::new(Self {
+            side,
+            state: RefCell::new(state),
+            heard: Cell::new(0),
+            heard_at: Cell::new(Instant::now()),
+        });
         let driver = Driver::new(Rc::clone(&link), tls);
         (link, driver)
     }
 
     /// Asks for a connection and waits for the answer.
-    pub(super) async fn connect(self: &Rc<Self>, request: &ConnectRequest) -> Result<Carrier, OpenError> {
+    pub(super) async fn connect(
+        self: &Rc<Self>,
+        request: &ConnectRequest,
+        early: &Early<'_>,
+    ) -> Result<Carrier, OpenError> {
         let mut stream = self.open(request)?;
-        stream.answered().await?;
+        // What goes out on a tunnel that has died unnoticed is lost for the application; without it, another tunnel will do.
+        stream.answered(self.is_lively().then_some(early)).await?;
         Ok(Carrier::Mux(stream))
+    }
+
+    /// Whether the peer was heard a moment ago.
+    fn is_lively(&self) -> bool {
+        self.heard_at.get().elapsed() < LIVELY
     }
 
     fn open(self: &Rc<Self>, request: &ConnectRequest) -> Result<Stream, OpenError> {
@@ -135,7 +157,7 @@ impl Link {
         let next = state.last.checked_add(1).filter(|_| !state.leaving);
         let Some(id) = next else { return Err(OpenError::NotTaken) };
         state.last = id;
-        state.streams.insert(id, Slot::new());
+        state.streams.insert(id, Slot::new(self.side));
         let mut payload = Vec::new();
         let [forwarded, baggage, traceparent] =
             request.claims().map(|(_, value)| value.map(HeaderValue::as_bytes));
@@ -216,8 +238,23 @@ impl State {
         }
     }
 
-    /// Has the tunnel's task look at the output.
+    /// Puts a frame into the output that nobody waits for: it leaves with the next one, or [`LATE`] after now.
+    fn say_late(&mut self, frame: &Frame<'_>) {
+        if self.over.is_none() {
+            self.budget.earn();
+            self.output.push(frame);
+            self.stir_late();
+        }
+    }
+
+    /// Has the tunnel's task write the output.
     fn stir(&mut self) {
+        self.urgent = true;
+        self.stir_late();
+    }
+
+    /// Has the tunnel's task look at the output.
+    fn stir_late(&mut self) {
         if let Some(driver) = self.driver.take() {
             driver.wake();
         }
@@ -297,6 +334,9 @@ impl State {
             return Err(Fault::Protocol(format!("bytes of stream {id} after its end")));
         }
         slot.inbound.arrived(bytes.len()).map_err(|error| protocol(&error))?;
+        if !slot.may_come_early(bytes.len()) {
+            return Err(Fault::Protocol(format!("more of stream {id} before its answer than may be")));
+        }
         slot.keep(bytes);
         slot.ended = fin;
         wake(&mut slot.reader);
@@ -313,9 +353,10 @@ impl State {
 }
 
 impl Slot {
-    fn new() -> Self {
+    fn new(side: Side) -> Self {
         Self {
             answer: None,
+            early: (side == Side::Server).then_some(MAX_EARLY),
             arrived: VecDeque::new(),
             inbound: Inbound::new(),
             ended: false,
@@ -333,6 +374,14 @@ impl Slot {
         }
         wake(&mut self.reader);
         Ok(())
+    }
+
+    /// Whether so many bytes may come: all that there is credit for, but few before the answer.
+    fn may_come_early(&mut self, bytes: usize) -> bool {
+        let Some(early) = &mut self.early else { return true };
+        let left = early.checked_sub(bytes);
+        *early = left.unwrap_or_default();
+        left.is_some()
     }
 
     /// Keeps bytes for whoever reads. Each piece holds on to all that was read from the tunnel with it, so that one
@@ -389,6 +438,10 @@ fn protocol(why: &impl ToString) -> Fault {
 const MAX_UNWRITTEN: usize = 128 << 10;
 /// Bytes that wait in any case: a peer that makes us answer and does not read is left.
 const MAX_OUTPUT: usize = 1 << 20;
+/// After this long without a word, a tunnel may have died.
+const LIVELY: Duration = Duration::from_secs(1);
+/// How long a frame that nobody waits for is held back at most, give or take a millisecond.
+const LATE: Duration = Duration::from_millis(5);
 /// Pieces of a stream kept as they came.
 const MAX_PIECES: usize = 8;
 

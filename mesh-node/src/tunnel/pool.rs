@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::client::{Driver, Lease, Timing, Tunnel, drive};
-use super::{OpenError, Stage, Stream};
+use super::{Early, OpenError, Stage, Stream};
 use crate::identity::Svid;
 use crate::run::drain::Drain;
 use crate::run::tasks;
@@ -135,6 +135,18 @@ impl Pool {
         svid: Arc<Svid>,
         request: &ConnectRequest,
     ) -> Result<Stream, OpenError> {
+        self.open_with(key, dial, svid, (request, &Early::none())).await
+    }
+
+    /// [`Pool::open`] for an application that may be heard before the answer. Where the tunnel has shown lately that it lives, what it says
+    /// goes out with the request; afterwards [`Early::into_parts`] tells.
+    pub async fn open_with(
+        &self,
+        key: &TunnelKey,
+        dial: impl AsyncFn() -> io::Result<TcpStream>,
+        svid: Arc<Svid>,
+        (request, early): (&ConnectRequest, &Early<'_>),
+    ) -> Result<Stream, OpenError> {
         let mut stale = 0;
         loop {
             if *svid.id() != key.source || !svid.is_valid_at(SystemTime::now()) {
@@ -142,11 +154,14 @@ impl Pool {
             }
             let (lease, fresh) = self.lease(key, &dial, &svid).await?;
             let tunnel = lease.tunnel().clone();
-            let result = lease.connect(request, self.inner.options.response).await;
+            let result = lease.connect(request, early, self.inner.options.response).await;
+            let again = result.as_ref().err().is_some_and(|error| early.may_go_again(error));
             match result {
                 // A tunnel that had ended without our knowledge, or whose peer is leaving: the stream was not begun,
                 // or at worst an application saw a connection without a byte.
-                Err(OpenError::TunnelLost(_) | OpenError::NotTaken) if !fresh && stale < MAX_STALE => {
+                Err(OpenError::TunnelLost(_) | OpenError::NotTaken)
+                    if again && !fresh && stale < MAX_STALE =>
+                {
                     tunnel.retire();
                     stale += 1;
                 }

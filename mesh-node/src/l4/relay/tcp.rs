@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::BytesMut;
+use bytes::{BufMut as _, BytesMut};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
@@ -56,8 +56,9 @@ impl<W: Future<Output = io::Error>> End for TcpEnd<'_, W> {
                 return Ok(Poll::Pending);
             }
             self.buffer.reserve(self.size);
-            let room = self.buffer.capacity() - self.buffer.len();
-            match self.read.try_read_buf(&mut self.buffer) {
+            // No more than that, whatever room there is: a rest would be a frame of its own.
+            let room = self.size;
+            match self.read.try_read_buf(&mut (&mut self.buffer).limit(room)) {
                 Ok(0) => return Ok(Poll::Ready(false)),
                 Ok(n) => {
                     queue.push(self.buffer.split().freeze());

@@ -7,8 +7,12 @@ use std::task::Context;
 use bytes::{Buf as _, BytesMut};
 use mesh_core::tunnel::frame::{HEAD, first};
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
+use tokio::time::Sleep;
 
-use super::{Fault, Frame, Link, MAX_OUTPUT, Poll, Rc, Refusal, Side, Slot, StreamId, TlsStream, protocol};
+use super::{
+    Fault, Frame, Instant, LATE, Link, MAX_OUTPUT, Poll, Rc, Refusal, Side, Slot, StreamId, TlsStream,
+    protocol,
+};
 
 /// What must be run for anything to move.
 pub(crate) struct Driver {
@@ -17,6 +21,8 @@ pub(crate) struct Driver {
     input: BytesMut,
     /// Size of the next buffer.
     size: usize,
+    /// When what nobody waits for leaves.
+    late: Option<Pin<Box<Sleep>>>,
 }
 
 /// A stream that the peer has opened: its number, and what it says of itself.
@@ -24,7 +30,7 @@ pub(super) type Opened<'a> = (StreamId, &'a [u8]);
 
 impl Driver {
     pub(super) fn new(link: Rc<Link>, tls: TlsStream) -> Self {
-        Self { link, tls, input: BytesMut::new(), size: ONE_READ }
+        Self { link, tls, input: BytesMut::new(), size: ONE_READ, late: None }
     }
 
     /// Runs the tunnel to its end: by a goodbye, or by a fault. `opened` is told of every stream that the peer opens
@@ -55,8 +61,10 @@ impl Driver {
             cx.waker().wake_by_ref();
             self.size = LARGE_BUFFER;
         }
-        let written = self.poll_write(cx)?;
+        let due = self.is_due(cx);
+        let written = if due { self.poll_write(cx)? } else { Poll::Ready(()) };
         let mut state = self.link.state.borrow_mut();
+        state.urgent &= !due || written.is_pending();
         state.relieve();
         if written.is_ready() && state.leaving && state.streams.is_empty() && self.link.side == Side::Client {
             drop(state);
@@ -94,6 +102,7 @@ impl Driver {
             Poll::Ready(Ok(0)) => Poll::Ready(Ok(false)),
             Poll::Ready(Ok(_)) => {
                 self.link.heard.set(self.link.heard.get() + 1);
+                self.link.heard_at.set(Instant::now());
                 Poll::Ready(Ok(true))
             }
             Poll::Ready(Err(_)) if self.link.is_quiet() => Poll::Ready(Ok(false)),
@@ -126,6 +135,22 @@ impl Driver {
             }
             self.input.advance(length);
         }
+    }
+
+    /// Whether what waits is to be written now. What nobody waits for is held back a little, for others to come along.
+    fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
+        let state = self.link.state.borrow();
+        if state.urgent || state.leaving || state.output.is_empty() || state.room() == 0 {
+            self.late.take_if(|late| late.is_elapsed());
+            return true;
+        }
+        // Kept after others have come along: it is for the next one then, because each new timer costs calls.
+        let late = self.late.get_or_insert_with(|| Box::pin(tokio::time::sleep(LATE)));
+        let due = late.as_mut().poll(cx).is_ready();
+        if due {
+            self.late = None;
+        }
+        due
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
@@ -173,7 +198,7 @@ impl Link {
             state.say(&Frame::Refuse(id, Refusal::NotTaken));
             return Ok(false);
         }
-        state.streams.insert(id, Slot::new());
+        state.streams.insert(id, Slot::new(self.side));
         Ok(true)
     }
 }

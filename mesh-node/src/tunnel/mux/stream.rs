@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::task::Context;
 
 use super::{
-    Bytes, Frame, Link, MAX_PAYLOAD, OpenError, Poll, Refusal, StatusCode, StreamError, StreamId, Waker,
+    Bytes, Early, Frame, Link, MAX_PAYLOAD, OpenError, Poll, Refusal, StatusCode, StreamError, StreamId,
+    Waker,
 };
 
 /// See the module. Dropped before both directions ended, it is reset.
@@ -22,9 +23,18 @@ impl Stream {
         Self { link, id, silent: false }
     }
 
-    /// The client's: waits for the answer.
-    pub(super) async fn answered(&mut self) -> Result<(), OpenError> {
+    /// The client's: waits for the answer, and meanwhile sends what there is to be sent `early`.
+    pub(super) async fn answered(&mut self, mut early: Option<&Early<'_>>) -> Result<(), OpenError> {
         poll_fn(|cx| {
+            if let Some(now) = early
+                && self.link.state.borrow().room() > 0
+                && let Poll::Ready(bytes) = now.poll(cx)
+            {
+                early = None;
+                if !bytes.is_empty() && self.send(bytes).is_ok() {
+                    now.risk();
+                }
+            }
             let mut state = self.link.state.borrow_mut();
             let Some(slot) = state.streams.get_mut(&self.id) else {
                 return Poll::Ready(Err(OpenError::NotTaken));
@@ -52,7 +62,14 @@ impl Stream {
         if let Some(broken) = state.streams.get(&self.id).and_then(|slot| slot.broken.clone()) {
             return Err(broken);
         }
-        state.say(&Frame::Accept(self.id));
+        let slot = state.streams.get_mut(&self.id).ok_or_else(gone)?;
+        slot.early = None;
+        // One that has spoken already waits for what the application says to that, and not for this.
+        if slot.arrived.is_empty() {
+            state.say(&Frame::Accept(self.id));
+        } else {
+            state.say_late(&Frame::Accept(self.id));
+        }
         drop(state);
         Ok(self)
     }
@@ -150,7 +167,9 @@ impl Stream {
             state.say(&Frame::Reset(self.id));
         }
         // The last one of a tunnel that is about to end lets it.
-        state.stir();
+        if state.leaving {
+            state.stir();
+        }
     }
 
     /// Resolves when the connection breaks, without receiving from it.

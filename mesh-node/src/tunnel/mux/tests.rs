@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mesh_core::tunnel::credit;
@@ -6,8 +7,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::testkit::*;
-use super::super::{PoolOptions, ServeError, ServeLimits};
+use super::super::{Pool, PoolOptions, ServeError, ServeLimits};
 use super::*;
+use crate::identity::Svid;
 use crate::tls::Protocols;
 use crate::tls::testkit::{TestCa, id, on_data_thread};
 
@@ -78,7 +80,7 @@ fn whoever_breaks_the_rules_loses_the_tunnel() {
     on_data_thread(async {
         let unread = vec![0; MAX_PAYLOAD];
         let overdrawn = credit::FIRST as usize / MAX_PAYLOAD + 1;
-        let cases: [(&str, Vec<Vec<u8>>); 9] = [
+        let cases: [(&str, Vec<Vec<u8>>); 10] = [
             ("no frame", vec![vec![0; HEAD]]),
             ("HTTP", vec![b"GET / HTTP/1.1\r\n\r\n".to_vec()]),
             (
@@ -98,10 +100,12 @@ fn whoever_breaks_the_rules_loses_the_tunnel() {
                 ],
             ),
             (
-                "more than there is credit for",
-                std::iter::once(opened(1))
-                    .chain(vec![written(&Frame::Data { stream: 1, bytes: &unread, fin: false }); overdrawn])
-                    .collect(),
+                "more than may come before the answer",
+                vec![opened(1), data(&unread), written(&Frame::Data { stream: 1, bytes: b"x", fin: false })],
+            ),
+            (
+                "a stream that was refused, beyond its credit",
+                std::iter::once(opened(1)).chain(vec![data(&unread); overdrawn]).collect(),
             ),
         ];
         for (what, said) in cases {
@@ -115,6 +119,10 @@ fn whoever_breaks_the_rules_loses_the_tunnel() {
             assert_eq!(ended(&far).await, "mesh_protocol_error", "{what}");
         }
     });
+}
+
+fn data(bytes: &[u8]) -> Vec<u8> {
+    written(&Frame::Data { stream: 1, bytes, fin: false })
 }
 
 fn written(frame: &Frame<'_>) -> Vec<u8> {
@@ -256,7 +264,7 @@ fn one_who_never_reads_keeps_no_more_than_its_bound() {
 fn a_peer_whose_certificate_ended_must_prove_itself_anew() {
     on_data_thread(async {
         let (ca, far) = bed_with(ServeLimits::default()).await;
-        let brief = std::sync::Arc::new(ca.issue("client", Duration::from_secs(2)));
+        let brief = Arc::new(ca.issue("client", Duration::from_secs(2)));
         let (pool, app) = (pool(PoolOptions::default()), echo().await);
         let mut stream = open(&pool, &brief, &far, app).await.expect("open");
         let end = brief.not_after().duration_since(SystemTime::now()).unwrap_or_default();
@@ -270,7 +278,7 @@ fn a_peer_whose_certificate_ended_must_prove_itself_anew() {
 
 #[test]
 fn small_pieces_of_a_reader_that_has_stopped_are_put_together() {
-    let mut slot = Slot::new();
+    let mut slot = Slot::new(Side::Client);
     let whole = Bytes::from(vec![7; 64 << 10]);
     for at in 0..60_000 {
         slot.keep(whole.slice(at..=at));
@@ -395,5 +403,114 @@ fn a_server_is_heard_only_about_what_it_was_asked() {
             let _ = peer.shutdown().await;
             until(|| pool.tunnels() == 0).await;
         }
+    });
+}
+
+/// An application's connection, and what it says to it.
+async fn application(says: &[u8]) -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let at = listener.local_addr().expect("address");
+    let (near, far) = tokio::join!(TcpStream::connect(at), listener.accept());
+    let (mut near, far) = (near.expect("connected"), far.expect("accepted").0);
+    near.write_all(says).await.expect("said");
+    far.readable().await.expect("heard");
+    (near, far)
+}
+
+/// Opens with what `socket` says, to `authority`.
+async fn open_early(
+    (pool, client, far): (&Pool, &Arc<Svid>, &FarNode),
+    authority: std::net::SocketAddr,
+    early: &Early<'_>,
+) -> Result<crate::tunnel::Stream, OpenError> {
+    let address = far.address;
+    let dial = async || TcpStream::connect(address).await;
+    let request = ConnectRequest::new(authority);
+    soon(pool.open_with(&key("client", "server", address), dial, client.clone(), (&request, early))).await
+}
+
+#[test]
+fn what_an_application_says_first_goes_out_with_the_request() {
+    on_data_thread(async {
+        let (client, far) = bed(Protocols::Mesh).await;
+        let (pool, app) = (pool(PoolOptions::default()), echo().await);
+        for words in [&b"first words"[..], &[7; 3 * MAX_PAYLOAD]] {
+            let (_near, socket) = application(words).await;
+            let early = Early::of(&socket);
+            let mut stream = open_early((&pool, &client, &far), app, &early).await.expect("open");
+            let (sent, unsent) = early.into_parts();
+            assert_eq!((sent, unsent.len()), (words.len().min(MAX_PAYLOAD), 0));
+            // Nobody has sent them since.
+            let mut back = 0;
+            while back < sent {
+                let bytes = receive(&mut stream).await.expect("data").expect("no error");
+                back += bytes.len();
+                stream.taken(bytes.len());
+            }
+            assert_eq!(back, sent);
+        }
+    });
+}
+
+#[test]
+fn first_words_that_nobody_has_seen_go_out_again() {
+    on_data_thread(async {
+        let (client, far) = bed(Protocols::Mesh).await;
+        let (pool, app) = (pool(PoolOptions::default()), echo().await);
+        let (_near, socket) = application(b"first words").await;
+        let early = Early::of(&socket);
+        let refused =
+            open_early((&pool, &client, &far), "127.0.0.1:1".parse().expect("address"), &early).await;
+        assert_eq!(refused.expect_err("refused").reason(), "denied_by_peer");
+        assert!(!early.is_lost());
+        let mut stream = open_early((&pool, &client, &far), app, &early).await.expect("open");
+        assert_eq!(receive(&mut stream).await.expect("data").expect("no error"), "first words");
+        assert_eq!(early.into_parts().0, b"first words".len());
+    });
+}
+
+#[test]
+fn first_words_that_somebody_may_have_seen_do_not() {
+    on_data_thread(async {
+        let (client, far) = bed(Protocols::Mesh).await;
+        let options = PoolOptions { response: Duration::from_millis(50), ..PoolOptions::default() };
+        let pool = pool(options);
+        let (_near, socket) = application(b"first words").await;
+        let early = Early::of(&socket);
+        let silent =
+            open_early((&pool, &client, &far), "127.0.0.1:2".parse().expect("address"), &early).await;
+        assert_eq!(silent.expect_err("no answer").reason(), "connect_response_timeout");
+        assert!(early.is_lost());
+    });
+}
+
+#[test]
+fn a_tunnel_that_was_silent_for_a_while_gets_no_first_words() {
+    on_data_thread(async {
+        let (client, far) = bed(Protocols::Mesh).await;
+        let (pool, app) = (pool(PoolOptions::default()), echo().await);
+        drop(open_early((&pool, &client, &far), app, &Early::none()).await.expect("open"));
+        tokio::time::sleep(LIVELY).await;
+        let (_near, socket) = application(b"first words").await;
+        let early = Early::of(&socket);
+        drop(open_early((&pool, &client, &far), app, &early).await.expect("open"));
+        assert_eq!(early.into_parts().0, 0);
+        assert_eq!((far.seen.tunnels.get(), far.seen.streams.get()), (1, 2));
+    });
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_is_late_but_comes() {
+    on_data_thread(async {
+        let (ca, far) = bed_with(ServeLimits::default()).await;
+        // An application that says nothing.
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let mut raw = Raw::connect(&ca, &far).await;
+        raw.open(1, &listener.local_addr().expect("address").to_string()).await;
+        raw.say(&Frame::Data { stream: 1, bytes: b"first words", fin: false }).await.expect("said");
+        let (mut app, _) = soon(listener.accept()).await.expect("accepted");
+        let mut words = [0; 11];
+        soon(app.read_exact(&mut words)).await.expect("first words");
+        assert_eq!((&words, raw.heard().await.as_deref()), (b"first words", Some("Accept(1)")));
     });
 }
