@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::decision::{Decision, External, Notes, Question};
 use self::effective::Effective;
+pub use self::explain::{Explained, ExplainedRule, Matches};
 pub use self::matcher::{AccountMatch, StringMatch};
 pub use self::permit::{Denied, DeniedBy, Permit};
 pub use self::request::{Host, Request, Seen};
@@ -31,6 +32,8 @@ mod decision;
 mod effective;
 mod egress;
 mod engine;
+mod explain;
+mod index;
 mod matcher;
 mod permit;
 mod request;

@@ -1,11 +1,12 @@
 //! What applies to one workload, one waypoint or one gateway, and what it comes to.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 
+use super::index::Index;
 use super::request::{Seen, Truth};
-use super::rule::{Attributes, Effect, Policy};
+use super::rule::{Attributes, Effect, Policy, Rule};
 use super::{Decision, Denied, DeniedBy, External, Notes, PolicyName};
 
 /// Policies in the order in which they are asked.
@@ -14,6 +15,9 @@ use super::{Decision, Denied, DeniedBy, External, Notes, PolicyName};
 pub(super) struct List {
     #[serde(serialize_with = "names")]
     policies: Vec<Arc<Policy>>,
+    /// Made when it is needed first.
+    #[serde(skip)]
+    index: OnceLock<(Index, Vec<(usize, usize)>)>,
 }
 
 /// Everything that applies to one workload.
@@ -44,7 +48,7 @@ impl Effective {
     pub(super) fn of(all: &[&Arc<Policy>]) -> Self {
         let select = |effects: &[Effect], dry_run: bool| {
             let wanted = all.iter().filter(|p| effects.contains(&p.effect) && p.dry_run == dry_run);
-            List { policies: wanted.map(|policy| Arc::clone(policy)).collect() }
+            List { policies: wanted.map(|policy| Arc::clone(policy)).collect(), index: OnceLock::new() }
         };
         Self {
             missing: None,
@@ -157,6 +161,9 @@ impl List {
     }
 
     fn find_unless(&self, attributes: &Attributes<'_>, skip: impl Fn(&Policy) -> bool) -> Found<'_> {
+        if let Some(found) = self.find_listed(attributes, &skip) {
+            return found;
+        }
         let mut open = false;
         for policy in self.policies.iter().filter(|policy| !skip(policy)) {
             for rule in &policy.rules {
@@ -168,6 +175,68 @@ impl List {
             }
         }
         Found { hit: None, open }
+    }
+}
+
+impl List {
+    /// Finds what matches a request, if there are so many rules that looking it up is worth it.
+    fn find_listed(&self, attributes: &Attributes<'_>, skip: &impl Fn(&Policy) -> bool) -> Option<Found<'_>> {
+        if !matches!(attributes.seen, Seen::Request(_)) || !self.is_long() {
+            return None;
+        }
+        let (index, places) = self.index.get_or_init(|| {
+            let rules = || {
+                self.policies
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(at, it)| it.rules.iter().map(move |rule| (at, rule)))
+            };
+            let mut before = 0;
+            let starts = self.policies.iter().map(|policy| {
+                let start = before;
+                before += policy.rules.len();
+                start
+            });
+            let starts: Vec<_> = starts.collect();
+            let places = rules()
+                .enumerate()
+                .map(|(number, (at, _))| (at, number - starts.get(at).copied().unwrap_or(0)));
+            (Index::of(rules().map(|(_, rule)| rule)), places.collect())
+        });
+        let mut first = None;
+        for number in index
+            .candidates(attributes)?
+            .into_iter()
+            .flat_map(|list| self.first(list, (places, attributes, skip)))
+        {
+            first = Some(first.map_or(number, |known: usize| known.min(number)));
+        }
+        let hit = first.and_then(|number| self.rule(*places.get(number)?));
+        Some(Found { hit: hit.map(|(policy, rule)| (policy, rule.index)), open: false })
+    }
+
+    /// The first of a list of rules that matches.
+    fn first(
+        &self,
+        list: &[usize],
+        (places, attributes, skip): (&[(usize, usize)], &Attributes<'_>, &impl Fn(&Policy) -> bool),
+    ) -> Option<usize> {
+        list.iter().copied().find(|number| {
+            let found = places.get(*number).and_then(|place| self.rule(*place));
+            found.is_some_and(|(policy, rule)| {
+                !skip(policy) && rule.matches(attributes, policy.effect) == Truth::Yes
+            })
+        })
+    }
+
+    fn rule(&self, (policy, rule): (usize, usize)) -> Option<(&Arc<Policy>, &Rule)> {
+        let policy = self.policies.get(policy)?;
+        Some((policy, policy.rules.get(rule)?))
+    }
+
+    fn is_long(&self) -> bool {
+        self.policies.len() >= LONG
+            || self.policies.iter().map(|policy| policy.rules.len()).sum::<usize>() >= LONG
     }
 }
 
@@ -183,3 +252,6 @@ impl Eq for List {}
 fn names<S: serde::Serializer>(policies: &[Arc<Policy>], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(policies.iter().map(|policy| &policy.name))
 }
+
+/// Rules from which on they are looked up, and not tried one by one. Tests try both ways.
+const LONG: usize = if cfg!(test) { 2 } else { 8 };

@@ -1,6 +1,7 @@
 //! Requests as policies see them, and how far a connection has been looked into when policy is asked.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName};
@@ -67,6 +68,12 @@ impl<'a> Host<'a> {
             Some(port) => Cow::Owned(format!("{name}:{port}")),
         };
         Self { name, whole }
+    }
+}
+
+impl fmt::Display for Host<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.whole)
     }
 }
 

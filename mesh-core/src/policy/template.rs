@@ -78,6 +78,11 @@ impl Template {
         }
     }
 
+    /// The text of the first segment, if it is one.
+    pub(super) fn first_segment(&self) -> Option<&str> {
+        self.segments.first()?.as_deref()
+    }
+
     fn matches(&self, path: &str) -> bool {
         let mut rest = path;
         for segment in &self.segments {

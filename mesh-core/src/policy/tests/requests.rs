@@ -270,3 +270,55 @@ fn the_dump_shows_what_is_asked_of_requests() {
     assert_eq!(groups[0][0][1], json!({"negated": false, "path": ["/a/{*}"]}));
     assert_eq!(groups[1][0][0], json!({"negated": false, "header": {"name": "x", "values": ["v"]}}));
 }
+
+#[test]
+fn an_explanation_names_what_did_not_match() {
+    let rule = "{from: [{source: {namespaces: [b]}}, {source: {principals: ['*/sa/y']}}],
+        to: [{operation: {methods: [GET], paths: [/a/*]}}], when: [{key: 'request.headers[x]', notValues: [v]}]}";
+    let allow = authz(
+        "app/p",
+        &format!("{{rules: [{rule}, {{to: [{{operation: {{ports: ['80'], paths: [/b]}}}}]}}]}}"),
+    );
+    let snapshot = world(&allow).snapshot;
+    let explain = |seen| {
+        let peer = SpiffeId::new(&TrustDomain::default(), "a", "x").unwrap();
+        let connection = Connection {
+            peer: Some(&peer),
+            source_ip: "10.0.0.9".parse().unwrap(),
+            destination: "10.0.0.1:80".parse().unwrap(),
+            encrypted: true,
+        };
+        let workload = snapshot.workload_by_ip("10.0.0.1".parse().unwrap()).unwrap();
+        let question = Question { connection: &connection, seen, approved: &[] };
+        serde_json::to_value(snapshot.policies().explain(workload, &question).unwrap()).unwrap()
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert("x", "v".parse().unwrap());
+    let (host, remote_ip) = (Host::of("h"), "10.0.0.9".parse().unwrap());
+    let request = Request {
+        method: "GET",
+        host: Some(&host),
+        path: "/b",
+        headers: &headers,
+        remote_ip,
+        server_name: None,
+        claims: None,
+    };
+    let explained = explain(Seen::Request(&request));
+    let because = [
+        "source.namespace is a, and must be one of b",
+        "source.principal is cluster.local/ns/a/sa/x, and must be one of */sa/y",
+        "the path is /b, and must be one of /a/*",
+        "request.headers[x] is v, and must be none of v",
+    ];
+    let expected = json!([{"policy": "app/p", "effect": "ALLOW", "dryRun": false, "matches": "yes", "rules": [
+        {"index": 0, "matches": "no", "because": because}, {"index": 1, "matches": "yes", "because": []},
+    ]}]);
+    assert_eq!(explained, expected);
+    let explained = explain(Seen::Nothing);
+    assert_eq!(
+        explained[0]["rules"][1]["because"][0],
+        "the path is not known before there is a request, and must be one of /b"
+    );
+    assert_eq!(explained[0]["matches"], "open");
+}
