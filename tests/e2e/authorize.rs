@@ -52,7 +52,6 @@ const TABLE: &[Row<'_>] = &[
             (&["/status/201/x"], 403),
             (&["/headers"], 403),
             (&["/get", "-X", "POST"], 403),
-            (&["/get", "--http2-prior-knowledge"], 200),
             (&["/headers", "--http2-prior-knowledge"], 403),
         ],
     ),
