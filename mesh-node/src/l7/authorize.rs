@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Method};
+use mesh_core::model::Snapshot;
 use mesh_core::policy::{Decision, Denied, DeniedBy, External, Host, Notes, Request, Seen};
+
+use tokio::sync::watch;
 
 use super::exchange::{Ended, Stage};
 use super::h1::{Authority, Target};
@@ -25,6 +28,8 @@ pub(super) struct Remembered {
     /// nobody has read.
     headers: Option<HeaderMap>,
     client: SocketAddr,
+    /// Those of the configuration that come after the one that was decided with.
+    versions: watch::Receiver<Arc<Snapshot>>,
     /// Who was asked besides, and has nothing against it.
     approved: Vec<Arc<str>>,
 }
@@ -37,14 +42,16 @@ pub(super) async fn request(
 ) -> Result<Option<Remembered>, Ended> {
     let mut asked = match stage.site.guard() {
         Guard::None => return Ok(None),
-        Guard::Later => return Ok(Some(Remembered::of(stage.facts, head, None))),
-        Guard::Now => Remembered::of(stage.facts, head, Some(head.headers.clone())),
+        Guard::Later => return Ok(Some(Remembered::of(stage, head, None))),
+        Guard::Now => Remembered::of(stage, head, Some(head.headers.clone())),
     };
     loop {
         match asked.decide(stage) {
             Decision::Allowed(notes) => {
-                let host = head.authority.as_ref().map_or("", |it| it.as_str());
-                stage.engine.reporter.noted(&notes, &client_name(stage.facts), &host);
+                if notes != Notes::default() {
+                    let host = head.authority.as_ref().map_or("", |it| it.as_str());
+                    stage.engine.reporter.noted(&notes, &client_name(stage.facts), &host);
+                }
                 return Ok(Some(asked));
             }
             Decision::Denied(denied) => return Err(refuse(stage, &asked, &denied, record)),
@@ -76,12 +83,12 @@ async fn ask(_: &Stage<'_>, _: &External, _: &RequestHead) -> Result<(), ()> {
 /// Resolves when policy would not let the request pass any more.
 pub(super) async fn revoked(stage: &Stage<'_>, asked: Option<&Remembered>) -> Denied {
     let Some(asked) = asked else { return std::future::pending().await };
-    let mut snapshots = stage.engine.versions();
+    let mut versions = asked.versions.clone();
     loop {
-        if snapshots.changed().await.is_err() {
+        if versions.changed().await.is_err() {
             return std::future::pending().await;
         }
-        snapshots.borrow_and_update();
+        versions.borrow_and_update();
         if let Err(denied) = asked.decide(stage).strict() {
             return denied;
         }
@@ -89,13 +96,14 @@ pub(super) async fn revoked(stage: &Stage<'_>, asked: Option<&Remembered>) -> De
 }
 
 impl Remembered {
-    fn of(facts: &Facts, head: &RequestHead, headers: Option<HeaderMap>) -> Self {
+    fn of(stage: &Stage<'_>, head: &RequestHead, headers: Option<HeaderMap>) -> Self {
         Self {
             method: head.method.clone(),
             authority: head.authority.clone(),
             target: head.target.clone(),
             headers,
-            client: client_of(facts, head),
+            client: client_of(stage.facts, head),
+            versions: stage.engine.versions(),
             approved: Vec::new(),
         }
     }
