@@ -27,7 +27,7 @@ fn policy(namespace: &str, spec: &str) -> String {
 
 fn ask(gateway: &Gateway, (method, path, headers): (&str, &str, &[(&str, &str)])) -> Result<Response> {
     let mut request = Request::get(path);
-    request.method = method.to_owned();
+    method.clone_into(&mut request.method);
     for (name, value) in headers {
         request.headers.push(*name, *value);
     }

@@ -61,7 +61,7 @@ pub(super) async fn request(
             }
             Decision::NeedsExternal(external) => match ask(stage, &external, head).await {
                 Ok(()) if !asked.approved.contains(&external.provider) => {
-                    asked.approved.push(external.provider)
+                    asked.approved.push(external.provider);
                 }
                 _ => {
                     let External { policy, rule, .. } = external;
@@ -128,8 +128,8 @@ impl Remembered {
     /// What is told of a refusal to whoever looks at this process.
     pub(super) fn refused(&self, facts: &Facts, denied: &Denied) -> report::Refusal {
         let host = self.authority.as_ref().map_or("", |it| it.as_str());
-        let mut request = format!("{} {host}{}", self.method, self.target.path());
-        request.truncate(request.floor_char_boundary(MAX_SHOWN));
+        let request = format!("{} {host}{}", self.method, self.target.path());
+        let request = request.chars().take(MAX_SHOWN).collect();
         report::Refusal { request: Some(request), ..refusal(facts, denied) }
     }
 }
@@ -156,5 +156,5 @@ fn client_name(facts: &Facts) -> String {
     facts.identity.as_ref().map_or_else(|| facts.peer.to_string(), ToString::to_string)
 }
 
-/// Bytes of a request that are shown.
+/// Characters of a request that are shown.
 const MAX_SHOWN: usize = 256;
