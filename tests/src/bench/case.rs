@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn all_names() {
         let all = names(&[]).unwrap();
-        assert_eq!(all.len(), 35);
+        assert_eq!(all.len(), 39);
         for name in [
             "same-node/bulk/8",
             "cross-node/connect-3/8",
@@ -166,6 +166,7 @@ mod tests {
             "control/100000x500",
             "l7/plain/32",
             "l7/names/32",
+            "policy/decision/100x10",
         ] {
             assert!(all.contains(&name.to_owned()), "{name}");
         }
