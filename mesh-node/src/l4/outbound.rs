@@ -22,7 +22,7 @@ use super::{
     dial, forwarded, inbound,
     relay::{self, Far},
     requests::{self, outside},
-    revoke::{Facts, revoked},
+    revoke::{Carries, Facts, revoked},
     waypoint::{Missed, Passenger},
 };
 use crate::{
@@ -468,12 +468,13 @@ impl Story {
             peer: Some(source.identity.clone()),
             source_ip: self.client.ip(),
             destination: to,
+            carries: Carries::Unread,
         };
         self.report.set_encrypted(true);
-        match inbound::local(&self.worker, pod, &facts, self.client).await {
-            Ok((application, report)) => {
-                let _ = sockopt::set_linger_zero(&application, true);
-                Ok(Reached { far: Far::Tcp(application), local: Some((report, facts)), load: None })
+        match inbound::local(&self.worker, pod, facts, self.client).await {
+            Ok(inbound::Opened { tcp, report, facts }) => {
+                let _ = sockopt::set_linger_zero(&tcp, true);
+                Ok(Reached { far: Far::Tcp(tcp), local: Some((report, facts)), load: None })
             }
             Err((Stage::Policy, reason)) => Err(Failure::last(Stage::Policy, reason)),
             Err((stage, reason)) => Err(Failure::of(stage, reason)),

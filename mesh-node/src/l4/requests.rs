@@ -15,7 +15,7 @@ use mesh_core::model::{Declared, Service, ServiceKey, ServicePort, Snapshot, Wor
 use mesh_core::route::{self, About, ClusterRef, Route, RouteTable, StreamTable, StreamView};
 use tokio::net::TcpStream;
 
-use super::revoke::Facts;
+use super::revoke::{Carries, Facts};
 use super::waypoint::{Missed, Passenger};
 use super::{dial, forwarded, inbound};
 use crate::l7::engine::Engine;
@@ -497,6 +497,7 @@ impl PodClient {
             peer: Some(source.identity.clone()),
             source_ip: client.ip(),
             destination: to,
+            carries: Carries::Unread,
         };
         inbound::held(worker, pod, facts, client).await
     }

@@ -85,6 +85,11 @@ impl Engine {
         engine
     }
 
+    /// The versions of the configuration that come after the one that was looked at last.
+    pub fn versions(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.borrow().clone()
+    }
+
     /// The configuration as it is now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.refresh();

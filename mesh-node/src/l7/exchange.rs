@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use mesh_core::resource::networking::virtual_service::AbortError;
 use mesh_core::route::{Action, Cors, CorsAnswer, Picked, RequestView, Route, https_location};
 
+use super::authorize;
 use super::edge;
 use super::engine::Engine;
 use super::forward;
@@ -21,7 +22,7 @@ use super::reply::{Refusal, Reply};
 use super::session;
 use super::site::{Chosen, Facts, Site};
 use super::transfer::Downstream;
-use crate::report::Flags;
+use crate::report::{Event, Flags};
 
 /// What a request is served with.
 pub struct Stage<'a> {
@@ -86,9 +87,27 @@ async fn run<D: Downstream>(
         let reason = "more proxies have passed it on than there can be, by its x-forwarded-for";
         return Err(Ended::Refused(Refusal::Loop, reason.to_owned()));
     }
-    if let Some(reason) = stage.site.denies(stage.facts) {
-        return Err(Ended::Refused(Refusal::Denied, reason));
+    let asked = authorize::request(stage, head, record).await?;
+    let denied = tokio::select! {
+        biased;
+        followed = follow(stage, head, client, record) => return followed,
+        denied = authorize::revoked(stage, asked.as_ref()) => denied,
+    };
+    stage.engine.reporter.count(Event::DeniedLater);
+    record.denied_by(&denied);
+    if record.is_answered() {
+        return Err(Ended::Cut(Broken::Closed("because policy has changed")));
     }
+    Err(Ended::Refused(Refusal::Denied, format!("cut after a policy change: {denied}")))
+}
+
+/// What rules say of a request that may be.
+async fn follow<D: Downstream>(
+    stage: &Stage<'_>,
+    head: &mut RequestHead,
+    client: &mut D,
+    record: &mut Record,
+) -> Result<(), Ended> {
     let Some((route, matched)) = pick(stage, head)? else {
         let location = https_location(&view(stage, head));
         let reply = redirect(StatusCode::MOVED_PERMANENTLY, &location);

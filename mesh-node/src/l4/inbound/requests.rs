@@ -1,57 +1,115 @@
-//! Requests from outside the mesh to a pod, where a service of it limits requests.
+//! Requests to a pod, read where they arrive: because policy asks for what is in them, or because a service of the pod limits
+//! those of strangers.
 //!
 //! Whoever is in the mesh is counted on its own side, at its node, a waypoint or a gateway. A stranger has nobody there, so
-//! that its requests are told apart here, where they arrive. Everything else that comes stays bytes.
+//! that its requests are told apart here. Everything else that comes stays bytes.
+//!
+//! Invariant: the application is dialled with a permit that was made for one of the requests, or for the connection whatever
+//! it carries.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use mesh_core::limit::{Limits, Policy};
-use mesh_core::model::{Declared, Entry, Service, ServicePort, Snapshot, Workload};
+use mesh_core::model::{Declared, Entry, Exported, Families, Service, ServicePort, Snapshot, Workload};
+use mesh_core::policy::{Decision, DeniedBy, Notes, Permit, Seen};
 use mesh_core::route::{ClusterRef, Route, RouteTable};
-use tokio::net::TcpStream;
 
-use super::super::revoke::Facts;
+use super::super::revoke::{Carries, Facts};
 use crate::l7::engine::Engine;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
-use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, INBOUND, LocalBoxFuture, Site};
-use crate::l7::sniff;
+use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, Guard, INBOUND, LocalBoxFuture, Site};
+use crate::l7::sniff::{self, Beginning, Wanted};
 use crate::redirect::LocalPod;
 use crate::report::Perspective;
 use crate::run::worker::Worker;
 use crate::sys::sockopt;
 
-/// The services at a port of a pod that limit requests: never none.
-pub(super) struct Limited(Vec<(Arc<Service>, u16)>);
+/// Why, and how, a connection is to be read.
+pub(super) struct Plan {
+    /// The services whose limits count.
+    limited: Vec<Arc<Service>>,
+    /// What stands for the service at the port, and its number.
+    inbound: (Arc<Service>, u16),
+    /// What the port is declared to carry, by each service that has it.
+    declared: Vec<Declared>,
+    /// Whether policy asks for what it carries.
+    guarded: bool,
+    /// How long it may take until that is known.
+    pub(super) patience: Duration,
+}
 
-/// Whether a connection carries requests that somebody limits. One that policy refuses does not: who refuses it says so.
-pub(super) async fn limited(worker: &Worker, facts: &Facts, tcp: &TcpStream) -> Option<Limited> {
+/// Whether a connection has to be read, and how. One that policy refuses need not be: who refuses it says so.
+pub(super) fn plan(worker: &Worker, facts: &Facts) -> Option<Plan> {
     let snapshot = worker.snapshot();
+    let workload = snapshot.workload_by_uid(&facts.uid)?;
+    let guarded = match facts.ask((&snapshot, workload), (Seen::Nothing, &[])) {
+        Decision::Allowed(_) => false,
+        Decision::Denied(_) => return None,
+        Decision::NeedsRequest | Decision::NeedsExternal(_) => true,
+    };
     let limits = worker.shared.limits(&snapshot);
-    if limits.is_empty() {
+    if !guarded && (limits.is_empty() || facts.peer.is_some()) {
         return None;
     }
-    let workload = snapshot.workload_by_uid(&facts.uid)?;
-    let services = serving(&snapshot, workload, facts.destination.port());
-    let limited =
-        services.filter(|(service, _)| limits.of_service(service).iter().any(|it| it.limits_requests()));
-    let limited: Vec<_> = limited.collect();
+    let services: Vec<_> = serving(&snapshot, workload, facts.destination.port()).collect();
+    let limits_requests =
+        |service: &Arc<Service>| limits.of_service(service).iter().any(|it| it.limits_requests());
+    let limited = services.iter().filter(|(service, _)| facts.peer.is_none() && limits_requests(service));
+    let limited: Vec<_> = limited.cloned().collect();
+    if !guarded && limited.is_empty() {
+        return None;
+    }
+    let asked = if guarded { &services } else { &limited };
     let declared = |(service, number): &(Arc<Service>, u16)| {
         let port = service.ports.iter().find(|port| port.number == *number);
         port.map_or(Declared::Nothing, ServicePort::declared)
     };
-    let declared: Vec<_> = limited.iter().map(declared).collect();
-    if limited.is_empty() || snapshot.policies().authorize(workload, &facts.connection()).is_err() {
-        return None;
+    let inbound = match limited.first().or(services.first()) {
+        Some((service, number)) => (itself(service, *number), *number),
+        None => (alone(workload, facts.destination.port()), facts.destination.port()),
+    };
+    Some(Plan {
+        declared: asked.iter().map(declared).collect(),
+        limited: limited.into_iter().map(|(service, _)| service).collect(),
+        inbound,
+        guarded,
+        patience: sniff::patience(&snapshot),
+    })
+}
+
+impl Plan {
+    /// What makes a difference about the first bytes.
+    pub(super) fn wanted(&self) -> Wanted {
+        let may_be = self.declared.is_empty() || self.declared.contains(&Declared::Nothing);
+        let surely_tls = self.declared.contains(&Declared::Tls);
+        let sniffs = !self.is_http();
+        Wanted {
+            request: sniffs && may_be,
+            name: sniffs && self.guarded && (may_be || surely_tls),
+            surely_tls: sniffs && surely_tls && !may_be,
+        }
     }
-    let is_http = declared.iter().any(|it| matches!(it, Declared::Http | Declared::Http2));
-    let may_be = declared.contains(&Declared::Nothing);
-    let wanted = sniff::Wanted { request: may_be && !is_http, name: false, surely_tls: false };
-    let begins = sniff::beginning(tcp, wanted, sniff::patience(&snapshot)).await;
-    (is_http || begins == sniff::Beginning::Request).then_some(Limited(limited))
+
+    /// Whether what begins like this carries requests.
+    pub(super) fn is_for(&self, begins: &Beginning) -> bool {
+        self.is_http() || *begins == Beginning::Request
+    }
+
+    /// What is known of a connection that carries none.
+    pub(super) fn bytes(&self, begins: &Beginning) -> Carries {
+        let looked = self.wanted().name;
+        if looked { Carries::Bytes(begins.name().map(Arc::from)) } else { Carries::Unread }
+    }
+
+    fn is_http(&self) -> bool {
+        self.declared.iter().any(|it| matches!(it, Declared::Http | Declared::Http2))
+    }
 }
 
 /// The services that a pod serves at this port of its own, each with its number there.
@@ -69,36 +127,93 @@ fn serving<'s>(
 pub(super) async fn serve(
     worker: &Rc<Worker>,
     (pod, facts): (&Arc<LocalPod>, Facts),
-    Limited(services): Limited,
-    (tcp, client): (TcpStream, SocketAddr),
+    plan: Plan,
+    (io, input, client): (Io, BytesMut, SocketAddr),
 ) {
-    let Some((first, number)) = services.first() else { return };
-    // A connection of requests ends with its last answer, and that is to arrive.
-    let _ = sockopt::set_linger_zero(&tcp, false);
-    let (number, wanted) = (*number, facts.destination);
+    if let Some(tcp) = io.socket() {
+        // A connection of requests ends with its last answer, and that is to arrive.
+        let _ = sockopt::set_linger_zero(tcp, false);
+    }
+    let facts = Facts { carries: Carries::Requests, ..facts };
+    let (inbound, number) = plan.inbound;
     let to = ClusterRef { host: INBOUND.into(), subset: None, port: Some(number) };
     let route = Route { retries: None, ..Route::to(to) };
     let matched = Arc::new(route.unmatched());
-    let site = Rc::new(OwnSite { wanted, number, only: (Arc::new(route), matched) });
-    let stranger = Stranger {
+    let snapshot = worker.snapshot();
+    let source =
+        snapshot.workload_by_ip(facts.source_ip).filter(|it| Some(&it.identity) == facts.peer.as_ref());
+    let about = site::Facts {
+        source: source.cloned(),
+        identity: facts.peer.clone(),
+        ..site::Facts::stranger(client, Some(facts.destination))
+    };
+    let permits = Rc::<Permits>::default();
+    let site = OwnSite {
+        worker: Rc::downgrade(worker),
+        facts: facts.clone(),
+        permits: Rc::clone(&permits),
+        number,
+        only: (Arc::new(route), matched),
+    };
+    let caller = Caller {
         worker: Rc::downgrade(worker),
         pod: Arc::clone(pod),
         facts,
         address: client,
-        inbound: itself(first, number),
-        services: services.into_iter().map(|(service, _)| service).collect(),
+        inbound,
+        services: plan.limited,
+        permits,
     };
     // Of one client alone: the application sees each by its own address.
     let engine = Engine::new(
-        Rc::new(stranger),
+        Rc::new(caller),
         worker.reporter.clone(),
         worker.shared.clone(),
         worker.snapshots(),
         worker.random(),
     );
-    let facts = site::Facts::stranger(client, Some(wanted));
-    let served = Connection { io: Io::Tcp(tcp), input: BytesMut::new(), facts, site, protocol: None };
+    let served = Connection { io, input, facts: about, site: Rc::new(site), protocol: None };
     connection(engine, served, worker.drain.clone()).await;
+}
+
+/// Permits that requests were given, and that nobody has dialled with yet: most requests find a connection.
+#[derive(Default)]
+struct Permits(RefCell<Vec<Permit>>);
+
+impl Permits {
+    fn put(&self, permit: Permit) {
+        let mut all = self.0.borrow_mut();
+        if all.len() < MAX_PERMITS {
+            all.push(permit);
+        }
+    }
+
+    fn take(&self) -> Option<Permit> {
+        self.0.borrow_mut().pop()
+    }
+}
+
+/// What stands for the service of a pod at a port that no service leads to.
+fn alone(workload: &Workload, number: u16) -> Arc<Service> {
+    let port = ServicePort { number, name: None, app_protocol: None, tls: None, endpoints: Vec::new() };
+    let entry = Entry { name: Arc::clone(&workload.name), passthrough: true, ..Entry::default() };
+    Arc::new(Service {
+        namespace: Arc::clone(&workload.namespace),
+        name: Arc::clone(&workload.name),
+        hostname: INBOUND.into(),
+        vips: Vec::new(),
+        ports: vec![port],
+        udp_ports: Vec::new(),
+        session_affinity: None,
+        local_only: false,
+        traffic_distribution: None,
+        headless: true,
+        publish_not_ready: false,
+        families: Families::Any,
+        exported: Exported::default(),
+        entry: Some(Arc::new(entry)),
+        waypoint: None,
+    })
 }
 
 /// A service as the pod itself is one: wherever a client has gone.
@@ -109,8 +224,8 @@ fn itself(service: &Service, number: u16) -> Arc<Service> {
     Arc::new(Service { ports, waypoint: None, entry: Some(Arc::new(entry)), ..service.clone() })
 }
 
-/// Whoever is outside, and talks to one port of a pod.
-struct Stranger {
+/// Whoever talks to one port of a pod.
+struct Caller {
     worker: Weak<Worker>,
     pod: Arc<LocalPod>,
     facts: Facts,
@@ -118,9 +233,10 @@ struct Stranger {
     inbound: Arc<Service>,
     /// Those whose limits count.
     services: Vec<Arc<Service>>,
+    permits: Rc<Permits>,
 }
 
-impl Client for Stranger {
+impl Client for Caller {
     fn key(&self) -> &Arc<str> {
         &self.facts.uid
     }
@@ -145,14 +261,17 @@ impl Client for Stranger {
         Box::pin(async move {
             let gone = || DialError::Connect("the node is stopping".to_owned());
             let worker = self.worker.upgrade().ok_or_else(gone)?;
-            super::held(&worker, &self.pod, self.facts.clone(), self.address).await
+            let facts = self.facts.clone();
+            super::held_for_requests(&worker, &self.pod, (facts, self.permits.take()), self.address).await
         })
     }
 }
 
 /// A port of a pod.
 struct OwnSite {
-    wanted: SocketAddr,
+    worker: Weak<Worker>,
+    facts: Facts,
+    permits: Rc<Permits>,
     number: u16,
     only: Chosen,
 }
@@ -167,7 +286,27 @@ impl Site for OwnSite {
     }
 
     fn wanted(&self, _: &site::Facts) -> Option<SocketAddr> {
-        Some(self.wanted)
+        Some(self.facts.destination)
+    }
+
+    fn guard(&self) -> Guard {
+        match self.ask(Seen::Nothing, &[]) {
+            Decision::Allowed(_) => Guard::Later,
+            _ => Guard::Now,
+        }
+    }
+
+    fn decide(&self, _: &site::Facts, seen: Seen<'_>, approved: &[Arc<str>]) -> Decision<Notes> {
+        match self.ask(seen, approved) {
+            Decision::Allowed(permit) => {
+                let notes = permit.notes().clone();
+                self.permits.put(permit);
+                Decision::Allowed(notes)
+            }
+            Decision::Denied(denied) => Decision::Denied(denied),
+            Decision::NeedsRequest => Decision::NeedsRequest,
+            Decision::NeedsExternal(external) => Decision::NeedsExternal(external),
+        }
     }
 
     fn port(&self) -> u16 {
@@ -178,3 +317,17 @@ impl Site for OwnSite {
         false
     }
 }
+
+impl OwnSite {
+    fn ask(&self, seen: Seen<'_>, approved: &[Arc<str>]) -> Decision<Permit> {
+        let Some(worker) = self.worker.upgrade() else { return DeniedBy::NotLoaded.into() };
+        let snapshot = worker.snapshot();
+        match snapshot.workload_by_uid(&self.facts.uid) {
+            Some(workload) => self.facts.ask((&snapshot, workload), (seen, approved)),
+            None => DeniedBy::UnknownWorkload.into(),
+        }
+    }
+}
+
+/// As many as there are requests at a time on one connection; others use those.
+const MAX_PERMITS: usize = 128;
