@@ -26,6 +26,11 @@ impl Claims {
         Self { principal, claims, lists: lists.to_vec() }
     }
 
+    /// All of them, as the token has them.
+    pub fn all(&self) -> &Map<String, Value> {
+        &self.claims
+    }
+
     /// `<iss>/<sub>`, if the token has both. Istio's `request.auth.principal`.
     pub fn principal(&self) -> Option<&str> {
         self.principal.as_deref()
