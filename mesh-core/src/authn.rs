@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName};
 pub use self::algorithm::Algorithm;
 pub use self::cache::Cache;
 pub use self::claims::Claims;
-pub use self::key::{Curve, Key, KeySet, KeySetError, PublicKey};
+pub use self::key::{Curve, Key, KeySet, KeySetError, MAX_TEXT as MAX_KEY_SET, PublicKey};
 pub use self::place::Place;
 pub use self::provider::{Accepted, KEPT, Provider, SKEW, Verify};
 pub use self::site::{Discovered, KeySite, Url, Wanted, may_be_asked, places_of};
@@ -160,7 +160,9 @@ pub fn concerns(snapshot: &Snapshot, workload: &Workload) -> bool {
         let Spec::RequestAuthentication(spec) = &object.spec else { return false };
         let here = object.meta.namespace == workload.namespace || &*object.meta.namespace == root;
         let is_targeted = targets(&object.spec).next().is_some();
-        here && !is_targeted && !spec.jwt_rules.is_empty() && selects(spec.selector.as_ref(), &workload.labels)
+        here && !is_targeted
+            && !spec.jwt_rules.is_empty()
+            && selects(spec.selector.as_ref(), &workload.labels)
     })
 }
 
@@ -224,8 +226,7 @@ impl Providers {
         verify: &dyn Verify,
     ) -> Result<(&Arc<Provider>, Arc<Accepted>), Invalid> {
         let asked = || self.all.iter().filter(|provider| provider.places.contains(place));
-        let known =
-            asked().find_map(|provider| Some((provider, self.cache.find(provider.id, text, now)?)));
+        let known = asked().find_map(|provider| Some((provider, self.cache.find(provider.id, text, now)?)));
         if let Some(known) = known {
             return Ok(known);
         }
@@ -251,9 +252,11 @@ impl Passed<'_> {
     /// alone, whatever the client said in the same words.
     pub fn apply(&self, headers: &mut HeaderMap) {
         self.removed.iter().for_each(|place| place.remove_from(headers));
-        for name in self.outputs() {
-            headers.remove(name);
-        }
+        let outputs: Vec<_> = self.outputs().collect();
+        // Many servers take `_` and `-` for the same.
+        let forged = headers.keys().filter(|name| outputs.iter().any(|own| is_taken_for(name, own)));
+        let forged: Vec<_> = forged.cloned().collect();
+        forged.iter().for_each(|name| _ = headers.remove(name));
         for (name, value) in self.accepted.iter().flat_map(|accepted| &accepted.headers) {
             headers.insert(name.clone(), value.clone());
         }
@@ -269,6 +272,12 @@ impl Passed<'_> {
     fn outputs(&self) -> impl Iterator<Item = &HeaderName> {
         self.providers.iter().flat_map(|it| &it.all).flat_map(|provider| provider.outputs())
     }
+}
+
+fn is_taken_for(name: &HeaderName, own: &HeaderName) -> bool {
+    let same = |a: u8, b: u8| a == b || matches!((a, b), (b'-', b'_') | (b'_', b'-'));
+    let (name, own) = (name.as_str(), own.as_str());
+    name.len() == own.len() && name.bytes().zip(own.bytes()).all(|(a, b)| same(a, b))
 }
 
 /// Where `MeshConfig` says nothing.

@@ -1,6 +1,7 @@
 //! Layer 7: one engine that reads requests, decides, and carries them, for the node and for gateways.
 
 mod announce;
+pub(crate) mod authn;
 mod cluster;
 mod connect;
 mod deadline;

@@ -108,7 +108,8 @@ mod tests {
         let accepted = Arc::new(Accepted::default());
         let end = "e".repeat(40);
         cache.keep(1, &format!("one{end}"), &accepted, 10);
-        let found = |provider, start: &str, now| cache.find(provider, &format!("{start}{end}"), now).is_some();
+        let found =
+            |provider, start: &str, now| cache.find(provider, &format!("{start}{end}"), now).is_some();
         assert!(found(1, "one", 9));
         assert!(!found(1, "one", 10), "its time is over");
         assert!(!found(2, "one", 9), "another rule");

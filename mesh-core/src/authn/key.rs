@@ -127,9 +127,7 @@ impl Key {
         let public = match text("kty")? {
             "RSA" => PublicKey::rsa(&bytes(text("n")?)?, &bytes(text("e")?)?),
             "EC" => PublicKey::ec(text("crv")?, &bytes(text("x")?)?, &bytes(text("y")?)?),
-            "OKP" if text("crv")? == "Ed25519" => {
-                bytes(text("x")?)?.try_into().ok().map(PublicKey::Ed25519)
-            }
+            "OKP" if text("crv")? == "Ed25519" => bytes(text("x")?)?.try_into().ok().map(PublicKey::Ed25519),
             _ => None,
         }?;
         let algorithm = match key.get("alg") {
@@ -154,7 +152,8 @@ impl Key {
         let mut key = match &self.public {
             PublicKey::Rsa { n, e } => json!({ "kty": "RSA", "n": text(n), "e": text(e) }),
             PublicKey::Ec(curve, point) => {
-                let (x, y) = point.get(1..).unwrap_or_default().split_at_checked(curve.size()).unwrap_or_default();
+                let (x, y) =
+                    point.get(1..).unwrap_or_default().split_at_checked(curve.size()).unwrap_or_default();
                 json!({ "kty": "EC", "crv": curve.name(), "x": text(x), "y": text(y) })
             }
             PublicKey::Ed25519(x) => json!({ "kty": "OKP", "crv": "Ed25519", "x": text(x) }),
@@ -250,9 +249,8 @@ mod tests {
             key[name] = value;
             key
         };
-        let okp = |crv: &str, size| {
-            json!({"kty": "OKP", "crv": crv, "x": URL_SAFE_NO_PAD.encode(vec![7; size])})
-        };
+        let okp =
+            |crv: &str, size| json!({"kty": "OKP", "crv": crv, "x": URL_SAFE_NO_PAD.encode(vec![7; size])});
         for (key, taken) in [
             (good.clone(), true),
             (with("use", json!("sig")), true),

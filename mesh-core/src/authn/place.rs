@@ -92,11 +92,8 @@ impl Place {
     fn rest<'v>(&self, value: &'v HeaderValue) -> Option<&'v [u8]> {
         let Self::Header { prefix, scheme, .. } = self else { return None };
         let (start, rest) = value.as_bytes().split_at_checked(prefix.len())?;
-        let is_it = if *scheme {
-            start.eq_ignore_ascii_case(prefix.as_bytes())
-        } else {
-            start == prefix.as_bytes()
-        };
+        let is_it =
+            if *scheme { start.eq_ignore_ascii_case(prefix.as_bytes()) } else { start == prefix.as_bytes() };
         is_it.then(|| rest.trim_ascii())
     }
 }

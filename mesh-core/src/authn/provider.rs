@@ -102,18 +102,20 @@ impl Provider {
 
     fn check_signature(&self, token: &Token<'_>, verify: &dyn Verify) -> Result<(), Invalid> {
         let keys = self.keys.as_ref().ok_or(Invalid::NoKeys)?;
-        let mut candidates = keys.candidates(token.algorithm, token.key.as_deref()).take(MAX_TRIES).peekable();
+        let mut candidates =
+            keys.candidates(token.algorithm, token.key.as_deref()).take(MAX_TRIES).peekable();
         candidates.peek().ok_or(Invalid::NoKey)?;
         let message = token.signed.as_bytes();
-        let signed = candidates
-            .any(|key| verify.verify(&key.public, token.algorithm, message, &token.signature));
+        let signed =
+            candidates.any(|key| verify.verify(&key.public, token.algorithm, message, &token.signature));
         if signed { Ok(()) } else { Err(Invalid::Signature) }
     }
 
     fn accept(&self, token: &Token<'_>) -> Accepted {
-        let payload = self.payload_header.iter().filter_map(|name| {
-            Some((name.clone(), HeaderValue::from_str(token.payload_text).ok()?))
-        });
+        let payload = self
+            .payload_header
+            .iter()
+            .filter_map(|name| Some((name.clone(), HeaderValue::from_str(token.payload_text).ok()?)));
         let claims = self.claim_headers.iter().filter_map(|(name, path)| {
             let (first, rest) = path.split_first()?;
             let found = rest.iter().try_fold(token.payload.get(&**first)?, |it, name| it.get(&**name))?;

@@ -100,7 +100,13 @@ impl Url {
         };
         let port = match port.strip_prefix(':') {
             Some(port) => port.parse().ok().filter(|port| *port != 0)?,
-            None if port.is_empty() => if secure { 443 } else { 80 },
+            None if port.is_empty() => {
+                if secure {
+                    443
+                } else {
+                    80
+                }
+            }
             None => return None,
         };
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);

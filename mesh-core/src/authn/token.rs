@@ -31,63 +31,45 @@ pub struct Token<'t> {
 /// Why a token is not accepted. What it says to clients is Envoy's to the letter, so that what they look for in it is there, and
 /// nothing of what is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[error("{}", self.text())]
 pub enum Invalid {
     /// It does not have three parts, or is longer than [`MAX_TOKEN`].
-    #[error("Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections")]
     Form,
     /// Its header is not base64url.
-    #[error("Jwt header is an invalid Base64url encoded")]
     HeaderEncoding,
     /// Its header is not a JSON object, has a name twice, or is too deep.
-    #[error("Jwt header is an invalid JSON")]
     Header,
     /// It asks for something that must be understood, and nothing is (RFC 7515, 4.1.11).
-    #[error("Jwt header [crit] is not supported")]
     Critical,
     /// It names no algorithm.
-    #[error("Jwt header [alg] field is required and must be a string")]
     NoAlgorithm,
     /// It names one that is not accepted from anybody.
-    #[error("Jwt header [alg] is not supported")]
     Algorithm,
     /// What it names its key by is no text.
-    #[error("Jwt header [kid] field is not a string")]
     KeyId,
     /// Its payload is not base64url.
-    #[error("Jwt payload is an invalid Base64url encoded")]
     PayloadEncoding,
     /// Its payload is not a JSON object, has a name twice, or is too deep.
-    #[error("Jwt payload is an invalid JSON")]
     Payload,
     /// `iss` or `sub` is no text, `aud` neither text nor a list of texts, or `exp` or `nbf` no number that is not negative.
-    #[error("Jwt payload field is of an invalid type")]
     Claim,
     /// Its signature is not base64url.
-    #[error("Jwt signature is an invalid Base64url encoded")]
     SignatureEncoding,
     /// No rule is for its issuer.
-    #[error("Jwt issuer is not configured")]
     Issuer,
     /// `exp` has passed.
-    #[error("Jwt is expired")]
     Expired,
     /// `nbf` has not come.
-    #[error("Jwt not yet valid")]
     NotYet,
     /// It is for others.
-    #[error("Audiences in Jwt are not allowed")]
     Audience,
     /// There are no keys of its issuer.
-    #[error("Jwks remote fetch is failed")]
     NoKeys,
     /// No key of its issuer is the one it names, or is for its algorithm.
-    #[error("Jwks doesn't have key to match kid or alg from Jwt")]
     NoKey,
     /// The signature is not that of any such key.
-    #[error("Jwt verification fails")]
     Signature,
     /// The request has more than [`super::MAX_TOKENS`].
-    #[error("Multiple JWTs are not supported")]
     TooMany,
 }
 
@@ -99,7 +81,8 @@ impl<'t> Token<'t> {
         }
         let (signed, signature) = text.rsplit_once('.').ok_or(Invalid::Form)?;
         let (header, payload_text) = signed.split_once('.').ok_or(Invalid::Form)?;
-        if payload_text.contains('.') || header.is_empty() || payload_text.is_empty() || signature.is_empty() {
+        if payload_text.contains('.') || header.is_empty() || payload_text.is_empty() || signature.is_empty()
+        {
             return Err(Invalid::Form);
         }
         let decode = |part: &str, wrong| URL_SAFE_NO_PAD.decode(part).map_err(|_| wrong);
@@ -146,6 +129,31 @@ impl<'t> Token<'t> {
 }
 
 impl Invalid {
+    /// What the client is told.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Form => "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections",
+            Self::HeaderEncoding => "Jwt header is an invalid Base64url encoded",
+            Self::Header => "Jwt header is an invalid JSON",
+            Self::Critical => "Jwt header [crit] is not supported",
+            Self::NoAlgorithm => "Jwt header [alg] field is required and must be a string",
+            Self::Algorithm => "Jwt header [alg] is not supported",
+            Self::KeyId => "Jwt header [kid] field is not a string",
+            Self::PayloadEncoding => "Jwt payload is an invalid Base64url encoded",
+            Self::Payload => "Jwt payload is an invalid JSON",
+            Self::Claim => "Jwt payload field is of an invalid type",
+            Self::SignatureEncoding => "Jwt signature is an invalid Base64url encoded",
+            Self::Issuer => "Jwt issuer is not configured",
+            Self::Expired => "Jwt is expired",
+            Self::NotYet => "Jwt not yet valid",
+            Self::Audience => "Audiences in Jwt are not allowed",
+            Self::NoKeys => "Jwks remote fetch is failed",
+            Self::NoKey => "Jwks doesn't have key to match kid or alg from Jwt",
+            Self::Signature => "Jwt verification fails",
+            Self::TooMany => "Multiple JWTs are not supported",
+        }
+    }
+
     /// The status of the answer. Envoy's, which refuses a token that is for others as somebody who is known.
     pub const fn status(self) -> http::StatusCode {
         match self {

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use mesh_core::authn::Claims;
 use mesh_core::resource::networking::virtual_service::AbortError;
 use mesh_core::route::{Action, Cors, CorsAnswer, Picked, RequestView, Route, https_location};
 
+use super::authn;
 use super::edge;
 use super::engine::Engine;
 use super::forward;
@@ -86,6 +88,7 @@ async fn run<D: Downstream>(
         let reason = "more proxies have passed it on than there can be, by its x-forwarded-for";
         return Err(Ended::Refused(Refusal::Loop, reason.to_owned()));
     }
+    authn::request(stage, head, record)?;
     if let Some(reason) = stage.site.denies(stage.facts) {
         return Err(Ended::Refused(Refusal::Denied, reason));
     }
@@ -163,7 +166,7 @@ pub fn view<'a>(stage: &Stage<'_>, head: &'a RequestHead) -> RequestView<'a> {
         query: head.target.query(),
         headers: &head.headers,
         port: stage.site.port(),
-        claims: None,
+        claims: head.claims.as_deref().map(Claims::all),
     }
 }
 

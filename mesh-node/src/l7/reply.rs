@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use mesh_core::authn::Invalid;
 
+use super::authn;
 use super::h1::Framing;
 use super::message::ResponseHead;
 use crate::report::Flags;
@@ -52,6 +54,8 @@ pub enum Refusal {
     GloballyLimited,
     /// A rate limit service says nothing, and its limit is to be kept all the same.
     RateLimitService,
+    /// It has a token that is not accepted.
+    Token(Invalid),
 }
 
 impl Refusal {
@@ -75,6 +79,7 @@ impl Refusal {
             Self::RateLimitService => StatusCode::INTERNAL_SERVER_ERROR,
             Self::BodyTooLong => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoCluster(status) | Self::Fault(status) | Self::BadRequest(status) => status,
+            Self::Token(invalid) => invalid.status(),
         }
     }
 
@@ -93,7 +98,7 @@ impl Refusal {
             Self::Fault(_) => Flags::FI,
             Self::BadRequest(_) => Flags::DPE,
             Self::RequestTimeout => Flags::SI,
-            Self::Denied | Self::BodyTooLong | Self::Loop => Flags::NONE,
+            Self::Denied | Self::BodyTooLong | Self::Loop | Self::Token(_) => Flags::NONE,
             Self::RateLimited | Self::GloballyLimited => Flags::RL,
             Self::RateLimitService => Flags::RLSE,
         }
@@ -122,6 +127,7 @@ impl Refusal {
             Self::RateLimitService => "rate_limiter_error",
             Self::BodyTooLong => "request_payload_too_large",
             Self::Loop => "loop_detected",
+            Self::Token(invalid) => authn::details(invalid),
         }
     }
 
@@ -158,6 +164,7 @@ impl Refusal {
             Self::RateLimited => "local_rate_limited",
             Self::BodyTooLong => "Payload Too Large",
             Self::Loop => "Loop Detected",
+            Self::Token(invalid) => invalid.text(),
         }
     }
 }

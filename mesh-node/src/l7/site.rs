@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use mesh_core::authn::{Authentication, Providers};
 use mesh_core::cluster::Credential;
 use mesh_core::id::SpiffeId;
 use mesh_core::limit::{Limits, Policy};
@@ -60,6 +61,11 @@ pub trait Client {
     /// The limits for all that it takes in.
     fn door(&self, limits: &Limits) -> Vec<Arc<Policy>> {
         self.own().map(|own| limits.of_gateway(&own)).unwrap_or_default()
+    }
+
+    /// Whose tokens are accepted of all that it takes in.
+    fn providers(&self, authentication: &Authentication) -> Providers {
+        self.own().map(|own| authentication.of_gateway(&own)).unwrap_or_default()
     }
 
     /// What stands for the service of the application that it takes requests in for; see [`INBOUND`].
@@ -205,6 +211,11 @@ pub trait Site {
 
     /// Why policy refuses a request of this client, if it does.
     fn denies(&self, _: &Facts) -> Option<String> {
+        None
+    }
+
+    /// Whose tokens are accepted here, where that is not the same for all that the client takes in.
+    fn providers(&self) -> Option<Rc<Providers>> {
         None
     }
 

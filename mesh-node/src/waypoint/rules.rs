@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use mesh_core::authn::Providers;
 use mesh_core::model::{Service, ServiceKey, Snapshot, Workload};
 use mesh_core::policy::{Denied, Targeted};
 use mesh_core::route::{About, Client, ClusterRef, Owners, Route, RouteTable, StreamTable};
@@ -52,6 +53,11 @@ impl Rules {
             known: RefCell::default(),
             policies: RefCell::default(),
         }
+    }
+
+    /// The waypoint's namespace and name.
+    pub(super) fn name(&self) -> (&str, &str) {
+        (&self.name.0, &self.name.1)
     }
 
     /// Why policy refuses a connection that asked for `wanted`, of `service` if it is one's, if it does.
@@ -134,6 +140,8 @@ pub(super) struct WaypointSite {
     fallback: Chosen,
     /// The rules as they were last, and of which version of the configuration.
     known: RefCell<Option<(u64, Option<Arc<RouteTable>>)>>,
+    /// Whose tokens were accepted last, and of which version.
+    providers: RefCell<Option<(u64, Rc<Providers>)>>,
 }
 
 impl WaypointSite {
@@ -147,7 +155,15 @@ impl WaypointSite {
         let fallback = Route::to(to);
         let matched = Arc::new(fallback.unmatched());
         let fallback = (Arc::new(fallback), matched);
-        Self { waypoint, key: service.key(), number, source, fallback, known: RefCell::default() }
+        Self {
+            waypoint,
+            key: service.key(),
+            number,
+            source,
+            fallback,
+            known: RefCell::default(),
+            providers: RefCell::default(),
+        }
     }
 }
 
@@ -176,6 +192,26 @@ impl Site for WaypointSite {
         let denied = self.waypoint.rules.denied(&snapshot, Some(service), (facts, facts.local?))?;
         self.waypoint.thread.reporter.count(Event::denied(&denied.by));
         Some(denied.to_string())
+    }
+
+    fn providers(&self) -> Option<Rc<Providers>> {
+        let engine = &self.waypoint.engine;
+        let snapshot = engine.snapshot();
+        let generation = snapshot.config_generation();
+        let mut known = self.providers.borrow_mut();
+        if let Some((_, providers)) = known.as_ref().filter(|(of, _)| *of == generation) {
+            return Some(Rc::clone(providers));
+        }
+        let authentication = engine.authentication();
+        let providers = if authentication.is_empty() {
+            Providers::default()
+        } else {
+            let own = self.waypoint.rules.name();
+            authentication.of_waypoint(own, snapshot.service(&self.key).map(|it| &**it))
+        };
+        let providers = Rc::new(providers);
+        *known = Some((generation, Rc::clone(&providers)));
+        Some(providers)
     }
 
     fn port(&self) -> u16 {

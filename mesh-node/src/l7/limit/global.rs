@@ -159,6 +159,7 @@ fn head_of(global: &Global, length: u64) -> Result<RequestHead, String> {
         framing: Framing::Length(length),
         upgrade: None,
         expects_continue: false,
+        claims: None,
     })
 }
 
