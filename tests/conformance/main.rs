@@ -27,6 +27,7 @@ mod settings;
 mod stand;
 mod stream;
 mod tls;
+mod tokens;
 mod upstream;
 
 use std::io::Write as _;
@@ -88,6 +89,7 @@ fn rows() -> Vec<Row> {
         originate::rows(),
         settings::rows(),
         stream::rows(),
+        tokens::rows(),
         upstream::rows(),
         change::rows(),
     ]

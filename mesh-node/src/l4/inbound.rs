@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
+use bytes::Bytes;
 use http::{StatusCode, header::FORWARDED};
 use mesh_common::{INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
 use mesh_core::{
@@ -30,14 +31,16 @@ use crate::{
 
 mod requests;
 
+pub(super) use requests::asks_for_tokens;
+
 /// Serves one plaintext connection; its local address is what the client asked for.
 pub async fn plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, client: SocketAddr) {
     let Ok(wanted) = tcp.local_addr() else { return };
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     let destination = SocketAddr::new(wanted.ip().to_canonical(), wanted.port());
     let facts = Facts { uid: pod.workload.clone(), peer: None, source_ip: client.ip(), destination };
-    if let Some(limited) = requests::limited(&worker, &facts, &tcp).await {
-        return requests::serve(&worker, (&pod, facts), limited, (tcp, client)).await;
+    if let Some(asked) = requests::asked(&worker, &facts, &tcp).await {
+        return requests::serve(&worker, (&pod, facts), asked, (tcp, client)).await;
     }
     let (report, workload) = begin(&worker, &facts, client);
     let Some(permit) = authorize(&worker, &facts, workload.as_ref(), &report) else { return };
@@ -95,6 +98,12 @@ pub async fn tunnelled(
         source_ip: tunnel_peer.ip().to_canonical(),
         destination: incoming.authority,
     };
+    if is_target(&pod, facts.destination) {
+        match requests::tunnelled(&worker, (&pod, &facts), incoming, client).await {
+            Some(bytes) => incoming = bytes,
+            None => return,
+        }
+    }
     let (report, workload) = begin(&worker, &facts, client);
     if !is_target(&pod, facts.destination) {
         worker.reporter.count(Event::GarbageTarget);
@@ -125,6 +134,37 @@ pub async fn tunnelled(
             report.fail(Stage::Dial, error);
             incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
         }
+    }
+}
+
+/// Carries what has come through a tunnel and turned out to be no requests, with what was read of it.
+async fn bytes(
+    worker: &Worker,
+    (pod, facts): (&Arc<LocalPod>, &Facts),
+    (io, early): (Io, Bytes),
+    client: SocketAddr,
+) {
+    let (report, workload) = begin(worker, facts, client);
+    let Some(permit) = authorize(worker, facts, workload.as_ref(), &report) else { return };
+    if is_one_too_many(worker, facts, workload.as_ref(), &report) {
+        return;
+    }
+    let application = match dial::application(worker, pod, permit, client).await {
+        Ok(application) => application,
+        Err(error) => return report.fail(Stage::Dial, error),
+    };
+    report.opened();
+    let (counters, reports) = (report.counters(), [&report]);
+    let cut = async {
+        tokio::select! {
+            () = revoked(worker, facts, &reports) => {}
+            () = worker.drain.forced() => report.fail(Stage::Drain, "the node is stopping"),
+        }
+    };
+    let far = Io::Tcp(application);
+    let carried = relay::relay_any((io, early), far, counters.relayed(), (std::future::pending(), cut)).await;
+    if let Err(error) = carried {
+        report.fail(Stage::Relay, error);
     }
 }
 

@@ -439,10 +439,15 @@ impl Story {
             workload: workload.clone(),
         });
         match workload {
-            Some(workload) if workload.accepts_tunnel() => match self.worker.local_pod(&workload.uid) {
-                Some(pod) => self.reach_local(source, &pod, endpoint.addr).await,
-                None => self.reach_tunnel(source, &workload, endpoint.addr).await,
-            },
+            Some(workload) if workload.accepts_tunnel() => {
+                let local = self.worker.local_pod(&workload.uid);
+                // Who asks for tokens takes requests in by one door.
+                let local = local.filter(|_| !inbound::asks_for_tokens(&self.worker, snapshot, &workload));
+                match local {
+                    Some(pod) => self.reach_local(source, &pod, endpoint.addr).await,
+                    None => self.reach_tunnel(source, &workload, endpoint.addr).await,
+                }
+            }
             Some(workload) => {
                 let target = Target::Workload { workload, addr: endpoint.addr };
                 self.pass_through(snapshot, source, endpoint.addr, &target).await

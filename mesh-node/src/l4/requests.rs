@@ -126,6 +126,11 @@ impl PodRequests {
     }
 }
 
+/// The engine of what a pod sends.
+pub(super) fn engine(worker: &Rc<Worker>, pod: &Arc<LocalPod>) -> Rc<Engine> {
+    Rc::clone(&worker.requests(pod, || PodRequests::new(worker, pod)).engine)
+}
+
 /// Whether rules that are compiled for one are good for the other.
 fn same_client(one: Option<&Arc<Workload>>, other: Option<&Arc<Workload>>) -> bool {
     same_object(one, other) || one.map(|it| &it.labels) == other.map(|it| &it.labels)
@@ -464,10 +469,15 @@ impl PodClient {
             return Ok(Dialled { io: stream.into(), encrypted: true, held: None });
         }
         match &to.endpoint.workload {
-            Some(workload) if workload.accepts_tunnel() => match worker.local_pod(&workload.uid) {
-                Some(pod) => self.open_local(&worker, &source, &pod, addr).await,
-                None => self.open_tunnel(&worker, &source, workload, addr).await,
-            },
+            Some(workload) if workload.accepts_tunnel() => {
+                let local = worker.local_pod(&workload.uid);
+                // Who asks for tokens takes requests in by one door.
+                let local = local.filter(|_| !inbound::asks_for_tokens(&worker, to.snapshot, workload));
+                match local {
+                    Some(pod) => self.open_local(&worker, &source, &pod, addr).await,
+                    None => self.open_tunnel(&worker, &source, workload, addr).await,
+                }
+            }
             _ => {
                 let permit = to.snapshot.permit_egress(&source, addr, &to.target());
                 let permit = permit.map_err(|denied| DialError::Denied(denied.to_string()))?;

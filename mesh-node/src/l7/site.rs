@@ -20,6 +20,7 @@ use mesh_core::resource::mesh_config::proxy::Topology;
 use mesh_core::route::{MatchInfo, Route, RouteTable};
 use tokio::task::JoinHandle;
 
+use super::engine::Engine;
 use super::io::Io;
 use crate::report::{ConnReport, Flag, Perspective, PseudoService};
 use crate::tunnel;
@@ -66,6 +67,11 @@ pub trait Client {
     /// Whose tokens are accepted of all that it takes in.
     fn providers(&self, authentication: &Authentication) -> Providers {
         self.own().map(|own| authentication.of_gateway(&own)).unwrap_or_default()
+    }
+
+    /// Who asks services in its stead about what it takes in, if it sends nothing anywhere but to its application.
+    fn outbound(&self) -> Option<Rc<Engine>> {
+        None
     }
 
     /// What stands for the service of the application that it takes requests in for; see [`INBOUND`].
