@@ -1,8 +1,9 @@
-//! Who may connect to whom: PeerAuthentication and AuthorizationPolicy, compiled and evaluated at layer 4.
+//! Who may connect to whom, and ask for what: PeerAuthentication and AuthorizationPolicy, compiled, and evaluated by one
+//! matcher for connections and for requests.
 //!
-//! Invariant: a [`Permit`] exists only because a loaded policy set allowed exactly that connection; it is the only
-//! key to the code that dials. Whatever cannot be evaluated here (layer 7 attributes, external authorizers) makes the
-//! outcome stricter, never laxer, and is a finding.
+//! Invariant: a [`Permit`] exists only because a loaded policy set allowed exactly that connection, or that request; it is
+//! the only key to the code that dials. Whatever cannot be known (of bytes that are no request, or that nobody has read) or
+//! cannot be understood makes the outcome stricter, never laxer; what cannot be understood is a finding.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,23 +13,35 @@ use std::sync::Arc;
 use rpds::{HashTrieMapSync, RedBlackTreeMapSync};
 use serde::{Serialize, Serializer};
 
+pub use self::decision::{Decision, External, Notes, Question};
+use self::effective::Effective;
+pub use self::explain::{Explained, ExplainedRule, Matches};
 pub use self::matcher::{AccountMatch, StringMatch};
 pub use self::permit::{Denied, DeniedBy, Permit};
-use self::rule::Effective;
+pub use self::request::{Host, Request, Seen};
 pub use self::rule::{Clause, Effect, Group, MUTUAL_TLS_PREFIX, Matcher, Policy, Rule, Scope};
 pub use self::standing::Standing;
-pub use self::targeted::Targeted;
+pub use self::targeted::{Gate, Targeted};
+pub use self::template::{PathMatch, Template};
+pub use self::told::{Attribute, Told};
 use crate::id::SpiffeId;
 use crate::model::Workload;
 
 pub(crate) mod compile;
+mod decision;
+mod effective;
 mod egress;
 mod engine;
+mod explain;
+mod index;
 mod matcher;
 mod permit;
+mod request;
 mod rule;
 mod standing;
 mod targeted;
+mod template;
+mod told;
 
 pub(crate) use self::rule::mutual_tls_key;
 
@@ -153,18 +166,8 @@ impl PolicySet {
         let listed = workload.policies.iter().filter_map(|key| self.by_key.get(key));
         let mut all: Vec<_> = unlisted.chain(listed.filter(|policy| policy.scope == Scope::Listed)).collect();
         all.sort_by(|a, b| (a.effect, &a.name).cmp(&(b.effect, &b.name)));
-        let select = |effects: &[Effect], dry_run: bool| {
-            let wanted = all.iter().filter(|p| effects.contains(&p.effect) && p.dry_run == dry_run);
-            wanted.map(|policy| Arc::clone(policy)).collect()
-        };
-        Effective {
-            missing: workload.policies.iter().find(|key| !self.by_key.contains_key(*key)).cloned(),
-            mutual_tls: select(&[Effect::MutualTls], false),
-            deny: select(&[Effect::Custom, Effect::Deny], false),
-            allow: select(&[Effect::Allow], false),
-            dry_run_deny: select(&[Effect::Custom, Effect::Deny], true),
-            dry_run_allow: select(&[Effect::Allow], true),
-        }
+        let missing = workload.policies.iter().find(|key| !self.by_key.contains_key(*key)).cloned();
+        Effective { missing, ..Effective::of(&all) }
     }
 }
 

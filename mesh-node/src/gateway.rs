@@ -15,6 +15,7 @@ mod edge;
 mod figures;
 mod identity;
 mod listener;
+mod policies;
 mod requests;
 mod sockets;
 mod state;

@@ -3,6 +3,7 @@
 mod ahead;
 mod announce;
 pub(crate) mod authn;
+pub(crate) mod authorize;
 mod call;
 mod cluster;
 mod connect;

@@ -22,6 +22,7 @@ mod request;
 mod series;
 mod table;
 mod time;
+mod verdicts;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -45,6 +46,7 @@ pub use request::{
     AccessFormat, Flags, FormatError, HeaderLookup, Perspective, RequestFacts, RequestHeaderFacts,
 };
 pub use time::Rfc3339;
+pub use verdicts::{Refusal, Verdict};
 
 use conn::Live;
 use series::SeriesMap;
@@ -192,6 +194,7 @@ pub struct Reporter {
     events: event::Events,
     access: access::AccessLog,
     health: health::HealthChecks,
+    verdicts: verdicts::Verdicts,
     extra: std::sync::Mutex<Vec<Arc<dyn Collector>>>,
 }
 
@@ -213,6 +216,7 @@ impl Reporter {
             events: event::Events::default(),
             access: access::AccessLog::start(options.access_log, sink)?,
             health: health::HealthChecks::default(),
+            verdicts: verdicts::Verdicts::default(),
             extra: std::sync::Mutex::default(),
         }))
     }

@@ -1,5 +1,5 @@
-//! Policies on the wire. Istio's form says a little less than the engine's, and where it cannot say something the
-//! outcome is stricter, never laxer.
+//! Policies on the wire. Istio's form says less than the engine's, and where it cannot say something the outcome is
+//! stricter, never laxer. Our own nodes are told the rest besides, in [`details`].
 
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ use crate::decode::{Invalid, ip};
 use crate::encode::octets;
 use crate::security::{self, string_match::MatchType};
 
+mod details;
+
 /// Encodes a policy.
 pub(crate) fn encode(policy: &Policy) -> security::Authorization {
     let key = policy.key();
@@ -25,9 +27,11 @@ pub(crate) fn encode(policy: &Policy) -> security::Authorization {
         Effect::Allow => security::Action::Allow,
         // What an external authorizer would decide is denied where nobody can ask one.
         Effect::MutualTls | Effect::Custom | Effect::Deny => security::Action::Deny,
+        // And what is only noted matches nothing.
+        Effect::Audit => security::Action::Deny,
     };
     let mut rules = Vec::with_capacity(policy.rules.len());
-    for rule in &policy.rules {
+    for rule in policy.rules.iter().filter(|_| policy.effect != Effect::Audit) {
         // A rule keeps its place, by which decisions name it: one that can never match stands in for those before it.
         rules.resize_with(rule.index, never);
         rules.push(encode_rule(rule, policy.effect));
@@ -39,6 +43,7 @@ pub(crate) fn encode(policy: &Policy) -> security::Authorization {
         action: action.into(),
         rules,
         dry_run: policy.dry_run,
+        mesh_details: details::encode(policy),
     }
 }
 
@@ -122,6 +127,7 @@ fn encode_clause(clause: &Clause, matched: &mut security::Match) -> bool {
             if pick { &mut matched.not_destination_ports } else { &mut matched.destination_ports },
             values.iter().copied().map(u32::from).collect(),
         ),
+        _ => false,
     }
 }
 
@@ -176,15 +182,15 @@ pub(crate) fn decode(from: &security::Authorization) -> Result<Policy, Invalid> 
         security::Scope::Namespace => Scope::Namespace,
         security::Scope::WorkloadSelector => Scope::Listed,
     };
+    let name = Arc::new(PolicyName { namespace: from.namespace.as_str().into(), name: name.into() });
+    let (dry_run, selector, provider) = (from.dry_run, None, None);
+    if let Some(details) = details::decode(&from.mesh_details).transpose()?.filter(|_| !mutual_tls) {
+        return Ok(details.into_policy(name, scope, dry_run));
+    }
     let rules = from.rules.iter().enumerate();
     let rules = rules.filter_map(|(index, rule)| decode_rule(index, rule, effect).transpose());
-    Ok(Policy {
-        name: Arc::new(PolicyName { namespace: from.namespace.as_str().into(), name: name.into() }),
-        effect,
-        dry_run: from.dry_run,
-        scope,
-        rules: rules.collect::<Result<_, _>>()?,
-    })
+    let rules = rules.collect::<Result<_, _>>()?;
+    Ok(Policy { name, effect, dry_run, scope, selector, provider, rules })
 }
 
 /// `None` for a rule that can never match.

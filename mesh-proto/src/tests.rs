@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use mesh_core::model::Mirror;
 use mesh_core::model::{CompileOptions, Credential, CredentialName, Record, RecordKey, World, compile};
-use mesh_core::policy::{Clause, Effect, Group, Matcher, Policy, PolicyName, Rule, Scope, StringMatch};
+use mesh_core::policy::{
+    Clause, Effect, Group, Matcher, PathMatch, Policy, PolicyName, Rule, Scope, StringMatch,
+};
 use mesh_core::resource::{Material, Secret, SourceFile, parse};
 use proptest::prelude::*;
 
@@ -229,7 +231,7 @@ fn clause(negated: bool, matcher: Matcher) -> Clause {
 fn one(effect: Effect, groups: Vec<Group>) -> Policy {
     let name = Arc::new(PolicyName { namespace: "ns".into(), name: "p".into() });
     let rules = vec![Rule { index: 1, groups }];
-    Policy { name, effect, dry_run: false, scope: Scope::Namespace, rules }
+    Policy { name, effect, dry_run: false, scope: Scope::Namespace, selector: None, provider: None, rules }
 }
 
 #[test]
@@ -247,8 +249,20 @@ fn what_the_wire_cannot_say_makes_the_outcome_stricter() {
     assert_eq!(there_and_back(&deny).rules, one(Effect::Deny, vec![Group(vec![vec![port()]])]).rules);
     let deny = one(Effect::Deny, vec![Group(vec![vec![domain()], vec![port()]])]);
     assert_eq!(there_and_back(&deny).rules, one(Effect::Deny, vec![]).rules);
-    // CUSTOM travels as the DENY that it comes to.
-    assert_eq!(there_and_back(&one(Effect::Custom, vec![])).effect, Effect::Deny);
+    // For others than our own nodes, CUSTOM is the DENY that it comes to, and AUDIT a DENY that matches nothing.
+    let of_others = |policy: &Policy| {
+        let wire = security::Authorization { mesh_details: "".into(), ..policy::encode(policy) };
+        policy::decode(&wire).unwrap()
+    };
+    let custom = of_others(&one(Effect::Custom, vec![]));
+    assert_eq!((custom.effect, custom.rules.len()), (Effect::Deny, 2 - 1));
+    let audit = of_others(&one(Effect::Audit, vec![]));
+    assert_eq!((audit.effect, audit.rules.len()), (Effect::Deny, 0));
+    // So is what is about requests: it allows nobody, and denies with what is left of it.
+    let path = || clause(false, Matcher::Path(vec![PathMatch::parse("/a").unwrap()]));
+    assert_eq!(of_others(&one(Effect::Allow, vec![Group(vec![vec![path(), port()]])])).rules, []);
+    let deny = of_others(&one(Effect::Deny, vec![Group(vec![vec![path(), port()]])]));
+    assert_eq!(deny.rules, one(Effect::Deny, vec![Group(vec![vec![port()]])]).rules);
     // What another control plane left empty: ALLOW never matches, DENY always does.
     let empty = |action: security::Action| security::Authorization {
         name: "p".to_owned(),
@@ -264,6 +278,43 @@ fn what_the_wire_cannot_say_makes_the_outcome_stricter() {
         policy::decode(&empty(security::Action::Deny)).unwrap().rules,
         [Rule { index: 0, groups: vec![] }]
     );
+}
+
+/// Our own nodes are told all there is in a policy.
+#[test]
+fn requests_travel_whole() {
+    let rule = "{from: [{source: {requestPrincipals: [i/*], notRemoteIpBlocks: [10.0.0.0/8], serviceAccounts: [x]}}],
+        to: [{operation: {hosts: [A.com], methods: [GET], paths: ['/a/{*}', /b*], ports: ['80']}}],
+        when: [{key: 'request.headers[X-A]', values: ['*']}, {key: 'request.auth.claims[a][b]', notValues: [c]},
+        {key: request.auth.audiences, values: [a]}, {key: request.auth.presenter, values: [p]},
+        {key: connection.sni, values: ['*.com']}, {key: source.trustDomain, values: ['*x']},
+        {key: destination.ip, values: [10.0.0.1]}, {key: source.namespace, values: [n]}]}";
+    let spec = |head: &str| {
+        format!(
+            "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p{}, namespace: a}}, \
+                 spec: {{{head}rules: [{rule}]}}}}\n",
+            head.len()
+        )
+    };
+    let heads = [
+        "",
+        "action: DENY, ",
+        "action: CUSTOM, provider: {name: opa}, ",
+        "action: AUDIT, selector: {matchLabels: {a: b}}, ",
+    ];
+    let text: String = heads.iter().map(|head| spec(head)).collect();
+    let parsed = parse(&SourceFile { name: "t.yaml", text: &text });
+    let snapshot = compile(&parsed.objects, &CompileOptions::default()).snapshot;
+    let policies = snapshot.policies().policies();
+    assert_eq!(policies.len(), heads.len(), "{:?}", parsed.findings);
+    for policy in policies {
+        assert_eq!(policy.rules[0].groups.len(), 10);
+        let mut wire = policy::encode(policy);
+        assert_eq!(policy::decode(&wire).unwrap(), **policy);
+        // What a newer control plane says is not guessed at.
+        wire.mesh_details = [&wire.mesh_details[..], &[0x08, 0x63]].concat().into();
+        assert_eq!(policy::decode(&wire).unwrap_err().field, "mesh_details");
+    }
 }
 
 proptest! {

@@ -1,6 +1,7 @@
 //! One module for each command.
 
 pub(crate) mod analyze;
+pub(crate) mod authz;
 pub(crate) mod status;
 pub(crate) mod version;
 pub(crate) mod waypoint;

@@ -25,6 +25,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Analyze(cmd::analyze::Args),
+    Authz(cmd::authz::Args),
     ProxyStatus(cmd::status::Args),
     Version(cmd::version::Args),
     Waypoint(cmd::waypoint::Args),
@@ -33,6 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Analyze(args) => cmd::analyze::run(&args),
+        Command::Authz(args) => cmd::authz::run(&args),
         Command::ProxyStatus(args) => cmd::status::run(&args),
         Command::Version(args) => cmd::version::run(&args),
         Command::Waypoint(args) => cmd::waypoint::run(&args),

@@ -1,6 +1,7 @@
 //! The mesh on a bed of nodes and pods, as users see it: real binaries, real kernel, real sockets.
 
 mod admin;
+mod authorize;
 mod bed;
 mod bench;
 mod control;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::alias::{EXPORT_TO, real_name};
+use crate::policy::compile::DRY_RUN;
 use crate::resource::{Level, Object, ObjectKey, Origin, ServedKind, Spec, from_json};
 
 /// A `VirtualService`, `DestinationRule` or `Gateway`, a resource of the Gateway API, or a Service that is an alias.
@@ -87,10 +88,13 @@ impl Config {
         self
     }
 
-    /// The annotations that are read besides the spec: for whom an alias is.
+    /// The annotations that are read besides the spec: for whom an alias is, and whether a policy is only to be noted.
     pub fn annotations(&self) -> impl Iterator<Item = (&String, &String)> {
         let is_alias = matches!(self.object.spec, Spec::Service(_));
-        self.object.meta.annotations.get_key_value(EXPORT_TO).filter(|_| is_alias).into_iter()
+        let is_policy = matches!(self.object.spec, Spec::AuthorizationPolicy(_));
+        let annotations = &self.object.meta.annotations;
+        let alias = annotations.get_key_value(EXPORT_TO).filter(|_| is_alias);
+        alias.into_iter().chain(annotations.get_key_value(DRY_RUN).filter(|_| is_policy))
     }
 
     /// Its `spec` in JSON.

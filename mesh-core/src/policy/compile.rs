@@ -28,7 +28,7 @@ pub(crate) fn labels(selector: Option<&WorkloadSelector>) -> Option<&BTreeMap<St
     selector.map(|selector| &selector.match_labels).filter(|labels| !labels.is_empty())
 }
 
-/// Compiles an AuthorizationPolicy; `None` if it takes no part in decisions. Policies of `root_namespace` apply
+/// Compiles an AuthorizationPolicy; `None` if it is none for workloads. Policies of `root_namespace` apply
 /// everywhere.
 pub(crate) fn authorization(
     object: &Object,
@@ -37,14 +37,14 @@ pub(crate) fn authorization(
     report: &mut Report,
 ) -> Option<Policy> {
     if has_targets(spec) {
-        let reason = "policies with targetRefs are enforced by waypoints, not by nodes";
+        let reason = "policies with targetRefs are enforced by waypoints and gateways, not by nodes";
         let hint = "use a selector to protect the workloads of services that are bound to none";
         report.warning_with_hint(object, "spec.targetRefs", reason, hint);
         // What there is to say about its rules is the same wherever they are in force.
         targeted(object, spec, trust_domains, report);
         return None;
     }
-    let effect = effect(object, spec, report)?;
+    let effect = effect(object, spec, report);
     let scope = match labels(spec.selector.as_ref()) {
         Some(_) => Scope::Listed,
         None if *object.meta.namespace == *root_namespace => Scope::Mesh,
@@ -58,15 +58,15 @@ pub(crate) fn has_targets(spec: &AuthorizationPolicySpec) -> bool {
     spec.target_ref.is_some() || !spec.target_refs.is_empty()
 }
 
-/// Compiles an AuthorizationPolicy that has targets; `None` if it takes no part in decisions. No workload lists it.
+/// Compiles an AuthorizationPolicy that has targets. No workload lists it.
 pub(crate) fn targeted(
     object: &Object,
     spec: &AuthorizationPolicySpec,
     trust_domains: TrustDomains<'_>,
     report: &mut Report,
-) -> Option<Policy> {
-    let effect = effect(object, spec, report)?;
-    Some(compiled((object, spec), (effect, Scope::Listed), trust_domains, report))
+) -> Policy {
+    let effect = effect(object, spec, report);
+    compiled((object, spec), (effect, Scope::Listed), trust_domains, report)
 }
 
 fn compiled(
@@ -79,15 +79,13 @@ fn compiled(
     let mut compiler = RuleCompiler::new(object, effect, trust_domains, report);
     let rules =
         spec.rules.iter().enumerate().filter_map(|(index, rule)| compiler.rule(index, rule)).collect();
-    Policy { name: name_of(object), effect, dry_run, scope, rules }
+    let selector = labels(spec.selector.as_ref()).cloned().map(Arc::new);
+    let provider = spec.provider.as_ref().filter(|_| effect == Effect::Custom);
+    let provider = provider.map(|provider| provider.name.as_str().into());
+    Policy { name: name_of(object), effect, dry_run, scope, selector, provider, rules }
 }
 
-/// Whether a policy says that it is only to be noted. Those never travel to waypoints, which take no notes.
-pub(crate) fn is_only_noted(object: &Object) -> bool {
-    is_dry_run(object, Effect::Deny, &mut Report::default())
-}
-
-fn effect(object: &Object, spec: &AuthorizationPolicySpec, report: &mut Report) -> Option<Effect> {
+fn effect(object: &Object, spec: &AuthorizationPolicySpec, report: &mut Report) -> Effect {
     let effect = match spec.action {
         Action::Allow => Effect::Allow,
         Action::Deny => Effect::Deny,
@@ -96,15 +94,12 @@ fn effect(object: &Object, spec: &AuthorizationPolicySpec, report: &mut Report) 
             report.warning(object, "spec.action", reason);
             Effect::Custom
         }
-        Action::Audit => {
-            report.warning(object, "spec.action", "AUDIT is not recorded yet and changes no decision");
-            return None;
-        }
+        Action::Audit => Effect::Audit,
     };
     if effect != Effect::Allow && spec.rules.is_empty() {
         report.warning(object, "spec.rules", "without rules the policy never matches");
     }
-    Some(effect)
+    effect
 }
 
 fn is_dry_run(object: &Object, effect: Effect, report: &mut Report) -> bool {
@@ -114,8 +109,8 @@ fn is_dry_run(object: &Object, effect: Effect, report: &mut Report) -> bool {
     let field = format!("metadata.annotations.{DRY_RUN}");
     match value.as_str() {
         // What Go's `strconv.ParseBool` takes, because Istio reads it with that.
-        "1" | "t" | "T" | "true" | "TRUE" | "True" if effect == Effect::Custom => {
-            report.warning(object, field, "has no meaning for CUSTOM; the policy is enforced");
+        "1" | "t" | "T" | "true" | "TRUE" | "True" if matches!(effect, Effect::Custom | Effect::Audit) => {
+            report.warning(object, field, "is for ALLOW and DENY only, and has no meaning here");
             false
         }
         "1" | "t" | "T" | "true" | "TRUE" | "True" => true,
@@ -127,4 +122,5 @@ fn is_dry_run(object: &Object, effect: Effect, report: &mut Report) -> bool {
     }
 }
 
-const DRY_RUN: &str = "istio.io/dry-run";
+/// Asks for a policy to be noted and not enforced.
+pub(crate) const DRY_RUN: &str = "istio.io/dry-run";

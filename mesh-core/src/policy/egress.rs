@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Connection, Denied, DeniedBy, Permit};
+use super::{Connection, Denied, DeniedBy, Notes, Permit};
 use crate::model::{Service, Snapshot, Target, Workload};
 use crate::net::canonical;
 
@@ -66,10 +66,10 @@ impl Snapshot {
             return Err(DeniedBy::WrongDestination.into());
         }
         if destination.ip().is_loopback() {
-            return Ok(Permit::mint(destination, None));
+            return Ok(Permit::mint(destination, Notes::default()));
         }
         match self.check_owner(destination) {
-            Ok(()) => Ok(Permit::mint(destination, None)),
+            Ok(()) => Ok(Permit::mint(destination, Notes::default())),
             Err(DeniedBy::NeedsTunnel { workload }) => {
                 let workload = self.workload_by_uid(&workload).ok_or(DeniedBy::UnknownWorkload)?;
                 let plain = Connection { peer: None, source_ip: source, destination, encrypted: false };
@@ -120,7 +120,11 @@ impl Snapshot {
             Target::UnknownInPodNetwork => return Err(DeniedBy::UnknownInPodNetwork.into()),
             Target::ServiceWithoutPort(_) => false,
         };
-        if leads_there { Ok(Permit::mint(destination, None)) } else { Err(DeniedBy::WrongDestination.into()) }
+        if leads_there {
+            Ok(Permit::mint(destination, Notes::default()))
+        } else {
+            Err(DeniedBy::WrongDestination.into())
+        }
     }
 }
 

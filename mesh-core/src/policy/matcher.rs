@@ -22,7 +22,7 @@ pub enum StringMatch {
 impl StringMatch {
     /// Every text is a pattern. A star anywhere but at one end is a plain character; if both ends have one, the first
     /// counts, as it does for Istio.
-    pub(super) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         if text == "*" {
             Self::Present
         } else if let Some(suffix) = text.strip_prefix('*') {
@@ -40,6 +40,26 @@ impl StringMatch {
             Self::Prefix(prefix) => value.starts_with(&**prefix),
             Self::Suffix(suffix) => value.ends_with(&**suffix),
             Self::Present => !value.is_empty(),
+        }
+    }
+
+    /// As [`Self::matches`], without regard to case; the pattern itself is in lower case.
+    pub(super) fn matches_folded(&self, value: &str) -> bool {
+        let (own, value) = (self.text().as_bytes(), value.as_bytes());
+        let beside = value.len().checked_sub(own.len());
+        let is = |part: Option<&[u8]>| part.is_some_and(|part| part.eq_ignore_ascii_case(own));
+        match self {
+            Self::Exact(_) => is(Some(value)),
+            Self::Prefix(_) => is(value.get(..own.len())),
+            Self::Suffix(_) => is(beside.and_then(|start| value.get(start..))),
+            Self::Present => !value.is_empty(),
+        }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Self::Exact(text) | Self::Prefix(text) | Self::Suffix(text) => text,
+            Self::Present => "",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::PolicyName;
+use super::{Notes, PolicyName};
 
 /// Proof that policy allows one connection to one destination. Code that dials takes it by value, so a decision is
 /// used once and cannot be skipped.
@@ -13,13 +13,13 @@ use super::PolicyName;
 ///
 /// ```compile_fail,E0451
 /// let destination = "10.0.0.1:80".parse().unwrap();
-/// let permit = mesh_core::policy::Permit { destination, dry_run_denied: None };
+/// let permit = mesh_core::policy::Permit { destination, notes: Default::default() };
 /// ```
 ///
 /// nor by calling what makes it,
 ///
 /// ```compile_fail,E0624
-/// let permit = mesh_core::policy::Permit::mint("10.0.0.1:80".parse().unwrap(), None);
+/// let permit = mesh_core::policy::Permit::mint("10.0.0.1:80".parse().unwrap(), Default::default());
 /// ```
 ///
 /// nor copied,
@@ -42,7 +42,7 @@ use super::PolicyName;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit {
     destination: SocketAddr,
-    dry_run_denied: Option<Arc<PolicyName>>,
+    notes: Notes,
 }
 
 /// A connection that is not allowed. `Display` is the reason, for logs.
@@ -78,6 +78,8 @@ pub enum DeniedBy {
         /// The policy.
         policy: Arc<PolicyName>,
     },
+    /// It depends on what nobody has looked at.
+    Undecided,
     /// No configuration was received yet.
     NotLoaded,
     /// The configuration does not have this workload (any more).
@@ -95,8 +97,8 @@ pub enum DeniedBy {
 
 impl Permit {
     /// Only the engine of this module calls it.
-    pub(super) fn mint(destination: SocketAddr, dry_run_denied: Option<Arc<PolicyName>>) -> Self {
-        Self { destination, dry_run_denied }
+    pub(super) fn mint(destination: SocketAddr, notes: Notes) -> Self {
+        Self { destination, notes }
     }
 
     /// The one destination that it is good for, in canonical form.
@@ -111,7 +113,35 @@ impl Permit {
 
     /// The dry-run policy that would have denied the connection if it were enforced.
     pub fn dry_run_denied(&self) -> Option<&PolicyName> {
-        self.dry_run_denied.as_deref()
+        self.notes.would_be_denied.as_deref()
+    }
+
+    /// What is to be recorded.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+}
+
+impl DeniedBy {
+    /// The policy that denied it, if it was a single one.
+    pub fn policy(&self) -> Option<&Arc<PolicyName>> {
+        match self {
+            Self::MutualTls { policy } | Self::Policy { policy, .. } | Self::PolicyMissing { policy } => {
+                Some(policy)
+            }
+            _ => None,
+        }
+    }
+
+    /// What Envoy would state in its log for it: which policy has matched, and nothing of what is in it.
+    pub fn details(&self) -> String {
+        match self {
+            Self::Policy { policy, rule } => {
+                let PolicyName { namespace, name } = &**policy;
+                format!("rbac_access_denied_matched_policy[ns[{namespace}]-policy[{name}]-rule[{rule}]]")
+            }
+            _ => "rbac_access_denied_matched_policy[none]".to_owned(),
+        }
     }
 }
 
@@ -130,6 +160,7 @@ impl fmt::Display for DeniedBy {
             Self::Policy { policy, rule } => write!(f, "AuthorizationPolicy {policy} denies it, rule {rule}"),
             Self::NoAllowMatched { applied } => write!(f, "no ALLOW policy matched ({applied} apply)"),
             Self::PolicyMissing { policy } => write!(f, "policy {policy} applies but was not received yet"),
+            Self::Undecided => f.write_str("it depends on requests, and nobody has looked for any"),
             Self::NotLoaded => f.write_str("no configuration was received yet"),
             Self::UnknownWorkload => f.write_str("the workload is not part of the configuration"),
             Self::WrongDestination => f.write_str("the destination is not an address of the target"),

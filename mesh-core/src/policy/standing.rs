@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::PolicySet;
-use super::engine::enforce;
-use super::rule::{Attributes, Effect, Effective, Group, Matcher};
+use super::effective::Effective;
+use super::request::Seen;
+use super::rule::{Attributes, Matcher};
+use super::{Decision, PolicySet};
 use crate::id::SpiffeId;
 use crate::model::Workload;
 use crate::net::canonical_ip;
@@ -24,8 +25,8 @@ pub struct Standing {
 
 impl PolicySet {
     /// What stands for connections of `peer`, who is at `source`, to `destination`, an address of `workload`. `None` where
-    /// each connection has to be looked at: something is not known yet, a policy is to be tried out (its would-be denials
-    /// are logged), somebody else is to be asked, or policies name more ports than is reasonable.
+    /// each connection has to be looked at: something is not known yet, it depends on requests, something is to be noted,
+    /// somebody else is to be asked, or policies name more ports than is reasonable.
     pub fn standing(
         &self,
         workload: &Workload,
@@ -37,14 +38,17 @@ impl PolicySet {
         }
         let effective = self.effective.get(&workload.uid)?;
         let (source_ip, destination) = (canonical_ip(source), canonical_ip(destination));
-        let asks = effective.deny.iter().any(|policy| policy.effect == Effect::Custom);
-        let tried = !effective.dry_run_deny.is_empty() || !effective.dry_run_allow.is_empty();
-        if effective.missing.is_some() || asks || tried || !workload.has_ip(destination) {
+        if effective.missing.is_some() || effective.notes() || !workload.has_ip(destination) {
             return None;
         }
         let decide = |port: u16| {
             let destination = SocketAddr::new(destination, port);
-            enforce(effective, &Attributes { peer: Some(peer), source_ip, destination }).is_ok()
+            let seen = Seen::Nothing;
+            match effective.decide(&Attributes { peer: Some(peer), source_ip, destination, seen }, &[]) {
+                Decision::Allowed(_) => Some(true),
+                Decision::Denied(_) => Some(false),
+                Decision::NeedsRequest | Decision::NeedsExternal(_) => None,
+            }
         };
         let ports = ports(effective);
         if ports.len() > MAX_NAMED_PORTS {
@@ -52,8 +56,8 @@ impl PolicySet {
         }
         let other = (1..=u16::MAX).find(|port| !ports.contains(port))?;
         Some(Standing {
-            named: ports.into_iter().map(|port| (port, decide(port))).collect(),
-            others: decide(other),
+            named: ports.into_iter().map(|port| Some((port, decide(port)?))).collect::<Option<_>>()?,
+            others: decide(other)?,
         })
     }
 }
@@ -80,9 +84,7 @@ impl Standing {
 }
 
 fn ports(effective: &Effective) -> std::collections::BTreeSet<u16> {
-    let policies = [&effective.mutual_tls, &effective.deny, &effective.allow];
-    let rules = policies.into_iter().flatten().flat_map(|policy| &policy.rules);
-    let clauses = rules.flat_map(|rule| &rule.groups).flat_map(|Group(alternatives)| alternatives).flatten();
+    let clauses = effective.policies().flat_map(|policy| &policy.rules).flat_map(|rule| rule.clauses());
     clauses
         .filter_map(|clause| match &clause.matcher {
             Matcher::DestinationPort(ports) => Some(ports),

@@ -1,29 +1,35 @@
-//! Policies that name what they are for instead of selecting workloads. They are in force at waypoints and nowhere else.
+//! Policies in force at waypoints and gateways: those that name what they are for, and, at gateways, those that select them
+//! as they would any workload.
 
 use std::sync::Arc;
 
 use super::compile::{TrustDomains, targeted};
-use super::engine::enforce;
-use super::rule::{Attributes, Effect, Effective, Policy};
-use super::{Connection, Denied};
+use super::effective::Effective;
+use super::rule::{Effect, Policy, Scope};
+use super::{Decision, DeniedBy, EVERYWHERE, Notes, Question};
 use crate::model::{Report, Service, Snapshot};
-use crate::net::{canonical, canonical_ip};
+use crate::own::Own;
 use crate::resource::Spec;
 use crate::resource::security::PolicyTargetReference;
 use crate::waypoint::{WAYPOINT_CLASS, targets};
 
-/// The policies that one waypoint enforces, as one version of the configuration has them.
+/// The policies that one waypoint or gateway enforces, as one version of the configuration has them.
 #[derive(Debug, Default)]
 pub struct Targeted {
     /// With what each is for here.
     policies: Vec<(Vec<Aim>, Arc<Policy>)>,
 }
 
+/// Those of them that are for what one connection is to. The default is that of a configuration that was not received yet,
+/// which lets nothing through.
+#[derive(Debug, Default)]
+pub struct Gate(Option<Effective>);
+
 /// What a policy is for, as far as that is this waypoint's business.
 #[derive(Debug, PartialEq, Eq)]
 enum Aim {
     /// Everything that comes through.
-    Waypoint,
+    Everything,
     /// A service of Kubernetes.
     Service { namespace: Arc<str>, name: Arc<str> },
     /// The hosts of a ServiceEntry.
@@ -33,32 +39,40 @@ enum Aim {
 impl Targeted {
     /// Those for the waypoint `name` of `namespace`.
     pub fn of(snapshot: &Snapshot, (namespace, name): (&str, &str)) -> Self {
-        let domains = TrustDomains { own: snapshot.trust_domain(), aliases: snapshot.trust_domain_aliases() };
-        let root = &*snapshot.mesh().root_namespace;
-        let root = if root.is_empty() { DEFAULT_ROOT } else { root };
-        let policies = snapshot.configs().filter_map(|config| {
-            let object = config.object();
-            let Spec::AuthorizationPolicy(spec) = &object.spec else { return None };
-            let own = &object.meta.namespace;
-            let aim = |target: &PolicyTargetReference| match &*target.kind {
-                "Gateway" => (**own == *namespace && *target.name == *name).then_some(Aim::Waypoint),
-                "GatewayClass" => {
-                    (**own == *root && *target.name == *WAYPOINT_CLASS).then_some(Aim::Waypoint)
-                }
-                "Service" => Some(Aim::Service { namespace: own.clone(), name: target.name.as_str().into() }),
-                "ServiceEntry" => {
-                    Some(Aim::Entry { namespace: own.clone(), name: target.name.as_str().into() })
-                }
-                _ => None,
-            };
-            let aims: Vec<_> = targets(&object.spec).filter_map(aim).collect();
-            if aims.is_empty() {
-                return None;
-            }
-            let policy = targeted(object, spec, domains, &mut Report::default())?;
-            Some((aims, Arc::new(policy))).filter(|(_, policy)| !policy.dry_run)
+        let root = root_of(snapshot);
+        let aim = |own: &Arc<str>, target: &PolicyTargetReference| match &*target.kind {
+            "Gateway" => (**own == *namespace && *target.name == *name).then_some(Aim::Everything),
+            "GatewayClass" => (**own == *root && *target.name == *WAYPOINT_CLASS).then_some(Aim::Everything),
+            "Service" => Some(Aim::Service { namespace: own.clone(), name: target.name.as_str().into() }),
+            "ServiceEntry" => Some(Aim::Entry { namespace: own.clone(), name: target.name.as_str().into() }),
+            _ => None,
+        };
+        Self { policies: aimed(snapshot, aim) }
+    }
+
+    /// Those for a gateway: of its namespace and of the root namespace, with a selector for its labels or without one, and
+    /// those that name a Gateway of Kubernetes that it is.
+    pub fn of_gateway(snapshot: &Snapshot, own: &Own) -> Self {
+        let is_own = |name: &str| {
+            *name == *own.name || own.labels.get(GATEWAY_NAME).is_some_and(|gateway| gateway == name)
+        };
+        let aim = |namespace: &Arc<str>, target: &PolicyTargetReference| {
+            let named = *target.kind == *"Gateway" && *namespace == own.namespace && is_own(&target.name);
+            named.then_some(Aim::Everything)
+        };
+        let (root, all) = (root_of(snapshot), snapshot.policies());
+        let listed = all.by_key.values().filter(|policy| {
+            let namespace = &*policy.name.namespace;
+            let selects = |(key, value): (&String, &String)| own.labels.get(key) == Some(value);
+            let selected = policy.selector.as_ref().is_some_and(|labels| labels.iter().all(selects));
+            policy.scope == Scope::Listed && selected && (*namespace == *own.namespace || *namespace == *root)
         });
-        Self { policies: policies.collect() }
+        let scoped = [EVERYWHERE, &own.namespace].into_iter().filter_map(|scope| all.scoped.get(scope));
+        let scoped = scoped.flat_map(rpds::RedBlackTreeMapSync::values);
+        // Who may speak plainly to a gateway, its listeners say.
+        let selected = listed.chain(scoped).filter(|policy| policy.effect != Effect::MutualTls);
+        let selected = selected.map(|policy| (vec![Aim::Everything], Arc::clone(policy)));
+        Self { policies: aimed(snapshot, aim).into_iter().chain(selected).collect() }
     }
 
     /// Whether there is nothing to decide.
@@ -66,11 +80,10 @@ impl Targeted {
         self.policies.is_empty()
     }
 
-    /// Decides about a connection that comes through the waypoint, to `service` if it is to one.
-    /// [`Connection::destination`] is what the client asked for: of a service its address and port.
-    pub fn authorize(&self, service: Option<&Service>, connection: &Connection<'_>) -> Result<(), Denied> {
+    /// Those for what goes to `service`, if it goes to one.
+    pub fn gate(&self, service: Option<&Service>) -> Gate {
         let concerns = |aim: &Aim| match (aim, service) {
-            (Aim::Waypoint, _) => true,
+            (Aim::Everything, _) => true,
             (Aim::Service { namespace, name }, Some(service)) => {
                 service.entry.is_none() && service.namespace == *namespace && service.name == *name
             }
@@ -81,26 +94,54 @@ impl Targeted {
             (_, None) => false,
         };
         let own = self.policies.iter().filter(|(aims, _)| aims.iter().any(concerns));
-        let mut own: Vec<_> = own.map(|(_, policy)| Arc::clone(policy)).collect();
+        let mut own: Vec<_> = own.map(|(_, policy)| policy).collect();
         own.sort_by(|a, b| (a.effect, &a.name).cmp(&(b.effect, &b.name)));
-        let (allow, deny) = own.into_iter().partition(|policy| policy.effect == Effect::Allow);
-        let effective = Effective {
-            missing: None,
-            mutual_tls: Vec::new(),
-            deny,
-            allow,
-            dry_run_deny: Vec::new(),
-            dry_run_allow: Vec::new(),
-        };
-        let attributes = Attributes {
-            peer: connection.peer,
-            source_ip: canonical_ip(connection.source_ip),
-            destination: canonical(connection.destination),
-        };
-        enforce(&effective, &attributes).map_err(Denied::from)
+        Gate(Some(Effective::of(&own)))
     }
 }
 
+impl Gate {
+    /// Decides about a connection that comes through, as far as it was looked into, or about one of its requests.
+    /// [`super::Connection::destination`] is what the client asked for: of a service its address and port.
+    pub fn decide(&self, question: &Question<'_>) -> Decision<Notes> {
+        match &self.0 {
+            Some(effective) => effective.decide(&question.attributes(), question.approved),
+            None => DeniedBy::NotLoaded.into(),
+        }
+    }
+
+    /// Whether there is nothing to decide.
+    pub fn is_empty(&self) -> bool {
+        self.0.as_ref().is_some_and(Effective::is_empty)
+    }
+}
+
+/// Policies with targets that `aim` finds something at.
+fn aimed(
+    snapshot: &Snapshot,
+    aim: impl Fn(&Arc<str>, &PolicyTargetReference) -> Option<Aim>,
+) -> Vec<(Vec<Aim>, Arc<Policy>)> {
+    let domains = TrustDomains { own: snapshot.trust_domain(), aliases: snapshot.trust_domain_aliases() };
+    let policies = snapshot.configs().filter_map(|config| {
+        let object = config.object();
+        let Spec::AuthorizationPolicy(spec) = &object.spec else { return None };
+        let aims: Vec<_> =
+            targets(&object.spec).filter_map(|target| aim(&object.meta.namespace, target)).collect();
+        if aims.is_empty() {
+            return None;
+        }
+        Some((aims, Arc::new(targeted(object, spec, domains, &mut Report::default()))))
+    });
+    policies.collect()
+}
+
+fn root_of(snapshot: &Snapshot) -> &str {
+    let root = &*snapshot.mesh().root_namespace;
+    if root.is_empty() { DEFAULT_ROOT } else { root }
+}
+
+/// The label of the pods that a Gateway of Kubernetes consists of.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// Where `MeshConfig` says nothing.
 const DEFAULT_ROOT: &str = "istio-system";
 
@@ -109,6 +150,7 @@ mod tests {
     use super::*;
     use crate::id::SpiffeId;
     use crate::model::{CompileOptions, compile};
+    use crate::policy::{Connection, Seen};
     use crate::resource::{SourceFile, parse};
 
     fn snapshot(policies: &[(&str, &str, &str)]) -> Snapshot {
@@ -148,7 +190,8 @@ mod tests {
                 destination: destination.parse().unwrap(),
                 encrypted: true,
             };
-            targeted.authorize(service.as_deref(), &connection).is_ok()
+            let question = Question { connection: &connection, seen: Seen::Unread, approved: &[] };
+            targeted.gate(service.as_deref()).decide(&question).strict().is_ok()
         });
         passes.collect::<Vec<_>>().try_into().unwrap()
     }

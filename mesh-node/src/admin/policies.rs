@@ -11,6 +11,9 @@ pub(super) fn for_tools(set: &Value) -> Vec<Value> {
 
 fn policy(policy: &Value) -> Option<Value> {
     let (namespace, name) = policy["name"].as_str()?.split_once('/')?;
+    if policy["effect"] == "AUDIT" {
+        return None;
+    }
     let action = if policy["effect"] == "ALLOW" { "Allow" } else { "Deny" };
     let rules: Vec<_> = items(&policy["rules"]).iter().map(rule).collect();
     Some(json!({

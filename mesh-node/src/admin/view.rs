@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Admin, PodStatus, table};
 use crate::identity::CertificateStatus;
-use crate::report::{CheckedEndpoint, ConnView, Event, Party, Rfc3339};
+use crate::report::{CheckedEndpoint, ConnView, Event, Party, Refusal, Rfc3339};
 
 /// The node at a glance.
 #[derive(Debug, Serialize)]
@@ -28,6 +28,8 @@ pub(super) struct State {
     /// The newest [`MAX_CONNECTIONS`] of them.
     connections: Vec<Connection>,
     refused: Vec<Refused>,
+    /// The last that policy has refused, the oldest first.
+    denials: Vec<Refusal>,
     /// Endpoints that are left out because of their health checks.
     unhealthy: Vec<CheckedEndpoint>,
 }
@@ -124,6 +126,7 @@ impl State {
             open_connections: live.len(),
             connections: live.iter().rev().take(MAX_CONNECTIONS).map(connection).collect(),
             refused: refused(admin),
+            denials: admin.reporter.refusals(),
             unhealthy: admin
                 .reporter
                 .checked_endpoints()
@@ -154,6 +157,11 @@ impl State {
         out.push('\n');
         let refused: Vec<_> = self.refused.iter().map(Refused::row).collect();
         out += &table::render(&["REFUSED OR LOST", "REASON", "COUNT"], &refused);
+        if !self.denials.is_empty() {
+            out.push('\n');
+            let rows: Vec<_> = self.denials.iter().rev().take(MAX_DENIALS).map(denial_row).collect();
+            out += &table::render(&["DENIED AT", "FROM", "TO", "REQUEST", "WHY"], &rows);
+        }
         if !self.unhealthy.is_empty() {
             out.push('\n');
             let rows: Vec<_> = self.unhealthy.iter().map(unhealthy_row).collect();
@@ -296,6 +304,12 @@ fn end(party: &Party) -> End {
 }
 
 /// The events that have happened at all.
+fn denial_row(denial: &Refusal) -> Vec<String> {
+    let Refusal { time, source, source_address, destination, request, reason } = denial;
+    let from = source.as_ref().unwrap_or(source_address);
+    [time, from, destination, request.as_deref().unwrap_or("-"), reason].map(|it| it.to_owned()).into()
+}
+
 fn refused(admin: &Admin) -> Vec<Refused> {
     let counted = Event::ALL.into_iter().map(|event| (event, admin.reporter.counted(event)));
     let happened = counted.filter(|(_, count)| *count > 0);
@@ -311,5 +325,7 @@ fn time_or_null<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) 
 
 /// Connections on the page. More would be neither read nor cheap every two seconds.
 const MAX_CONNECTIONS: usize = 200;
+/// Refusals that are shown to a terminal; all that are kept are on the page.
+const MAX_DENIALS: usize = 20;
 /// Endpoints on the page that are left out; all of them are in the dump.
 const MAX_UNHEALTHY: usize = 200;

@@ -14,6 +14,7 @@ use mesh_core::gateway_api::{Resources, client_certificate};
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Endpoint, NoWay, Service, Snapshot, Target, Waypoint, Workload};
 use mesh_core::own::Own;
+use mesh_core::policy::{Decision, Notes, Seen};
 use mesh_core::resource::Secret;
 use mesh_core::resource::mesh_config::proxy::Topology;
 use mesh_core::route::{ClusterRef, RouteTable, StreamView};
@@ -23,16 +24,18 @@ use tokio::sync::watch;
 use super::accepted::{Accepted, Alpn, Facts, HttpConnection, OpaqueConnection, Serve, Thread};
 use super::datagrams::{self, Means};
 use super::listener::Serving;
+use super::policies::EdgePolicies;
 use super::tls::ClientCertificate;
 use crate::admit::Descriptors;
 use crate::identity::IdentityStore;
+use crate::l7::authorize::refusal;
 use crate::l7::engine::Engine;
 use crate::l7::limit;
 use crate::l7::serve::{self, Connection, Protocol};
 use crate::l7::shared::Shared;
-use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, LocalBoxFuture, Site};
+use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, Guard, LocalBoxFuture, Site};
 use crate::l7::stream::{self, Stream};
-use crate::report::{ConnInfo, Direction, Flag, Party, Perspective, Stage};
+use crate::report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, Perspective, Stage};
 use crate::run::drain::Drain;
 use crate::run::lookup::Lookup;
 use crate::sys::sockopt;
@@ -50,15 +53,16 @@ fn on_thread(thread: &Thread, shared: &Arc<Shared>) -> Serve {
     reporter.follow_checked(shared);
     let engine = Engine::new(client, reporter, Arc::clone(shared), snapshots, entropy(thread));
     let thread = thread.clone();
+    let policies = Rc::<EdgePolicies>::default();
     Rc::new(move |accepted| {
-        let engine = Rc::clone(&engine);
+        let (engine, policies) = (Rc::clone(&engine), Rc::clone(&policies));
         if let Accepted::Datagrams(door) = accepted {
             return Box::pin(datagrams::serve(engine, Means::of(&thread), door));
         }
         Box::pin(async move {
             match accepted {
-                Accepted::Http(connection) => serve(engine, connection).await,
-                Accepted::Opaque(connection) => carry(&engine, connection).await,
+                Accepted::Http(connection) => serve(engine, policies, connection).await,
+                Accepted::Opaque(connection) => carry(&engine, &policies, connection).await,
                 // There are no doors for these here.
                 Accepted::Tunnel(_) | Accepted::Datagrams(_) => {}
             }
@@ -73,7 +77,7 @@ pub(crate) fn entropy(thread: &Thread) -> u64 {
     index.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ std::hash::RandomState::new().build_hasher().finish()
 }
 
-async fn serve(engine: Rc<Engine>, mut connection: HttpConnection) {
+async fn serve(engine: Rc<Engine>, policies: Rc<EdgePolicies>, mut connection: HttpConnection) {
     if let Some(socket) = connection.io.socket() {
         let _ = sockopt::set_nodelay(socket);
     }
@@ -90,12 +94,13 @@ async fn serve(engine: Rc<Engine>, mut connection: HttpConnection) {
     });
     let drain = connection.drain.clone();
     let io = std::mem::replace(&mut connection.io, crate::l7::io::Io::Closed);
-    let site = Rc::new(EdgeSite { connection, known: RefCell::default() });
+    let site =
+        Rc::new(EdgeSite { connection, known: RefCell::default(), engine: Rc::clone(&engine), policies });
     serve::connection(engine, Connection { io, input: BytesMut::new(), facts, site, protocol }, drain).await;
 }
 
 /// A connection whose bytes are nobody's business.
-async fn carry(engine: &Engine, connection: OpaqueConnection) {
+async fn carry(engine: &Engine, policies: &EdgePolicies, connection: OpaqueConnection) {
     let report = engine.reporter.begin(ConnInfo {
         direction: Direction::Outbound,
         source: Party {
@@ -110,10 +115,45 @@ async fn carry(engine: &Engine, connection: OpaqueConnection) {
         encrypted: false,
         datagrams: false,
     });
-    let _held = match limit::at_door(engine, &facts(&connection.facts)) {
+    let client = facts(&connection.facts);
+    let decide = || {
+        let seen = Seen::Bytes { server_name: client.sni.as_deref() };
+        policies.decide(engine, &client, (seen, &[])).strict()
+    };
+    match decide() {
+        Ok(notes) => engine.reporter.noted(&notes, &client.peer, &connection.facts.local),
+        Err(denied) => {
+            engine.reporter.denied(&denied, refusal(&client, &denied));
+            return report.fail(Stage::Policy, denied);
+        }
+    }
+    let _held = match limit::at_door(engine, &client) {
         Ok(held) => held,
         Err(over) => return report.fail_as(Stage::Policy, Flag::RateLimited, over),
     };
+    let mut versions = engine.versions();
+    let revoked = async {
+        loop {
+            if let Err(denied) = decide() {
+                break denied;
+            }
+            if versions.changed().await.is_err() {
+                std::future::pending().await
+            }
+            versions.borrow_and_update();
+        }
+    };
+    tokio::select! {
+        () = carry_allowed(engine, connection, &report) => {}
+        denied = revoked => {
+            engine.reporter.count(Event::DeniedLater);
+            report.fail(Stage::Policy, format_args!("cut after a policy change: {denied}"));
+        }
+    }
+}
+
+/// Carries one that policy lets pass.
+async fn carry_allowed(engine: &Engine, connection: OpaqueConnection, report: &ConnReport) {
     if let Some(named) = connection.named() {
         let asked = connection.facts.sni.as_deref().unwrap_or("no name");
         // What is not there, or not for this gateway to see, has no filter chain in Istio.
@@ -123,7 +163,7 @@ async fn carry(engine: &Engine, connection: OpaqueConnection) {
             return report.fail_as(Stage::Resolve, Flag::NoRoute, reason);
         };
         let (stream, drain) = stream_of(connection, to, true);
-        return stream::carry(engine, stream, &report, &drain).await;
+        return stream::carry(engine, stream, report, &drain).await;
     }
     let rules = connection.serving().and_then(|(_, served)| served.streams);
     let view =
@@ -135,7 +175,7 @@ async fn carry(engine: &Engine, connection: OpaqueConnection) {
     };
     let to = route.forward.choose(engine.random()).to.clone();
     let (stream, drain) = stream_of(connection, to, false);
-    stream::carry(engine, stream, &report, &drain).await;
+    stream::carry(engine, stream, report, &drain).await;
 }
 
 /// A connection as the engine carries it, and when it should end.
@@ -181,6 +221,8 @@ struct EdgeSite {
     connection: HttpConnection,
     /// The rules as they were last, and what they were found in.
     known: RefCell<Option<Known>>,
+    engine: Rc<Engine>,
+    policies: Rc<EdgePolicies>,
 }
 
 /// What a listener served, and the rules of one server in it.
@@ -201,6 +243,14 @@ impl Site for EdgeSite {
 
     fn fallback(&self) -> Option<Chosen> {
         None
+    }
+
+    fn guard(&self) -> Guard {
+        self.policies.guard(&self.engine)
+    }
+
+    fn decide(&self, facts: &site::Facts, seen: Seen<'_>, approved: &[Arc<str>]) -> Decision<Notes> {
+        self.policies.decide(&self.engine, facts, (seen, approved))
     }
 
     fn port(&self) -> u16 {

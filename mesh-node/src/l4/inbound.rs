@@ -1,8 +1,8 @@
 //! What reaches an enrolled pod: plaintext from outside the mesh, and streams of tunnels.
 
-use std::{net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
+use std::{future::pending, net::SocketAddr, rc::Rc, sync::Arc, time::Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header::FORWARDED};
 use mesh_common::{INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
 use mesh_core::{
@@ -13,14 +13,14 @@ use mesh_core::{
 use tokio::net::TcpStream;
 
 use super::{
-    dial, forwarded,
-    relay::{self, Far},
-    revoke::{Facts, revoked},
+    dial, forwarded, relay,
+    revoke::{Carries, Facts, revoked},
 };
 use crate::{
     l7::{
         io::Io,
         site::{DialError, Dialled, Held},
+        sniff,
     },
     redirect::LocalPod,
     report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, Stage},
@@ -31,16 +31,23 @@ use crate::{
 
 mod requests;
 
-pub(super) use requests::asks_for_tokens;
+use self::requests::Plan;
 
 /// Serves one plaintext connection; its local address is what the client asked for.
 pub async fn plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, client: SocketAddr) {
     let Ok(wanted) = tcp.local_addr() else { return };
     let client = SocketAddr::new(client.ip().to_canonical(), client.port());
     let destination = SocketAddr::new(wanted.ip().to_canonical(), wanted.port());
-    let facts = Facts { uid: pod.workload.clone(), peer: None, source_ip: client.ip(), destination };
-    if let Some(asked) = requests::asked(&worker, &facts, &tcp).await {
-        return requests::serve(&worker, (&pod, facts), asked, (tcp, client)).await;
+    let carries = Carries::Unread;
+    let mut facts =
+        Facts { uid: pod.workload.clone(), peer: None, source_ip: client.ip(), destination, carries };
+    if let Some(plan) = requests::plan(&worker, &facts) {
+        let begins = sniff::beginning(&tcp, plan.wanted(), plan.patience).await;
+        if plan.is_for(&begins) {
+            let carried = (tcp.into(), BytesMut::new(), client);
+            return requests::serve(&worker, (&pod, facts), plan, carried).await;
+        }
+        facts.carries = plan.bytes(&begins);
     }
     let (report, workload) = begin(&worker, &facts, client);
     let Some(permit) = authorize(&worker, &facts, workload.as_ref(), &report) else { return };
@@ -50,7 +57,7 @@ pub async fn plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, c
     match dial::application(&worker, &pod, permit, client).await {
         Ok(application) => {
             report.opened();
-            carry(&worker, Far::Tcp(tcp), application, &facts, &report).await;
+            carry(&worker, tcp.into(), application, &facts, &report).await;
         }
         Err(error) => report.fail(Stage::Dial, error),
     }
@@ -63,11 +70,34 @@ pub(super) async fn held(
     facts: Facts,
     client: SocketAddr,
 ) -> Result<Dialled, DialError> {
-    let opened = local(worker, pod, &facts, client).await;
-    let (tcp, report) = opened.map_err(|(stage, reason)| match stage {
+    let opened = local(worker, pod, facts, client).await;
+    let opened = opened.map_err(|(stage, reason)| match stage {
         Stage::Policy => DialError::Denied(reason),
         _ => DialError::Connect(reason),
     })?;
+    watched(worker, opened)
+}
+
+/// [`held`], for requests that are read here already: with the permit of one of them, or with what policy says of the
+/// connection whatever it carries.
+async fn held_for_requests(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    (facts, permit): (Facts, Option<Permit>),
+    client: SocketAddr,
+) -> Result<Dialled, DialError> {
+    let (report, workload) = begin(worker, &facts, client);
+    let permit = permit.or_else(|| authorize(worker, &facts, workload.as_ref(), &report));
+    let Some(permit) = permit else {
+        return Err(DialError::Denied("refused by policy at the destination".to_owned()));
+    };
+    let opened = open(worker, pod, (facts, workload, permit), (client, report)).await;
+    watched(worker, opened.map_err(|(_, reason)| DialError::Connect(reason))?)
+}
+
+/// With whoever cuts the connection when policy changes.
+fn watched(worker: &Rc<Worker>, opened: Opened) -> Result<Dialled, DialError> {
+    let Opened { tcp, report, facts } = opened;
     let cut = sockopt::duplicate(&tcp).map_err(|error| DialError::Connect(error.to_string()))?;
     let (watcher, encrypted) = (Rc::downgrade(worker), facts.peer.is_some());
     let report = Rc::new(report);
@@ -97,19 +127,24 @@ pub async fn tunnelled(
         peer: Some(incoming.peer.id.clone()),
         source_ip: tunnel_peer.ip().to_canonical(),
         destination: incoming.authority,
+        carries: Carries::Unread,
     };
-    if is_target(&pod, facts.destination) {
-        match requests::tunnelled(&worker, (&pod, &facts), incoming, client).await {
-            Some(bytes) => incoming = bytes,
-            None => return,
-        }
-    }
     let (report, workload) = begin(&worker, &facts, client);
     if !is_target(&pod, facts.destination) {
         worker.reporter.count(Event::GarbageTarget);
         report.fail(Stage::Connect, "the CONNECT target is not this pod, or is a port of the mesh itself");
         incoming.reject(StatusCode::BAD_REQUEST);
         return;
+    }
+    if let Some(plan) = requests::plan(&worker, &facts) {
+        // What it carries can only be looked at once the peer may send it.
+        match incoming.accept() {
+            Ok(stream) => {
+                let read = Read { io: stream.into(), client, report: Some(report) };
+                return read_first(&worker, &pod, facts, plan, read).await;
+            }
+            Err(error) => return report.fail(Stage::Connect, error),
+        }
     }
     let Some(permit) = authorize(&worker, &facts, workload.as_ref(), &report) else {
         incoming.reject(StatusCode::UNAUTHORIZED);
@@ -126,7 +161,7 @@ pub async fn tunnelled(
         Ok(application) => match incoming.accept() {
             Ok(stream) => {
                 report.opened();
-                carry(&worker, Far::Tunnel(stream), application, &facts, &report).await;
+                carry(&worker, stream.into(), application, &facts, &report).await;
             }
             Err(error) => report.fail(Stage::Connect, error),
         },
@@ -137,35 +172,51 @@ pub async fn tunnelled(
     }
 }
 
-/// Carries what has come through a tunnel and turned out to be no requests, with what was read of it.
-async fn bytes(
-    worker: &Worker,
-    (pod, facts): (&Arc<LocalPod>, &Facts),
-    (io, early): (Io, Bytes),
+/// A connection that has to be read before policy can say anything.
+struct Read {
+    io: Io,
     client: SocketAddr,
-) {
-    let (report, workload) = begin(worker, facts, client);
-    let Some(permit) = authorize(worker, facts, workload.as_ref(), &report) else { return };
-    if is_one_too_many(worker, facts, workload.as_ref(), &report) {
+    /// If it has begun.
+    report: Option<ConnReport>,
+}
+
+/// Reads what a connection begins with, and serves it as what it is.
+async fn read_first(worker: &Rc<Worker>, pod: &Arc<LocalPod>, mut facts: Facts, plan: Plan, read: Read) {
+    let (mut io, mut input) = (read.io, BytesMut::new());
+    let begins = tokio::select! {
+        begins = sniff::read_beginning(&mut io, &mut input, plan.wanted(), plan.patience) => begins,
+        () = worker.drain.forced() => return,
+    };
+    if plan.is_for(&begins) {
+        if let Some(report) = read.report {
+            report.carries_requests();
+        }
+        return requests::serve(worker, (pod, facts), plan, (io, input, read.client)).await;
+    }
+    facts.carries = plan.bytes(&begins);
+    let (begun, workload) = begin(worker, &facts, read.client);
+    let report = read.report.unwrap_or(begun);
+    let Some(permit) = authorize(worker, &facts, workload.as_ref(), &report) else { return };
+    if is_one_too_many(worker, &facts, workload.as_ref(), &report) {
         return;
     }
-    let application = match dial::application(worker, pod, permit, client).await {
-        Ok(application) => application,
-        Err(error) => return report.fail(Stage::Dial, error),
-    };
-    report.opened();
-    let (counters, reports) = (report.counters(), [&report]);
-    let cut = async {
-        tokio::select! {
-            () = revoked(worker, facts, &reports) => {}
-            () = worker.drain.forced() => report.fail(Stage::Drain, "the node is stopping"),
+    match dial::application(worker, pod, permit, read.client).await {
+        Ok(application) => {
+            report.opened();
+            carry(worker, io.with_prefix(input.freeze()), application, &facts, &report).await;
         }
-    };
-    let far = Io::Tcp(application);
-    let carried = relay::relay_any((io, early), far, counters.relayed(), (std::future::pending(), cut)).await;
-    if let Err(error) = carried {
-        report.fail(Stage::Relay, error);
+        Err(error) => report.fail(Stage::Dial, error),
     }
+}
+
+/// A connection to a pod of this node.
+pub(super) struct Opened {
+    /// To the application, or to whoever reads requests for it.
+    pub(super) tcp: TcpStream,
+    /// That of the pod's side.
+    pub(super) report: ConnReport,
+    /// What policy was asked.
+    pub(super) facts: Facts,
 }
 
 /// Serves a connection of another pod of this node: the kernel has attested its source, so no tunnel is needed. The
@@ -173,26 +224,60 @@ async fn bytes(
 pub(super) async fn local(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
-    facts: &Facts,
+    facts: Facts,
     client: SocketAddr,
-) -> Result<(TcpStream, ConnReport), (Stage, String)> {
-    let (report, workload) = begin(worker, facts, client);
-    let Some(permit) = authorize(worker, facts, workload.as_ref(), &report) else {
+) -> Result<Opened, (Stage, String)> {
+    if let Some(plan) = requests::plan(worker, &facts) {
+        return read_within(worker, pod, facts, (plan, client));
+    }
+    let (report, workload) = begin(worker, &facts, client);
+    let Some(permit) = authorize(worker, &facts, workload.as_ref(), &report) else {
         return Err((Stage::Policy, "refused by policy at the destination".to_owned()));
     };
-    if is_one_too_many(worker, facts, workload.as_ref(), &report) {
+    open(worker, pod, (facts, workload, permit), (client, report)).await
+}
+
+/// Opens the application's side of what policy lets pass.
+async fn open(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    (facts, workload, permit): (Facts, Option<Arc<Workload>>, Permit),
+    (client, report): (SocketAddr, ConnReport),
+) -> Result<Opened, (Stage, String)> {
+    if is_one_too_many(worker, &facts, workload.as_ref(), &report) {
         return Err((Stage::Connect, "a limit of connections at the destination is reached".to_owned()));
     }
     match dial::application(worker, pod, permit, client).await {
-        Ok(application) => {
+        Ok(tcp) => {
             report.opened();
-            Ok((application, report))
+            Ok(Opened { tcp, report, facts })
         }
         Err(error) => {
             report.fail(Stage::Dial, &error);
             Err((Stage::Dial, error.to_string()))
         }
     }
+}
+
+/// Opens a connection to a task of this process that reads it for the application.
+fn read_within(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    facts: Facts,
+    (plan, client): (Plan, SocketAddr),
+) -> Result<Opened, (Stage, String)> {
+    let pair = sockopt::pair().and_then(|(near, far)| Ok((worker.descriptors.allow_dial(near)?, far)));
+    let (tcp, far) = pair.map_err(|error| (Stage::Dial, error.to_string()))?;
+    let (report, _) = begin(worker, &facts, client);
+    // Whoever reads it reports it.
+    report.carries_requests();
+    report.opened();
+    let (reader, to, asked) = (Rc::clone(worker), Arc::clone(pod), facts.clone());
+    tasks::spawn_local("inbound", async move {
+        let read = Read { io: far.into(), client, report: None };
+        read_first(&reader, &to, asked, plan, read).await;
+    });
+    Ok(Opened { tcp, report, facts: Facts { carries: Carries::Requests, ..facts } })
 }
 
 fn begin(worker: &Worker, facts: &Facts, client: SocketAddr) -> (ConnReport, Option<Arc<Workload>>) {
@@ -231,15 +316,13 @@ fn authorize(
         report.fail(Stage::Policy, "the pod is not in the configuration");
         return None;
     };
-    match worker.snapshot().policies().authorize(workload, &facts.connection()) {
+    match facts.decide(&worker.snapshot(), workload) {
         Ok(permit) => {
-            if let Some(policy) = permit.dry_run_denied() {
-                tracing::info!(%policy, client = ?facts.peer, to = %facts.destination, "A dry-run policy would deny.");
-            }
+            worker.reporter.noted(permit.notes(), &facts.client_name(), &facts.destination);
             Some(permit)
         }
         Err(denied) => {
-            worker.reporter.count(Event::denied(&denied.by));
+            worker.reporter.denied(&denied, facts.refusal(&denied));
             report.fail(Stage::Policy, denied);
             None
         }
@@ -264,7 +347,7 @@ fn is_one_too_many(
     true
 }
 
-async fn carry(worker: &Worker, far: Far, application: TcpStream, facts: &Facts, report: &ConnReport) {
+async fn carry(worker: &Worker, far: Io, application: TcpStream, facts: &Facts, report: &ConnReport) {
     let _ = sockopt::set_linger_zero(&application, true);
     let counters = report.counters();
     let reports = [report];
@@ -274,7 +357,8 @@ async fn carry(worker: &Worker, far: Far, application: TcpStream, facts: &Facts,
             () = worker.drain.forced() => report.fail(Stage::Drain, "the node is stopping"),
         }
     };
-    if let Err(error) = relay::relay(application, far, counters.relayed(), cut).await {
+    let application = (application.into(), Bytes::new());
+    if let Err(error) = relay::relay_any(application, far, counters.relayed(), (pending(), cut)).await {
         report.fail(Stage::Relay, error);
     }
 }

@@ -21,7 +21,7 @@ use super::{
     dial, forwarded, inbound,
     relay::{self, Far},
     requests::{self, outside},
-    revoke::{Facts, revoked},
+    revoke::{Carries, Facts, revoked},
     waypoint::{Missed, Passenger},
 };
 use crate::{
@@ -439,15 +439,10 @@ impl Story {
             workload: workload.clone(),
         });
         match workload {
-            Some(workload) if workload.accepts_tunnel() => {
-                let local = self.worker.local_pod(&workload.uid);
-                // Who asks for tokens takes requests in by one door.
-                let local = local.filter(|_| !inbound::asks_for_tokens(&self.worker, snapshot, &workload));
-                match local {
-                    Some(pod) => self.reach_local(source, &pod, endpoint.addr).await,
-                    None => self.reach_tunnel(source, &workload, endpoint.addr).await,
-                }
-            }
+            Some(workload) if workload.accepts_tunnel() => match self.worker.local_pod(&workload.uid) {
+                Some(pod) => self.reach_local(source, &pod, endpoint.addr).await,
+                None => self.reach_tunnel(source, &workload, endpoint.addr).await,
+            },
             Some(workload) => {
                 let target = Target::Workload { workload, addr: endpoint.addr };
                 self.pass_through(snapshot, source, endpoint.addr, &target).await
@@ -468,12 +463,13 @@ impl Story {
             peer: Some(source.identity.clone()),
             source_ip: self.client.ip(),
             destination: to,
+            carries: Carries::Unread,
         };
         self.report.set_encrypted(true);
-        match inbound::local(&self.worker, pod, &facts, self.client).await {
-            Ok((application, report)) => {
-                let _ = sockopt::set_linger_zero(&application, true);
-                Ok(Reached { far: Far::Tcp(application), local: Some((report, facts)), load: None })
+        match inbound::local(&self.worker, pod, facts, self.client).await {
+            Ok(inbound::Opened { tcp, report, facts }) => {
+                let _ = sockopt::set_linger_zero(&tcp, true);
+                Ok(Reached { far: Far::Tcp(tcp), local: Some((report, facts)), load: None })
             }
             Err((Stage::Policy, reason)) => Err(Failure::last(Stage::Policy, reason)),
             Err((stage, reason)) => Err(Failure::of(stage, reason)),

@@ -15,7 +15,7 @@ use mesh_core::model::{Declared, Service, ServiceKey, ServicePort, Snapshot, Wor
 use mesh_core::route::{self, About, ClusterRef, Route, RouteTable, StreamTable, StreamView};
 use tokio::net::TcpStream;
 
-use super::revoke::Facts;
+use super::revoke::{Carries, Facts};
 use super::waypoint::{Missed, Passenger};
 use super::{dial, forwarded, inbound};
 use crate::l7::engine::Engine;
@@ -469,15 +469,10 @@ impl PodClient {
             return Ok(Dialled { io: stream.into(), encrypted: true, held: None });
         }
         match &to.endpoint.workload {
-            Some(workload) if workload.accepts_tunnel() => {
-                let local = worker.local_pod(&workload.uid);
-                // Who asks for tokens takes requests in by one door.
-                let local = local.filter(|_| !inbound::asks_for_tokens(&worker, to.snapshot, workload));
-                match local {
-                    Some(pod) => self.open_local(&worker, &source, &pod, addr).await,
-                    None => self.open_tunnel(&worker, &source, workload, addr).await,
-                }
-            }
+            Some(workload) if workload.accepts_tunnel() => match worker.local_pod(&workload.uid) {
+                Some(pod) => self.open_local(&worker, &source, &pod, addr).await,
+                None => self.open_tunnel(&worker, &source, workload, addr).await,
+            },
             _ => {
                 let permit = to.snapshot.permit_egress(&source, addr, &to.target());
                 let permit = permit.map_err(|denied| DialError::Denied(denied.to_string()))?;
@@ -507,6 +502,7 @@ impl PodClient {
             peer: Some(source.identity.clone()),
             source_ip: client.ip(),
             destination: to,
+            carries: Carries::Unread,
         };
         inbound::held(worker, pod, facts, client).await
     }

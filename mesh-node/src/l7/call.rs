@@ -83,6 +83,7 @@ impl Call {
         match forward::run(stage, job, head, &mut self, &mut record).await {
             Ok(()) => {}
             Err(Ended::Refused(refusal, reason)) => return Err(format!("{} {reason}", refusal.text())),
+            Err(Ended::Answered(reply)) => return Err(format!("status {}", reply.head.status.as_u16())),
             Err(Ended::Gone(broken) | Ended::Cut(broken)) => return Err(broken.to_string()),
         }
         let Self { answer, grpc, heard, .. } = self;

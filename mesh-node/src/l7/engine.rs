@@ -92,6 +92,13 @@ impl Engine {
         engine
     }
 
+    /// The versions of the configuration that come after the one of now.
+    pub fn versions(&self) -> watch::Receiver<Arc<Snapshot>> {
+        let mut versions = self.snapshots.borrow().clone();
+        versions.mark_unchanged();
+        versions
+    }
+
     /// The configuration as it is now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.refresh();

@@ -11,7 +11,9 @@ use mesh_core::authn::Claims;
 use mesh_core::resource::networking::virtual_service::AbortError;
 use mesh_core::route::{Action, Cors, CorsAnswer, Picked, RequestView, Route, https_location};
 
+use super::ahead::Ahead;
 use super::authn;
+use super::authorize;
 use super::edge;
 use super::engine::Engine;
 use super::forward;
@@ -23,7 +25,7 @@ use super::reply::{Refusal, Reply};
 use super::session;
 use super::site::{Chosen, Facts, Site};
 use super::transfer::Downstream;
-use crate::report::Flags;
+use crate::report::{Event, Flags};
 
 /// What a request is served with.
 pub struct Stage<'a> {
@@ -40,6 +42,8 @@ pub struct Stage<'a> {
 pub enum Ended {
     /// The proxy answers.
     Refused(Refusal, String),
+    /// Somebody else has answered in the proxy's place.
+    Answered(Box<Reply>),
     /// The client has gone, or its request broke: there is nobody to answer.
     Gone(Broken),
     /// The answer had begun and could not be ended.
@@ -63,10 +67,12 @@ pub async fn serve<D: Downstream>(
             record.refused(refusal, &reason);
             send(stage, client, Reply::refuse(refusal, grpc), &mut record).await.err()
         }
+        Err(Ended::Answered(reply)) => send(stage, client, *reply, &mut record).await.err(),
         Err(ended) => Some(ended),
     };
     match ended {
-        None => {}
+        // Nothing that sends an answer asks for another.
+        None | Some(Ended::Answered(_)) => {}
         Some(Ended::Gone(broken)) => record.gone(&broken),
         Some(Ended::Cut(broken)) => record.cut(&broken),
         Some(Ended::Refused(refusal, reason)) => record.refused(refusal, &reason),
@@ -89,9 +95,28 @@ async fn run<D: Downstream>(
         return Err(Ended::Refused(Refusal::Loop, reason.to_owned()));
     }
     authn::request(stage, head, record)?;
-    if let Some(reason) = stage.site.denies(stage.facts) {
-        return Err(Ended::Refused(Refusal::Denied, reason));
+    let mut client = Ahead::new(client);
+    let asked = authorize::request(stage, head, &mut client, record).await?;
+    let denied = tokio::select! {
+        biased;
+        followed = follow(stage, head, &mut client, record) => return followed,
+        denied = authorize::revoked(stage, asked.as_ref()) => denied,
+    };
+    stage.engine.reporter.count(Event::DeniedLater);
+    record.denied_by(&denied);
+    if record.is_answered() {
+        return Err(Ended::Cut(Broken::Closed("because policy has changed")));
     }
+    Err(Ended::Refused(Refusal::Denied, format!("cut after a policy change: {denied}")))
+}
+
+/// What rules say of a request that may be.
+async fn follow<D: Downstream>(
+    stage: &Stage<'_>,
+    head: &mut RequestHead,
+    client: &mut D,
+    record: &mut Record,
+) -> Result<(), Ended> {
     let Some((route, matched)) = pick(stage, head)? else {
         let location = https_location(&view(stage, head));
         let reply = redirect(StatusCode::MOVED_PERMANENTLY, &location);

@@ -1,5 +1,6 @@
 //! What is known of one request, gathered while it is served.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mesh_core::dynamodb;
 use mesh_core::limit::Standing;
 use mesh_core::model::Endpoint;
+use mesh_core::policy::Denied;
 use mesh_core::route::MatchInfo;
 
 use super::cluster::Cluster;
@@ -36,7 +38,7 @@ pub struct Record {
     status: Option<StatusCode>,
     grpc_status: Option<u32>,
     flags: Flags,
-    details: &'static str,
+    details: Cow<'static, str>,
     reason: String,
     sent: u64,
     received: u64,
@@ -66,7 +68,7 @@ impl Record {
             status: None,
             grpc_status: None,
             flags: Flags::NONE,
-            details: "via_upstream",
+            details: Cow::Borrowed("via_upstream"),
             reason: String::new(),
             sent: 0,
             received: 0,
@@ -148,20 +150,33 @@ impl Record {
 
     /// How the answer came to be.
     pub fn details(&mut self, details: &'static str) {
-        self.details = details;
+        self.details = Cow::Borrowed(details);
     }
 
     /// The proxy answers.
     pub fn refused(&mut self, refusal: Refusal, reason: &str) {
         self.flag(refusal.flag());
-        self.details = refusal.details();
+        // What policy says is more than what all refusals of it have in common.
+        if refusal != Refusal::Denied || !self.details.starts_with(refusal.details()) {
+            self.details = Cow::Borrowed(refusal.details());
+        }
         reason.clone_into(&mut self.reason);
+    }
+
+    /// Policy denies it; the log says by which policy, the client does not.
+    pub fn denied_by(&mut self, denied: &Denied) {
+        self.details = Cow::Owned(denied.by.details());
+    }
+
+    /// Whether an answer has begun.
+    pub fn is_answered(&self) -> bool {
+        self.status.is_some()
     }
 
     /// The client went away.
     pub fn gone(&mut self, broken: &Broken) {
         self.flag(Flags::DC);
-        self.details = "downstream_remote_disconnect";
+        self.details = Cow::Borrowed("downstream_remote_disconnect");
         self.reason = broken.to_string();
     }
 
@@ -174,7 +189,7 @@ impl Record {
             Broken::Reset(_) => Flags::UR,
             Broken::Io(_) | Broken::Closed(_) => Flags::UC,
         });
-        self.details = "upstream_reset_after_response_started";
+        self.details = Cow::Borrowed("upstream_reset_after_response_started");
         self.reason = broken.to_string();
     }
 
@@ -238,7 +253,7 @@ impl Record {
             "ROUTE_NAME" => self.route.as_ref()?.name.to_string(),
             "RESPONSE_CODE" => self.status?.as_u16().to_string(),
             "RESPONSE_FLAGS" => self.flags.to_string(),
-            "RESPONSE_CODE_DETAILS" => self.details.to_owned(),
+            "RESPONSE_CODE_DETAILS" => self.details.to_string(),
             "START_TIME" => crate::report::Rfc3339(self.wall).to_string(),
             "REQUESTED_SERVER_NAME" => stage.facts.sni.as_ref()?.to_string(),
             _ => return None,
@@ -282,7 +297,7 @@ impl Record {
             code: self.status.map_or(0, |status| status.as_u16()),
             grpc_status: self.grpc_status,
             flags: self.flags,
-            details: self.details,
+            details: &self.details,
             termination_details: "",
             upstream_failure: &self.reason,
             bytes_received: self.received,

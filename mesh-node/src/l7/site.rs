@@ -15,6 +15,7 @@ use mesh_core::id::SpiffeId;
 use mesh_core::limit::{Limits, Policy};
 use mesh_core::model::{Endpoint, NoWay, Service, Snapshot, Target, Waypoint, Workload};
 use mesh_core::own::Own;
+use mesh_core::policy::{Decision, Notes, Seen};
 use mesh_core::resource::Secret;
 use mesh_core::resource::mesh_config::proxy::Topology;
 use mesh_core::route::{MatchInfo, Route, RouteTable};
@@ -215,9 +216,15 @@ pub trait Site {
         None
     }
 
-    /// Why policy refuses a request of this client, if it does.
-    fn denies(&self, _: &Facts) -> Option<String> {
-        None
+    /// Whether policy is to be asked about requests, by the configuration as it is now.
+    fn guard(&self) -> Guard {
+        Guard::None
+    }
+
+    /// Asks policy about something of this client, by the configuration as it is now. `approved` are the external authorizers
+    /// that have nothing against it.
+    fn decide(&self, _: &Facts, _: Seen<'_>, _: &[Arc<str>]) -> Decision<Notes> {
+        Decision::Allowed(Notes::default())
     }
 
     /// Whose tokens are accepted here, where that is not the same for all that the client takes in.
@@ -235,6 +242,17 @@ pub trait Site {
 
     /// Whether clients are strangers: what they say about themselves in headers is not believed.
     fn is_edge(&self) -> bool;
+}
+
+/// Whether policy is to be asked about the requests of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// Never: somebody else asks.
+    None,
+    /// Not now: there is no policy. There may be one before a request is over.
+    Later,
+    /// Yes.
+    Now,
 }
 
 /// One connection of a client.

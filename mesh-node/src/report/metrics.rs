@@ -94,6 +94,7 @@ impl Collector for Scrape {
         self.reporter.protocols.encode(encoder)?;
         self.open_sockets(encoder)?;
         self.events(encoder)?;
+        self.reporter.verdicts.encode(encoder)?;
         self.reporter.encode_checks(encoder)?;
         self.node(encoder)?;
         self.certificates(encoder)?;

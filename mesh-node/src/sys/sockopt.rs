@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::net::TcpStream;
+
 use super::check;
 
 /// On: closing the socket resets the connection, so that data cut short is never shown as a clean end.
@@ -188,6 +190,16 @@ pub(super) fn socket_name(address: SocketAddr) -> (libc::sockaddr_storage, libc:
 /// As `libc` has them, in the width that socket names have.
 const AF_INET: libc::sa_family_t = 2;
 const AF_INET6: libc::sa_family_t = 10;
+
+/// Two ends of a connection within this process: bytes, ends of streams and room are as with TCP, addresses there are none.
+pub fn pair() -> io::Result<(TcpStream, TcpStream)> {
+    let (near, far) = std::os::unix::net::UnixStream::pair()?;
+    let end = |end: std::os::unix::net::UnixStream| {
+        end.set_nonblocking(true)?;
+        TcpStream::from_std(std::net::TcpStream::from(OwnedFd::from(end)))
+    };
+    Ok((end(near)?, end(far)?))
+}
 
 /// Another handle on the same connection, to cut it by while somebody else owns the first.
 pub fn duplicate(socket: &impl AsFd) -> io::Result<std::net::TcpStream> {

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use mesh_core::authn::Providers;
 use mesh_core::model::{Service, ServiceKey, Snapshot, Workload};
-use mesh_core::policy::{Denied, Targeted};
+use mesh_core::policy::{Decision, DeniedBy, Gate, Notes, Question, Seen, Targeted};
 use mesh_core::route::{About, Client, ClusterRef, Owners, Route, RouteTable, StreamTable};
 
 use super::Waypoint;
-use crate::l7::site::{Chosen, Facts, Site};
-use crate::report::Event;
+use crate::l7::site::{Chosen, Facts, Guard, Site};
 
 /// The rules of a waypoint as a data thread knows them.
 pub(super) struct Rules {
@@ -23,7 +22,7 @@ pub(super) struct Rules {
     name: (Arc<str>, Arc<str>),
     known: RefCell<HashMap<(Arc<ServiceKey>, u16), Known>>,
     /// Policies, and of which version of the configuration.
-    policies: RefCell<(u64, Rc<Targeted>)>,
+    policies: RefCell<Option<Policies>>,
 }
 
 /// Rules of one port of a service, as one version of the configuration has them.
@@ -32,6 +31,13 @@ struct Known {
     about: About,
     /// By who asks; there is one entry where that makes no difference.
     tables: Vec<(Asking, Tables)>,
+}
+
+/// The policies of one version of the configuration, and those of them for each service.
+struct Policies {
+    generation: u64,
+    all: Targeted,
+    gates: HashMap<Option<Arc<ServiceKey>>, Rc<Gate>>,
 }
 
 /// As whom rules are asked about: namespace and labels.
@@ -60,30 +66,42 @@ impl Rules {
         (&self.name.0, &self.name.1)
     }
 
-    /// Why policy refuses a connection that asked for `wanted`, of `service` if it is one's, if it does.
-    pub(super) fn denied(
-        &self,
-        snapshot: &Snapshot,
-        service: Option<&Service>,
-        (facts, wanted): (&Facts, SocketAddr),
-    ) -> Option<Denied> {
+    /// The policies for what goes to `service`, if it goes to one.
+    pub(super) fn gate(&self, snapshot: &Snapshot, service: Option<&Service>) -> Rc<Gate> {
+        if !snapshot.is_loaded() {
+            return Rc::default();
+        }
         let generation = snapshot.config_generation();
         let mut known = self.policies.borrow_mut();
-        if known.0 != generation {
+        let mut policies = known.take().filter(|known| known.generation == generation).unwrap_or_else(|| {
             let (namespace, name) = &self.name;
-            *known = (generation, Rc::new(Targeted::of(snapshot, (namespace, name))));
+            let all = Targeted::of(snapshot, (namespace, name));
+            Policies { generation, all, gates: HashMap::new() }
+        });
+        if policies.gates.len() >= MAX_KNOWN {
+            policies.gates.clear();
         }
-        let policies = &known.1;
-        if policies.is_empty() {
-            return None;
-        }
+        let key = service.map(|service| Arc::new(service.key()));
+        let gate = policies.gates.entry(key).or_insert_with(|| Rc::new(policies.all.gate(service)));
+        let gate = Rc::clone(gate);
+        *known = Some(policies);
+        gate
+    }
+
+    /// What policy says of a connection that asked for `wanted`, of `service` if it is one's, or of a request on it.
+    pub(super) fn decide(
+        &self,
+        (snapshot, service): (&Snapshot, Option<&Service>),
+        (facts, wanted): (&Facts, SocketAddr),
+        (seen, approved): (Seen<'_>, &[Arc<str>]),
+    ) -> Decision<Notes> {
         let connection = mesh_core::policy::Connection {
             peer: facts.identity.as_ref(),
             source_ip: facts.peer.ip(),
             destination: wanted,
             encrypted: true,
         };
-        policies.authorize(service, &connection).err()
+        self.gate(snapshot, service).decide(&Question { connection: &connection, seen, approved })
     }
 
     /// The rules for what `source` sends to port `number` of a service.
@@ -186,12 +204,19 @@ impl Site for WaypointSite {
         Some(self.fallback.clone())
     }
 
-    fn denies(&self, facts: &Facts) -> Option<String> {
+    fn guard(&self) -> Guard {
         let snapshot = self.waypoint.engine.snapshot();
-        let service = snapshot.service(&self.key)?;
-        let denied = self.waypoint.rules.denied(&snapshot, Some(service), (facts, facts.local?))?;
-        self.waypoint.thread.reporter.count(Event::denied(&denied.by));
-        Some(denied.to_string())
+        let gate =
+            snapshot.service(&self.key).map(|service| self.waypoint.rules.gate(&snapshot, Some(service)));
+        if gate.is_some_and(|gate| gate.is_empty()) { Guard::Later } else { Guard::Now }
+    }
+
+    fn decide(&self, facts: &Facts, seen: Seen<'_>, approved: &[Arc<str>]) -> Decision<Notes> {
+        let snapshot = self.waypoint.engine.snapshot();
+        // What is not there any more is answered for by rules.
+        let Some(service) = snapshot.service(&self.key) else { return Decision::Allowed(Notes::default()) };
+        let Some(wanted) = facts.local else { return DeniedBy::WrongDestination.into() };
+        self.waypoint.rules.decide((&snapshot, Some(service)), (facts, wanted), (seen, approved))
     }
 
     fn providers(&self) -> Option<Rc<Providers>> {

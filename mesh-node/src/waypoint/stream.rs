@@ -9,11 +9,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use mesh_core::model::{Declared, Endpoint, Service, ServicePort, Snapshot, Target, Workload};
+use mesh_core::policy::{Denied, Notes, Seen};
 use mesh_core::route::StreamView;
 
 use super::Waypoint;
 use super::rules::{WaypointSite, own_cluster};
 use crate::l4::{inbound::client_of, relay};
+use crate::l7::authorize::refusal;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
 use crate::l7::site::{DialError, Dialled, Facts};
@@ -98,7 +100,9 @@ impl Call {
         let may_be_tls = matches!(declared, Declared::Tls | Declared::Nothing);
         let wanted = sniff::Wanted {
             request: declared == Declared::Nothing,
-            name: tables.streams.as_ref().is_some_and(|rules| rules.asks_for_names()) && may_be_tls,
+            name: may_be_tls
+                && (tables.streams.as_ref().is_some_and(|rules| rules.asks_for_names())
+                    || !waypoint.rules.gate(&self.snapshot, Some(service)).is_empty()),
             surely_tls: declared == Declared::Tls,
         };
         let begins = sniff::read_beginning(&mut io, &mut input, wanted, patience).await;
@@ -112,10 +116,10 @@ impl Call {
             return connection(engine, connected, drain).await;
         }
         let report = self.report();
-        if self.is_denied(Some(service), &report) {
+        let name = begins.name();
+        if self.is_denied(Some(service), name, &report) {
             return;
         }
-        let name = begins.name();
         let view = StreamView { server_name: name, destination: self.wanted.ip() };
         let to = match tables.streams.as_ref().and_then(|rules| rules.pick(&view)) {
             Some(route) => route.forward.choose(waypoint.engine.random()).to.clone(),
@@ -126,25 +130,40 @@ impl Call {
         let carried = stream::carry(&waypoint.engine, stream, &report, &waypoint.thread.drain);
         tokio::select! {
             () = carried => {}
-            () = self.revoked(Some(service), &report) => {}
+            () = self.revoked(Some(service), name, &report) => {}
         }
     }
 
-    /// Whether policy refuses the connection, which `report` says then.
-    fn is_denied(&self, service: Option<&Service>, report: &ConnReport) -> bool {
-        let snapshot = self.waypoint.engine.snapshot();
-        let denied = self.waypoint.rules.denied(&snapshot, service, (&self.facts, self.wanted));
-        if let Some(denied) = &denied {
-            self.waypoint.thread.reporter.count(Event::denied(&denied.by));
-            report.fail(Stage::Policy, denied);
+    /// Whether policy refuses a connection of bytes, of which TLS may have told `name`; `report` says so then.
+    fn is_denied(&self, service: Option<&Service>, name: Option<&str>, report: &ConnReport) -> bool {
+        match self.decide(service, name) {
+            Ok(notes) => {
+                self.waypoint.thread.reporter.noted(&notes, &self.facts.peer, &self.wanted);
+                false
+            }
+            Err(denied) => {
+                self.waypoint.thread.reporter.denied(&denied, refusal(&self.facts, &denied));
+                report.fail(Stage::Policy, denied);
+                true
+            }
         }
-        denied.is_some()
+    }
+
+    fn decide(&self, service: Option<&Service>, name: Option<&str>) -> Result<Notes, Denied> {
+        let snapshot = self.waypoint.engine.snapshot();
+        let seen = (Seen::Bytes { server_name: name }, &[][..]);
+        self.waypoint.rules.decide((&snapshot, service), (&self.facts, self.wanted), seen).strict()
     }
 
     /// Resolves when policy refuses what it has let through before.
-    async fn revoked(&self, service: Option<&Service>, report: &ConnReport) {
+    async fn revoked(&self, service: Option<&Service>, name: Option<&str>, report: &ConnReport) {
         let mut snapshots = self.waypoint.thread.snapshots.clone();
-        while !self.is_denied(service, report) {
+        loop {
+            snapshots.borrow_and_update();
+            if let Err(denied) = self.decide(service, name) {
+                self.waypoint.thread.reporter.count(Event::DeniedLater);
+                return report.fail(Stage::Policy, format_args!("cut after a policy change: {denied}"));
+            }
             if snapshots.changed().await.is_err() {
                 pending::<()>().await;
             }
@@ -154,7 +173,7 @@ impl Call {
     /// Rules are about services; what is sent to a workload by its address is carried there.
     async fn reach_workload(self, io: Io, workload: Arc<Workload>, addr: SocketAddr) {
         let report = self.report();
-        if self.is_denied(None, &report) {
+        if self.is_denied(None, None, &report) {
             return;
         }
         let (client, drain) = (&self.waypoint.client, &self.waypoint.thread.drain);
@@ -183,7 +202,7 @@ impl Call {
         let cut = async {
             tokio::select! {
                 () = drain.forced() => report.fail(Stage::Drain, "the waypoint is stopping"),
-                () = self.revoked(None, &report) => {}
+                () = self.revoked(None, None, &report) => {}
             }
         };
         let carried = relay::relay_any((io, Bytes::new()), far, counters.relayed(), (pending(), cut)).await;

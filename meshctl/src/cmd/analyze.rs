@@ -15,7 +15,7 @@ use self::suppress::Suppression;
 use crate::{emit, note};
 
 mod cluster;
-mod read;
+pub(super) mod read;
 mod show;
 mod suppress;
 

@@ -8,7 +8,7 @@ use super::selector::{SelectorIndex, selects};
 use super::{Name, Report, World};
 use crate::model::{Config, Record, RecordKey};
 use crate::policy::compile::{
-    Inherited, TrustDomains, authorization, has_targets, is_only_noted, labels, mutual_tls, name_of,
+    Inherited, TrustDomains, authorization, has_targets, labels, mutual_tls, name_of,
 };
 use crate::policy::{Policy, PolicyName, Scope, mutual_tls_key};
 use crate::resource::security::{MutualTlsMode, PeerAuthenticationSpec};
@@ -35,9 +35,9 @@ impl World {
     pub(super) fn put_authorization(&mut self, name: &Name, object: Object) {
         self.drop_authorization(name);
         let mut object = object;
-        // Waypoints compile it themselves.
+        // Waypoints and gateways compile it themselves.
         let travels = matches!(&object.spec, Spec::AuthorizationPolicy(spec) if has_targets(spec));
-        let config = if travels && !is_only_noted(&object) { Config::of(&object) } else { None };
+        let config = if travels { Config::of(&object) } else { None };
         self.emit(
             RecordKey::Config(Arc::new(object.key())),
             config.map(|config| Record::Config(Arc::new(config))),

@@ -1,10 +1,13 @@
 //! The rules of an AuthorizationPolicy.
 //!
-//! What layer 4 cannot see (HTTP, JWTs, forwarded addresses) and what cannot be understood fails closed both ways: an
-//! ALLOW rule with such a part never matches, and a rule that denies matches as if that part were not there.
+//! What cannot be understood fails closed both ways: an ALLOW rule with such a part never matches, and a rule that denies
+//! matches as if that part were not there.
+
+use http::HeaderName;
 
 use super::super::matcher::{AccountMatch, StringMatch, TrustDomains, parse_ip_block, parse_port};
 use super::super::rule::{Clause, Effect, Group, Matcher, Rule};
+use super::super::template::PathMatch;
 use crate::model::Report;
 use crate::resource::Object;
 use crate::resource::security::{self, Condition, Operation, Source};
@@ -21,7 +24,7 @@ pub(super) struct RuleCompiler<'a> {
 
 /// What a field or a condition is about.
 #[derive(Clone, Copy)]
-enum Attribute {
+enum Attribute<'a> {
     Principal,
     Namespace,
     TrustDomain,
@@ -29,8 +32,22 @@ enum Attribute {
     SourceIp,
     DestinationIp,
     DestinationPort,
-    /// Something of layer 7.
-    Request,
+    Host,
+    Method,
+    Path,
+    RemoteIp,
+    RequestPrincipal,
+    Audience,
+    Presenter,
+    ServerName,
+    /// A header, by its name.
+    Header(&'a str),
+    /// A claim, by what stands in the brackets behind the first.
+    Claim(&'a str),
+    /// Metadata of a filter of Envoy.
+    Filter,
+    /// Nothing that is known.
+    Unknown,
 }
 
 impl<'a> RuleCompiler<'a> {
@@ -63,14 +80,16 @@ impl<'a> RuleCompiler<'a> {
     }
 
     fn source(&mut self, path: &str, source: &Source) -> Vec<Clause> {
-        use Attribute::{Namespace, Principal, Request, ServiceAccount, SourceIp, TrustDomain};
+        use Attribute::{
+            Namespace, Principal, RemoteIp, RequestPrincipal, ServiceAccount, SourceIp, TrustDomain,
+        };
         self.fields(
             path,
             &[
                 ("principals", Principal, false, &source.principals),
                 ("notPrincipals", Principal, true, &source.not_principals),
-                ("requestPrincipals", Request, false, &source.request_principals),
-                ("notRequestPrincipals", Request, true, &source.not_request_principals),
+                ("requestPrincipals", RequestPrincipal, false, &source.request_principals),
+                ("notRequestPrincipals", RequestPrincipal, true, &source.not_request_principals),
                 ("namespaces", Namespace, false, &source.namespaces),
                 ("notNamespaces", Namespace, true, &source.not_namespaces),
                 ("serviceAccounts", ServiceAccount, false, &source.service_accounts),
@@ -79,40 +98,31 @@ impl<'a> RuleCompiler<'a> {
                 ("notTrustDomains", TrustDomain, true, &source.not_trust_domains),
                 ("ipBlocks", SourceIp, false, &source.ip_blocks),
                 ("notIpBlocks", SourceIp, true, &source.not_ip_blocks),
-                ("remoteIpBlocks", Request, false, &source.remote_ip_blocks),
-                ("notRemoteIpBlocks", Request, true, &source.not_remote_ip_blocks),
+                ("remoteIpBlocks", RemoteIp, false, &source.remote_ip_blocks),
+                ("notRemoteIpBlocks", RemoteIp, true, &source.not_remote_ip_blocks),
             ],
         )
     }
 
     fn operation(&mut self, path: &str, operation: &Operation) -> Vec<Clause> {
-        use Attribute::{DestinationPort, Request};
+        use Attribute::{DestinationPort, Host, Method, Path};
         self.fields(
             path,
             &[
-                ("hosts", Request, false, &operation.hosts),
-                ("notHosts", Request, true, &operation.not_hosts),
+                ("hosts", Host, false, &operation.hosts),
+                ("notHosts", Host, true, &operation.not_hosts),
                 ("ports", DestinationPort, false, &operation.ports),
                 ("notPorts", DestinationPort, true, &operation.not_ports),
-                ("methods", Request, false, &operation.methods),
-                ("notMethods", Request, true, &operation.not_methods),
-                ("paths", Request, false, &operation.paths),
-                ("notPaths", Request, true, &operation.not_paths),
+                ("methods", Method, false, &operation.methods),
+                ("notMethods", Method, true, &operation.not_methods),
+                ("paths", Path, false, &operation.paths),
+                ("notPaths", Path, true, &operation.not_paths),
             ],
         )
     }
 
     fn condition(&mut self, path: &str, condition: &Condition) -> Vec<Clause> {
-        let attribute = match condition.key.as_str() {
-            "source.ip" => Attribute::SourceIp,
-            "source.namespace" => Attribute::Namespace,
-            "source.principal" => Attribute::Principal,
-            "source.serviceAccount" => Attribute::ServiceAccount,
-            "source.trustDomain" => Attribute::TrustDomain,
-            "destination.ip" => Attribute::DestinationIp,
-            "destination.port" => Attribute::DestinationPort,
-            _ => Attribute::Request,
-        };
+        let attribute = Attribute::of_key(&condition.key);
         self.fields(
             path,
             &[
@@ -122,7 +132,7 @@ impl<'a> RuleCompiler<'a> {
         )
     }
 
-    fn fields(&mut self, path: &str, fields: &[(&str, Attribute, bool, &Vec<String>)]) -> Vec<Clause> {
+    fn fields(&mut self, path: &str, fields: &[(&str, Attribute<'_>, bool, &Vec<String>)]) -> Vec<Clause> {
         let mut clauses = Vec::new();
         let used: Vec<_> = fields.iter().filter(|(.., values)| !values.is_empty()).collect();
         if used.is_empty() {
@@ -138,7 +148,7 @@ impl<'a> RuleCompiler<'a> {
         clauses
     }
 
-    fn matcher(&self, attribute: Attribute, values: &[String]) -> Result<Matcher, String> {
+    fn matcher(&self, attribute: Attribute<'_>, values: &[String]) -> Result<Matcher, String> {
         let strings = || values.iter().map(|value| StringMatch::parse(value)).collect();
         Ok(match attribute {
             Attribute::Principal => Matcher::Principal(
@@ -154,7 +164,26 @@ impl<'a> RuleCompiler<'a> {
             Attribute::SourceIp => Matcher::SourceIp(parse_all(values, IP_BLOCK, parse_ip_block)?),
             Attribute::DestinationIp => Matcher::DestinationIp(parse_all(values, IP_BLOCK, parse_ip_block)?),
             Attribute::DestinationPort => Matcher::DestinationPort(parse_all(values, "port", parse_port)?),
-            Attribute::Request => return Err("needs layer 7, which is not enforced yet".to_owned()),
+            Attribute::Host => Matcher::Host(folded(values)),
+            Attribute::Method => Matcher::Method(strings()),
+            Attribute::Path => {
+                Matcher::Path(values.iter().map(|path| PathMatch::parse(path)).collect::<Result<_, _>>()?)
+            }
+            Attribute::RemoteIp => Matcher::RemoteIp(parse_all(values, IP_BLOCK, parse_ip_block)?),
+            Attribute::RequestPrincipal => Matcher::RequestPrincipal(strings()),
+            Attribute::Audience => Matcher::Audience(strings()),
+            Attribute::Presenter => Matcher::Presenter(strings()),
+            Attribute::ServerName => Matcher::ServerName(folded(values)),
+            Attribute::Header(name) => Matcher::Header {
+                name: HeaderName::from_bytes(name.as_bytes())
+                    .map_err(|_| format!("\"{name}\" is no name of a header"))?,
+                values: strings(),
+            },
+            Attribute::Claim(path) => Matcher::Claim { path: claim(path)?, values: strings() },
+            Attribute::Filter => {
+                return Err("there is no filter of Envoy whose metadata it could be".to_owned());
+            }
+            Attribute::Unknown => return Err("is about no attribute that is known".to_owned()),
         })
     }
 
@@ -169,6 +198,48 @@ impl<'a> RuleCompiler<'a> {
         };
         self.report.warning_with_hint(self.object, path, &reason, hint);
     }
+}
+
+impl<'a> Attribute<'a> {
+    /// What a condition is about.
+    fn of_key(key: &'a str) -> Self {
+        let within = |start: &str| key.strip_prefix(start)?.strip_suffix(']');
+        match key {
+            "source.ip" => Self::SourceIp,
+            "remote.ip" => Self::RemoteIp,
+            "source.namespace" => Self::Namespace,
+            "source.principal" => Self::Principal,
+            "source.serviceAccount" => Self::ServiceAccount,
+            "source.trustDomain" => Self::TrustDomain,
+            "destination.ip" => Self::DestinationIp,
+            "destination.port" => Self::DestinationPort,
+            "request.auth.principal" => Self::RequestPrincipal,
+            "request.auth.audiences" => Self::Audience,
+            "request.auth.presenter" => Self::Presenter,
+            "connection.sni" => Self::ServerName,
+            _ if key.starts_with("experimental.envoy.filters.") => Self::Filter,
+            _ => match (within("request.headers["), within("request.auth.claims[")) {
+                // Requests have one host, whatever it was sent as.
+                (Some(name), _) if name.eq_ignore_ascii_case("host") || name == ":authority" => Self::Host,
+                (Some(":method"), _) => Self::Method,
+                (Some(name), _) => Self::Header(name),
+                (None, Some(path)) => Self::Claim(path),
+                (None, None) => Self::Unknown,
+            },
+        }
+    }
+}
+
+/// What is compared without regard to case.
+fn folded(values: &[String]) -> Vec<StringMatch> {
+    values.iter().map(|value| StringMatch::parse(&value.to_ascii_lowercase())).collect()
+}
+
+/// The names of `a][b`, which leads through objects.
+fn claim(path: &str) -> Result<Vec<Box<str>>, String> {
+    let names: Vec<Box<str>> = path.split("][").map(Box::from).collect();
+    let wrong = names.iter().any(|name| name.is_empty() || name.contains(['[', ']']));
+    if wrong { Err(format!("\"{path}\" is no name of a claim")) } else { Ok(names) }
 }
 
 fn parse_all<T>(values: &[String], what: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, String> {

@@ -39,6 +39,8 @@ pub(crate) fn mutual_tls(
         effect: Effect::MutualTls,
         dry_run: false,
         scope: Scope::Listed,
+        selector: None,
+        provider: None,
         rules,
     })
 }

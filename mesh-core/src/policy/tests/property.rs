@@ -2,19 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
+use http::HeaderMap;
 use proptest::prelude::*;
 use proptest::sample::select;
+use serde_json::json;
 
 use super::objects;
-use super::reference::Reference;
+use super::reference::{Carried, Plain, Reference};
+use crate::authn::Claims;
 use crate::id::{SpiffeId, TrustDomain};
-use crate::model::{CompileOptions, compile};
-use crate::policy::Connection;
+use crate::model::{CompileOptions, Snapshot, compile};
+use crate::policy::{Connection, Decision, DeniedBy, Host, Permit, Question, Request, Seen};
 use crate::resource::security::{
-    Action, AuthorizationPolicySpec, Condition, From as FromEntry, MutualTls, MutualTlsMode, Operation,
-    PeerAuthenticationSpec, PolicyTargetReference, Rule, Source, To, WorkloadSelector,
+    Action, AuthorizationPolicySpec, Condition, ExtensionProvider, From as FromEntry, MutualTls,
+    MutualTlsMode, Operation, PeerAuthenticationSpec, PolicyTargetReference, Rule, Source, To,
+    WorkloadSelector,
 };
 use crate::resource::{Meta, Object, ObjectStatus, Origin, Spec};
 
@@ -28,7 +32,7 @@ fn source() -> impl Strategy<Value = Source> {
     let identity = (list(0.3, PRINCIPALS), list(0.2, PRINCIPALS), list(0.2, TEXTS), list(0.2, TEXTS));
     let accounts = (list(0.1, ACCOUNTS), list(0.1, ACCOUNTS), list(0.1, DOMAINS), list(0.1, DOMAINS));
     let blocks = (list(0.2, BLOCKS), list(0.2, BLOCKS));
-    let requests = (list(0.03, &["*"]), list(0.03, &["*"]), list(0.03, BLOCKS), list(0.03, BLOCKS));
+    let requests = (list(0.1, SUBJECTS), list(0.05, SUBJECTS), list(0.05, BLOCKS), list(0.05, BLOCKS));
     (identity, accounts, blocks, requests)
         .prop_map(|(identity, accounts, blocks, requests)| Source {
             principals: identity.0,
@@ -50,15 +54,19 @@ fn source() -> impl Strategy<Value = Source> {
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    let requests = (list(0.05, &["/x"]), list(0.05, &["GET"]), list(0.05, &["h"]));
-    (list(0.6, PORTS), list(0.3, PORTS), requests)
-        .prop_map(|(ports, not_ports, (paths, not_methods, hosts))| Operation {
-            hosts,
+    let paths = (list(0.4, PATHS), list(0.1, PATHS));
+    let methods = (list(0.2, METHODS), list(0.1, METHODS));
+    let hosts = (list(0.2, HOSTS), list(0.1, HOSTS));
+    (list(0.3, PORTS), list(0.1, PORTS), paths, methods, hosts)
+        .prop_map(|(ports, not_ports, paths, methods, hosts)| Operation {
+            hosts: hosts.0,
+            not_hosts: hosts.1,
             ports,
             not_ports,
-            not_methods,
-            paths,
-            ..Operation::default()
+            methods: methods.0,
+            not_methods: methods.1,
+            paths: paths.0,
+            not_paths: paths.1,
         })
         .prop_filter("parsing refuses empty operations", |operation| *operation != Operation::default())
 }
@@ -77,7 +85,16 @@ fn condition() -> impl Strategy<Value = Condition> {
         of("source.serviceAccount", ACCOUNTS),
         of("source.trustDomain", DOMAINS),
         of("destination.port", PORTS),
-        of("request.headers[x]", TEXTS),
+        of("request.headers[x-a]", TEXTS),
+        of("request.headers[x-b]", TEXTS),
+        of("remote.ip", BLOCKS),
+        of("request.auth.principal", SUBJECTS),
+        of("request.auth.audiences", TEXTS),
+        of("request.auth.presenter", TEXTS),
+        of("request.auth.claims[scope]", TEXTS),
+        of("request.auth.claims[deep][roles]", TEXTS),
+        of("connection.sni", HOSTS),
+        of("experimental.envoy.filters.x", TEXTS),
     ]
 }
 
@@ -107,7 +124,16 @@ fn authorization() -> impl Strategy<Value = (Spec, bool)> {
     (select(actions.to_vec()), rules, selector(), attached, prop::bool::weighted(0.2)).prop_map(
         |(action, rules, selector, attached, dry_run)| {
             let target_refs = if attached { vec![PolicyTargetReference::default()] } else { Vec::new() };
-            let spec = AuthorizationPolicySpec { selector, target_refs, rules, action, ..Default::default() };
+            let provider = (action == Action::Custom)
+                .then(|| ExtensionProvider { name: if rules.len() > 1 { "one" } else { "two" }.to_owned() });
+            let spec = AuthorizationPolicySpec {
+                selector,
+                target_refs,
+                rules,
+                action,
+                provider,
+                ..Default::default()
+            };
             (Spec::AuthorizationPolicy(spec), dry_run && matches!(action, Action::Allow | Action::Deny))
         },
     )
@@ -173,6 +199,80 @@ fn connection() -> impl Strategy<Value = (Option<SpiffeId>, IpAddr, SocketAddr)>
         .prop_map(move |(peer, from, to, port)| (peer, ip(from), SocketAddr::new(ip(to), port)))
 }
 
+fn request() -> impl Strategy<Value = Plain> {
+    let line = (
+        select(&["GET", "POST", "PUT"][..]),
+        prop::option::weighted(0.9, select(AUTHORITIES)),
+        select(REQUESTED),
+    );
+    let header = || prop::collection::vec(select(&["a", "b", "app", "a, b", "", "b,app", "x"][..]), 0..3);
+    let token = prop::option::of(select(vec![
+        json!({"iss": "i", "sub": "ann", "aud": ["a", "b"], "azp": "app", "scope": "a app", "deep": {"roles": ["a", 3]}}),
+        json!({"iss": "i", "sub": "bob", "aud": "app", "deep": {"roles": "b"}}),
+        json!({"sub": "ann"}),
+    ]));
+    let remote = select(&["10.0.0.9", "::ffff:10.1.2.3", "192.168.1.1", "fd00::9"][..]);
+    let name = prop::option::of(select(&["a.com", "b.com"][..]));
+    (line, header(), header(), token, remote, name).prop_map(
+        |((method, authority, path), a, b, token, ip, name)| {
+            let mut headers = HeaderMap::new();
+            a.iter().for_each(|value| _ = headers.append("x-a", value.parse().unwrap()));
+            b.iter().for_each(|value| _ = headers.append("x-b", value.parse().unwrap()));
+            Plain {
+                method: method.to_owned(),
+                authority: authority.map(str::to_owned),
+                path: path.to_owned(),
+                headers,
+                remote_ip: ip.parse::<IpAddr>().unwrap().to_canonical(),
+                server_name: name.map(str::to_owned),
+                token,
+            }
+        },
+    )
+}
+
+/// Asks the engine what `carried` comes to. The answer about a connection of which nothing is known must never be another than
+/// that about whatever it turns out to carry.
+fn ask(
+    snapshot: &Snapshot,
+    connection: &Connection<'_>,
+    carried: Carried<'_>,
+    approved: &[Arc<str>],
+) -> Result<(bool, bool), DeniedBy> {
+    let workload = snapshot.workload_by_ip(connection.destination.ip()).unwrap();
+    let decide =
+        |seen: Seen<'_>| snapshot.policies().decide(workload, &Question { connection, seen, approved });
+    let ahead = decide(Seen::Nothing);
+    let answer = match carried {
+        Carried::Unread => decide(Seen::Unread),
+        Carried::Bytes(server_name) => decide(Seen::Bytes { server_name }),
+        Carried::Request(plain) => {
+            let claims =
+                plain.token.as_ref().map(|token| Claims::verified(token.as_object().unwrap().clone(), &[]));
+            let host = plain.authority.as_deref().map(Host::of);
+            decide(Seen::Request(&Request {
+                method: &plain.method,
+                host: host.as_ref(),
+                path: &plain.path,
+                headers: &plain.headers,
+                remote_ip: plain.remote_ip,
+                server_name: plain.server_name.as_deref(),
+                claims: claims.as_ref(),
+            }))
+        }
+    };
+    match (&ahead, &answer) {
+        (Decision::Allowed(a), Decision::Allowed(b)) => assert_eq!(a, b),
+        (Decision::Denied(_), Decision::Allowed(_)) | (Decision::Allowed(_), _) => {
+            panic!("{ahead:?} but {answer:?}")
+        }
+        (Decision::NeedsExternal(_), _) | (_, Decision::NeedsRequest) => panic!("{ahead:?} {answer:?}"),
+        _ => {}
+    }
+    let noted = |permit: Permit| (permit.dry_run_denied().is_some(), permit.notes().audited.is_some());
+    answer.strict().map(noted).map_err(|denied| denied.by)
+}
+
 fn options() -> CompileOptions {
     CompileOptions { trust_domain: TrustDomain::parse("td.one").unwrap(), ..CompileOptions::default() }
 }
@@ -188,11 +288,14 @@ proptest! {
 
     #[test]
     fn the_engine_agrees_with_the_reference(
-        policies in policies(), connections in prop::collection::vec(connection(), 24),
+        policies in policies(), connections in prop::collection::vec((connection(), request()), 24),
+        approves in any::<bool>(),
     ) {
         let objects = with_pods(&policies);
         let snapshot = compile(&objects, &options()).snapshot;
-        for (peer, source_ip, destination) in &connections {
+        let (approved, asked): (Vec<Arc<str>>, Vec<&str>) =
+            if approves { (vec!["one".into()], vec!["one"]) } else { Default::default() };
+        for ((peer, source_ip, destination), request) in &connections {
             let connection = Connection {
                 peer: peer.as_ref(), source_ip: *source_ip, destination: *destination, encrypted: peer.is_some(),
             };
@@ -204,16 +307,25 @@ proptest! {
                 namespace: &workload.namespace,
                 labels: &workload.labels,
             };
+            let name = request.server_name.as_deref();
+            for carried in [Carried::Unread, Carried::Bytes(name), Carried::Request(request)] {
+                let answer = ask(&snapshot, &connection, carried, &approved);
+                let outcome = reference.decide(&connection, carried, &asked);
+                prop_assert!(
+                    outcome.agrees(answer.as_ref().map(|noted| *noted)),
+                    "{:?} but {:?} for {:?} {:?}", answer, outcome, connection, carried
+                );
+            }
             let answer = snapshot.policies().authorize(workload, &connection);
-            let noted = answer.as_ref().map(|permit| permit.dry_run_denied().is_some()).map_err(|denied| &denied.by);
-            let outcome = reference.decide(&connection);
-            prop_assert!(outcome.agrees(noted), "{:?} but {:?} for {:?}", answer, outcome, connection);
+            let noted = answer.as_ref().map(|permit| permit.dry_run_denied().is_some());
             // What is said ahead is what is said then.
             let Some(peer) = peer else { continue };
             let standing = snapshot.policies().standing(workload, (peer, *source_ip), destination.ip());
             if let Some(standing) = standing {
                 prop_assert_eq!(standing.allows(destination.port()), answer.is_ok(), "{:?}", connection);
                 prop_assert!(!matches!(noted, Ok(true)), "nobody would be told: {:?}", connection);
+                let named = ask(&snapshot, &connection, Carried::Request(request), &[]);
+                prop_assert_eq!(named.is_ok(), answer.is_ok(), "requests are another matter: {:?}", connection);
             }
         }
     }
@@ -236,7 +348,7 @@ fn generated_cases_reach_every_outcome() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
-    for _ in 0..1000 {
+    for _ in 0..2000 {
         let policies = policies().new_tree(&mut runner).unwrap().current();
         let snapshot = compile(&with_pods(&policies), &options()).snapshot;
         let (peer, source_ip, destination) = connection().new_tree(&mut runner).unwrap().current();
@@ -287,3 +399,11 @@ const PRINCIPALS: &[&str] = &[
     "foreign/ns/a/sa/x",
     "*y",
 ];
+const SUBJECTS: &[&str] = &["i/ann", "i/*", "*/bob", "*", "j/ann"];
+const METHODS: &[&str] = &["GET", "POST", "P*", "*", "get"];
+const HOSTS: &[&str] = &["a.com", "A.com", "*.com", "a.com:80", "a.com:*", "b*", "*", "*:80"];
+const AUTHORITIES: &[&str] = &["a.com", "A.COM.", "a.com:80", "b.com:8080", "b.com.:80", "x.org"];
+const PATHS: &[&str] =
+    &["/a", "/a/*", "*/b", "*", "/a/{*}", "/{*}/b", "/a/{**}", "/{**}/b", "/a/{*}/c/{**}", "/b"];
+const REQUESTED: &[&str] =
+    &["/", "/a", "/a/", "/a/b", "/a/b/c", "/a/b/c/d", "/b", "/x/b", "*", "//b", "/a//b"];

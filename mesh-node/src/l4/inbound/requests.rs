@@ -1,9 +1,13 @@
-//! Requests to a pod that are told apart where they arrive: those from outside the mesh, where a service of the pod limits
-//! requests, and all of them where tokens are asked for.
+//! Requests to a pod, read where they arrive: because policy asks for what is in them, because tokens are asked for, or because
+//! a service of the pod limits those of strangers.
 //!
-//! Whoever is in the mesh is counted on its own side, at its node, a waypoint or a gateway; a stranger has nobody there. Tokens
-//! are asked for by the node of the pod that they are shown to, whoever shows them. Everything else that comes stays bytes.
+//! Whoever is in the mesh is counted on its own side, at its node, a waypoint or a gateway. A stranger has nobody there, so
+//! that its requests are told apart here. Everything else that comes stays bytes.
+//!
+//! Invariant: the application is dialled with a permit that was made for one of the requests, or for the connection whatever
+//! it carries.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -13,119 +17,110 @@ use bytes::BytesMut;
 use mesh_core::authn::{Authentication, Providers};
 use mesh_core::limit::{Limits, Policy};
 use mesh_core::model::{Declared, Entry, Exported, Families, Service, ServicePort, Snapshot, Workload};
+use mesh_core::policy::{Decision, DeniedBy, Notes, Permit, Seen};
 use mesh_core::route::{ClusterRef, Route, RouteTable};
-use tokio::net::TcpStream;
 
-use super::super::revoke::Facts;
+use super::super::revoke::{Carries, Facts};
 use crate::l7::engine::Engine;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
-use crate::l7::site::{self, Chosen, Dial, DialError, Dialled, INBOUND, LocalBoxFuture, Site};
-use crate::l7::sniff;
+use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, Guard, INBOUND, LocalBoxFuture, Site};
+use crate::l7::sniff::{self, Beginning, Wanted};
 use crate::redirect::LocalPod;
 use crate::report::Perspective;
 use crate::run::worker::Worker;
 use crate::sys::sockopt;
-use crate::tunnel::Incoming;
 
-/// The services that requests at a port of a pod are for; `None` where there is none, and what it is called there.
-pub(super) struct Asked(Vec<(Arc<Service>, u16)>);
+/// Why, and how, a connection is to be read.
+pub(super) struct Plan {
+    /// The services whose limits count.
+    limited: Vec<Arc<Service>>,
+    /// What stands for the service at the port, and its number.
+    inbound: (Arc<Service>, u16),
+    /// What the port is declared to carry, by each service that has it.
+    declared: Vec<Declared>,
+    /// Whether policy asks for what it carries.
+    guarded: bool,
+    /// How long it may take until that is known.
+    pub(super) patience: Duration,
+}
 
-/// What is known of a port before any byte has come.
-enum Speaks {
-    /// Requests.
-    Http(Asked),
-    /// Whatever the first bytes are, which are waited for so long.
-    Unknown(Asked, Duration),
-    /// Nothing that is looked at.
-    Bytes,
+/// Whether a connection has to be read, and how. One that policy refuses need not be: who refuses it says so.
+pub(super) fn plan(worker: &Worker, facts: &Facts) -> Option<Plan> {
+    let snapshot = worker.snapshot();
+    let workload = snapshot.workload_by_uid(&facts.uid)?;
+    let guarded = match facts.ask((&snapshot, workload), (Seen::Nothing, &[])) {
+        Decision::Allowed(_) => false,
+        Decision::Denied(_) => return None,
+        Decision::NeedsRequest | Decision::NeedsExternal(_) => true,
+    };
+    let asks = asks_for_tokens(worker, &snapshot, workload);
+    let is_read = guarded || asks;
+    let limits = worker.shared.limits(&snapshot);
+    if !is_read && (limits.is_empty() || facts.peer.is_some()) {
+        return None;
+    }
+    let services: Vec<_> = serving(&snapshot, workload, facts.destination.port()).collect();
+    let limits_requests =
+        |service: &Arc<Service>| limits.of_service(service).iter().any(|it| it.limits_requests());
+    let limited = services.iter().filter(|(service, _)| facts.peer.is_none() && limits_requests(service));
+    let limited: Vec<_> = limited.cloned().collect();
+    if !is_read && limited.is_empty() {
+        return None;
+    }
+    let asked = if is_read { &services } else { &limited };
+    let declared = |(service, number): &(Arc<Service>, u16)| {
+        let port = service.ports.iter().find(|port| port.number == *number);
+        port.map_or(Declared::Nothing, ServicePort::declared)
+    };
+    let inbound = match limited.first().or(services.first()) {
+        Some((service, number)) => (itself(service, *number), *number),
+        None => (alone(workload, facts.destination.port()), facts.destination.port()),
+    };
+    Some(Plan {
+        declared: asked.iter().map(declared).collect(),
+        limited: limited.into_iter().map(|(service, _)| service).collect(),
+        inbound,
+        guarded,
+        // Whoever begins late must not get past those who ask for tokens.
+        patience: if asks { FOREVER } else { sniff::patience(&snapshot) },
+    })
 }
 
 /// Whether tokens are asked for of those who connect to a workload.
-pub(in crate::l4) fn asks_for_tokens(worker: &Worker, snapshot: &Snapshot, workload: &Workload) -> bool {
+fn asks_for_tokens(worker: &Worker, snapshot: &Snapshot, workload: &Workload) -> bool {
     let authentication = worker.shared.authentication(snapshot);
     !authentication.is_empty()
         && !authentication.of_workload(&workload.namespace, &workload.labels).is_empty()
 }
 
-/// Whether a connection of a stranger carries requests that somebody limits, or asks for tokens of. One that policy refuses does
-/// not: who refuses it says so.
-pub(super) async fn asked(worker: &Worker, facts: &Facts, tcp: &TcpStream) -> Option<Asked> {
-    let snapshot = worker.snapshot();
-    let limits = worker.shared.limits(&snapshot);
-    let limited = |service: &Service| limits.of_service(service).iter().any(|it| it.limits_requests());
-    match speaks(worker, &snapshot, facts, limited) {
-        Speaks::Http(asked) => Some(asked),
-        Speaks::Unknown(asked, patience) => {
-            let begins = sniff::beginning(tcp, SNIFFED, patience).await;
-            (begins == sniff::Beginning::Request).then_some(asked)
-        }
-        Speaks::Bytes => None,
-    }
-}
-
-/// What comes to a port, as far as requests there are `limited`, or tokens are asked for.
-fn speaks(worker: &Worker, snapshot: &Snapshot, facts: &Facts, limited: impl Fn(&Service) -> bool) -> Speaks {
-    let Some(workload) = snapshot.workload_by_uid(&facts.uid) else { return Speaks::Bytes };
-    let tokens = asks_for_tokens(worker, snapshot, workload);
-    let services = serving(snapshot, workload, facts.destination.port());
-    let (limited, all): (Vec<_>, Vec<_>) = services.partition(|(service, _)| limited(service));
-    if limited.is_empty() && !tokens {
-        return Speaks::Bytes;
-    }
-    if snapshot.policies().authorize(workload, &facts.connection()).is_err() {
-        return Speaks::Bytes;
-    }
-    let declared = |(service, number): &(Arc<Service>, u16)| {
-        let port = service.ports.iter().find(|port| port.number == *number);
-        port.map_or(Declared::Nothing, ServicePort::declared)
-    };
-    let asked: Vec<_> = limited.into_iter().chain(all.into_iter().filter(|_| tokens)).collect();
-    let declared: Vec<_> = asked.iter().map(declared).collect();
-    if declared.iter().any(|it| matches!(it, Declared::Http | Declared::Http2)) {
-        return Speaks::Http(Asked(asked));
-    }
-    if !declared.is_empty() && !declared.contains(&Declared::Nothing) {
-        return Speaks::Bytes;
-    }
-    // Whoever begins late must not get past those who ask for tokens.
-    let patience = if tokens { FOREVER } else { sniff::patience(snapshot) };
-    Speaks::Unknown(Asked(asked), patience)
-}
-
-/// Serves a stream of a tunnel, if it may carry requests that are asked for tokens; gives it back otherwise.
-pub(super) async fn tunnelled(
-    worker: &Rc<Worker>,
-    (pod, facts): (&Arc<LocalPod>, &Facts),
-    incoming: Incoming,
-    client: SocketAddr,
-) -> Option<Incoming> {
-    let snapshot = worker.snapshot();
-    let (asked, patience) = match speaks(worker, &snapshot, facts, |_| false) {
-        Speaks::Http(asked) => (asked, None),
-        Speaks::Unknown(asked, patience) => (asked, Some(patience)),
-        Speaks::Bytes => return Some(incoming),
-    };
-    // If the client has gone meanwhile, nobody is waiting.
-    let Ok(stream) = incoming.accept() else { return None };
-    let (mut io, mut input) = (Io::from(stream), BytesMut::new());
-    if let Some(patience) = patience {
-        let begins = sniff::read_beginning(&mut io, &mut input, SNIFFED, patience).await;
-        if begins != sniff::Beginning::Request {
-            super::bytes(worker, (pod, facts), (io, input.freeze()), client).await;
-            return None;
+impl Plan {
+    /// What makes a difference about the first bytes.
+    pub(super) fn wanted(&self) -> Wanted {
+        let may_be = self.declared.is_empty() || self.declared.contains(&Declared::Nothing);
+        let surely_tls = self.declared.contains(&Declared::Tls);
+        let sniffs = !self.is_http();
+        Wanted {
+            request: sniffs && may_be,
+            name: sniffs && self.guarded && (may_be || surely_tls),
+            surely_tls: sniffs && surely_tls && !may_be,
         }
     }
-    let source = snapshot.workload_by_ip(client.ip());
-    let source = source.filter(|workload| facts.peer.as_ref() == Some(&workload.identity)).cloned();
-    let known = site::Facts {
-        source,
-        identity: facts.peer.clone(),
-        ..site::Facts::stranger(client, Some(facts.destination))
-    };
-    let connection = Connection { io, input, facts: known, site: site_of(facts, &asked), protocol: None };
-    carry(worker, (pod, facts.clone()), asked, connection).await;
-    None
+
+    /// Whether what begins like this carries requests.
+    pub(super) fn is_for(&self, begins: &Beginning) -> bool {
+        self.is_http() || *begins == Beginning::Request
+    }
+
+    /// What is known of a connection that carries none.
+    pub(super) fn bytes(&self, begins: &Beginning) -> Carries {
+        let looked = self.wanted().name;
+        if looked { Carries::Bytes(begins.name().map(Arc::from)) } else { Carries::Unread }
+    }
+
+    fn is_http(&self) -> bool {
+        self.declared.iter().any(|it| matches!(it, Declared::Http | Declared::Http2))
+    }
 }
 
 /// The services that a pod serves at this port of its own, each with its number there.
@@ -139,65 +134,83 @@ fn serving<'s>(
     here.filter_map(|(key, (number, _))| Some((snapshot.service(key)?.clone(), number)))
 }
 
-/// Serves the requests of one connection of a stranger.
+/// Serves the requests of one connection.
 pub(super) async fn serve(
     worker: &Rc<Worker>,
     (pod, facts): (&Arc<LocalPod>, Facts),
-    asked: Asked,
-    (tcp, client): (TcpStream, SocketAddr),
+    plan: Plan,
+    (io, input, client): (Io, BytesMut, SocketAddr),
 ) {
-    // A connection of requests ends with its last answer, and that is to arrive.
-    let _ = sockopt::set_linger_zero(&tcp, false);
-    let known = site::Facts::stranger(client, Some(facts.destination));
-    let (io, site) = (Io::Tcp(tcp), site_of(&facts, &asked));
-    let connection = Connection { io, input: BytesMut::new(), facts: known, site, protocol: None };
-    carry(worker, (pod, facts), asked, connection).await;
-}
-
-fn site_of(facts: &Facts, asked: &Asked) -> Rc<OwnSite> {
-    let (wanted, number) = (facts.destination, asked.number(facts));
+    if let Some(tcp) = io.socket() {
+        // A connection of requests ends with its last answer, and that is to arrive.
+        let _ = sockopt::set_linger_zero(tcp, false);
+    }
+    let facts = Facts { carries: Carries::Requests, ..facts };
+    let (inbound, number) = plan.inbound;
     let to = ClusterRef { host: INBOUND.into(), subset: None, port: Some(number) };
     let route = Route { retries: None, ..Route::to(to) };
     let matched = Arc::new(route.unmatched());
-    Rc::new(OwnSite { wanted, number, only: (Arc::new(route), matched) })
-}
-
-async fn carry(worker: &Rc<Worker>, (pod, facts): (&Arc<LocalPod>, Facts), asked: Asked, served: Connection) {
-    let number = asked.number(&facts);
-    let stranger = Client {
+    let snapshot = worker.snapshot();
+    let source =
+        snapshot.workload_by_ip(facts.source_ip).filter(|it| Some(&it.identity) == facts.peer.as_ref());
+    let about = site::Facts {
+        source: source.cloned(),
+        identity: facts.peer.clone(),
+        ..site::Facts::stranger(client, Some(facts.destination))
+    };
+    let permits = Rc::<Permits>::default();
+    let site = OwnSite {
+        worker: Rc::downgrade(worker),
+        facts: facts.clone(),
+        permits: Rc::clone(&permits),
+        number,
+        only: (Arc::new(route), matched),
+    };
+    let caller = Caller {
         worker: Rc::downgrade(worker),
         pod: Arc::clone(pod),
-        address: served.facts.peer,
-        inbound: asked.0.first().map_or_else(|| nobodys(number), |(service, _)| itself(service, number)),
-        // Whoever has proven who it is was counted on its own side.
-        services: asked.0.into_iter().map(|it| it.0).filter(|_| facts.peer.is_none()).collect(),
         facts,
+        address: client,
+        inbound,
+        services: plan.limited,
+        permits,
     };
     // Of one client alone: the application sees each by its own address.
     let engine = Engine::new(
-        Rc::new(stranger),
+        Rc::new(caller),
         worker.reporter.clone(),
         worker.shared.clone(),
         worker.snapshots(),
         worker.random(),
     );
+    let served = Connection { io, input, facts: about, site: Rc::new(site), protocol: None };
     connection(engine, served, worker.drain.clone()).await;
 }
 
-impl Asked {
-    /// The port that it is called by, where it has a name.
-    fn number(&self, facts: &Facts) -> u16 {
-        self.0.first().map_or(facts.destination.port(), |(_, number)| *number)
+/// Permits that requests were given, and that nobody has dialled with yet: most requests find a connection.
+#[derive(Default)]
+struct Permits(RefCell<Vec<Permit>>);
+
+impl Permits {
+    fn put(&self, permit: Permit) {
+        let mut all = self.0.borrow_mut();
+        if all.len() < MAX_PERMITS {
+            all.push(permit);
+        }
+    }
+
+    fn take(&self) -> Option<Permit> {
+        self.0.borrow_mut().pop()
     }
 }
 
-/// A port that no service has, as if one had.
-fn nobodys(number: u16) -> Arc<Service> {
+/// What stands for the service of a pod at a port that no service leads to.
+fn alone(workload: &Workload, number: u16) -> Arc<Service> {
     let port = ServicePort { number, name: None, app_protocol: None, tls: None, endpoints: Vec::new() };
-    let entry = Entry { passthrough: true, ..Entry::default() };
+    let entry = Entry { name: Arc::clone(&workload.name), passthrough: true, ..Entry::default() };
     Arc::new(Service {
-        namespace: "".into(),
-        name: INBOUND.into(),
+        namespace: Arc::clone(&workload.namespace),
+        name: Arc::clone(&workload.name),
         hostname: INBOUND.into(),
         vips: Vec::new(),
         ports: vec![port],
@@ -223,7 +236,7 @@ fn itself(service: &Service, number: u16) -> Arc<Service> {
 }
 
 /// Whoever talks to one port of a pod.
-struct Client {
+struct Caller {
     worker: Weak<Worker>,
     pod: Arc<LocalPod>,
     facts: Facts,
@@ -231,9 +244,10 @@ struct Client {
     inbound: Arc<Service>,
     /// Those whose limits count.
     services: Vec<Arc<Service>>,
+    permits: Rc<Permits>,
 }
 
-impl site::Client for Client {
+impl Client for Caller {
     fn key(&self) -> &Arc<str> {
         &self.facts.uid
     }
@@ -248,13 +262,13 @@ impl site::Client for Client {
         workload.map(|it| authentication.of_workload(&it.namespace, &it.labels)).unwrap_or_default()
     }
 
-    fn door(&self, limits: &Limits) -> Vec<Arc<Policy>> {
-        self.services.iter().flat_map(|service| limits.of_service(service)).cloned().collect()
-    }
-
     fn outbound(&self) -> Option<Rc<Engine>> {
         let worker = self.worker.upgrade()?;
         Some(super::super::requests::engine(&worker, &self.pod))
+    }
+
+    fn door(&self, limits: &Limits) -> Vec<Arc<Policy>> {
+        self.services.iter().flat_map(|service| limits.of_service(service)).cloned().collect()
     }
 
     fn inbound(&self) -> Option<Arc<Service>> {
@@ -269,14 +283,17 @@ impl site::Client for Client {
         Box::pin(async move {
             let gone = || DialError::Connect("the node is stopping".to_owned());
             let worker = self.worker.upgrade().ok_or_else(gone)?;
-            super::held(&worker, &self.pod, self.facts.clone(), self.address).await
+            let facts = self.facts.clone();
+            super::held_for_requests(&worker, &self.pod, (facts, self.permits.take()), self.address).await
         })
     }
 }
 
 /// A port of a pod.
 struct OwnSite {
-    wanted: SocketAddr,
+    worker: Weak<Worker>,
+    facts: Facts,
+    permits: Rc<Permits>,
     number: u16,
     only: Chosen,
 }
@@ -291,7 +308,27 @@ impl Site for OwnSite {
     }
 
     fn wanted(&self, _: &site::Facts) -> Option<SocketAddr> {
-        Some(self.wanted)
+        Some(self.facts.destination)
+    }
+
+    fn guard(&self) -> Guard {
+        match self.ask(Seen::Nothing, &[]) {
+            Decision::Allowed(_) => Guard::Later,
+            _ => Guard::Now,
+        }
+    }
+
+    fn decide(&self, _: &site::Facts, seen: Seen<'_>, approved: &[Arc<str>]) -> Decision<Notes> {
+        match self.ask(seen, approved) {
+            Decision::Allowed(permit) => {
+                let notes = permit.notes().clone();
+                self.permits.put(permit);
+                Decision::Allowed(notes)
+            }
+            Decision::Denied(denied) => Decision::Denied(denied),
+            Decision::NeedsRequest => Decision::NeedsRequest,
+            Decision::NeedsExternal(external) => Decision::NeedsExternal(external),
+        }
     }
 
     fn port(&self) -> u16 {
@@ -303,7 +340,18 @@ impl Site for OwnSite {
     }
 }
 
-/// Of what nobody declares.
-const SNIFFED: sniff::Wanted = sniff::Wanted { request: true, name: false, surely_tls: false };
+impl OwnSite {
+    fn ask(&self, seen: Seen<'_>, approved: &[Arc<str>]) -> Decision<Permit> {
+        let Some(worker) = self.worker.upgrade() else { return DeniedBy::NotLoaded.into() };
+        let snapshot = worker.snapshot();
+        match snapshot.workload_by_uid(&self.facts.uid) {
+            Some(workload) => self.facts.ask((&snapshot, workload), (seen, approved)),
+            None => DeniedBy::UnknownWorkload.into(),
+        }
+    }
+}
+
+/// As many as there are requests at a time on one connection; others use those.
+const MAX_PERMITS: usize = 128;
 /// As Istio waits for the first bytes: a server that speaks first has to be declared where tokens are asked for.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

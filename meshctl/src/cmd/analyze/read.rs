@@ -9,8 +9,8 @@ use mesh_core::resource::{Parsed, SourceFile, parse};
 
 /// What there was to read.
 #[derive(Debug, Default)]
-pub(super) struct Input {
-    pub(super) parsed: Parsed,
+pub(in crate::cmd) struct Input {
+    pub(in crate::cmd) parsed: Parsed,
     /// How many files that was.
     pub(super) files: usize,
     /// Directories within directories that were left out.
@@ -19,7 +19,7 @@ pub(super) struct Input {
 
 /// Reads all of `paths`, in their order; directories by name. A path that cannot be read fails the whole: an analysis
 /// of half of it would say things that are not true.
-pub(super) fn all(paths: &[PathBuf], recursive: bool) -> Result<Input> {
+pub(in crate::cmd) fn all(paths: &[PathBuf], recursive: bool) -> Result<Input> {
     let mut input = Input::default();
     for path in paths {
         if path == Path::new("-") {
