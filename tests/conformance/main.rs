@@ -9,6 +9,7 @@ mod balance;
 mod bounds;
 mod change;
 mod client;
+mod external;
 mod fault;
 mod flood;
 mod frames;
@@ -78,6 +79,7 @@ fn rows() -> Vec<Row> {
         action::rows(),
         balance::rows(),
         bounds::rows(),
+        external::rows(),
         fault::rows(),
         flood::rows(),
         gateway::rows(),
