@@ -60,11 +60,13 @@ pub(super) async fn request<D: Downstream>(
                 return Err(refuse(stage, &asked, &DeniedBy::Undecided.into(), record));
             }
             Decision::NeedsExternal(External { policy, rule, provider }) => {
-                if asked.approved.contains(&provider) {
+                let authorizer =
+                    external::find(stage, &provider).filter(|_| !asked.approved.contains(&provider));
+                let Some(authorizer) = authorizer else {
                     return Err(refuse(stage, &asked, &DeniedBy::Policy { policy, rule }.into(), record));
-                }
+                };
                 // Boxed: few requests need it, and all have room for it otherwise.
-                let answer = Box::pin(external::ask(stage, &provider, head, client, record)).await?;
+                let answer = Box::pin(external::ask(stage, &authorizer, head, client, record)).await?;
                 if let Some(reply) = answer {
                     let denied = DeniedBy::Policy { policy, rule }.into();
                     stage.engine.reporter.denied(&denied, asked.refused(stage.facts, &denied));

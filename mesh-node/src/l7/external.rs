@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::StatusCode;
 use mesh_core::external::{Asked, Authorizer, ByHttp, Denial, Verdict};
 
 use super::ahead::Ahead;
@@ -18,26 +17,25 @@ use super::reply::{Refusal, Reply, grpc_status};
 use super::transfer::Downstream;
 use crate::report::{Event, Flags};
 
-/// Asks the provider of this name about a request. `None` lets it pass, as the provider has changed it; a reply is the provider's
-/// answer to a request that does not.
+/// The authorizer that policies call so, by the configuration as it is now.
+pub fn find(stage: &Stage<'_>, provider: &str) -> Option<Authorizer> {
+    Authorizer::find(stage.engine.snapshot().mesh(), provider)
+}
+
+/// Asks an authorizer about a request. `None` lets it pass, as the authorizer has changed it; a reply is the authorizer's answer to
+/// a request that does not.
 ///
 /// # Errors
-/// If the provider cannot be asked, and requests are not to pass then.
+/// If it cannot be asked, and requests are not to pass then.
 pub async fn ask<D: Downstream>(
     stage: &Stage<'_>,
-    provider: &str,
+    authorizer: &Authorizer,
     head: &mut RequestHead,
     client: &mut Ahead<'_, D>,
     record: &mut Record,
 ) -> Result<Option<Reply>, Ended> {
-    let snapshot = stage.engine.snapshot();
-    let Some(authorizer) = Authorizer::find(snapshot.mesh(), provider) else {
-        stage.engine.reporter.count(Event::AuthorizerDenied);
-        let reason = format!("there is no authorizer {provider} among extensionProviders");
-        return Err(Ended::Refused(Refusal::Authorizer(StatusCode::FORBIDDEN), reason));
-    };
-    let body = read_body(&authorizer, head, client).await?;
-    let asked = question(stage, &authorizer, head, &body);
+    let body = read_body(authorizer, head, client).await?;
+    let asked = question(stage, authorizer, head, &body);
     // Boxed: it is a whole exchange of its own, inside of another.
     let asked = tokio::time::timeout(authorizer.timeout, asked);
     let answer = match (Box::pin(asked) as Pin<Box<dyn Future<Output = _> + '_>>).await {
@@ -55,7 +53,7 @@ pub async fn ask<D: Downstream>(
             record.details("ext_authz_denied");
             Ok(Some(reply(denial, head.is_grpc())))
         }
-        Err(reason) => failed(stage, &authorizer, &reason).map(|()| None),
+        Err(reason) => failed(stage, authorizer, &reason).map(|()| None),
     }
 }
 

@@ -12,6 +12,7 @@ use mesh_core::policy::{Decision, DeniedBy, Gate, Notes, Question, Seen, Targete
 use mesh_core::route::{About, Client, ClusterRef, Owners, Route, RouteTable, StreamTable};
 
 use super::Waypoint;
+use crate::l7::engine::Engine;
 use crate::l7::site::{Chosen, Facts, Guard, Site};
 
 /// The rules of a waypoint as a data thread knows them.
@@ -62,8 +63,22 @@ impl Rules {
     }
 
     /// The waypoint's namespace and name.
-    pub(super) fn name(&self) -> (&str, &str) {
+    fn name(&self) -> (&str, &str) {
         (&self.name.0, &self.name.1)
+    }
+
+    /// Whose tokens are accepted of what goes to `service`, if it is there.
+    fn providers(&self, engine: &Engine, service: Option<&Service>) -> Providers {
+        let authentication = engine.authentication();
+        if authentication.is_empty() {
+            return Providers::default();
+        }
+        authentication.of_waypoint(self.name(), service)
+    }
+
+    /// Whether tokens are asked for of what goes to `service`.
+    pub(super) fn asks_for_tokens(&self, engine: &Engine, service: &Service) -> bool {
+        !self.providers(engine, Some(service)).is_empty()
     }
 
     /// The policies for what goes to `service`, if it goes to one.
@@ -227,14 +242,8 @@ impl Site for WaypointSite {
         if let Some((_, providers)) = known.as_ref().filter(|(of, _)| *of == generation) {
             return Some(Rc::clone(providers));
         }
-        let authentication = engine.authentication();
-        let providers = if authentication.is_empty() {
-            Providers::default()
-        } else {
-            let own = self.waypoint.rules.name();
-            authentication.of_waypoint(own, snapshot.service(&self.key).map(|it| &**it))
-        };
-        let providers = Rc::new(providers);
+        let service = snapshot.service(&self.key).map(|it| &**it);
+        let providers = Rc::new(self.waypoint.rules.providers(engine, service));
         *known = Some((generation, Rc::clone(&providers)));
         Some(providers)
     }

@@ -83,7 +83,7 @@ pub(super) fn plan(worker: &Worker, facts: &Facts) -> Option<Plan> {
         inbound,
         guarded,
         // Whoever begins late must not get past those who ask for tokens.
-        patience: if asks { FOREVER } else { sniff::patience(&snapshot) },
+        patience: if asks { sniff::FOREVER } else { sniff::patience(&snapshot) },
     })
 }
 
@@ -353,5 +353,3 @@ impl OwnSite {
 
 /// As many as there are requests at a time on one connection; others use those.
 const MAX_PERMITS: usize = 128;
-/// As Istio waits for the first bytes: a server that speaks first has to be declared where tokens are asked for.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
