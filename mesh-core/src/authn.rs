@@ -36,7 +36,7 @@ mod provider;
 mod site;
 mod token;
 
-/// All RequestAuthentications of a configuration, and the tokens that were checked. Threads share it.
+/// All `RequestAuthentications` of a configuration, and the tokens that were checked. Threads share it.
 #[derive(Debug, Default)]
 pub struct Authentication {
     /// The namespace whose resources are for all.
@@ -57,7 +57,7 @@ struct Rules {
     providers: Vec<Arc<Provider>>,
 }
 
-/// The rules that are for a workload, a gateway or a service: those of all RequestAuthentications that are.
+/// The rules that are for a workload, a gateway or a service: those of all `RequestAuthentications` that are.
 #[derive(Debug, Clone, Default)]
 pub struct Providers {
     all: Vec<Arc<Provider>>,

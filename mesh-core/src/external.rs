@@ -13,6 +13,7 @@ use crate::resource::mesh_config::MeshConfig;
 use crate::resource::mesh_config::provider::{
     ExtAuthzGrpc, ExtAuthzHttp, ExtensionProvider, ProviderKind, RequestBody,
 };
+use crate::resource::value::Duration as Written;
 use crate::route::ClusterRef;
 
 mod names;
@@ -126,7 +127,7 @@ impl Authorizer {
                 ..new(
                     &it.service,
                     it.port.get(),
-                    it.timeout.map(|it| it.get()),
+                    it.timeout.map(Written::get),
                     Asked::Http(Box::new(ByHttp::of(it))),
                 )
             }),
@@ -140,7 +141,7 @@ impl Authorizer {
             fails_open: it.fail_open,
             status_on_error: status(&it.status_on_error),
             body: it.include_request_body_in_check,
-            ..new(&it.service, it.port.get(), it.timeout.map(|it| it.get()), Asked::Grpc)
+            ..new(&it.service, it.port.get(), it.timeout.map(Written::get), Asked::Grpc)
         }
     }
 }

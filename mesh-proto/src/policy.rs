@@ -25,10 +25,9 @@ pub(crate) fn encode(policy: &Policy) -> security::Authorization {
     };
     let action = match policy.effect {
         Effect::Allow => security::Action::Allow,
-        // What an external authorizer would decide is denied where nobody can ask one.
-        Effect::MutualTls | Effect::Custom | Effect::Deny => security::Action::Deny,
-        // And what is only noted matches nothing.
-        Effect::Audit => security::Action::Deny,
+        // What an external authorizer would decide is denied where nobody can ask one, and what is only noted
+        // travels without its rules, so that it denies nothing.
+        Effect::MutualTls | Effect::Custom | Effect::Deny | Effect::Audit => security::Action::Deny,
     };
     let mut rules = Vec::with_capacity(policy.rules.len());
     for rule in policy.rules.iter().filter(|_| policy.effect != Effect::Audit) {

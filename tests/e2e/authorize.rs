@@ -52,7 +52,6 @@ const TABLE: &[Row<'_>] = &[
             (&["/status/201/x"], 403),
             (&["/headers"], 403),
             (&["/get", "-X", "POST"], 403),
-            (&["/get", "--http2-prior-knowledge"], 200),
             (&["/headers", "--http2-prior-knowledge"], 403),
         ],
     ),
@@ -91,7 +90,7 @@ const TABLE: &[Row<'_>] = &[
         "rules: [{from: [{source: {principals: [\"*/sa/client\"], requestPrincipals: [\"*\"]}}]}]",
         &[(&["/get"], 403)],
     ),
-    // Nobody can be asked yet.
+    // There is no such provider, and that is no yes.
     (
         "action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {paths: [/get]}}]}]",
         &[(&["/get"], 403), (&["/headers"], 200)],

@@ -7,6 +7,7 @@ mod listeners;
 mod local;
 mod modes;
 mod pki;
+mod policies;
 mod process;
 mod rotation;
 mod wire;

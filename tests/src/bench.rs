@@ -43,6 +43,7 @@ mod memory;
 pub mod names;
 mod output;
 pub mod pace;
+mod policy;
 mod process;
 pub mod relay;
 mod stand;
@@ -153,7 +154,7 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Outcome> {
     // Before there are pods, which have something to do even when nobody calls.
     for case in &plan.cases {
         match case {
-            Case::Control(_) => ask(plan, *case, tell, &mut outcome),
+            Case::Control(_) | Case::Policy(_) => ask(plan, *case, tell, &mut outcome),
             Case::L7(subject) => l7::run(*subject, plan, tell, &mut outcome),
             Case::Traffic(_) | Case::Memory(_) => {}
         }
@@ -172,12 +173,16 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Asks a question of the control plane, which needs no pods.
+/// Asks a question that needs no pods.
 fn ask(plan: &Plan, case: Case, tell: &mut dyn FnMut(&str), outcome: &mut Outcome) {
-    let Case::Control(question) = case else { return };
+    let sample = || match case {
+        Case::Control(question) => question.sample(plan.seconds),
+        Case::Policy(subject) => subject.sample().map(|sample| vec![(System::Mesh, sample)]),
+        Case::Traffic(_) | Case::Memory(_) | Case::L7(_) => Ok(Vec::new()),
+    };
     let mut samples: Vec<(String, Vec<Sample>)> = Vec::new();
     for round in 1..=plan.runs {
-        let turns = match question.sample(plan.seconds) {
+        let turns = match sample() {
             Ok(turns) => turns,
             Err(reason) => {
                 let (case, system) = (case.to_string(), System::Mesh.to_string());
@@ -248,7 +253,7 @@ impl Session<'_> {
         match self.case {
             Case::Traffic(traffic) => self.stand.warm_up(system, traffic).map(|()| true),
             Case::Memory(memory) => Ok(memory::applies(system, memory)),
-            Case::Control(_) | Case::L7(_) => Ok(false),
+            Case::Control(_) | Case::L7(_) | Case::Policy(_) => Ok(false),
         }
     }
 
@@ -259,7 +264,7 @@ impl Session<'_> {
         let sample = match self.case {
             Case::Traffic(traffic) => load::run(self.stand, system, traffic, self.plan.seconds),
             Case::Memory(memory) => memory::run(self.stand, system, memory),
-            Case::Control(_) | Case::L7(_) => bail!("no question to pods"),
+            Case::Control(_) | Case::L7(_) | Case::Policy(_) => bail!("no question to pods"),
         };
         let others = watch.cores()?;
         self.stand.trim_logs()?;

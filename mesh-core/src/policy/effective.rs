@@ -207,7 +207,7 @@ impl List {
         for number in index
             .candidates(attributes)?
             .into_iter()
-            .flat_map(|list| self.first(list, (places, attributes, skip)))
+            .filter_map(|list| self.first(list, (places, attributes, skip)))
         {
             first = Some(first.map_or(number, |known: usize| known.min(number)));
         }

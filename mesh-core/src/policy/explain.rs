@@ -10,6 +10,7 @@ use super::request::{Seen, Truth};
 use super::rule::{Attributes, Clause, Effect, Group, Matcher, Policy, Rule};
 use super::told::{Attribute, Told};
 use super::{PolicyName, PolicySet, Question};
+use crate::authn::Claims;
 use crate::id::SpiffeId;
 use crate::model::Workload;
 
@@ -140,7 +141,7 @@ fn value_of(matcher: &Matcher, attributes: &Attributes<'_>) -> Option<Vec<String
         Matcher::RemoteIp(_) => ip(request?.remote_ip),
         Matcher::RequestPrincipal(_) => text(request?.claims.and_then(|claims| claims.principal())),
         Matcher::Presenter(_) => text(request?.claims.and_then(|claims| claims.presenter())),
-        Matcher::Audience(_) => owned(request?.claims.map(|claims| claims.audiences())),
+        Matcher::Audience(_) => owned(request?.claims.map(Claims::audiences)),
         Matcher::Claim { path, .. } => {
             owned(request?.claims.map(|claims| claims.values(path.iter().map(|name| &**name))))
         }

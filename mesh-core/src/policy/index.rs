@@ -9,6 +9,7 @@ use super::matcher::StringMatch;
 use super::request::Seen;
 use super::rule::{Attributes, Clause, Group, Matcher, Rule};
 use super::template::PathMatch;
+use crate::id::SpiffeId;
 
 /// Something that rules name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,18 +43,21 @@ impl Index {
             // Where the fewest others are.
             match keys.iter().min_by_key(|(axis, values)| crowd(*axis, values)) {
                 None => index.others.push(number),
-                Some((axis, values)) => {
-                    let Some(under) = index.under.get_mut(*axis as usize) else { continue };
-                    for value in values {
-                        let all = under.entry(value.clone()).or_default();
-                        if all.last() != Some(&number) {
-                            all.push(number);
-                        }
-                    }
-                }
+                Some((axis, values)) => index.put(number, *axis, values),
             }
         }
         index
+    }
+
+    fn put(&mut self, number: usize, axis: Axis, values: &[Box<str>]) {
+        let Some(under) = self.under.get_mut(axis as usize) else { return };
+        for value in values {
+            let all = under.entry(value.clone()).or_default();
+            // A rule may name one twice.
+            if all.last() != Some(&number) {
+                all.push(number);
+            }
+        }
     }
 
     /// The rules that may match a request, in order within each list. `None` for what is no request.
@@ -67,8 +71,8 @@ impl Index {
             value.and_then(|value| under.get(value)).map(Vec::as_slice).unwrap_or_default()
         };
         Some([
-            find(principals, attributes.peer.map(|peer| peer.principal())),
-            find(namespaces, attributes.peer.map(|peer| peer.namespace())),
+            find(principals, attributes.peer.map(SpiffeId::principal)),
+            find(namespaces, attributes.peer.map(SpiffeId::namespace)),
             find(segments, first_segment(request.path)),
             &self.others,
         ])

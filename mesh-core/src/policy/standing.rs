@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::effective::Effective;
 use super::request::Seen;
-use super::rule::{Attributes, Matcher};
+use super::rule::{Attributes, Matcher, Rule};
 use super::{Decision, PolicySet};
 use crate::id::SpiffeId;
 use crate::model::Workload;
@@ -84,7 +84,7 @@ impl Standing {
 }
 
 fn ports(effective: &Effective) -> std::collections::BTreeSet<u16> {
-    let clauses = effective.policies().flat_map(|policy| &policy.rules).flat_map(|rule| rule.clauses());
+    let clauses = effective.policies().flat_map(|policy| &policy.rules).flat_map(Rule::clauses);
     clauses
         .filter_map(|clause| match &clause.matcher {
             Matcher::DestinationPort(ports) => Some(ports),

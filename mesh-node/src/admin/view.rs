@@ -307,7 +307,7 @@ fn end(party: &Party) -> End {
 fn denial_row(denial: &Refusal) -> Vec<String> {
     let Refusal { time, source, source_address, destination, request, reason } = denial;
     let from = source.as_ref().unwrap_or(source_address);
-    [time, from, destination, request.as_deref().unwrap_or("-"), reason].map(|it| it.to_owned()).into()
+    [&**time, &**from, &**destination, request.as_deref().unwrap_or("-"), &**reason].map(str::to_owned).into()
 }
 
 fn refused(admin: &Admin) -> Vec<Refused> {

@@ -138,7 +138,7 @@ async fn carry(engine: &Engine, policies: &EdgePolicies, connection: OpaqueConne
                 break denied;
             }
             if versions.changed().await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             versions.borrow_and_update();
         }

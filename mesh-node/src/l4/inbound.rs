@@ -8,7 +8,7 @@ use mesh_common::{INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
 use mesh_core::{
     limit::{self, Caller, Outcome},
     model::Workload,
-    policy::Permit,
+    policy::{Notes, Permit},
 };
 use tokio::net::TcpStream;
 
@@ -318,7 +318,9 @@ fn authorize(
     };
     match facts.decide(&worker.snapshot(), workload) {
         Ok(permit) => {
-            worker.reporter.noted(permit.notes(), &facts.client_name(), &facts.destination);
+            if *permit.notes() != Notes::default() {
+                worker.reporter.noted(permit.notes(), &facts.client_name(), &facts.destination);
+            }
             Some(permit)
         }
         Err(denied) => {

@@ -7,7 +7,9 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, Method};
 use mesh_core::authn::Claims;
+use mesh_core::model::Snapshot;
 use mesh_core::policy::{Decision, Denied, DeniedBy, External, Host, Notes, Request, Seen};
+use tokio::sync::watch;
 
 use super::ahead::Ahead;
 use super::exchange::{Ended, Stage};
@@ -31,6 +33,8 @@ pub(super) struct Remembered {
     client: SocketAddr,
     /// What its token says.
     claims: Option<Arc<Claims>>,
+    /// Those of the configuration that come after the one that was decided with.
+    versions: watch::Receiver<Arc<Snapshot>>,
     /// Who was asked besides, and has nothing against it.
     approved: Vec<Arc<str>>,
 }
@@ -44,14 +48,16 @@ pub(super) async fn request<D: Downstream>(
 ) -> Result<Option<Remembered>, Ended> {
     let mut asked = match stage.site.guard() {
         Guard::None => return Ok(None),
-        Guard::Later => return Ok(Some(Remembered::of(stage.facts, head, None))),
-        Guard::Now => Remembered::of(stage.facts, head, Some(head.headers.clone())),
+        Guard::Later => return Ok(Some(Remembered::of(stage, head, None))),
+        Guard::Now => Remembered::of(stage, head, Some(head.headers.clone())),
     };
     loop {
         match asked.decide(stage) {
             Decision::Allowed(notes) => {
-                let host = head.authority.as_ref().map_or("", |it| it.as_str());
-                stage.engine.reporter.noted(&notes, &client_name(stage.facts), &host);
+                if notes != Notes::default() {
+                    let host = head.authority.as_ref().map_or("", |it| it.as_str());
+                    stage.engine.reporter.noted(&notes, &client_name(stage.facts), &host);
+                }
                 return Ok(Some(asked));
             }
             Decision::Denied(denied) => return Err(refuse(stage, &asked, &denied, record)),
@@ -83,12 +89,12 @@ pub(super) async fn request<D: Downstream>(
 /// Resolves when policy would not let the request pass any more.
 pub(super) async fn revoked(stage: &Stage<'_>, asked: Option<&Remembered>) -> Denied {
     let Some(asked) = asked else { return std::future::pending().await };
-    let mut snapshots = stage.engine.versions();
+    let mut versions = asked.versions.clone();
     loop {
-        if snapshots.changed().await.is_err() {
+        if versions.changed().await.is_err() {
             return std::future::pending().await;
         }
-        snapshots.borrow_and_update();
+        versions.borrow_and_update();
         if let Err(denied) = asked.decide(stage).strict() {
             return denied;
         }
@@ -96,14 +102,15 @@ pub(super) async fn revoked(stage: &Stage<'_>, asked: Option<&Remembered>) -> De
 }
 
 impl Remembered {
-    fn of(facts: &Facts, head: &RequestHead, headers: Option<HeaderMap>) -> Self {
+    fn of(stage: &Stage<'_>, head: &RequestHead, headers: Option<HeaderMap>) -> Self {
         Self {
             method: head.method.clone(),
             authority: head.authority.clone(),
             target: head.target.clone(),
             headers,
-            client: client_of(facts, head),
+            client: client_of(stage.facts, head),
             claims: head.claims.clone(),
+            versions: stage.engine.versions(),
             approved: Vec::new(),
         }
     }
@@ -128,8 +135,8 @@ impl Remembered {
     /// What is told of a refusal to whoever looks at this process.
     pub(super) fn refused(&self, facts: &Facts, denied: &Denied) -> report::Refusal {
         let host = self.authority.as_ref().map_or("", |it| it.as_str());
-        let mut request = format!("{} {host}{}", self.method, self.target.path());
-        request.truncate(request.floor_char_boundary(MAX_SHOWN));
+        let request = format!("{} {host}{}", self.method, self.target.path());
+        let request = request.chars().take(MAX_SHOWN).collect();
         report::Refusal { request: Some(request), ..refusal(facts, denied) }
     }
 }
@@ -156,5 +163,5 @@ fn client_name(facts: &Facts) -> String {
     facts.identity.as_ref().map_or_else(|| facts.peer.to_string(), ToString::to_string)
 }
 
-/// Bytes of a request that are shown.
+/// Characters of a request that are shown.
 const MAX_SHOWN: usize = 256;

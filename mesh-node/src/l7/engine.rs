@@ -92,11 +92,9 @@ impl Engine {
         engine
     }
 
-    /// The versions of the configuration that come after the one of now.
+    /// The versions of the configuration that come after the one that was looked at last.
     pub fn versions(&self) -> watch::Receiver<Arc<Snapshot>> {
-        let mut versions = self.snapshots.borrow().clone();
-        versions.mark_unchanged();
-        versions
+        self.snapshots.borrow().clone()
     }
 
     /// The configuration as it is now.

@@ -297,7 +297,7 @@ impl Events {
 static HANDSHAKES: Family =
     Family { name: "mesh_handshakes_refused", help: "TLS handshakes that did not end in a tunnel" };
 static DENIED: Family =
-    Family { name: "mesh_connections_denied", help: "Connections refused or ended by policy" };
+    Family { name: "mesh_connections_denied", help: "Connections and requests refused or ended by policy" };
 static GARBAGE: Family =
     Family { name: "mesh_invalid_requests", help: "Requests that are malformed or ask for what is not here" };
 static ACCEPT: Family = Family { name: "mesh_accept_errors", help: "Failures of accept()" };

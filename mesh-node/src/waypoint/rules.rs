@@ -228,10 +228,10 @@ impl Site for WaypointSite {
 
     fn decide(&self, facts: &Facts, seen: Seen<'_>, approved: &[Arc<str>]) -> Decision<Notes> {
         let snapshot = self.waypoint.engine.snapshot();
-        // What is not there any more is answered for by rules.
-        let Some(service) = snapshot.service(&self.key) else { return Decision::Allowed(Notes::default()) };
         let Some(wanted) = facts.local else { return DeniedBy::WrongDestination.into() };
-        self.waypoint.rules.decide((&snapshot, Some(service)), (facts, wanted), (seen, approved))
+        // One that is not there any more has no policy of its own left, and nowhere to be sent either.
+        let service = snapshot.service(&self.key).map(|service| &**service);
+        self.waypoint.rules.decide((&snapshot, service), (facts, wanted), (seen, approved))
     }
 
     fn providers(&self) -> Option<Rc<Providers>> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{control::Question, l7::Subject};
+use super::{control::Question, l7::Subject, policy};
 
 /// One thing to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Case {
     Control(Question),
     /// What is done to requests, beside other proxies.
     L7(Subject),
+    /// What a decision of policy costs.
+    Policy(policy::Subject),
 }
 
 /// Load between a client and a server.
@@ -74,6 +76,7 @@ impl Case {
         all.extend([Memory::Idle, Memory::PerPod, Memory::HeldConnections].map(Self::Memory));
         all.extend(Question::all().into_iter().map(Self::Control));
         all.extend(Subject::all().into_iter().map(Self::L7));
+        all.extend(policy::Subject::all().into_iter().map(Self::Policy));
         all
     }
 
@@ -98,7 +101,7 @@ impl Case {
     pub fn traffic(self) -> Option<Traffic> {
         match self {
             Self::Traffic(traffic) => Some(traffic),
-            Self::Memory(_) | Self::Control(_) | Self::L7(_) => None,
+            Self::Memory(_) | Self::Control(_) | Self::L7(_) | Self::Policy(_) => None,
         }
     }
 }
@@ -109,6 +112,7 @@ impl fmt::Display for Case {
             Self::Traffic(traffic) => traffic.fmt(f),
             Self::Control(question) => question.fmt(f),
             Self::L7(subject) => subject.fmt(f),
+            Self::Policy(subject) => subject.fmt(f),
             Self::Memory(Memory::Idle) => f.write_str("node/rss/idle"),
             Self::Memory(Memory::PerPod) => f.write_str("node/rss/per-pod"),
             Self::Memory(Memory::HeldConnections) => f.write_str("node/rss/per-1000-held-connections"),

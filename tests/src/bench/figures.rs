@@ -51,6 +51,8 @@ pub enum Metric {
     NodeRssMb,
     /// The most that it ever took.
     NodePeakRssMb,
+    /// Microseconds of one decision of policy about a request.
+    DecisionUs,
     /// Microseconds that a change takes the compiler.
     WorldUs,
     /// Microseconds to make ready what it came to.
@@ -91,6 +93,7 @@ impl Metric {
             Self::PeakRssMb => "peak_rss_mb",
             Self::NodeRssMb => "node_rss_mb",
             Self::NodePeakRssMb => "node_peak_rss_mb",
+            Self::DecisionUs => "decision_us",
             Self::WorldUs => "world_us",
             Self::ShelfUs => "shelf_us",
             Self::SessionUs => "session_us",

@@ -52,7 +52,7 @@ impl Answer {
             }
             Decision::NeedsRequest => {
                 answer.decision = Verdict::NeedsRequest;
-                answer.reason = "it depends on the requests; what is no request is denied".to_owned();
+                "it depends on the requests; what is no request is denied".clone_into(&mut answer.reason);
             }
             Decision::NeedsExternal(External { policy, rule, provider }) => {
                 answer.decision = Verdict::NeedsExternal;
@@ -82,7 +82,7 @@ impl Verdict {
 pub(super) fn table(answer: &Answer) -> String {
     let mut text = format!("{}: {}\n", answer.decision.text(), one_line(&answer.reason));
     if let Some(policy) = &answer.would_be_denied_by {
-        text += &format!("The dry-run policy {policy} would deny it.\n");
+        text.extend(["The dry-run policy ", policy, " would deny it.\n"]);
     }
     if answer.policies.is_empty() {
         return text + "No policy applies.\n";
