@@ -65,10 +65,9 @@ fn headers(given: &[HeaderValueOption]) -> impl Iterator<Item = (HeaderName, Hea
 fn how(option: &HeaderValueOption) -> How {
     match (&option.append, option.append_action()) {
         (Some(append), _) if append.value => How::Append,
-        (Some(_), _) => How::Replace,
         (None, Action::AddIfAbsent) => How::IfAbsent,
         (None, Action::OverwriteIfExists) => How::IfPresent,
-        (None, Action::AppendIfExistsOrAdd | Action::OverwriteIfExistsOrAdd) => How::Replace,
+        (Some(_), _) | (None, Action::AppendIfExistsOrAdd | Action::OverwriteIfExistsOrAdd) => How::Replace,
     }
 }
 

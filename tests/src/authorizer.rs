@@ -61,23 +61,7 @@ impl Authorizer {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let notes = Arc::clone(&asked);
-        thread::spawn(move || {
-            let local = tokio::task::LocalSet::new();
-            local.block_on(&runtime, async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                loop {
-                    let (tcp, _) = listener.accept().await?;
-                    let notes = Arc::clone(&notes);
-                    tokio::task::spawn_local(async move {
-                        let service = service_fn(move |request| by_http(request, Arc::clone(&notes)));
-                        let served = hyper::server::conn::http1::Builder::new();
-                        let _ = served.serve_connection(TokioIo::new(tcp), service).await;
-                    });
-                }
-                #[expect(unreachable_code, reason = "it says what the block comes to")]
-                anyhow::Ok(())
-            })
-        });
+        thread::spawn(move || tokio::task::LocalSet::new().block_on(&runtime, serve_http(listener, notes)));
         Ok(Self { address, asked })
     }
 
@@ -89,6 +73,19 @@ impl Authorizer {
     /// What it was asked, one text for each question: `METHOD HOST PATH BODY`, then each header as `NAME=VALUE`.
     pub fn asked(&self) -> Vec<String> {
         self.asked.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+async fn serve_http(listener: TcpListener, notes: Arc<Asked>) -> Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let (tcp, _) = listener.accept().await?;
+        let notes = Arc::clone(&notes);
+        tokio::task::spawn_local(async move {
+            let service = service_fn(move |request| by_http(request, Arc::clone(&notes)));
+            let _ =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), service).await;
+        });
     }
 }
 

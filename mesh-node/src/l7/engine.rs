@@ -78,7 +78,7 @@ impl Engine {
         let authentication = shared.authentication(&snapshot);
         let providers = providers(&*client, &authentication);
         let clusters = HashMap::new();
-        let view = View { workload, trust, snapshot, clusters, limits, door, authentication, providers };
+        let view = View { snapshot, workload, clusters, trust, limits, door, authentication, providers };
         let engine = Rc::new(Self {
             client,
             reporter,

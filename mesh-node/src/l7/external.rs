@@ -35,7 +35,7 @@ pub async fn ask<D: Downstream>(
     record: &mut Record,
 ) -> Result<Option<Reply>, Ended> {
     let body = read_body(authorizer, head, client).await?;
-    let asked = question(stage, authorizer, head, &body);
+    let asked = question(stage, authorizer, head, body.as_ref());
     // Boxed: it is a whole exchange of its own, inside of another.
     let asked = tokio::time::timeout(authorizer.timeout, asked);
     let answer = match (Box::pin(asked) as Pin<Box<dyn Future<Output = _> + '_>>).await {
@@ -126,7 +126,7 @@ async fn question(
     stage: &Stage<'_>,
     authorizer: &Authorizer,
     head: &RequestHead,
-    body: &Option<Shown>,
+    body: Option<&Shown>,
 ) -> Result<Verdict, String> {
     match &authorizer.asked {
         Asked::Grpc => {
@@ -137,8 +137,7 @@ async fn question(
             mesh_proto::check::answer(&answer.into_message()?).map_err(|error| error.to_string())
         }
         Asked::Http(how) => {
-            let call =
-                Call::new(body.as_ref().map(|body| body.bytes.clone()).unwrap_or_default(), MAX_ANSWER);
+            let call = Call::new(body.map(|body| body.bytes.clone()).unwrap_or_default(), MAX_ANSWER);
             let mut head = http_head(how, head, (body, &call))?;
             let answer = call.ask(stage, &authorizer.to, &mut head).await?;
             let verdict = how.verdict(answer.status, &answer.headers, answer.body.to_vec());
@@ -150,7 +149,7 @@ async fn question(
 fn http_head(
     how: &ByHttp,
     head: &RequestHead,
-    (body, call): (&Option<Shown>, &Call),
+    (body, call): (Option<&Shown>, &Call),
 ) -> Result<RequestHead, String> {
     let target = how.target(head.target.as_str());
     let mut headers = how.headers(&head.headers);
@@ -179,7 +178,7 @@ fn attributes(
     stage: &Stage<'_>,
     authorizer: &Authorizer,
     head: &RequestHead,
-    body: &Option<Shown>,
+    body: Option<&Shown>,
 ) -> mesh_proto::authz::AttributeContext {
     use mesh_proto::authz::attribute_context::{Peer, Request, TlsSession};
     let facts = stage.facts;
@@ -210,7 +209,7 @@ fn attributes(
 fn http_request(
     authorizer: &Authorizer,
     head: &RequestHead,
-    body: &Option<Shown>,
+    body: Option<&Shown>,
 ) -> mesh_proto::authz::attribute_context::HttpRequest {
     let scheme = if head.secure { "https" } else { "http" };
     let host = head.authority.as_ref().map_or("", Authority::as_str);
@@ -234,7 +233,7 @@ fn http_request(
         let partial = if shown.is_whole { "false" } else { "true" };
         headers.insert("x-envoy-auth-partial-body".to_owned(), partial.to_owned());
     }
-    let bytes = body.as_ref().map(|shown| shown.bytes.clone()).unwrap_or_default();
+    let bytes = body.map(|shown| shown.bytes.clone()).unwrap_or_default();
     let raw = authorizer.body.is_some_and(|wanted| wanted.pack_as_bytes);
     let text = if raw { String::new() } else { String::from_utf8_lossy(&bytes).into_owned() };
     mesh_proto::authz::attribute_context::HttpRequest {

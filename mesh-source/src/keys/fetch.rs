@@ -172,8 +172,8 @@ fn client() -> Option<Arc<ClientConfig>> {
 
 fn make_client() -> Option<Arc<ClientConfig>> {
     let named = std::env::var(SSL_CERT_FILE).ok().filter(|path| !path.is_empty());
-    let places = named.as_deref().into_iter().chain(BUNDLES.iter().copied().filter(|_| named.is_none()));
-    let pem = places.filter_map(|path| std::fs::read(path).ok()).next()?;
+    let mut places = named.as_deref().into_iter().chain(BUNDLES.iter().copied().filter(|_| named.is_none()));
+    let pem = places.find_map(|path| std::fs::read(path).ok())?;
     let mut roots = RootCertStore::empty();
     let certificates = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok);
     // Those that cannot be used are left out: nobody here put them there.
