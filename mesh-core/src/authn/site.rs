@@ -238,7 +238,7 @@ kind: ServiceEntry
 metadata: {name: own, namespace: shop}
 spec: {hosts: [own.example], exportTo: ['.'], resolution: STATIC, ports: [{name: http, number: 80}], endpoints: [{address: 203.0.113.9}]}
 ";
-        let objects = parse(&SourceFile { name: "mesh.yaml", text: text }).objects;
+        let objects = parse(&SourceFile { name: "mesh.yaml", text }).objects;
         compile(&objects, &CompileOptions::default()).snapshot
     }
 
