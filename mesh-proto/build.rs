@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "ca.proto",
         "mesh.proto",
         "ratelimit.proto",
+        "authz.proto",
     ];
     let descriptors = protox::compile(files, ["proto"])?;
     // Payloads stay in the buffer that they arrived in.

@@ -9,6 +9,7 @@ use mesh_core::resource::{Finding, ObjectKey};
 use mesh_source::{About, Change, Changes, Remarks};
 
 use crate::hub::Hub;
+use crate::keys::Keys;
 
 /// What there is to say about the resources.
 #[derive(Debug, Default)]
@@ -44,25 +45,53 @@ pub async fn run(
     observer: Option<Box<dyn Observe>>,
 ) {
     let mut feed = Some(Feed { world: World::new(options), remarks: Remarks::default(), observer });
-    while let Some(mut batch) = changes.next().await {
+    let mut keys = Keys::follow(Arc::clone(&hub));
+    loop {
+        let batch = tokio::select! {
+            batch = changes.next() => batch,
+            found = keys.next() => {
+                let Some(state) = &mut feed else { return };
+                if let Some((site, found)) = found {
+                    state.world.set_keys(&site, found);
+                    hub.publish(state.world.commit());
+                }
+                settle(&keys, &hub);
+                continue;
+            }
+        };
+        let Some(mut batch) = batch else { return };
         while let Some(more) = changes.next_waiting().filter(|_| batch.len() < MAX_BATCH) {
             batch.extend(more);
         }
         let Some(mut state) = feed.take() else { return };
-        let (hub, findings) = (Arc::clone(&hub), Arc::clone(&findings));
+        let (shelf, findings) = (Arc::clone(&hub), Arc::clone(&findings));
         // Compiling a mesh for the first time takes a second; subscribers are served meanwhile.
         let compiled = tokio::task::spawn_blocking(move || {
-            state.take(batch, &hub, &findings);
-            state
+            let synced = state.take(batch, &shelf, &findings);
+            (state, synced)
         });
         match compiled.await {
-            Ok(state) => feed = Some(state),
+            Ok((state, synced)) => {
+                keys.want(state.world.wanted_keys());
+                if synced {
+                    keys.synced();
+                }
+                settle(&keys, &hub);
+                feed = Some(state);
+            }
             Err(error) => {
                 // What was published stays in force, but nothing new would ever come: a new process starts clean.
                 tracing::error!(%error, "Compiling failed.");
                 std::process::exit(1);
             }
         }
+    }
+}
+
+/// Subscribers are told everything as soon as everything is there.
+fn settle(keys: &Keys, hub: &Hub) {
+    if keys.are_settled() && !hub.is_ready() {
+        hub.set_ready();
     }
 }
 
@@ -73,7 +102,8 @@ struct Feed {
 }
 
 impl Feed {
-    fn take(&mut self, batch: Vec<Change>, hub: &Hub, findings: &Findings) {
+    /// Whether everything that exists has been seen with this.
+    fn take(&mut self, batch: Vec<Change>, hub: &Hub, findings: &Findings) -> bool {
         let mut synced = false;
         if let Some(observer) = &mut self.observer {
             observer.saw(&batch);
@@ -103,8 +133,8 @@ impl Feed {
                 sequence = hub.shelf().sequence(),
                 "Everything that exists was read and compiled."
             );
-            hub.set_ready();
         }
+        synced
     }
 }
 

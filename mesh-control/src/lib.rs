@@ -15,6 +15,7 @@ pub mod feed;
 pub mod gate;
 pub mod hub;
 pub mod intake;
+pub mod keys;
 pub mod kubernetes;
 pub mod listen;
 pub mod metrics;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::authn;
 use crate::health::Checks;
 use crate::limit;
 use crate::model::{Service, Snapshot, Target, Workload};
@@ -89,7 +90,9 @@ fn standing(
     let from = source.ips.iter().find(|own| own.is_ipv4() == ip.is_ipv4())?;
     let plain = destination.accepts_tunnel() && !destination.inbound_bypass && destination.waypoint.is_none();
     let plain = plain && !opts_out(destination);
-    if source.uid == destination.uid || !plain || limit::concerns(snapshot, None, Some(destination)) {
+    let is_asked =
+        limit::concerns(snapshot, None, Some(destination)) || authn::concerns(snapshot, destination);
+    if source.uid == destination.uid || !plain || is_asked {
         return None;
     }
     // An address that a service claims as well is the service's.

@@ -14,6 +14,7 @@ pub mod datagrams;
 pub mod dns;
 pub mod dynamodb;
 pub mod express;
+pub mod external;
 pub mod gateway_api;
 pub mod health;
 pub mod http;

@@ -518,7 +518,7 @@ pub(crate) const WAYPOINT_CONTROLLER: &str = "istio.io/mesh-controller";
 const NOT_READY: &str = "WaypointIsNotReady";
 const OTHER_TRAFFIC: &str = "UnsupportedTrafficType";
 /// Kinds of policies with targets that waypoints enforce.
-const ENFORCED: [&str; 1] = ["AuthorizationPolicy"];
+const ENFORCED: [&str; 2] = ["AuthorizationPolicy", "RequestAuthentication"];
 
 #[cfg(test)]
 mod tests;

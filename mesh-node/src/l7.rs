@@ -1,13 +1,17 @@
 //! Layer 7: one engine that reads requests, decides, and carries them, for the node and for gateways.
 
+mod ahead;
 mod announce;
+pub(crate) mod authn;
 pub(crate) mod authorize;
+mod call;
 mod cluster;
 mod connect;
 mod deadline;
 mod edge;
 pub mod engine;
 mod exchange;
+pub mod external;
 mod forward;
 pub mod h1;
 mod health;

@@ -12,6 +12,7 @@ use tonic::Status;
 use tonic::codec::DecodeBuf;
 use tonic_prost::{ProstCodec, ProstEncoder};
 
+use crate::authz::{CheckRequest, CheckResponse};
 use crate::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::ratelimit::{RateLimitRequest, RateLimitResponse};
@@ -91,6 +92,16 @@ impl Limited for RateLimitResponse {
         Limit { what: "verdicts", tags: &[2], measure: Measure::Elements, most: MAX_VERDICTS },
         Limit { what: "headers", tags: &[3, 4], measure: Measure::Elements, most: MAX_HEADERS },
     ];
+}
+
+impl Limited for CheckRequest {
+    // Nobody here takes any.
+    const LIMITS: &'static [Limit] = &[];
+}
+
+impl Limited for CheckResponse {
+    // What is in it is counted when it is read; its bytes are, while they come.
+    const LIMITS: &'static [Limit] = &[];
 }
 
 impl Limited for IstioCertificateResponse {

@@ -5,8 +5,9 @@
 //! resource and the field. A resource is decoded alone: a bad one costs the others nothing.
 #![forbid(unsafe_code)]
 
-pub use self::generated::{ca, discovery, mesh, ratelimit, security, workload};
+pub use self::generated::{authz, ca, discovery, mesh, ratelimit, security, workload};
 
+pub mod check;
 pub mod codec;
 pub mod decode;
 pub mod encode;
@@ -44,6 +45,11 @@ mod generated {
     /// Istio's certificate service.
     pub mod ca {
         tonic::include_proto!("istio.v1.auth");
+    }
+
+    /// Envoy's external authorizer.
+    pub mod authz {
+        tonic::include_proto!("envoy.service.auth.v3");
     }
 
     /// Envoy's rate limit service.

@@ -1,5 +1,5 @@
 //! Where resources come from: a [`Directory`] of Kubernetes YAML that is watched, or the API of a cluster
-//! ([`kubernetes`], behind the feature of that name).
+//! ([`kubernetes`], behind the feature of that name); and, behind the feature `keys`, what resources say is elsewhere.
 //!
 //! Both tell of what they hold by [`Changes`]: first everything that exists, then what becomes different. Whoever wants
 //! a directory as a whole takes a [`Loaded`] instead, which is published every time its content changes.
@@ -17,6 +17,8 @@ mod changes;
 mod diff;
 mod directory;
 mod file;
+#[cfg(feature = "keys")]
+pub mod keys;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 mod remarks;

@@ -9,6 +9,7 @@ mod balance;
 mod bounds;
 mod change;
 mod client;
+mod external;
 mod fault;
 mod flood;
 mod frames;
@@ -27,6 +28,7 @@ mod settings;
 mod stand;
 mod stream;
 mod tls;
+mod tokens;
 mod upstream;
 
 use std::io::Write as _;
@@ -77,6 +79,7 @@ fn rows() -> Vec<Row> {
         action::rows(),
         balance::rows(),
         bounds::rows(),
+        external::rows(),
         fault::rows(),
         flood::rows(),
         gateway::rows(),
@@ -88,6 +91,7 @@ fn rows() -> Vec<Row> {
         originate::rows(),
         settings::rows(),
         stream::rows(),
+        tokens::rows(),
         upstream::rows(),
         change::rows(),
     ]

@@ -376,7 +376,8 @@ pub(crate) fn base(pods: Pods, [http, https, redirect, bare]: [u16; 4]) -> Strin
         "{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}".to_owned(),
         "{apiVersion: v1, kind: Namespace, metadata: {name: conf}}".to_owned(),
         "{apiVersion: v1, kind: Namespace, metadata: {name: other}}".to_owned(),
-        "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: \"accessLogFile: /dev/stdout\\n\"}}".to_owned(),
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: \"accessLogFile: /dev/stdout\\nPROVIDERS\\n\"}}"
+            .replace("PROVIDERS", crate::external::PROVIDERS),
         "{apiVersion: v1, kind: Pod, metadata: {name: istio-ingressgateway, namespace: istio-system, labels: {istio: ingressgateway, app: istio-ingressgateway}}, spec: {containers: [{name: istio-proxy, image: local}]}}".to_owned(),
         format!(
             "{{apiVersion: v1, kind: Service, metadata: {{name: istio-ingressgateway, namespace: istio-system}}, \

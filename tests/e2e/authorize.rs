@@ -90,7 +90,7 @@ const TABLE: &[Row<'_>] = &[
         "rules: [{from: [{source: {principals: [\"*/sa/client\"], requestPrincipals: [\"*\"]}}]}]",
         &[(&["/get"], 403)],
     ),
-    // Nobody can be asked yet.
+    // There is no such provider, and that is no yes.
     (
         "action: CUSTOM, provider: {name: opa}, rules: [{to: [{operation: {paths: [/get]}}]}]",
         &[(&["/get"], 403), (&["/headers"], 200)],

@@ -22,5 +22,6 @@ mod routing;
 mod scrape;
 mod services;
 mod stock;
+mod tokens;
 mod torture;
 mod waypoint;

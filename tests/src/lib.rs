@@ -6,6 +6,7 @@
 
 pub mod apiserver;
 pub mod ask;
+pub mod authorizer;
 pub mod bed;
 pub mod bench;
 pub mod bookinfo;
@@ -15,6 +16,7 @@ pub mod grpc;
 pub mod http;
 pub mod httpbin;
 pub mod istiod;
+pub mod jwt;
 pub mod mongo;
 pub mod numbered;
 pub mod origin;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Claims {
     principal: Option<String>,
-    claims: Map<String, Value>,
+    all: Map<String, Value>,
     /// Claims whose text is a list of words.
     lists: Vec<String>,
 }
@@ -23,7 +23,12 @@ impl Claims {
             (Some(issuer), Some(subject)) => Some(format!("{issuer}/{subject}")),
             _ => None,
         };
-        Self { principal, claims, lists: lists.to_vec() }
+        Self { principal, all: claims, lists: lists.to_vec() }
+    }
+
+    /// All of them, as the token has them.
+    pub fn all(&self) -> &Map<String, Value> {
+        &self.all
     }
 
     /// `<iss>/<sub>`, if the token has both. Istio's `request.auth.principal`.
@@ -38,7 +43,7 @@ impl Claims {
 
     /// `azp`. Istio's `request.auth.presenter`.
     pub fn presenter(&self) -> Option<&str> {
-        self.claims.get("azp").and_then(Value::as_str)
+        self.all.get("azp").and_then(Value::as_str)
     }
 
     /// The values of the claim at `path`, which leads through objects. A list has each of its items, a string that is a list of words
@@ -46,7 +51,7 @@ impl Claims {
     pub fn values<'a>(&self, path: impl IntoIterator<Item = &'a str>) -> Vec<Cow<'_, str>> {
         let mut path = path.into_iter();
         let Some(name) = path.next() else { return Vec::new() };
-        let mut value = self.claims.get(name);
+        let mut value = self.all.get(name);
         let mut nested = false;
         for name in path {
             nested = true;

@@ -16,6 +16,7 @@ use self::credentials::Credentials;
 use self::entries::{Entries, ServiceEntry, WorkloadEntry};
 use self::few::Few;
 use self::gateway_api::GatewayApi;
+use self::keys::Keys;
 use self::mesh_config::MeshConfig;
 use self::namespaces::NamespaceFacts;
 use self::nodes::NodeFacts;
@@ -44,6 +45,7 @@ mod credentials;
 mod entries;
 mod few;
 mod gateway_api;
+mod keys;
 mod mesh_config;
 mod namespaces;
 mod nodes;
@@ -107,6 +109,7 @@ pub struct World {
     credentials: Credentials,
     gateway_api: GatewayApi,
     backends: Backends,
+    keys: Keys,
     /// What many resources say alike.
     values: Values,
     findings: Findings,
@@ -183,6 +186,7 @@ impl World {
             credentials: Credentials::default(),
             gateway_api: GatewayApi::default(),
             backends: Backends::default(),
+            keys: Keys::default(),
             values: Values::default(),
             findings: Findings::default(),
             told: HashMap::new(),
@@ -229,6 +233,7 @@ impl World {
             }
             Spec::AuthorizationPolicy(_) => return self.put_authorization(&name, object.clone()),
             Spec::PeerAuthentication(_) => return self.put_peer_authentication(&name, object.clone()),
+            Spec::RequestAuthentication(_) => self.put_authentication(&object.key(), Some(object)),
             Spec::Sidecar(sidecar) => {
                 reach::warn_about(object, sidecar, &mut report);
                 self.put_sidecar(&name, SidecarFacts::of(sidecar, object.meta.creation_timestamp));
@@ -274,6 +279,7 @@ impl World {
             | "TLSRoute" | "TCPRoute" | "UDPRoute" | "RateLimit" | "HealthCheck" | "WorkloadGroup" => {
                 self.put_config(key, None);
             }
+            "RequestAuthentication" => self.put_authentication(key, None),
             "KubernetesGateway" | "ListenerSet" | "ReferenceGrant" => self.put_gateway_resource(key, None),
             "BackendTLSPolicy" => self.put_backend_policy(&name, None),
             "AuthorizationPolicy" => self.drop_authorization(&name),

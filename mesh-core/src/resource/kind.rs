@@ -207,6 +207,7 @@ impl Kind {
                 | Self::DestinationRule
                 | Self::Gateway
                 | Self::AuthorizationPolicy
+                | Self::RequestAuthentication
                 | Self::GatewayClass
                 | Self::KubernetesGateway
                 | Self::ListenerSet
@@ -289,7 +290,7 @@ fn unknown_kind(api_version: &str, kind: &str, kinds: &[&str]) -> Class {
 }
 
 /// Kinds that are read and checked while nothing acts on them yet.
-const NOT_ENFORCED: &[Kind] = &[Kind::RequestAuthentication, Kind::Telemetry];
+const NOT_ENFORCED: &[Kind] = &[Kind::Telemetry];
 
 /// Kinds that make sense for Envoy only, or for traffic that the mesh does not carry.
 pub(super) const UNSUPPORTED: &[Unsupported] = &[

@@ -317,4 +317,9 @@ fn of_policies_with_targets_only_some_kinds_are_enforced() {
     let verdict = attachments.accepted(&key("Telemetry", "shop", "p")).expect("a verdict");
     assert_eq!((verdict.holds, verdict.reason), (false, "UnsupportedValue"));
     assert!(verdict.message.contains("do not enforce a Telemetry yet"), "{}", verdict.message);
+    let tokens = "RequestAuthentication: {metadata: {name: p, namespace: shop}, \
+                  spec: {targetRefs: [{kind: Service, name: web}]}}";
+    let attachments = cluster(&[&bound, tokens]);
+    let verdict = attachments.accepted(&key("RequestAuthentication", "shop", "p")).expect("a verdict");
+    assert!(!verdict.message.contains("do not enforce"), "{}", verdict.message);
 }

@@ -50,6 +50,7 @@ impl Inputs {
                     Spec::DestinationRule(_)
                         | Spec::BackendTlsPolicy(_)
                         | Spec::AuthorizationPolicy(_)
+                        | Spec::RequestAuthentication(_)
                         | Spec::RateLimit(_)
                         | Spec::HealthCheck(_)
                         | Spec::WorkloadGroup(_)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use mesh_common::TUNNEL_PORT;
+use mesh_core::authn::{Authentication, Providers};
 use mesh_core::cluster::Credential;
 use mesh_core::gateway_api::{Resources, client_certificate};
 use mesh_core::id::SpiffeId;
@@ -301,6 +302,14 @@ impl Client for EdgeClient {
 
     fn own(&self) -> Option<Arc<Own>> {
         Some(self.own.borrow().clone())
+    }
+
+    fn providers(&self, authentication: &Authentication) -> Providers {
+        let own = self.own.borrow().clone();
+        match self.perspective {
+            Perspective::Waypoint => authentication.of_waypoint((&own.namespace, &own.name), None),
+            _ => authentication.of_gateway(&own),
+        }
     }
 
     fn passes_on(&self, service: &Service) -> bool {

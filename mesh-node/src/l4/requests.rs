@@ -126,6 +126,11 @@ impl PodRequests {
     }
 }
 
+/// The engine of what a pod sends.
+pub(super) fn engine(worker: &Rc<Worker>, pod: &Arc<LocalPod>) -> Rc<Engine> {
+    Rc::clone(&worker.requests(pod, || PodRequests::new(worker, pod)).engine)
+}
+
 /// Whether rules that are compiled for one are good for the other.
 fn same_client(one: Option<&Arc<Workload>>, other: Option<&Arc<Workload>>) -> bool {
     same_object(one, other) || one.map(|it| &it.labels) == other.map(|it| &it.labels)

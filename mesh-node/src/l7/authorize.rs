@@ -6,17 +6,20 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Method};
+use mesh_core::authn::Claims;
 use mesh_core::model::Snapshot;
 use mesh_core::policy::{Decision, Denied, DeniedBy, External, Host, Notes, Request, Seen};
-
 use tokio::sync::watch;
 
+use super::ahead::Ahead;
 use super::exchange::{Ended, Stage};
+use super::external;
 use super::h1::{Authority, Target};
 use super::message::RequestHead;
 use super::record::{Record, client_of};
 use super::reply::Refusal;
 use super::site::{Facts, Guard};
+use super::transfer::Downstream;
 use crate::report::{self, Rfc3339};
 
 /// A request as it was when policy was asked, to ask again.
@@ -28,6 +31,8 @@ pub(super) struct Remembered {
     /// nobody has read.
     headers: Option<HeaderMap>,
     client: SocketAddr,
+    /// What its token says.
+    claims: Option<Arc<Claims>>,
     /// Those of the configuration that come after the one that was decided with.
     versions: watch::Receiver<Arc<Snapshot>>,
     /// Who was asked besides, and has nothing against it.
@@ -35,9 +40,10 @@ pub(super) struct Remembered {
 }
 
 /// Asks about a request. What comes back is `None` where policy is asked about connections only.
-pub(super) async fn request(
+pub(super) async fn request<D: Downstream>(
     stage: &Stage<'_>,
-    head: &RequestHead,
+    head: &mut RequestHead,
+    client: &mut Ahead<'_, D>,
     record: &mut Record,
 ) -> Result<Option<Remembered>, Ended> {
     let mut asked = match stage.site.guard() {
@@ -59,25 +65,25 @@ pub(super) async fn request(
             Decision::NeedsRequest => {
                 return Err(refuse(stage, &asked, &DeniedBy::Undecided.into(), record));
             }
-            Decision::NeedsExternal(external) => match ask(stage, &external, head).await {
-                Ok(()) if !asked.approved.contains(&external.provider) => {
-                    asked.approved.push(external.provider);
-                }
-                _ => {
-                    let External { policy, rule, .. } = external;
+            Decision::NeedsExternal(External { policy, rule, provider }) => {
+                let authorizer =
+                    external::find(stage, &provider).filter(|_| !asked.approved.contains(&provider));
+                let Some(authorizer) = authorizer else {
                     return Err(refuse(stage, &asked, &DeniedBy::Policy { policy, rule }.into(), record));
+                };
+                // Boxed: few requests need it, and all have room for it otherwise.
+                let answer = Box::pin(external::ask(stage, &authorizer, head, client, record)).await?;
+                if let Some(reply) = answer {
+                    let denied = DeniedBy::Policy { policy, rule }.into();
+                    stage.engine.reporter.denied(&denied, asked.refused(stage.facts, &denied));
+                    return Err(Ended::Answered(Box::new(reply)));
                 }
-            },
+                // Those who are asked after it see what it has changed.
+                asked.headers = Some(head.headers.clone());
+                asked.approved.push(provider);
+            }
         }
     }
-}
-
-/// Asks an external authorizer whether it has anything against a request.
-///
-/// Nobody is asked yet, which is a no.
-#[expect(clippy::unused_async, reason = "whoever is asked is asked over the network")]
-async fn ask(_: &Stage<'_>, _: &External, _: &RequestHead) -> Result<(), ()> {
-    Err(())
 }
 
 /// Resolves when policy would not let the request pass any more.
@@ -103,6 +109,7 @@ impl Remembered {
             target: head.target.clone(),
             headers,
             client: client_of(stage.facts, head),
+            claims: head.claims.clone(),
             versions: stage.engine.versions(),
             approved: Vec::new(),
         }
@@ -120,7 +127,7 @@ impl Remembered {
             headers,
             remote_ip: self.client.ip().to_canonical(),
             server_name: stage.facts.sni.as_deref(),
-            claims: None,
+            claims: self.claims.as_deref(),
         };
         stage.site.decide(stage.facts, Seen::Request(&request), &self.approved)
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_core::authn::{Authentication, Providers};
 use mesh_core::cluster::{self, ClientCertificate, Destination};
 use mesh_core::health::Checks;
 use mesh_core::limit::{Limits, Policy};
@@ -46,6 +47,9 @@ struct View {
     limits: Arc<Limits>,
     /// Those for all that the client, being a gateway, takes in.
     door: Rc<[Arc<Policy>]>,
+    authentication: Arc<Authentication>,
+    /// Who says whose tokens are accepted of all that the client takes in.
+    providers: Rc<Providers>,
 }
 
 /// A cluster by the port that was asked for.
@@ -71,7 +75,10 @@ impl Engine {
         let (workload, trust) = (client.workload(&snapshot), Trust::of(&snapshot));
         let limits = shared.limits(&snapshot);
         let door = door(&*client, &limits);
-        let view = View { workload, trust, snapshot, clusters: HashMap::new(), limits, door };
+        let authentication = shared.authentication(&snapshot);
+        let providers = providers(&*client, &authentication);
+        let clusters = HashMap::new();
+        let view = View { snapshot, workload, clusters, trust, limits, door, authentication, providers };
         let engine = Rc::new(Self {
             client,
             reporter,
@@ -117,6 +124,18 @@ impl Engine {
     pub fn door(&self) -> Rc<[Arc<Policy>]> {
         self.refresh();
         Rc::clone(&self.view.borrow().door)
+    }
+
+    /// The tokens that the configuration accepts as it is now.
+    pub fn authentication(&self) -> Arc<Authentication> {
+        self.refresh();
+        Arc::clone(&self.view.borrow().authentication)
+    }
+
+    /// Those of them that are for all that the client takes in.
+    pub fn providers(&self) -> Rc<Providers> {
+        self.refresh();
+        Rc::clone(&self.view.borrow().providers)
     }
 
     /// The health checks of the configuration as it is now.
@@ -259,6 +278,8 @@ impl Engine {
         view.trust = Trust::of(&snapshot);
         view.limits = self.shared.limits(&snapshot);
         view.door = door(&*self.client, &view.limits);
+        view.authentication = self.shared.authentication(&snapshot);
+        view.providers = providers(&*self.client, &view.authentication);
         view.snapshot = snapshot;
     }
 
@@ -271,7 +292,11 @@ impl Engine {
         self.shared.tick(now);
         // What a gateway is may come to be known after what is for it.
         let limits = self.limits();
-        self.view.borrow_mut().door = door(&*self.client, &limits);
+        let authentication = self.authentication();
+        let mut view = self.view.borrow_mut();
+        view.door = door(&*self.client, &limits);
+        view.providers = providers(&*self.client, &authentication);
+        drop(view);
         let view = self.view.borrow();
         for known in view.clusters.values().flatten() {
             let pool = &known.cluster.policy.pool;
@@ -311,6 +336,10 @@ fn service(snapshot: &Snapshot, to: &ClusterRef, (namespace, asked): (&str, u16)
 
 fn door(client: &dyn Client, limits: &Limits) -> Rc<[Arc<Policy>]> {
     if limits.is_empty() { Rc::default() } else { client.door(limits).into() }
+}
+
+fn providers(client: &dyn Client, authentication: &Authentication) -> Rc<Providers> {
+    if authentication.is_empty() { Rc::default() } else { client.providers(authentication).into() }
 }
 
 /// Whether this is the application that the client takes requests in for.

@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use mesh_core::authn::Claims;
 use mesh_core::resource::networking::virtual_service::AbortError;
 use mesh_core::route::{Action, Cors, CorsAnswer, Picked, RequestView, Route, https_location};
 
+use super::ahead::Ahead;
+use super::authn;
 use super::authorize;
 use super::edge;
 use super::engine::Engine;
@@ -39,6 +42,8 @@ pub struct Stage<'a> {
 pub enum Ended {
     /// The proxy answers.
     Refused(Refusal, String),
+    /// Somebody else has answered in the proxy's place.
+    Answered(Box<Reply>),
     /// The client has gone, or its request broke: there is nobody to answer.
     Gone(Broken),
     /// The answer had begun and could not be ended.
@@ -62,10 +67,12 @@ pub async fn serve<D: Downstream>(
             record.refused(refusal, &reason);
             send(stage, client, Reply::refuse(refusal, grpc), &mut record).await.err()
         }
+        Err(Ended::Answered(reply)) => send(stage, client, *reply, &mut record).await.err(),
         Err(ended) => Some(ended),
     };
     match ended {
-        None => {}
+        // Nothing that sends an answer asks for another.
+        None | Some(Ended::Answered(_)) => {}
         Some(Ended::Gone(broken)) => record.gone(&broken),
         Some(Ended::Cut(broken)) => record.cut(&broken),
         Some(Ended::Refused(refusal, reason)) => record.refused(refusal, &reason),
@@ -87,10 +94,12 @@ async fn run<D: Downstream>(
         let reason = "more proxies have passed it on than there can be, by its x-forwarded-for";
         return Err(Ended::Refused(Refusal::Loop, reason.to_owned()));
     }
-    let asked = authorize::request(stage, head, record).await?;
+    authn::request(stage, head, record)?;
+    let mut client = Ahead::new(client);
+    let asked = authorize::request(stage, head, &mut client, record).await?;
     let denied = tokio::select! {
         biased;
-        followed = follow(stage, head, client, record) => return followed,
+        followed = follow(stage, head, &mut client, record) => return followed,
         denied = authorize::revoked(stage, asked.as_ref()) => denied,
     };
     stage.engine.reporter.count(Event::DeniedLater);
@@ -182,7 +191,7 @@ pub fn view<'a>(stage: &Stage<'_>, head: &'a RequestHead) -> RequestView<'a> {
         query: head.target.query(),
         headers: &head.headers,
         port: stage.site.port(),
-        claims: None,
+        claims: head.claims.as_deref().map(Claims::all),
     }
 }
 

@@ -190,6 +190,7 @@ impl Probe<'_> {
             framing: Framing::None,
             upgrade: None,
             expects_continue: false,
+            claims: None,
         })
     }
 

@@ -1,9 +1,11 @@
 //! Requests and responses as the engine sees them, whatever protocol they came by.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+use mesh_core::authn::Claims;
 
 use super::h1::{self, Authority, Framing, Refused, Target, Upgrade};
 
@@ -30,6 +32,8 @@ pub struct RequestHead {
     pub upgrade: Option<Upgrade>,
     /// The client waits for a 100 before it sends the body.
     pub expects_continue: bool,
+    /// What its token says, if it has one that was accepted.
+    pub claims: Option<Arc<Claims>>,
 }
 
 /// What a client speaks.
@@ -122,6 +126,7 @@ impl RequestHead {
             framing: Framing::None,
             upgrade: None,
             expects_continue: false,
+            claims: None,
         }
     }
 

@@ -60,6 +60,7 @@ fn begin(stage: &Stage<'_>, mirror: &Mirror, head: &RequestHead) -> Option<mpsc:
         framing: head.framing,
         upgrade: None,
         expects_continue: false,
+        claims: None,
     };
     let (sender, receiver) = if head.framing.has_body() {
         let (sender, receiver) = mpsc::channel(QUEUE);

@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use mesh_core::authn::Invalid;
 
+use super::authn;
 use super::h1::Framing;
 use super::message::ResponseHead;
 use crate::report::Flags;
@@ -52,6 +54,10 @@ pub enum Refusal {
     GloballyLimited,
     /// A rate limit service says nothing, and its limit is to be kept all the same.
     RateLimitService,
+    /// An authorizer cannot be asked; the status is what its provider says then.
+    Authorizer(StatusCode),
+    /// It has a token that is not accepted.
+    Token(Invalid),
 }
 
 impl Refusal {
@@ -74,7 +80,11 @@ impl Refusal {
             Self::RateLimited | Self::GloballyLimited => StatusCode::TOO_MANY_REQUESTS,
             Self::RateLimitService => StatusCode::INTERNAL_SERVER_ERROR,
             Self::BodyTooLong => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoCluster(status) | Self::Fault(status) | Self::BadRequest(status) => status,
+            Self::NoCluster(status)
+            | Self::Fault(status)
+            | Self::BadRequest(status)
+            | Self::Authorizer(status) => status,
+            Self::Token(invalid) => invalid.status(),
         }
     }
 
@@ -93,9 +103,10 @@ impl Refusal {
             Self::Fault(_) => Flags::FI,
             Self::BadRequest(_) => Flags::DPE,
             Self::RequestTimeout => Flags::SI,
-            Self::Denied | Self::BodyTooLong | Self::Loop => Flags::NONE,
+            Self::Denied | Self::BodyTooLong | Self::Loop | Self::Token(_) => Flags::NONE,
             Self::RateLimited | Self::GloballyLimited => Flags::RL,
             Self::RateLimitService => Flags::RLSE,
+            Self::Authorizer(_) => Flags::UAEX,
         }
     }
 
@@ -120,15 +131,21 @@ impl Refusal {
             Self::RateLimited => "local_rate_limited",
             Self::GloballyLimited => "request_rate_limited",
             Self::RateLimitService => "rate_limiter_error",
+            Self::Authorizer(_) => "ext_authz_error",
             Self::BodyTooLong => "request_payload_too_large",
             Self::Loop => "loop_detected",
+            Self::Token(invalid) => authn::details(invalid),
         }
     }
 
     /// The body of the answer.
     pub const fn text(self) -> &'static str {
         match self {
-            Self::NoRoute | Self::NoCluster(_) | Self::GloballyLimited | Self::RateLimitService => "",
+            Self::NoRoute
+            | Self::NoCluster(_)
+            | Self::GloballyLimited
+            | Self::RateLimitService
+            | Self::Authorizer(_) => "",
             Self::Misdirected => "Misdirected Request",
             Self::NoHealthyUpstream => "no healthy upstream",
             Self::ConnectFailure | Self::TlsFailure => {
@@ -158,6 +175,7 @@ impl Refusal {
             Self::RateLimited => "local_rate_limited",
             Self::BodyTooLong => "Payload Too Large",
             Self::Loop => "Loop Detected",
+            Self::Token(invalid) => invalid.text(),
         }
     }
 }

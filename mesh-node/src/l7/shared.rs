@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use mesh_core::authn::Authentication;
 use mesh_core::balance::Health;
 use mesh_core::cluster::{Admission, ClusterPolicy, SharedOutliers};
 use mesh_core::health::{Checks, SharedMonitor};
@@ -22,6 +23,7 @@ use crate::run::lookup::Lookup;
 pub struct Shared {
     all: Mutex<HashMap<Name, Weak<SharedCluster>>>,
     limits: Derived<Limits>,
+    authentication: Derived<Authentication>,
     checks: Derived<Checks>,
     /// Places for health checks that are under way.
     questions: Arc<Semaphore>,
@@ -59,6 +61,7 @@ impl Shared {
             lookup,
             all: Mutex::default(),
             limits: Derived::default(),
+            authentication: Derived::default(),
             checks: Derived::default(),
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             epoch: Instant::now(),
@@ -113,6 +116,11 @@ impl Shared {
     /// The limits of a configuration, or of a newer one that another thread has seen.
     pub fn limits(&self, snapshot: &Snapshot) -> Arc<Limits> {
         self.limits.of(snapshot, |before| Limits::of(snapshot, before, self.epoch))
+    }
+
+    /// The tokens that a configuration accepts, or a newer one that another thread has seen.
+    pub fn authentication(&self, snapshot: &Snapshot) -> Arc<Authentication> {
+        self.authentication.of(snapshot, |before| Authentication::of(snapshot, before))
     }
 
     /// The health checks of a configuration, or of a newer one that another thread has seen.

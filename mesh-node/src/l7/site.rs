@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use mesh_core::authn::{Authentication, Providers};
 use mesh_core::cluster::Credential;
 use mesh_core::id::SpiffeId;
 use mesh_core::limit::{Limits, Policy};
@@ -20,6 +21,7 @@ use mesh_core::resource::mesh_config::proxy::Topology;
 use mesh_core::route::{MatchInfo, Route, RouteTable};
 use tokio::task::JoinHandle;
 
+use super::engine::Engine;
 use super::io::Io;
 use crate::report::{ConnReport, Flag, Perspective, PseudoService};
 use crate::tunnel;
@@ -61,6 +63,16 @@ pub trait Client {
     /// The limits for all that it takes in.
     fn door(&self, limits: &Limits) -> Vec<Arc<Policy>> {
         self.own().map(|own| limits.of_gateway(&own)).unwrap_or_default()
+    }
+
+    /// Whose tokens are accepted of all that it takes in.
+    fn providers(&self, authentication: &Authentication) -> Providers {
+        self.own().map(|own| authentication.of_gateway(&own)).unwrap_or_default()
+    }
+
+    /// Who asks services in its stead about what it takes in, if it sends nothing anywhere but to its application.
+    fn outbound(&self) -> Option<Rc<Engine>> {
+        None
     }
 
     /// What stands for the service of the application that it takes requests in for; see [`INBOUND`].
@@ -213,6 +225,11 @@ pub trait Site {
     /// that have nothing against it.
     fn decide(&self, _: &Facts, _: Seen<'_>, _: &[Arc<str>]) -> Decision<Notes> {
         Decision::Allowed(Notes::default())
+    }
+
+    /// Whose tokens are accepted here, where that is not the same for all that the client takes in.
+    fn providers(&self) -> Option<Rc<Providers>> {
+        None
     }
 
     /// The address that a client asked for.

@@ -198,6 +198,8 @@ fn is_http(bytes: &[u8]) -> Option<bool> {
     end.map(|end| end > 0)
 }
 
+/// Where tokens are asked for, the first bytes are waited for as Istio waits: a server that speaks first has to be declared.
+pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// See [`patience`].
 const SNIFF: Duration = Duration::from_millis(200);
 /// As a gateway waits for a handshake.

@@ -76,11 +76,20 @@ impl Site for OneService {
     }
 }
 
+/// An engine of a mesh, and a listener of it.
+pub(super) fn engine_and_site(text: &str) -> (Rc<Engine>, Rc<dyn Site>, watch::Sender<Arc<Snapshot>>) {
+    let (sender, snapshots) = watch::channel(snapshot(text));
+    let reporter = Reporter::new(ReportOptions::default(), Box::new(std::io::sink())).unwrap();
+    let client = Rc::new(Direct("edge".into()));
+    let engine = Engine::new(client, reporter, Arc::new(Shared::default()), snapshots.clone(), 7);
+    (engine, Rc::new(OneService { snapshots, host: "web.shop.svc.cluster.local" }), sender)
+}
+
 /// What an origin does with each request it reads: the bytes of the head are given, the answer is sent.
-type Script = Rc<dyn Fn(&str) -> String>;
+pub(super) type Script = Rc<dyn Fn(&str) -> String>;
 
 /// Serves a script on an address of its own; requests come back in a list.
-async fn origin(ip: &str, script: Script) -> (SocketAddr, Heard) {
+pub(super) async fn origin(ip: &str, script: Script) -> (SocketAddr, Heard) {
     let listener = TcpListener::bind((ip, 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
     let seen = Heard::default();
@@ -94,7 +103,7 @@ async fn origin(ip: &str, script: Script) -> (SocketAddr, Heard) {
     (addr, seen)
 }
 
-type Heard = Rc<RefCell<Vec<String>>>;
+pub(super) type Heard = Rc<RefCell<Vec<String>>>;
 
 async fn follow(mut tcp: TcpStream, script: Script, heard: Heard) {
     let mut input = BytesMut::new();

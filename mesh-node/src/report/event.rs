@@ -73,6 +73,12 @@ pub enum Event {
     LimitServiceDenied,
     /// A request let through although a rate limit service says nothing.
     LimitServicePassed,
+    /// A request refused because an authorizer says nothing.
+    AuthorizerDenied,
+    /// A request let through although an authorizer says nothing.
+    AuthorizerPassed,
+    /// A request refused because of a token that no rule accepts.
+    TokenRefused,
     /// A connection refused because the waypoint that it has to go through cannot be used.
     NoWaypoint,
     /// A tunnel of HBONE that a peer has made to this process.
@@ -93,7 +99,7 @@ pub enum Event {
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 43] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -126,6 +132,9 @@ impl Event {
         Self::DatagramLeaving,
         Self::LimitServiceDenied,
         Self::LimitServicePassed,
+        Self::AuthorizerDenied,
+        Self::AuthorizerPassed,
+        Self::TokenRefused,
         Self::NoWaypoint,
         Self::TunnelHbone,
         Self::TunnelMesh,
@@ -168,6 +177,8 @@ impl Event {
             | Self::DatagramAddress
             | Self::DatagramLeaving => &DATAGRAMS,
             Self::LimitServiceDenied | Self::LimitServicePassed => &LIMIT_SERVICE,
+            Self::AuthorizerDenied | Self::AuthorizerPassed => &AUTHORIZERS,
+            Self::TokenRefused => &TOKENS,
             Self::NoWaypoint => &WAYPOINT,
             Self::TunnelHbone => &TUNNELS_HBONE,
             Self::TunnelMesh => &TUNNELS_MESH,
@@ -209,11 +220,12 @@ impl Event {
             Self::DatagramSize => "size",
             Self::DatagramAddress => "address",
             Self::DatagramLeaving => "leaving",
-            Self::LimitServiceDenied => "denied",
-            Self::LimitServicePassed => "passed",
+            Self::LimitServiceDenied | Self::AuthorizerDenied => "denied",
+            Self::LimitServicePassed | Self::AuthorizerPassed => "passed",
             Self::AdminHost => "host",
             Self::ShedConnections | Self::AdminConnections => "connections",
-            Self::NoWaypoint
+            Self::TokenRefused
+            | Self::NoWaypoint
             | Self::TunnelHbone
             | Self::TunnelMesh
             | Self::AccessLogDropped
@@ -298,6 +310,14 @@ static DATAGRAMS: Family =
 static LIMIT_SERVICE: Family = Family {
     name: "mesh_rate_limit_service_failures",
     help: "Requests of which a rate limit service said nothing, and what became of them",
+};
+static AUTHORIZERS: Family = Family {
+    name: "mesh_authorizer_failures",
+    help: "Requests of which an external authorizer said nothing, and what became of them",
+};
+static TOKENS: Family = Family {
+    name: "mesh_tokens_refused",
+    help: "Requests refused because of a token that no RequestAuthentication accepts",
 };
 static TUNNELS_HBONE: Family = Family {
     name: "mesh_tunnels_taken_hbone",

@@ -6,7 +6,7 @@ use mesh_core::{
     model::{CompileOptions, Mirror, World},
     resource::{Object, ObjectKey},
 };
-use mesh_source::{Change, Changes, Remarks};
+use mesh_source::{Change, Changes, Remarks, keys::KeyFeed};
 use tracing::{error, info};
 
 use super::{names::Names, publish::Publisher};
@@ -25,7 +25,7 @@ pub trait Observe: Send {
 pub async fn follow(
     mut changes: Changes,
     options: CompileOptions,
-    (publisher, mut names): (Publisher, Names),
+    (publisher, mut names, mut keys): (Publisher, Names, KeyFeed),
     observer: Option<Box<dyn Observe>>,
 ) {
     let mut state = Some(Embedded {
@@ -41,6 +41,14 @@ pub async fn follow(
             (name, addresses) = names.next() => {
                 let Some(now) = &mut state else { return };
                 if now.mirror.resolved(&name, addresses) && publisher.has_published() {
+                    publisher.publish(now.mirror.snapshot()).await;
+                }
+                continue;
+            }
+            (site, found) = keys.next() => {
+                let Some(now) = &mut state else { return };
+                now.world.set_keys(&site, found);
+                if now.commit() && publisher.has_published() {
                     publisher.publish(now.mirror.snapshot()).await;
                 }
                 continue;
@@ -62,6 +70,7 @@ pub async fn follow(
             }
         };
         names.want(now.mirror.hostnames());
+        keys.want(now.world.wanted_keys());
         publisher.findings.send_replace(now.remarks.lines().clone());
         // A directory that is empty at the start is one that is not filled yet; nothing is let go of on its word.
         if now.objects == 0 && !publisher.has_published() {
@@ -103,6 +112,11 @@ impl Embedded {
             }
         }
         self.observe(|observer| observer.settle());
+        self.commit()
+    }
+
+    /// Whether anything came of what has changed.
+    fn commit(&mut self) -> bool {
         let news = self.world.commit();
         self.remarks.update(&self.world);
         let changed = !news.is_empty();

@@ -13,7 +13,10 @@ use mesh_core::{
     id::TrustDomain,
     model::{CompileOptions, CredentialScope},
 };
-use mesh_source::{Changes, Directory, DirectoryFeed};
+use mesh_source::{
+    Changes, Directory, DirectoryFeed,
+    keys::{KeyFeed, KeyOptions, Schedule},
+};
 use tokio::sync::mpsc;
 
 use super::{
@@ -147,7 +150,15 @@ impl Source {
                     ..CompileOptions::default()
                 };
                 tasks::spawn_local("source", feed.run());
-                let published = (publisher, names);
+                let snapshots = publisher.snapshots.clone();
+                let (keys, follower) = KeyFeed::new(KeyOptions {
+                    surroundings: Arc::new(move || snapshots.borrow().clone()),
+                    // Whoever writes the directory of a process owns the machine that it runs on.
+                    local: true,
+                    schedule: Schedule::default(),
+                });
+                tasks::spawn_local("keys", follower.run());
+                let published = (publisher, names, keys);
                 tasks::spawn_local("compile", embedded::follow(changes, compile, published, observer));
             }
             Self::Control(control) => {

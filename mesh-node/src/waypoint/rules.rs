@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use mesh_core::authn::Providers;
 use mesh_core::model::{Service, ServiceKey, Snapshot, Workload};
 use mesh_core::policy::{Decision, DeniedBy, Gate, Notes, Question, Seen, Targeted};
 use mesh_core::route::{About, Client, ClusterRef, Owners, Route, RouteTable, StreamTable};
 
 use super::Waypoint;
+use crate::l7::engine::Engine;
 use crate::l7::site::{Chosen, Facts, Guard, Site};
 
 /// The rules of a waypoint as a data thread knows them.
@@ -58,6 +60,25 @@ impl Rules {
             known: RefCell::default(),
             policies: RefCell::default(),
         }
+    }
+
+    /// The waypoint's namespace and name.
+    fn name(&self) -> (&str, &str) {
+        (&self.name.0, &self.name.1)
+    }
+
+    /// Whose tokens are accepted of what goes to `service`, if it is there.
+    fn providers(&self, engine: &Engine, service: Option<&Service>) -> Providers {
+        let authentication = engine.authentication();
+        if authentication.is_empty() {
+            return Providers::default();
+        }
+        authentication.of_waypoint(self.name(), service)
+    }
+
+    /// Whether tokens are asked for of what goes to `service`.
+    pub(super) fn asks_for_tokens(&self, engine: &Engine, service: &Service) -> bool {
+        !self.providers(engine, Some(service)).is_empty()
     }
 
     /// The policies for what goes to `service`, if it goes to one.
@@ -152,6 +173,8 @@ pub(super) struct WaypointSite {
     fallback: Chosen,
     /// The rules as they were last, and of which version of the configuration.
     known: RefCell<Option<(u64, Option<Arc<RouteTable>>)>>,
+    /// Whose tokens were accepted last, and of which version.
+    providers: RefCell<Option<(u64, Rc<Providers>)>>,
 }
 
 impl WaypointSite {
@@ -165,7 +188,15 @@ impl WaypointSite {
         let fallback = Route::to(to);
         let matched = Arc::new(fallback.unmatched());
         let fallback = (Arc::new(fallback), matched);
-        Self { waypoint, key: service.key(), number, source, fallback, known: RefCell::default() }
+        Self {
+            waypoint,
+            key: service.key(),
+            number,
+            source,
+            fallback,
+            known: RefCell::default(),
+            providers: RefCell::default(),
+        }
     }
 }
 
@@ -201,6 +232,20 @@ impl Site for WaypointSite {
         // One that is not there any more has no policy of its own left, and nowhere to be sent either.
         let service = snapshot.service(&self.key).map(|service| &**service);
         self.waypoint.rules.decide((&snapshot, service), (facts, wanted), (seen, approved))
+    }
+
+    fn providers(&self) -> Option<Rc<Providers>> {
+        let engine = &self.waypoint.engine;
+        let snapshot = engine.snapshot();
+        let generation = snapshot.config_generation();
+        let mut known = self.providers.borrow_mut();
+        if let Some((_, providers)) = known.as_ref().filter(|(of, _)| *of == generation) {
+            return Some(Rc::clone(providers));
+        }
+        let service = snapshot.service(&self.key).map(|it| &**it);
+        let providers = Rc::new(self.waypoint.rules.providers(engine, service));
+        *known = Some((generation, Rc::clone(&providers)));
+        Some(providers)
     }
 
     fn port(&self) -> u16 {

@@ -92,7 +92,10 @@ fn facts(snapshot: &Snapshot, (client, wanted): (SocketAddr, SocketAddr), incomi
 
 impl Call {
     async fn reach_service(self, mut io: Io, (service, port): (&Arc<Service>, usize)) {
-        let (mut input, patience) = (BytesMut::new(), sniff::patience(&self.snapshot));
+        let mut input = BytesMut::new();
+        let asks = self.waypoint.rules.asks_for_tokens(&self.waypoint.engine, service);
+        // Whoever begins late must not get past those who ask for tokens.
+        let patience = if asks { sniff::FOREVER } else { sniff::patience(&self.snapshot) };
         let declared = service.ports.get(port).map_or(Declared::Tcp, ServicePort::declared);
         let Self { waypoint, facts, .. } = &self;
         let number = service.ports.get(port).map_or(0, |port| port.number);

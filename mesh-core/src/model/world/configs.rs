@@ -59,7 +59,7 @@ impl World {
         self.emit(RecordKey::Config(Arc::new(key.clone())), config);
     }
 
-    fn note_labels(&mut self, key: &ObjectKey, object: Option<&Object>) {
+    pub(super) fn note_labels(&mut self, key: &ObjectKey, object: Option<&Object>) {
         let keys = match object.map(|object| &object.spec) {
             Some(Spec::DestinationRule(rule)) => {
                 let labels = rule.subsets.iter().flat_map(|subset| subset.labels.keys());
@@ -68,6 +68,10 @@ impl World {
             Some(Spec::Gateway(gateway)) => gateway.selector.keys().cloned().collect(),
             Some(Spec::RateLimit(limit)) => {
                 let labels = limit.selector.iter().flat_map(|selector| selector.match_labels.keys());
+                labels.cloned().collect()
+            }
+            Some(Spec::RequestAuthentication(spec)) => {
+                let labels = spec.selector.iter().flat_map(|selector| selector.match_labels.keys());
                 labels.cloned().collect()
             }
             Some(Spec::WorkloadGroup(group)) if group.probe.is_some() => {

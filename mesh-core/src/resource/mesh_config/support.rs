@@ -22,8 +22,23 @@ pub(super) type Row = (&'static str, Support, &'static str);
 pub(super) fn mesh(tree: &Tree, problems: &mut Vec<Problem>) {
     let root = Path::Root(super::FIELD);
     note(tree, root, MESH, problems);
+    if let Some(all) = tree.get("extensionProviders") {
+        providers(all, Path::Key(&root, "extensionProviders"), problems);
+    }
     if let Some(proxy) = tree.get("defaultConfig") {
         self::proxy(proxy, Path::Key(&root, "defaultConfig"), problems);
+    }
+}
+
+/// Notes which providers have no effect: all but those that are asked about requests.
+fn providers(tree: &Tree, path: Path<'_>, problems: &mut Vec<Problem>) {
+    let Tree::List(all) = tree else { return };
+    let is_asked =
+        |provider: &Tree| provider.get("envoyExtAuthzHttp").or(provider.get("envoyExtAuthzGrpc")).is_some();
+    for (index, _) in all.iter().enumerate().filter(|(_, provider)| !is_asked(provider)) {
+        let reason = "is not supported yet and changes nothing";
+        let problem = Problem::error(Path::Index(&path, index), reason);
+        problems.push(Problem { level: Level::Warning, ..problem });
     }
 }
 
@@ -109,7 +124,8 @@ pub(super) const MESH: &[Row] = &[
     ("enablePrometheusMerge", Foreign, ""),
     ("verifyCertificateAtClient", Later, "true"),
     ("ca", Later, ""),
-    ("extensionProviders", Later, ""),
+    // Which of them are acted on, [`providers`] says.
+    ("extensionProviders", Acts, ""),
     ("defaultProviders", Later, "{metrics: [prometheus]}"),
     ("discoverySelectors", Later, ""),
     ("pathNormalization", Acts, ""),

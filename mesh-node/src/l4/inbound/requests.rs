@@ -1,5 +1,5 @@
-//! Requests to a pod, read where they arrive: because policy asks for what is in them, or because a service of the pod limits
-//! those of strangers.
+//! Requests to a pod, read where they arrive: because policy asks for what is in them, because tokens are asked for, or because
+//! a service of the pod limits those of strangers.
 //!
 //! Whoever is in the mesh is counted on its own side, at its node, a waypoint or a gateway. A stranger has nobody there, so
 //! that its requests are told apart here. Everything else that comes stays bytes.
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use mesh_core::authn::{Authentication, Providers};
 use mesh_core::limit::{Limits, Policy};
 use mesh_core::model::{Declared, Entry, Exported, Families, Service, ServicePort, Snapshot, Workload};
 use mesh_core::policy::{Decision, DeniedBy, Notes, Permit, Seen};
@@ -53,8 +54,10 @@ pub(super) fn plan(worker: &Worker, facts: &Facts) -> Option<Plan> {
         Decision::Denied(_) => return None,
         Decision::NeedsRequest | Decision::NeedsExternal(_) => true,
     };
+    let asks = asks_for_tokens(worker, &snapshot, workload);
+    let is_read = guarded || asks;
     let limits = worker.shared.limits(&snapshot);
-    if !guarded && (limits.is_empty() || facts.peer.is_some()) {
+    if !is_read && (limits.is_empty() || facts.peer.is_some()) {
         return None;
     }
     let services: Vec<_> = serving(&snapshot, workload, facts.destination.port()).collect();
@@ -62,10 +65,10 @@ pub(super) fn plan(worker: &Worker, facts: &Facts) -> Option<Plan> {
         |service: &Arc<Service>| limits.of_service(service).iter().any(|it| it.limits_requests());
     let limited = services.iter().filter(|(service, _)| facts.peer.is_none() && limits_requests(service));
     let limited: Vec<_> = limited.cloned().collect();
-    if !guarded && limited.is_empty() {
+    if !is_read && limited.is_empty() {
         return None;
     }
-    let asked = if guarded { &services } else { &limited };
+    let asked = if is_read { &services } else { &limited };
     let declared = |(service, number): &(Arc<Service>, u16)| {
         let port = service.ports.iter().find(|port| port.number == *number);
         port.map_or(Declared::Nothing, ServicePort::declared)
@@ -79,8 +82,16 @@ pub(super) fn plan(worker: &Worker, facts: &Facts) -> Option<Plan> {
         limited: limited.into_iter().map(|(service, _)| service).collect(),
         inbound,
         guarded,
-        patience: sniff::patience(&snapshot),
+        // Whoever begins late must not get past those who ask for tokens.
+        patience: if asks { sniff::FOREVER } else { sniff::patience(&snapshot) },
     })
+}
+
+/// Whether tokens are asked for of those who connect to a workload.
+fn asks_for_tokens(worker: &Worker, snapshot: &Snapshot, workload: &Workload) -> bool {
+    let authentication = worker.shared.authentication(snapshot);
+    !authentication.is_empty()
+        && !authentication.of_workload(&workload.namespace, &workload.labels).is_empty()
 }
 
 impl Plan {
@@ -243,6 +254,17 @@ impl Client for Caller {
 
     fn workload(&self, _: &Snapshot) -> Option<Arc<Workload>> {
         None
+    }
+
+    fn providers(&self, authentication: &Authentication) -> Providers {
+        let snapshot = self.worker.upgrade().map(|worker| worker.snapshot());
+        let workload = snapshot.as_ref().and_then(|it| it.workload_by_uid(&self.facts.uid));
+        workload.map(|it| authentication.of_workload(&it.namespace, &it.labels)).unwrap_or_default()
+    }
+
+    fn outbound(&self) -> Option<Rc<Engine>> {
+        let worker = self.worker.upgrade()?;
+        Some(super::super::requests::engine(&worker, &self.pod))
     }
 
     fn door(&self, limits: &Limits) -> Vec<Arc<Policy>> {

@@ -184,6 +184,7 @@ impl H1Downstream {
             framing,
             upgrade: head.upgrade,
             expects_continue: head.expect_continue,
+            claims: None,
         })
     }
 

@@ -115,6 +115,7 @@ fn head(
         client: None,
         version: Version::Http2,
         expects_continue: false,
+        claims: None,
         headers,
         framing,
         upgrade,

@@ -117,6 +117,19 @@ impl Target {
         Ok(Self { form: self.form, ..Self::origin(text.into())? })
     }
 
+    /// The same with another query; without one if it is empty.
+    ///
+    /// # Errors
+    /// If it is no query.
+    pub fn with_query(&self, query: &str) -> Result<Self, Reason> {
+        let mut text = self.path().as_bytes().to_vec();
+        if !query.is_empty() {
+            text.push(b'?');
+            text.extend_from_slice(query.as_bytes());
+        }
+        Ok(Self { form: self.form, ..Self::origin(text.into())? })
+    }
+
     fn parse_authority(raw: Bytes) -> Result<(Self, Option<Authority>), Reason> {
         let authority = Authority::parse(raw.clone())?;
         if authority.port().is_none() {
