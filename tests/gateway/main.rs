@@ -6,7 +6,7 @@ mod hello;
 mod listeners;
 mod local;
 mod modes;
-mod pki;
-mod process;
 mod rotation;
 mod wire;
+
+use mesh_tests::edge::{pki, process};

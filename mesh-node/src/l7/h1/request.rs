@@ -103,7 +103,10 @@ fn assemble(
         return Err(Reason::BodyNotAllowed);
     }
     let expect_continue = version == Version::Http11 && fields.expects_continue()? && framing.has_body();
-    let upgrade = if method == Method::CONNECT { None } else { fields.upgrade(version) };
+    // With a body it is ignored, as RFC 9110, section 7.8, allows: nobody does both, and whether the other protocol begins
+    // before or behind the body is read in two ways.
+    let may_leave = method != Method::CONNECT && !framing.has_body();
+    let upgrade = if may_leave { fields.upgrade(version) } else { None };
     Ok(RequestHead {
         method,
         target,
