@@ -10,6 +10,7 @@ mod deps;
 mod document;
 mod elsewhere;
 mod h2;
+mod headers;
 mod logs;
 mod registry;
 mod slow;

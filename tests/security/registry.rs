@@ -45,11 +45,12 @@ pub(crate) enum Suite {
     Conformance,
     Ebpf,
     EndToEnd,
+    Fuzz,
 }
 
 impl Suite {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Unit, Self::Control, Self::Gateway, Self::Conformance, Self::Ebpf, Self::EndToEnd];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Unit, Self::Control, Self::Gateway, Self::Conformance, Self::Ebpf, Self::EndToEnd, Self::Fuzz];
 
     /// As `cargo xtask test` calls it.
     pub(crate) const fn name(self) -> &'static str {
@@ -60,6 +61,7 @@ impl Suite {
             Self::Conformance => "conformance",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
+            Self::Fuzz => "fuzz",
         }
     }
 
@@ -72,6 +74,7 @@ impl Suite {
             Self::Conformance => "--test=conformance",
             Self::Ebpf => "--test=ebpf",
             Self::EndToEnd => "--test=e2e",
+            Self::Fuzz => "--test=fuzz",
         }
     }
 }
@@ -110,4 +113,8 @@ const fn gateway(name: &'static str) -> Proof {
 
 const fn unit(name: &'static str) -> Proof {
     Proof::In(Suite::Unit, name)
+}
+
+const fn fuzz(name: &'static str) -> Proof {
+    Proof::In(Suite::Fuzz, name)
 }

@@ -15,6 +15,8 @@ pub(crate) struct Stand {
     pub(crate) origin: Origin,
     /// Who has issued the gateway's certificate, and issues those of clients on [`MUTUAL`].
     pub(crate) pki: Pki,
+    /// The rules that lead everything to the origin, YAML.
+    pub(crate) routes: String,
 }
 
 /// A connection to the gateway, byte by byte.
@@ -50,8 +52,9 @@ impl Stand {
             mutual.replace(&HTTPS.to_string(), &MUTUAL.to_string()),
         ];
         gateway.write("gateway.yaml", &manifest(&servers.concat()))?;
-        gateway.write("routes.yaml", &routes(address))?;
-        let stand = Self { gateway, origin, pki };
+        let routes = routes(address);
+        gateway.write("routes.yaml", &routes)?;
+        let stand = Self { gateway, origin, pki, routes };
         wait(Duration::from_secs(10), || stand.is_whole().is_ok())
             .with_context(|| format!("nothing comes through:\n{}", stand.gateway.log()))?;
         Ok(stand)

@@ -18,7 +18,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::stand::{HOST, MUTUAL, Stand};
 
-type Session = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Session = StreamOwned<ClientConnection, TcpStream>;
 
 /// A client that trusts `pki` and shows these certificates, if any.
 fn client(pki: &Pki, shown: Option<(Vec<CertificateDer<'static>>, &str)>) -> Result<Arc<ClientConfig>> {
@@ -38,7 +38,7 @@ fn client(pki: &Pki, shown: Option<(Vec<CertificateDer<'static>>, &str)>) -> Res
     }))
 }
 
-fn with_leaf(pki: &Pki, leaf: &Leaf) -> Result<Arc<ClientConfig>> {
+pub(crate) fn with_leaf(pki: &Pki, leaf: &Leaf) -> Result<Arc<ClientConfig>> {
     client(pki, Some((vec![CertificateDer::from_pem_slice(leaf.certificate.as_bytes())?], &leaf.key)))
 }
 
@@ -49,13 +49,18 @@ fn tcp(at: SocketAddr) -> Result<TcpStream> {
     Ok(tcp)
 }
 
-fn session(config: Arc<ClientConfig>, at: SocketAddr) -> Result<Session> {
+pub(crate) fn session(config: Arc<ClientConfig>, at: SocketAddr) -> Result<Session> {
     Ok(StreamOwned::new(ClientConnection::new(config, ServerName::try_from(HOST)?)?, tcp(at)?))
 }
 
 /// The status of an answer to a request over this session, which stays.
 fn ask(session: &mut Session) -> Result<String> {
-    session.write_all(format!("HEAD / HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes())?;
+    send(session, &format!("HEAD / HTTP/1.1\r\nHost: {HOST}\r\n\r\n"))
+}
+
+/// The status of an answer that has no body.
+pub(crate) fn send(session: &mut Session, request: &str) -> Result<String> {
+    session.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
         let mut byte = [0];

@@ -32,8 +32,8 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, conformance, gateway-api, ebpf, e2e, security; or a part of e2e: egress, dns, waypoint,
-    /// limits, express, torture. From gateway-api on they need root, through sudo where necessary.
+    /// unit, control, gateway, conformance, gateway-api, ebpf, e2e, security, fuzz; or a part of e2e: egress, dns,
+    /// waypoint, limits, express, torture. From gateway-api to security they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Seconds that each suite may run, instead of its own limit.
@@ -68,6 +68,8 @@ enum Suite {
     /// What has hurt others, row by row: tests of its own, and what came of those of other suites that its table names. They
     /// are run for it where they have not run before it.
     Security,
+    /// What reads bytes of strangers, fed with changed inputs for a few seconds each; `cargo xtask fuzz` takes longer.
+    Fuzz,
     /// Of those, what leaves the mesh.
     Egress,
     /// Of those, names.
@@ -98,7 +100,7 @@ struct Report {
 
 impl Suite {
     /// Those that have every test.
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Unit,
         Self::Control,
         Self::Gateway,
@@ -107,6 +109,7 @@ impl Suite {
         Self::Ebpf,
         Self::EndToEnd,
         Self::Security,
+        Self::Fuzz,
     ];
 
     /// Those that are parts of others, for whoever wants just these.
@@ -123,6 +126,7 @@ impl Suite {
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
             Self::Security => "security",
+            Self::Fuzz => "fuzz",
             Self::Egress => "egress",
             Self::Dns => "dns",
             Self::Waypoint => "waypoint",
@@ -162,7 +166,7 @@ impl Suite {
 
     /// Whether its tests run beside each other.
     fn runs_beside(self) -> bool {
-        self != Self::GatewayApi
+        !matches!(self, Self::GatewayApi | Self::Fuzz)
     }
 
     /// How long the tests may run once they are built. Generous: it is there to end what hangs.
@@ -188,6 +192,7 @@ impl Suite {
             Self::Gateway => &["gateway"],
             Self::Ebpf => &["ebpf"],
             Self::Security => &["security"],
+            Self::Fuzz => &["fuzz"],
             Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint | Self::Express | Self::Torture => {
                 &["e2e"]
             }

@@ -25,9 +25,8 @@ impl<'a> Host<'a> {
         let (host, port) = split_port(authority);
         let port = port.and_then(|port| port.get(1..)).and_then(|port| port.parse().ok());
         let host = host.strip_suffix('.').unwrap_or(host);
-        if host.starts_with(|c: char| c == '[' || c == ':' || c.is_ascii_digit())
-            && let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>()
-        {
+        let may_be_address = host.starts_with(|c: char| c == '[' || c.is_ascii_digit()) || host.contains(':');
+        if may_be_address && let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
             return (Self::Address(canonical_ip(address)), port);
         }
         let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());

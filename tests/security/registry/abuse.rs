@@ -1,7 +1,7 @@
 //! What costs the attacked more than the attacker.
 
 use super::Proof::{Here, Never, NotYet};
-use super::{Advisory, conf, control, e2e, gateway, unit};
+use super::{Advisory, conf, control, e2e, fuzz, gateway, unit};
 use crate::{deps, h2, logs, slow, tls};
 
 pub(super) const ROWS: &[Advisory] = &[
@@ -221,6 +221,8 @@ pub(super) const ROWS: &[Advisory] = &[
             control("evil::depth_without_bottom"),
             control("evil::words_of_a_megabyte"),
             control("hostile::what_is_small_on_the_wire_is_small_in_memory"),
+            fuzz("config"),
+            fuzz("discovery"),
         ],
     },
     Advisory {

@@ -1,8 +1,8 @@
 //! Ways around policy.
 
 use super::Proof::{Here, NotYet};
-use super::{Advisory, conf, control, e2e, unit};
-use crate::logs;
+use super::{Advisory, conf, control, e2e, fuzz, unit};
+use crate::{headers, logs};
 
 pub(super) const ROWS: &[Advisory] = &[
     Advisory {
@@ -15,7 +15,14 @@ pub(super) const ROWS: &[Advisory] = &[
         row: "authz.host",
         ids: &["CVE-2021-39155"],
         must: "upper case, a port and a dot at the end make no other host",
-        shown: &[NotYet("rules about hosts of requests are enforced with policies of layer 7")],
+        shown: &[
+            unit("http::host::tests::every_spelling_is_the_same_host"),
+            fuzz("authority"),
+            fuzz("host"),
+            NotYet(
+                "rules about hosts of requests are enforced with policies of layer 7; routes ask about the one form",
+            ),
+        ],
     },
     Advisory {
         row: "authz.path",
@@ -29,6 +36,8 @@ pub(super) const ROWS: &[Advisory] = &[
             conf("settings/path-merge-slashes"),
             conf("settings/path-decode-slashes"),
             conf("settings/path-as-it-is"),
+            unit("http::path::tests::the_normal_form_is_normal"),
+            fuzz("path"),
         ],
     },
     Advisory {
@@ -80,9 +89,23 @@ pub(super) const ROWS: &[Advisory] = &[
         ids: &["CVE-2023-27487", "CVE-2024-45806"],
         must: "what only proxies may say is not taken from strangers; a private address proves nothing",
         shown: &[
+            Here(headers::spoofed),
             conf("settings/no-trusted-proxy"),
             conf("settings/trusted-proxies"),
             conf("settings/trusted-proxies-that-are-not-there"),
+        ],
+    },
+    Advisory {
+        row: "hdr.client_cert",
+        ids: &[
+            "class: X-Forwarded-Client-Cert of strangers",
+            "class: names in certificates that write elements",
+        ],
+        must: "who has which certificate is said by the gateway alone, unless somebody before it is trusted to; names are quoted",
+        shown: &[
+            Here(headers::certificates),
+            unit("http::xfcc::tests::each_rule"),
+            unit("http::xfcc::tests::names_do_not_become_elements"),
         ],
     },
     Advisory {

@@ -1,7 +1,7 @@
 //! Messages that two programs read in two ways.
 
 use super::Proof::{Here, Never, NotYet};
-use super::{Advisory, conf};
+use super::{Advisory, conf, fuzz};
 use crate::{logs, smuggle};
 
 pub(super) const ROWS: &[Advisory] = &[
@@ -43,7 +43,7 @@ pub(super) const ROWS: &[Advisory] = &[
         row: "smuggle.chunks",
         ids: &["class: chunk sizes and extensions"],
         must: "a chunk whose size or end can be read in two ways ends the request, which the origin is not told was whole",
-        shown: &[Here(smuggle::chunks), conf("http/raw-chunk-extension")],
+        shown: &[fuzz("body"), Here(smuggle::chunks), conf("http/raw-chunk-extension")],
     },
     Advisory {
         row: "smuggle.trailers",
@@ -56,6 +56,7 @@ pub(super) const ROWS: &[Advisory] = &[
         ids: &["CVE-2023-25725", "class: line ends, folding, control characters"],
         must: "lines that end otherwise, go on, have no name or hold control characters are refused",
         shown: &[
+            fuzz("headers"),
             Here(smuggle::lines),
             conf("http/raw-bare-lf"),
             conf("http/raw-folded"),

@@ -1,7 +1,7 @@
 //! Who somebody is, where a tunnel leads, and what names mean.
 
 use super::Proof::{Here, In, Never, NotYet};
-use super::{Advisory, Suite, control, e2e, unit};
+use super::{Advisory, Suite, control, e2e, fuzz, unit};
 use crate::tls;
 
 pub(super) const ROWS: &[Advisory] = &[
@@ -12,6 +12,7 @@ pub(super) const ROWS: &[Advisory] = &[
         shown: &[
             e2e("hostile::bad_handshakes_are_refused_by_sk_lookup"),
             e2e("hostile::bad_handshakes_are_refused_by_tc"),
+            fuzz("x509"),
         ],
     },
     Advisory {
@@ -60,6 +61,7 @@ pub(super) const ROWS: &[Advisory] = &[
         must: "a change of policy cuts what it forbids within a second, on every path",
         shown: &[
             e2e("policy::a_change_cuts_live_connections"),
+            e2e("policy::a_change_cuts_live_connections_over_hbone"),
             e2e("express::a_change_of_policy_cuts_open_flows_within_a_second"),
             e2e("express::shortcut::a_change_of_policy_cuts_flows_on_the_shortcut"),
         ],
@@ -87,6 +89,7 @@ pub(super) const ROWS: &[Advisory] = &[
         shown: &[
             e2e("dns::hostile::garbage_ends_in_silence_or_a_format_error"),
             e2e("dns::hostile::a_silent_resolver"),
+            fuzz("dns"),
         ],
     },
     Advisory {
@@ -118,6 +121,7 @@ pub(super) const ROWS: &[Advisory] = &[
             unit("id::tests::identities_that_are_refused"),
             unit("id::tests::the_length_limit_is_exact"),
             unit("id::tests::names_cannot_smuggle_in_path_parts"),
+            fuzz("spiffe"),
         ],
     },
 ];
