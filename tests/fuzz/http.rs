@@ -166,7 +166,7 @@ fn headers(input: &[u8]) -> Result<u64> {
             "two heads: {}",
             written.escape_ascii()
         );
-        ways.push_str(&format!("{framing:?} {} {}", upgrade.is_some(), headers.len()));
+        ways.extend([format!("{framing:?} {} {}", upgrade.is_some(), headers.len())]);
     }
     Ok(way(&ways))
 }
@@ -215,7 +215,7 @@ fn forwarded(input: &[u8]) -> Result<u64> {
     for trusted in 0..4 {
         let client = xff::client(values.iter().copied(), peer, trusted);
         ensure!(trusted > 0 || client.address == peer, "a stranger is believed");
-        ways.push_str(&format!("{:?}", client.said_by));
+        ways.extend([format!("{:?}", client.said_by)]);
     }
     if let Some(list) = xff::appended(values.iter().copied(), peer) {
         ensure!(list.len() <= xff::MAX_BYTES, "a list of {} bytes", list.len());

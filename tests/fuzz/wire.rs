@@ -147,7 +147,7 @@ fn mesh1(input: &[u8]) -> Result<u64> {
                 if let Frame::Open(_, payload) = frame {
                     ways.push_str(&opened(payload)?);
                 }
-                ways.push_str(&format!("{:?}", std::mem::discriminant(&frame)));
+                ways.extend([format!("{:?}", std::mem::discriminant(&frame))]);
                 rest = rest.get(length..).unwrap_or_default();
             }
             Ok(None) => break,

@@ -92,9 +92,9 @@ fn ask(stand: &Stand, numbers: std::ops::Range<u32>) -> Result<()> {
         let mut bytes =
             format!("M{number} /cardinality-{number} HTTP/1.1\r\nHost: cardinality-{number}.test\r\n")
                 .replace("M0 ", "GET ");
-        bytes.push_str(&format!(
+        bytes.extend([format!(
             "User-Agent: cardinality-{number}\r\nX-Envoy-Decorator-Operation: cardinality-{number}\r\n\r\n"
-        ));
+        )]);
         wire.send(bytes.as_bytes())?;
         wire.reply()?;
     }

@@ -37,14 +37,14 @@ impl Pki {
 
     /// A certificate for a name of DNS.
     pub fn leaf(&self, name: &str) -> Leaf {
-        self.made(CertificateParams::new(vec![name.to_owned()]).expect("a name"))
+        self.made(&CertificateParams::new(vec![name.to_owned()]).expect("a name"))
     }
 
     /// As [`Self::leaf`], with a serial number by which it can be revoked.
     pub fn numbered(&self, name: &str, serial: &[u8]) -> Leaf {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         params.serial_number = Some(SerialNumber::from_slice(serial));
-        self.made(params)
+        self.made(&params)
     }
 
     /// A list that revokes these serial numbers, PEM.
@@ -67,7 +67,7 @@ impl Pki {
         params.signed_by(&self.0).expect("a list").pem().expect("a list")
     }
 
-    fn made(&self, params: CertificateParams) -> Leaf {
+    fn made(&self, params: &CertificateParams) -> Leaf {
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.0).expect("a certificate").pem();
         Leaf { certificate, key: key.serialize_pem() }

@@ -58,7 +58,7 @@ proptest! {
             spelt.push('.');
         }
         if let Some(port) = port {
-            spelt.push_str(&format!(":{port}"));
+            spelt.extend([format!(":{port}")]);
         }
         prop_assert_eq!(Host::of(&spelt), (Host::of(&host).0, port));
     }
