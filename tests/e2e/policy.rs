@@ -129,7 +129,17 @@ fn a_dry_run_policy_refuses_nobody_and_is_heard() -> Result<()> {
 /// Connections that policy no longer allows are cut within a second, as a reset; others go on.
 #[test]
 fn a_change_cuts_live_connections() -> Result<()> {
-    let bed = two_nodes()?;
+    a_change_cuts(&two_nodes()?)
+}
+
+/// The same where connections travel as streams of HTTP/2.
+#[test]
+fn a_change_cuts_live_connections_over_hbone() -> Result<()> {
+    let builder = Bed::builder().nodes(2).manifests(manifests());
+    a_change_cuts(&start(builder.mesh_arg("--tunnel-protocol").mesh_arg("hbone"))?)
+}
+
+fn a_change_cuts(bed: &Bed) -> Result<()> {
     let (client, far) = (bed.pod("mesh/client")?, bed.pod("mesh/far")?);
     for server in ["mesh/near", "mesh/far"] {
         let server = bed.pod(server)?;

@@ -6,8 +6,8 @@ mod hello;
 mod listeners;
 mod local;
 mod modes;
-mod pki;
 mod policies;
-mod process;
 mod rotation;
 mod wire;
+
+use mesh_tests::edge::{pki, process};

@@ -11,6 +11,7 @@ pub mod bed;
 pub mod bench;
 pub mod bookinfo;
 pub mod demo;
+pub mod edge;
 pub mod foreign;
 pub mod grpc;
 pub mod http;

@@ -9,6 +9,7 @@ mod build;
 mod check;
 mod crds;
 mod demo;
+mod fuzz;
 mod launch;
 mod setup;
 mod shell;
@@ -44,6 +45,7 @@ enum Verb {
     Demo(demo::Args),
     Testbed(testbed::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -66,5 +68,6 @@ fn run(verb: &Verb) -> Result<ExitCode> {
         Verb::Demo(args) => demo::run(args),
         Verb::Testbed(args) => testbed::run(args),
         Verb::Bench(args) => bench::run(args),
+        Verb::Fuzz(args) => fuzz::run(args),
     }
 }

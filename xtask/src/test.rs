@@ -5,9 +5,11 @@
 
 mod count;
 mod privilege;
+mod security;
 mod stream;
 
 use std::{
+    ffi::OsStr,
     io,
     process::{Command, ExitCode},
     str::FromStr,
@@ -30,8 +32,8 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, conformance, gateway-api, ebpf, e2e; or a part of the last: egress, dns, waypoint, limits,
-    /// express, torture. From gateway-api on they need root, through sudo where necessary.
+    /// unit, control, gateway, conformance, gateway-api, ebpf, e2e, security, fuzz; or a part of e2e: egress, dns,
+    /// waypoint, limits, express, torture. From gateway-api to security they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
     /// Seconds that each suite may run, instead of its own limit.
@@ -63,6 +65,11 @@ enum Suite {
     Ebpf,
     /// The real binaries in the test bed.
     EndToEnd,
+    /// What has hurt others, row by row: tests of its own, and what came of those of other suites that its table names. They
+    /// are run for it where they have not run before it.
+    Security,
+    /// What reads bytes of strangers, fed with changed inputs for a few seconds each; `cargo xtask fuzz` takes longer.
+    Fuzz,
     /// Of those, what leaves the mesh.
     Egress,
     /// Of those, names.
@@ -93,7 +100,7 @@ struct Report {
 
 impl Suite {
     /// Those that have every test.
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 9] = [
         Self::Unit,
         Self::Control,
         Self::Gateway,
@@ -101,6 +108,8 @@ impl Suite {
         Self::GatewayApi,
         Self::Ebpf,
         Self::EndToEnd,
+        Self::Security,
+        Self::Fuzz,
     ];
 
     /// Those that are parts of others, for whoever wants just these.
@@ -116,6 +125,8 @@ impl Suite {
             Self::GatewayApi => "gateway-api",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
+            Self::Security => "security",
+            Self::Fuzz => "fuzz",
             Self::Egress => "egress",
             Self::Dns => "dns",
             Self::Waypoint => "waypoint",
@@ -155,7 +166,7 @@ impl Suite {
 
     /// Whether its tests run beside each other.
     fn runs_beside(self) -> bool {
-        self != Self::GatewayApi
+        !matches!(self, Self::GatewayApi | Self::Fuzz)
     }
 
     /// How long the tests may run once they are built. Generous: it is there to end what hangs.
@@ -180,6 +191,8 @@ impl Suite {
             Self::Conformance | Self::GatewayApi => &["conformance"],
             Self::Gateway => &["gateway"],
             Self::Ebpf => &["ebpf"],
+            Self::Security => &["security"],
+            Self::Fuzz => &["fuzz"],
             Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint | Self::Express | Self::Torture => {
                 &["e2e"]
             }
@@ -219,7 +232,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     for suite in suites {
         let started = Instant::now();
         let mut tally = Tally::default();
-        if let Err(error) = run_suite(suite, &workspace, args, &mut tally) {
+        let ran = match suite {
+            Suite::Security => security::run(&workspace, args, &reports, &mut tally),
+            _ => run_suite(suite, &workspace, args, &mut tally),
+        };
+        if let Err(error) = ran {
             tally.fail(format!("suite {}: {error:#}", suite.name()));
             say(format_args!("suite {} failed: {error:#}", suite.name()));
         }
@@ -242,9 +259,21 @@ fn run_suite(suite: Suite, workspace: &Workspace, args: &Args, tally: &mut Tally
         let mut build = test_command(run);
         shell::must(build.arg("--no-run")).context("its tests do not build")?;
     }
+    run_runs(suite, &runs, args, &[], tally)
+}
+
+/// Runs what is built, under these variables.
+fn run_runs(
+    suite: Suite,
+    runs: &[Run],
+    args: &Args,
+    variables: &[(&str, &OsStr)],
+    tally: &mut Tally,
+) -> Result<()> {
     let deadline = Instant::now() + args.timeout.map_or(suite.limit(), Duration::from_secs);
-    for run in &runs {
+    for run in runs {
         let mut command = test_command(run);
+        command.envs(variables.iter().copied());
         add_arguments(&mut command, suite, &args.filter)?;
         let mut first = Tally::default();
         let ended = stream::run(&mut command, io::stdout(), (deadline, suite.needs_root()), &mut first);

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::http;
+pub(super) use crate::http::host::split_port;
 use crate::resource::value::Host;
 
 /// Virtual hosts by name.
@@ -58,24 +60,13 @@ impl HostMap {
         self.any.is_some() || !self.suffixes.is_empty()
     }
 
-    /// The virtual host that a request for `authority` is for, which may have a port, a dot at its end, and letters of
-    /// any case. Does not allocate.
+    /// The virtual host that a request for `authority` is for, in whatever spelling. Allocates only for letters in upper case.
     pub(super) fn find(&self, authority: &str) -> Option<usize> {
-        let host = without_port(authority);
-        let host = host.strip_suffix('.').unwrap_or(host);
-        if host.starts_with(|c: char| c == '[' || c == ':' || c.is_ascii_digit())
-            && let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>()
-        {
-            return self.addresses.get(&address.to_canonical()).copied().or(self.any);
+        match http::host::Host::of(authority).0 {
+            http::host::Host::Address(address) => self.addresses.get(&address).copied().or(self.any),
+            http::host::Host::Name(host) if host.len() > LONGEST => self.any,
+            http::host::Host::Name(host) => self.find_lower(&host),
         }
-        if !host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return self.find_lower(host);
-        }
-        let mut buffer = [0; LONGEST];
-        let Some(room) = buffer.get_mut(..host.len()) else { return self.any };
-        room.copy_from_slice(host.as_bytes());
-        room.make_ascii_lowercase();
-        std::str::from_utf8(room).map_or(self.any, |host| self.find_lower(host))
     }
 
     fn find_lower(&self, host: &str) -> Option<usize> {
@@ -86,21 +77,6 @@ impl HostMap {
         };
         self.exact.get(host).or_else(ending).copied().or(self.any)
     }
-}
-
-/// An authority without its port. An IPv6 address keeps its brackets.
-pub(super) fn without_port(authority: &str) -> &str {
-    split_port(authority).0
-}
-
-/// An authority and, if it has one, its port with the colon.
-pub(super) fn split_port(authority: &str) -> (&str, Option<&str>) {
-    let Some(colon) = authority.rfind(':') else { return (authority, None) };
-    let (host, port) = authority.split_at(colon);
-    // The last colon of a bare or bracketed IPv6 address is no separator.
-    let is_port = port.bytes().skip(1).all(|byte| byte.is_ascii_digit());
-    let is_host = !host.contains(':') || host.ends_with(']');
-    if is_port && is_host { (host, Some(port)) } else { (authority, None) }
 }
 
 fn lower(name: &str) -> Box<str> {

@@ -10,8 +10,9 @@ use mesh_core::resource::value::Protocol;
 use mesh_core::route::{
     GatewayListener, GatewayServer, ListenerProtocol, ResourceName, RouteTable, StreamTable,
 };
+use tokio::sync::watch;
 
-use super::tls::Tls;
+use super::tls::{Shown, Tls};
 use crate::run::drain::{self, Drain, DrainSwitch};
 
 /// An address that is listened on. Lives as long as its socket; what is served there is replaced as a whole.
@@ -19,6 +20,8 @@ use crate::run::drain::{self, Drain, DrainSwitch};
 pub struct Listener {
     address: SocketAddr,
     serving: ArcSwap<Serving>,
+    /// Tells that there is something else to serve.
+    changes: watch::Sender<()>,
 }
 
 /// What a listener serves at one moment.
@@ -69,7 +72,7 @@ struct Life {
 impl Listener {
     /// A listener at `address`.
     pub fn new(address: SocketAddr, serving: Arc<Serving>) -> Self {
-        Self { address, serving: ArcSwap::new(serving) }
+        Self { address, serving: ArcSwap::new(serving), changes: watch::Sender::new(()) }
     }
 
     /// Where it listens.
@@ -92,6 +95,25 @@ impl Listener {
         let before = self.serving.swap(Arc::clone(serving));
         for gone in before.served.iter().filter(|old| !serving.continues(old)) {
             gone.life.switch.start();
+        }
+        self.changes.send_replace(());
+    }
+
+    /// Resolves when the server of a connection no longer accepts what its client has shown under `tls`, and says why. The
+    /// first look is at once: the server may have changed during the handshake.
+    pub(super) async fn refuses(&self, key: &ServerKey, mut tls: Arc<Tls>, shown: &Shown) -> String {
+        let mut changes = self.changes.subscribe();
+        loop {
+            let now = self.current().find(key).and_then(|served| served.tls.clone());
+            if let Some(now) = now.filter(|now| !Arc::ptr_eq(now, &tls)) {
+                if let Err(why) = now.still_accepts(&tls, shown) {
+                    return why;
+                }
+                tls = now;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use mesh_common::TUNNEL_PORT;
 use mesh_core::authn::{Authentication, Providers};
 use mesh_core::cluster::Credential;
 use mesh_core::gateway_api::{Resources, client_certificate};
+use mesh_core::http::xfcc;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Endpoint, NoWay, Service, Snapshot, Target, Waypoint, Workload};
 use mesh_core::own::Own;
@@ -198,22 +199,10 @@ fn facts(facts: &Facts) -> site::Facts {
     }
 }
 
-/// What `x-forwarded-client-cert` says of a certificate, in Envoy's form.
+/// What `x-forwarded-client-cert` says of a certificate.
 fn forwarded(certificate: &ClientCertificate) -> Arc<str> {
-    use std::fmt::Write;
-    let mut text = String::from("Hash=");
-    for byte in certificate.sha256 {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    let _ = write!(text, ";Subject=\"{}\"", certificate.subject.replace('\\', "\\\\").replace('"', "\\\""));
-    for uri in &certificate.uris {
-        let _ = write!(text, ";URI={uri}");
-    }
-    for dns in &certificate.dns {
-        let _ = write!(text, ";DNS={dns}");
-    }
-    text.into()
+    let ClientCertificate { sha256, subject, uris, dns, .. } = certificate;
+    xfcc::Certificate { sha256: *sha256, subject, uris, dns }.element().into()
 }
 
 /// A server of a Gateway.

@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::StartHandshake;
 
 pub use self::client::ClientCertificate;
+pub(super) use self::client::Shown;
 pub(super) use self::server::{Tls, opens_with_certificates};
 use super::accepted::Alpn;
 use super::listener::{Served, Serving};
@@ -39,6 +40,8 @@ pub(super) struct Greeted {
     pub(super) sni: Option<Arc<str>>,
     pub(super) alpn: Option<Alpn>,
     pub(super) client: Option<Arc<ClientCertificate>>,
+    /// The same as it came, to be judged again.
+    pub(super) shown: Option<Shown>,
     pub(super) served: Served,
 }
 
@@ -130,7 +133,7 @@ async fn handshake(
     }
     let tls = served.tls.clone();
     let Some(tls) = tls.filter(|tls| tls.opens()) else {
-        return Ok(Greeted { io: tcp.into(), input, sni, alpn: None, client: None, served });
+        return Ok(Greeted { io: tcp.into(), input, sni, alpn: None, client: None, shown: None, served });
     };
     let config = tls.config(&hello, identities).map_err(|why| (Refused::NoCertificate, why))?;
     let stream = StartHandshake::from_parts(accepted, tcp)
@@ -140,8 +143,9 @@ async fn handshake(
     let (_, session) = stream.get_ref();
     let alpn = session.alpn_protocol().and_then(Alpn::of);
     let client = session.peer_certificates().and_then(|chain| tls.client(chain)).map(Arc::new);
+    let shown = session.peer_certificates().map(Shown::now);
     let io = Io::Tls(Box::new(stream.into()));
-    Ok(Greeted { io, input: BytesMut::new(), sni, alpn, client, served })
+    Ok(Greeted { io, input: BytesMut::new(), sni, alpn, client, shown, served })
 }
 
 /// The first message of a client, and all bytes that were read for it.

@@ -1,7 +1,7 @@
 //! A data thread of a gateway: accepts, opens TLS, and hands connections to the engine. A connection stays on its
 //! thread.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -17,9 +17,9 @@ use super::accepted::{
     Accepted, DatagramDoor, Engine, Facts, HttpConnection, OpaqueConnection, Serve, Thread, TunnelConnection,
 };
 use super::figures::Counters;
-use super::listener::{Listener, Served};
+use super::listener::{Listener, Served, ServerKey};
 use super::sockets::{Bound, Socket};
-use super::tls::{self, Greeted, Refused};
+use super::tls::{self, Greeted, Refused, Shown, Tls};
 use crate::admit::{self, Cap, LogGate};
 use crate::l7::io::Io;
 use crate::report::Event;
@@ -34,6 +34,14 @@ struct Worker {
     handshakes: Cap,
     refusals: LogGate,
     shed: LogGate,
+}
+
+/// By what a client was let in that has shown a certificate.
+struct Admission {
+    listener: Arc<Listener>,
+    server: ServerKey,
+    tls: Arc<Tls>,
+    shown: Shown,
 }
 
 /// Runs a data thread until it is drained.
@@ -121,9 +129,13 @@ impl Worker {
         let local = tcp.local_addr().unwrap_or_else(|_| listener.address());
         let serving = listener.current();
         let facts = Facts { peer, local, sni: None, secure: false, client: None };
+        let mut admission = None;
         let accepted = match serving.protocol() {
             ListenerProtocol::Tls => match self.greet(&listener, tcp, facts).await {
-                Ok(accepted) => accepted,
+                Ok((accepted, by)) => {
+                    admission = by;
+                    accepted
+                }
                 Err(()) => return,
             },
             ListenerProtocol::Tunnel => Accepted::Tunnel(TunnelConnection { tcp, peer, local }),
@@ -137,11 +149,25 @@ impl Worker {
             }
         };
         drop(serving);
-        (self.serve)(accepted).await;
+        tokio::select! {
+            () = (self.serve)(accepted) => {}
+            // Its end takes everything along that it carries.
+            why = revoked(admission) => {
+                self.thread.reporter.count(Event::DeniedLater);
+                if let Some(muted) = self.refusals.pass() {
+                    tracing::info!(%peer, %local, reason = why, muted, "Ended a connection whose client is no longer accepted.");
+                }
+            }
+        }
     }
 
     /// The beginning of TLS: who is asked for, and the handshake if it is for us to make.
-    async fn greet(&self, listener: &Arc<Listener>, tcp: TcpStream, facts: Facts) -> Result<Accepted, ()> {
+    async fn greet(
+        &self,
+        listener: &Arc<Listener>,
+        tcp: TcpStream,
+        facts: Facts,
+    ) -> Result<(Accepted, Option<Admission>), ()> {
         let place = self.handshakes.enter();
         let (peer, serving) = (facts.peer, listener.current());
         let greeted = tokio::select! {
@@ -150,7 +176,7 @@ impl Worker {
             () = self.thread.drain.forced() => return Err(()),
         };
         drop(place);
-        let Greeted { io, input, sni, alpn, client, served } = match greeted {
+        let Greeted { io, input, sni, alpn, client, shown, served } = match greeted {
             Ok(greeted) => greeted,
             Err((why, detail)) => {
                 self.counters.refuse(why);
@@ -163,14 +189,18 @@ impl Worker {
         };
         let secure = input.is_empty();
         let facts = Facts { sni, secure, client, ..facts };
+        let admission = served.tls.clone().zip(shown).map(|(tls, shown)| Admission {
+            listener: Arc::clone(listener),
+            server: served.key.clone(),
+            tls,
+            shown,
+        });
         if served.carries_requests() {
-            return Ok(Accepted::Http(HttpConnection {
-                alpn,
-                ..http(Arc::clone(listener), &served, io, facts)
-            }));
+            let http = HttpConnection { alpn, ..http(Arc::clone(listener), &served, io, facts) };
+            return Ok((Accepted::Http(http), admission));
         }
         let connection = opaque(Arc::clone(listener), &served, io, facts);
-        Ok(Accepted::Opaque(OpaqueConnection { input, ..connection }))
+        Ok((Accepted::Opaque(OpaqueConnection { input, ..connection }), admission))
     }
 
     /// Resolves when no connection is left; each holds this thread's state.
@@ -178,6 +208,14 @@ impl Worker {
         while Rc::strong_count(self) > 1 {
             tokio::time::sleep(IDLE_CHECK).await;
         }
+    }
+}
+
+/// Resolves when whoever was let in would not be let in any more; never for those who have shown nothing.
+async fn revoked(admission: Option<Admission>) -> String {
+    match admission {
+        Some(Admission { listener, server, tls, shown }) => listener.refuses(&server, tls, &shown).await,
+        None => pending().await,
     }
 }
 

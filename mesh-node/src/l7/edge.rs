@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use mesh_core::http::path::{EscapedSlashes, Normalization, PathError, normalize};
+use mesh_core::http::xfcc;
 use mesh_core::http::xff::{self, SaidBy};
 use mesh_core::model::Snapshot;
-use mesh_core::resource::mesh_config::proxy::Topology;
+use mesh_core::resource::mesh_config::proxy::{ForwardClientCert, Topology};
 use mesh_core::resource::mesh_config::settings::PathNormalization;
 use mesh_core::route::Route;
 
@@ -20,6 +21,8 @@ use super::message::RequestHead;
 pub struct Trust {
     /// Proxies between clients and a gateway (`numTrustedProxies`).
     proxies: u32,
+    /// Who may say which certificate a client has (`forwardClientCertDetails`).
+    certificates: ForwardClientCert,
     normalization: Normalization,
 }
 
@@ -30,6 +33,7 @@ impl Trust {
         let topology = mesh.default_config.gateway_topology;
         Self {
             proxies: topology.map_or(0, |topology| topology.num_trusted_proxies),
+            certificates: topology.map(|topology| topology.forward_client_cert_details).unwrap_or_default(),
             normalization: match mesh.path_normalization {
                 PathNormalization::None => Normalization::None,
                 PathNormalization::Base => Normalization::Base,
@@ -41,7 +45,9 @@ impl Trust {
 
     /// The same for a gateway that says itself what stands before it.
     pub fn of_client(self, topology: Option<Topology>) -> Self {
-        Self { proxies: topology.map_or(self.proxies, |topology| topology.num_trusted_proxies), ..self }
+        let Some(topology) = topology else { return self };
+        let (proxies, certificates) = (topology.num_trusted_proxies, topology.forward_client_cert_details);
+        Self { proxies, certificates, ..self }
     }
 }
 
@@ -50,7 +56,7 @@ impl Trust {
 ///
 /// `Err` says what is wrong with its path.
 pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), PathError> {
-    let Trust { proxies, normalization } = stage.engine.trust();
+    let Trust { proxies, certificates, normalization } = stage.engine.trust();
     normalize_path(head, normalization)?;
     let scheme = HeaderValue::from_static(if head.secure { "https" } else { "http" });
     let headers = &mut head.headers;
@@ -71,9 +77,7 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), PathErro
         let said = said.next().filter(|_| said.next().is_none()).map(HeaderValue::as_bytes);
         let scheme = HeaderValue::from_static(xff::proto(said, head.secure, proxies));
         headers.insert(X_FORWARDED_PROTO, scheme);
-        if let Some(Ok(certificate)) = stage.facts.certificate.as_deref().map(HeaderValue::from_str) {
-            headers.insert(X_FORWARDED_CLIENT_CERT, certificate);
-        }
+        forward_certificate(headers, stage.facts.certificate.as_deref(), certificates);
         if !internal {
             headers.remove(&X_REQUEST_ID);
         }
@@ -152,12 +156,26 @@ pub fn answer_alone(_: &Stage<'_>, headers: &mut HeaderMap) {
 
 /// What only proxies may say.
 fn strip(headers: &mut HeaderMap) {
-    let says = |name: &HeaderName| name.as_str().starts_with("x-envoy-") || *name == X_FORWARDED_CLIENT_CERT;
+    let says = |name: &HeaderName| name.as_str().starts_with("x-envoy-");
     if headers.keys().any(says) {
         let all: Vec<_> = headers.keys().filter(|name| says(name)).cloned().collect();
         for name in all {
             headers.remove(name);
         }
+    }
+}
+
+/// Says which certificate the client has, or who says so.
+fn forward_certificate(headers: &mut HeaderMap, own: Option<&str>, rule: ForwardClientCert) {
+    if own.is_none() && !headers.contains_key(X_FORWARDED_CLIENT_CERT) {
+        return;
+    }
+    let received = headers.get_all(X_FORWARDED_CLIENT_CERT).iter().map(HeaderValue::as_bytes);
+    let value = xfcc::forwarded(received, own, rule).map(HeaderValue::try_from);
+    headers.remove(X_FORWARDED_CLIENT_CERT);
+    // A certificate whose names no header can have is not told of at all.
+    if let Some(Ok(value)) = value {
+        headers.insert(X_FORWARDED_CLIENT_CERT, value);
     }
 }
 

@@ -25,7 +25,7 @@ use http::header::HeaderValue;
 pub use body::{BodyEncoder, EncodeError, Frame};
 pub use decode::{BodyDecoder, Piece};
 pub use encode::{RequestParts, ResponseParts, encode_request, encode_response};
-pub use fields::{judge_underscores, may_trail};
+pub use fields::{content_length, judge_underscores, may_trail};
 pub use hop::strip_hop_by_hop;
 pub use limits::{
     Limits, MAX_FIELDS, MAX_HEAD_BYTES, MAX_LINE_BYTES, MAX_TRAILER_BYTES, MAX_TRAILERS, Underscores,

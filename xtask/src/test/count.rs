@@ -71,6 +71,11 @@ impl Tally {
         self.unsteady.extend(unsteady);
     }
 
+    /// Whether a test of this name has passed.
+    pub(super) fn has_passed(&self, name: &str) -> bool {
+        self.passes.iter().any(|passed| passed == name)
+    }
+
     /// Adds another tally to this one.
     pub(super) fn add(&mut self, other: &Self) {
         self.passed += other.passed;

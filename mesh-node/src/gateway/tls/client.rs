@@ -1,6 +1,7 @@
 //! Certificates of clients: which are accepted, and what is known of them afterwards.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -75,6 +76,21 @@ impl fmt::Debug for ClientCertificate {
     }
 }
 
+/// What a client has shown in its handshake, and when: enough to decide again.
+#[derive(Debug, Clone)]
+pub(in crate::gateway) struct Shown {
+    chain: Vec<CertificateDer<'static>>,
+    at: UnixTime,
+}
+
+impl Shown {
+    /// What a handshake that ends now has brought.
+    pub(super) fn now(chain: &[CertificateDer<'_>]) -> Self {
+        let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        Self { chain, at: UnixTime::now() }
+    }
+}
+
 /// Which clients are accepted.
 pub(super) struct ClientVerifier {
     mandatory: bool,
@@ -84,6 +100,8 @@ pub(super) struct ClientVerifier {
 
 struct Rules {
     bundle: Bundle,
+    /// What `bundle` was made from: authorities, and what is revoked.
+    source: (Arc<[u8]>, Option<Arc<[u8]>>),
     hints: Vec<DistinguishedName>,
     /// Of which a certificate must have one, unless there is none.
     names: Vec<String>,
@@ -105,12 +123,14 @@ impl ClientVerifier {
         }
         let ca = materials.ca.as_deref().ok_or("there are no authorities to check clients against")?;
         let crl = materials.crl.as_deref().unwrap_or_default();
+        let source = (Arc::from(ca), materials.crl.clone());
         let bundle =
             Bundle::parse(ca, crl).map_err(|error| format!("the authorities for clients: {error}"))?;
         let hints = bundle.roots().iter().filter_map(subject_of).collect();
         let normal = |hash: &String| hash.replace(':', "").to_ascii_lowercase();
         let rules = Rules {
             bundle,
+            source,
             hints,
             names: spec.subject_alt_names.clone(),
             hashes: spec.verify_certificate_hash.iter().map(normal).collect(),
@@ -122,6 +142,18 @@ impl ClientVerifier {
     /// Whether certificates are checked at all.
     pub(super) fn verifies(&self) -> bool {
         self.rules.is_some()
+    }
+
+    /// Whether a client that `before` has let in is let in by this one as well, which has come in its place under the same
+    /// settings. That a certificate has ended since then is no reason: connections may live longer than certificates.
+    pub(super) fn still_accepts(&self, before: &Self, shown: &Shown) -> Result<(), Error> {
+        let (Some(rules), Some((leaf, intermediates))) = (&self.rules, shown.chain.split_first()) else {
+            return Ok(());
+        };
+        if before.rules.as_ref().is_some_and(|before| before.source == rules.source) {
+            return Ok(());
+        }
+        rules.verify(leaf, intermediates, shown.at)
     }
 }
 

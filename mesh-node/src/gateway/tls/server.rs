@@ -15,7 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::client::{ClientCertificate, ClientVerifier};
+use super::client::{ClientCertificate, ClientVerifier, Shown};
 use super::resolve::Choice;
 use super::settings::Settings;
 use super::{ALPN_H2, ALPN_HTTP11, fitting};
@@ -40,8 +40,8 @@ pub(in crate::gateway) struct Open {
     common: Arc<ServerConfig>,
     /// Without protocols.
     bare: Arc<ServerConfig>,
-    /// Whether certificates of clients are checked.
-    verifies: bool,
+    /// Checks certificates of clients, where they are asked for.
+    verifier: Option<Arc<ClientVerifier>>,
     certificates: Vec<Certificate>,
     remarks: Vec<String>,
     /// Of all that it was made from.
@@ -93,12 +93,25 @@ impl Tls {
     pub(super) fn client(&self, chain: &[CertificateDer<'_>]) -> Option<ClientCertificate> {
         let leaf = chain.first()?;
         match self {
-            Self::Open(open) => Some(ClientCertificate::read(leaf, open.verifies)),
+            Self::Open(open) => {
+                let verified = open.verifier.as_ref().is_some_and(|verifier| verifier.verifies());
+                Some(ClientCertificate::read(leaf, verified))
+            }
             Self::Mesh(_) => {
                 let identity = mesh_ca::chain::identity(leaf).ok();
                 Some(ClientCertificate { identity, ..ClientCertificate::read(leaf, true) })
             }
             Self::Pass | Self::Broken(_) => None,
+        }
+    }
+
+    /// Whether a client that was let in under `before` would be today: `Err` says why not. A server that cannot open TLS at
+    /// the moment, or in another way than before, has nothing to say about it.
+    pub(in crate::gateway) fn still_accepts(&self, before: &Self, shown: &Shown) -> Result<(), String> {
+        let (Self::Open(now), Self::Open(before)) = (self, before) else { return Ok(()) };
+        match (&now.verifier, &before.verifier) {
+            (Some(now), Some(before)) => now.still_accepts(before, shown).map_err(|error| error.to_string()),
+            _ => Ok(()),
         }
     }
 
@@ -161,14 +174,13 @@ impl Open {
             certificates.push(shown.map_err(|why| format!("{} {why}", pair.named))?);
             keys.push(Arc::new(key));
         }
-        let verifier = ClientVerifier::of(spec, materials)?;
-        let verifies = verifier.as_ref().is_some_and(ClientVerifier::verifies);
+        let verifier = ClientVerifier::of(spec, materials)?.map(Arc::new);
         let builder = ServerConfig::builder_with_provider(settings.provider)
             .with_protocol_versions(&settings.versions)
             .map_err(|error| error.to_string())?;
         let asks = verifier.is_some();
-        let builder = match verifier {
-            Some(verifier) => builder.with_client_cert_verifier(Arc::new(verifier)),
+        let builder = match verifier.clone() {
+            Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_client_cert_verifier(WebPkiClientVerifier::no_client_auth()),
         };
         let mut config = builder.with_cert_resolver(Arc::new(Choice::of(keys)));
@@ -179,7 +191,7 @@ impl Open {
         Ok(Self {
             common: Arc::new(config),
             bare,
-            verifies,
+            verifier,
             certificates,
             remarks,
             digest: digest_of(materials),

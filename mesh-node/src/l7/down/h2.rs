@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
+use http::uri::Scheme;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version as HttpVersion,
     header,
 };
 
 use crate::l7::deadline::Deadline;
-use crate::l7::h1::{Authority, Framing, Limits, Reason, Target, Upgrade, judge_underscores};
+use crate::l7::h1::{Authority, Framing, Limits, Reason, Target, Upgrade, content_length, judge_underscores};
 use crate::l7::message::{Broken, Piece, RequestHead, ResponseHead, Version};
 use crate::l7::streams::{Receiving, Sending};
 use crate::l7::transfer::{Body, Downstream, Sink};
@@ -78,6 +79,9 @@ fn head(
     let http::request::Parts { method, uri, mut headers, extensions, .. } = parts;
     let protocol = extensions.get::<h2::ext::Protocol>();
     let upgrade = protocol.map(|it| Upgrade::named(it.as_str()).ok_or(Reason::Target)).transpose()?;
+    if uri.scheme().is_some_and(|scheme| *scheme != Scheme::HTTP && *scheme != Scheme::HTTPS) {
+        return Err(Reason::Target);
+    }
     // It belongs to one connection, and the stack does not know it.
     headers.remove(&HTTP2_SETTINGS);
     let authority = authority(&uri, headers.remove(header::HOST).as_ref())?;
@@ -87,13 +91,10 @@ fn head(
         Some(path) => Target::parse(&method, path)?,
         None => Target::parse(&method, authority.as_bytes().clone())?,
     };
-    let framing = match headers.get(header::CONTENT_LENGTH) {
+    let framing = match length(&headers)? {
         // What follows is no body where HTTP is left.
         _ if ended || upgrade.is_some() || method == Method::CONNECT => Framing::None,
-        Some(length) => {
-            let length = length.to_str().ok().and_then(|text| text.parse().ok());
-            Framing::Length(length.ok_or(Reason::ContentLength)?)
-        }
+        Some(length) => Framing::Length(length),
         None => Framing::Chunked,
     };
     join_cookies(&mut headers);
@@ -120,6 +121,16 @@ fn head(
         framing,
         upgrade,
     })
+}
+
+/// As strict as with HTTP/1, where it may be sent on to.
+fn length(headers: &HeaderMap) -> Result<Option<u64>, Reason> {
+    let mut all = headers.get_all(header::CONTENT_LENGTH).iter();
+    let first = all.next();
+    if all.next().is_some() {
+        return Err(Reason::ContentLengthRepeated);
+    }
+    first.map(|value| content_length(value.as_bytes())).transpose()
 }
 
 fn authority(uri: &Uri, host: Option<&HeaderValue>) -> Result<Authority, Reason> {

@@ -176,7 +176,7 @@ pub fn judge_underscores(headers: &mut HeaderMap, underscores: Underscores) -> R
 
 /// A plain decimal number, without sign, space, list or leading zero. RFC 9110, section 8.6, lets a recipient take
 /// `5, 5` for 5; whoever sends that has lost track of what it frames, and is refused.
-pub(super) fn content_length(value: &[u8]) -> Result<u64, Reason> {
+pub fn content_length(value: &[u8]) -> Result<u64, Reason> {
     if value.is_empty() || (value.len() > 1 && value.first() == Some(&b'0')) {
         return Err(Reason::ContentLength);
     }
@@ -227,7 +227,8 @@ pub(super) fn trailers(section: &Bytes, parsed: &[httparse::Header<'_>]) -> Resu
     Ok(map)
 }
 
-/// Whether a field may stand after the body.
+/// Whether a field may stand after the body. What applications could take for one that may not, may not either.
 pub fn may_trail(name: &HeaderName) -> bool {
-    !hop::is_hop_by_hop(name) && !hop::is_relied_on(name.as_str())
+    let is_twin = || name.as_str().contains('_') && hop::is_relied_on(&name.as_str().replace('_', "-"));
+    !hop::is_hop_by_hop(name) && !hop::is_relied_on(name.as_str()) && !is_twin()
 }

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, header};
 
 use super::fields::{Fields, Message};
 use super::scan::{self, Bounds};
@@ -103,7 +103,15 @@ fn assemble(
         return Err(Reason::BodyNotAllowed);
     }
     let expect_continue = version == Version::Http11 && fields.expects_continue()? && framing.has_body();
-    let upgrade = if method == Method::CONNECT { None } else { fields.upgrade(version) };
+    if !expect_continue {
+        // In HTTP/1.0 it says nothing, and without a body there is nothing to wait for: the server behind us, which is sent
+        // HTTP/1.1, is not to see it otherwise (RFC 9110, section 10.1.1).
+        fields.headers.remove(header::EXPECT);
+    }
+    // With a body it is ignored, as RFC 9110, section 7.8, allows: nobody does both, and whether the other protocol begins
+    // before or behind the body is read in two ways.
+    let may_leave = method != Method::CONNECT && !framing.has_body();
+    let upgrade = if may_leave { fields.upgrade(version) } else { None };
     Ok(RequestHead {
         method,
         target,

@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::http::{Request, fetch};
 use anyhow::{Context, Result, bail, ensure};
-use mesh_tests::http::{Request, fetch};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// A gateway, `istio-system/istio-ingressgateway`; it ends with the value.
-pub(crate) struct Gateway {
+pub struct Gateway {
     child: Child,
     address: Ipv4Addr,
     admin: u16,
@@ -24,11 +24,18 @@ pub(crate) struct Gateway {
 }
 
 /// Where a gateway has its configuration from.
-pub(crate) enum Source {
+pub enum Source {
     /// Files by name and content. In them `{dir}` is a directory for whatever else the test needs, see [`Gateway::put`].
     Directory(Vec<(String, String)>),
     /// A control plane, its roots, and a token to join with.
-    Control { url: String, roots: String, token: String },
+    Control {
+        /// Where it is.
+        url: String,
+        /// PEM.
+        roots: String,
+        /// Which it proves itself by.
+        token: String,
+    },
 }
 
 impl Source {
@@ -63,35 +70,35 @@ impl Source {
 
 /// How a call of curl ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// The status; 0 without an answer.
-    pub(crate) status: u16,
+    pub status: u16,
     /// curl's own verdict: 35 is a handshake that failed, 56 a connection that broke, 60 a certificate that is wrong.
-    pub(crate) exit: i32,
+    pub exit: i32,
     /// `2` or `1.1`.
-    pub(crate) version: String,
+    pub version: String,
 }
 
 impl Gateway {
     /// Starts one over `files` (name and content) and waits until it is ready. In them `{dir}` is a directory for
     /// whatever else the test needs, see [`Self::put`].
-    pub(crate) fn start(files: &[(&str, &str)]) -> Result<Self> {
+    pub fn start(files: &[(&str, &str)]) -> Result<Self> {
         Self::start_as(files, &[])
     }
 
     /// As [`Self::start`], by way of another program: `setpriv` and its options.
-    pub(crate) fn start_as(files: &[(&str, &str)], by: &[&str]) -> Result<Self> {
+    pub fn start_as(files: &[(&str, &str)], by: &[&str]) -> Result<Self> {
         let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
         Self::begin(&Source::Directory(files), by)?.until_ready()
     }
 
     /// One under a control plane, which waits until it is ready.
-    pub(crate) fn under(source: &Source) -> Result<Self> {
+    pub fn under(source: &Source) -> Result<Self> {
         Self::begin_under(source)?.until_ready()
     }
 
     /// One under a control plane.
-    pub(crate) fn begin_under(source: &Source) -> Result<Self> {
+    pub fn begin_under(source: &Source) -> Result<Self> {
         Self::begin(source, &[])
     }
 
@@ -118,7 +125,8 @@ impl Gateway {
         command.args(rest).args(["gateway", "--name", "istio-system/istio-ingressgateway"]);
         command.args(["--bind", &address.to_string(), "--admin-port", &admin.to_string()]);
         command.args(source.prepare(directory.path())?);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let access = File::create(directory.path().join("access"))?;
+        command.stdin(Stdio::null()).stdout(access).stderr(log);
         Ok(Self { child: spawn(&mut command)?, address, admin, directory })
     }
 
@@ -129,7 +137,7 @@ impl Gateway {
     }
 
     /// Files that it keeps over a restart.
-    pub(crate) fn state_files(&self) -> Result<Vec<PathBuf>> {
+    pub fn state_files(&self) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         let mut places = vec![self.directory.path().join("state")];
         while let Some(place) = places.pop() {
@@ -143,13 +151,13 @@ impl Gateway {
     }
 
     /// Writes a file of the configuration, in one piece.
-    pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
         let text = text.replace("{dir}", &self.directory.path().join("files").display().to_string());
         self.replace(&self.directory.path().join("config").join(name), &text)
     }
 
     /// Writes a file beside the configuration, in one piece.
-    pub(crate) fn put(&self, name: &str, text: &str) -> Result<()> {
+    pub fn put(&self, name: &str, text: &str) -> Result<()> {
         self.replace(&self.file(name), text)
     }
 
@@ -160,17 +168,22 @@ impl Gateway {
     }
 
     /// A file beside the configuration.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join("files").join(name)
     }
 
     /// Where it serves.
-    pub(crate) fn at(&self, port: u16) -> SocketAddr {
+    pub fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::from((self.address, port))
     }
 
+    /// Where it tells of itself, on this machine alone.
+    pub fn admin(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.admin))
+    }
+
     /// Asks for `https://HOST:PORT/` with curl; `options` come on top.
-    pub(crate) fn curl(&self, host: &str, port: u16, options: &[&str]) -> Result<Answer> {
+    pub fn curl(&self, host: &str, port: u16, options: &[&str]) -> Result<Answer> {
         let mut command = Command::new("curl");
         command.args(["--silent", "--output", "/dev/null", "--max-time", "10"]);
         command.args(["--write-out", "%{http_code} %{http_version}"]);
@@ -184,7 +197,7 @@ impl Gateway {
     }
 
     /// What it says of itself.
-    pub(crate) fn dump(&self) -> Result<Value> {
+    pub fn dump(&self) -> Result<Value> {
         let admin = SocketAddr::from(([127, 0, 0, 1], self.admin));
         let response = fetch(admin, &Request::get("/config_dump"), Duration::from_secs(5))?;
         ensure!(response.status == 200, "/config_dump: {}", response.status);
@@ -192,7 +205,7 @@ impl Gateway {
     }
 
     /// The value of a metric with its labels.
-    pub(crate) fn metric(&self, name: &str) -> Result<u64> {
+    pub fn metric(&self, name: &str) -> Result<u64> {
         let response = fetch(self.at(15020), &Request::get("/metrics"), Duration::from_secs(5))?;
         let text = response.text();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -200,7 +213,7 @@ impl Gateway {
     }
 
     /// The sum of a metric over the label sets that have all of these, as they are written.
-    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> Result<u64> {
+    pub fn sum(&self, name: &str, labels: &[&str]) -> Result<u64> {
         let response = fetch(self.at(15020), &Request::get("/metrics"), Duration::from_secs(5))?;
         let text = response.text();
         let of = text.lines().filter(|line| line.starts_with(&format!("{name}{{")));
@@ -211,17 +224,22 @@ impl Gateway {
     }
 
     /// Its number among the processes of the machine.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Everything it has written.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
+    /// What it has written to its standard output: the access log, where one is asked for.
+    pub fn access_log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("access")).unwrap_or_default()
+    }
+
     /// Asks it to stop and waits until it has.
-    pub(crate) fn stop(&mut self, patience: Duration) -> Result<ExitStatus> {
+    pub fn stop(&mut self, patience: Duration) -> Result<ExitStatus> {
         let pid = self.child.id().to_string();
         ensure!(Command::new("kill").args(["-TERM", &pid]).status()?.success(), "it is not there");
         let mut status = None;
@@ -233,7 +251,7 @@ impl Gateway {
     }
 
     /// Whether it says that it is ready.
-    pub(crate) fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         let answer = fetch(self.at(15021), &Request::get("/healthz/ready"), Duration::from_secs(5));
         answer.is_ok_and(|answer| answer.status == 200)
     }
@@ -247,7 +265,7 @@ impl Drop for Gateway {
 }
 
 /// Waits until something holds.
-pub(crate) fn wait(patience: Duration, mut holds: impl FnMut() -> bool) -> Result<()> {
+pub fn wait(patience: Duration, mut holds: impl FnMut() -> bool) -> Result<()> {
     let end = Instant::now() + patience;
     while !holds() {
         if Instant::now() > end {
@@ -259,7 +277,7 @@ pub(crate) fn wait(patience: Duration, mut holds: impl FnMut() -> bool) -> Resul
 }
 
 /// A program beside the tests.
-pub(crate) fn beside(name: &str) -> Result<PathBuf> {
+pub fn beside(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let found = own.ancestors().skip(1).take(2).map(|place| place.join(name));
     let mut found = found.filter(|path| path.is_file());
@@ -279,7 +297,7 @@ fn spawn(command: &mut Command) -> Result<Child> {
 }
 
 /// All of 127/8 is this machine, so every gateway can have the usual ports.
-pub(crate) fn own_address() -> Ipv4Addr {
+pub fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let [.., high, low] = std::process::id().to_be_bytes();
@@ -288,7 +306,7 @@ pub(crate) fn own_address() -> Ipv4Addr {
 }
 
 /// A Gateway that selects the one under test, with these servers.
-pub(crate) fn manifest(servers: &str) -> String {
+pub fn manifest(servers: &str) -> String {
     format!(
         "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {{ name: edge, namespace: shop }}\n\
          spec:\n  selector: {{ istio: ingressgateway }}\n  servers:\n{servers}"
@@ -296,16 +314,16 @@ pub(crate) fn manifest(servers: &str) -> String {
 }
 
 /// A server for HTTPS.
-pub(crate) fn https(name: &str, host: &str, tls: &str) -> String {
+pub fn https(name: &str, host: &str, tls: &str) -> String {
     let port = format!("{{ number: 443, name: {name}, protocol: HTTPS }}");
     format!("  - {{ port: {port}, hosts: ['{host}'], tls: {{ {tls} }} }}\n")
         .replace("443", &HTTPS.to_string())
 }
 
 /// A server for HTTP.
-pub(crate) fn http(port: u16) -> String {
+pub fn http(port: u16) -> String {
     format!("  - {{ port: {{ number: {port}, name: http-{port}, protocol: HTTP }}, hosts: ['*'] }}\n")
 }
 
 /// Where HTTPS is served: a port that everybody may have.
-pub(crate) const HTTPS: u16 = 8443;
+pub const HTTPS: u16 = 8443;

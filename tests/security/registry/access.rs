@@ -1,0 +1,194 @@
+//! Ways around policy.
+
+use super::Proof::{Here, NotYet};
+use super::{Advisory, conf, control, e2e, fuzz, unit};
+use crate::{headers, logs};
+
+pub(super) const ROWS: &[Advisory] = &[
+    Advisory {
+        row: "authz.fragment",
+        ids: &["CVE-2021-39156", "CVE-2023-45539"],
+        must: "a fragment in the target is refused, so that no rule sees another path than the origin",
+        shown: &[conf("http/raw-fragment")],
+    },
+    Advisory {
+        row: "authz.host",
+        ids: &["CVE-2021-39155"],
+        must: "upper case, a port and a dot at the end make no other host",
+        shown: &[
+            unit("http::host::tests::every_spelling_is_the_same_host"),
+            fuzz("authority"),
+            fuzz("host"),
+            NotYet(
+                "rules about hosts of requests are enforced with policies of layer 7; routes ask about the one form",
+            ),
+        ],
+    },
+    Advisory {
+        row: "authz.path",
+        ids: &["CVE-2021-31920", "CVE-2019-9901", "CVE-2026-26205"],
+        must: "one normal form of the path, matched and sent on; what nobody means is refused",
+        shown: &[
+            conf("http/raw-dot-segments"),
+            conf("http/raw-dot-escapes"),
+            conf("http/raw-backslash"),
+            conf("http/raw-escapes-of-nothing"),
+            conf("settings/path-merge-slashes"),
+            conf("settings/path-decode-slashes"),
+            conf("settings/path-as-it-is"),
+            unit("http::path::tests::the_normal_form_is_normal"),
+            fuzz("path"),
+        ],
+    },
+    Advisory {
+        row: "authz.multi_header",
+        ids: &["CVE-2026-26308", "CVE-2021-32777", "GO-2023-1785"],
+        must: "each value of a header counts by itself",
+        shown: &[NotYet("rules about headers of requests are enforced with policies of layer 7")],
+    },
+    Advisory {
+        row: "authz.sa_dot",
+        ids: &["CVE-2026-39350"],
+        must: "no name becomes a regular expression",
+        shown: &[NotYet(
+            "a truth table of names with dots is missing; matchers are typed and compile no expression",
+        )],
+    },
+    Advisory {
+        row: "authz.wildcard_tcp",
+        ids: &["CVE-2020-16844"],
+        must: "a DENY of `*-suffix` holds for bytes as for requests",
+        shown: &[
+            e2e("policy::a_change_cuts_live_connections"),
+            e2e("policy::allow_admits_whom_it_names_and_deny_comes_first"),
+        ],
+    },
+    Advisory {
+        row: "authz.layer7_fails_closed",
+        ids: &["class: attributes that cannot be known"],
+        must: "what a rule cannot see never lets anybody in",
+        shown: &[e2e("policy::layer_7_attributes_fail_closed_both_ways")],
+    },
+    Advisory {
+        row: "authz.empty_set",
+        ids: &["GO-2024-3208", "GO-2025-4167", "GO-2022-0959", "GO-2023-2078"],
+        must: "DENY comes first, an empty set matches nothing, and nobody enrols or names itself by labels it can set",
+        shown: &[
+            e2e("policy::allow_admits_whom_it_names_and_deny_comes_first"),
+            NotYet("a truth table of empty sets"),
+        ],
+    },
+    Advisory {
+        row: "hdr.underscore",
+        ids: &["class: names that applications read as others"],
+        must: "names with an underscore are refused from strangers",
+        shown: &[conf("http/raw-underscore")],
+    },
+    Advisory {
+        row: "hdr.spoof",
+        ids: &["CVE-2023-27487", "CVE-2024-45806"],
+        must: "what only proxies may say is not taken from strangers; a private address proves nothing",
+        shown: &[
+            Here(headers::spoofed),
+            conf("settings/no-trusted-proxy"),
+            conf("settings/trusted-proxies"),
+            conf("settings/trusted-proxies-that-are-not-there"),
+        ],
+    },
+    Advisory {
+        row: "hdr.client_cert",
+        ids: &[
+            "class: X-Forwarded-Client-Cert of strangers",
+            "class: names in certificates that write elements",
+        ],
+        must: "who has which certificate is said by the gateway alone, unless somebody before it is trusted to; names are quoted",
+        shown: &[
+            Here(headers::certificates),
+            unit("http::xfcc::tests::each_rule"),
+            unit("http::xfcc::tests::names_do_not_become_elements"),
+        ],
+    },
+    Advisory {
+        row: "jwt",
+        ids: &["CVE-2026-31837", "CVE-2021-21378", "class: alg, kid, crit, aud, exp"],
+        must: "the key decides the algorithm; without a key nobody is believed",
+        shown: &[NotYet("tokens are not looked at yet")],
+    },
+    Advisory {
+        row: "ssrf",
+        ids: &["GHSA-fgw5-hp8f-xfhc"],
+        must: "nobody has the mesh fetch what he could not reach himself",
+        shown: &[NotYet("keys are not fetched yet")],
+    },
+    Advisory {
+        row: "control.host_takeover",
+        ids: &["ISTIO-SECURITY-2026-002"],
+        must: "rules about another namespace's host are told",
+        shown: &[NotYet("Istio's semantics hold; analysis does not name it yet")],
+    },
+    Advisory {
+        row: "admin.exposure",
+        ids: &["CVE-2026-31838", "GO-2025-3416"],
+        must: "the admin port is the machine's alone, web pages do not get at it, and it shows no keys",
+        shown: &[
+            e2e("admin::the_admin_port_is_for_the_node_alone"),
+            e2e("admin::no_web_page_gets_at_the_admin_port"),
+            e2e("admin::the_dump_has_everything_but_keys"),
+            Here(logs::admin),
+        ],
+    },
+    Advisory {
+        row: "netpol.same_node",
+        ids: &["GO-2026-4856"],
+        must: "a NetworkPolicy sees the pods' own addresses also within a node",
+        shown: &[
+            e2e("express::pods_of_a_node_reach_each_other_past_the_proxy"),
+            NotYet("no test has a NetworkPolicy in force"),
+        ],
+    },
+    Advisory {
+        row: "wire.no_plaintext",
+        ids: &["GO-2024-2656", "GO-2024-2657", "GO-2025-3635"],
+        must: "nothing of enrolled pods leaves a node in plain text, on enrolment and restart neither",
+        shown: &[
+            e2e("enrol::older_connections_are_reset_on_enrolment"),
+            e2e("hostile::nothing_leaves_an_enrolled_pod_uncaptured"),
+            NotYet("no capture of the wire while pods come and go"),
+        ],
+    },
+    Advisory {
+        row: "boot.no_window",
+        ids: &["GO-2024-3072"],
+        must: "no policy is out of force while a node starts, is killed or restarts",
+        shown: &[
+            e2e("faults::a_killed_node_fails_closed_by_sk_lookup"),
+            e2e("faults::a_killed_node_fails_closed_by_tc"),
+            e2e("admin::a_node_is_not_ready_before_its_configuration"),
+            NotYet("100,000 probes during each"),
+        ],
+    },
+    Advisory {
+        row: "circles",
+        ids: &["class: rules that lead back"],
+        must: "a request that goes round ends",
+        shown: &[conf("http/circle-of-a-gateway"), conf("http/circle-of-delegates")],
+    },
+    Advisory {
+        row: "control.secrets",
+        ids: &["class: keys over the wire"],
+        must: "keys of certificates go to gateways that may have them, proven, and to nobody else",
+        shown: &[
+            super::gateway("wire::others_are_told_nothing"),
+            super::gateway("wire::keys_come_over_the_wire_to_who_has_proven_to_be_a_gateway_there"),
+        ],
+    },
+    Advisory {
+        row: "control.log",
+        ids: &["class: floods of the log"],
+        must: "who is turned away does not fill the log",
+        shown: &[
+            control("hostile::the_turned_away_do_not_fill_the_log"),
+            unit("log_gate::tests::a_flood_is_worth_a_line_a_second"),
+        ],
+    },
+];
