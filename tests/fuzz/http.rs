@@ -42,7 +42,7 @@ fn authority(input: &[u8]) -> Result<u64> {
     let (canonical, port) = Host::of(parsed.as_str());
     ensure!(port == parsed.port(), "ports {port:?} and {:?}", parsed.port());
     ensure!(Host::of(parsed.host()).0 == canonical, "the host alone is another");
-    ensure!(parsed.as_bytes().iter().all(|byte| byte.is_ascii_graphic()), "odd bytes pass");
+    ensure!(parsed.as_bytes().iter().all(u8::is_ascii_graphic), "odd bytes pass");
     let again = Authority::parse(parsed.as_bytes().clone());
     ensure!(again.as_ref() == Ok(&parsed), "it is not what was written");
     Ok(way(&format!("{} {}", matches!(canonical, Host::Name(_)), port.is_some())))

@@ -88,7 +88,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// HEADERS with these fields, whatever they are; `flags` beside END_HEADERS.
+/// HEADERS with these fields, whatever they are; `flags` beside `END_HEADERS`.
 pub(crate) fn headers(stream: u32, flags: u8, fields: &[(&str, &str)]) -> Vec<u8> {
     let block: Vec<u8> = fields.iter().flat_map(|(name, value)| literal(0, name, value)).collect();
     frame(HEADERS, END_HEADERS | flags, stream, &block)
@@ -107,17 +107,16 @@ fn literal(kind: u8, name: &str, value: &str) -> Vec<u8> {
 /// A string of HPACK, not compressed.
 fn string(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    match u8::try_from(text.len()).ok().filter(|length| *length < 127) {
-        Some(length) => bytes.push(length),
-        None => {
-            bytes.push(127);
-            let mut rest = text.len() - 127;
-            while rest >= 128 {
-                bytes.push(u8::try_from(rest % 128).unwrap_or(0) | 128);
-                rest /= 128;
-            }
-            bytes.push(u8::try_from(rest).unwrap_or(0));
+    if let Some(length) = u8::try_from(text.len()).ok().filter(|length| *length < 127) {
+        bytes.push(length);
+    } else {
+        bytes.push(127);
+        let mut rest = text.len() - 127;
+        while rest >= 128 {
+            bytes.push(u8::try_from(rest % 128).unwrap_or(0) | 128);
+            rest /= 128;
         }
+        bytes.push(u8::try_from(rest).unwrap_or(0));
     }
     bytes.extend(text.bytes());
     bytes
@@ -133,13 +132,17 @@ pub(crate) fn cookie_bomb(stand: &Stand) -> Result<()> {
     bomb(stand, "cookie", 8_000, "cookie")
 }
 
+/// In HPACK, a field by its place in the tables.
+const INDEXED: u8 = 0x80;
+/// The newest entry of the dynamic table, behind the 61 of the static one.
+const NEWEST: u8 = 0x3e;
+
 fn bomb(stand: &Stand, name: &str, times: usize, host: &str) -> Result<()> {
     let host = format!("{host}.bomb.test");
     let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", &*host)];
     let mut block: Vec<u8> = fields.iter().flat_map(|(name, value)| literal(0, name, value)).collect();
     block.extend(literal(0x40, name, &"a".repeat(3_900)));
-    // The newest entry of the dynamic table, behind the 61 of the static one.
-    block.extend(vec![0x80 | 62; times]);
+    block.extend(vec![INDEXED | NEWEST; times]);
     let before = stand.memory()?;
     for _ in 0..10 {
         let mut raw = Raw::client(stand)?;

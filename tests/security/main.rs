@@ -20,8 +20,8 @@ mod tls;
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Result, anyhow};
@@ -80,6 +80,14 @@ fn tests() -> Vec<Test> {
     own.into_iter().chain(here).collect()
 }
 
+/// Runs one of them and says what came of it.
+fn outcome(test: &Test, stand: &Stand) -> Result<()> {
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (test.run)(stand)));
+    let result = caught.unwrap_or_else(|_| Err(anyhow!("it panicked")));
+    say(&format!("test {} ... {}", test.name, if result.is_ok() { "ok" } else { "FAILED" }));
+    result
+}
+
 /// Runs them, a few at a time, and returns what failed and why.
 fn run(tests: &[Test]) -> Result<Vec<(&'static str, anyhow::Error)>> {
     say(&format!("running {} tests", tests.len()));
@@ -89,19 +97,14 @@ fn run(tests: &[Test]) -> Result<Vec<(&'static str, anyhow::Error)>> {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(test) = tests.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let caught =
-                        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (test.run)(&stand)));
-                    let result = caught.unwrap_or_else(|_| Err(anyhow!("it panicked")));
-                    say(&format!("test {} ... {}", test.name, if result.is_ok() { "ok" } else { "FAILED" }));
-                    if let (Err(error), Ok(mut all)) = (result, failures.lock()) {
-                        all.push((test.name, error));
-                    }
+                    let failed = outcome(test, &stand).err().map(|error| (test.name, error));
+                    failures.lock().unwrap_or_else(PoisonError::into_inner).extend(failed);
                 }
             });
         }
     });
     // Whatever was sent to it: the one gateway that all of it went to is as it was.
-    let mut failures = failures.into_inner().unwrap_or_default();
+    let mut failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Err(error) = stand.is_whole() {
         failures.push(("stand.is_whole", error));
     }

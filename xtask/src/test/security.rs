@@ -21,17 +21,16 @@ pub(super) fn run(workspace: &Workspace, args: &Args, earlier: &[Report], tally:
     if args.filter.is_empty() {
         for (suite, tests) in named(&runs)? {
             let suite: Suite = suite.parse().map_err(anyhow::Error::msg)?;
-            match earlier.iter().find(|report| report.suite == suite) {
-                Some(report) => note(suite, &tests, &report.tally, &mut outcomes),
-                None => {
-                    let filter = ["--exact".to_owned()].into_iter().chain(tests.iter().cloned()).collect();
-                    let mut own = Tally::default();
-                    let ended = super::run_suite(suite, workspace, &of(args, suite, filter), &mut own);
-                    note(suite, &tests, &own, &mut outcomes);
-                    tally.add(&own);
-                    ended?;
-                }
+            if let Some(report) = earlier.iter().find(|report| report.suite == suite) {
+                note(suite, &tests, &report.tally, &mut outcomes);
+                continue;
             }
+            let filter = ["--exact".to_owned()].into_iter().chain(tests.iter().cloned()).collect();
+            let mut own = Tally::default();
+            let ended = super::run_suite(suite, workspace, &of(args, suite, filter), &mut own);
+            note(suite, &tests, &own, &mut outcomes);
+            tally.add(&own);
+            ended?;
         }
     }
     let path = workspace::root().join("target/security-outcomes.txt");

@@ -202,29 +202,37 @@ async fn grpc(
             let heard = Rc::clone(&heard);
             tasks::spawn_local("grpc connection", async move {
                 let mut connection = h2::server::handshake(tcp).await.unwrap();
-                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                while let Some(Ok((request, respond))) = connection.accept().await {
                     assert_eq!(request.uri().path(), "/envoy.service.auth.v3.Authorization/Check");
-                    let heard = Rc::clone(&heard);
-                    tasks::spawn_local("grpc call", async move {
-                        let (mut body, mut asked) = (request.into_body(), Vec::new());
-                        while let Some(Ok(data)) = body.data().await {
-                            asked.extend_from_slice(&data);
-                        }
-                        heard.borrow_mut().push(asked);
-                        let head = http::Response::builder().header("content-type", "application/grpc");
-                        let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
-                        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-                        let framed = [&[0][..], &length, message].concat();
-                        stream.send_data(framed.into(), false).unwrap();
-                        let mut trailers = HeaderMap::new();
-                        trailers.insert("grpc-status", HeaderValue::from_static(status));
-                        stream.send_trailers(trailers).unwrap();
-                    });
+                    let answered = answer(request.into_body(), respond, Rc::clone(&heard), (message, status));
+                    tasks::spawn_local("grpc call", answered);
                 }
             });
         }
     });
     (at, seen)
+}
+
+/// Takes the question of one call and gives the message.
+async fn answer(
+    mut body: h2::RecvStream,
+    mut respond: h2::server::SendResponse<Bytes>,
+    heard: Rc<std::cell::RefCell<Vec<Vec<u8>>>>,
+    (message, status): (&'static [u8], &'static str),
+) {
+    let mut asked = Vec::new();
+    while let Some(Ok(data)) = body.data().await {
+        asked.extend_from_slice(&data);
+    }
+    heard.borrow_mut().push(asked);
+    let head = http::Response::builder().header("content-type", "application/grpc");
+    let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    let framed = [&[0][..], &length, message].concat();
+    stream.send_data(framed.into(), false).unwrap();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static(status));
+    stream.send_trailers(trailers).unwrap();
 }
 
 #[test]

@@ -434,8 +434,8 @@ fn what_an_application_says_first_goes_out_with_the_request() {
     on_data_thread(async {
         let (client, far) = bed(Protocols::Mesh).await;
         let (pool, app) = (pool(PoolOptions::default()), echo().await);
-        for words in [&b"first words"[..], &[7; 3 * MAX_PAYLOAD]] {
-            let (_near, socket) = application(words).await;
+        for words in [b"first words".to_vec(), vec![7; 3 * MAX_PAYLOAD]] {
+            let (_near, socket) = application(&words).await;
             let early = Early::of(&socket);
             let mut stream = open_early((&pool, &client, &far), app, &early).await.expect("open");
             let (sent, unsent) = early.into_parts();
