@@ -19,9 +19,7 @@ pub(super) const ROWS: &[Advisory] = &[
             unit("http::host::tests::every_spelling_is_the_same_host"),
             fuzz("authority"),
             fuzz("host"),
-            NotYet(
-                "rules about hosts of requests are enforced with policies of layer 7; routes ask about the one form",
-            ),
+            unit("policy::request::tests::hosts_have_one_form"),
         ],
     },
     Advisory {
@@ -44,7 +42,10 @@ pub(super) const ROWS: &[Advisory] = &[
         row: "authz.multi_header",
         ids: &["CVE-2026-26308", "CVE-2021-32777", "GO-2023-1785"],
         must: "each value of a header counts by itself",
-        shown: &[NotYet("rules about headers of requests are enforced with policies of layer 7")],
+        shown: &[
+            unit("policy::request::tests::each_value_of_a_header_counts"),
+            unit("policy::tests::requests::several_values_of_a_header"),
+        ],
     },
     Advisory {
         row: "authz.sa_dot",
@@ -67,7 +68,11 @@ pub(super) const ROWS: &[Advisory] = &[
         row: "authz.layer7_fails_closed",
         ids: &["class: attributes that cannot be known"],
         must: "what a rule cannot see never lets anybody in",
-        shown: &[e2e("policy::layer_7_attributes_fail_closed_both_ways")],
+        shown: &[
+            e2e("policy::layer_7_attributes_fail_closed_both_ways"),
+            unit("policy::tests::without_a_request_what_is_about_requests_fails_closed_both_ways"),
+            unit("policy::tests::requests::what_cannot_be_understood_fails_closed"),
+        ],
     },
     Advisory {
         row: "authz.empty_set",
@@ -75,7 +80,8 @@ pub(super) const ROWS: &[Advisory] = &[
         must: "DENY comes first, an empty set matches nothing, and nobody enrols or names itself by labels it can set",
         shown: &[
             e2e("policy::allow_admits_whom_it_names_and_deny_comes_first"),
-            NotYet("a truth table of empty sets"),
+            unit("policy::tests::an_empty_spec_allows_nothing_and_an_empty_rule_everything"),
+            unit("policy::tests::property::the_engine_agrees_with_the_reference"),
         ],
     },
     Advisory {
@@ -112,13 +118,35 @@ pub(super) const ROWS: &[Advisory] = &[
         row: "jwt",
         ids: &["CVE-2026-31837", "CVE-2021-21378", "class: alg, kid, crit, aud, exp"],
         must: "the key decides the algorithm; without a key nobody is believed",
-        shown: &[NotYet("tokens are not looked at yet")],
+        shown: &[
+            unit("l7::authn::tests::jwt_what_attackers_send_is_refused"),
+            unit("l7::authn::tests::jwt_every_algorithm_of_a_key_is_checked_with_that_key"),
+            unit("l7::authn::tests::jwt_each_rule_is_asked_alone"),
+            unit("authn::tests::nothing_that_strangers_send_is_too_much"),
+            unit("authn::json::tests::what_could_be_read_in_two_ways_is_not_read"),
+            conf("tokens/refused"),
+            conf("tokens/several-rules"),
+        ],
+    },
+    Advisory {
+        row: "jwt.jwks_down",
+        ids: &["CVE-2026-31837"],
+        must: "no key that could not be fetched is made up for; the last good ones hold for a bounded time",
+        shown: &[
+            conf("tokens/keys-down"),
+            unit("keys::tests::the_last_keys_hold_for_a_while_and_then_there_are_none"),
+        ],
     },
     Advisory {
         row: "ssrf",
         ids: &["GHSA-fgw5-hp8f-xfhc"],
         must: "nobody has the mesh fetch what he could not reach himself",
-        shown: &[NotYet("keys are not fetched yet")],
+        shown: &[
+            unit("authn::site::tests::what_is_not_everybodys_may_not_be_asked"),
+            unit("authn::site::tests::a_url_is_read_in_one_way_or_not_at_all"),
+            unit("keys::tests::keys_are_fetched_from_a_service_and_from_nothing_else_on_this_machine"),
+            unit("keys::tests::what_is_not_keys_is_not_taken_and_nobody_is_led_elsewhere"),
+        ],
     },
     Advisory {
         row: "control.host_takeover",
