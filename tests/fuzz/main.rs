@@ -12,6 +12,7 @@
 mod engine;
 mod http;
 mod identity;
+mod tokens;
 mod wire;
 
 use std::fs;
@@ -41,8 +42,10 @@ fn main() -> ExitCode {
     let is_name =
         |word: &&String| !word.starts_with('-') && !values.iter().any(|value| std::ptr::eq(*value, *word));
     let filters: Vec<&String> = words.iter().filter(is_name).collect();
-    let mut targets: Vec<Target> =
-        [http::targets(), identity::targets(), wire::targets()].into_iter().flatten().collect();
+    let mut targets: Vec<Target> = [http::targets(), identity::targets(), tokens::targets(), wire::targets()]
+        .into_iter()
+        .flatten()
+        .collect();
     targets.retain(|target| {
         filters.is_empty() || filters.iter().any(|filter| target.name.contains(filter.as_str()))
     });

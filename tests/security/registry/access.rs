@@ -124,6 +124,8 @@ pub(super) const ROWS: &[Advisory] = &[
             unit("l7::authn::tests::jwt_each_rule_is_asked_alone"),
             unit("authn::tests::nothing_that_strangers_send_is_too_much"),
             unit("authn::json::tests::what_could_be_read_in_two_ways_is_not_read"),
+            fuzz("token"),
+            fuzz("keys"),
             conf("tokens/refused"),
             conf("tokens/several-rules"),
         ],
