@@ -14,10 +14,10 @@ fn object(text: &str) -> Object {
 }
 
 /// A policy that is refused what it asks for at layer 4.
-fn policy(paths: &str) -> Object {
+fn policy(rule: &str) -> Object {
     object(&format!(
         "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: p, namespace: a}}, \
-         spec: {{action: DENY, rules: [{{to: [{{operation: {{{paths}}}}}]}}]}}}}"
+         spec: {{action: DENY, rules: [{{{rule}}}]}}}}"
     ))
 }
 
@@ -40,13 +40,13 @@ fn lines_are_made_anew_only_when_there_is_something_new() {
     remarks.update(&world);
     assert!(Arc::ptr_eq(remarks.lines(), &lines));
 
-    world.upsert(&policy("paths: [/a]"));
+    world.upsert(&policy("when: [{key: 'experimental.envoy.filters.a.b[c]', values: [x]}]"));
     world.commit();
     remarks.update(&world);
     assert_eq!(remarks.lines().len(), 2, "{:?}", remarks.lines());
     assert_eq!(remarks.iter().count(), 2);
 
-    world.upsert(&policy("ports: ['80']"));
+    world.upsert(&policy("to: [{operation: {ports: ['80']}}]"));
     world.commit();
     remarks.update(&world);
     remarks.set(About::Source, Vec::new());
