@@ -8,6 +8,7 @@ use mesh_tests::authorizer::Authorizer;
 
 use crate::client::{Req, get, grpc, post};
 use crate::row::{Case, Row, Want, row, slug};
+use crate::stand::HTTP_PORT;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![by_http(), by_grpc(), unknown(), nobody()]
@@ -24,13 +25,21 @@ pub(crate) const PROVIDERS: &str = "extensionProviders: [\
      {name: ext-open, envoyExtAuthzGrpc: {service: external-grpc.conf.svc.cluster.local, port: 80, timeout: 1s, failOpen: true}}, \
      {name: ext-nobody, envoyExtAuthzHttp: {service: nobody.conf.svc.cluster.local, port: 80}}]";
 
-/// A policy of the gateway for one host, that asks this provider.
+/// A policy of the gateway for one host, that asks this provider. With its port, or else bytes on other ports would have to be asked
+/// about, which nobody can.
 fn policy(name: &str, host: &str, provider: &str) -> String {
     format!(
         "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: {name}, namespace: istio-system}}, \
          spec: {{selector: {{matchLabels: {{istio: ingressgateway}}}}, action: CUSTOM, provider: {{name: {provider}}}, \
-         rules: [{{to: [{{operation: {{hosts: [{host}], notPaths: [/free]}}}}]}}]}}}}"
+         rules: [{{to: [{{operation: {{hosts: [{host}], ports: ['{HTTP_PORT}'], notPaths: [/free]}}}}]}}]}}}}"
     )
+}
+
+/// Writes the policy of a row.
+fn goes_by(case: &Case, provider: &str) -> Result<()> {
+    let name = slug(&case.id);
+    let policy = policy(&name, &case.host, provider).replace(HTTP_PORT, &case.stand.http.to_string());
+    case.stand.gateway.write(&format!("{name}-policy.yaml"), &policy)
 }
 
 /// Has the provider asked about the requests of the row.
@@ -45,7 +54,7 @@ async fn asks(case: &Case, service: &str, authorizer: &Authorizer, provider: &st
              addressType: IPv4, endpoints: [{{addresses: [127.0.0.1]}}], ports: [{{name: {protocol}, port: {port}}}]}}\n",
         ),
     )?;
-    case.stand.gateway.write(&format!("{name}-policy.yaml"), &policy(&name, &case.host, provider))?;
+    goes_by(case, provider)?;
     let until = Instant::now() + Duration::from_secs(5);
     while authorizer.asked().is_empty() {
         let _ = case.send(get("/")).await?;
@@ -145,8 +154,7 @@ fn by_grpc() -> Row {
         ensure!(asked.starts_with(&format!("POST {host} / 0123456789 ")), "{asked}");
         ensure!(asked.contains("x-envoy-auth-partial-body=true"), "{asked}");
         // The same service, of a provider whose failures pass.
-        let open = policy("external-grpc", host, "ext-open");
-        case.stand.gateway.write("external-grpc-policy.yaml", &open)?;
+        goes_by(&case, "ext-open")?;
         let until = Instant::now() + Duration::from_secs(5);
         while case.send(order("broken")).await?.status != 200 {
             ensure!(Instant::now() < until, "never passes");

@@ -111,7 +111,7 @@ struct Own {
 impl Own {
     async fn start(case: Case, settings: &str, json: bool) -> Result<Self> {
         let ports = free_ports::<4>()?;
-        let settings = settings.replace('\n', "\\n");
+        let settings = format!("{}\\n", settings.replace('\n', "\\n"));
         let base = case.stand.shared(ports).replace("accessLogFile: /dev/stdout\\n", &settings);
         let rules = virtual_service("own", "own.test", "[{route: [{destination: {host: echo}}]}]");
         let files = [("base.yaml".to_owned(), base.clone()), ("own.yaml".to_owned(), rules)];

@@ -40,6 +40,9 @@ pub(crate) struct Stand {
     broken: BTreeMap<String, String>,
 }
 
+/// Stands in documents of rows for [`Stand::http`].
+pub(crate) const HTTP_PORT: &str = "HTTP_PORT";
+
 /// The pods behind the gateway.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pods {
@@ -79,7 +82,7 @@ impl Stand {
         let mut files = vec![("base.yaml".to_owned(), yaml.join("\n---\n"))];
         let mut broken = BTreeMap::new();
         for row in rows.iter().filter(|row| !row.config.is_empty()) {
-            let text = row.config.join("\n---\n");
+            let text = row.config.join("\n---\n").replace(HTTP_PORT, &http.to_string());
             if let Some(error) = errors(&text) {
                 broken.insert(row.id.clone(), error);
             }
@@ -277,7 +280,7 @@ impl Gateway {
     pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
         let (_, text) = blocking(self.metrics, "/metrics").await?;
         let of = |line: &&str| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{'))
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
                 && labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")))
         };
         Ok(text.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
