@@ -32,7 +32,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, conformance, gateway-api, ebpf, e2e, security, fuzz; or a part of e2e: egress, dns,
+    /// unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, security; or a part of e2e: egress, dns,
     /// waypoint, limits, express, torture. From gateway-api to security they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
@@ -105,11 +105,12 @@ impl Suite {
         Self::Control,
         Self::Gateway,
         Self::Conformance,
+        Self::Fuzz,
         Self::GatewayApi,
         Self::Ebpf,
         Self::EndToEnd,
+        // Names tests of the others, and what came of them.
         Self::Security,
-        Self::Fuzz,
     ];
 
     /// Those that are parts of others, for whoever wants just these.
