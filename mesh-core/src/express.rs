@@ -75,6 +75,23 @@ pub fn plan(
     plan
 }
 
+/// Whether a connection that was opened past the proxy would not be now, because something has come about the service that it
+/// was opened to. `is_plain` as for [`plan`].
+pub fn is_overruled(
+    snapshot: &Snapshot,
+    source: &Arc<Workload>,
+    asked: SocketAddr,
+    is_plain: impl Fn(&Snapshot, &Arc<Workload>, &Arc<Service>, usize) -> bool,
+) -> bool {
+    let Target::Service { service, port } = snapshot.resolve_for(&source.namespace, asked) else {
+        return false;
+    };
+    service.waypoint.is_some()
+        || limit::concerns(snapshot, Some(&service), None)
+        || Checks::of(snapshot).concerns(&service, port)
+        || !is_plain(snapshot, source, &service, port)
+}
+
 /// Whether all of its connections go through the proxy, because its label says so.
 fn opts_out(pod: &Workload) -> bool {
     pod.labels.get(LABEL).is_some_and(|value| value == "disabled")

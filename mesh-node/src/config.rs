@@ -53,9 +53,9 @@ pub enum Role {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
 pub enum ExpressPath {
     /// Everything goes through the proxy.
-    #[default]
     Disabled,
     /// What can go past it does.
+    #[default]
     Enabled,
 }
 

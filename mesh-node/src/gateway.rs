@@ -156,6 +156,7 @@ async fn serve(
 
 /// Waits to be told to stop, and drains: the control thread's part first, so that listeners say so to their clients.
 async fn stop(grace: Duration, (stopping, switch): (DrainSwitch, DrainSwitch)) -> anyhow::Result<()> {
+    tasks::settle();
     stop_signal().await?;
     info!(grace_s = grace.as_secs(), "Draining.");
     stopping.start();

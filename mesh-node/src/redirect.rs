@@ -12,6 +12,7 @@ mod load;
 mod log;
 pub mod manager;
 pub mod maps;
+mod overruled;
 pub mod pins;
 mod pod;
 mod shortcut;
@@ -30,6 +31,7 @@ pub use flows::Flows;
 pub use load::{Programs, TcHook, detach_clsact};
 pub use log::KernelLog;
 pub use manager::{Manager, Options, PodSockets};
+pub use overruled::Overruled;
 pub use pod::LocalPod;
 
 /// How inbound connections are brought to the node's listener.

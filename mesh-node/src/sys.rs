@@ -8,6 +8,7 @@ pub mod diag;
 pub mod fs;
 pub mod limits;
 pub mod links;
+pub mod memory;
 mod netlink;
 pub mod netns;
 pub mod sockopt;

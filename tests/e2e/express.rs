@@ -5,21 +5,21 @@ mod shortcut;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_tests::bed::{Bed, Builder, Inbound, PodHandle};
-use mesh_tests::scenario::{Dialled, at, at6, dial, eventually, logged, manifests, start};
+use mesh_tests::bed::{Bed, Builder, Inbound, PodHandle, Process};
+use mesh_tests::scenario::{Dialled, at, at6, dial, eventually, logged, manifests, service, start};
 
 use crate::scrape::{Scrape, counted};
 
 fn bed(inbound: Inbound) -> Result<(Bed, PodHandle, PodHandle)> {
-    let bed = start(enabled(Bed::builder().nodes(2).inbound(inbound).manifests(manifests())))?;
+    let bed = start(Bed::builder().nodes(2).inbound(inbound).manifests(manifests()))?;
     let (client, near) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?);
     until_taken(&bed, &client, &at(&near))?;
     Ok((bed, client, near))
 }
 
-/// Has nodes use the express path.
-pub(crate) fn enabled(builder: Builder) -> Builder {
-    builder.mesh_arg("--express-path").mesh_arg("enabled")
+/// Has nodes carry everything themselves: for beds that look at how they do.
+pub(crate) fn disabled(builder: Builder) -> Builder {
+    builder.mesh_arg("--express-path").mesh_arg("disabled")
 }
 
 /// Waits until connections of a client to a place of its own node take it.
@@ -65,6 +65,7 @@ fn pods_reach_each_other(inbound: Inbound) -> Result<()> {
     // Nobody listens there.
     let refused = dial(&client, &[&format!("{}:7999", near.ip())])?;
     ensure!(refused.error.as_deref() == Some("ConnectionRefused"), "{refused:?}");
+    logged(&bed, "node-1", &["response_flags=\"CONNECT\"", "nobody accepts connections there"])?;
     ensure!(stat(&bed, "dropped_ingress")? == dropped, "the guard stood in the way");
     Ok(())
 }
@@ -149,6 +150,39 @@ fn a_change_of_policy_cuts_open_flows_within_a_second() -> Result<()> {
     let line = held.line(Duration::from_secs(5))?;
     ensure!(begun.elapsed() < Duration::from_secs(2), "it took {:?}: {line}", begun.elapsed());
     logged(&bed, "node-1", &["cut after a change of policy"]).context("the reason")
+}
+
+/// As a request on a connection that is kept: nobody forbids it, and the next one has to follow the rules.
+#[test]
+fn a_rule_about_a_service_ends_its_quiet_flows_and_no_others() -> Result<()> {
+    let (bed, client, near) = bed(Inbound::SkLookup)?;
+    bed.apply(&service("mesh", "web", "app: near").replace("name: tcp,", "name: http,"))?;
+    let web = |bed: &Bed| Ok::<_, anyhow::Error>(format!("{}:80", bed.status().service_ip("mesh/web")?));
+    bed.wait("an address", Duration::from_secs(5), |bed| web(bed).is_ok())?;
+    let web = web(&bed)?;
+    until_taken(&bed, &client, &web)?;
+    let hold = |to: &str| -> Result<Process> {
+        let mut held = client.spawn(&["netprobe", "hold", to])?;
+        ensure!(held.line(Duration::from_secs(5))? == "holding 1", "{}", held.errors());
+        Ok(held)
+    };
+    let (mut to_service, mut to_pod) = (hold(&web)?, hold(&at(&near))?);
+    bed.apply(
+        "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: web, namespace: mesh}, \
+         spec: {hosts: [web], http: [{timeout: 1s, route: [{destination: {host: web}}]}]}}",
+    )?;
+    let begun = std::time::Instant::now();
+    let line = to_service.line(Duration::from_secs(5))?;
+    ensure!(line.starts_with("ended"), "{line}");
+    ensure!(begun.elapsed() < Duration::from_secs(2), "it took {:?}", begun.elapsed());
+    logged(&bed, "node-1", &["Ended an express flow in a quiet moment"])?;
+    ensure!(
+        to_pod.line(Duration::from_millis(500)).is_err(),
+        "rules about a service are none about its pods"
+    );
+    let before = taken(&bed)?;
+    ensure!(!dial(&client, &[&web])?.refused() && taken(&bed)? == before, "the next one is the proxy's");
+    Ok(())
 }
 
 #[test]

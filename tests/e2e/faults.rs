@@ -9,6 +9,8 @@ use mesh_tests::{
     scenario::{Dialled, at, dial, eventually, manifests, start},
 };
 
+use crate::express::disabled;
+
 const MARKER: &str = "plaintext-marker-4711";
 
 /// Nothing that an enrolled pod sends or gets is readable on the wire, not before, not while, not after its node's
@@ -69,7 +71,7 @@ fn a_killed_node_fails_closed_by_tc() -> Result<()> {
 /// absent in between.
 #[test]
 fn a_restarted_node_adopts_its_pods() -> Result<()> {
-    let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
+    let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
     let (client, near) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?);
     let links = || -> Result<Vec<String>> {
         let all = std::fs::read_dir(format!("/sys/fs/bpf/mesh-{}/node-1/{ABI}/link", bed.name()))?;
@@ -99,7 +101,7 @@ fn a_restarted_node_adopts_its_pods() -> Result<()> {
 /// A pod that was released while its node was away is let go of on the node's return.
 #[test]
 fn enrolment_that_changed_meanwhile_is_followed() -> Result<()> {
-    let bed = start(Bed::builder().nodes(2).manifests(manifests()))?;
+    let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
     bed.node("node-1")?.kill9()?;
     bed.apply(
         "{apiVersion: v1, kind: Namespace, metadata: {name: mesh, labels: {istio.io/dataplane-mode: none}}}",

@@ -35,8 +35,8 @@ fn stage(path: Path) -> Result<Stage> {
 fn stage_on(path: Path, builder: Builder) -> Result<Stage> {
     let all = manifests() + &pod("outside", "plain", "node-1", &["sleep", "infinity"]);
     let mut builder = builder.nodes(2).manifests(all);
-    if path == Path::Express {
-        builder = express_path::enabled(builder);
+    if path == Path::Proxied {
+        builder = express_path::disabled(builder);
     }
     let bed = start(builder)?;
     let (client, server) = match path {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -300,7 +301,23 @@ pub(super) async fn overruled(
             return std::future::pending().await;
         }
     }
-    let _ = tokio::time::timeout(stream::DRAIN_TIME, stream::idle(counters, Some(QUIET))).await;
+    let _ = tokio::time::timeout(stream::DRAIN_TIME, settled(counters)).await;
+}
+
+/// Resolves when no byte has come through for [`QUIET`] and the last ones were the server's: what was asked is answered.
+async fn settled(counters: &Counters) {
+    let carried = || (counters.sent.load(Ordering::Relaxed), counters.received.load(Ordering::Relaxed));
+    let (mut before, mut quiet) = (carried(), 0);
+    let mut answered = before.0 == 0 || before.1 > 0;
+    while quiet < LOOKS || !answered {
+        tokio::time::sleep(QUIET / LOOKS).await;
+        let now = carried();
+        if now != before {
+            answered = now.1 > before.1;
+        }
+        quiet = if now == before { quiet.saturating_add(1) } else { 0 };
+        before = now;
+    }
 }
 
 impl HttpPort {
@@ -317,6 +334,8 @@ impl HttpPort {
 
 /// Without a byte for so long, nothing is under way.
 const QUIET: Duration = Duration::from_millis(200);
+/// Looks in that time.
+const LOOKS: u32 = 4;
 
 /// The service itself, whatever rules say.
 fn own_cluster(service: &Service, port: usize) -> ClusterRef {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::maps::MapError;
-use mesh_common::{Backend, Backends, Endpoint, Flow, Question, Verdict};
+use mesh_common::{Backend, Backends, Endpoint, ExpressFlow, Flow, Question, Verdict};
 use mesh_core::{
     express::{self, Plan},
     model::{Snapshot, Workload},
@@ -19,7 +19,7 @@ use mesh_core::{
 use tracing::{info, warn};
 
 use super::{
-    LocalPod, RedirectError,
+    LocalPod, Overruled, RedirectError,
     maps::{ExpressMaps, socket_addr, to_ip, to_wire},
     pins::Pins,
 };
@@ -34,6 +34,7 @@ pub struct Express {
     backends: BTreeMap<Key, Backends>,
     seen: Option<(Arc<Snapshot>, Vec<Arc<str>>)>,
     cut: CutFlows,
+    overruled: Overruled,
     complained: bool,
 }
 
@@ -68,6 +69,7 @@ impl Express {
             backends,
             seen: None,
             cut: CutFlows::default(),
+            overruled: Overruled::default(),
             complained: false,
         })
     }
@@ -75,6 +77,11 @@ impl Express {
     /// The flows that were ended because policy changed.
     pub fn cut_flows(&self) -> CutFlows {
         Rc::clone(&self.cut)
+    }
+
+    /// The flows that are to be ended in a quiet moment.
+    pub fn overruled(&self) -> Overruled {
+        self.overruled.clone()
     }
 
     /// Decides anew if anything has changed.
@@ -103,7 +110,7 @@ impl Express {
                 }
             }
         }
-        self.end_forbidden(pods);
+        self.end_forbidden(snapshot, pods);
     }
 
     fn apply(&mut self, plan: &Plan, pods: &[Captured]) -> Result<(), MapError> {
@@ -157,16 +164,33 @@ impl Express {
         *self.numbers.entry(uid.clone()).or_insert(next)
     }
 
-    /// Ends flows between captured pods that would go another way, or nowhere, if they began now.
-    fn end_forbidden(&self, pods: &[Captured]) {
-        let by_cookie: HashMap<u64, &Arc<LocalPod>> =
-            pods.iter().map(|(pod, _)| (pod.netns.cookie(), pod)).collect();
+    /// Ends flows between captured pods that would go another way, or nowhere, if they began now. Those that only rules about
+    /// the service keep from that have time until they are quiet.
+    fn end_forbidden(&self, snapshot: &Arc<Snapshot>, pods: &[Captured]) {
+        let by_cookie: HashMap<u64, &Captured> =
+            pods.iter().map(|captured| (captured.0.netns.cookie(), captured)).collect();
         let captured = |ip: IpAddr| pods.iter().any(|(pod, _)| pod.ips.contains(&ip));
+        let mut known = HashMap::new();
+        let mut is_overruled = |workload: &Arc<Workload>, entry: &ExpressFlow| {
+            *known.entry((entry.mark.netns, entry.mark.wanted)).or_insert_with(|| {
+                let asked = Some(&entry.mark.wanted).filter(|wanted| wanted.port != 0).map(socket_addr);
+                asked.is_some_and(|asked| express::is_overruled(snapshot, workload, asked, l4::is_plain))
+            })
+        };
         for (flow, entry) in self.maps.flows() {
-            let Some(pod) = by_cookie.get(&entry.mark.netns) else { continue };
-            if !captured(to_ip(&flow.destination)) || self.allows(entry.mark.netns, &flow) {
+            let Some((pod, workload)) = by_cookie.get(&entry.mark.netns) else { continue };
+            if !captured(to_ip(&flow.destination)) {
                 continue;
             }
+            if self.allows(entry.mark.netns, &flow) {
+                if is_overruled(workload, &entry) {
+                    self.overruled.add(flow, pod);
+                } else {
+                    self.overruled.remove(&flow);
+                }
+                continue;
+            }
+            self.overruled.remove(&flow);
             self.cut.borrow_mut().insert(flow);
             let client = socket_addr(&Endpoint::new(flow.source, flow.source_port));
             let server = socket_addr(&Endpoint::new(flow.destination, flow.destination_port));

@@ -16,6 +16,7 @@ use mesh_core::{
 use tokio::sync::watch;
 
 use super::{
+    Overruled,
     express::CutFlows,
     maps::{ExpressMaps, socket_addr},
 };
@@ -30,6 +31,7 @@ pub struct Flows {
     reporter: Arc<Reporter>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     cut: CutFlows,
+    overruled: Overruled,
     /// Those that are open long enough to be shown.
     open: HashMap<Flow, Pair>,
     /// Those of them, and of those that were cut, that the last look did not find.
@@ -51,10 +53,11 @@ impl Flows {
     pub fn new(
         maps: ExpressMaps,
         (reporter, snapshots): (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>),
-        cut: CutFlows,
+        (cut, overruled): (CutFlows, Overruled),
     ) -> Self {
         let (open, gone, forgotten) = (HashMap::new(), HashSet::new(), HashSet::new());
-        Self { maps, reporter, snapshots, cut, open, gone, forgotten, orphans: HashMap::new() }
+        let orphans = HashMap::new();
+        Self { maps, reporter, snapshots, cut, overruled, open, gone, forgotten, orphans }
     }
 
     /// Reports for ever.
@@ -66,9 +69,12 @@ impl Flows {
         let mut looks = tokio::time::interval(LOOK);
         loop {
             tokio::select! {
-                _ = listens.tick() => while self.listen(&mut events) {
-                    tokio::task::yield_now().await;
-                },
+                _ = listens.tick() => {
+                    while self.listen(&mut events) {
+                        tokio::task::yield_now().await;
+                    }
+                    self.overruled.look();
+                }
                 _ = looks.tick() => self.look(),
             }
         }

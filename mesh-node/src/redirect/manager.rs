@@ -16,7 +16,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Inbound, LocalPod, Programs, RedirectError, TcHook, address, cgroup,
+    Inbound, LocalPod, Overruled, Programs, RedirectError, TcHook, address, cgroup,
     express::{CutFlows, Express},
     maps::ControlMaps,
     pins::{PinnedPod, Pins},
@@ -133,9 +133,9 @@ impl Manager {
         &mut self.programs
     }
 
-    /// Flows of the express path that this ended, for whoever reports them.
-    pub fn cut_flows(&self) -> CutFlows {
-        self.express.cut_flows()
+    /// Flows of the express path that this ended, and those that are to be ended, for whoever reports them.
+    pub fn ended_flows(&self) -> (CutFlows, Overruled) {
+        (self.express.cut_flows(), self.express.overruled())
     }
 
     /// The state of every enrolled local pod, as it changes; `None` before the first look.

@@ -100,6 +100,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     tasks::spawn_local("access log", logged);
     source.follow(&place, publisher, (demands, lookups), None);
 
+    tasks::settle();
     stop_signal().await?;
     info!(grace_s = options.drain.as_secs(), "Draining; what is captured stays captured.");
     drop(drained);
@@ -128,7 +129,7 @@ fn follow_flows(
     reported: (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>),
 ) -> anyhow::Result<()> {
     if options.express {
-        let flows = redirect::Flows::new(ExpressMaps::open(&options.pins)?, reported, manager.cut_flows());
+        let flows = redirect::Flows::new(ExpressMaps::open(&options.pins)?, reported, manager.ended_flows());
         tasks::spawn_local("express flows", flows.run(ExpressMaps::events(&options.pins)?));
     }
     Ok(())

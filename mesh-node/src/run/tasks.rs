@@ -6,9 +6,12 @@ use std::{
     pin::Pin,
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::task::JoinHandle;
+
+use crate::sys::memory;
 
 /// Panics of tasks since the process started.
 pub fn panics() -> u64 {
@@ -18,6 +21,16 @@ pub fn panics() -> u64 {
 /// Runs a task on this thread.
 pub fn spawn_local(name: &'static str, future: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
     tokio::task::spawn_local(Guarded { name, future: Box::pin(future) })
+}
+
+/// Has this process let go of the memory that only its start needed, once that is over.
+pub fn settle() {
+    spawn_local("memory", async {
+        tokio::time::sleep(SETTLED).await;
+        if let Err(error) = memory::let_go_of_the_start() {
+            tracing::debug!(%error, "What the start has left in memory stays there.");
+        }
+    });
 }
 
 /// Catches what the future throws at any poll, so that one connection's defect stays its own.
@@ -40,6 +53,8 @@ impl<F: Future<Output = ()>> Future for Guarded<F> {
     }
 }
 
+/// After this long, a process that starts has read its configuration and serves.
+const SETTLED: Duration = Duration::from_secs(5);
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 use super::netlink::{NLMSG_ERROR, Netlink, error_of, message};
@@ -35,6 +36,52 @@ pub fn reset_connections() -> io::Result<usize> {
 pub fn reset_connection(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
     let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     destroy(family, &socket_id(local, remote))
+}
+
+/// How long a TCP connection has been silent, as one end of it sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// Since this end sent bytes, in milliseconds as the kernel counts them.
+    pub sent: Duration,
+    /// Since bytes came.
+    pub received: Duration,
+    /// Whether bytes wait to be read here or to be confirmed by the other end.
+    pub queued: bool,
+}
+
+/// How long a TCP connection of the calling thread's network namespace has been silent; `None` if there is none (any more).
+pub fn silence(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<Silence>> {
+    let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let netlink = Netlink::open(NETLINK_SOCK_DIAG)?;
+    let mut wanted = request((family, IPPROTO_TCP), &socket_id(local, remote));
+    wanted[EXTENSIONS] = 1 << (INET_DIAG_INFO - 1);
+    netlink.send(SOCK_DIAG_BY_FAMILY, 0, &wanted)?;
+    let mut buffer = [0_u8; 2048];
+    let Some((kind, body, _)) = message(netlink.receive(&mut buffer)?) else { return Ok(None) };
+    if kind == NLMSG_ERROR {
+        let error = error_of(body);
+        return if error.raw_os_error() == Some(libc::ENOENT) { Ok(None) } else { Err(error) };
+    }
+    silence_in(body).map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// From a `struct inet_diag_msg` and the attributes behind it.
+fn silence_in(body: &[u8]) -> Option<Silence> {
+    let word = |bytes: &[u8], at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let queued = word(body, 56)? != 0 || word(body, 60)? != 0;
+    let mut rest = body.get(72..)?;
+    // Attributes: length with the head, kind, content, each beginning at a multiple of four.
+    loop {
+        let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?);
+        if kind == u16::from(INET_DIAG_INFO) {
+            let info = rest.get(4..length)?;
+            let ms = |at| word(info, at).map(|ms| Duration::from_millis(ms.into()));
+            // `struct tcp_info`: tcpi_last_data_sent, tcpi_last_ack_sent, tcpi_last_data_recv.
+            return Some(Silence { sent: ms(44)?, received: ms(52)?, queued });
+        }
+        rest = rest.get(length.max(4).next_multiple_of(4)..)?;
+    }
 }
 
 /// The cookie of the UDP socket that `client` is the name of, in the calling thread's network namespace: the one that hears
@@ -118,13 +165,43 @@ const IPPROTO_UDP: u8 = 17;
 const NETLINK_SOCK_DIAG: libc::c_int = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
+/// Place of `idiag_ext` in a request: a bit for each attribute wanted.
+const EXTENSIONS: usize = 2;
+/// The attribute with a `struct tcp_info`.
+const INET_DIAG_INFO: u8 = 2;
 /// Every TCP state but LISTEN (10), CLOSE (7) and `TIME_WAIT` (6).
 const STATES: u32 = 0xfff & !(1 << 10) & !(1 << 7) & !(1 << 6);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    #[test]
+    fn the_kernel_tells_how_long_a_connection_is_silent() {
+        for ip in ["127.0.0.1", "::1"] {
+            let listener = TcpListener::bind((ip, 0)).expect("a socket");
+            let mut client = TcpStream::connect(listener.local_addr().expect("a name")).expect("connected");
+            let (mut server, _) = listener.accept().expect("accepted");
+            let ends = (client.local_addr().expect("a name"), client.peer_addr().expect("a name"));
+            let look = || silence(ends.0, ends.1).expect("an answer").expect("it is there");
+            client.write_all(b"question").expect("sent");
+            server.read_exact(&mut [0; 8]).expect("read");
+            std::thread::sleep(Duration::from_millis(100));
+            let waiting = look();
+            assert!(waiting.sent < waiting.received, "{ip}: no answer yet: {waiting:?}");
+            server.write_all(b"answer").expect("sent");
+            assert!(look().queued, "{ip}: nobody has read it");
+            client.read_exact(&mut [0; 6]).expect("read");
+            std::thread::sleep(Duration::from_millis(100));
+            let quiet = look();
+            assert!(!quiet.queued && quiet.received <= quiet.sent, "{ip}: {quiet:?}");
+            assert!((80..2_000).contains(&quiet.received.as_millis()), "{ip}: {quiet:?}");
+            assert!(reset_connection(ends.0, ends.1).expect("an answer"));
+            assert_eq!(silence(ends.0, ends.1).expect("an answer"), None, "{ip}: gone");
+        }
+    }
 
     #[test]
     fn the_kernel_tells_sockets_apart() {

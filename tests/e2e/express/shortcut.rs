@@ -7,7 +7,7 @@ use mesh_tests::bed::{Bed, Inbound, Network, PodHandle};
 use mesh_tests::numbered::Seen;
 use mesh_tests::scenario::{at, at6, logged, manifests, start};
 
-use super::{deny, enabled};
+use super::deny;
 
 struct Stage {
     bed: Bed,
@@ -18,7 +18,7 @@ struct Stage {
 impl Stage {
     fn new(network: Network) -> Result<Self> {
         let builder = Bed::builder().nodes(2).network(network).inbound(Inbound::SkLookup);
-        let bed = start(enabled(builder.manifests(manifests())))?;
+        let bed = start(builder.manifests(manifests()))?;
         let (client, near) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?);
         let stage = Self { bed, client, near };
         stage.wait("the shortcut of both pods", |stage| Ok(stage.attached()? == 2))?;

@@ -46,7 +46,7 @@ struct Cli {
     /// The Envoy to compare gateways with, instead of the one that `cargo xtask bench` installs.
     #[arg(long, value_name = "PATH")]
     envoy: Option<PathBuf>,
-    /// An argument for every mesh-node of a node, as in --node-arg=--express-path=enabled. May be given several times.
+    /// An argument for every mesh-node of a node, as in --node-arg=--express-path=disabled. May be given several times.
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     node_arg: Vec<String>,
     /// Be one of the processes that a bench consists of.

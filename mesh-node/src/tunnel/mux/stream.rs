@@ -4,10 +4,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Context;
 
-use super::{
-    Bytes, Early, Frame, Link, MAX_PAYLOAD, OpenError, Poll, Refusal, StatusCode, StreamError, StreamId,
-    Waker,
-};
+use super::{Bytes, Early, Frame, Link, OpenError, Poll, Refusal, StatusCode, StreamError, StreamId, Waker};
 
 /// See the module. Dropped before both directions ended, it is reset.
 #[derive(Debug)]
@@ -123,7 +120,7 @@ impl Stream {
         if let Some(broken) = &slot.broken {
             return Poll::Ready(Err(broken.clone()));
         }
-        let allowed = slot.outbound.allows(wanted.min(MAX_PAYLOAD));
+        let allowed = slot.outbound.allows(wanted);
         set(&mut slot.writer, cx);
         if allowed == 0 {
             return Poll::Pending;
@@ -132,7 +129,9 @@ impl Stream {
             state.wait_for_room(cx.waker());
             return Poll::Pending;
         }
-        Poll::Ready(Ok(allowed.min(room)))
+        // A whole frame, even if it is more than there is room for: a part of one would leave the rest for a frame of its own,
+        // and from then on none would fill a record.
+        Poll::Ready(Ok(allowed))
     }
 
     pub(crate) fn send(&mut self, bytes: Bytes) -> Result<(), StreamError> {
