@@ -7,8 +7,10 @@
 
 mod dump;
 mod guard;
+mod kernel;
 mod logging;
 mod policies;
+mod profile;
 mod routes;
 mod server;
 mod table;
@@ -23,6 +25,7 @@ use mesh_core::model::Snapshot;
 use tokio::time::Instant;
 
 use crate::identity::CertificateStatus;
+use crate::redirect::inspect::Inventory;
 use crate::report::{CertificateFigure, NodeFigures, Reporter};
 use crate::run::tasks;
 
@@ -60,6 +63,19 @@ pub trait AdminState: Send + Sync {
 
     /// The certificates the node holds or wants.
     fn certificates(&self) -> Vec<CertificateStatus>;
+
+    /// What of this process is in the kernel, and its counters; `None` where nothing ever is.
+    fn kernel(&self) -> Option<(Inventory, Vec<(&'static str, u64)>)> {
+        None
+    }
+
+    /// Has the process drain and end, as SIGTERM does.
+    ///
+    /// # Errors
+    /// A sentence for people.
+    fn stop(&self) -> Result<(), String> {
+        crate::sys::signal::terminate().map_err(|error| format!("Not stopped: {error}."))
+    }
 
     /// Sets how much the kernel programs say.
     ///

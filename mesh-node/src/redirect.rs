@@ -8,6 +8,7 @@ mod address;
 pub mod cgroup;
 mod express;
 mod flows;
+pub mod inspect;
 mod load;
 mod log;
 pub mod manager;

@@ -11,6 +11,7 @@ pub mod links;
 pub mod memory;
 mod netlink;
 pub mod netns;
+pub mod signal;
 pub mod sockopt;
 
 use std::io;

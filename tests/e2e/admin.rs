@@ -110,6 +110,48 @@ fn everything(node: &NodeHandle<'_>) -> Result<String> {
     Ok(all)
 }
 
+/// What a person looks for first: what is in the kernel, how full it is, who has certificates; and the process can be asked to
+/// go.
+#[test]
+fn the_admin_port_shows_the_kernel_and_certificates_and_ends_the_process() -> Result<()> {
+    let bed = two_nodes()?;
+    let (client, far) = (bed.pod("mesh/client")?, bed.pod("mesh/far")?);
+    ensure!(dial(&client, &[&at(&far)])?.served(), "the mesh works");
+    let node = bed.node("node-1")?;
+    let json = |path| -> Result<serde_json::Value> {
+        let reply = ask(&node, "GET", path, &[("Host", "localhost"), ("Accept", "application/json")])?;
+        ensure!(reply.status == 200, "{path}: {} {}", reply.status, reply.text());
+        Ok(serde_json::from_str(&reply.text())?)
+    };
+    let kernel = json("/ebpf")?;
+    let named = |list: &str, name: &str| {
+        kernel[list].as_array().and_then(|all| all.iter().find(|it| it["name"] == name)).cloned()
+    };
+    let program = named("programs", "mesh_connect4").with_context(|| format!("no program in {kernel}"))?;
+    ensure!(program["id"].as_u64().is_some_and(|id| id > 0), "{program}");
+    let pods = named("maps", "PODS").with_context(|| format!("no map in {kernel}"))?;
+    ensure!(pods["entries"] == 2 && pods["maxEntries"].as_u64() > Some(2), "client and near: {pods}");
+    let captured = kernel["counters"].as_array().into_iter().flatten().find(|it| it["event"] == "captured");
+    ensure!(captured.is_some_and(|it| it["count"].as_u64() > Some(0)), "{kernel}");
+    ensure!(kernel["problems"].is_null(), "{kernel}");
+    ensure!(node.admin("/ebpf")?.contains("PODS"), "as text");
+    let certs = json("/certs")?.to_string();
+    ensure!(
+        certs.contains("spiffe://cluster.local/ns/mesh/sa/client") && !certs.contains("PRIVATE"),
+        "{certs}"
+    );
+
+    let profile = ask(&node, "GET", "/debug/pprof/profile?seconds=1", &[("Host", "localhost")])?;
+    ensure!(profile.status == 200 && profile.body.starts_with(&[0x1f, 0x8b]), "{}", profile.text());
+
+    let gone = ask(&node, "POST", "/quitquitquit", &[("Host", "localhost")])?;
+    ensure!(gone.status == 200, "{}", gone.text());
+    bed.wait("the end of the process", Duration::from_secs(20), |_| {
+        ask(&node, "GET", "/", &[("Host", "localhost")]).is_err()
+    })?;
+    Ok(())
+}
+
 #[test]
 fn the_dump_has_everything_but_keys() -> Result<()> {
     let bed = two_nodes()?;

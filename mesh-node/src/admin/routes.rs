@@ -2,42 +2,89 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap,
+    HeaderValue,
 };
 use hyper::header::{HeaderName, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 
-use super::{Admin, BpfLog, Endpoint, dump, guard, view};
+use super::{Admin, BpfLog, Endpoint, dump, guard, kernel, profile, view};
 use crate::report::Event;
 
 /// An answer, complete in memory.
 pub(super) type Reply = Response<Full<Bytes>>;
 
 /// Answers a request.
-pub(super) fn answer(endpoint: Endpoint, admin: &Admin, request: &Parts) -> Reply {
+pub(super) async fn answer(endpoint: Endpoint, admin: &Admin, request: &Parts) -> Reply {
+    match answer_now(endpoint, admin, request) {
+        Ok(reply) => reply,
+        Err(Profile(time)) => match profile::take(time).await {
+            Ok(bytes) => {
+                let mut reply = reply(StatusCode::OK, "application/octet-stream", bytes);
+                let name = HeaderValue::from_static("attachment; filename=\"profile.pb.gz\"");
+                reply.headers_mut().insert(CONTENT_DISPOSITION, name);
+                reply
+            }
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &why),
+        },
+    }
+}
+
+/// An answer that takes time: what the processor does for so long.
+struct Profile(Duration);
+
+fn answer_now(endpoint: Endpoint, admin: &Admin, request: &Parts) -> Result<Reply, Profile> {
     if endpoint == Endpoint::Admin
         && let Err(why) = guard::check_host(request)
     {
         admin.reporter.count(Event::AdminHost);
-        return text(StatusCode::FORBIDDEN, &format!("Refused: {why}."));
+        return Ok(text(StatusCode::FORBIDDEN, &format!("Refused: {why}.")));
     }
     let routes = routes(endpoint);
     let Some(route) = routes.iter().find(|route| route.path == request.uri.path()) else {
-        return text(StatusCode::NOT_FOUND, &format!("Nothing here.\n\n{}", listing(routes)));
+        return Ok(text(StatusCode::NOT_FOUND, &format!("Nothing here.\n\n{}", listing(routes))));
     };
     if !(route.allows(&request.method)) {
         let mut reply =
             text(StatusCode::METHOD_NOT_ALLOWED, &format!("Not with this method.\n\n{}", listing(routes)));
         reply.headers_mut().insert(ALLOW, HeaderValue::from_static(route.methods()));
-        return reply;
+        return Ok(reply);
     }
-    (route.answer)(admin, request)
+    match route.answer {
+        Answer::Now(answer) => Ok(answer(admin, request)),
+        Answer::Profile => profile_wanted(admin, request),
+    }
+}
+
+/// For how long, unless it is refused.
+fn profile_wanted(admin: &Admin, request: &Parts) -> Result<Reply, Profile> {
+    // A page in somebody's browser could not read it, but keep the process busy with it.
+    if let Err(why) = guard::check_origin(request) {
+        admin.reporter.count(Event::AdminHost);
+        return Ok(text(StatusCode::FORBIDDEN, &format!("Refused: {why}.")));
+    }
+    let seconds = match parse_query(request.uri.query().unwrap_or_default()) {
+        Ok(pairs) if pairs.is_empty() => Some(USUAL_PROFILE),
+        Ok(pairs) => match &pairs[..] {
+            [(key, value)] if key == "seconds" => value.parse().ok(),
+            _ => None,
+        },
+        Err(_) => None,
+    };
+    match seconds.filter(|seconds| (1..=LONGEST_PROFILE).contains(seconds)) {
+        Some(seconds) => Err(Profile(Duration::from_secs(seconds))),
+        None => Ok(text(
+            StatusCode::BAD_REQUEST,
+            &format!("?seconds=N, with N from 1 to {LONGEST_PROFILE}, and nothing else."),
+        )),
+    }
 }
 
 /// One path of an endpoint.
@@ -46,12 +93,19 @@ struct Route {
     about: &'static str,
     /// Whether POST changes something there.
     post: bool,
-    answer: fn(&Admin, &Parts) -> Reply,
+    answer: Answer,
+}
+
+/// How a path is answered.
+enum Answer {
+    Now(fn(&Admin, &Parts) -> Reply),
+    /// With a profile, later.
+    Profile,
 }
 
 impl Route {
     const fn get(path: &'static str, about: &'static str, answer: fn(&Admin, &Parts) -> Reply) -> Self {
-        Self { path, about, post: false, answer }
+        Self { path, about, post: false, answer: Answer::Now(answer) }
     }
 
     fn allows(&self, method: &Method) -> bool {
@@ -72,7 +126,7 @@ const fn routes(endpoint: Endpoint) -> &'static [Route] {
 }
 
 fn listing(routes: &[Route]) -> String {
-    let lines = routes.iter().map(|route| format!("{:<20} {}\n", route.path, route.about));
+    let lines = routes.iter().map(|route| format!("{:<22} {}\n", route.path, route.about));
     format!("This port answers:\n{}", lines.collect::<String>())
 }
 
@@ -120,6 +174,46 @@ fn connections(admin: &Admin, request: &Parts) -> Reply {
         json(&all)
     } else {
         text(StatusCode::OK, &view::connections_text(&all))
+    }
+}
+
+fn certs(admin: &Admin, request: &Parts) -> Reply {
+    let all: Vec<_> = admin.state.certificates().iter().map(view::certificate).collect();
+    if accepts(&request.headers, "application/json") {
+        json(&all)
+    } else {
+        text(StatusCode::OK, &view::certificates_text(&all))
+    }
+}
+
+fn ebpf(admin: &Admin, request: &Parts) -> Reply {
+    let Some((inventory, counters)) = admin.state.kernel() else {
+        return text(StatusCode::NOT_FOUND, "Nothing of this process is in the kernel: it is not a node.");
+    };
+    let view = kernel::Kernel::new(&inventory, counters);
+    if accepts(&request.headers, "application/json") {
+        json(&view)
+    } else {
+        text(StatusCode::OK, &view.text())
+    }
+}
+
+/// Ends the process in the same way as SIGTERM: no new connections, those that are open get the time that `--drain` gives.
+fn stop(admin: &Admin, request: &Parts) -> Reply {
+    if request.method != Method::POST {
+        let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "This needs POST: the process drains and ends.");
+        reply.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        return reply;
+    }
+    if let Err(why) = guard::check_origin(request) {
+        admin.reporter.count(Event::AdminHost);
+        return text(StatusCode::FORBIDDEN, &format!("Refused: {why}."));
+    }
+    match admin.state.stop() {
+        Ok(()) => {
+            text(StatusCode::OK, "Draining; the process ends when its connections have, or after --drain.")
+        }
+        Err(why) => text(StatusCode::INTERNAL_SERVER_ERROR, &why),
     }
 }
 
@@ -227,8 +321,8 @@ fn text(status: StatusCode, body: &str) -> Reply {
     reply(status, "text/plain; charset=utf-8", format!("{}\n", body.trim_end()))
 }
 
-fn reply(status: StatusCode, content_type: &'static str, body: String) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut reply = Response::new(Full::new(body.into()));
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -245,11 +339,26 @@ const ADMIN: &[Route] = &[
     Route::get("/state.json", "the same as JSON", state),
     Route::get("/config_dump", "everything the node decides with, as JSON", config_dump),
     Route::get("/connections", "live connections (Accept: application/json for JSON)", connections),
+    Route::get("/certs", "certificates, without keys (Accept: application/json for JSON)", certs),
+    Route::get("/ebpf", "kernel programs, links, maps and how full they are, counters (the same)", ebpf),
+    Route {
+        path: "/drain",
+        about: "POST: no new connections, then the end",
+        post: true,
+        answer: Answer::Now(stop),
+    },
+    Route { path: "/quitquitquit", about: "the same", post: true, answer: Answer::Now(stop) },
     Route {
         path: "/logging",
         about: "log levels; POST ?level=... or ?bpf=... changes them",
         post: true,
-        answer: logging,
+        answer: Answer::Now(logging),
+    },
+    Route {
+        path: "/debug/pprof/profile",
+        about: "CPU profile of ?seconds=N (30), for `go tool pprof`",
+        post: false,
+        answer: Answer::Profile,
     },
 ];
 
@@ -266,6 +375,11 @@ To change levels, POST with any of:
   ?level=mesh_node::l4=trace     the level of one module; several with commas
   ?level=reset                   back to the levels at the start
   ?bpf=debug|info|off            how much the kernel programs say";
+
+/// Seconds of a profile for which no time is given, as with Go programs.
+const USUAL_PROFILE: u64 = 30;
+/// Seconds of the longest.
+const LONGEST_PROFILE: u64 = 120;
 
 const HTML: &str = "text/html; charset=utf-8";
 const PAGE: &str = include_str!("page.html");

@@ -183,8 +183,8 @@ impl Open {
 
 async fn serve(endpoint: Endpoint, io: TcpStream, admin: Arc<Admin>) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        let reply = routes::answer(endpoint, &admin, &request.into_parts().0);
-        std::future::ready(Ok::<_, Infallible>(reply))
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(routes::answer(endpoint, &admin, &request.into_parts().0).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE).max_buf_size(MAX_HEAD);

@@ -20,6 +20,7 @@ struct Fake {
     _layer: LevelLayer<tracing_subscriber::Registry>,
     not_ready: Mutex<Option<String>>,
     bpf: Mutex<Vec<BpfLog>>,
+    stopped: std::sync::atomic::AtomicU32,
 }
 
 impl AdminState for Fake {
@@ -65,6 +66,11 @@ impl AdminState for Fake {
         }]
     }
 
+    fn stop(&self) -> Result<(), String> {
+        self.stopped.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok(())
+    }
+
     fn set_bpf_log(&self, level: BpfLog) -> Result<(), String> {
         self.bpf.lock().unwrap().push(level);
         Ok(())
@@ -91,6 +97,7 @@ impl Bed {
             _layer: layer,
             not_ready: Mutex::default(),
             bpf: Mutex::default(),
+            stopped: std::sync::atomic::AtomicU32::default(),
         });
         let (reporter, _sink) = reporter(AccessLogFormat::Off);
         let servers = Servers::bind(Ports { admin: 0, metrics: 0, ready: 0 }).await.unwrap();
@@ -334,6 +341,47 @@ async fn levels_are_shown_and_changed() {
     let from_page = ["Host: localhost", "Origin: https://evil.example", "Content-Length: 0"];
     assert_eq!(bed.ask(Endpoint::Admin, &post("level=trace"), &from_page).await.status(), 403);
     assert_eq!(bed.fake.log.levels(), "info");
+}
+
+#[tokio::test]
+async fn the_process_is_stopped_by_post_and_by_no_web_page() {
+    let bed = Bed::new().await;
+    let stopped = || bed.fake.stopped.load(std::sync::atomic::Ordering::Relaxed);
+    for (index, path) in (1..).zip(["/drain", "/quitquitquit"]) {
+        let post = format!("POST {path}");
+        let by_get = bed.get(Endpoint::Admin, path).await;
+        assert_eq!((by_get.status(), by_get.header("allow")), (405, Some("POST")), "{path}");
+        let from_page = ["Host: localhost", "Origin: https://evil.example", "Content-Length: 0"];
+        assert_eq!(bed.ask(Endpoint::Admin, &post, &from_page).await.status(), 403, "{path}");
+        let rebound = ["Host: evil.example", "Content-Length: 0"];
+        assert_eq!(bed.ask(Endpoint::Admin, &post, &rebound).await.status(), 403, "{path}");
+        assert_eq!(stopped(), index - 1, "{path}");
+        let asked = bed.ask(Endpoint::Admin, &post, &["Host: localhost", "Content-Length: 0"]).await;
+        assert_eq!((asked.status(), stopped()), (200, index), "{path}");
+    }
+    assert_eq!(bed.ask(Endpoint::Metrics, "POST /drain", &["Host: localhost"]).await.status(), 404);
+}
+
+#[tokio::test]
+async fn certificates_are_shown_and_who_has_nothing_in_the_kernel_says_so() {
+    let bed = Bed::new().await;
+    let table = bed.get(Endpoint::Admin, "/certs").await.body;
+    assert!(table.starts_with("IDENTITY") && table.contains("0a1b"), "{table}");
+    let json = ["Host: localhost", "Accept: application/json"];
+    let certs = bed.ask(Endpoint::Admin, "GET /certs", &json).await.json();
+    assert_eq!(certs[0]["serial"], "0a1b");
+    assert_eq!(bed.get(Endpoint::Admin, "/ebpf").await.status(), 404);
+}
+
+#[tokio::test]
+async fn what_is_no_wish_for_a_profile_is_refused() {
+    let bed = Bed::new().await;
+    for query in ["seconds=0", "seconds=121", "seconds=-1", "seconds=a", "seconds=1&seconds=1", "second=1"] {
+        let answer = bed.get(Endpoint::Admin, &format!("/debug/pprof/profile?{query}")).await;
+        assert_eq!(answer.status(), 400, "{query}");
+    }
+    let from_page = ["Host: localhost", "Sec-Fetch-Site: cross-site"];
+    assert_eq!(bed.ask(Endpoint::Admin, "GET /debug/pprof/profile?seconds=1", &from_page).await.status(), 403);
 }
 
 #[tokio::test]

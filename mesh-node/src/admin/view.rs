@@ -191,6 +191,23 @@ pub(super) fn connections_text(connections: &[Connection]) -> String {
     table::render(&[&head[..], &["SENT", "RECEIVED", "AGE"]].concat(), &rows)
 }
 
+/// Certificates as a table.
+pub(super) fn certificates_text(certificates: &[CertificateView]) -> String {
+    let cell = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let time = |at: Option<SystemTime>| cell(at.map(|at| Rfc3339(at).to_string()));
+    let rows: Vec<_> = certificates
+        .iter()
+        .map(|it| {
+            let state = match &it.last_error {
+                Some(error) => format!("{}: {error}", it.state),
+                None => it.state.to_owned(),
+            };
+            vec![it.identity.clone(), state, time(it.not_before), time(it.not_after), cell(it.serial.clone())]
+        })
+        .collect();
+    table::render(&["IDENTITY", "STATE", "NOT BEFORE", "NOT AFTER", "SERIAL"], &rows)
+}
+
 /// The view of a certificate.
 pub(super) fn certificate(status: &CertificateStatus) -> CertificateView {
     CertificateView {

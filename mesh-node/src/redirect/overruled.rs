@@ -114,7 +114,7 @@ fn end(client: SocketAddr, server: SocketAddr, found: Instant) -> io::Result<End
 
 /// Whether nothing is under way, as far as can be seen from the client's socket: what it said last has been answered.
 fn is_quiet(silence: &Silence) -> bool {
-    let answered = silence.received <= silence.sent;
+    let answered = silence.received <= silence.sent && !silence.unheard;
     answered && !silence.queued && silence.received >= QUIET
 }
 
@@ -137,5 +137,7 @@ mod tests {
         assert!(!quiet(250, 240, true), "something is on its way");
         assert!(!quiet(150, 140, false), "not for long enough");
         assert!(!quiet(250, 5_000, false), "a question without an answer yet");
+        let unheard = Silence { sent: ms(300), received: ms(300), queued: false, unheard: true };
+        assert!(!is_quiet(&unheard), "the first question");
     }
 }

@@ -32,6 +32,11 @@ impl Pins {
         Self { node, base }
     }
 
+    /// Where the objects of this version are.
+    pub fn directory(&self) -> &Path {
+        &self.base
+    }
+
     /// Creates the directories, readable by root only.
     pub fn create(&self) -> io::Result<()> {
         use std::os::unix::fs::PermissionsExt;

@@ -87,6 +87,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         pods: manager.status(),
         identities: identities.clone(),
         maps: Mutex::new(ControlMaps::open(&redirect.pins)?),
+        pins: redirect.pins.clone(),
     });
     reporter.register(Arc::new(Figures(state.clone())));
     admin::serve(state, reporter.clone()).await.context("opening the admin ports")?;

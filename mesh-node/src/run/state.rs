@@ -12,7 +12,11 @@ use tokio::sync::watch;
 use crate::{
     admin::{AdminState, BpfLog, LogControl, PodState, PodStatus},
     identity::{CertificateStatus, IdentityStore},
-    redirect::maps::ControlMaps,
+    redirect::{
+        inspect::{self, Inventory},
+        maps::ControlMaps,
+        pins::Pins,
+    },
 };
 
 /// All there is to say about the configuration, one line each.
@@ -36,6 +40,8 @@ pub struct NodeState {
     pub identities: Arc<IdentityStore>,
     /// The kernel programs' settings and counters.
     pub maps: Mutex<ControlMaps>,
+    /// Where all of the node's is pinned.
+    pub pins: Pins,
 }
 
 impl AdminState for NodeState {
@@ -65,6 +71,11 @@ impl AdminState for NodeState {
 
     fn certificates(&self) -> Vec<CertificateStatus> {
         self.identities.statuses()
+    }
+
+    fn kernel(&self) -> Option<(Inventory, Vec<(&'static str, u64)>)> {
+        let counters = self.maps.lock().unwrap_or_else(PoisonError::into_inner).stats();
+        Some((inspect::inspect(&self.pins), counters))
     }
 
     fn set_bpf_log(&self, level: BpfLog) -> Result<(), String> {

@@ -1,5 +1,5 @@
-//! Two `bpf(2)` commands that aya offers only for some link types: opening a pinned link, and replacing its program
-//! in place.
+//! `bpf(2)` commands that aya offers only for some types of links and maps: opening a pinned link, replacing its program
+//! in place, counting keys.
 
 use std::{
     ffi::CString,
@@ -54,6 +54,41 @@ pub fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// How many keys of so many bytes a map has, of any type that knows an order of keys; at most `most`.
+///
+/// # Errors
+/// What the kernel says: `EPERM` without the right to look, `EOPNOTSUPP` where keys have no order.
+pub fn count_keys(map: BorrowedFd<'_>, key_size: usize, most: u32) -> io::Result<u32> {
+    // `struct { map_fd, key, next_key }` of `union bpf_attr`.
+    #[repr(C)]
+    struct NextKey {
+        map_fd: u32,
+        padding: u32,
+        key: u64,
+        next: u64,
+    }
+    let (mut key, mut next) = (vec![0_u8; key_size], vec![0_u8; key_size]);
+    for count in 0..most {
+        let attr = NextKey {
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            padding: 0,
+            // None asks for the first.
+            key: if count == 0 { 0 } else { key.as_ptr() as u64 },
+            next: next.as_mut_ptr() as u64,
+        };
+        // SAFETY: attribute and buffers outlive the call, and the kernel writes one key, for which there is room.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, BPF_MAP_GET_NEXT_KEY, &raw const attr, size_of::<NextKey>())
+        };
+        if result < 0 {
+            let error = io::Error::last_os_error();
+            return if error.raw_os_error() == Some(libc::ENOENT) { Ok(count) } else { Err(error) };
+        }
+        std::mem::swap(&mut key, &mut next);
+    }
+    Ok(most)
+}
+
 /// A value as a kernel program has written it; `None` if there are too few bytes.
 pub fn read<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
     // SAFETY: the length is checked, the pointer need not be aligned, and every pattern of bits is a value.
@@ -69,5 +104,6 @@ pub fn now_ns() -> u64 {
     seconds * 1_000_000_000 + nanos
 }
 
+const BPF_MAP_GET_NEXT_KEY: libc::c_int = 4;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_LINK_UPDATE: libc::c_int = 29;

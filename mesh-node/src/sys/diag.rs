@@ -47,6 +47,8 @@ pub struct Silence {
     pub received: Duration,
     /// Whether bytes wait to be read here or to be confirmed by the other end.
     pub queued: bool,
+    /// Whether this end has said something and has never heard anything.
+    pub unheard: bool,
 }
 
 /// How long a TCP connection of the calling thread's network namespace has been silent; `None` if there is none (any more).
@@ -77,8 +79,11 @@ fn silence_in(body: &[u8]) -> Option<Silence> {
         if kind == u16::from(INET_DIAG_INFO) {
             let info = rest.get(4..length)?;
             let ms = |at| word(info, at).map(|ms| Duration::from_millis(ms.into()));
-            // `struct tcp_info`: tcpi_last_data_sent, tcpi_last_ack_sent, tcpi_last_data_recv.
-            return Some(Silence { sent: ms(44)?, received: ms(52)?, queued });
+            let long = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
+            // `struct tcp_info`: tcpi_last_data_sent, tcpi_last_ack_sent, tcpi_last_data_recv; tcpi_bytes_acked, which
+            // counts the SYN, tcpi_bytes_received.
+            let unheard = long(120)? > 1 && long(128)? == 0;
+            return Some(Silence { sent: ms(44)?, received: ms(52)?, queued, unheard });
         }
         rest = rest.get(length.max(4).next_multiple_of(4)..)?;
     }
@@ -190,14 +195,18 @@ mod tests {
             server.read_exact(&mut [0; 8]).expect("read");
             std::thread::sleep(Duration::from_millis(100));
             let waiting = look();
-            assert!(waiting.sent < waiting.received, "{ip}: no answer yet: {waiting:?}");
+            assert!(waiting.unheard && !waiting.queued, "{ip}: no answer yet: {waiting:?}");
             server.write_all(b"answer").expect("sent");
             assert!(look().queued, "{ip}: nobody has read it");
             client.read_exact(&mut [0; 6]).expect("read");
             std::thread::sleep(Duration::from_millis(100));
             let quiet = look();
-            assert!(!quiet.queued && quiet.received <= quiet.sent, "{ip}: {quiet:?}");
-            assert!((80..2_000).contains(&quiet.received.as_millis()), "{ip}: {quiet:?}");
+            assert!(!quiet.queued && !quiet.unheard && quiet.received <= quiet.sent, "{ip}: {quiet:?}");
+            assert!((80..5_000).contains(&quiet.received.as_millis()), "{ip}: {quiet:?}");
+            client.write_all(b"question").expect("sent");
+            server.read_exact(&mut [0; 8]).expect("read");
+            let waiting = look();
+            assert!(waiting.sent < waiting.received, "{ip}: no second answer yet: {waiting:?}");
             assert!(reset_connection(ends.0, ends.1).expect("an answer"));
             assert_eq!(silence(ends.0, ends.1).expect("an answer"), None, "{ip}: gone");
         }
