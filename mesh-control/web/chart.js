@@ -2,9 +2,9 @@
 
 import { h } from "/kit.js";
 
-const WIDTH = 560;
-const HEIGHT = 150;
-const LEFT = 52;
+const WIDTH = 400;
+const HEIGHT = 158;
+const LEFT = 64;
 const BOTTOM = 20;
 const TOP = 8;
 

@@ -2,7 +2,7 @@
 
 import { bytes, ask, badge, card, code, errors, facts, flow, h, heading, link, load, lock, many, ms, number, scope, table } from "/kit.js";
 import { chart } from "/chart.js";
-import { audience, endpoints, enrolled, problem, problemCount, ready } from "/lists.js";
+import { audience, endpoints, problem, problemCount, ready } from "/lists.js";
 
 const crumb = (page, label) => h("p", { class: "crumb" }, h("a", { href: `#/${page}` }, label));
 
@@ -15,7 +15,7 @@ export async function workloadPage([namespace, name]) {
   const self = `${namespace}/${name}`;
   return () => [
     crumb("workloads", "Workloads"),
-    heading(name, `${it.type} in ${namespace}`, enrolled(it)),
+    heading(name, `${it.type} in ${namespace}`, membership(it)),
     card("What it is", facts([
       ["Identity", list(it.identities)], ["App", it.app], ["Version", it.version], ["Pods", ready(it.ready, it.pods)], ["Nodes", list(it.nodes)],
       ["Services", it.services.length ? h("span", {}, it.services.map((service, at) => [at > 0 && ", ", h("a", { href: link("services", ...service.split("/")) }, service)])) : "–"],
@@ -64,6 +64,11 @@ export async function policyPage([kind, namespace, name]) {
       : quiet("It selects no workload: compare its selector with the labels of the pods.")),
     card("Problems", it.problems.length ? h("ol", { class: "problems" }, it.problems.map(problem)) : quiet("Analysis finds nothing wrong with it.")),
   ];
+}
+
+function membership(it) {
+  if (it.enrolled === 0) return badge("none", "not in the mesh");
+  return it.enrolled === it.pods ? badge("good", "in the mesh") : badge("warn", `${it.enrolled} of ${it.pods} pods in the mesh`);
 }
 
 /** Requests and latency where there are requests, else connections; and bytes. */

@@ -4,12 +4,12 @@ import {
   LOCKS, ask, chosen, choose, code, command, empty, errors, facts, flow, bytes, h, hasRequests, heading, health, link, load,
   lock, lockMark, many, ms, number, percent, scope, table,
 } from "/kit.js";
-import { labelPlace, path, place } from "/layout.js";
+import { labels, path, place } from "/layout.js";
 
 const NODE = { width: 148, height: 56 };
-const SMALL = { width: 112, height: 54 };
+const SMALL = { width: 128, height: 54 };
 const LEVELS = [["app", "Applications"], ["workload", "Workloads"], ["namespace", "Namespaces"]];
-const NAMES = { unknown: "outside the mesh", PassthroughCluster: "other addresses", BlackHoleCluster: "refused addresses", InboundPassthroughCluster: "other ports" };
+const NAMES = { unknown: "unknown", PassthroughCluster: "other addresses", BlackHoleCluster: "refused addresses", InboundPassthroughCluster: "other ports" };
 
 /** What the reader looks at: the id of a node, or both ids of an edge. */
 let selected = null;
@@ -63,7 +63,7 @@ const name = (node) => NAMES[node.name] ?? node.name;
 
 function subtitle(node) {
   if (node.kind === "unknown") return "clients";
-  if (node.kind === "outside") return "servers";
+  if (node.kind === "outside") return "servers outside";
   if (node.kind === "service") return "service";
   if (chosen.level === "namespace") return many(node.workloads.length, "workload");
   return node.versions.filter((version) => version !== "latest").join(" · ") || "workload";
@@ -76,9 +76,12 @@ function drawn(graph, select) {
   const { width, height } = isNarrow ? SMALL : NODE;
   const nodes = graph.nodes.map((node) => ({ id: node.id, lane: chosen.level === "namespace" ? "" : node.namespace, width, height }));
   const layout = place(nodes, graph.edges, { down: isNarrow, between: isNarrow ? 92 : 156 });
-  const [wide, high] = [Math.max(layout.width, 320), layout.height];
+  const told = new Map(graph.edges.map((edge) => [edgeId(edge), labelText(edge)]));
+  const spots = labels(layout.routes, told, isNarrow);
+  const [wide, high] = [layout.width + 8, layout.height + 8];
+  const scale = Math.min(1, Math.max(0.8, room() / wide));
   const svg = h("svg", {
-    viewBox: `${(layout.width - wide) / 2 - 4} -4 ${wide + 8} ${high + 8}`, class: "graph", width: wide + 8, height: high + 8,
+    viewBox: `-4 -4 ${wide} ${high}`, class: "graph", width: Math.round(wide * scale), height: Math.round(high * scale),
     role: "group", "aria-label": "Graph of traffic. The table has the same figures.",
   },
   h("defs", {}, ["good", "warn", "bad", "none"].map((state) => h("marker", {
@@ -87,7 +90,7 @@ function drawn(graph, select) {
   layout.lanes.map((lane) => laneBox(lane)),
   graph.edges.map((edge) => edgeLine(edge, layout, isNarrow)),
   graph.nodes.map((node) => nodeBox(node, layout.places.get(node.id), { width, height }, graph, select)),
-  graph.edges.map((edge) => edgeLabel(edge, layout, isNarrow, select)));
+  graph.edges.map((edge) => edgeLabel(edge, spots.get(edgeId(edge)), select)));
   return h("div", { class: `canvas ${selected ? "split" : ""}`, "data-key": "canvas" },
     h("div", { class: "drawing", "data-key": "drawing" }, svg, legend()),
     panel(graph, select));
@@ -123,19 +126,29 @@ function chosenEdge(edge) {
   return [edgeId(edge), edge.from, edge.to].includes(selected) ? "on" : "off";
 }
 
-function edgeLabel(edge, layout, down, select) {
-  const points = layout.routes.get(edgeId(edge));
-  if (!points) return null;
-  const { x, y } = labelPlace(points, down);
+/** How wide the drawing may be. */
+function room() {
+  const isNarrow = innerWidth < 700;
+  const beside = selected && innerWidth >= 1000 ? 19 * 15 + 15 : 0;
+  return document.getElementById("main").clientWidth - beside - (isNarrow ? 51 : 83);
+}
+
+function labelText(edge) {
   const first = load(edge);
-  const second = hasRequests(edge) ? `${percent(edge.errorShare)} err · ${ms(edge.p95Ms)}` : `${edge.errorShare ? `${percent(edge.errorShare)} err · ` : ""}${bytes(flow(edge))}`;
-  const width = Math.max(first.length * 6.6 + 22, second.length * 5.6 + 14);
+  const wrong = edge.errorShare ? `${percent(edge.errorShare)} err · ` : "";
+  const second = hasRequests(edge) ? `${percent(edge.errorShare)} err · ${ms(edge.p95Ms)}` : `${wrong}${bytes(flow(edge))}`;
+  return { first, second, width: Math.max(first.length * 6.8 + 24, second.length * 5.7 + 14), height: 36 };
+}
+
+function edgeLabel(edge, spot, select) {
+  if (!spot) return null;
+  const { x, y, first, second, width } = spot;
   const state = health(edge.errorShare);
   const choosing = choosable(edgeId(edge), select, edgeWords(edge));
   return h("g", { ...choosing, class: `label ${state} ${chosenEdge(edge)}`, "data-key": `label ${edgeId(edge)}`, transform: `translate(${x.toFixed(1)},${y.toFixed(1)})`, "data-from": edge.from, "data-to": edge.to },
     h("rect", { x: -width / 2, y: -18, width, height: 36, rx: 8 }),
-    h("g", { transform: `translate(${-(first.length * 6.6 + 14) / 2},-14) scale(0.9)` }, lockMark(edge.secured)),
-    h("text", { x: 7, y: -3, "text-anchor": "middle", class: "first" }, first),
+    h("g", { transform: `translate(${-(first.length * 6.8 + 16) / 2},-14) scale(0.9)` }, lockMark(edge.secured)),
+    h("text", { x: 8, y: -3, "text-anchor": "middle", class: "first" }, first),
     h("text", { x: 0, y: 11, "text-anchor": "middle", class: "second" }, second));
 }
 

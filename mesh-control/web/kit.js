@@ -173,7 +173,8 @@ export const hasRequests = (rates) => rates.requestsPerSecond > 0;
 
 export function load(rates) {
   if (hasRequests(rates)) return rate(rates.requestsPerSecond);
-  return rates.connectionsPerSecond > 0 ? `${number(rates.connectionsPerSecond)} conn/s` : bytes(flow(rates));
+  if (rates.connectionsPerSecond > 0) return `${number(rates.connectionsPerSecond)} conn/s`;
+  return flow(rates) > 0 ? bytes(flow(rates)) : "–";
 }
 
 export const flow = (rates) => rates.sentBytesPerSecond + rates.receivedBytesPerSecond;

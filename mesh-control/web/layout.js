@@ -200,12 +200,44 @@ export function path(points, down) {
   return text;
 }
 
-/** Where the label of an edge stands: on its last piece, nearer to who answers, where edges have parted. */
-export function labelPlace(points, down) {
-  const [a, b] = points.slice(-2);
-  const t = down ? 0.66 : 0.56;
+/** Where the label of an edge stands: where edges of one node have parted, or have not come together yet. */
+function labelPlace(points, isJoining, down) {
+  const [a, b] = isJoining ? points : points.slice(-2);
+  const away = down ? 0.66 : 0.56;
+  const t = isJoining ? 1 - away : away;
   const eased = t * t * (3 - 2 * t);
   return down
     ? { x: a.x + (b.x - a.x) * eased, y: a.y + (b.y - a.y) * t }
     : { x: a.x + (b.x - a.x) * t, y: a.y + (b.y - a.y) * eased };
+}
+
+/**
+ * Where the labels of edges stand: `sizes` is a Map "from to" → {width, height}. Those that would cover each other are moved
+ * apart, across the direction of the layers.
+ */
+export function labels(routes, sizes, down) {
+  const count = (end) => {
+    const all = new Map();
+    for (const id of routes.keys()) all.set(id.split(" ")[end], (all.get(id.split(" ")[end]) ?? 0) + 1);
+    return all;
+  };
+  const [out, into] = [count(0), count(1)];
+  const placed = [...routes].map(([id, points]) => {
+    const [from, to] = id.split(" ");
+    return { id, ...sizes.get(id), ...labelPlace(points, into.get(to) > out.get(from), down) };
+  });
+  const [axis, size, other, thick] = down ? ["x", "width", "y", "height"] : ["y", "height", "x", "width"];
+  for (let round = 0; round < 12; round += 1) {
+    placed.sort((a, b) => a[axis] - b[axis] || (a.id < b.id ? -1 : 1));
+    for (const [at, a] of placed.entries()) {
+      for (const b of placed.slice(at + 1)) {
+        const over = (a[size] + b[size]) / 2 + 4 - (b[axis] - a[axis]);
+        if (over > 0 && Math.abs(a[other] - b[other]) < (a[thick] + b[thick]) / 2) {
+          a[axis] -= over / 2;
+          b[axis] += over / 2;
+        }
+      }
+    }
+  }
+  return new Map(placed.map((label) => [label.id, label]));
 }

@@ -38,7 +38,7 @@ export async function workloadsPage(_, { redraw }) {
 
 export const ready = (count, all) => (count === all ? `${count}/${all}` : badge("warn", `${count}/${all} ready`));
 
-export function enrolled(row) {
+function enrolled(row) {
   if (row.enrolled === 0) return badge("none", "no");
   return row.enrolled === row.pods ? badge("good", "yes") : badge("warn", `${row.enrolled} of ${row.pods}`);
 }

@@ -256,9 +256,15 @@ impl Builder {
             forwards.extend(forward);
             nodes.push(node);
         }
+        let mut status = empty_status(&layout, &wire, self.network);
+        if let Some(control) = &control {
+            let forward = control.forward_page()?;
+            status.dashboard = Some(forward.addr().to_string());
+            forwards.push(forward);
+        }
         let control = control.map(|control| control.agent);
         let setting = Setting {
-            shared: Arc::new(Shared::new(empty_status(&layout, &wire, self.network))),
+            shared: Arc::new(Shared::new(status)),
             nodes: Arc::new(nodes),
             network: self.network,
             tools: tools.clone(),
@@ -427,6 +433,7 @@ fn empty_status(layout: &Layout, wire: &str, network: Network) -> Status {
         pods: Vec::new(),
         services: Vec::new(),
         problems: Vec::new(),
+        dashboard: None,
     }
 }
 
