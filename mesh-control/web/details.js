@@ -106,7 +106,7 @@ function traffic(edges, end, none) {
 }
 
 function party(id) {
-  if (id === "unknown") return "outside the mesh";
+  if (id === "unknown") return "not in the mesh";
   if (id.startsWith("outside:")) return id.slice("outside:".length);
   if (id.startsWith("service:")) return h("a", { href: link("services", ...id.slice("service:".length).split("/")) }, id.slice("service:".length));
   return h("a", { href: link("workloads", ...id.split("/")) }, id);

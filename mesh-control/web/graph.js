@@ -9,7 +9,7 @@ import { labels, path, place } from "/layout.js";
 const NODE = { width: 148, height: 56 };
 const SMALL = { width: 128, height: 54 };
 const LEVELS = [["app", "Applications"], ["workload", "Workloads"], ["namespace", "Namespaces"]];
-const NAMES = { unknown: "unknown", PassthroughCluster: "other addresses", BlackHoleCluster: "refused addresses", InboundPassthroughCluster: "other ports" };
+const NAMES = { unknown: "not in the mesh", PassthroughCluster: "other addresses", BlackHoleCluster: "refused addresses", InboundPassthroughCluster: "other ports" };
 
 /** What the reader looks at: the id of a node, or both ids of an edge. */
 let selected = null;
@@ -63,7 +63,7 @@ const name = (node) => NAMES[node.name] ?? node.name;
 
 function subtitle(node) {
   if (node.kind === "unknown") return "clients";
-  if (node.kind === "outside") return "servers outside";
+  if (node.kind === "outside") return "servers";
   if (node.kind === "service") return "service";
   if (chosen.level === "namespace") return many(node.workloads.length, "workload");
   return node.versions.filter((version) => version !== "latest").join(" · ") || "workload";
@@ -175,7 +175,7 @@ function nodeBox(node, { x, y }, { width, height }, graph, select) {
     || graph.edges.some((edge) => [edge.from, edge.to].includes(selected) && [edge.from, edge.to].includes(node.id));
   const state = health(node.inbound.errorShare);
   const label = `${name(node)}${node.namespace && ` in ${node.namespace}`}: asked ${load(node.inbound)}, ${percent(node.inbound.errorShare)} errors`;
-  const most = Math.floor((width - 26) / 7.4);
+  const most = Math.floor((width - 28) / 7.7);
   const short = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
   return h("g", {
     ...choosable(node.id, select, label), class: `node ${node.kind} ${state} ${selected ? (near ? "on" : "off") : ""}`,

@@ -212,7 +212,8 @@ pub fn quiet(stand: &Stand) -> Result<()> {
     for entry in stand.browser.log("performance")? {
         let message: Value = serde_json::from_str(entry["message"].as_str().unwrap_or_default())?;
         let Some(url) = message["message"]["params"]["request"]["url"].as_str() else { continue };
-        let is_ours = url.starts_with(&base) || url.starts_with("about:") || url.starts_with("data:");
+        let is_own = ["about:", "data:", "chrome:"].iter().any(|scheme| url.starts_with(scheme));
+        let is_ours = url.starts_with(&base) || is_own;
         ensure!(is_ours, "the page asks {url}");
         asked += usize::from(url.starts_with(&base));
     }
