@@ -46,16 +46,21 @@ impl Debug {
             };
             let this = Arc::clone(&self);
             drop(tasks::spawn("monitoring connection", async move {
-                let service = service_fn(move |request| {
-                    let this = Arc::clone(&this);
-                    async move { Ok::<_, Infallible>(this.answer(peer.ip(), request).await) }
-                });
+                let service = service_fn(move |request| Arc::clone(&this).reply(peer.ip(), request));
                 let mut server = hyper::server::conn::http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
                 // A client that goes away has lost nothing.
                 let _ = server.serve_connection(TokioIo::new(io), service).await;
             }));
         }
+    }
+
+    async fn reply(
+        self: Arc<Self>,
+        peer: IpAddr,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        Ok(self.answer(peer, request).await)
     }
 
     async fn answer(&self, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {

@@ -5,6 +5,7 @@
 //! says. What is kept is bounded: of traffic by [`Store`], of proxies by a limit here.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,7 +20,7 @@ use self::directory::{Directory, Own};
 use crate::authn::Authenticator;
 use crate::gate::Gate;
 use crate::hub::Hub;
-use crate::peer::Proven;
+use crate::peer::{Connection, Proven};
 
 mod directory;
 
@@ -77,7 +78,8 @@ impl Traffic {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All proxies that have told something within the hour: nodes by their name, gateways as `NAMESPACE/NAME`.
+    /// All proxies that have told something within the hour: nodes by their name, the processes of a gateway as
+    /// `NAMESPACE/NAME@ADDRESS`.
     pub fn proxies(&self) -> BTreeMap<Arc<str>, Proxy> {
         self.proxies.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -118,8 +120,12 @@ impl Topology {
 
     async fn take(&self, request: Request<TopologyReport>) -> Result<TopologyReceived, Status> {
         let proven = self.authenticator.authenticate(&request).await?;
+        let peer = request.extensions().get::<Connection>().map(|connection| connection.address.ip());
         let report = request.into_inner();
-        let (name, own) = who(&proven, &report, &self.rules)?;
+        let (mut name, own) = who(&proven, &report, &self.rules)?;
+        if let (Own::Gateway { .. }, Some(peer)) = (&own, peer) {
+            name = process_of(&name, peer);
+        }
         let now = now();
         let proxy = Proxy {
             version: short(&report.version),
@@ -212,6 +218,11 @@ fn account(proven: &Proven) -> Option<Arc<str>> {
         Caller::Svid(id) | Caller::JoinToken(Binding::Identity(id)) => Some(id.service_account().into()),
         Caller::JoinToken(Binding::Node(_)) => None,
     }
+}
+
+/// What one of the processes of a gateway is called.
+pub fn process_of(gateway: &str, address: IpAddr) -> String {
+    format!("{gateway}@{}", address.to_canonical())
 }
 
 /// Seconds since 1970.

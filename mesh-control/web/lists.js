@@ -93,7 +93,7 @@ export function audience(row) {
 }
 
 export function problemCount(problems) {
-  if (problems.length === 0) return badge("good", "none");
+  if (problems.length === 0) return badge("good", "no problems");
   return badge(problems.some(({ level }) => level === "error") ? "bad" : "warn", many(problems.length, "problem"));
 }
 

@@ -20,7 +20,7 @@ pub struct Browser {
     address: SocketAddr,
     session: String,
     /// What it keeps while it runs.
-    _profile: tempfile::TempDir,
+    profile: tempfile::TempDir,
 }
 
 impl Browser {
@@ -42,13 +42,13 @@ impl Browser {
         thread::spawn(move || lines.for_each(drop));
         let profile = tempfile::tempdir()?;
         let address = ([127, 0, 0, 1], port.context("chromedriver does not say its port")?).into();
-        let mut browser = Self { driver, address, session: String::new(), _profile: profile };
+        let mut browser = Self { driver, address, session: String::new(), profile: profile };
         browser.session = browser.open_session()?;
         Ok(browser)
     }
 
     fn open_session(&self) -> Result<String> {
-        let profile = format!("--user-data-dir={}", self._profile.path().display());
+        let directory = format!("--user-data-dir={}", self.profile.path().display());
         let args = [
             "--headless=new",
             "--no-sandbox",
@@ -59,7 +59,7 @@ impl Browser {
             "--disable-component-update",
             "--hide-scrollbars",
             "--window-size=1280,900",
-            &profile,
+            &directory,
         ];
         let wanted = json!({
             "browserName": "chrome",

@@ -19,9 +19,10 @@ use self::stand::Stand;
 /// A name, and what is tried under it.
 type Test = (&'static str, fn(&Stand) -> Result<()>);
 
-const TESTS: [Test; 14] = [
+const TESTS: [Test; 15] = [
     ("graph::shows_who_asks_whom_with_rates_and_locks", pages::graph),
     ("graph::has_a_table_with_the_same_figures", pages::as_table),
+    ("graph::connections_show_how_they_are_protected", pages::connections),
     ("graph::tells_more_of_what_is_chosen", pages::chosen),
     ("pages::every_page_can_be_clicked_to", pages::click_through),
     ("pages::a_workload_has_figures_over_time", pages::workload),

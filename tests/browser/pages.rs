@@ -1,6 +1,6 @@
 //! What people see on the pages.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use mesh_tests::http::{self, Request};
@@ -53,6 +53,35 @@ pub fn as_table(stand: &Stand) -> Result<()> {
         "[...document.querySelectorAll('.tabs button')].find((it) => it.textContent === 'Graph').click()",
     )?;
     Ok(())
+}
+
+pub fn connections(stand: &Stand) -> Result<()> {
+    let expected = [
+        ("mesh/client", "mesh/near", "sameNode"),
+        ("mesh/client", "mesh/far", "mutualTls"),
+        ("outside/stranger", "mesh/near", "plain"),
+    ];
+    let mut seen = Value::Null;
+    for (from, to, secured) in expected {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            seen = stand.api("graph?level=workload&namespace=mesh")?.1;
+            let edges = seen["edges"].as_array().context("no edges")?;
+            let edge = edges.iter().find(|edge| edge["from"] == from && edge["to"] == to);
+            let is_busy = |edge: &&Value| edge["connectionsPerSecond"].as_f64() > Some(0.2);
+            if let Some(edge) = edge.filter(is_busy) {
+                ensure!(edge["secured"] == secured, "{edge}");
+                break;
+            }
+            ensure!(Instant::now() < deadline, "no edge from {from} to {to}: {seen}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+    ensure!(!seen.to_string().contains("default/"), "another namespace is told of: {seen}");
+    stand.open("#/graph")?;
+    let open = "return document.querySelector('g.label[data-from=\"outside/stranger\"] .lock.open') !== null";
+    stand.browser.until("an open lock", PATIENCE, open)?;
+    stand.picture("graph-connections")
 }
 
 pub fn chosen(stand: &Stand) -> Result<()> {

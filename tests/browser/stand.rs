@@ -19,7 +19,7 @@ pub struct Stand {
     /// The browser.
     pub browser: Browser,
     page: SocketAddr,
-    _traffic: Process,
+    _traffic: Vec<Process>,
 }
 
 impl Stand {
@@ -29,9 +29,17 @@ impl Stand {
         let bed = Bed::builder().nodes(2).manifests(samples.as_path()).start()?;
         scenario::captured(&bed, Duration::from_secs(20))?;
         bed.apply(&bookinfo::routes())?;
+        bed.apply(&scenario::manifests())?;
+        scenario::captured(&bed, Duration::from_secs(20))?;
         let page = bed.status().dashboard.context("the bed has no mesh page")?.parse()?;
         let traffic = bookinfo::traffic("http://productpage:9080/productpage");
-        let traffic = bed.pod("default/sleep")?.spawn(&["sh", "-c", &traffic])?;
+        let mut traffic = vec![bed.pod("default/sleep")?.spawn(&["sh", "-c", &traffic])?];
+        // Connections without requests: on one node, to another node, and from outside of the mesh.
+        for (from, to) in [("mesh/client", "near"), ("mesh/client", "far"), ("outside/stranger", "near")] {
+            let address = bed.status().service_ip(&format!("mesh/{to}"))?;
+            let dials = format!("while :; do netprobe dial {address}:7000 --timeout 1000; sleep 0.4; done");
+            traffic.push(bed.pod(from)?.spawn(&["sh", "-c", &dials])?);
+        }
         let browser = Browser::start()?;
         browser.resize(1280, 900, false)?;
         Ok(Self { bed, browser, page, _traffic: traffic })

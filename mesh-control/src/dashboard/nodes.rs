@@ -12,12 +12,12 @@ use super::Dashboard;
 use crate::hub::Client;
 use crate::metrics::short;
 use crate::session::Progress;
-use crate::topology::{self, Proxy};
+use crate::topology::{self, Proxy, process_of};
 
 /// `/api/v1/nodes`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Nodes {
+pub(super) struct Proxies {
     control_plane: ControlPlane,
     nodes: Vec<Node>,
     /// Gateways, waypoints, and whoever else subscribes.
@@ -86,7 +86,7 @@ struct Type {
 }
 
 impl Dashboard {
-    pub(super) fn nodes(&self) -> Nodes {
+    pub(super) fn nodes(&self) -> Proxies {
         let now = topology::now();
         let mut proxies = self.traffic.proxies();
         let sequence = self.hub.shelf().sequence();
@@ -107,7 +107,8 @@ impl Dashboard {
                 nodes.entry(name).or_default().subscriptions.push(subscription);
             } else {
                 let name = gateway_of(&client.id).unwrap_or_else(|| Arc::clone(&client.id));
-                let proxy = told(proxies.remove(&name), now);
+                let process = client.address.map(|address| process_of(&name, address.ip()));
+                let proxy = told(process.and_then(|process| proxies.remove(&*process)), now);
                 others.push(Other { name, proxy, subscriptions: vec![subscription] });
             }
         }
@@ -115,7 +116,7 @@ impl Dashboard {
             let proxy = told(proxies.remove(&name), now);
             Node { name, proxy, ..node }
         });
-        Nodes {
+        Proxies {
             control_plane: ControlPlane {
                 version: env!("CARGO_PKG_VERSION"),
                 ready: self.hub.is_ready(),

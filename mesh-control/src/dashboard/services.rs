@@ -67,6 +67,9 @@ struct Behind {
     workloads: BTreeSet<String>,
 }
 
+/// By namespace and name.
+type Services = BTreeMap<(Arc<str>, Arc<str>), Arc<Service>>;
+
 impl Dashboard {
     pub(super) fn service_count(&self) -> usize {
         let shelf = self.hub.shelf();
@@ -109,8 +112,8 @@ impl Dashboard {
         })
     }
 
-    fn all_services(&self) -> (BTreeMap<(Arc<str>, Arc<str>), Arc<Service>>, BTreeMap<Arc<str>, Behind>) {
-        let mut services = BTreeMap::new();
+    fn all_services(&self) -> (Services, BTreeMap<Arc<str>, Behind>) {
+        let mut services = Services::new();
         let mut behind: BTreeMap<Arc<str>, Behind> = BTreeMap::new();
         for entry in self.hub.shelf().store(ResourceType::Address).iter() {
             match &entry.record {

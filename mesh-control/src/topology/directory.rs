@@ -152,14 +152,11 @@ fn service(told: &TopologyEdge, shelf: &Shelf) -> Option<Arc<Service>> {
 }
 
 fn served(told: &TopologyEdge, service: Option<&Service>) -> Option<Arc<Served>> {
-    let served = match service {
-        Some(service) => {
-            Served { namespace: Arc::clone(&service.namespace), name: Arc::clone(&service.name) }
-        }
-        None => {
-            let name = PSEUDO.into_iter().find(|name| *name == told.service_host)?;
-            Served { namespace: "".into(), name: name.into() }
-        }
+    let served = if let Some(service) = service {
+        Served { namespace: Arc::clone(&service.namespace), name: Arc::clone(&service.name) }
+    } else {
+        let name = PSEUDO.into_iter().find(|name| *name == told.service_host)?;
+        Served { namespace: "".into(), name: name.into() }
     };
     Some(Arc::new(served))
 }

@@ -43,15 +43,15 @@ fn topology(hub: Arc<Hub>) -> Topology {
     Topology::new(Arc::default(), hub, authenticator, Arc::new(rules))
 }
 
-fn named(name: &str) -> Option<Workload> {
-    Some(Workload { namespace: "shop".to_owned(), name: name.to_owned() })
+fn named(name: &str) -> Workload {
+    Workload { namespace: "shop".to_owned(), name: name.to_owned() }
 }
 
 /// From the page to the till, as the client's node tells it.
 fn edge() -> TopologyEdge {
     TopologyEdge {
-        source: named("page"),
-        destination: named("till"),
+        source: Some(named("page")),
+        destination: Some(named("till")),
         service_namespace: "shop".to_owned(),
         service_host: "till.shop.svc.cluster.local".to_owned(),
         requests: 20,
@@ -85,7 +85,7 @@ fn a_node_is_believed_about_its_own_pods_only() {
         believed(own, edge)
     };
     assert!(server(&node("n2")) && !server(&node("n1")));
-    assert!(!believed(&node("n1"), TopologyEdge { source: named("ghost"), ..edge() }));
+    assert!(!believed(&node("n1"), TopologyEdge { source: Some(named("ghost")), ..edge() }));
     let waypoint = |own: &Own| {
         let mut edge = edge();
         edge.set_side(mesh_proto::topology::topology_edge::Side::Waypoint);
@@ -96,7 +96,7 @@ fn a_node_is_believed_about_its_own_pods_only() {
 
 #[test]
 fn a_gateway_is_believed_about_its_own_pods_only() {
-    let from_edge = || TopologyEdge { source: named("edge"), ..edge() };
+    let from_edge = || TopologyEdge { source: Some(named("edge")), ..edge() };
     assert!(believed(&gateway("edge", "edge"), from_edge()));
     assert!(!believed(&gateway("edge", "edge"), edge()));
     assert!(!believed(&gateway("edge", "other"), from_edge()));
@@ -105,8 +105,11 @@ fn a_gateway_is_believed_about_its_own_pods_only() {
 #[test]
 fn names_are_those_of_the_model() {
     let topology = topology(hub());
-    let strange =
-        TopologyEdge { destination: named("<script>"), service_host: "evil.example".to_owned(), ..edge() };
+    let strange = TopologyEdge {
+        destination: Some(named("<script>")),
+        service_host: "evil.example".to_owned(),
+        ..edge()
+    };
     let report = TopologyReport { edges: vec![edge(), strange], ..TopologyReport::default() };
     assert_eq!(topology.take_edges(&node("n1"), report, 1_000), 0);
     let graph = topology.traffic.store().graph(1_000, 60, Level::App, |_| true);

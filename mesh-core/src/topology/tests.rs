@@ -6,20 +6,24 @@ use super::*;
 
 const NOW: u64 = 1_700_000_000;
 
-fn party(name: &str, version: &str) -> Option<Arc<Party>> {
+fn party(name: &str, version: &str) -> Arc<Party> {
     let workload = format!("{name}-{version}").into();
-    Some(Arc::new(Party { namespace: "default".into(), workload, app: name.into(), version: version.into() }))
+    Arc::new(Party { namespace: "default".into(), workload, app: name.into(), version: version.into() })
 }
 
-fn served(namespace: &str, name: &str) -> Option<Arc<Served>> {
-    Some(Arc::new(Served { namespace: namespace.into(), name: name.into() }))
+fn served(namespace: &str, name: &str) -> Arc<Served> {
+    Arc::new(Served { namespace: namespace.into(), name: name.into() })
+}
+
+fn is(seen: f64, expected: f64) -> bool {
+    (seen - expected).abs() < 1e-9
 }
 
 fn edge(from: &str, to: (&str, &str), side: Side) -> Edge {
     Edge {
-        source: party(from, "v1"),
-        destination: party(to.0, to.1),
-        service: served("default", to.0),
+        source: Some(party(from, "v1")),
+        destination: Some(party(to.0, to.1)),
+        service: Some(served("default", to.0)),
         side,
         protocol: Protocol::Http,
         protection: Protection::MutualTls,
@@ -45,7 +49,7 @@ fn both_ends_tell_and_it_counts_once() {
     let reviews = graph.edges.last().unwrap();
     assert_eq!(reviews.rates.error_share, Some(0.05));
     assert!(reviews.rates.p50_ms.is_some_and(|p50| (5.0..=10.0).contains(&p50)), "{reviews:?}");
-    assert_eq!(store.series(NOW + 20, |_| true).first().unwrap().rates.requests_per_second, 11.0);
+    assert!(is(store.series(NOW + 20, |_| true).first().unwrap().rates.requests_per_second, 11.0));
 }
 
 #[test]
@@ -57,7 +61,7 @@ fn versions_are_one_app_or_workloads() {
     let apps = store.graph(NOW, 60, Level::App, |_| true);
     let reviews = apps.nodes.iter().find(|node| node.id == "default/reviews").unwrap();
     assert_eq!(reviews.versions.len(), 3);
-    assert_eq!(reviews.inbound.requests_per_second, 3.0);
+    assert!(is(reviews.inbound.requests_per_second, 3.0));
     assert_eq!(apps.edges.len(), 1);
     assert_eq!(store.graph(NOW, 60, Level::Workload, |_| true).edges.len(), 3);
     let spaces = store.graph(NOW, 60, Level::Namespace, |_| true);
@@ -108,7 +112,7 @@ fn strangers_have_a_place() {
     store.record(NOW, stranger, &requests(1, 0));
     let away = Edge {
         destination: None,
-        service: served("", "PassthroughCluster"),
+        service: Some(served("", "PassthroughCluster")),
         protocol: Protocol::Tcp,
         ..edge("page", ("", ""), Side::Source)
     };
@@ -142,7 +146,7 @@ fn a_clock_that_goes_back_stands_still() {
     store.record(NOW, edge("page", ("reviews", "v1"), Side::Source), &requests(10, 0));
     store.record(NOW - 5_000, edge("page", ("reviews", "v1"), Side::Source), &requests(10, 0));
     let graph = store.graph(NOW - 5_000, 60, Level::App, |_| true);
-    assert_eq!(graph.edges.first().unwrap().rates.requests_per_second, 2.0);
+    assert!(is(graph.edges.first().unwrap().rates.requests_per_second, 2.0));
 }
 
 #[test]

@@ -63,7 +63,7 @@ impl Teller {
             match self.send(report).await {
                 Ok(0) => complained = false,
                 Ok(refused) => {
-                    tracing::debug!(refused, "The control plane does not believe all of a report.")
+                    tracing::debug!(refused, "The control plane does not believe all of a report.");
                 }
                 Err(error) => {
                     self.opened = None;

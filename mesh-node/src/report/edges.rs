@@ -71,10 +71,9 @@ pub(super) fn of_request(facts: &RequestFacts<'_>) -> Edge {
 /// What became of a request. Of gRPC the status counts where there is one: calls that fail have 200 in HTTP.
 pub(super) fn outcome(facts: &RequestFacts<'_>) -> Outcome {
     match (facts.grpc_status.filter(|_| facts.grpc), facts.code) {
-        (Some(0), _) => Outcome::Good,
+        (Some(0), _) | (None, 100..=399) => Outcome::Good,
         (Some(status), _) if GRPC_SERVER_ERRORS.contains(&status) => Outcome::ServerError,
         (Some(_), _) | (None, 400..=499) => Outcome::ClientError,
-        (None, 100..=399) => Outcome::Good,
         (None, _) => Outcome::ServerError,
     }
 }

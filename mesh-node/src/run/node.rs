@@ -105,8 +105,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     stop_signal().await?;
     info!(grace_s = options.drain.as_secs(), "Draining; what is captured stays captured.");
     drop(drained);
-    let drain = switch.run(options.drain);
-    tokio::pin!(drain);
+    let mut drain = std::pin::pin!(switch.run(options.drain));
     tokio::select! {
         () = &mut drain => {}
         signal = stop_signal() => signal?,

@@ -257,11 +257,7 @@ impl Builder {
             nodes.push(node);
         }
         let mut status = empty_status(&layout, &wire, self.network);
-        if let Some(control) = &control {
-            let forward = control.forward_page()?;
-            status.dashboard = Some(forward.addr().to_string());
-            forwards.push(forward);
-        }
+        forwards.extend(forward_page(control.as_ref(), &mut status)?);
         let control = control.map(|control| control.agent);
         let setting = Setting {
             shared: Arc::new(Shared::new(status)),
@@ -420,6 +416,13 @@ fn admin_forward(net: &NodeNet) -> Result<Forward> {
     let target = ([127, 0, 0, 1], ADMIN_PORT).into();
     let port = FIRST_ADMIN_FORWARD + u16::from(net.number);
     Forward::listen(port, true, Arc::new(move || Ok((netns.clone(), target))))
+}
+
+/// The way to the mesh page, if there is one, which the status tells of.
+fn forward_page(control: Option<&ControlPlane>, status: &mut Status) -> Result<Option<Forward>> {
+    let forward = control.map(ControlPlane::forward_page).transpose()?;
+    status.dashboard = forward.as_ref().map(|forward| forward.addr().to_string());
+    Ok(forward)
 }
 
 fn empty_status(layout: &Layout, wire: &str, network: Network) -> Status {
