@@ -42,7 +42,7 @@ impl Browser {
         thread::spawn(move || lines.for_each(drop));
         let profile = tempfile::tempdir()?;
         let address = ([127, 0, 0, 1], port.context("chromedriver does not say its port")?).into();
-        let mut browser = Self { driver, address, session: String::new(), profile: profile };
+        let mut browser = Self { driver, address, session: String::new(), profile };
         browser.session = browser.open_session()?;
         Ok(browser)
     }

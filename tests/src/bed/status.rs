@@ -249,6 +249,7 @@ mod tests {
             pods: pods.iter().map(pod).collect(),
             services: Vec::new(),
             problems: Vec::new(),
+            dashboard: None,
         }
     }
 
