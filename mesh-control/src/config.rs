@@ -9,6 +9,7 @@ use mesh_ca::authorize::NodeName;
 use mesh_core::gateway_api::Settings;
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::resource::value::time;
+use serde::Serialize;
 
 /// The control plane of the mesh: follows resources, serves discovery and certificates.
 ///
@@ -182,6 +183,23 @@ pub struct Options {
     /// What is logged on standard error, as a tracing filter.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     pub log: String,
+    /// What the mesh page links to.
+    #[command(flatten)]
+    pub page: PageOptions,
+}
+
+/// What the mesh page links to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize)]
+pub struct PageOptions {
+    /// Where Kiali is, for the mesh page to link to, for example `http://localhost:20001/kiali`.
+    #[arg(long, value_name = "URL", value_parser = link)]
+    pub kiali: Option<String>,
+    /// Where Grafana is, for the mesh page to link to.
+    #[arg(long, value_name = "URL", value_parser = link)]
+    pub grafana: Option<String>,
+    /// Where Jaeger or another page of traces is, for the mesh page to link to.
+    #[arg(long, value_name = "URL", value_parser = link)]
+    pub jaeger: Option<String>,
 }
 
 impl Options {
@@ -218,6 +236,13 @@ fn propagation(text: &str) -> Result<Duration, String> {
     enough.then_some(propagation).ok_or_else(|| format!("at least {} s", LEAST_PROPAGATION.as_secs()))
 }
 
+/// An address that a page may lead to: never one that a browser would run.
+fn link(text: &str) -> Result<String, String> {
+    let uri: http::Uri = text.parse().map_err(|error| format!("not an address: {error}"))?;
+    let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
+    is_web.then(|| uri.to_string()).ok_or_else(|| "begins with http:// or https://".to_owned())
+}
+
 /// A serving process looks at its CA's files each 5 s.
 const LEAST_PROPAGATION: Duration = Duration::from_secs(6);
 /// The port of the Service, see `deploy/manifests`.
@@ -241,6 +266,8 @@ mod tests {
         assert!(parse(&["--kubernetes"]).is_ok());
         assert!(parse(&[]).is_err());
         assert!(parse(&["--config", "d", "--kubernetes"]).is_err());
+        assert!(parse(&["--config", "d", "--kiali", "http://localhost:20001/kiali"]).is_ok());
+        assert!(parse(&["--config", "d", "--kiali", "javascript:alert(1)"]).is_err());
         assert!(parse(&["join", "create", "--node", "n1"]).is_ok());
         assert!(parse(&["ca", "rotate", "status"]).is_ok());
     }

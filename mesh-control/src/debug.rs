@@ -1,7 +1,9 @@
-//! What the control plane knows, over HTTP: `/metrics`, `/healthz/ready`, and under `/debug` who subscribes, how far
-//! everybody is, and what there is to say about the resources. On loopback by default: it shows names of everybody's.
+//! What the control plane knows, over HTTP: `/metrics`, `/healthz/ready`, under `/debug` who subscribes, how far
+//! everybody is, and what there is to say about the resources, and the mesh page. On loopback by default: it shows names
+//! of everybody's.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,8 +16,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_ca::Ca;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
-use crate::feed::Findings;
+use crate::dashboard::{Dashboard, sync_status};
 use crate::hub::{Client, Hub};
 use crate::metrics::{self, short};
 use crate::tasks;
@@ -27,22 +30,23 @@ pub struct Debug {
     pub hub: Arc<Hub>,
     /// The certificate authority.
     pub ca: Arc<Ca>,
-    /// What there is to say about the resources.
-    pub findings: Arc<Findings>,
+    /// The mesh page.
+    pub dashboard: Arc<Dashboard>,
+    /// Requests of the page that are answered at a time: each looks at the whole mesh.
+    pub turns: Semaphore,
 }
 
 impl Debug {
     /// Answers for ever.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         loop {
-            let Ok((io, _)) = listener.accept().await else {
+            let Ok((io, peer)) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
             let this = Arc::clone(&self);
             drop(tasks::spawn("monitoring connection", async move {
-                let service =
-                    service_fn(move |request| std::future::ready(Ok::<_, Infallible>(this.answer(&request))));
+                let service = service_fn(move |request| Arc::clone(&this).reply(peer.ip(), request));
                 let mut server = hyper::server::conn::http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
                 // A client that goes away has lost nothing.
@@ -51,19 +55,41 @@ impl Debug {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn reply(
+        self: Arc<Self>,
+        peer: IpAddr,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        Ok(self.answer(peer, request).await)
+    }
+
+    async fn answer(&self, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
         }
-        match request.uri().path() {
-            "/metrics" => text(StatusCode::OK, metrics::render(&self.hub, &self.ca)),
+        if !Dashboard::serves(request.uri().path()) {
+            return self.show(request.uri().path());
+        }
+        let _turn = self.turns.acquire().await;
+        let dashboard = Arc::clone(&self.dashboard);
+        let (request, _) = request.into_parts();
+        let answered = tokio::task::spawn_blocking(move || dashboard.answer(peer, &request)).await;
+        answered.unwrap_or_else(|error| {
+            tracing::error!(%error, "A request of the mesh page could not be answered.");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "this could not be answered: see the log\n".to_owned())
+        })
+    }
+
+    fn show(&self, path: &str) -> Response<Full<Bytes>> {
+        match path {
+            "/metrics" => text(StatusCode::OK, metrics::render(&self.hub, &self.ca, &self.dashboard.traffic)),
             "/healthz/ready" | "/ready" if self.hub.is_ready() => text(StatusCode::OK, "ready\n".to_owned()),
             "/healthz/ready" | "/ready" => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "the sources have not told everything yet\n".to_owned())
             }
             "/debug/syncz" => json(&self.subscribers()),
-            "/debug/findings" => json(&json!(*self.findings.lines())),
-            "/debug" | "/" => text(StatusCode::OK, INDEX.to_owned()),
+            "/debug/findings" => json(&json!(*self.dashboard.findings.lines())),
+            "/debug" => text(StatusCode::OK, INDEX.to_owned()),
             _ => text(StatusCode::NOT_FOUND, INDEX.to_owned()),
         }
     }
@@ -82,11 +108,7 @@ fn client(client: &Client, sequence: u64) -> Value {
         .map(|(kind, progress, error)| {
             json!({
                 "type": short(*kind),
-                "status": match progress {
-                    progress if progress.sent == 0 => "NOT SENT",
-                    progress if progress.in_flight == 0 && progress.sent >= sequence => "SYNCED",
-                    _ => "STALE",
-                },
+                "status": sync_status(progress, sequence),
                 "sent": progress.sent,
                 "acknowledged": progress.acknowledged,
                 "accepted": progress.accepted,
@@ -121,4 +143,6 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Ful
     response
 }
 
-const INDEX: &str = "/metrics\n/healthz/ready\n/debug/syncz\n/debug/findings\n";
+/// Requests of the page at a time.
+pub const TURNS: usize = 4;
+const INDEX: &str = "/\n/api/v1/mesh\n/metrics\n/healthz/ready\n/debug/syncz\n/debug/findings\n";

@@ -8,17 +8,22 @@ use mesh_core::model::{CompileOptions, World};
 use mesh_core::resource::{Finding, ObjectKey};
 use mesh_source::{About, Change, Changes, Remarks};
 
+use crate::catalog::Catalog;
 use crate::hub::Hub;
 use crate::keys::Keys;
 
-/// What there is to say about the resources.
+/// What there is to say about the resources, and the resources themselves for whoever looks at them together.
 #[derive(Debug, Default)]
-pub struct Findings(ArcSwap<BTreeSet<String>>);
+pub struct Findings {
+    lines: ArcSwap<BTreeSet<String>>,
+    /// The resources.
+    pub catalog: Catalog,
+}
 
 impl Findings {
     /// One line each, in order.
     pub fn lines(&self) -> Arc<BTreeSet<String>> {
-        self.0.load_full()
+        self.lines.load_full()
     }
 }
 
@@ -111,9 +116,13 @@ impl Feed {
         }
         for change in batch {
             match change {
-                Change::Apply(object) => self.world.upsert(&object),
+                Change::Apply(object) => {
+                    self.world.upsert(&object);
+                    findings.catalog.put(object);
+                }
                 Change::Delete(key) => {
                     self.world.remove(&key);
+                    findings.catalog.remove(&key);
                     self.remarks.set(About::Object(key), Vec::new());
                 }
                 Change::Findings(about, list) => self.remarks.set(about, list),
@@ -127,7 +136,10 @@ impl Feed {
             observer.compiled(&mut self.remarks.iter());
             observer.needs(self.world.wanted_secrets());
         }
-        findings.0.store(Arc::clone(self.remarks.lines()));
+        let before = findings.lines.swap(Arc::clone(self.remarks.lines()));
+        if !Arc::ptr_eq(&before, self.remarks.lines()) {
+            findings.catalog.say(self.remarks.iter().cloned().collect());
+        }
         if synced {
             tracing::info!(
                 sequence = hub.shelf().sequence(),

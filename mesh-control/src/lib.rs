@@ -7,8 +7,10 @@
 
 pub mod allotment;
 pub mod authn;
+pub mod catalog;
 pub mod certificates;
 pub mod config;
+pub mod dashboard;
 pub mod debug;
 pub mod discovery;
 pub mod feed;
@@ -25,5 +27,6 @@ pub mod session;
 pub mod shelf;
 pub mod tasks;
 pub mod tls;
+pub mod topology;
 pub mod turns;
 pub mod vaults;

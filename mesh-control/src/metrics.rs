@@ -9,11 +9,13 @@ use mesh_proto::names::ResourceType;
 
 use crate::hub::Hub;
 use crate::tasks;
+use crate::topology::Traffic;
 
 /// Everything there is to scrape.
-pub fn render(hub: &Hub, ca: &Ca) -> String {
+pub fn render(hub: &Hub, ca: &Ca, traffic: &Traffic) -> String {
     let mut text = String::new();
     totals(hub, &mut text);
+    topology(traffic, &mut text);
     let clients = hub.clients();
     let count = u64::try_from(clients.len()).unwrap_or(u64::MAX);
     family(&mut text, ("pilot_xds", "gauge", "Subscribers."), [(String::new(), count)]);
@@ -79,6 +81,27 @@ fn totals(hub: &Hub, text: &mut String) {
     let help = "Requests for certificates that were one too many of their caller, or of all.";
     let limited = ("mesh_control_certificates_limited_total", "counter", help);
     family(text, limited, [(String::new(), hub.certificates.refused())]);
+}
+
+/// What proxies have told of traffic.
+fn topology(traffic: &Traffic, text: &mut String) {
+    let counters = &traffic.counters;
+    let totals: [(&str, &str, &AtomicU64); 4] = [
+        ("mesh_control_topology_reports_total", "Reports of traffic taken in.", &counters.reports),
+        ("mesh_control_topology_refused_total", "Reports of traffic refused.", &counters.refused),
+        (
+            "mesh_control_topology_disbelieved_total",
+            "Edges told by a proxy that none of their ends belongs to.",
+            &counters.disbelieved,
+        ),
+        ("mesh_control_topology_left_out_total", "Edges that there was no room for.", &counters.left_out),
+    ];
+    for (name, help, value) in totals {
+        family(text, (name, "counter", help), [(String::new(), value.load(Ordering::Relaxed))]);
+    }
+    let edges = u64::try_from(traffic.store().summary().edges).unwrap_or(u64::MAX);
+    let help = "Edges of the graph that have carried something within an hour.";
+    family(text, ("mesh_control_topology_edges", "gauge", help), [(String::new(), edges)]);
 }
 
 /// The type's name without its package.

@@ -14,9 +14,11 @@ use mesh_core::id::SpiffeId;
 use mesh_core::model::{CompileOptions, CredentialScope, Record, RecordKey, TrustBundle};
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use mesh_proto::topology::topology_server::TopologyServer;
 use mesh_source::Directory;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -26,7 +28,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::authn::{Authenticator, ReviewToken};
 use crate::certificates::Certificates;
 use crate::config::{Keep, Options, RotateOptions, RotateStep, TokenTerms};
-use crate::debug::Debug;
+use crate::dashboard::Dashboard;
+use crate::debug::{self, Debug};
 use crate::discovery::{Discovery, MAX_REQUEST};
 use crate::feed::{self, Findings};
 use crate::hub::Hub;
@@ -34,6 +37,7 @@ use crate::intake::Metered;
 use crate::listen::{self, Stream};
 use crate::tasks;
 use crate::tls::Serving;
+use crate::topology::{MAX_REPORT, Topology, Traffic};
 use crate::vaults::{self, Vaults};
 
 /// Serves until told to stop.
@@ -70,12 +74,28 @@ async fn run(options: Options) -> anyhow::Result<()> {
             Some(cluster.join(Arc::clone(&ca), made, told))
         }
     };
-    let services = Services { hub: Arc::clone(&hub), ca: Arc::clone(&ca), authenticator, rules };
+    let traffic = Arc::<Traffic>::default();
+    let services = Services {
+        hub: Arc::clone(&hub),
+        ca: Arc::clone(&ca),
+        authenticator,
+        rules,
+        traffic: Arc::clone(&traffic),
+    };
     let listener = bind(options.grpc).await?;
     let tls = Arc::clone(&serving);
     services.serve(listen::accept(listener, Some(Arc::new(move || tls.config()))), "tls port");
     services.serve(listen::accept(bind(options.plain).await?, None), "plain port");
-    let debug = Arc::new(Debug { hub, ca: Arc::clone(&ca), findings });
+    let dashboard = Arc::new(Dashboard {
+        hub: Arc::clone(&hub),
+        findings,
+        traffic,
+        options: options.page.clone(),
+        cluster: options.cluster.clone(),
+        root_namespace: options.root_namespace.clone(),
+    });
+    let debug = Debug { hub, ca: Arc::clone(&ca), dashboard, turns: Semaphore::new(debug::TURNS) };
+    let debug = Arc::new(debug);
     drop(tasks::spawn("monitoring", debug.serve(bind(options.monitoring).await?)));
     drop(tasks::spawn("certificates", keep_certificates(ca, serving, trust)));
     info!(grpc = %options.grpc, plain = %options.plain, monitoring = %options.monitoring, "Serving.");
@@ -125,18 +145,23 @@ struct Services {
     ca: Arc<Ca>,
     authenticator: Arc<Authenticator>,
     rules: Arc<Rules>,
+    traffic: Arc<Traffic>,
 }
 
 impl Services {
     fn serve(&self, connections: tokio::sync::mpsc::Receiver<io::Result<Stream>>, name: &'static str) {
-        let Self { hub, ca, authenticator, rules } = self.clone();
+        let Self { hub, ca, authenticator, rules, traffic } = self.clone();
         let discovery = Discovery::new(Arc::clone(&hub), Arc::clone(&authenticator), Arc::clone(&rules));
         let discovery =
             AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST);
+        let told = (Arc::clone(&hub), Arc::clone(&authenticator), Arc::clone(&rules));
+        let topology = Topology::new(traffic, told.0, told.1, told.2);
+        let topology = TopologyServer::new(topology).max_decoding_message_size(MAX_REPORT);
         let certificates = Certificates::new(ca, hub, authenticator, rules);
         let certificates =
             IstioCertificateServiceServer::new(certificates).max_decoding_message_size(MAX_CSR);
-        let router = listen::server().add_service(Metered(discovery)).add_service(certificates);
+        let router = listen::server().add_service(Metered(discovery));
+        let router = router.add_service(certificates).add_service(topology);
         drop(tasks::spawn(name, async move {
             if let Err(error) = router.serve_with_incoming(ReceiverStream::new(connections)).await {
                 // Without its ports the process is of no use; a new one starts clean.

@@ -10,6 +10,7 @@ mod discovery;
 mod journal;
 mod signer;
 mod subscriber;
+mod tell;
 mod trust;
 
 pub use connect::{ConnectError, Endpoint};
@@ -18,4 +19,5 @@ pub use discovery::{Discovery, Status};
 pub use journal::{Entry, Journal};
 pub use signer::RemoteCa;
 pub use subscriber::Subscriber;
+pub use tell::{Captures, Teller};
 pub use trust::Trust;

@@ -144,6 +144,7 @@ async fn serve(
     // Addresses are asked for by nobody yet: an engine sends to what services have.
     let (_demand, demands) = mpsc::channel(DEMANDS);
     let publisher = Publisher { snapshots, identities, findings: told, wanted: identity.wanted() };
+    source.tell(&place, &reporter, Box::new(|| (0, 0)));
     source.follow(&place, publisher, (demands, lookups), identity.observer());
 
     drop(drained);

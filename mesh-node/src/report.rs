@@ -11,6 +11,7 @@
 
 mod access;
 mod conn;
+mod edges;
 mod event;
 mod health;
 mod labels;

@@ -16,6 +16,7 @@ use crate::authz::{CheckRequest, CheckResponse};
 use crate::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::ratelimit::{RateLimitRequest, RateLimitResponse};
+use crate::topology::{TopologyReceived, TopologyReport};
 
 /// Protocol Buffers, each message held to its [`Limited::LIMITS`].
 #[derive(Debug, Clone)]
@@ -108,6 +109,16 @@ impl Limited for IstioCertificateResponse {
     const LIMITS: &'static [Limit] = &[];
 }
 
+impl Limited for TopologyReport {
+    // Numbers of an edge's histogram take four times in memory what they take on the wire; nothing else in it is a list.
+    const LIMITS: &'static [Limit] =
+        &[Limit { what: "edges", tags: &[7], measure: Measure::Elements, most: MAX_TOLD_EDGES }];
+}
+
+impl Limited for TopologyReceived {
+    const LIMITS: &'static [Limit] = &[];
+}
+
 /// Whether `wire` is within the limits of a message of type `U`.
 ///
 /// # Errors
@@ -180,6 +191,8 @@ impl<U: Message + Limited + Default> tonic::codec::Decoder for Decoder<U> {
     }
 }
 
+/// Edges in a report of traffic: more than the workloads of one node talk to within seconds.
+pub const MAX_TOLD_EDGES: usize = 1_000;
 /// Verdicts of a rate limit service on one request.
 const MAX_VERDICTS: usize = 64;
 /// Headers that it may add.

@@ -5,7 +5,7 @@
 //! resource and the field. A resource is decoded alone: a bad one costs the others nothing.
 #![forbid(unsafe_code)]
 
-pub use self::generated::{authz, ca, discovery, mesh, ratelimit, security, workload};
+pub use self::generated::{authz, ca, discovery, mesh, ratelimit, security, topology, workload};
 
 pub mod check;
 pub mod codec;
@@ -55,6 +55,11 @@ mod generated {
     /// Envoy's rate limit service.
     pub mod ratelimit {
         tonic::include_proto!("envoy.service.ratelimit.v3");
+    }
+
+    /// What proxies tell of the traffic that they carry.
+    pub mod topology {
+        tonic::include_proto!("mesh.topology.v1");
     }
 
     /// What only this mesh's own components say to each other.

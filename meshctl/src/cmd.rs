@@ -2,6 +2,8 @@
 
 pub(crate) mod analyze;
 pub(crate) mod authz;
+pub(crate) mod dashboard;
 pub(crate) mod status;
+pub(crate) mod top;
 pub(crate) mod version;
 pub(crate) mod waypoint;

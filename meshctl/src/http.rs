@@ -38,6 +38,11 @@ impl FromStr for Server {
 }
 
 impl Server {
+    /// Its address, as a browser takes it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.authority)
+    }
+
     /// The body of the answer to a GET of `path`, which must be a 200.
     pub(crate) fn get(&self, path: &str) -> Result<String> {
         let url = format!("http://{}{path}", self.authority);

@@ -26,7 +26,9 @@ struct Arguments {
 enum Command {
     Analyze(cmd::analyze::Args),
     Authz(cmd::authz::Args),
+    Dashboard(cmd::dashboard::Args),
     ProxyStatus(cmd::status::Args),
+    Top(cmd::top::Args),
     Version(cmd::version::Args),
     Waypoint(cmd::waypoint::Args),
 }
@@ -35,6 +37,8 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Analyze(args) => cmd::analyze::run(&args),
         Command::Authz(args) => cmd::authz::run(&args),
+        Command::Dashboard(args) => cmd::dashboard::run(&args),
+        Command::Top(args) => cmd::top::run(&args),
         Command::ProxyStatus(args) => cmd::status::run(&args),
         Command::Version(args) => cmd::version::run(&args),
         Command::Waypoint(args) => cmd::waypoint::run(&args),

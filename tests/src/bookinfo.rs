@@ -18,6 +18,22 @@ use crate::http::{self, Headers, Request, Response};
 
 mod pages;
 
+/// Rules that send requests where they went anyway: where there are rules for requests, nodes look at them and count them.
+pub fn routes() -> String {
+    let route = |service: &str| {
+        format!(
+            "{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: {service}}}, \
+             spec: {{hosts: [{service}], http: [{{route: [{{destination: {{host: {service}}}}}]}}]}}}}\n---\n"
+        )
+    };
+    ["productpage", "details", "reviews", "ratings"].map(route).concat()
+}
+
+/// A shell's command that requests `url` a few times a second, for ever.
+pub fn traffic(url: &str) -> String {
+    format!("while :; do curl -s -o /dev/null --max-time 2 {url}; sleep 0.15; done")
+}
+
 /// Which of the four services a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {

@@ -160,6 +160,8 @@ fn steps(tour: &mut Tour) -> Result<()> {
 
 fn stay(tour: &mut Tour) -> Result<()> {
     stay::invite(tour)?;
+    // For as long as somebody may look at the mesh page.
+    let _traffic = stay::keep_busy(tour)?;
     while !tour.interrupted.raised() {
         thread::park();
     }

@@ -37,6 +37,8 @@ pub(crate) enum Part {
     Ebpf,
     /// What tests, demo and benches run beside our own binaries.
     Tools,
+    /// The browser that the mesh page is tested with.
+    Browser,
     /// Those that the bench of layer 7 compares the gateway with, and their load.
     Peers,
     /// What only `check` uses.
@@ -45,7 +47,7 @@ pub(crate) enum Part {
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let parts = [Part::Ebpf, Part::Tools];
+    let parts = [Part::Ebpf, Part::Tools, Part::Browser];
     if args.check {
         return Ok(list(&parts));
     }

@@ -32,7 +32,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, security; or a part of e2e: egress, dns,
+    /// unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, browser, security; or a part of e2e: egress, dns,
     /// waypoint, limits, express, torture. From gateway-api to security they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
@@ -65,6 +65,8 @@ enum Suite {
     Ebpf,
     /// The real binaries in the test bed.
     EndToEnd,
+    /// The mesh page in a real browser, over a bed with traffic.
+    Browser,
     /// What has hurt others, row by row: tests of its own, and what came of those of other suites that its table names. They
     /// are run for it where they have not run before it.
     Security,
@@ -100,7 +102,7 @@ struct Report {
 
 impl Suite {
     /// Those that have every test.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Unit,
         Self::Control,
         Self::Gateway,
@@ -109,6 +111,7 @@ impl Suite {
         Self::GatewayApi,
         Self::Ebpf,
         Self::EndToEnd,
+        Self::Browser,
         // Names tests of the others, and what came of them.
         Self::Security,
     ];
@@ -126,6 +129,7 @@ impl Suite {
             Self::GatewayApi => "gateway-api",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
+            Self::Browser => "browser",
             Self::Security => "security",
             Self::Fuzz => "fuzz",
             Self::Egress => "egress",
@@ -156,6 +160,7 @@ impl Suite {
             Self::GatewayApi
                 | Self::Ebpf
                 | Self::EndToEnd
+                | Self::Browser
                 | Self::Egress
                 | Self::Dns
                 | Self::Waypoint
@@ -167,7 +172,7 @@ impl Suite {
 
     /// Whether its tests run beside each other.
     fn runs_beside(self) -> bool {
-        !matches!(self, Self::GatewayApi | Self::Fuzz)
+        !matches!(self, Self::GatewayApi | Self::Fuzz | Self::Browser)
     }
 
     /// How long the tests may run once they are built. Generous: it is there to end what hangs.
@@ -179,7 +184,11 @@ impl Suite {
     }
 
     fn parts(self) -> &'static [Part] {
-        if self.needs_root() { &[Part::Ebpf, Part::Tools] } else { &[Part::Ebpf] }
+        match self {
+            Self::Browser => &[Part::Ebpf, Part::Tools, Part::Browser],
+            _ if self.needs_root() => &[Part::Ebpf, Part::Tools],
+            _ => &[Part::Ebpf],
+        }
     }
 
     /// The calls of cargo that make up the suite. All select from the same packages, so that cargo compiles their
@@ -194,6 +203,7 @@ impl Suite {
             Self::Ebpf => &["ebpf"],
             Self::Security => &["security"],
             Self::Fuzz => &["fuzz"],
+            Self::Browser => &["browser"],
             Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint | Self::Express | Self::Torture => {
                 &["e2e"]
             }
@@ -336,7 +346,7 @@ fn add_arguments(command: &mut Command, suite: Suite, filter: &[String]) -> Resu
         }
         // Every test has a bed of its own and mostly waits; more at once would only make each other's deadlines tight.
         let has_threads = filter.iter().any(|argument| argument.starts_with("--test-threads"));
-        if suite != Suite::GatewayApi && !has_threads {
+        if !matches!(suite, Suite::GatewayApi | Suite::Browser) && !has_threads {
             ours.push("--test-threads=3");
         }
     }

@@ -245,6 +245,9 @@ async fn inject<D: Downstream>(
         record.flag(Flags::DI);
         pause(delay, head, client).await?;
     }
+    if injection.abort.is_some() {
+        meant_for(stage, route, record);
+    }
     match injection.abort {
         None => Ok(None),
         Some(AbortError::Http(status)) => {
@@ -255,6 +258,16 @@ async fn inject<D: Downstream>(
             record.flag(Flags::FI);
             record.details("fault_filter_abort");
             Ok(Some(Reply::grpc(status.code(), "fault filter abort")))
+        }
+    }
+}
+
+/// What is aborted was meant for somebody: metrics, logs and the mesh page tell for whom.
+fn meant_for(stage: &Stage<'_>, route: &Route, record: &mut Record) {
+    if let Action::Forward(forward) = &route.action {
+        let to = &forward.choose(stage.engine.random()).to;
+        if let Ok(cluster) = stage.engine.cluster(to, stage.site.port()) {
+            record.cluster(&cluster);
         }
     }
 }

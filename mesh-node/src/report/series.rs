@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mesh_core::id::SpiffeId;
+use mesh_core::topology::{Edge, Tally};
 
+use super::edges;
 use super::labels::Labels;
 use super::{ConnInfo, Direction, Flag, PseudoService};
 
@@ -18,6 +20,8 @@ use super::{ConnInfo, Direction, Flag, PseudoService};
 #[derive(Debug)]
 pub(super) struct Series {
     pub(super) labels: Arc<Labels>,
+    /// Between whom; of what there was no room for nobody knows.
+    pub(super) edge: Option<Edge>,
     pub(super) opened: AtomicU64,
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
@@ -28,9 +32,10 @@ pub(super) struct Series {
 }
 
 impl Series {
-    fn new(labels: Arc<Labels>) -> Self {
+    fn new(labels: Arc<Labels>, edge: Option<Edge>) -> Self {
         Self {
             labels,
+            edge,
             opened: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -47,6 +52,17 @@ impl Series {
     /// The connections of a flag that were never established.
     pub(super) fn failed(&self, flag: Flag) -> &AtomicU64 {
         self.failed.get(flag.index()).expect("as many counters as flags")
+    }
+
+    /// All of it, as it stands now.
+    pub(super) fn tally(&self) -> Tally {
+        Tally {
+            sent: self.sent.load(Ordering::Relaxed),
+            received: self.received.load(Ordering::Relaxed),
+            opened: self.opened.load(Ordering::Relaxed),
+            failed: self.failed.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
+            ..Tally::default()
+        }
     }
 }
 
@@ -74,7 +90,7 @@ impl SeriesMap {
     pub(super) fn new(cap: usize) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let overflow =
-            Direction::ALL.map(|direction| Arc::new(Series::new(Arc::new(Labels::unknown(direction)))));
+            Direction::ALL.map(|direction| Arc::new(Series::new(Arc::new(Labels::unknown(direction)), None)));
         let known = Mutex::default();
         Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), cap, epoch: AtomicU64::new(0), overflow, known }
     }
@@ -119,7 +135,7 @@ impl SeriesMap {
             return None;
         }
         let labels = Arc::new(labels);
-        let series = Arc::new(Series::new(labels.clone()));
+        let series = Arc::new(Series::new(labels.clone(), Some(edges::of_connection(info))));
         known.by_labels.insert(labels, series.clone());
         known.ordered.push(series.clone());
         Some(series)

@@ -21,6 +21,7 @@ use crate::{
     admin::{self, LogControl},
     admit::Descriptors,
     config::{ExpressPath, NodeOptions},
+    control::Captures,
     dns,
     identity::IdentityStore,
     l7::shared::Shared,
@@ -78,6 +79,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         findings: told.clone(),
         wanted: Box::new(publish::local_identities),
     };
+    source.tell(&place, &reporter, captures(manager.status()));
     let state = Arc::new(NodeState {
         node: options.node.clone(),
         settings: settings(&options),
@@ -105,8 +107,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     stop_signal().await?;
     info!(grace_s = options.drain.as_secs(), "Draining; what is captured stays captured.");
     drop(drained);
-    let drain = switch.run(options.drain);
-    tokio::pin!(drain);
+    let mut drain = std::pin::pin!(switch.run(options.drain));
     tokio::select! {
         () = &mut drain => {}
         signal = stop_signal() => signal?,
@@ -115,6 +116,17 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     reporter.flush_access_log(LAST_LINES);
     info!("Stopped.");
     Ok(())
+}
+
+/// How many pods are captured, and how many wait for it.
+fn captures(pods: watch::Receiver<Option<Arc<Vec<admin::PodStatus>>>>) -> Captures {
+    Box::new(move || {
+        let pods = pods.borrow();
+        let all = || pods.as_deref().into_iter().flatten();
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let captured = all().filter(|pod| pod.state == admin::PodState::Captured).count();
+        (count(captured), count(all().filter(|pod| pod.state.reason().is_some()).count()))
+    })
 }
 
 fn follow_kernel_log(manager: &mut Manager) {

@@ -28,8 +28,11 @@ use super::{
 };
 use crate::{
     config::NodeOptions,
-    control::{Discovery, Endpoint, Entry, Journal, Link, RemoteCa, Subscriber, Trust, connect},
+    control::{
+        Captures, Discovery, Endpoint, Entry, Journal, Link, RemoteCa, Subscriber, Teller, Trust, connect,
+    },
     identity::{self, IdentityStore, Sign, cache::Cache},
+    report::Reporter,
     tls::Protocols,
 };
 
@@ -127,6 +130,15 @@ impl Source {
         let (feed, changes) = Directory::changes(path)
             .with_context(|| format!("opening the configuration {}", path.display()))?;
         Ok(Self::Embedded(Box::new((feed, changes))))
+    }
+
+    /// Starts to tell of traffic where there is somebody to be told: a control plane outside has a page that shows it.
+    pub fn tell(&self, place: &Place, reporter: &Arc<Reporter>, captures: Captures) {
+        if let Self::Control(control) = self {
+            let link = Arc::clone(&control.link);
+            let teller = Teller::new(link, place.subscriber.clone(), Arc::clone(reporter), captures);
+            tasks::spawn_local("teller", teller.run());
+        }
     }
 
     /// Starts to follow it. `demands` are addresses that pods want to reach and nobody has that is known; `observer` sees

@@ -256,9 +256,11 @@ impl Builder {
             forwards.extend(forward);
             nodes.push(node);
         }
+        let mut status = empty_status(&layout, &wire, self.network);
+        forwards.extend(forward_page(control.as_ref(), &mut status)?);
         let control = control.map(|control| control.agent);
         let setting = Setting {
-            shared: Arc::new(Shared::new(empty_status(&layout, &wire, self.network))),
+            shared: Arc::new(Shared::new(status)),
             nodes: Arc::new(nodes),
             network: self.network,
             tools: tools.clone(),
@@ -416,6 +418,13 @@ fn admin_forward(net: &NodeNet) -> Result<Forward> {
     Forward::listen(port, true, Arc::new(move || Ok((netns.clone(), target))))
 }
 
+/// The way to the mesh page, if there is one, which the status tells of.
+fn forward_page(control: Option<&ControlPlane>, status: &mut Status) -> Result<Option<Forward>> {
+    let forward = control.map(ControlPlane::forward_page).transpose()?;
+    status.dashboard = forward.as_ref().map(|forward| forward.addr().to_string());
+    Ok(forward)
+}
+
 fn empty_status(layout: &Layout, wire: &str, network: Network) -> Status {
     Status {
         name: layout.name.to_string(),
@@ -427,6 +436,7 @@ fn empty_status(layout: &Layout, wire: &str, network: Network) -> Status {
         pods: Vec::new(),
         services: Vec::new(),
         problems: Vec::new(),
+        dashboard: None,
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::agent::{Agent, AgentSpec, fetch_inside, wait_until};
 use super::controller::Event;
 use super::error::{BedError, Doing, Result};
+use super::forward::Forward;
 use super::layout::{Layout, netns_path};
 use super::network::NodeNet;
 
@@ -120,6 +121,13 @@ impl ControlPlane {
         let reason =
             health.failed.unwrap_or_else(|| format!("it is not ready after {} s", PATIENCE.as_secs()));
         Err(BedError::Failed { what: "mesh-control".to_owned(), reason, log: agent.log().to_owned() })
+    }
+
+    /// The way to the mesh page, for browsers on this machine: at its usual port if nobody has it.
+    pub(super) fn forward_page(&self) -> Result<Forward> {
+        let netns = self.agent.netns().to_owned();
+        let target = ([127, 0, 0, 1], READY_PORT).into();
+        Forward::listen(READY_PORT, true, Arc::new(move || Ok((netns.clone(), target))))
     }
 
     /// What `mesh-node` on `node` needs to follow it.

@@ -115,6 +115,7 @@ impl Controller {
             pods,
             services: services.iter().map(service).collect(),
             problems,
+            dashboard: self.setting.shared.read().dashboard,
         };
         let path = self.setting.layout.state.join(STATUS_FILE);
         let text = serde_json::to_vec_pretty(&status).map_err(std::io::Error::from).at("write", &path)?;

@@ -30,6 +30,9 @@ pub struct Status {
     pub services: Vec<ServiceStatus>,
     /// What is wrong with the manifests.
     pub problems: Vec<String>,
+    /// Where the machine itself reaches the mesh page, on a bed with a control plane.
+    #[serde(default)]
+    pub dashboard: Option<String>,
 }
 
 /// A node.
@@ -246,6 +249,7 @@ mod tests {
             pods: pods.iter().map(pod).collect(),
             services: Vec::new(),
             problems: Vec::new(),
+            dashboard: None,
         }
     }
 

@@ -360,6 +360,9 @@ fn begin(up: &Up) -> Result<Bed> {
         builder = builder.mesh_arg(arg);
     }
     let bed = builder.begin()?;
+    if let Some(addr) = bed.status().dashboard.and_then(|addr| addr.parse().ok()) {
+        tell(&Progress::Forwarded { what: "the mesh page".to_owned(), addr });
+    }
     for ((port, target), text) in forwards.into_iter().zip(&up.forward) {
         let addr = bed.forward_from(port, &target)?;
         let what = text.rsplit_once('/').map_or(text.as_str(), |(_, service)| service).to_owned();

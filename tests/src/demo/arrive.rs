@@ -22,6 +22,9 @@ pub(super) fn come_up(tour: &mut Tour) -> Result<()> {
     );
     let (samples, network) = (tour.samples_shown(), tour.bed.status().network);
     tour.console.command(&[&format!("ls {samples}")]);
+    if let Some(page) = tour.bed.status().dashboard {
+        tour.console.say(&format!("What flows is shown live in a browser, from now on: http://{page}/"));
+    }
     wait_ready(tour, Instant::now() + Duration::from_secs(60))?;
     scenario::captured(&tour.bed, Duration::from_secs(10))?;
     let interrupted = tour.interrupted.clone();

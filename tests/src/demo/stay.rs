@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::tour::Tour;
-use crate::bed::Layout;
+use crate::bed::{Layout, Process};
+use crate::bookinfo;
 
 /// Prints the addresses and some commands to try.
 pub(super) fn invite(tour: &mut Tour) -> Result<()> {
@@ -16,6 +17,9 @@ pub(super) fn invite(tour: &mut Tour) -> Result<()> {
     let node = status.nodes.first().context("no node")?;
     tour.console.title("The bed stays up until you press Ctrl-C");
     let mut rows = vec![vec!["the page".to_owned(), format!("http://{page}/productpage")]];
+    if let Some(dashboard) = &status.dashboard {
+        rows.push(vec!["the mesh: what flows, live".to_owned(), format!("http://{dashboard}/")]);
+    }
     for node in &status.nodes {
         let admin = node.admin.clone().unwrap_or_default();
         rows.push(vec![format!("admin page of {}", node.name), format!("http://{admin}/")]);
@@ -38,6 +42,14 @@ pub(super) fn invite(tour: &mut Tour) -> Result<()> {
     tour.show_command("outside/client", &format!("curl -sS http://{service}:9080/productpage"));
     tour.console.space();
     Ok(())
+}
+
+/// Requests the page a few times a second until the answer is dropped, so that there is something to see on the mesh page;
+/// and has nodes look at requests, which they do where there are rules for them.
+pub(super) fn keep_busy(tour: &mut Tour) -> Result<Process> {
+    tour.bed.apply(&bookinfo::routes())?;
+    let sleep = tour.pod("default/sleep")?;
+    Ok(sleep.spawn(&["sh", "-c", &bookinfo::traffic(super::page::PAGE)])?)
 }
 
 /// The last lines of every node's log, for the reader of a failure: the files go with the bed.

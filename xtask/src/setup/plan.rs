@@ -71,6 +71,7 @@ pub(super) fn missing(part: Part, facts: &Facts) -> Vec<String> {
     match part {
         Part::Ebpf => facts.machine.choose().err().map(|missing| missing.0).unwrap_or_default(),
         Part::Tools => missing_tools(&TOOLS, facts).map(missing_line).collect(),
+        Part::Browser => missing_tools(&BROWSER, facts).map(missing_line).collect(),
         Part::Peers => {
             let envoy =
                 lacks_envoy(facts).then(|| format!("Envoy {ENVOY}, a peer of the gateway in the benches"));
@@ -97,6 +98,7 @@ pub(super) fn next(part: Part, facts: &Facts) -> Result<Option<Action>, String> 
             Some(_) => Ok(None),
         },
         Part::Tools => tools(&TOOLS, facts),
+        Part::Browser => tools(&BROWSER, facts),
         Part::Peers => {
             let envoy = lacks_envoy(facts).then_some(Action::Envoy);
             Ok(tools(&PEERS, facts)?.or(envoy))
@@ -266,6 +268,12 @@ const TOOLS: [Tool; 14] = [
 /// A library and no program, which the Python of the distribution finds there.
 const PYMONGO: &str = "/usr/lib/python3/dist-packages/pymongo/__init__.py";
 
+/// What only the suite of the mesh page runs.
+const BROWSER: [Tool; 2] = [
+    ("chromedriver", "chromium-driver", "by which tests use the mesh page"),
+    ("chromium", "chromium", "the browser that shows the mesh page in tests"),
+];
+
 /// What only the bench of layer 7 runs.
 const PEERS: [Tool; 4] = [
     ("h2load", "nghttp2-client", "the load of the benches of HTTP/2"),
@@ -278,10 +286,12 @@ const PEERS: [Tool; 4] = [
 pub(super) const ENVOY: &str = "1.40.0";
 
 /// All programs that decisions depend on.
-pub(super) const PROGRAMS: [&str; 20] = [
+pub(super) const PROGRAMS: [&str; 22] = [
     "bpftool",
     "c++",
     "cargo-deny",
+    "chromedriver",
+    "chromium",
     "curl",
     "dig",
     "dnsmasq",

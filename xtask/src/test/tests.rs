@@ -14,7 +14,7 @@ fn planned_and_unknown_suites_say_so() {
         "nonsense"
             .parse::<Suite>()
             .unwrap_err()
-            .contains("unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, security")
+            .contains("unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, browser, security")
     );
 }
 

@@ -12,8 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use mesh_core::topology::{Edge, Latency, Tally};
+
 use super::labels;
 use super::{Perspective, RequestFacts};
+use crate::report::edges::{self, Outcome};
 
 /// Every series there is, at most [`RequestMap::cap`] of them and one more per perspective for what came later.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ struct Known {
 pub(super) struct Series {
     /// As between the braces of a sample, with a comma at the end.
     pub(super) labels: Arc<str>,
+    /// Between whom, and what became of it; of what there was no room for nobody knows.
+    edge: Option<(Edge, Outcome)>,
     /// By the number of the thread that writes them.
     shards: Mutex<Vec<(usize, Arc<Shard>)>>,
 }
@@ -83,8 +88,8 @@ impl RequestMap {
     /// A map of at most `cap` label sets.
     pub(in crate::report) fn new(cap: usize) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-        let overflow =
-            Perspective::ALL.map(|reporter| Arc::new(Series::new(labels::render_unknown(reporter).into())));
+        let overflow = Perspective::ALL
+            .map(|reporter| Arc::new(Series::new(labels::render_unknown(reporter).into(), None)));
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Self { id, cap, epoch: AtomicU64::new(0), overflow, known: Mutex::default() }
     }
@@ -114,6 +119,13 @@ impl RequestMap {
         totals.filter(|(_, totals)| totals.duration.count() > 0).collect()
     }
 
+    /// The edge of every series, and what it has carried.
+    pub(in crate::report) fn tallies(&self) -> Vec<(Option<Edge>, Tally)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).ordered.clone();
+        let told = known.iter().filter_map(|series| Some((series.edge.as_ref()?, series.totals())));
+        told.map(|((edge, outcome), totals)| (Some(edge.clone()), totals.tally(*outcome))).collect()
+    }
+
     /// Finds or makes the series of a request's labels, or the one for unknown ones beyond the cap.
     fn intern(&self, facts: &RequestFacts<'_>) -> (Arc<Series>, bool) {
         let labels = labels::render(facts);
@@ -125,7 +137,8 @@ impl RequestMap {
             return (self.overflow_of(facts.reporter).clone(), true);
         }
         let labels: Arc<str> = labels.into();
-        let series = Arc::new(Series::new(labels.clone()));
+        let edge = (edges::of_request(facts), edges::outcome(facts));
+        let series = Arc::new(Series::new(labels.clone(), Some(edge)));
         known.by_labels.insert(labels, series.clone());
         known.ordered.push(series.clone());
         (series, false)
@@ -142,8 +155,8 @@ impl RequestMap {
 }
 
 impl Series {
-    fn new(labels: Arc<str>) -> Self {
-        Self { labels, shards: Mutex::default() }
+    fn new(labels: Arc<str>, edge: Option<(Edge, Outcome)>) -> Self {
+        Self { labels, edge, shards: Mutex::default() }
     }
 
     /// The counters of the thread that has this number now.
@@ -167,6 +180,22 @@ impl Series {
             totals.response_messages += shard.response_messages.load(Ordering::Relaxed);
         }
         totals
+    }
+}
+
+impl Totals {
+    fn tally(&self, outcome: Outcome) -> Tally {
+        let requests = self.duration.count();
+        let of = |wanted| if outcome == wanted { requests } else { 0 };
+        Tally {
+            requests,
+            client_errors: of(Outcome::ClientError),
+            server_errors: of(Outcome::ServerError),
+            latency: Latency::from_counts(self.duration.buckets),
+            sent: self.sent.sum,
+            received: self.received.sum,
+            ..Tally::default()
+        }
     }
 }
 

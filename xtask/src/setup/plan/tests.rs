@@ -80,7 +80,7 @@ fn tools_come_from_packages_or_are_named() {
 
 #[test]
 fn every_tool_is_looked_for() {
-    assert!(TOOLS.iter().chain(&PEERS).all(|(program, ..)| PROGRAMS.contains(program)));
+    assert!(TOOLS.iter().chain(&BROWSER).chain(&PEERS).all(|(program, ..)| PROGRAMS.contains(program)));
 }
 
 #[test]

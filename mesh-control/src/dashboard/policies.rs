@@ -1,0 +1,341 @@
+//! What users have written about traffic, whom it is for, and what is wrong with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mesh_core::analyze::Message;
+use mesh_core::model::{Record, RecordKey, Service};
+use mesh_core::resource::security::{Action, MutualTlsMode, PolicyTargetReference, WorkloadSelector};
+use mesh_core::resource::{Level, Object, ObjectKey, Spec};
+use mesh_proto::names::{self, ResourceType};
+use serde::Serialize;
+
+use super::Dashboard;
+use super::query::Query;
+
+/// An element of `/api/v1/policies`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Policy {
+    kind: &'static str,
+    namespace: Arc<str>,
+    name: Arc<str>,
+    /// What it does, in a few words.
+    summary: String,
+    /// Whom it is for.
+    scope: Scope,
+    /// `NAMESPACE/NAME` of the workloads that it is for, where it goes by workloads.
+    workloads: BTreeSet<String>,
+    /// `KIND/NAME` of what it is attached to.
+    targets: Vec<String>,
+    /// Hosts that it is about.
+    hosts: Vec<String>,
+    problems: Vec<Problem>,
+}
+
+/// Whom a policy is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Scope {
+    Mesh,
+    Namespace,
+    Workloads,
+    /// What it is attached to.
+    Targets,
+    /// Whoever asks for its hosts.
+    Hosts,
+}
+
+/// `/api/v1/problems`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Problems {
+    problems: Vec<Problem>,
+    /// There are too many objects to look at together; `meshctl analyze` has no such limit.
+    incomplete: bool,
+}
+
+/// Something that is wrong, or probably not as intended.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Problem {
+    level: &'static str,
+    code: String,
+    kind: Option<&'static str>,
+    namespace: Option<Arc<str>>,
+    name: Option<Arc<str>>,
+    /// Where it stands: file and document, or kind, namespace and name.
+    origin: String,
+    /// Path of the field; empty for the whole object.
+    field: String,
+    reason: String,
+    hint: Option<String>,
+}
+
+/// A pod's workload, and what selectors look at.
+struct Selectable {
+    id: String,
+    namespace: Arc<str>,
+    labels: Arc<BTreeMap<String, String>>,
+}
+
+/// What is said of a policy before anybody looks at workloads.
+#[derive(Default)]
+struct Facts<'a> {
+    summary: String,
+    selector: Option<&'a WorkloadSelector>,
+    /// By workload, mesh-wide in the root namespace; else by hosts or targets.
+    selects: bool,
+    targets: Vec<String>,
+    hosts: Vec<String>,
+}
+
+impl Dashboard {
+    pub(super) fn policies(&self, query: &Query) -> Vec<Policy> {
+        let (pods, problems) = (self.selectable(), self.problems_by_object());
+        let objects = self.findings.catalog.objects(is_policy);
+        let wanted = objects.iter().filter(|object| query.wants(&object.meta.namespace));
+        wanted.map(|object| self.policy(object, &pods, &problems)).collect()
+    }
+
+    /// Those that are for a workload, by its id.
+    pub(super) fn policies_of(&self, id: &str) -> Vec<Policy> {
+        let mut policies = self.policies(&Query::default());
+        policies.retain(|policy| policy.workloads.contains(id));
+        policies
+    }
+
+    /// Those that name a service: as a host, or as what they are attached to.
+    pub(super) fn policies_about(&self, service: &Service) -> Vec<Policy> {
+        let mut policies = self.policies(&Query::default());
+        let target = format!("Service/{}", service.name);
+        policies.retain(|policy| {
+            let here = policy.namespace == service.namespace;
+            let named = |host: &String| {
+                *service.hostname == **host
+                    || (here && *service.name == **host)
+                    || **host == format!("{}.{}", service.name, service.namespace)
+            };
+            policy.hosts.iter().any(named) || (here && policy.targets.contains(&target))
+        });
+        policies
+    }
+
+    pub(super) fn problems(&self, query: &Query) -> Problems {
+        let analysis = self.findings.catalog.analysis(&self.root_namespace);
+        let wanted = analysis.messages.iter().filter(|message| message.level() > Level::Info);
+        let mut problems: Vec<Problem> = wanted
+            .filter(|message| message.key.as_ref().is_none_or(|key| query.wants(&key.namespace)))
+            .map(problem)
+            .collect();
+        problems.sort_by_key(|problem| problem.level != LEVEL_ERROR);
+        Problems { problems, incomplete: analysis.is_incomplete }
+    }
+
+    fn problems_by_object(&self) -> BTreeMap<ObjectKey, Vec<Problem>> {
+        let analysis = self.findings.catalog.analysis(&self.root_namespace);
+        let mut problems: BTreeMap<ObjectKey, Vec<Problem>> = BTreeMap::new();
+        for message in analysis.messages.iter().filter(|message| message.level() > Level::Info) {
+            if let Some(key) = &message.key {
+                problems.entry(key.clone()).or_default().push(problem(message));
+            }
+        }
+        problems
+    }
+
+    fn selectable(&self) -> Vec<Selectable> {
+        let shelf = self.hub.shelf();
+        let pods = shelf.store(ResourceType::LocalPod);
+        let workloads = shelf.store(ResourceType::Address).iter();
+        workloads
+            .filter_map(|entry| {
+                let Record::Workload(workload) = &entry.record else { return None };
+                let name = names::name(&RecordKey::LocalPod(Arc::clone(&workload.uid)));
+                let labels = match pods.get(&name).map(|entry| &entry.record) {
+                    Some(Record::LocalPod(pod)) => Arc::clone(&pod.labels),
+                    _ => Arc::new(workload.labels.clone()),
+                };
+                let id = format!("{}/{}", workload.namespace, workload.workload_name);
+                Some(Selectable { id, namespace: Arc::clone(&workload.namespace), labels })
+            })
+            .collect()
+    }
+
+    fn policy(
+        &self,
+        object: &Object,
+        pods: &[Selectable],
+        problems: &BTreeMap<ObjectKey, Vec<Problem>>,
+    ) -> Policy {
+        let facts = facts(object);
+        let key = object.key();
+        let is_mesh_wide = *key.namespace == *self.root_namespace;
+        let labels = facts.selector.map(|selector| &selector.match_labels).filter(|it| !it.is_empty());
+        let scope = match (facts.selects, facts.targets.is_empty(), labels) {
+            (_, false, _) => Scope::Targets,
+            (false, ..) => Scope::Hosts,
+            (true, _, Some(_)) => Scope::Workloads,
+            (true, ..) if is_mesh_wide => Scope::Mesh,
+            _ => Scope::Namespace,
+        };
+        let goes_by_workload = !matches!(scope, Scope::Targets | Scope::Hosts);
+        let selected = pods.iter().filter(|pod| {
+            let is_near = is_mesh_wide || pod.namespace == key.namespace;
+            let has = |(name, value): (&String, &String)| pod.labels.get(name) == Some(value);
+            goes_by_workload && is_near && labels.is_none_or(|labels| labels.iter().all(has))
+        });
+        Policy {
+            kind: shown_kind(key.kind),
+            summary: facts.summary,
+            scope,
+            workloads: selected.map(|pod| pod.id.clone()).collect(),
+            targets: facts.targets,
+            hosts: facts.hosts,
+            problems: problems.get(&key).cloned().unwrap_or_default(),
+            namespace: key.namespace,
+            name: key.name,
+        }
+    }
+}
+
+/// Whether an object is about traffic, and not what carries it.
+pub(super) fn is_policy(object: &Object) -> bool {
+    matches!(
+        object.spec,
+        Spec::AuthorizationPolicy(_)
+            | Spec::PeerAuthentication(_)
+            | Spec::RequestAuthentication(_)
+            | Spec::VirtualService(_)
+            | Spec::DestinationRule(_)
+            | Spec::Gateway(_)
+            | Spec::ServiceEntry(_)
+            | Spec::Sidecar(_)
+            | Spec::Telemetry(_)
+            | Spec::RateLimit(_)
+            | Spec::HealthCheck(_)
+            | Spec::KubernetesGateway(_)
+            | Spec::HttpRoute(_)
+            | Spec::GrpcRoute(_)
+            | Spec::TlsRoute(_)
+            | Spec::TcpRoute(_)
+            | Spec::UdpRoute(_)
+            | Spec::BackendTlsPolicy(_)
+    )
+}
+
+fn facts(object: &Object) -> Facts<'_> {
+    match &object.spec {
+        Spec::AuthorizationPolicy(spec) => {
+            let action = match spec.action {
+                Action::Allow => "ALLOW",
+                Action::Deny => "DENY",
+                Action::Audit => "AUDIT",
+                Action::Custom => "CUSTOM",
+            };
+            Facts {
+                summary: format!("{action}, {}", count(spec.rules.len(), "rule")),
+                selector: spec.selector.as_ref(),
+                selects: true,
+                targets: targets(spec.target_ref.iter().chain(&spec.target_refs)),
+                ..Facts::default()
+            }
+        }
+        Spec::PeerAuthentication(spec) => Facts {
+            summary: mode(spec.mtls.map(|mtls| mtls.mode).unwrap_or_default()).to_owned(),
+            selector: spec.selector.as_ref(),
+            selects: true,
+            ..Facts::default()
+        },
+        Spec::RequestAuthentication(spec) => Facts {
+            summary: format!("tokens of {}", count(spec.jwt_rules.len(), "issuer")),
+            selector: spec.selector.as_ref(),
+            selects: true,
+            targets: targets(spec.target_ref.iter().chain(&spec.target_refs)),
+            ..Facts::default()
+        },
+        Spec::Telemetry(spec) => Facts {
+            summary: "metrics, logs and traces".to_owned(),
+            selector: spec.selector.as_ref(),
+            selects: true,
+            targets: targets(spec.target_ref.iter().chain(&spec.target_refs)),
+            ..Facts::default()
+        },
+        Spec::RateLimit(spec) => Facts {
+            summary: format!("limits, {}", count(spec.rules.len(), "rule")),
+            selector: spec.selector.as_ref(),
+            selects: true,
+            targets: targets(&spec.target_refs),
+            ..Facts::default()
+        },
+        Spec::HealthCheck(spec) => Facts {
+            summary: "health of endpoints".to_owned(),
+            targets: targets(&spec.target_refs),
+            ..Facts::default()
+        },
+        _ => routing(object),
+    }
+}
+
+/// What goes by hosts.
+fn routing(object: &Object) -> Facts<'_> {
+    let text = |hosts: &mut dyn Iterator<Item = String>| hosts.collect::<Vec<_>>();
+    let (summary, hosts) = match &object.spec {
+        Spec::VirtualService(spec) => {
+            let routes = spec.http.len() + spec.tls.len() + spec.tcp.len();
+            let faults = spec.http.iter().filter(|route| route.fault.is_some()).count();
+            let faults =
+                if faults > 0 { format!(", {} on purpose", count(faults, "fault")) } else { String::new() };
+            let hosts = text(&mut spec.hosts.iter().map(ToString::to_string));
+            (format!("{}{faults}", count(routes, "route")), hosts)
+        }
+        Spec::DestinationRule(spec) => (count(spec.subsets.len(), "subset"), vec![spec.host.to_string()]),
+        Spec::ServiceEntry(spec) => {
+            let hosts = text(&mut spec.hosts.iter().map(ToString::to_string));
+            (count(spec.ports.len(), "port"), hosts)
+        }
+        Spec::Gateway(spec) => (count(spec.servers.len(), "server"), Vec::new()),
+        Spec::HttpRoute(spec) => (count(spec.rules.len(), "rule"), Vec::new()),
+        Spec::Sidecar(_) => ("what clients see".to_owned(), Vec::new()),
+        _ => (String::new(), Vec::new()),
+    };
+    Facts { summary, hosts, ..Facts::default() }
+}
+
+fn targets<'a>(references: impl IntoIterator<Item = &'a PolicyTargetReference>) -> Vec<String> {
+    references.into_iter().map(|to| format!("{}/{}", to.kind, to.name)).collect()
+}
+
+fn mode(mode: MutualTlsMode) -> &'static str {
+    match mode {
+        MutualTlsMode::Unset => "mTLS as its surroundings say",
+        MutualTlsMode::Disable => "mTLS DISABLE",
+        MutualTlsMode::Permissive => "mTLS PERMISSIVE",
+        MutualTlsMode::Strict => "mTLS STRICT",
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+/// As users write it.
+fn shown_kind(kind: &'static str) -> &'static str {
+    if kind == "KubernetesGateway" { "Gateway" } else { kind }
+}
+
+fn problem(message: &Message) -> Problem {
+    let key = message.key.as_ref();
+    Problem {
+        level: if message.level() == Level::Error { LEVEL_ERROR } else { "warning" },
+        code: message.code.to_string(),
+        kind: key.map(|key| shown_kind(key.kind)),
+        namespace: key.map(|key| Arc::clone(&key.namespace)),
+        name: key.map(|key| Arc::clone(&key.name)),
+        origin: message.origin.to_string(),
+        field: message.field.clone(),
+        reason: message.reason.clone(),
+        hint: message.hint.clone(),
+    }
+}
+
+const LEVEL_ERROR: &str = "error";

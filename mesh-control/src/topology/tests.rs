@@ -1,0 +1,155 @@
+use std::collections::BTreeMap;
+
+use mesh_core::model::{CompileOptions, World};
+use mesh_core::resource::{SourceFile, parse};
+use mesh_core::topology::Level;
+use mesh_proto::topology::{TopologyEdge, Workload};
+
+use super::*;
+
+fn hub() -> Arc<Hub> {
+    let pod = |name: &str, node: &str, ip: &str, labels: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop, labels: {{app: {name}{labels}}}}}, \
+             spec: {{nodeName: {node}, serviceAccountName: {name}, containers: [{{name: c, image: i}}]}}, \
+             status: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}]}}}}\n---\n"
+        )
+    };
+    let text = [
+        "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}}\n---\n",
+        "{apiVersion: v1, kind: Service, metadata: {name: till, namespace: shop}, spec: {clusterIP: 10.9.0.1, \
+         selector: {app: till}, ports: [{port: 80}]}}\n---\n",
+        &pod("page", "n1", "10.1.0.1", ""),
+        &pod("till", "n2", "10.1.0.2", ""),
+        &pod("edge", "n3", "10.1.0.3", ""),
+    ]
+    .concat();
+    let parsed = parse(&SourceFile { name: "test.yaml", text: &text });
+    assert!(
+        parsed.findings.iter().all(|it| it.level < mesh_core::resource::Level::Error),
+        "{:?}",
+        parsed.findings
+    );
+    let mut world = World::new(CompileOptions::default());
+    parsed.objects.iter().for_each(|object| world.upsert(object));
+    let hub = Arc::new(Hub::default());
+    hub.publish(world.commit());
+    hub
+}
+
+fn topology(hub: Arc<Hub>) -> Topology {
+    let rules = Rules::new(mesh_core::id::TrustDomain::default(), "istio-system");
+    let authenticator = Arc::new(Authenticator::new(None, None));
+    Topology::new(Arc::default(), hub, authenticator, Arc::new(rules))
+}
+
+fn named(name: &str) -> Workload {
+    Workload { namespace: "shop".to_owned(), name: name.to_owned() }
+}
+
+/// From the page to the till, as the client's node tells it.
+fn edge() -> TopologyEdge {
+    TopologyEdge {
+        source: Some(named("page")),
+        destination: Some(named("till")),
+        service_namespace: "shop".to_owned(),
+        service_host: "till.shop.svc.cluster.local".to_owned(),
+        requests: 20,
+        latency: vec![0, 20],
+        ..TopologyEdge::default()
+    }
+}
+
+fn believed(own: &Own, edge: TopologyEdge) -> bool {
+    let topology = topology(hub());
+    let report = TopologyReport { edges: vec![edge], ..TopologyReport::default() };
+    topology.take_edges(own, report, 1_000) == 0
+}
+
+fn node(name: &str) -> Own {
+    Own::Node(name.into())
+}
+
+fn gateway(name: &str, account: &str) -> Own {
+    Own::Gateway { namespace: "shop".into(), name: name.into(), account: Some(account.into()) }
+}
+
+#[test]
+fn a_node_is_believed_about_its_own_pods_only() {
+    assert!(believed(&node("n1"), edge()));
+    assert!(!believed(&node("n2"), edge()), "the client is not there");
+    assert!(!believed(&node("n3"), edge()));
+    let server = |own: &Own| {
+        let mut edge = edge();
+        edge.set_side(mesh_proto::topology::topology_edge::Side::Destination);
+        believed(own, edge)
+    };
+    assert!(server(&node("n2")) && !server(&node("n1")));
+    assert!(!believed(&node("n1"), TopologyEdge { source: Some(named("ghost")), ..edge() }));
+    let waypoint = |own: &Own| {
+        let mut edge = edge();
+        edge.set_side(mesh_proto::topology::topology_edge::Side::Waypoint);
+        believed(own, edge)
+    };
+    assert!(!waypoint(&node("n1")) && !waypoint(&gateway("edge", "edge")), "nothing is bound to it");
+}
+
+#[test]
+fn a_gateway_is_believed_about_its_own_pods_only() {
+    let from_edge = || TopologyEdge { source: Some(named("edge")), ..edge() };
+    assert!(believed(&gateway("edge", "edge"), from_edge()));
+    assert!(!believed(&gateway("edge", "edge"), edge()));
+    assert!(!believed(&gateway("edge", "other"), from_edge()));
+}
+
+#[test]
+fn names_are_those_of_the_model() {
+    let topology = topology(hub());
+    let strange = TopologyEdge {
+        destination: Some(named("<script>")),
+        service_host: "evil.example".to_owned(),
+        ..edge()
+    };
+    let report = TopologyReport { edges: vec![edge(), strange], ..TopologyReport::default() };
+    assert_eq!(topology.take_edges(&node("n1"), report, 1_000), 0);
+    let graph = topology.traffic.store().graph(1_000, 60, Level::App, |_| true);
+    let ids: Vec<_> = graph.nodes.iter().map(|node| &*node.id).collect();
+    assert_eq!(ids, ["shop/page", "shop/till", "outside:unknown"]);
+}
+
+#[test]
+fn who_tells_has_to_prove_it() {
+    let rules = Rules::new(mesh_core::id::TrustDomain::default(), "istio-system");
+    let own = |proven: &Proven, node: &str, gateway: &str| {
+        let report = TopologyReport {
+            node: node.to_owned(),
+            gateway: gateway.to_owned(),
+            ..TopologyReport::default()
+        };
+        who(proven, &report, &rules).ok().map(|(name, _)| name)
+    };
+    let as_node = |name: &str| {
+        let name = mesh_ca::authorize::NodeName::parse(name).unwrap();
+        Proven::Caller(Arc::new(Caller::JoinToken(Binding::Node(name))))
+    };
+    let id = mesh_core::id::SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/edge").unwrap();
+    let workload = Proven::Caller(Arc::new(Caller::Svid(id)));
+    assert_eq!(own(&as_node("n1"), "n1", "").as_deref(), Some("n1"));
+    assert_eq!(own(&as_node("n1"), "n2", ""), None);
+    assert_eq!(own(&as_node("n1"), "", ""), None);
+    assert_eq!(own(&as_node("n1"), "", "shop/edge"), None);
+    assert_eq!(own(&workload, "", "shop/edge").as_deref(), Some("shop/edge"));
+    assert_eq!(own(&workload, "", "bank/edge"), None);
+    assert_eq!(own(&workload, "n1", ""), None);
+    assert_eq!(own(&Proven::Nobody, "n1", "").as_deref(), Some("n1"), "where nothing is asked for");
+}
+
+#[test]
+fn one_report_a_second_is_enough() {
+    let traffic = Traffic::default();
+    let at = |at| Proxy { version: "1".into(), captured: 0, pending: 0, connections: 0, at };
+    assert!(traffic.meet("n1", at(5)).is_ok() && traffic.meet("n2", at(5)).is_ok());
+    assert!(traffic.meet("n1", at(5)).is_err() && traffic.meet("n1", at(6)).is_ok());
+    let known: BTreeMap<_, _> = traffic.proxies();
+    assert_eq!(known.len(), 2);
+}

@@ -1,0 +1,234 @@
+//! Tells the control plane of the traffic that this process carries, for the mesh page.
+//!
+//! Each report is what was carried since the one before it, told once: what nobody has taken is not told later, so that a
+//! control plane that comes back is not told of hours as if they were seconds, and nothing is kept for one that is away.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_core::topology::{Edge, Party, Protection, Protocol, Side, Tally};
+use mesh_proto::codec::MAX_TOLD_EDGES;
+use mesh_proto::topology::topology_client::TopologyClient;
+use mesh_proto::topology::topology_edge as wire;
+use mesh_proto::topology::{TopologyEdge, TopologyReport, Workload};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tonic::{Code, Status};
+
+use super::credential::{Link, LinkError, Opened};
+use super::subscriber::Subscriber;
+use crate::report::Reporter;
+
+/// Tells for ever.
+pub struct Teller {
+    link: Arc<Link>,
+    subscriber: Subscriber,
+    reporter: Arc<Reporter>,
+    captures: Captures,
+    opened: Option<Opened>,
+}
+
+/// How many pods are captured now, and how many wait for it.
+pub type Captures = Box<dyn Fn() -> (u32, u32) + Send + Sync>;
+
+/// Why a report was not taken.
+#[derive(Debug, thiserror::Error)]
+enum TellError {
+    /// It is another control plane than ours, or an older one.
+    #[error("the control plane has no page")]
+    NoPage,
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error("no answer in time")]
+    Deadline,
+}
+
+impl Teller {
+    /// Tells over `link` what `reporter` has counted.
+    pub fn new(link: Arc<Link>, subscriber: Subscriber, reporter: Arc<Reporter>, captures: Captures) -> Self {
+        Self { link, subscriber, reporter, captures, opened: None }
+    }
+
+    /// Tells every few seconds.
+    pub async fn run(mut self) {
+        let mut told = BTreeMap::new();
+        let mut ticks = interval(PAUSE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut complained = false;
+        loop {
+            ticks.tick().await;
+            let now = self.reporter.edges();
+            let report = self.report(&told, &now);
+            told = now;
+            match self.send(report).await {
+                Ok(0) => complained = false,
+                Ok(refused) => {
+                    tracing::debug!(refused, "The control plane does not believe all of a report.");
+                }
+                Err(error) => {
+                    self.opened = None;
+                    if !complained {
+                        tracing::info!(%error, "The mesh page is not told of traffic for now.");
+                    }
+                    complained = true;
+                    let is_final = matches!(error, TellError::NoPage);
+                    sleep(if is_final { LONG_PAUSE } else { PAUSE }).await;
+                    told = self.reporter.edges();
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, report: TopologyReport) -> Result<u32, TellError> {
+        let attempt = async {
+            let opened = match &self.opened {
+                Some(opened) => opened.clone(),
+                None => self.opened.insert(self.link.open().await?).clone(),
+            };
+            let mut client = TopologyClient::new(opened.channel.clone());
+            let answer = client.report(opened.request(report)).await?;
+            Ok(answer.into_inner().refused)
+        };
+        timeout(PATIENCE, attempt).await.map_err(|_| TellError::Deadline)?
+    }
+
+    fn report(&self, told: &BTreeMap<Edge, Tally>, now: &BTreeMap<Edge, Tally>) -> TopologyReport {
+        let (captured, pending) = (self.captures)();
+        let (edges, left_out) = news(told, now);
+        let (node, gateway) = match &self.subscriber {
+            Subscriber::Node(name) => (name.clone(), String::new()),
+            Subscriber::Gateway(name) => (String::new(), name.to_string()),
+        };
+        TopologyReport {
+            node,
+            gateway,
+            version: self.reporter.version().to_owned(),
+            captured,
+            pending,
+            connections: self.reporter.open_connections(),
+            edges,
+            left_out,
+        }
+    }
+}
+
+impl From<Status> for TellError {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::Unimplemented => Self::NoPage,
+            _ => Self::Link(status.into()),
+        }
+    }
+}
+
+/// What was carried in between, and how many edges are left out: those that have carried least.
+fn news(told: &BTreeMap<Edge, Tally>, now: &BTreeMap<Edge, Tally>) -> (Vec<TopologyEdge>, u64) {
+    let nothing = Tally::default();
+    let since = now.iter().map(|(edge, tally)| (edge, tally.since(told.get(edge).unwrap_or(&nothing))));
+    let mut news: Vec<_> = since.filter(|(_, tally)| !tally.is_empty()).collect();
+    let left_out = news.len().saturating_sub(MAX_TOLD_EDGES);
+    if left_out > 0 {
+        news.sort_by_key(|(_, tally)| {
+            std::cmp::Reverse((tally.attempts(), tally.sent.saturating_add(tally.received)))
+        });
+        news.truncate(MAX_TOLD_EDGES);
+    }
+    let edges = news.into_iter().map(|(edge, tally)| message(edge, &tally)).collect();
+    (edges, u64::try_from(left_out).unwrap_or(u64::MAX))
+}
+
+fn message(edge: &Edge, tally: &Tally) -> TopologyEdge {
+    let workload = |party: &Arc<Party>| Workload {
+        namespace: party.namespace.to_string(),
+        name: party.workload.to_string(),
+    };
+    let service = edge.service.as_deref();
+    let side = match edge.side {
+        Side::Source => wire::Side::Source,
+        Side::Destination => wire::Side::Destination,
+        Side::Waypoint => wire::Side::Waypoint,
+    };
+    let protocol = match edge.protocol {
+        Protocol::Tcp => wire::Protocol::Tcp,
+        Protocol::Udp => wire::Protocol::Udp,
+        Protocol::Http => wire::Protocol::Http,
+        Protocol::Grpc => wire::Protocol::Grpc,
+    };
+    let protection = match edge.protection {
+        Protection::Plain => wire::Protection::Plain,
+        Protection::SameNode => wire::Protection::SameNode,
+        Protection::MutualTls => wire::Protection::MutualTls,
+    };
+    let mut latency = tally.latency.counts().to_vec();
+    latency.truncate(latency.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1));
+    TopologyEdge {
+        source: edge.source.as_ref().map(workload),
+        destination: edge.destination.as_ref().map(workload),
+        service_namespace: service.map(|service| service.namespace.to_string()).unwrap_or_default(),
+        service_host: service.map(|service| service.name.to_string()).unwrap_or_default(),
+        side: side.into(),
+        protocol: protocol.into(),
+        protection: protection.into(),
+        requests: tally.requests,
+        client_errors: tally.client_errors,
+        server_errors: tally.server_errors,
+        latency,
+        sent: tally.sent,
+        received: tally.received,
+        opened: tally.opened,
+        failed: tally.failed,
+    }
+}
+
+/// Between two reports: half of the page's shortest bucket, so that steady traffic looks steady there.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Before a control plane that knows nothing of this is asked again: it may have been replaced by a newer one.
+const LONG_PAUSE: Duration = Duration::from_secs(120);
+/// What a report has to arrive and be answered.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests {
+    use mesh_core::topology::Latency;
+
+    use super::*;
+
+    fn edge(name: usize) -> Edge {
+        let party = |workload: &str| {
+            let workload: Arc<str> = workload.into();
+            let app = Arc::clone(&workload);
+            Some(Arc::new(Party { namespace: "n".into(), workload, app, version: "v1".into() }))
+        };
+        Edge {
+            source: party("client"),
+            destination: party(&name.to_string()),
+            service: None,
+            side: Side::Source,
+            protocol: Protocol::Http,
+            protection: Protection::MutualTls,
+        }
+    }
+
+    fn requests(count: u64) -> Tally {
+        Tally { requests: count, latency: Latency::from_counts([0, count, 0]), ..Tally::default() }
+    }
+
+    #[test]
+    fn only_what_is_new_is_told() {
+        let told: BTreeMap<_, _> = [(edge(1), requests(5)), (edge(2), requests(5))].into();
+        let now: BTreeMap<_, _> =
+            [(edge(1), requests(5)), (edge(2), requests(9)), (edge(3), requests(1))].into();
+        let (edges, left_out) = news(&told, &now);
+        let counts: Vec<_> = edges.iter().map(|edge| (edge.requests, edge.latency.clone())).collect();
+        assert_eq!((counts, left_out), (vec![(4, vec![0, 4]), (1, vec![0, 1])], 0));
+    }
+
+    #[test]
+    fn the_busiest_are_told_if_there_are_too_many() {
+        let now: BTreeMap<_, _> =
+            (0..MAX_TOLD_EDGES + 7).map(|name| (edge(name), requests(1 + name as u64))).collect();
+        let (edges, left_out) = news(&BTreeMap::new(), &now);
+        assert_eq!((edges.len(), left_out), (MAX_TOLD_EDGES, 7));
+        assert_eq!(edges.iter().map(|edge| edge.requests).min(), Some(8));
+    }
+}
