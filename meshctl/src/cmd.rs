@@ -2,6 +2,8 @@
 
 pub(crate) mod analyze;
 pub(crate) mod authz;
+pub(crate) mod completion;
+pub(crate) mod config;
 pub(crate) mod dashboard;
 pub(crate) mod status;
 pub(crate) mod top;

@@ -8,7 +8,7 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod cmd;
 mod http;
@@ -26,6 +26,8 @@ struct Arguments {
 enum Command {
     Analyze(cmd::analyze::Args),
     Authz(cmd::authz::Args),
+    Completion(cmd::completion::Args),
+    Config(cmd::config::Args),
     Dashboard(cmd::dashboard::Args),
     ProxyStatus(cmd::status::Args),
     Top(cmd::top::Args),
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Analyze(args) => cmd::analyze::run(&args),
         Command::Authz(args) => cmd::authz::run(&args),
+        Command::Completion(args) => cmd::completion::run(&args, &mut Arguments::command()),
+        Command::Config(args) => cmd::config::run(&args),
         Command::Dashboard(args) => cmd::dashboard::run(&args),
         Command::Top(args) => cmd::top::run(&args),
         Command::ProxyStatus(args) => cmd::status::run(&args),
@@ -66,8 +70,6 @@ fn note(text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use mesh_core::model::{Service, Snapshot, Workload};
+use mesh_core::model::{Service, Snapshot, WaypointName, Workload};
 use serde_json::{Map, Value, json};
 
 use super::{Admin, policies, view};
@@ -65,6 +65,7 @@ fn workload(snapshot: &Snapshot, workload: &Workload, unhealthy: &BTreeSet<IpAdd
         "enrolled": workload.enrolled,
         "hostNetwork": workload.host_network,
         "probePorts": workload.probe_ports,
+        "waypoint": workload.waypoint.as_ref().map(|it| WaypointName(&it.service).to_string()),
         "services": services.collect::<Vec<_>>(),
     })
 }
@@ -91,6 +92,7 @@ fn service(service: &Service) -> Value {
         "sessionAffinitySeconds": service.session_affinity.map(|lasting| lasting.as_secs()),
         "headless": service.headless,
         "publishNotReadyAddresses": service.publish_not_ready,
+        "waypoint": service.waypoint.as_ref().map(|it| WaypointName(&it.service).to_string()),
     })
 }
 

@@ -56,7 +56,7 @@ fn profile(report: &Report) -> wire::Profile {
         let frames = stack.frames.iter().map(|inlined| {
             inlined
                 .iter()
-                .map(|it| Line { function: it.name(), file: it.filename().into_owned(), line: it.lineno() })
+                .map(|it| Line { function: it.name(), file: it.filename().into_owned(), number: it.lineno() })
                 .collect()
         });
         builder.add(frames.collect(), &stack.thread_name, i64::try_from(*count).unwrap_or(i64::MAX));
@@ -70,7 +70,7 @@ fn profile(report: &Report) -> wire::Profile {
 struct Line {
     function: String,
     file: String,
-    line: u32,
+    number: u32,
 }
 
 /// Collects samples; everything in the format is a number in a table.
@@ -129,7 +129,10 @@ impl Builder {
         }
         let line = frame
             .iter()
-            .map(|it| wire::Line { function_id: self.function(&it.function, &it.file), line: it.line.into() })
+            .map(|it| wire::Line {
+                function_id: self.function(&it.function, &it.file),
+                line: it.number.into(),
+            })
             .collect();
         let id = self.profile.location.len() as u64 + 1;
         self.profile.location.push(wire::Location { id, line });
@@ -254,8 +257,8 @@ mod tests {
 
     use super::*;
 
-    fn line(function: &str, line: u32) -> Line {
-        Line { function: function.to_owned(), file: "a.rs".to_owned(), line }
+    fn line(function: &str, number: u32) -> Line {
+        Line { function: function.to_owned(), file: "a.rs".to_owned(), number }
     }
 
     /// Keeps a processor busy until it is told to stop.

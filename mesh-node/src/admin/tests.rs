@@ -381,7 +381,10 @@ async fn what_is_no_wish_for_a_profile_is_refused() {
         assert_eq!(answer.status(), 400, "{query}");
     }
     let from_page = ["Host: localhost", "Sec-Fetch-Site: cross-site"];
-    assert_eq!(bed.ask(Endpoint::Admin, "GET /debug/pprof/profile?seconds=1", &from_page).await.status(), 403);
+    assert_eq!(
+        bed.ask(Endpoint::Admin, "GET /debug/pprof/profile?seconds=1", &from_page).await.status(),
+        403
+    );
 }
 
 #[tokio::test]

@@ -42,11 +42,11 @@ struct Since {
 impl Overruled {
     /// This one is to be ended.
     pub(super) fn add(&self, flow: Flow, pod: &Arc<LocalPod>) {
-        let mut waiting = self.0.borrow_mut();
-        if !waiting.known.contains_key(&flow) {
-            waiting.known.insert(flow, Since { pod: Arc::clone(pod), found: Instant::now() });
-            waiting.turns.push_back(flow);
-        }
+        let Waiting { known, turns } = &mut *self.0.borrow_mut();
+        known.entry(flow).or_insert_with(|| {
+            turns.push_back(flow);
+            Since { pod: Arc::clone(pod), found: Instant::now() }
+        });
     }
 
     /// This one may stay: the rules are gone again, or it was ended.
@@ -130,8 +130,9 @@ mod tests {
     #[test]
     fn quiet_is_who_has_been_answered_and_says_no_more() {
         let ms = Duration::from_millis;
-        let quiet =
-            |sent, received, queued| is_quiet(&Silence { sent: ms(sent), received: ms(received), queued });
+        let quiet = |sent, received, queued| {
+            is_quiet(&Silence { sent: ms(sent), received: ms(received), queued, unheard: false })
+        };
         assert!(quiet(250, 240, false), "an answer, and then nothing");
         assert!(quiet(300, 300, false), "too quick for the kernel's clock");
         assert!(!quiet(250, 240, true), "something is on its way");

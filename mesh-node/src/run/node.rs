@@ -104,14 +104,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     source.follow(&place, publisher, (demands, lookups), None);
 
     tasks::settle();
-    stop_signal().await?;
-    info!(grace_s = options.drain.as_secs(), "Draining; what is captured stays captured.");
-    drop(drained);
-    let mut drain = std::pin::pin!(switch.run(options.drain));
-    tokio::select! {
-        () = &mut drain => {}
-        signal = stop_signal() => signal?,
-    }
+    until_stopped(switch, drained, options.drain).await?;
     drop(workers);
     reporter.flush_access_log(LAST_LINES);
     info!("Stopped.");
@@ -127,6 +120,19 @@ fn captures(pods: watch::Receiver<Option<Arc<Vec<admin::PodStatus>>>>) -> Captur
         let captured = all().filter(|pod| pod.state == admin::PodState::Captured).count();
         (count(captured), count(all().filter(|pod| pod.state.reason().is_some()).count()))
     })
+}
+
+/// Waits for the wish to end, and until connections have ended or their time is over.
+async fn until_stopped(switch: DrainSwitch, drained: Drain, grace: Duration) -> anyhow::Result<()> {
+    stop_signal().await?;
+    info!(grace_s = grace.as_secs(), "Draining; what is captured stays captured.");
+    drop(drained);
+    let mut drain = std::pin::pin!(switch.run(grace));
+    tokio::select! {
+        () = &mut drain => {}
+        signal = stop_signal() => signal?,
+    }
+    Ok(())
 }
 
 fn follow_kernel_log(manager: &mut Manager) {

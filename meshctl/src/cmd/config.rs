@@ -1,0 +1,422 @@
+//! `meshctl config`: what one proxy decides with, as it says itself.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::emit;
+use crate::http::Server;
+use crate::table::{align, one_line};
+
+/// Show what a proxy decides with: workloads, services, policies, certificates, connections.
+///
+/// Asks the admin port of a node, a waypoint or a gateway, which answers its own machine (or pod) alone: in a cluster through
+/// `kubectl port-forward`, on a testbed at the address that `cargo xtask testbed status` tells.
+#[derive(Debug, clap::Args)]
+#[command(visible_aliases = ["proxy-config", "pc"], after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// What of it.
+    #[arg(value_name = "WHAT")]
+    what: What,
+    /// Only those whose name begins so.
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Only those of this namespace.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// The proxy's admin address.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15000")]
+    proxy: Server,
+    /// How it is printed.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table", ignore_case = true)]
+    output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Who is behind which address.
+    #[value(alias = "workloads")]
+    Workload,
+    /// Addresses and endpoints of services.
+    #[value(alias = "services")]
+    Service,
+    /// Policies about connections, as they were compiled.
+    #[value(alias = "policies")]
+    Policy,
+    /// Certificates that it holds, without their keys.
+    #[value(alias = "certificates", alias = "cert", alias = "secret")]
+    Certificate,
+    /// Connections of its pods.
+    #[value(alias = "connections")]
+    Connection,
+    /// Everything, as JSON.
+    All,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Columns as `istioctl ztunnel-config` prints them.
+    #[value(alias = "text", alias = "short")]
+    Table,
+    /// As the proxy says it.
+    Json,
+    /// The same, as YAML.
+    Yaml,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let answer = args.proxy.get("/config_dump").context("asking the proxy")?;
+    let dump: Value = serde_json::from_str(&answer).context("the proxy's answer is not JSON")?;
+    let text = match (args.what, args.output) {
+        (What::All, Format::Yaml) => serde_yaml_ng::to_string(&dump)?,
+        (What::All, _) => serde_json::to_string_pretty(&dump)? + "\n",
+        (what, Format::Table) => table(what, &dump, args)?,
+        (what, Format::Json) => serde_json::to_string_pretty(&part(what, &dump, args))? + "\n",
+        (what, Format::Yaml) => serde_yaml_ng::to_string(&part(what, &dump, args))?,
+    };
+    emit(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was asked for, of the whole.
+fn part(what: What, dump: &Value, args: &Args) -> Value {
+    let list = |key: &str| {
+        let all = dump.get(key).and_then(Value::as_array).into_iter().flatten();
+        Value::Array(
+            all.filter(|one| args.wants(&text(one, "namespace"), &text(one, "name"))).cloned().collect(),
+        )
+    };
+    match what {
+        What::Workload => list("workloads"),
+        What::Service => list("services"),
+        What::Policy => list("policies"),
+        What::Certificate => dump.get("certificates").cloned().unwrap_or_default(),
+        What::Connection => dump.get("workloadState").cloned().unwrap_or_default(),
+        What::All => dump.clone(),
+    }
+}
+
+fn text(value: &Value, key: &str) -> String {
+    value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn table(what: What, dump: &Value, args: &Args) -> Result<String> {
+    let dump: Dump = serde_json::from_value(dump.clone()).context(
+        "the proxy's answer has another shape: is it a node, a waypoint or a gateway of this mesh?",
+    )?;
+    let (head, mut rows): (&[&str], Vec<Vec<String>>) = match what {
+        What::Workload => (WORKLOAD, dump.workloads.iter().filter_map(|it| it.row(args)).collect()),
+        What::Service => (SERVICE, dump.services.iter().filter_map(|it| it.row(args)).collect()),
+        What::Policy => (POLICY, dump.policies.iter().filter_map(|it| it.row(args)).collect()),
+        What::Certificate => (CERTIFICATE, dump.certificates.iter().flat_map(Certificate::rows).collect()),
+        What::Connection => (CONNECTION, dump.pods.values().flat_map(|it| it.rows(args)).collect()),
+        What::All => bail!("everything is no table: use -o json or -o yaml"),
+    };
+    rows.sort();
+    let mut all = vec![head.iter().map(|&title| title.to_owned()).collect::<Vec<_>>()];
+    all.extend(rows.into_iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()));
+    Ok(align(&all))
+}
+
+impl Args {
+    fn wants(&self, namespace: &str, name: &str) -> bool {
+        self.namespace.as_ref().is_none_or(|wanted| wanted == namespace)
+            && self.name.as_ref().is_none_or(|wanted| name.starts_with(wanted.as_str()))
+    }
+}
+
+/// `/config_dump`, as far as it is shown.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Dump {
+    workloads: Vec<Workload>,
+    services: Vec<Service>,
+    policies: Vec<Policy>,
+    certificates: Vec<Certificate>,
+    #[serde(rename = "workloadState", default)]
+    pods: BTreeMap<String, Pod>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Workload {
+    namespace: String,
+    name: String,
+    workload_ips: Vec<String>,
+    node: String,
+    protocol: String,
+    #[serde(default)]
+    waypoint: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Service {
+    namespace: String,
+    name: String,
+    vips: Vec<String>,
+    endpoints: BTreeMap<String, Value>,
+    #[serde(default)]
+    waypoint: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Policy {
+    namespace: String,
+    name: String,
+    action: String,
+    scope: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Certificate {
+    identity: String,
+    state: String,
+    cert_chain: Vec<Link>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Link {
+    serial_number: Option<String>,
+    valid_from: String,
+    expiration_time: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Pod {
+    info: Info,
+    connections: Connections,
+}
+
+#[derive(Debug, Deserialize)]
+struct Info {
+    name: String,
+    namespace: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Connections {
+    inbound: Vec<Connection>,
+    outbound: Vec<Connection>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Connection {
+    src: String,
+    original_dst: String,
+    actual_dst: String,
+    protocol: String,
+    #[serde(default)]
+    express: bool,
+    service: Option<String>,
+}
+
+impl Workload {
+    fn row(&self, args: &Args) -> Option<Vec<String>> {
+        args.wants(&self.namespace, &self.name).then(|| {
+            vec![
+                self.namespace.clone(),
+                self.name.clone(),
+                self.workload_ips.join(","),
+                or_none(&self.node),
+                or_none(self.waypoint.as_deref().unwrap_or_default()),
+                self.protocol.clone(),
+            ]
+        })
+    }
+}
+
+impl Service {
+    fn row(&self, args: &Args) -> Option<Vec<String>> {
+        args.wants(&self.namespace, &self.name).then(|| {
+            // The part before the slash names a network; there is one.
+            let vips: Vec<_> = self.vips.iter().map(|vip| vip.trim_start_matches('/')).collect();
+            vec![
+                self.namespace.clone(),
+                self.name.clone(),
+                or_none(&vips.join(",")),
+                or_none(self.waypoint.as_deref().unwrap_or_default()),
+                self.endpoints.len().to_string(),
+            ]
+        })
+    }
+}
+
+impl Policy {
+    fn row(&self, args: &Args) -> Option<Vec<String>> {
+        let Self { namespace, name, action, scope } = self;
+        args.wants(namespace, name)
+            .then(|| vec![namespace.clone(), name.clone(), action.clone(), scope.clone()])
+    }
+}
+
+impl Certificate {
+    fn rows(&self) -> Vec<Vec<String>> {
+        if self.cert_chain.is_empty() {
+            return vec![vec![self.identity.clone(), self.state.clone()]];
+        }
+        let row = |link: &Link| {
+            let serial = or_none(link.serial_number.as_deref().unwrap_or_default());
+            vec![
+                self.identity.clone(),
+                self.state.clone(),
+                serial,
+                link.expiration_time.clone(),
+                link.valid_from.clone(),
+            ]
+        };
+        self.cert_chain.iter().map(row).collect()
+    }
+}
+
+impl Pod {
+    fn rows(&self, args: &Args) -> Vec<Vec<String>> {
+        if !args.wants(&self.info.namespace, &self.info.name) {
+            return Vec::new();
+        }
+        let of = |direction: &'static str, all: &[Connection]| -> Vec<Vec<String>> {
+            let row = |it: &Connection| {
+                let inbound = direction == "Inbound";
+                let (local, remote) =
+                    if inbound { (&it.original_dst, &it.src) } else { (&it.src, &it.actual_dst) };
+                let target = it.service.clone().unwrap_or_else(|| it.original_dst.clone());
+                let target = if inbound { String::new() } else { target };
+                let protocol = if it.express { "express" } else { &it.protocol };
+                vec![
+                    format!("{}.{}", self.info.name, self.info.namespace),
+                    direction.to_owned(),
+                    local.clone(),
+                    remote.clone(),
+                    or_none(&target),
+                    protocol.to_owned(),
+                ]
+            };
+            all.iter().map(row).collect()
+        };
+        [of("Inbound", &self.connections.inbound), of("Outbound", &self.connections.outbound)].concat()
+    }
+}
+
+fn or_none(text: &str) -> String {
+    if text.is_empty() { "None".to_owned() } else { text.to_owned() }
+}
+
+const WORKLOAD: &[&str] = &["NAMESPACE", "POD NAME", "ADDRESS", "NODE", "WAYPOINT", "PROTOCOL"];
+const SERVICE: &[&str] = &["NAMESPACE", "SERVICE NAME", "SERVICE VIP", "WAYPOINT", "ENDPOINTS"];
+const POLICY: &[&str] = &["NAMESPACE", "POLICY NAME", "ACTION", "SCOPE"];
+const CERTIFICATE: &[&str] = &["CERTIFICATE NAME", "STATUS", "SERIAL NUMBER", "NOT AFTER", "NOT BEFORE"];
+const CONNECTION: &[&str] = &["WORKLOAD", "DIRECTION", "LOCAL", "REMOTE", "REMOTE TARGET", "PROTOCOL"];
+
+const EXAMPLES: &str = "\
+Example: meshctl config workload --proxy http://127.0.0.1:15101
+Example: meshctl config service reviews -n default -o yaml
+Example: meshctl config certificate";
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn asked(words: &[&str]) -> Args {
+        Line::try_parse_from([&["config"], words].concat()).expect("a good line").args
+    }
+
+    fn shown(words: &[&str], dump: &Value) -> String {
+        let args = asked(words);
+        table(args.what, dump, &args).expect("a table")
+    }
+
+    fn dump() -> Value {
+        json!({
+            "workloads": [
+                {"namespace": "default", "name": "reviews-v1", "workloadIps": ["10.0.0.5"], "node": "node-1",
+                 "protocol": "HBONE", "waypoint": "default/shop"},
+                {"namespace": "other", "name": "plain", "workloadIps": ["10.0.0.6", "fd00::6"], "node": "",
+                 "protocol": "TCP"},
+            ],
+            "services": [{"namespace": "default", "name": "reviews", "vips": ["/10.96.0.3"],
+                "endpoints": {"a": {}, "b": {}}}],
+            "policies": [{"namespace": "default", "name": "deny\u{1b}[31m", "action": "Deny", "scope": "Namespace"}],
+            "certificates": [
+                {"identity": "spiffe://a/ns/b/sa/c", "state": "Available", "certChain": [{"serialNumber": "0a",
+                 "validFrom": "2026-01-01T00:00:00Z", "expirationTime": "2026-01-02T00:00:00Z"}]},
+                {"identity": "spiffe://a/ns/b/sa/d", "state": "Initializing", "certChain": []},
+            ],
+            "workloadState": {"x": {
+                "info": {"name": "reviews-v1", "namespace": "default"},
+                "connections": {
+                    "inbound": [{"src": "10.0.0.9:4000", "originalDst": "10.0.0.5:9080", "actualDst": "10.0.0.5:9080",
+                        "protocol": "TCP", "express": true, "service": null}],
+                    "outbound": [{"src": "10.0.0.5:5000", "originalDst": "10.0.0.7:9080",
+                        "actualDst": "10.0.0.7:15008", "protocol": "HBONE", "service": "ratings.default"}],
+                },
+            }},
+        })
+    }
+
+    #[test]
+    fn columns_are_those_that_people_know() {
+        let dump = dump();
+        assert_eq!(
+            shown(&["workload"], &dump),
+            "NAMESPACE  POD NAME    ADDRESS            NODE    WAYPOINT      PROTOCOL\n\
+             default    reviews-v1  10.0.0.5           node-1  default/shop  HBONE\n\
+             other      plain       10.0.0.6,fd00::6  None    None          TCP\n"
+                .replace("ADDRESS            ", "ADDRESS           ")
+                .replace("10.0.0.5           ", "10.0.0.5          ")
+        );
+        assert_eq!(
+            shown(&["services"], &dump),
+            "NAMESPACE  SERVICE NAME  SERVICE VIP  WAYPOINT  ENDPOINTS\n\
+             default    reviews       10.96.0.3    None      2\n"
+        );
+        let connections = shown(&["connection"], &dump);
+        assert!(
+            connections.contains("Inbound    10.0.0.5:9080  10.0.0.9:4000   None             express"),
+            "{connections}"
+        );
+        assert!(
+            connections.contains("Outbound   10.0.0.5:5000  10.0.0.7:15008  ratings.default  HBONE"),
+            "{connections}"
+        );
+        let certificates = shown(&["cert"], &dump);
+        assert!(certificates.contains("spiffe://a/ns/b/sa/d  Initializing\n"), "{certificates}");
+    }
+
+    #[test]
+    fn names_write_nothing_on_the_terminal_but_themselves() {
+        let policies = shown(&["policy"], &dump());
+        assert!(policies.contains("deny [31m") && !policies.contains('\u{1b}'), "{policies}");
+    }
+
+    #[test]
+    fn one_may_be_asked_for_by_name_and_namespace() {
+        let dump = dump();
+        assert_eq!(shown(&["workload", "rev", "-n", "default"], &dump).lines().count(), 2);
+        assert_eq!(shown(&["workload", "rev", "-n", "other"], &dump).lines().count(), 1);
+        let args = asked(&["service", "rev", "-o", "json"]);
+        assert_eq!(part(args.what, &dump, &args)[0]["name"], "reviews");
+    }
+
+    #[test]
+    fn what_is_no_dump_is_told() {
+        let args = asked(&["workload"]);
+        let error = table(args.what, &json!({"other": 1}), &args).expect_err("no dump");
+        assert!(error.to_string().contains("is it a node"), "{error}");
+    }
+}
