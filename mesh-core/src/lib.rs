@@ -29,5 +29,6 @@ pub mod policy;
 pub mod resource;
 pub mod retry;
 pub mod route;
+pub mod stall;
 pub mod tunnel;
 pub mod waypoint;

@@ -25,6 +25,7 @@ use crate::l7::io::Io;
 use crate::report::Event;
 use crate::run::tasks;
 use crate::sys::sockopt;
+use crate::tls::Proof;
 
 /// The state of a data thread.
 struct Worker {
@@ -42,6 +43,8 @@ struct Admission {
     server: ServerKey,
     tls: Arc<Tls>,
     shown: Shown,
+    /// Where it has proven an identity in the mesh.
+    proof: Option<Proof>,
 }
 
 /// Runs a data thread until it is drained.
@@ -53,6 +56,7 @@ pub(super) fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
+        thread.watchdog.watch_this(&format!("data-{}", thread.index));
         let drain = thread.drain.clone();
         let worker = Rc::new(Worker {
             serve: engine(&thread),
@@ -176,7 +180,7 @@ impl Worker {
             () = self.thread.drain.forced() => return Err(()),
         };
         drop(place);
-        let Greeted { io, input, sni, alpn, client, shown, served } = match greeted {
+        let Greeted { io, input, sni, alpn, client, shown, proof, served } = match greeted {
             Ok(greeted) => greeted,
             Err((why, detail)) => {
                 self.counters.refuse(why);
@@ -194,6 +198,7 @@ impl Worker {
             server: served.key.clone(),
             tls,
             shown,
+            proof,
         });
         if served.carries_requests() {
             let http = HttpConnection { alpn, ..http(Arc::clone(listener), &served, io, facts) };
@@ -213,9 +218,16 @@ impl Worker {
 
 /// Resolves when whoever was let in would not be let in any more; never for those who have shown nothing.
 async fn revoked(admission: Option<Admission>) -> String {
-    match admission {
-        Some(Admission { listener, server, tls, shown }) => listener.refuses(&server, tls, &shown).await,
-        None => pending().await,
+    let Some(Admission { listener, server, tls, shown, proof }) = admission else { return pending().await };
+    let refuted = async {
+        match &proof {
+            Some(proof) => proof.refuted().await.to_string(),
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        why = listener.refuses(&server, tls, &shown) => why,
+        why = refuted => why,
     }
 }
 

@@ -38,7 +38,9 @@ use crate::{
         publish::{self, Publisher},
         source::{Place, Source},
         state::{Findings, NodeState},
-        tasks, worker,
+        tasks,
+        watchdog::Watchdog,
+        worker,
     },
     sys::limits,
 };
@@ -66,9 +68,10 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let mut manager = Manager::start(redirect.clone(), seeds)?;
     let (demand, demands) = mpsc::channel(DEMANDS);
     let (lookup, lookups) = Lookup::new();
+    let watchdog = Watchdog::start(&reporter).context("starting the watchdog")?;
     let workers = start_threads(
         threads,
-        &redirect.pins,
+        (&redirect.pins, &watchdog),
         (&identities, &demand, lookup),
         (&reporter, &drained, Descriptors::under(files)),
     )?;
@@ -86,6 +89,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         findings: told.subscribe(),
         pods: manager.status(),
         identities: identities.clone(),
+        watchdog,
         maps: Mutex::new(ControlMaps::open(&redirect.pins)?),
     });
     reporter.register(Arc::new(Figures(state.clone())));
@@ -103,10 +107,9 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     stop_signal().await?;
     info!(grace_s = options.drain.as_secs(), "Draining; what is captured stays captured.");
     drop(drained);
-    let drain = switch.run(options.drain);
-    tokio::pin!(drain);
+    // A second signal ends what is left.
     tokio::select! {
-        () = &mut drain => {}
+        () = switch.run(options.drain) => {}
         signal = stop_signal() => signal?,
     }
     drop(workers);
@@ -174,7 +177,7 @@ fn prepare_threads(
 
 fn start_threads(
     threads: Vec<Waiting>,
-    pins: &Pins,
+    (pins, watchdog): (&Pins, &Arc<Watchdog>),
     (identities, demand, lookup): (&Arc<IdentityStore>, &mpsc::Sender<IpAddr>, Lookup),
     (reporter, drain, descriptors): (&Arc<Reporter>, &Drain, Descriptors),
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
@@ -185,6 +188,7 @@ fn start_threads(
     let start = |(index, waiting): (usize, Waiting)| {
         let seed = worker::Seed {
             index,
+            watchdog: watchdog.clone(),
             snapshots: waiting.snapshots,
             identities: identities.clone(),
             reporter: reporter.clone(),

@@ -13,6 +13,7 @@ use crate::{
     admin::{AdminState, BpfLog, LogControl, PodState, PodStatus},
     identity::{CertificateStatus, IdentityStore},
     redirect::maps::ControlMaps,
+    run::watchdog::Watchdog,
 };
 
 /// All there is to say about the configuration, one line each.
@@ -34,6 +35,8 @@ pub struct NodeState {
     pub pods: watch::Receiver<Option<Arc<Vec<PodStatus>>>>,
     /// Certificates.
     pub identities: Arc<IdentityStore>,
+    /// Who sees whether threads turn.
+    pub watchdog: Arc<Watchdog>,
     /// The kernel programs' settings and counters.
     pub maps: Mutex<ControlMaps>,
 }
@@ -91,6 +94,6 @@ impl AdminState for NodeState {
                 return Err(format!("no certificate for {} yet", pod.identity));
             }
         }
-        Ok(())
+        self.watchdog.stalled().map_or(Ok(()), |thread| Err(format!("the thread {thread} stands still")))
     }
 }
