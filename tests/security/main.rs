@@ -13,8 +13,10 @@ mod h2;
 mod headers;
 mod logs;
 mod registry;
+mod revoked;
 mod slow;
 mod smuggle;
+mod stall;
 mod stand;
 mod tls;
 
