@@ -16,6 +16,7 @@ mod figures;
 mod identity;
 mod listener;
 mod policies;
+mod proxy;
 mod requests;
 mod sockets;
 mod state;

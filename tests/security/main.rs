@@ -12,6 +12,7 @@ mod elsewhere;
 mod h2;
 mod headers;
 mod logs;
+mod proxied;
 mod registry;
 mod revoked;
 mod slow;

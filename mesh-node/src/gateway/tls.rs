@@ -69,11 +69,13 @@ pub(super) enum Refused {
     Lost,
     /// Nothing in common, or a mistake of the client.
     Protocol,
+    /// A proxy should have said who the client is, and has not.
+    ProxyHeader,
 }
 
 impl Refused {
     /// Every reason; its place in it is its discriminant.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::NotTls,
         Self::Deadline,
         Self::Overload,
@@ -83,6 +85,7 @@ impl Refused {
         Self::Alert,
         Self::Lost,
         Self::Protocol,
+        Self::ProxyHeader,
     ];
 
     /// Stable token for metrics and logs.
@@ -97,6 +100,7 @@ impl Refused {
             Self::Alert => "refused_by_client",
             Self::Lost => "connection_lost",
             Self::Protocol => "protocol",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }

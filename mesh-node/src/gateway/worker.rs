@@ -18,6 +18,7 @@ use super::accepted::{
 };
 use super::figures::Counters;
 use super::listener::{Listener, Served, ServerKey};
+use super::proxy;
 use super::sockets::{Bound, Socket};
 use super::tls::{self, Greeted, Refused, Shown, Tls};
 use crate::admit::{self, Cap, LogGate};
@@ -129,8 +130,9 @@ impl Worker {
         tasks::spawn_local("connection", async move { worker.connection(listener, tcp, peer).await });
     }
 
-    async fn connection(self: Rc<Self>, listener: Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
+    async fn connection(self: Rc<Self>, listener: Arc<Listener>, mut tcp: TcpStream, peer: SocketAddr) {
         let local = tcp.local_addr().unwrap_or_else(|_| listener.address());
+        let Some(peer) = self.client_behind(&listener, &mut tcp, peer).await else { return };
         let serving = listener.current();
         let facts = Facts { peer, local, sni: None, secure: false, client: None };
         let mut admission = None;
@@ -163,6 +165,32 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Who the client is, by the word of a proxy where one has to give it; `None` if it has not, which is the end.
+    async fn client_behind(
+        &self,
+        listener: &Listener,
+        tcp: &mut TcpStream,
+        peer: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let is_tunnel = listener.current().protocol() == ListenerProtocol::Tunnel;
+        if is_tunnel || !proxy::is_expected(&self.thread) {
+            return Some(peer);
+        }
+        let place = self.handshakes.enter();
+        let told = tokio::select! {
+            told = proxy::client(tcp, peer) => told,
+            () = place.lost() => Err("too many connections that have said nothing yet".to_owned()),
+            () = self.thread.drain.forced() => return None,
+        };
+        let refuse = |reason: &String| {
+            self.counters.refuse(Refused::ProxyHeader);
+            if let Some(muted) = self.refusals.pass() {
+                tracing::info!(%peer, listener = %listener.address(), reason, muted, "Refused a connection.");
+            }
+        };
+        told.inspect_err(refuse).ok()
     }
 
     /// The beginning of TLS: who is asked for, and the handshake if it is for us to make.
