@@ -299,8 +299,8 @@ fn print(text: &str) {
 
 /// Bytes of a request for a certificate.
 const MAX_CSR: usize = 64 << 10;
-/// How often the CA's files, or its Secret, are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the CA's files, or its Secret, are looked at: what a revocation list names is out within a second.
+const LOOK: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {

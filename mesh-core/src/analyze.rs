@@ -32,6 +32,7 @@ mod schema;
 mod selector;
 mod service;
 mod service_entry;
+mod takeover;
 mod virtual_service;
 mod workloads;
 
@@ -159,6 +160,7 @@ const ANALYZERS: &[(&str, Analyzer)] = &[
     ("policy", policy::analyze),
     ("selector", selector::analyze),
     ("service.ports", service::analyze),
+    ("service.takeover", takeover::analyze),
     ("serviceentry", service_entry::analyze),
     ("virtualservice.claims", claims::analyze),
     ("virtualservice.gateways", virtual_service::analyze),

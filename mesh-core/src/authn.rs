@@ -17,7 +17,7 @@ pub use self::claims::Claims;
 pub use self::key::{Curve, Key, KeySet, KeySetError, MAX_TEXT as MAX_KEY_SET, PublicKey};
 pub use self::place::Place;
 pub use self::provider::{Accepted, KEPT, Provider, SKEW, Verify};
-pub use self::site::{Discovered, KeySite, Url, Wanted, may_be_asked, places_of};
+pub use self::site::{Discovered, KeySite, PATIENCE, Url, Wanted, Wish, may_be_asked, places_of};
 pub use self::token::{Invalid, MAX_TOKEN, Token};
 use crate::model::{Service, Snapshot, Workload};
 use crate::own::Own;
@@ -182,6 +182,12 @@ impl Providers {
     /// Whether there is no rule.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
+    }
+
+    /// Whether these are the same rules, with the same keys: what one of them has accepted, the other does.
+    pub fn are_same(&self, other: &Self) -> bool {
+        self.all.len() == other.all.len()
+            && self.all.iter().zip(&other.all).all(|(one, other)| one.id == other.id)
     }
 
     /// Decides about a request at a time in seconds since the Unix epoch.

@@ -16,6 +16,7 @@ mod figures;
 mod identity;
 mod listener;
 mod policies;
+mod proxy;
 mod requests;
 mod sockets;
 mod state;
@@ -56,6 +57,7 @@ use crate::{
         publish::Publisher,
         state::Findings,
         tasks,
+        watchdog::Watchdog,
     },
     sys::limits,
 };
@@ -108,8 +110,10 @@ async fn serve(
     let told = watch::Sender::new(Findings::default());
     let (switch, drained) = drain::channel();
 
+    let watchdog = Watchdog::start(&reporter).context("starting the watchdog")?;
     let thread = |index| Thread {
         index,
+        watchdog: Arc::clone(&watchdog),
         snapshots: snapshots.subscribe(),
         own: identity.subscribe(),
         identities: Arc::clone(&identities),
@@ -132,6 +136,7 @@ async fn serve(
         edge: edge.status(),
         own: identity.subscribe(),
         identities: Arc::clone(&identities),
+        watchdog: Arc::clone(&watchdog),
         stopping: stopped.clone(),
     });
     reporter.register(Arc::new(GatewayFigures { state: Arc::clone(&state), counters }));

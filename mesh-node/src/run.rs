@@ -12,4 +12,5 @@ pub mod publish;
 pub(crate) mod source;
 pub mod state;
 pub mod tasks;
+pub mod watchdog;
 pub mod worker;

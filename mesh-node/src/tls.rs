@@ -14,6 +14,7 @@ use mesh_core::id::SpiffeId;
 use mesh_core::tunnel;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::identity::Svid;
@@ -24,6 +25,7 @@ pub(crate) mod files;
 mod io_buffer;
 #[cfg(test)]
 pub(crate) mod pki;
+mod proof;
 pub(crate) mod strangers;
 #[cfg(test)]
 pub(crate) mod testkit;
@@ -31,6 +33,8 @@ mod verify;
 
 pub use error::TlsError;
 pub use io_buffer::BufferedTcp;
+pub use proof::Proof;
+pub(crate) use proof::Role;
 pub use verify::{PeerError, Trust};
 
 /// A verified tunnel connection, either end. Reads and writes are gathered below TLS, see [`BufferedTcp`].
@@ -78,6 +82,8 @@ pub struct Peer {
     pub protocol: Protocol,
     /// End of the certificate's validity; nothing new may start on the connection after it.
     pub not_after: SystemTime,
+    /// How it has proven that, to be judged again.
+    pub proof: Proof,
 }
 
 /// Serves a TLS handshake as `svid` and returns the stream with the verified client.
@@ -93,9 +99,10 @@ pub async fn accept_within(
     svid: &Svid,
     deadline: Duration,
 ) -> Result<(TlsStream, Peer), TlsError> {
+    let news = svid.trust().news();
     let handshake = TlsAcceptor::from(svid.server().clone()).accept(BufferedTcp::new(io));
     let stream = within(deadline, handshake).await?;
-    finish(TlsStream::from(stream))
+    finish(TlsStream::from(stream), (svid, news), Role::Client)
 }
 
 /// Makes a TLS handshake as `svid` with a server that must be `expected`, at most [`HANDSHAKE_DEADLINE`].
@@ -114,13 +121,18 @@ pub async fn connect_within(
 ) -> Result<(TlsStream, Peer), TlsError> {
     // The name is never sent (no SNI) and never compared: the verifier compares SPIFFE ids.
     let name = ServerName::from(io.peer_addr().map_err(TlsError::from_io)?.ip());
+    let news = svid.trust().news();
     let handshake = TlsConnector::from(svid.client_for(expected)).connect(name, BufferedTcp::new(io));
     let stream = within(deadline, handshake).await?;
-    finish(TlsStream::from(stream))
+    finish(TlsStream::from(stream), (svid, news), Role::Server)
 }
 
-/// What both roles check once rustls is content.
-fn finish(mut stream: TlsStream) -> Result<(TlsStream, Peer), TlsError> {
+/// What both roles check once rustls is content; `role` is the peer's.
+fn finish(
+    mut stream: TlsStream,
+    (svid, news): (&Svid, watch::Receiver<()>),
+    role: Role,
+) -> Result<(TlsStream, Peer), TlsError> {
     let (_, session) = stream.get_ref();
     // rustls lets a peer pass that offers no protocol at all.
     let protocol = match session.alpn_protocol() {
@@ -128,8 +140,10 @@ fn finish(mut stream: TlsStream) -> Result<(TlsStream, Peer), TlsError> {
         Some(tunnel::ALPN) => Protocol::Mesh,
         _ => return Err(TlsError::NoAlpn),
     };
-    let leaf = session.peer_certificates().and_then(<[_]>::first).ok_or(TlsError::NoClientCertificate)?;
-    let peer = verify::peer_of(leaf, protocol).map_err(TlsError::Peer)?;
+    let chain = session.peer_certificates().unwrap_or_default();
+    let leaf = chain.first().ok_or(TlsError::NoClientCertificate)?;
+    let proof = Proof::new((svid.trust().clone(), news), chain, role);
+    let peer = verify::peer_of(leaf, (protocol, proof)).map_err(TlsError::Peer)?;
     // A `mesh/1` tunnel writes everything it has at once, and needs no copy for that.
     if protocol == Protocol::Hbone {
         stream.get_mut().0.gather_writes();

@@ -168,9 +168,9 @@ impl KeyFollower {
         for (site, known) in due.take(MAX_RUNNING.saturating_sub(self.running.len())) {
             known.running = true;
             let (site, options) = (site.clone(), self.options.clone());
-            let namespaces = self.wanted.borrow().get(&site).cloned().unwrap_or_default();
+            let wish = self.wanted.borrow().get(&site).cloned().unwrap_or_default();
             self.running.spawn(async move {
-                let outcome = fetch(&site, &namespaces, &options).await;
+                let outcome = fetch(&site, &wish, &options).await;
                 (site, outcome)
             });
         }

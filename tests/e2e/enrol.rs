@@ -9,13 +9,13 @@ use mesh_tests::{
     scenario::{Dialled, at, captured, dial, eventually, manifests, start},
 };
 
-fn label(namespace: &str, mode: &str) -> String {
+pub(crate) fn label(namespace: &str, mode: &str) -> String {
     format!(
         "{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}, labels: {{istio.io/dataplane-mode: {mode}}}}}}}"
     )
 }
 
-fn capture_of(bed: &Bed, node: &str, pod: &str) -> String {
+pub(crate) fn capture_of(bed: &Bed, node: &str, pod: &str) -> String {
     let dump = bed.node(node).and_then(|node| node.admin("/config_dump")).unwrap_or_default();
     let dump: serde_json::Value = serde_json::from_str(&dump).unwrap_or_default();
     dump["workloadState"][format!("Kubernetes//Pod/{pod}")]["state"].as_str().unwrap_or("absent").to_owned()

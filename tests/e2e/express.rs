@@ -80,6 +80,41 @@ fn the_same_with_steering_by_tc() -> Result<()> {
     pods_reach_each_other(Inbound::Tc)
 }
 
+/// What a `NetworkPolicy` comes to on a node: packets from one pod to another are dropped on their way through the node's network.
+fn forbid(bed: &Bed, verb: &str, (from, to): (&PodHandle, &PodHandle)) -> Result<()> {
+    let pairs = [
+        Some(("iptables", from.ip(), to.ip())),
+        from.ip6().zip(to.ip6()).map(|(from, to)| ("ip6tables", from, to)),
+    ];
+    for (tool, from, to) in pairs.into_iter().flatten() {
+        let (from, to) = (from.to_string(), to.to_string());
+        let words = [tool, verb, "FORWARD", "-s", &from, "-d", &to, "-j", "DROP"];
+        let output = bed.node("node-1")?.exec(&words)?;
+        ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+/// A `NetworkPolicy` between two pods of a node holds on the express path, by address and by service, in both families.
+#[test]
+fn a_network_policy_within_a_node_is_kept_to() -> Result<()> {
+    let (bed, client, near) = bed(Inbound::SkLookup)?;
+    let service = format!("{}:80", bed.status().service_ip("mesh/near")?);
+    let places = [at(&near), at6(&near), service];
+    forbid(&bed, "-I", (&client, &near))?;
+    for to in &places {
+        let seen = dial(&client, &[to, "--timeout", "2000"])?;
+        ensure!(!seen.served(), "{to} in spite of the rule: {seen:?}");
+    }
+    ensure!(dial(&client, &[&at(&bed.pod("mesh/far")?)])?.served(), "others are not concerned");
+    forbid(&bed, "-D", (&client, &near))?;
+    for to in &places {
+        let seen = dial(&client, &[to])?;
+        ensure!(seen.served(), "{to} without the rule: {seen:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn services_are_translated_and_nobody_sees_it() -> Result<()> {
     let (bed, client, near) = bed(Inbound::SkLookup)?;

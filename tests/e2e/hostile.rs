@@ -342,6 +342,39 @@ fn nothing_leaves_an_enrolled_pod_uncaptured() -> Result<()> {
     Ok(())
 }
 
+/// A mark that a pod puts on its sockets, be it one that proxies put on their own, gets nothing past the node: who it is is known all
+/// the same, and so it is refused. Whoever is nobody would not be.
+fn no_mark_helps(inbound: Inbound) -> Result<()> {
+    let (bed, _) = bed(inbound)?;
+    let (client, far) = (bed.pod("mesh/client")?, bed.pod("mesh/far")?);
+    bed.apply(
+        "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: closed, namespace: mesh}, \
+         spec: {action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/mesh/sa/client]}}]}]}}",
+    )?;
+    eventually(&bed, &client, &at(&far), Dialled::refused)?;
+    let near = bed.pod("mesh/near")?;
+    for mark in ["1", "256", "273", "1337", "1338", "3840", "4294967295"] {
+        for to in [at(&far), at(&near)] {
+            let seen = dial(&client, &[&to, "--mark", mark, "--timeout", "2000"])?;
+            ensure!(seen.refused(), "with mark {mark}: {seen:?}");
+        }
+        // Nor does it keep anybody from what he may.
+        let seen = dial(&near, &[&at(&far), "--mark", mark])?;
+        ensure!(seen.served(), "with mark {mark}: {seen:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_mark_of_a_pod_gets_past_the_node_by_sk_lookup() -> Result<()> {
+    no_mark_helps(Inbound::SkLookup)
+}
+
+#[test]
+fn no_mark_of_a_pod_gets_past_the_node_by_tc() -> Result<()> {
+    no_mark_helps(Inbound::Tc)
+}
+
 /// Thousands of peers that connect and say nothing: the good get through meanwhile, quickly; memory stays bounded; all
 /// are gone after the deadline.
 #[test]

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    bed::{Bed, PodHandle},
+    bed::{Bed, Builder, PodHandle, Process},
     scenario::{Dialled, at, dial, eventually, logged, manifests, pod, start},
 };
 
@@ -256,6 +256,58 @@ fn what_is_revoked_is_refused_as_soon_as_it_is_told() -> Result<()> {
     Ok(())
 }
 
+/// What runs under a certificate that is revoked ends within a second, whichever end of the tunnel has shown it, and is refused when
+/// it comes again; what others have open goes on.
+fn revocation_ends_what_is_open(bed: Builder) -> Result<()> {
+    let bed = start(bed.nodes(2).manifests(manifests()))?;
+    let ca = Ca::stolen(&bed)?;
+    let hold = |from: &str, to: &str| -> Result<Process> {
+        let mut held = bed.pod(from)?.spawn(&["netprobe", "hold", &at(&bed.pod(to)?)])?;
+        ensure!(held.line(Duration::from_secs(5))? == "holding 1", "{from}: {}", held.errors());
+        Ok(held)
+    };
+    let (mut client, mut server) = (hold("mesh/client", "mesh/far")?, hold("mesh/far", "mesh/near")?);
+    let mut other = hold("mesh/near", "mesh/far")?;
+    let bytes = |serial: &str| -> Result<Vec<u8>> {
+        let byte = |at: usize| Ok(u8::from_str_radix(&serial[2 * at..2 * at + 2], 16)?);
+        (0..serial.len() / 2).map(byte).collect()
+    };
+    let serial = bytes(&dumped_serial(&bed, "node-1", "client")?)?;
+    publish_list(&bed, &ca.revoke(&[&serial], 1)?)?;
+    let begun = Instant::now();
+    client.line(Duration::from_secs(10)).context("what the client has open")?;
+    let took = begun.elapsed();
+    ensure!(took < Duration::from_millis(1500), "open for {took:?} after the revocation");
+    for held in [&mut server, &mut other] {
+        ensure!(held.line(Duration::from_millis(200)).is_err(), "what others have open has ended");
+    }
+    let far = bytes(&dumped_serial(&bed, "node-2", "far")?)?;
+    publish_list(&bed, &ca.revoke(&[&serial, &far], 2)?)?;
+    let begun = Instant::now();
+    for (held, what) in [(&mut other, "to"), (&mut server, "from")] {
+        held.line(Duration::from_secs(10)).with_context(|| format!("what is open {what} the server"))?;
+        let took = begun.elapsed();
+        ensure!(
+            took < Duration::from_millis(1500),
+            "open {what} the server for {took:?} after the revocation"
+        );
+    }
+    for node in ["node-1", "node-2"] {
+        logged(&bed, node, &["no longer accepted", "revoked"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_open_ends_when_its_certificate_is_revoked() -> Result<()> {
+    revocation_ends_what_is_open(Bed::builder())
+}
+
+#[test]
+fn what_is_open_ends_when_its_certificate_is_revoked_embedded() -> Result<()> {
+    revocation_ends_what_is_open(Bed::builder().embedded())
+}
+
 /// All files below a directory, with their modes.
 fn files(directory: &Path, prefix: &str, all: &mut BTreeSet<(String, u32)>) -> Result<()> {
     for entry in fs::read_dir(directory)? {
@@ -321,7 +373,7 @@ fn tunnels_belong_to_one_pod_and_identity() -> Result<()> {
     ensure!(open.len() < 3 + threads, "61 connections of one pod and two of others, tunnels: {open:?}");
 
     held.push(crowd);
-    held.iter_mut().for_each(mesh_tests::bed::Process::kill);
+    held.iter_mut().for_each(Process::kill);
     let node = bed.node("node-2")?;
     for (name, account) in [("client", "client"), ("near", "near"), ("twin", "client")] {
         let address = format!("src.addr={}:", bed.pod(&format!("mesh/{name}"))?.ip());

@@ -8,7 +8,7 @@ use mesh_tests::jwt::{Issuer, from_now};
 use mesh_tests::scenario::{logged, pod, service, start};
 use serde_json::json;
 
-use crate::routing::{Answer, until};
+use crate::routing::{Answer, ask_once, until};
 use crate::scrape::counted;
 
 /// `mesh/client` and the servers `mesh/near` on node-1 and `mesh/far` on node-2, which speak HTTP at port 8080 behind services
@@ -112,4 +112,56 @@ fn policies_know_whose_token_it_is() -> Result<()> {
     asks(&bed, &client, "http://far.mesh/get", &["-H", &ann], 401)?;
     ensure!(changed.elapsed() < Duration::from_secs(3), "{:?}", changed.elapsed());
     Ok(())
+}
+
+/// A request under way ends within a second when its token is no longer good; one whose token still is, and one without, go on.
+#[test]
+fn a_change_of_keys_cuts_requests_under_way() -> Result<()> {
+    let bed = bed()?;
+    let (issuer, other) = (Issuer::new()?, Issuer::new()?);
+    let both = |first: &Issuer| {
+        let rule = |name: &str, issuer: &Issuer| json!({"issuer": name, "jwks": issuer.jwks()});
+        json!({
+            "apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
+            "metadata": {"name": "tokens", "namespace": "mesh"},
+            "spec": {"jwtRules": [rule("e2e", first), rule("other", &other)]},
+        })
+        .to_string()
+    };
+    bed.apply(&both(&issuer))?;
+    let bearer = |issuer: &Issuer, name: &str| {
+        let claims = json!({"iss": name, "sub": "ann", "exp": from_now(600)});
+        Ok::<_, anyhow::Error>(format!("authorization: Bearer {}", issuer.token(&claims)?))
+    };
+    let (bad, good) = (bearer(&issuer, "e2e")?, bearer(&other, "other")?);
+    let client = bed.pod("mesh/client")?;
+    for server in ["near", "far"] {
+        asks(&bed, &client, &format!("http://{server}.mesh/get"), &["-H", &good], 200)?;
+    }
+    let waits = |server: &str, words: &[&str]| {
+        let url = format!("http://{server}.mesh/delay/4");
+        let answer = ask_once(&client, &[&[&*url], words].concat());
+        (answer, Instant::now())
+    };
+    std::thread::scope(|scope| -> Result<()> {
+        let lost = ["near", "far"].map(|server| (server, scope.spawn(|| waits(server, &["-H", &bad]))));
+        let kept = ["near", "far"]
+            .map(|server| (server, scope.spawn(|| (waits(server, &["-H", &good]), waits(server, &[])))));
+        std::thread::sleep(Duration::from_secs(1));
+        let changed = Instant::now();
+        bed.apply(&both(&Issuer::new()?))?;
+        for (server, lost) in lost {
+            let (answer, ended) = lost.join().expect("it asks");
+            let answer = answer?;
+            ensure!(answer.status == 401 && answer.body == "Jwt verification fails", "{server}: {answer:?}");
+            let took = ended.duration_since(changed);
+            ensure!(took < Duration::from_millis(1500), "{server}: cut after {took:?}");
+        }
+        for (server, kept) in kept {
+            let ((good, _), (none, _)) = kept.join().expect("it asks");
+            let (good, none) = (good?, none?);
+            ensure!(good.status == 200 && none.status == 200, "{server}: {good:?} {none:?}");
+        }
+        Ok(())
+    })
 }

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use mesh_core::dns::{Query, Records, SECRET, Transport, Unanswerable};
+use mesh_core::proxy_header::{self, Read};
 use mesh_core::resource::{SourceFile, parse};
 use mesh_core::tunnel::frame::{self, Frame, Refusal};
 use mesh_core::tunnel::open::Open;
@@ -29,11 +30,55 @@ pub(crate) fn targets() -> Vec<Target> {
             run: dns,
         },
         Target {
+            name: "proxy",
+            seeds: proxied,
+            words: &["PROXY ", "TCP4 ", "TCP6 ", "UNKNOWN", "\r\n", "\0\u{c}", "\u{4}\0\u{2}"],
+            run: proxy,
+        },
+        Target {
             name: "mesh1",
             seeds: frames,
             words: &["\u{1}\0", "\u{4}\u{1}", "for=\"10.0.0.1:1\""],
             run: mesh1,
         },
+    ]
+}
+
+/// A header of a proxy is read to its end and not one byte further, in however many pieces it comes, and what stands behind it makes
+/// no difference.
+fn proxy(input: &[u8]) -> Result<u64> {
+    let mut taken = 0;
+    loop {
+        match proxy_header::read(input.get(..taken).unwrap_or_default()) {
+            Read::More(more) => {
+                ensure!(more > 0 && more <= 4_096, "{more} bytes are asked for");
+                taken += more;
+                if taken > input.len() {
+                    return Ok(1);
+                }
+            }
+            Read::Whole(client) => {
+                let known = client.map_or("nobody", |client| if client.is_ipv4() { "four" } else { "six" });
+                ensure!(taken <= 16 + 4_096, "a header of {taken} bytes");
+                return Ok(way(known));
+            }
+            Read::Wrong(wrong) => return Ok(way(&wrong.to_string())),
+        }
+    }
+}
+
+/// One of each kind.
+fn proxied() -> Vec<Vec<u8>> {
+    let binary = |family: u8, body: &[u8]| {
+        let length = u8::try_from(body.len()).unwrap_or(0);
+        [b"\r\n\r\n\0\r\nQUIT\n\x21", &[family, 0, length][..], body].concat()
+    };
+    vec![
+        b"PROXY TCP4 203.0.113.7 10.0.0.1 12345 80\r\n".to_vec(),
+        b"PROXY TCP6 2001:db8::7 ::1 12345 80\r\n".to_vec(),
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        binary(0x11, &[9; 12]),
+        binary(0x21, &[[9; 36].as_slice(), &[4, 0, 2, 9, 9]].concat()),
     ]
 }
 

@@ -12,9 +12,12 @@ mod elsewhere;
 mod h2;
 mod headers;
 mod logs;
+mod proxied;
 mod registry;
+mod revoked;
 mod slow;
 mod smuggle;
+mod stall;
 mod stand;
 mod tls;
 

@@ -198,7 +198,10 @@ pub(crate) fn revoked_client(_: &Stand) -> Result<()> {
     wait(Duration::from_secs(5), || open(&good).is_ok()).with_context(|| gateway.log())?;
     let (mut kept, mut lost) = (open(&good)?, open(&bad).context("nothing is revoked yet")?);
     gateway.write("secret.yaml", &secret(&pki.crl(&[&[9, 9], &[7, 7]])))?;
+    let begun = Instant::now();
     wait(Duration::from_secs(3), || open(&bad).is_err()).context("who is revoked gets in")?;
+    let took = begun.elapsed();
+    ensure!(took < Duration::from_millis(1500), "let in for {took:?} after the revocation");
     lost.sock.set_read_timeout(Some(Duration::from_secs(1)))?;
     let end = lost.read(&mut [0]);
     let is_open =

@@ -18,6 +18,7 @@ use std::thread;
 
 pub(crate) mod bpf;
 pub(crate) mod epoll;
+pub(crate) mod halt;
 pub(crate) mod ring;
 pub(crate) mod send;
 

@@ -42,6 +42,8 @@ pub(super) struct Hosts<'a> {
     endings: HashSet<String>,
     /// Namespaces of Services by name, for hints.
     namespaces: HashMap<&'a str, Vec<&'a str>>,
+    /// One Service of each namespace.
+    first_of: HashMap<&'a str, &'a Object>,
     /// Services that are there but were refused: nothing is known of them but the name.
     refused: HashSet<String>,
     /// A `ServiceEntry` was refused, so any host may be one of its.
@@ -100,6 +102,7 @@ impl<'a> Hosts<'a> {
             visible: exported.map_or(Visibility::All, |text| annotated(text, namespace)),
         };
         self.namespaces.entry(name).or_default().push(namespace);
+        self.first_of.entry(namespace).or_insert(object);
         self.insert(&Host::Name(cluster_host(name, namespace).into()), known);
     }
 
@@ -158,6 +161,23 @@ impl<'a> Hosts<'a> {
             }
         }
         None
+    }
+
+    /// The Service of Kubernetes that a qualified host is, or one that it covers, whoever sees it.
+    pub(super) fn owner(&self, host: &Host) -> Option<&'a Object> {
+        let service = |known: &Vec<Service<'a>>| {
+            let mut objects = known.iter().map(|service| service.object);
+            objects.find(|object| matches!(object.spec, Spec::Service(_)))
+        };
+        match host {
+            Host::Name(name) => self.by_name.get(&**name).and_then(service),
+            // All of a namespace; nobody needs to write another.
+            Host::Suffix(suffix) => {
+                let namespace = suffix.strip_suffix(CLUSTER_SUFFIX)?.strip_prefix('.')?;
+                self.first_of.get(namespace).copied()
+            }
+            Host::Any | Host::Address(_) => None,
+        }
     }
 
     /// Whether a wildcard stands for any known host.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -12,6 +13,7 @@ use super::json;
 use crate::model::{Service, Snapshot, Target};
 use crate::resource::RequestAuthenticationSpec;
 use crate::resource::request_authentication::{JwtRule, KeySource};
+use crate::resource::value;
 
 /// A place that keys are to be fetched from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,8 +24,17 @@ pub enum KeySite {
     Issuer(Arc<str>),
 }
 
-/// The places that are wanted, each with the namespaces that want it.
-pub type Wanted = BTreeMap<KeySite, BTreeSet<Arc<str>>>;
+/// The places that are wanted, each with what those who want it say about it.
+pub type Wanted = BTreeMap<KeySite, Wish>;
+
+/// What rules say about a place that they want keys from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wish {
+    /// The namespaces of the rules.
+    pub namespaces: BTreeSet<Arc<str>>,
+    /// How long an answer may take: the longest that any of them allows.
+    pub timeout: Duration,
+}
 
 /// A URL that keys can be fetched from: of HTTP, with nothing in it but a host, perhaps a port, a path and a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,9 +63,15 @@ impl KeySite {
         }
     }
 
-    /// Those of a resource.
-    pub fn all_of(spec: &RequestAuthenticationSpec) -> BTreeSet<Self> {
-        spec.jwt_rules.iter().filter_map(Self::of).collect()
+    /// Those of a resource, with how long an answer may take: [`PATIENCE`] where a rule does not say it.
+    pub fn all_of(spec: &RequestAuthenticationSpec) -> BTreeMap<Self, Duration> {
+        let mut all = BTreeMap::new();
+        for rule in &spec.jwt_rules {
+            let Some(site) = Self::of(rule) else { continue };
+            let timeout = all.entry(site).or_insert(Duration::ZERO);
+            *timeout = rule.timeout.map_or(PATIENCE, value::Duration::get).min(MAX_PATIENCE).max(*timeout);
+        }
+        all
     }
 
     /// What is asked first.
@@ -133,6 +150,11 @@ impl Discovered {
         document.get("jwks_uri").and_then(Value::as_str).and_then(Url::parse).map(Self)
     }
 }
+
+/// How long an answer may take where a rule does not say it, as with Istio.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest that a rule may say: who waits keeps a place that others wait for.
+const MAX_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a host is that is a service of the mesh which one of these namespaces sees: its endpoints. `None` if it is none, or its
 /// addresses have to be looked up.

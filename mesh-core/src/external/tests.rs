@@ -53,6 +53,10 @@ fn a_provider_is_read_with_what_it_leaves_out() {
         (Duration::from_secs(2), true, 503)
     );
     assert_eq!(more.body.map(|it| it.max_request_bytes), Some(9));
+    for (words, opens) in [("", false), (", failOpen: false", false), (", failOpen: true", true)] {
+        let by_http = authorizer(&format!("envoyExtAuthzHttp: {{service: a, port: 1{words}}}"));
+        assert_eq!(by_http.fails_open, opens, "by HTTP{words}");
+    }
     assert!(Authorizer::find(&MeshConfig::default(), "own").is_none());
 }
 

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 
+use crate::id::SpiffeId;
 use crate::resource::mesh_config::proxy::ForwardClientCert;
 
 /// What a certificate says, as far as it is passed on.
@@ -43,6 +44,12 @@ impl Certificate<'_> {
         }
         text
     }
+}
+
+/// The element for a caller whose identity in the mesh was proven to `by`, without a certificate that others would know.
+pub fn caller(by: &SpiffeId, caller: &SpiffeId) -> String {
+    // Neither has a separator in it, by the grammar of identities.
+    format!("By={};URI={}", by.uri(), caller.uri())
 }
 
 /// The header to send on; `None` if there is to be none. `received` are the values that came, in their order, and `own`

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::compile::{TrustDomains, targeted};
 use super::effective::Effective;
+use super::explain::{Explained, explain};
 use super::rule::{Effect, Policy, Scope};
 use super::{Decision, DeniedBy, EVERYWHERE, Notes, Question};
 use crate::model::{Report, Service, Snapshot};
@@ -108,6 +109,11 @@ impl Gate {
             Some(effective) => effective.decide(&question.attributes(), question.approved),
             None => DeniedBy::NotLoaded.into(),
         }
+    }
+
+    /// What each policy says of it, in the order in which they are asked; nothing before there is a configuration.
+    pub fn explain(&self, question: &Question<'_>) -> Vec<Explained> {
+        self.0.as_ref().map(|effective| explain(effective, question)).unwrap_or_default()
     }
 
     /// Whether there is nothing to decide.

@@ -7,6 +7,7 @@ use crate::resource::security::{From as FromEntry, Operation, Source, To};
 use crate::resource::{Level, Object, SourceFile, Spec, parse};
 
 mod bench;
+mod names;
 mod property;
 mod reference;
 mod requests;

@@ -20,6 +20,7 @@ use crate::identity::IdentityStore;
 use crate::l7::io::Io;
 use crate::report::Reporter;
 use crate::run::drain::Drain;
+use crate::run::watchdog::Watchdog;
 
 /// A future on one thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -35,6 +36,8 @@ pub type Serve = Rc<dyn Fn(Accepted) -> LocalBoxFuture<'static, ()>>;
 pub struct Thread {
     /// Number of the thread, from 0.
     pub index: usize,
+    /// Who sees whether it turns.
+    pub watchdog: Arc<Watchdog>,
     /// The configuration as it changes.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Who this gateway is.

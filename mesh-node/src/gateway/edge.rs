@@ -244,5 +244,5 @@ fn whose(serving: &Serving) -> String {
     }
 }
 
-/// How often files are looked at: a change takes effect within a second.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often files are looked at: a change takes effect within a second, also where there is much to compile.
+const LOOK: Duration = Duration::from_millis(250);

@@ -34,7 +34,7 @@ use crate::l7::engine::Engine;
 use crate::l7::limit;
 use crate::l7::serve::{self, Connection, Protocol};
 use crate::l7::shared::Shared;
-use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, Guard, LocalBoxFuture, Site};
+use crate::l7::site::{self, Chosen, Client, Clients, Dial, DialError, Dialled, Guard, LocalBoxFuture, Site};
 use crate::l7::stream::{self, Stream};
 use crate::report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, Perspective, Stage};
 use crate::run::drain::Drain;
@@ -246,8 +246,8 @@ impl Site for EdgeSite {
         self.connection.port()
     }
 
-    fn is_edge(&self) -> bool {
-        true
+    fn clients(&self) -> Clients {
+        Clients::Strangers
     }
 }
 

@@ -14,6 +14,7 @@ use crate::admin::{AdminState, BpfLog, LogControl, PodStatus};
 use crate::identity::{CertificateStatus, IdentityStore};
 use crate::run::drain::Drain;
 use crate::run::state::Findings;
+use crate::run::watchdog::Watchdog;
 
 /// A gateway's state, read by the admin ports.
 pub(super) struct GatewayState {
@@ -30,6 +31,8 @@ pub(super) struct GatewayState {
     pub(super) edge: watch::Receiver<Arc<Status>>,
     pub(super) own: watch::Receiver<Arc<Own>>,
     pub(super) identities: Arc<IdentityStore>,
+    /// Who sees whether threads turn.
+    pub(super) watchdog: Arc<Watchdog>,
     /// Whether the process is about to stop.
     pub(super) stopping: Drain,
 }
@@ -95,6 +98,9 @@ impl AdminState for GatewayState {
         }
         if !self.edge.borrow().settled {
             return Err("the listeners are not open yet".to_owned());
+        }
+        if let Some(thread) = self.watchdog.stalled() {
+            return Err(format!("the thread {thread} stands still"));
         }
         // A gateway may have strangers only, who ask for none.
         if self.doors == Doors::Tunnels {

@@ -31,6 +31,7 @@ use super::accepted::Alpn;
 use super::listener::{Served, Serving};
 use crate::identity::IdentityStore;
 use crate::l7::io::Io;
+use crate::tls::{Proof, Role};
 
 /// What the beginning of a connection came to.
 pub(super) struct Greeted {
@@ -42,6 +43,8 @@ pub(super) struct Greeted {
     pub(super) client: Option<Arc<ClientCertificate>>,
     /// The same as it came, to be judged again.
     pub(super) shown: Option<Shown>,
+    /// The same, where it has proven an identity in the mesh.
+    pub(super) proof: Option<Proof>,
     pub(super) served: Served,
 }
 
@@ -66,11 +69,13 @@ pub(super) enum Refused {
     Lost,
     /// Nothing in common, or a mistake of the client.
     Protocol,
+    /// A proxy should have said who the client is, and has not.
+    ProxyHeader,
 }
 
 impl Refused {
     /// Every reason; its place in it is its discriminant.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::NotTls,
         Self::Deadline,
         Self::Overload,
@@ -80,6 +85,7 @@ impl Refused {
         Self::Alert,
         Self::Lost,
         Self::Protocol,
+        Self::ProxyHeader,
     ];
 
     /// Stable token for metrics and logs.
@@ -94,6 +100,7 @@ impl Refused {
             Self::Alert => "refused_by_client",
             Self::Lost => "connection_lost",
             Self::Protocol => "protocol",
+            Self::ProxyHeader => "proxy_header",
         }
     }
 }
@@ -133,8 +140,10 @@ async fn handshake(
     }
     let tls = served.tls.clone();
     let Some(tls) = tls.filter(|tls| tls.opens()) else {
-        return Ok(Greeted { io: tcp.into(), input, sni, alpn: None, client: None, shown: None, served });
+        let (alpn, client, shown, proof) = (None, None, None, None);
+        return Ok(Greeted { io: tcp.into(), input, sni, alpn, client, shown, proof, served });
     };
+    let trust = (Arc::clone(identities.trust()), identities.trust().news());
     let config = tls.config(&hello, identities).map_err(|why| (Refused::NoCertificate, why))?;
     let stream = StartHandshake::from_parts(accepted, tcp)
         .into_stream(config)
@@ -144,8 +153,10 @@ async fn handshake(
     let alpn = session.alpn_protocol().and_then(Alpn::of);
     let client = session.peer_certificates().and_then(|chain| tls.client(chain)).map(Arc::new);
     let shown = session.peer_certificates().map(Shown::now);
+    let chain = session.peer_certificates().filter(|_| tls.proves_identities());
+    let proof = chain.map(|chain| Proof::new(trust, chain, Role::Client));
     let io = Io::Tls(Box::new(stream.into()));
-    Ok(Greeted { io, input: BytesMut::new(), sni, alpn, client, shown, served })
+    Ok(Greeted { io, input: BytesMut::new(), sni, alpn, client, shown, proof, served })
 }
 
 /// The first message of a client, and all bytes that were read for it.

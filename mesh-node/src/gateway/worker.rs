@@ -18,6 +18,7 @@ use super::accepted::{
 };
 use super::figures::Counters;
 use super::listener::{Listener, Served, ServerKey};
+use super::proxy;
 use super::sockets::{Bound, Socket};
 use super::tls::{self, Greeted, Refused, Shown, Tls};
 use crate::admit::{self, Cap, LogGate};
@@ -25,6 +26,7 @@ use crate::l7::io::Io;
 use crate::report::Event;
 use crate::run::tasks;
 use crate::sys::sockopt;
+use crate::tls::Proof;
 
 /// The state of a data thread.
 struct Worker {
@@ -42,6 +44,8 @@ struct Admission {
     server: ServerKey,
     tls: Arc<Tls>,
     shown: Shown,
+    /// Where it has proven an identity in the mesh.
+    proof: Option<Proof>,
 }
 
 /// Runs a data thread until it is drained.
@@ -53,6 +57,7 @@ pub(super) fn run(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
+        thread.watchdog.watch_this(&format!("data-{}", thread.index));
         let drain = thread.drain.clone();
         let worker = Rc::new(Worker {
             serve: engine(&thread),
@@ -125,8 +130,9 @@ impl Worker {
         tasks::spawn_local("connection", async move { worker.connection(listener, tcp, peer).await });
     }
 
-    async fn connection(self: Rc<Self>, listener: Arc<Listener>, tcp: TcpStream, peer: SocketAddr) {
+    async fn connection(self: Rc<Self>, listener: Arc<Listener>, mut tcp: TcpStream, peer: SocketAddr) {
         let local = tcp.local_addr().unwrap_or_else(|_| listener.address());
+        let Some(peer) = self.client_behind(&listener, &mut tcp, peer).await else { return };
         let serving = listener.current();
         let facts = Facts { peer, local, sni: None, secure: false, client: None };
         let mut admission = None;
@@ -161,6 +167,32 @@ impl Worker {
         }
     }
 
+    /// Who the client is, by the word of a proxy where one has to give it; `None` if it has not, which is the end.
+    async fn client_behind(
+        &self,
+        listener: &Listener,
+        tcp: &mut TcpStream,
+        peer: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let is_tunnel = listener.current().protocol() == ListenerProtocol::Tunnel;
+        if is_tunnel || !proxy::is_expected(&self.thread) {
+            return Some(peer);
+        }
+        let place = self.handshakes.enter();
+        let told = tokio::select! {
+            told = proxy::client(tcp, peer) => told,
+            () = place.lost() => Err("too many connections that have said nothing yet".to_owned()),
+            () = self.thread.drain.forced() => return None,
+        };
+        let refuse = |reason: &String| {
+            self.counters.refuse(Refused::ProxyHeader);
+            if let Some(muted) = self.refusals.pass() {
+                tracing::info!(%peer, listener = %listener.address(), reason, muted, "Refused a connection.");
+            }
+        };
+        told.inspect_err(refuse).ok()
+    }
+
     /// The beginning of TLS: who is asked for, and the handshake if it is for us to make.
     async fn greet(
         &self,
@@ -176,7 +208,7 @@ impl Worker {
             () = self.thread.drain.forced() => return Err(()),
         };
         drop(place);
-        let Greeted { io, input, sni, alpn, client, shown, served } = match greeted {
+        let Greeted { io, input, sni, alpn, client, shown, proof, served } = match greeted {
             Ok(greeted) => greeted,
             Err((why, detail)) => {
                 self.counters.refuse(why);
@@ -194,6 +226,7 @@ impl Worker {
             server: served.key.clone(),
             tls,
             shown,
+            proof,
         });
         if served.carries_requests() {
             let http = HttpConnection { alpn, ..http(Arc::clone(listener), &served, io, facts) };
@@ -213,9 +246,16 @@ impl Worker {
 
 /// Resolves when whoever was let in would not be let in any more; never for those who have shown nothing.
 async fn revoked(admission: Option<Admission>) -> String {
-    match admission {
-        Some(Admission { listener, server, tls, shown }) => listener.refuses(&server, tls, &shown).await,
-        None => pending().await,
+    let Some(Admission { listener, server, tls, shown, proof }) = admission else { return pending().await };
+    let refuted = async {
+        match &proof {
+            Some(proof) => proof.refuted().await.to_string(),
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        why = listener.refuses(&server, tls, &shown) => why,
+        why = refuted => why,
     }
 }
 

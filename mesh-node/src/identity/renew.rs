@@ -148,7 +148,7 @@ impl IdentityStore {
                     std::future::pending::<()>().await;
                 }
             };
-            let _ = tokio::time::timeout(LONGEST_NAP, told).await;
+            let _ = tokio::time::timeout(self.ca.pace().min(LONGEST_NAP), told).await;
         }
     }
 

@@ -35,6 +35,11 @@ pub trait Sign: Send + Sync {
     fn news(&self) -> Option<watch::Receiver<()>> {
         None
     }
+
+    /// How often [`Sign::refresh`] should be called: what it costs, and who else tells of a change, make the difference.
+    fn pace(&self) -> Duration {
+        Duration::from_secs(60)
+    }
 }
 
 /// What a CA returns.
@@ -99,5 +104,10 @@ impl Sign for Ca {
 
     fn refresh(&self) -> Signing<'_, ()> {
         Box::pin(async { Ok(self.refresh(SystemTime::now()).await.map(|_| ())?) })
+    }
+
+    /// Files of this machine, which nobody tells of: what they revoke is over within a second.
+    fn pace(&self) -> Duration {
+        Duration::from_millis(500)
     }
 }

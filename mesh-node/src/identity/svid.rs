@@ -124,6 +124,11 @@ impl Svid {
         &self.key
     }
 
+    /// What peers are checked against.
+    pub(crate) fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
     pub(crate) fn server(&self) -> &Arc<ServerConfig> {
         &self.server
     }

@@ -22,7 +22,7 @@ use super::{dial, forwarded, inbound};
 use crate::l7::engine::Engine;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
-use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, LocalBoxFuture, Site};
+use crate::l7::site::{self, Chosen, Client, Clients, Dial, DialError, Dialled, LocalBoxFuture, Site};
 use crate::l7::{
     limit, sniff,
     stream::{self, Stream},
@@ -442,8 +442,8 @@ impl Site for ServiceSite {
         self.number
     }
 
-    fn is_edge(&self) -> bool {
-        false
+    fn clients(&self) -> Clients {
+        Clients::Own
     }
 }
 

@@ -1,13 +1,16 @@
-//! Asks requests for tokens, where a RequestAuthentication is for what they come to: before anybody decides what they may.
+//! Asks requests for tokens, where a RequestAuthentication is for what they come to: before anybody decides what they may, and
+//! again when rules or keys change while they are under way.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::{HeaderValue, header};
-use mesh_core::authn::{Invalid, Providers};
+use http::{HeaderMap, HeaderValue, Method, header};
+use mesh_core::authn::{Claims, Invalid, Providers};
+use mesh_core::route::RequestView;
 
 use super::exchange::{Ended, Stage, view};
-use super::h1::Target;
+use super::h1::{Authority, Target};
 use super::message::RequestHead;
 use super::record::Record;
 use super::reply::Refusal;
@@ -17,23 +20,59 @@ pub use self::verify::Signatures;
 
 mod verify;
 
-/// Notes what the tokens of a request say, and makes it what the workload is to see; a request with one that is not accepted is
-/// refused. One without any passes, as nobody's.
-pub(super) fn request(stage: &Stage<'_>, head: &mut RequestHead, record: &mut Record) -> Result<(), Ended> {
-    let providers = stage.site.providers().unwrap_or_else(|| stage.engine.providers());
-    if providers.is_empty() {
-        return Ok(());
-    }
-    ask(&providers, stage, head).map_err(|invalid| {
-        stage.engine.reporter.count(Event::TokenRefused);
-        record.add_to_answer(challenge(head, invalid).into_iter().map(|it| (header::WWW_AUTHENTICATE, it)));
-        Ended::Refused(Refusal::Token(invalid), invalid.text().to_owned())
-    })
+/// What a request came with, to ask for its tokens again.
+pub(super) struct Shown {
+    method: Method,
+    secure: bool,
+    authority: Option<Authority>,
+    target: Target,
+    headers: HeaderMap,
+    /// When it was asked, in seconds since the Unix epoch. That a token has ended since then is no reason to end what it began.
+    at: u64,
+    /// Who had nothing against it.
+    providers: Rc<Providers>,
 }
 
-fn ask(providers: &Rc<Providers>, stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), Invalid> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
-    let passed = providers.authenticate(&view(stage, head), now, &Signatures)?;
+/// Notes what the tokens of a request say, and makes it what the workload is to see; a request with one that is not accepted is
+/// refused. One without any passes, as nobody's. What comes back is `None` where nobody asks.
+pub(super) fn request(
+    stage: &Stage<'_>,
+    head: &mut RequestHead,
+    record: &mut Record,
+) -> Result<Option<Box<Shown>>, Ended> {
+    let providers = providers(stage);
+    if providers.is_empty() {
+        return Ok(None);
+    }
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
+    let shown = Box::new(Shown {
+        method: head.method.clone(),
+        secure: head.secure,
+        authority: head.authority.clone(),
+        target: head.target.clone(),
+        headers: head.headers.clone(),
+        at,
+        providers,
+    });
+    match ask(&shown, stage, head) {
+        Ok(()) => Ok(Some(shown)),
+        Err(invalid) => Err(refuse(stage, head, record, invalid)),
+    }
+}
+
+/// Answers a request whose token is not accepted.
+pub(super) fn refuse(stage: &Stage<'_>, head: &RequestHead, record: &mut Record, invalid: Invalid) -> Ended {
+    stage.engine.reporter.count(Event::TokenRefused);
+    record.add_to_answer(challenge(head, invalid).into_iter().map(|it| (header::WWW_AUTHENTICATE, it)));
+    Ended::Refused(Refusal::Token(invalid), invalid.text().to_owned())
+}
+
+fn providers(stage: &Stage<'_>) -> Rc<Providers> {
+    stage.site.providers().unwrap_or_else(|| stage.engine.providers())
+}
+
+fn ask(shown: &Shown, stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), Invalid> {
+    let passed = shown.providers.authenticate(&view(stage, head), shown.at, &Signatures)?;
     let query = head.target.query().and_then(|query| passed.query(query));
     if let Some(query) = query {
         // What is left of a good target is one.
@@ -42,6 +81,30 @@ fn ask(providers: &Rc<Providers>, stage: &Stage<'_>, head: &mut RequestHead) -> 
     passed.apply(&mut head.headers);
     head.claims = passed.claims;
     Ok(())
+}
+
+impl Shown {
+    /// Asks those who are to be asked by the configuration as it is now, and says what the token says to them; `None` if they are
+    /// those who were asked last.
+    pub(super) fn again(&mut self, stage: &Stage<'_>) -> Option<Result<Option<Arc<Claims>>, Invalid>> {
+        let providers = providers(stage);
+        if providers.are_same(&self.providers) {
+            return None;
+        }
+        let view = RequestView {
+            method: &self.method,
+            scheme: if self.secure { "https" } else { "http" },
+            authority: self.authority.as_ref().map_or("", |it| it.as_str()),
+            path: self.target.path(),
+            query: self.target.query(),
+            headers: &self.headers,
+            port: stage.site.port(),
+            claims: None,
+        };
+        let claims = providers.authenticate(&view, self.at, &Signatures).map(|passed| passed.claims);
+        self.providers = providers;
+        Some(claims)
+    }
 }
 
 /// What a client is told to come with (RFC 6750, 3), in Envoy's words. Whom a token is not for, no other one is asked of.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{HeaderMap, Method};
-use mesh_core::authn::Claims;
+use mesh_core::authn::{Claims, Invalid};
 use mesh_core::model::Snapshot;
 use mesh_core::policy::{Decision, Denied, DeniedBy, External, Host, Notes, Request, Seen};
 use tokio::sync::watch;
 
 use super::ahead::Ahead;
+use super::authn::Shown;
 use super::exchange::{Ended, Stage};
 use super::external;
 use super::h1::{Authority, Target};
@@ -33,23 +34,26 @@ pub(super) struct Remembered {
     client: SocketAddr,
     /// What its token says.
     claims: Option<Arc<Claims>>,
+    /// What it came with, where somebody has asked for tokens.
+    shown: Option<Box<Shown>>,
     /// Those of the configuration that come after the one that was decided with.
     versions: watch::Receiver<Arc<Snapshot>>,
     /// Who was asked besides, and has nothing against it.
     approved: Vec<Arc<str>>,
 }
 
-/// Asks about a request. What comes back is `None` where policy is asked about connections only.
+/// Asks about a request that has shown its tokens, if somebody asked for them. What comes back is `None` where policy is asked
+/// about connections only.
 pub(super) async fn request<D: Downstream>(
     stage: &Stage<'_>,
-    head: &mut RequestHead,
+    (head, shown): (&mut RequestHead, Option<Box<Shown>>),
     client: &mut Ahead<'_, D>,
     record: &mut Record,
 ) -> Result<Option<Remembered>, Ended> {
     let mut asked = match stage.site.guard() {
         Guard::None => return Ok(None),
-        Guard::Later => return Ok(Some(Remembered::of(stage, head, None))),
-        Guard::Now => Remembered::of(stage, head, Some(head.headers.clone())),
+        Guard::Later => return Ok(Some(Remembered { shown, ..Remembered::of(stage, head, None) })),
+        Guard::Now => Remembered { shown, ..Remembered::of(stage, head, Some(head.headers.clone())) },
     };
     loop {
         match asked.decide(stage) {
@@ -86,17 +90,29 @@ pub(super) async fn request<D: Downstream>(
     }
 }
 
-/// Resolves when policy would not let the request pass any more.
-pub(super) async fn revoked(stage: &Stage<'_>, asked: Option<&Remembered>) -> Denied {
+/// Why a request may not go on that was let pass.
+pub(super) enum Revoked {
+    /// Policy says no.
+    Denied(Denied),
+    /// Its token is not accepted.
+    Token(Invalid),
+}
+
+/// Resolves when the request would not be let pass any more.
+pub(super) async fn revoked(stage: &Stage<'_>, asked: &mut Option<Remembered>) -> Revoked {
     let Some(asked) = asked else { return std::future::pending().await };
-    let mut versions = asked.versions.clone();
     loop {
-        if versions.changed().await.is_err() {
+        if asked.versions.changed().await.is_err() {
             return std::future::pending().await;
         }
-        versions.borrow_and_update();
+        asked.versions.borrow_and_update();
+        match asked.shown.as_mut().and_then(|shown| shown.again(stage)) {
+            Some(Ok(claims)) => asked.claims = claims,
+            Some(Err(invalid)) => return Revoked::Token(invalid),
+            None => {}
+        }
         if let Err(denied) = asked.decide(stage).strict() {
-            return denied;
+            return Revoked::Denied(denied);
         }
     }
 }
@@ -110,6 +126,7 @@ impl Remembered {
             headers,
             client: client_of(stage.facts, head),
             claims: head.claims.clone(),
+            shown: None,
             versions: stage.engine.versions(),
             approved: Vec::new(),
         }

@@ -15,6 +15,7 @@ use mesh_core::route::Route;
 use super::exchange::Stage;
 use super::h1::TargetForm;
 use super::message::RequestHead;
+use super::site::{Clients, Facts};
 
 /// What of a request is believed, and how its path is read: as `MeshConfig` says.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,8 +60,9 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), PathErro
     let Trust { proxies, certificates, normalization } = stage.engine.trust();
     normalize_path(head, normalization)?;
     let scheme = HeaderValue::from_static(if head.secure { "https" } else { "http" });
+    let clients = stage.site.clients();
     let headers = &mut head.headers;
-    if stage.site.is_edge() {
+    if clients == Clients::Strangers {
         let peer = stage.facts.peer.ip();
         let received = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
         let client = xff::client(received, peer, proxies);
@@ -81,13 +83,30 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), PathErro
         if !internal {
             headers.remove(&X_REQUEST_ID);
         }
-    } else if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, scheme);
+    } else {
+        receive_within(stage.facts, clients, headers);
+        if !headers.contains_key(X_FORWARDED_PROTO) {
+            headers.insert(X_FORWARDED_PROTO, scheme);
+        }
     }
     if !headers.contains_key(&X_REQUEST_ID) {
         headers.insert(X_REQUEST_ID, request_id(stage));
     }
     Ok(())
+}
+
+/// The same where pods are called or call. `x-forwarded-for` and what else proxies outside of the mesh have written is left to the
+/// workload, as Istio's sidecars do; nothing of the mesh goes by it.
+fn receive_within(facts: &Facts, clients: Clients, headers: &mut HeaderMap) {
+    let rule = match clients {
+        Clients::Callers => ForwardClientCert::AppendForward,
+        // A workload has no clients whose certificates it has seen here.
+        Clients::Own | Clients::Strangers => ForwardClientCert::Sanitize,
+    };
+    forward_certificate(headers, facts.certificate.as_deref(), rule);
+    if clients == Clients::Callers && facts.identity.is_none() {
+        strip(headers);
+    }
 }
 
 /// Whether so many have passed a request on that it goes round in a circle: a rule can send to a gateway what that gateway

@@ -13,7 +13,7 @@ use mesh_core::route::{Action, Cors, CorsAnswer, Picked, RequestView, Route, htt
 
 use super::ahead::Ahead;
 use super::authn;
-use super::authorize;
+use super::authorize::{self, Revoked};
 use super::edge;
 use super::engine::Engine;
 use super::forward;
@@ -94,20 +94,34 @@ async fn run<D: Downstream>(
         let reason = "more proxies have passed it on than there can be, by its x-forwarded-for";
         return Err(Ended::Refused(Refusal::Loop, reason.to_owned()));
     }
-    authn::request(stage, head, record)?;
+    let shown = authn::request(stage, head, record)?;
     let mut client = Ahead::new(client);
-    let asked = authorize::request(stage, head, &mut client, record).await?;
-    let denied = tokio::select! {
+    let mut asked = authorize::request(stage, (head, shown), &mut client, record).await?;
+    let revoked = tokio::select! {
         biased;
         followed = follow(stage, head, &mut client, record) => return followed,
-        denied = authorize::revoked(stage, asked.as_ref()) => denied,
+        revoked = authorize::revoked(stage, &mut asked) => revoked,
     };
     stage.engine.reporter.count(Event::DeniedLater);
-    record.denied_by(&denied);
-    if record.is_answered() {
-        return Err(Ended::Cut(Broken::Closed("because policy has changed")));
+    Err(cut(stage, head, record, revoked))
+}
+
+/// Ends a request that may not go on: with an answer, if none has begun.
+fn cut(stage: &Stage<'_>, head: &RequestHead, record: &mut Record, revoked: Revoked) -> Ended {
+    match revoked {
+        Revoked::Denied(denied) => {
+            record.denied_by(&denied);
+            if record.is_answered() {
+                return Ended::Cut(Broken::Closed("because policy has changed"));
+            }
+            Ended::Refused(Refusal::Denied, format!("cut after a policy change: {denied}"))
+        }
+        Revoked::Token(_) if record.is_answered() => {
+            stage.engine.reporter.count(Event::TokenRefused);
+            Ended::Cut(Broken::Closed("because its token is no longer accepted"))
+        }
+        Revoked::Token(invalid) => authn::refuse(stage, head, record, invalid),
     }
-    Err(Ended::Refused(Refusal::Denied, format!("cut after a policy change: {denied}")))
 }
 
 /// What rules say of a request that may be.

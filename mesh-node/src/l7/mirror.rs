@@ -14,7 +14,7 @@ use super::exchange::Stage;
 use super::forward::{Job, run};
 use super::message::{Broken, Piece, RequestHead, ResponseHead};
 use super::record::Record;
-use super::site::{Chosen, Site};
+use super::site::{Chosen, Clients, Site};
 use super::transfer::{Body, Downstream, Sink};
 use crate::run::tasks;
 
@@ -118,8 +118,8 @@ impl Site for Shadow {
         self.port
     }
 
-    fn is_edge(&self) -> bool {
-        false
+    fn clients(&self) -> Clients {
+        Clients::Own
     }
 }
 

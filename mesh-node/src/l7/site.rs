@@ -240,8 +240,24 @@ pub trait Site {
     /// The port that clients asked for.
     fn port(&self) -> u16;
 
-    /// Whether clients are strangers: what they say about themselves in headers is not believed.
-    fn is_edge(&self) -> bool;
+    /// Who clients are: how far what they say about themselves in headers is believed.
+    fn clients(&self) -> Clients;
+
+    /// Whether they are those of a gateway.
+    fn is_edge(&self) -> bool {
+        self.clients() == Clients::Strangers
+    }
+}
+
+/// Who the clients of a listener are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clients {
+    /// Anybody, at a gateway. What they say of themselves is taken away or added to.
+    Strangers,
+    /// Whoever comes to a pod or a waypoint: of the mesh, whose [`Facts::identity`] is proven, or from outside of it.
+    Callers,
+    /// The workload on whose behalf requests are sent.
+    Own,
 }
 
 /// Whether policy is to be asked about the requests of a listener.

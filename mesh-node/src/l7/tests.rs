@@ -18,7 +18,7 @@ use super::engine::Engine;
 use super::io::Io;
 use super::serve::{Connection, connection};
 use super::shared::Shared;
-use super::site::{Chosen, Client, Dial, DialError, Dialled, Facts, LocalBoxFuture, Site};
+use super::site::{Chosen, Client, Clients, Dial, DialError, Dialled, Facts, LocalBoxFuture, Site};
 use crate::report::{ReportOptions, Reporter};
 use crate::run::{drain, tasks};
 
@@ -71,8 +71,8 @@ impl Site for OneService {
         80
     }
 
-    fn is_edge(&self) -> bool {
-        true
+    fn clients(&self) -> Clients {
+        Clients::Strangers
     }
 }
 

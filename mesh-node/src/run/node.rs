@@ -33,13 +33,15 @@ use crate::{
     report::{ReportOptions, Reporter},
     run::{
         access_log,
-        drain::{self, Drain},
+        drain::{self, Drain, DrainSwitch},
         figures::Figures,
         lookup::Lookup,
         publish::{self, Publisher},
         source::{Place, Source},
         state::{Findings, NodeState},
-        tasks, worker,
+        tasks,
+        watchdog::Watchdog,
+        worker,
     },
     sys::limits,
 };
@@ -67,9 +69,10 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let mut manager = Manager::start(redirect.clone(), seeds)?;
     let (demand, demands) = mpsc::channel(DEMANDS);
     let (lookup, lookups) = Lookup::new();
+    let watchdog = Watchdog::start(&reporter).context("starting the watchdog")?;
     let workers = start_threads(
         threads,
-        &redirect.pins,
+        (&redirect.pins, &watchdog),
         (&identities, &demand, lookup),
         (&reporter, &drained, Descriptors::under(files)),
     )?;
@@ -88,6 +91,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         findings: told.subscribe(),
         pods: manager.status(),
         identities: identities.clone(),
+        watchdog,
         maps: Mutex::new(ControlMaps::open(&redirect.pins)?),
         pins: redirect.pins.clone(),
     });
@@ -127,9 +131,9 @@ async fn until_stopped(switch: DrainSwitch, drained: Drain, grace: Duration) -> 
     stop_signal().await?;
     info!(grace_s = grace.as_secs(), "Draining; what is captured stays captured.");
     drop(drained);
-    let mut drain = std::pin::pin!(switch.run(grace));
+    // A second signal ends what is left.
     tokio::select! {
-        () = &mut drain => {}
+        () = switch.run(grace) => {}
         signal = stop_signal() => signal?,
     }
     Ok(())
@@ -194,7 +198,7 @@ fn prepare_threads(
 
 fn start_threads(
     threads: Vec<Waiting>,
-    pins: &Pins,
+    (pins, watchdog): (&Pins, &Arc<Watchdog>),
     (identities, demand, lookup): (&Arc<IdentityStore>, &mpsc::Sender<IpAddr>, Lookup),
     (reporter, drain, descriptors): (&Arc<Reporter>, &Drain, Descriptors),
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
@@ -205,6 +209,7 @@ fn start_threads(
     let start = |(index, waiting): (usize, Waiting)| {
         let seed = worker::Seed {
             index,
+            watchdog: watchdog.clone(),
             snapshots: waiting.snapshots,
             identities: identities.clone(),
             reporter: reporter.clone(),

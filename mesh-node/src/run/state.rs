@@ -17,6 +17,7 @@ use crate::{
         maps::ControlMaps,
         pins::Pins,
     },
+    run::watchdog::Watchdog,
 };
 
 /// All there is to say about the configuration, one line each.
@@ -38,6 +39,8 @@ pub struct NodeState {
     pub pods: watch::Receiver<Option<Arc<Vec<PodStatus>>>>,
     /// Certificates.
     pub identities: Arc<IdentityStore>,
+    /// Who sees whether threads turn.
+    pub watchdog: Arc<Watchdog>,
     /// The kernel programs' settings and counters.
     pub maps: Mutex<ControlMaps>,
     /// Where all of the node's is pinned.
@@ -102,6 +105,6 @@ impl AdminState for NodeState {
                 return Err(format!("no certificate for {} yet", pod.identity));
             }
         }
-        Ok(())
+        self.watchdog.stalled().map_or(Ok(()), |thread| Err(format!("the thread {thread} stands still")))
     }
 }

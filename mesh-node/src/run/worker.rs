@@ -30,7 +30,7 @@ use crate::{
     l7::shared::Shared,
     redirect::{LocalPod, PodSockets, maps::FlowMaps},
     report::{Event, Reporter},
-    run::{drain::Drain, tasks},
+    run::{drain::Drain, tasks, watchdog::Watchdog},
     sys::diag,
     tls::{Peer, PeerError, TlsError},
     tunnel::{self, Pool, ServeError},
@@ -40,6 +40,8 @@ use crate::{
 pub struct Seed {
     /// Number of the thread, from 0.
     pub index: usize,
+    /// Who sees whether it turns.
+    pub watchdog: Arc<Watchdog>,
     /// The configuration as it changes.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Certificates of this node's pods.
@@ -98,6 +100,7 @@ pub fn run(seed: Seed) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
+        seed.watchdog.watch_this(&format!("data-{}", seed.index));
         let mut pods = seed.pods;
         let drain = seed.drain.clone();
         let worker = Rc::new(Worker {
@@ -334,7 +337,7 @@ impl Worker {
         match server.serve(stream, proven, local).await {
             Ok(()) => {}
             Err(error) if is_fault_of_peer(&error) => {
-                self.reporter.count(Event::GarbageProtocol);
+                self.reporter.count(fault_event(&error));
                 if let Some(muted) = self.refusals.pass() {
                     tracing::info!(%peer, %identity, reason = error.reason(), %error, muted, "Ended a tunnel.");
                 }
@@ -464,9 +467,18 @@ pub(crate) fn is_fault_of_peer(error: &ServeError) -> bool {
         ServeError::PrefaceDeadline
         | ServeError::Protocol(_)
         | ServeError::ResetFlood
-        | ServeError::Flood => true,
+        | ServeError::Flood
+        | ServeError::Refuted(_) => true,
         ServeError::Handshake(error) | ServeError::Connection(error) => !error.is_io(),
         ServeError::Lost(_) | ServeError::PeerDead | ServeError::Forced => false,
+    }
+}
+
+/// What such a tunnel counts as.
+pub(crate) fn fault_event(error: &ServeError) -> Event {
+    match error {
+        ServeError::Refuted(_) => Event::DeniedLater,
+        _ => Event::GarbageProtocol,
     }
 }
 

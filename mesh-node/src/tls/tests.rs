@@ -217,6 +217,42 @@ fn trust_changes_count_from_the_next_handshake() {
     });
 }
 
+/// Whoever holds a proof hears that it is one no more: of a revocation, and of a root that goes before its time.
+#[test]
+fn what_was_proven_is_judged_again() {
+    on_data_thread(async {
+        let (ca, other) = (TestCa::new("ours"), TestCa::new("other"));
+        let trust = ca.trust();
+        let with_list = |serials: &[&str]| {
+            let bundle = mesh_ca::Bundle::parse(ca.pem().as_bytes(), ca.crl(serials).as_bytes());
+            std::sync::Arc::new(bundle.expect("a bundle"))
+        };
+        let server = issue(&ca, &id("server"), HOUR, &trust).expect("server");
+        let client = issue(&ca, &id("client"), HOUR, &ca.trust()).expect("client");
+        let proof = async || shake(&client, &server, &id("server")).await.1.expect("good").1.proof;
+        let soon = |proof: Proof| async move {
+            tokio::time::timeout(Duration::from_millis(50), proof.refuted()).await.ok()
+        };
+        let held = proof().await;
+        assert_eq!(soon(held.clone()).await, None, "nothing has changed");
+        trust.set_bundle(with_list(&["0102"]));
+        assert_eq!(soon(held.clone()).await, None, "a list that names others");
+        trust.set_bundle(with_list(&["0102", client.serial()]));
+        assert_eq!(soon(held).await, Some(PeerError::Revoked));
+        trust.set_bundle(bundle(&[&ca, &other]));
+        let held = proof().await;
+        trust.set_bundle(other.bundle());
+        assert_eq!(soon(held).await, Some(PeerError::Untrusted));
+
+        trust.set_bundle(ca.bundle());
+        let short = issue(&ca, &id("client"), Duration::from_secs(1), &ca.trust()).expect("client");
+        let ended = shake(&short, &server, &id("server")).await.1.expect("good").1.proof;
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        trust.set_bundle(other.bundle());
+        assert_eq!(soon(ended).await, None, "its root went after its end");
+    });
+}
+
 #[derive(Debug)]
 struct NoCertificate;
 

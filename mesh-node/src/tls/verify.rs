@@ -2,6 +2,7 @@
 //! domain we accept. Names, addresses and the subject count for nothing.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use mesh_ca::Bundle;
@@ -15,30 +16,40 @@ use rustls::{
     SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::sync::watch;
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::config::provider;
+use super::proof::{Proof, Role};
 use super::{Peer, Protocol};
 
 /// What peers are checked against: roots, revocations and accepted trust domains.
 ///
-/// Shared by all configurations; a change counts for the next handshake, live connections stay.
+/// Shared by all configurations; a change counts for the next handshake, and whoever holds a [`super::Proof`] hears of it.
 #[derive(Debug)]
 pub struct Trust {
     bundle: ArcSwap<Bundle>,
     domains: ArcSwap<Vec<TrustDomain>>,
+    news: watch::Sender<()>,
 }
 
 impl Trust {
     /// Trusts `bundle` for the identities of `domains` (our own first, then aliases).
     pub fn new(bundle: Arc<Bundle>, domains: Vec<TrustDomain>) -> Self {
-        Self { bundle: ArcSwap::new(bundle), domains: ArcSwap::from_pointee(domains) }
+        let (bundle, domains) = (ArcSwap::new(bundle), ArcSwap::from_pointee(domains));
+        Self { bundle, domains, news: watch::Sender::new(()) }
+    }
+
+    /// Changes whenever peers are checked against something else.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 
     /// Replaces roots and revocations.
     pub fn set_bundle(&self, bundle: Arc<Bundle>) {
         self.bundle.store(bundle);
+        self.news.send_replace(());
     }
 
     /// Roots and revocations of now.
@@ -48,12 +59,26 @@ impl Trust {
 
     /// Replaces the accepted trust domains.
     pub fn set_domains(&self, domains: Vec<TrustDomain>) {
-        self.domains.store(Arc::new(domains));
+        if **self.domains.load() != domains {
+            self.domains.store(Arc::new(domains));
+            self.news.send_replace(());
+        }
     }
 
     /// Whether an identity of `domain` may be accepted at all.
     pub fn accepts(&self, domain: &TrustDomain) -> bool {
         self.domains.load().contains(domain)
+    }
+
+    /// Whether a peer that has shown `chain` (leaf first) at that time is accepted, as things are now.
+    pub(super) fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        at: UnixTime,
+        role: Role,
+    ) -> Result<(), PeerError> {
+        let (leaf, intermediates) = chain.split_first().ok_or(PeerError::MalformedNames)?;
+        self.verify(&Chain { leaf, intermediates }, at, role.usage()).map(|_| ())
     }
 
     /// Checks a chain as rustls hands it over; the identity is returned only if everything holds.
@@ -169,10 +194,18 @@ impl PeerError {
 }
 
 /// The identity and the end of validity of a leaf whose chain was verified.
-pub(super) fn peer_of(leaf: &CertificateDer<'_>, protocol: Protocol) -> Result<Peer, PeerError> {
+pub(super) fn peer_of(
+    leaf: &CertificateDer<'_>,
+    (protocol, proof): (Protocol, Proof),
+) -> Result<Peer, PeerError> {
     let id = chain::identity(leaf)?;
+    Ok(Peer { id, protocol, not_after: not_after(leaf)?, proof })
+}
+
+/// When a certificate ends.
+pub(super) fn not_after(leaf: &CertificateDer<'_>) -> Result<SystemTime, PeerError> {
     let (_, cert) = X509Certificate::from_der(leaf).map_err(|_| PeerError::MalformedNames)?;
-    Ok(Peer { id, protocol, not_after: chain::time(cert.validity().not_after.timestamp()) })
+    Ok(chain::time(cert.validity().not_after.timestamp()))
 }
 
 impl From<IdentityError> for PeerError {

@@ -14,7 +14,7 @@ use super::pool::ConnectRequest;
 use super::{Early, OpenError, Stage, Stream, hbone, mux};
 use crate::identity::Svid;
 use crate::run::drain::Drain;
-use crate::tls::{Peer, Protocol, TlsStream};
+use crate::tls::{Peer, Proof, Protocol, TlsStream};
 
 /// See the module. Shared by the pool, the driver and every lease.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(super) struct Tunnel {
     pub(super) svid: Arc<Svid>,
     /// The peer's certificate ends here.
     peer_not_after: SystemTime,
+    /// What the peer has proven.
+    proof: Proof,
     streams: Cell<usize>,
     /// Whether it is known how many streams the peer takes.
     pub(super) settled: Cell<bool>,
@@ -85,6 +87,7 @@ impl Tunnel {
             retired: Cell::new(false),
             svid,
             peer_not_after: peer.not_after,
+            proof: peer.proof.clone(),
             streams: Cell::new(0),
             settled: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
@@ -223,6 +226,10 @@ pub(super) async fn drive(
     tokio::select! {
         () = driven => {}
         () = drain.forced() => {}
+        error = tunnel.proof.refuted() => {
+            let (identity, reason) = (tunnel.svid.id(), error.reason());
+            tracing::info!(%identity, reason, %error, "Ended a tunnel to a peer that is no longer accepted.");
+        }
     }
     tunnel.retire();
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::report::Flag;
-use crate::tls::TlsError;
+use crate::tls::{PeerError, TlsError};
 
 /// How far opening a stream got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -169,6 +169,9 @@ pub enum ServeError {
     /// The drain's deadline passed.
     #[error("the drain's deadline passed")]
     Forced,
+    /// What the peer has proven is not accepted any more.
+    #[error("the peer is no longer accepted: {0}")]
+    Refuted(PeerError),
 }
 
 impl ServeError {
@@ -185,6 +188,7 @@ impl ServeError {
             Self::ResetFlood => "reset_flood",
             Self::Flood => "frame_flood",
             Self::Forced => "drain_deadline",
+            Self::Refuted(error) => error.reason(),
         }
     }
 

@@ -61,10 +61,18 @@ pub struct Server {
 impl Server {
     /// Serves one tunnel until it ends. `local` is the address the peer connected to.
     pub async fn serve(&self, tls: TlsStream, peer: Peer, local: SocketAddr) -> Result<(), ServeError> {
+        let (proof, protocol) = (peer.proof.clone(), peer.protocol);
         let caller = Caller { peer, local, resets: Rc::default() };
-        match caller.peer.protocol {
-            Protocol::Hbone => hbone::serve::serve(self, tls, caller).await,
-            Protocol::Mesh => mux::serve::serve(self, tls, caller).await,
+        let served = async {
+            match protocol {
+                Protocol::Hbone => hbone::serve::serve(self, tls, caller).await,
+                Protocol::Mesh => mux::serve::serve(self, tls, caller).await,
+            }
+        };
+        // Its end takes all streams along.
+        tokio::select! {
+            result = served => result,
+            error = proof.refuted() => Err(ServeError::Refuted(error)),
         }
     }
 

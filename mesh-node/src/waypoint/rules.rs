@@ -13,7 +13,7 @@ use mesh_core::route::{About, Client, ClusterRef, Owners, Route, RouteTable, Str
 
 use super::Waypoint;
 use crate::l7::engine::Engine;
-use crate::l7::site::{Chosen, Facts, Guard, Site};
+use crate::l7::site::{Chosen, Clients, Facts, Guard, Site};
 
 /// The rules of a waypoint as a data thread knows them.
 pub(super) struct Rules {
@@ -252,8 +252,8 @@ impl Site for WaypointSite {
         self.number
     }
 
-    fn is_edge(&self) -> bool {
-        false
+    fn clients(&self) -> Clients {
+        Clients::Callers
     }
 }
 

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
+use mesh_core::http::xfcc;
 use mesh_core::model::{Declared, Endpoint, Service, ServicePort, Snapshot, Target, Workload};
 use mesh_core::policy::{Denied, Notes, Seen};
 use mesh_core::route::StreamView;
 
 use super::Waypoint;
 use super::rules::{WaypointSite, own_cluster};
+use crate::gateway::identity_of;
 use crate::l4::{inbound::client_of, relay};
 use crate::l7::authorize::refusal;
 use crate::l7::io::Io;
@@ -45,7 +47,9 @@ pub(super) async fn serve(waypoint: Rc<Waypoint>, mut incoming: Incoming, tunnel
         return incoming.reject(StatusCode::BAD_REQUEST);
     };
     let client = client_of(&incoming, tunnel_peer);
-    let facts = facts(&snapshot, (client, wanted), &incoming);
+    let mut facts = facts(&snapshot, (client, wanted), &incoming);
+    let own = identity_of(&waypoint.thread.own.borrow(), &snapshot);
+    facts.certificate = own.map(|own| xfcc::caller(&own, &incoming.peer.id).into());
     let _held = match limit::at_door(&waypoint.engine, &facts) {
         Ok(held) => held,
         Err(over) => {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::{Waypoint, stream};
 use crate::gateway::{TunnelConnection, identity_of};
 use crate::report::Event;
-use crate::run::worker::{event_of, is_fault_of_peer};
+use crate::run::worker::{event_of, fault_event, is_fault_of_peer};
 use crate::tunnel::{self, Server};
 
 /// Serves one tunnel to its end.
@@ -34,7 +34,7 @@ pub(super) async fn serve(waypoint: Rc<Waypoint>, connection: TunnelConnection) 
     match server(&waypoint, peer).serve(tls, proven, local).await {
         Ok(()) => {}
         Err(error) if is_fault_of_peer(&error) => {
-            waypoint.thread.reporter.count(Event::GarbageProtocol);
+            waypoint.thread.reporter.count(fault_event(&error));
             if let Some(muted) = waypoint.refusals.pass() {
                 tracing::info!(%peer, %identity, reason = error.reason(), %error, muted, "Ended a tunnel.");
             }

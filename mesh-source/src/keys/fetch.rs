@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper_util::rt::TokioIo;
-use mesh_core::authn::{Discovered, KeySet, KeySite, MAX_KEY_SET, Url, may_be_asked, places_of};
+use mesh_core::authn::{Discovered, KeySet, KeySite, MAX_KEY_SET, Url, Wish, may_be_asked, places_of};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -54,35 +54,27 @@ pub(super) enum FetchError {
     #[error("the answer is no configuration of an issuer with a jwks_uri")]
     NoConfiguration,
     /// It took too long.
-    #[error("there was no answer within {} s", TIMEOUT.as_secs())]
-    Timeout,
+    #[error("there was no answer within {0:?}")]
+    Timeout(Duration),
 }
 
-/// The keys of a place that these namespaces want.
-pub(super) async fn fetch(
-    site: &KeySite,
-    namespaces: &BTreeSet<Arc<str>>,
-    options: &KeyOptions,
-) -> Result<KeySet, FetchError> {
+/// The keys of a place that somebody wants.
+pub(super) async fn fetch(site: &KeySite, wish: &Wish, options: &KeyOptions) -> Result<KeySet, FetchError> {
     let url = site.url().ok_or(FetchError::NoHost)?;
     let url = match site {
         KeySite::Url(_) => url,
         KeySite::Issuer(_) => {
-            let configuration = get_in_time(&url, namespaces, options).await?;
+            let configuration = get_in_time(&url, wish, options).await?;
             Discovered::parse(&configuration).ok_or(FetchError::NoConfiguration)?.0
         }
     };
-    let keys = get_in_time(&url, namespaces, options).await?;
+    let keys = get_in_time(&url, wish, options).await?;
     KeySet::parse(&keys).map_err(|_| FetchError::NoKeys)
 }
 
-async fn get_in_time(
-    url: &Url,
-    namespaces: &BTreeSet<Arc<str>>,
-    options: &KeyOptions,
-) -> Result<Bytes, FetchError> {
-    let got = tokio::time::timeout(TIMEOUT, get(url, namespaces, options)).await;
-    got.unwrap_or(Err(FetchError::Timeout))
+async fn get_in_time(url: &Url, wish: &Wish, options: &KeyOptions) -> Result<Bytes, FetchError> {
+    let got = tokio::time::timeout(wish.timeout, get(url, &wish.namespaces, options)).await;
+    got.unwrap_or(Err(FetchError::Timeout(wish.timeout)))
 }
 
 async fn get(url: &Url, namespaces: &BTreeSet<Arc<str>>, options: &KeyOptions) -> Result<Bytes, FetchError> {
@@ -185,8 +177,6 @@ fn make_client() -> Option<Arc<ClientConfig>> {
     Some(Arc::new(client))
 }
 
-/// For one answer, all in all. Istio's.
-const TIMEOUT: Duration = Duration::from_secs(5);
 /// Addresses of one host that are tried.
 const MAX_TRIES: usize = 4;
 const USER_AGENT: &str = "mesh-keys";

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
+use mesh_core::authn::Wish;
 use mesh_core::model::{CompileOptions, compile};
 use mesh_core::resource::{SourceFile, parse};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -64,7 +65,23 @@ fn options(port: u16, local: bool) -> KeyOptions {
 
 async fn fetched(url: &str, options: &KeyOptions) -> Result<usize, FetchError> {
     let site = KeySite::Url(url.into());
-    fetch(&site, &BTreeSet::from(["shop".into()]), options).await.map(|keys| keys.len())
+    fetch(&site, &wish(), options).await.map(|keys| keys.len())
+}
+
+fn wish() -> Wish {
+    Wish { namespaces: BTreeSet::from(["shop".into()]), timeout: Duration::from_secs(5) }
+}
+
+/// A rule says how long its keys may take to come, and no others wait as long.
+#[tokio::test]
+async fn a_rule_says_how_long_an_answer_may_take() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = options(silent.local_addr().unwrap().port(), true);
+    let timeout = Duration::from_millis(200);
+    let (begun, site) = (Instant::now(), KeySite::Url(URL.into()));
+    let fetched = fetch(&site, &Wish { timeout, ..wish() }, &options).await;
+    assert_eq!(fetched.map(|keys| keys.len()), Err(FetchError::Timeout(timeout)));
+    assert!(begun.elapsed() >= timeout && begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 const URL: &str = "http://keys.shop.svc.cluster.local/jwks";
@@ -118,14 +135,13 @@ async fn what_is_not_keys_is_not_taken_and_nobody_is_led_elsewhere() {
 async fn an_issuer_is_asked_first_where_its_keys_are() {
     let found = |url: &str| ok(&format!("{{\"issuer\": \"x\", \"jwks_uri\": \"{url}\"}}"));
     let site = KeySite::Issuer("http://keys.shop/tenant/".into());
-    let namespaces = BTreeSet::from(["shop".into()]);
     let server = origin(vec![found("http://keys.shop/own"), ok(KEYS)]).await;
-    assert_eq!(fetch(&site, &namespaces, &options(server.port, true)).await.map(|keys| keys.len()), Ok(1));
+    assert_eq!(fetch(&site, &wish(), &options(server.port, true)).await.map(|keys| keys.len()), Ok(1));
     let asked = ["GET /tenant/.well-known/openid-configuration HTTP/1.1", "GET /own HTTP/1.1"];
     assert_eq!(*server.asked.lock().unwrap(), asked);
     for url in ["http://127.0.0.1/", "http://169.254.169.254/"] {
         let server = origin(vec![found(url)]).await;
-        let led = fetch(&site, &namespaces, &options(server.port, true)).await;
+        let led = fetch(&site, &wish(), &options(server.port, true)).await;
         assert_eq!(led, Err(FetchError::Forbidden), "{url}");
     }
 }
@@ -138,7 +154,7 @@ async fn the_last_keys_hold_for_a_while_and_then_there_are_none() {
     let mut serving = JoinSet::new();
     serving.spawn(follower.run());
     let site = KeySite::Url(URL.into());
-    feed.want(&Wanted::from([(site.clone(), BTreeSet::from(["shop".into()]))]));
+    feed.want(&Wanted::from([(site.clone(), wish())]));
     assert_eq!(feed.next().await, (site.clone(), None), "not at the first try");
     let (found, keys) = feed.next().await;
     let since = Instant::now();

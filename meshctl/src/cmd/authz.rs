@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 mod check;
+mod place;
 mod show;
 
 /// Ask policies what they say of a connection or of a request, and why.

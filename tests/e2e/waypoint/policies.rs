@@ -1,14 +1,16 @@
 //! Policies at a waypoint, and behind it.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::bed::{Bed, PodHandle};
+use mesh_tests::jwt::{Issuer, from_now};
 use mesh_tests::scenario::{self, Dialled, dial, eventually, pod};
+use serde_json::json;
 
 use super::{URL, Way, bind, counted, waits, with_waypoint};
-use crate::routing::Answer;
+use crate::routing::{Answer, ask_once};
 
 fn policy(name: &str, spec: &str) -> String {
     format!(
@@ -106,5 +108,86 @@ fn bytes_are_carried_and_decided_about() -> Result<()> {
     ensure!(denied > 0, "the waypoint counts what it denies");
     let log = bed.pod("shop/way-pod")?.log();
     ensure!(log.contains("response_flags=\"DENY\"") && log.contains("shop/stop"), "{log}");
+    Ok(())
+}
+
+/// Requests are asked for tokens and decided about one by one at the waypoint: what it answers, what the log says of it and the
+/// client does not hear, and a request under way whose token is no longer good.
+#[test]
+fn requests_and_tokens_are_decided_about_at_the_waypoint() -> Result<()> {
+    let bed = with_waypoint(Way::Wire)?;
+    let client = bed.pod("mesh/client")?;
+    bind(&bed)?;
+    let issuer = Issuer::new()?;
+    let authentication = |issuer: &Issuer| {
+        json!({
+            "apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication",
+            "metadata": {"name": "tokens", "namespace": "shop"},
+            "spec": {
+                "targetRefs": [{"group": "", "kind": "Service", "name": "web"}],
+                "jwtRules": [{"issuer": "e2e", "jwks": issuer.jwks()}],
+            },
+        })
+        .to_string()
+    };
+    bed.apply(&authentication(&issuer))?;
+    bed.apply(&policy(
+        "reads",
+        "targetRefs: [{kind: Service, name: web}], rules: [\
+         {to: [{operation: {methods: [GET], paths: [/get, '/status/{*}']}}]}, \
+         {from: [{source: {requestPrincipals: [e2e/ann]}}]}]",
+    ))?;
+    let token = |issuer: &Issuer, sub: &str| {
+        let claims = json!({"iss": "e2e", "sub": sub, "exp": from_now(600)});
+        Ok::<_, anyhow::Error>(format!("authorization: Bearer {}", issuer.token(&claims)?))
+    };
+    let (ann, bob, forged) = (token(&issuer, "ann")?, token(&issuer, "bob")?, token(&Issuer::new()?, "ann")?);
+    let rows: &[(&str, &[&str], u16)] = &[
+        ("/headers", &["-H", &forged], 401),
+        ("/headers", &[], 403),
+        ("/headers", &["-H", &bob], 403),
+        ("/headers", &["-H", &ann], 200),
+        ("/get", &[], 200),
+        ("/get", &["-H", &forged], 401),
+        ("/get", &["-X", "POST"], 403),
+        ("/x/../headers", &["--path-as-is"], 403),
+        ("/status/201", &[], 201),
+        ("/status/201/x", &[], 403),
+    ];
+    for (path, words, status) in rows {
+        let url = format!("http://web.shop{path}");
+        let answer = waits(&bed, &client, &[&[&*url], *words].concat(), |it| it.status == *status);
+        let answer = answer.with_context(|| format!("{path} {words:?} is to get {status}"))?;
+        let said = [(401, "Jwt verification fails"), (403, "RBAC: access denied")];
+        let said = said.iter().find(|(of, _)| of == status).map(|(_, said)| *said);
+        ensure!(said.is_none_or(|said| answer.body == said), "{path} {words:?}: {answer:?}");
+    }
+    let logs = |told: &str| {
+        let waited = bed.wait("the log", Duration::from_secs(5), |bed| {
+            bed.pod("shop/way-pod").is_ok_and(|pod| pod.log().contains(told))
+        });
+        waited.with_context(|| told.to_owned())
+    };
+    logs("rbac_access_denied_matched_policy[none]")?;
+    logs("jwt_authn_access_denied{Jwt_verification_fails}")?;
+    bed.apply(&policy(
+        "stop",
+        "targetRefs: [{kind: Service, name: web}], action: DENY, rules: [{to: [{operation: {paths: [/status/*]}}]}]",
+    ))?;
+    waits(&bed, &client, &["http://web.shop/status/201"], |it| it.status == 403)?;
+    logs("rbac_access_denied_matched_policy[ns[shop]-policy[stop]-rule[0]]")?;
+
+    let (answer, took) = std::thread::scope(|scope| -> Result<_> {
+        let asked = scope.spawn(|| {
+            let answer = ask_once(&client, &["http://web.shop/delay/4", "-H", &ann]);
+            (answer, Instant::now())
+        });
+        std::thread::sleep(Duration::from_millis(700));
+        let changed = Instant::now();
+        bed.apply(&authentication(&Issuer::new()?))?;
+        let (answer, ended) = asked.join().expect("it asks");
+        Ok((answer?, ended.duration_since(changed)))
+    })?;
+    ensure!(answer.status == 401 && took < Duration::from_millis(1500), "{answer:?} after {took:?}");
     Ok(())
 }

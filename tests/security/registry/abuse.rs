@@ -1,8 +1,8 @@
 //! What costs the attacked more than the attacker.
 
-use super::Proof::{Here, Never, NotYet};
+use super::Proof::{Here, Never};
 use super::{Advisory, conf, control, e2e, fuzz, gateway, unit};
-use crate::{deps, h2, logs, slow, tls};
+use crate::{deps, h2, logs, slow, stall, tls};
 
 pub(super) const ROWS: &[Advisory] = &[
     Advisory {
@@ -124,8 +124,11 @@ pub(super) const ROWS: &[Advisory] = &[
     Advisory {
         row: "faults.runtime_stall",
         ids: &["CVE-2024-45506"],
-        must: "a thread that turns without end is seen",
-        shown: &[NotYet("no watchdog looks at the threads that carry data")],
+        must: "a thread that turns without end is seen, told and not hidden behind a process that calls itself ready",
+        shown: &[
+            Here(stall::is_seen),
+            unit("stall::tests::a_thread_that_stands_is_told_of_once_and_so_is_its_end"),
+        ],
     },
     Advisory {
         row: "faults.emfile",

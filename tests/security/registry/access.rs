@@ -51,9 +51,11 @@ pub(super) const ROWS: &[Advisory] = &[
         row: "authz.sa_dot",
         ids: &["CVE-2026-39350"],
         must: "no name becomes a regular expression",
-        shown: &[NotYet(
-            "a truth table of names with dots is missing; matchers are typed and compile no expression",
-        )],
+        shown: &[
+            unit("policy::tests::names::a_dot_in_the_name_of_a_peer_is_a_dot"),
+            unit("policy::tests::names::a_dot_in_what_is_asked_for_is_a_dot"),
+            unit("policy::tests::names::an_expression_in_the_place_of_a_name_matches_nobody"),
+        ],
     },
     Advisory {
         row: "authz.wildcard_tcp",
@@ -99,6 +101,7 @@ pub(super) const ROWS: &[Advisory] = &[
             conf("settings/no-trusted-proxy"),
             conf("settings/trusted-proxies"),
             conf("settings/trusted-proxies-that-are-not-there"),
+            e2e("headers::strangers_say_nothing_of_themselves_and_peers_are_named"),
         ],
     },
     Advisory {
@@ -112,6 +115,8 @@ pub(super) const ROWS: &[Advisory] = &[
             Here(headers::certificates),
             unit("http::xfcc::tests::each_rule"),
             unit("http::xfcc::tests::names_do_not_become_elements"),
+            e2e("headers::strangers_say_nothing_of_themselves_and_peers_are_named"),
+            e2e("headers::a_waypoint_names_the_peer"),
         ],
     },
     Advisory {
@@ -154,7 +159,7 @@ pub(super) const ROWS: &[Advisory] = &[
         row: "control.host_takeover",
         ids: &["ISTIO-SECURITY-2026-002"],
         must: "rules about another namespace's host are told",
-        shown: &[NotYet("Istio's semantics hold; analysis does not name it yet")],
+        shown: &[unit("analyze::tests::cases::every_case_says_one_thing_and_nothing_once_mended")],
     },
     Advisory {
         row: "admin.exposure",
@@ -173,7 +178,10 @@ pub(super) const ROWS: &[Advisory] = &[
         must: "a NetworkPolicy sees the pods' own addresses also within a node",
         shown: &[
             e2e("express::pods_of_a_node_reach_each_other_past_the_proxy"),
-            NotYet("no test has a NetworkPolicy in force"),
+            e2e("express::a_network_policy_within_a_node_is_kept_to"),
+            NotYet(
+                "what the node carries itself within a node, without the express path, does not pass the rules of its network",
+            ),
         ],
     },
     Advisory {
@@ -183,7 +191,7 @@ pub(super) const ROWS: &[Advisory] = &[
         shown: &[
             e2e("enrol::older_connections_are_reset_on_enrolment"),
             e2e("hostile::nothing_leaves_an_enrolled_pod_uncaptured"),
-            NotYet("no capture of the wire while pods come and go"),
+            e2e("window::nothing_is_readable_on_the_wire_while_pods_come_and_go"),
         ],
     },
     Advisory {
@@ -194,7 +202,8 @@ pub(super) const ROWS: &[Advisory] = &[
             e2e("faults::a_killed_node_fails_closed_by_sk_lookup"),
             e2e("faults::a_killed_node_fails_closed_by_tc"),
             e2e("admin::a_node_is_not_ready_before_its_configuration"),
-            NotYet("100,000 probes during each"),
+            e2e("window::no_policy_is_out_of_force_for_a_moment"),
+            e2e("window::a_pod_that_is_taken_in_is_open_to_nobody_afterwards"),
         ],
     },
     Advisory {

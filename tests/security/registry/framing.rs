@@ -1,8 +1,8 @@
 //! Messages that two programs read in two ways.
 
-use super::Proof::{Here, Never, NotYet};
-use super::{Advisory, conf, fuzz};
-use crate::{logs, smuggle};
+use super::Proof::{Here, Never};
+use super::{Advisory, conf, fuzz, unit};
+use crate::{logs, proxied, smuggle};
 
 pub(super) const ROWS: &[Advisory] = &[
     Advisory {
@@ -154,9 +154,9 @@ pub(super) const ROWS: &[Advisory] = &[
         must: "a PROXY header whose lengths do not fit is refused",
         shown: &[
             conf("http/raw-proxy-header-2"),
-            NotYet(
-                "the PROXY protocol is not spoken at gateways yet: where it is not asked for, it is refused",
-            ),
+            unit("proxy_header::tests::what_can_be_read_in_two_ways_or_not_at_all_is_wrong"),
+            fuzz("proxy"),
+            Here(proxied::headers),
         ],
     },
     Advisory {

@@ -1,8 +1,8 @@
 //! Who somebody is, where a tunnel leads, and what names mean.
 
-use super::Proof::{Here, In, Never, NotYet};
+use super::Proof::{Here, In, Never};
 use super::{Advisory, Suite, control, e2e, fuzz, unit};
-use crate::tls;
+use crate::revoked;
 
 pub(super) const ROWS: &[Advisory] = &[
     Advisory {
@@ -67,12 +67,24 @@ pub(super) const ROWS: &[Advisory] = &[
         ],
     },
     Advisory {
+        row: "live.tokens",
+        ids: &["class: what was allowed once"],
+        must: "requests under way end within a second when their token is no longer good",
+        shown: &[
+            e2e("tokens::a_change_of_keys_cuts_requests_under_way"),
+            e2e("waypoint::policies::requests_and_tokens_are_decided_about_at_the_waypoint"),
+        ],
+    },
+    Advisory {
         row: "live.crl",
         ids: &["class: what was trusted once"],
         must: "who is revoked is refused as soon as it is told, by nodes and by gateways",
         shown: &[
             e2e("identity::what_is_revoked_is_refused_as_soon_as_it_is_told"),
-            Here(tls::revoked_client),
+            e2e("identity::what_is_open_ends_when_its_certificate_is_revoked"),
+            e2e("identity::what_is_open_ends_when_its_certificate_is_revoked_embedded"),
+            unit("tls::tests::what_was_proven_is_judged_again"),
+            Here(revoked::ends_what_is_open),
         ],
     },
     Advisory {
@@ -110,7 +122,8 @@ pub(super) const ROWS: &[Advisory] = &[
             e2e("faults::the_guard_stops_what_goes_around"),
             In(Suite::Ebpf, "every_shape_of_connect_by_sk_lookup"),
             In(Suite::Ebpf, "every_shape_of_connect_by_tc"),
-            NotYet("sockets of a pod with a mark of its own"),
+            e2e("hostile::no_mark_of_a_pod_gets_past_the_node_by_sk_lookup"),
+            e2e("hostile::no_mark_of_a_pod_gets_past_the_node_by_tc"),
         ],
     },
     Advisory {

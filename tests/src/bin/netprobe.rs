@@ -23,6 +23,7 @@ use mesh_tests::{
     grpc::{self, Calls},
     mongo,
     origin::Origin,
+    probe,
     sealed::{self, Sealing},
 };
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -107,6 +108,20 @@ enum Verb {
         /// How many.
         #[arg(long, default_value_t = 1)]
         count: usize,
+    },
+    /// Connect again and again from many threads, and print as JSON, again and again, how often, and how often a server was there.
+    ///
+    /// Example: netprobe probe 10.244.1.3:7000 --seconds 10
+    Probe {
+        /// Where to.
+        #[arg(required = true)]
+        to: Vec<SocketAddr>,
+        /// How long.
+        #[arg(long, default_value_t = 60.0)]
+        seconds: f64,
+        /// At a time, for each of them.
+        #[arg(long, default_value_t = 16)]
+        threads: usize,
     },
     /// Send numbers to a server that answers every byte, check what comes back, and print the outcome as JSON.
     ///
@@ -262,6 +277,9 @@ struct Dial {
     /// Bind to this address first.
     #[arg(long)]
     bind: Option<SocketAddr>,
+    /// Put this mark on the socket (`SO_MARK`).
+    #[arg(long)]
+    mark: Option<u32>,
     /// What to tell the server.
     #[arg(long, default_value = "ECHO")]
     say: String,
@@ -294,6 +312,7 @@ fn main() -> anyhow::Result<()> {
             show(&codes)
         }
         Verb::Hold { to, count } => hold(to, count),
+        Verb::Probe { to, seconds, threads } => probe_all(&to, threads, seconds),
         Verb::Numbered { to, blocks, seconds } => {
             let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
             show(&mesh_tests::numbered::run(to, blocks, duration))
@@ -484,6 +503,9 @@ impl Dial {
         if let Some(at) = self.bind {
             socket.bind(&at.into())?;
         }
+        if let Some(mark) = self.mark {
+            socket.set_mark(mark)?;
+        }
         let timeout = Duration::from_millis(self.timeout);
         let to = SockAddr::from(to);
         if self.fastopen {
@@ -523,6 +545,12 @@ impl Dial {
         };
         (received, end)
     }
+}
+
+fn probe_all(to: &[SocketAddr], threads: usize, seconds: f64) -> anyhow::Result<()> {
+    let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
+    probe::run(to, threads, duration, |probed| drop(show(&probed)));
+    Ok(())
 }
 
 fn hold(to: SocketAddr, count: usize) -> anyhow::Result<()> {

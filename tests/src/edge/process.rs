@@ -27,6 +27,8 @@ pub struct Gateway {
 pub enum Source {
     /// Files by name and content. In them `{dir}` is a directory for whatever else the test needs, see [`Gateway::put`].
     Directory(Vec<(String, String)>),
+    /// The same, with an authority of its own.
+    Certified(Vec<(String, String)>),
     /// A control plane, its roots, and a token to join with.
     Control {
         /// Where it is.
@@ -43,14 +45,18 @@ impl Source {
     fn prepare(&self, place: &Path) -> Result<Vec<String>> {
         let at = |name: &str| place.join(name).display().to_string();
         match self {
-            Self::Directory(files) => {
+            Self::Directory(files) | Self::Certified(files) => {
                 // A directory without anything is one that is not filled yet.
                 let any = "apiVersion: v1\nkind: Namespace\nmetadata: { name: istio-system }\n";
                 fs::write(at("config/namespace.yaml"), any)?;
                 for (name, text) in files {
                     fs::write(place.join("config").join(name), text.replace("{dir}", &at("files")))?;
                 }
-                Ok(vec!["--config".to_owned(), at("config")])
+                let mut options = vec!["--config".to_owned(), at("config")];
+                if matches!(self, Self::Certified(_)) {
+                    options.extend(["--state".to_owned(), at("state")]);
+                }
+                Ok(options)
             }
             Self::Control { url, roots, token } => {
                 fs::write(at("roots.pem"), roots)?;
@@ -84,6 +90,17 @@ impl Gateway {
     /// whatever else the test needs, see [`Self::put`].
     pub fn start(files: &[(&str, &str)]) -> Result<Self> {
         Self::start_as(files, &[])
+    }
+
+    /// As [`Self::start`], with an authority of its own, and so an identity in the mesh.
+    pub fn certified(files: &[(&str, &str)]) -> Result<Self> {
+        let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
+        Self::begin(&Source::Certified(files), &[])?.until_ready()
+    }
+
+    /// What it keeps over a restart.
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
     }
 
     /// As [`Self::start`], by way of another program: `setpriv` and its options.

@@ -887,4 +887,37 @@ spec:
   subsets: [{name: v, labels: {topology.kubernetes.io/region: ''}}]",
         mend: ("region: ''", "region: r"),
     },
+    Case {
+        says: &["IST0133 spec.hosts[1]"],
+        text: "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: x, namespace: other}
+spec:
+  hosts: [own.example.com, reviews.book.svc.cluster.local]
+  http: [{route: [{destination: {host: reviews.book.svc.cluster.local}}]}]",
+        mend: ("  hosts:", "  exportTo: [.]\n  hosts:"),
+    },
+    Case {
+        says: &["IST0133 spec.hosts[0]"],
+        text: "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: x, namespace: other}
+spec:
+  exportTo: [., third]
+  hosts: ['*.book.svc.cluster.local']
+  http: [{directResponse: {status: 404}}]",
+        mend: ("[., third]", "[.]"),
+    },
+    Case {
+        says: &["IST0133 spec.hosts[0]"],
+        text: "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: x, namespace: other}
+spec:
+  hosts: [reviews.book.svc.cluster.local]
+  resolution: STATIC
+  ports: [{name: http, number: 9080, protocol: HTTP}]
+  endpoints: [{address: 192.0.2.1}]",
+        mend: ("namespace: other", "namespace: book"),
+    },
 ];

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -57,7 +58,7 @@ impl World {
     }
 
     fn tell_users(&mut self, site: &KeySite) {
-        let users = self.keys.users.values().filter(|object| sites_of(object).contains(site));
+        let users = self.keys.users.values().filter(|object| sites_of(object).contains_key(site));
         let news: Vec<_> = users.filter_map(|object| self.with_keys(object)).collect();
         for config in news {
             self.emit(RecordKey::Config(config.key()), Some(Record::Config(Arc::new(config))));
@@ -92,18 +93,20 @@ impl Keys {
     fn all_wanted(&self) -> Wanted {
         let mut wanted = Wanted::new();
         for (key, object) in &self.users {
-            for site in sites_of(object) {
-                wanted.entry(site).or_default().insert(Arc::clone(&key.namespace));
+            for (site, timeout) in sites_of(object) {
+                let wish = wanted.entry(site).or_default();
+                wish.namespaces.insert(Arc::clone(&key.namespace));
+                wish.timeout = wish.timeout.max(timeout);
             }
         }
         wanted
     }
 }
 
-fn sites_of(object: &Object) -> std::collections::BTreeSet<KeySite> {
+fn sites_of(object: &Object) -> BTreeMap<KeySite, Duration> {
     match &object.spec {
         Spec::RequestAuthentication(spec) => KeySite::all_of(spec),
-        _ => std::collections::BTreeSet::new(),
+        _ => BTreeMap::new(),
     }
 }
 
@@ -154,7 +157,7 @@ mod tests {
         )));
         let sites = [KeySite::Url(url.into()), KeySite::Issuer(issuer.into())];
         assert!(world.wanted_keys().keys().eq(&sites), "{:?}", world.wanted_keys());
-        assert_eq!(world.wanted_keys()[&sites[0]], ["shop".into()].into());
+        assert_eq!(world.wanted_keys()[&sites[0]].namespaces, ["shop".into()].into());
         let (inline, none) = ((true, false), (false, false));
         assert_eq!(told(&mut world, &mut mirror), [(false, true), none, none, inline]);
         world.set_keys(&sites[0], Some(keys(1)));
@@ -165,6 +168,18 @@ mod tests {
         assert_eq!(world.commit(), [], "the same keys are no news");
         world.set_keys(&sites[0], None);
         assert_eq!(told(&mut world, &mut mirror), [(false, true), inline, none, inline]);
+
+        let timeout = |world: &World| world.wanted_keys()[&sites[0]].timeout.as_millis();
+        assert_eq!(timeout(&world), 5000, "where nothing is said");
+        for (rules, millis) in [
+            ("{issuer: a, jwksUri: URL, timeout: 250ms}", 250),
+            ("{issuer: a, jwksUri: URL, timeout: 250ms}, {issuer: b, jwksUri: URL, timeout: 2s}", 2000),
+            ("{issuer: a, jwksUri: URL, timeout: 250ms}, {issuer: b, jwksUri: URL}", 5000),
+            ("{issuer: a, jwksUri: URL, timeout: 24h}", 60_000),
+        ] {
+            world.upsert(&object(&rules.replace("URL", url)));
+            assert_eq!(timeout(&world), millis, "{rules}");
+        }
 
         world.upsert(&object("{issuer: b, jwks: '{\"keys\": []}'}"));
         assert!(world.wanted_keys().is_empty());

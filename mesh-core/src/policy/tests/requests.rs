@@ -64,7 +64,7 @@ const NONE: &str = "rbac_access_denied_matched_policy[none]";
 const MATCHED: &str = "rbac_access_denied_matched_policy[ns[app]-policy[p]-rule[0]]";
 
 /// A rule that must (not) match requests, whether it allows or denies.
-fn check_rule(rule: &str, matching: &[&str], others: &[&str]) {
+pub(super) fn check_rule(rule: &str, matching: &[&str], others: &[&str]) {
     let allow = world(&authz("app/p", &format!("{{rules: [{rule}]}}"))).snapshot;
     let deny = world(&authz("app/p", &format!("{{action: DENY, rules: [{rule}]}}"))).snapshot;
     for (requests, allowed, denied) in [(matching, "ok", MATCHED), (others, NONE, "ok")] {

@@ -75,6 +75,11 @@ impl Tls {
         !matches!(self, Self::Pass)
     }
 
+    /// Whether clients prove who they are in the mesh.
+    pub(super) fn proves_identities(&self) -> bool {
+        matches!(self, Self::Mesh(_))
+    }
+
     /// The configuration for a client's handshake.
     pub(super) fn config(
         &self,

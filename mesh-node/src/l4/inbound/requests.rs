@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use mesh_core::authn::{Authentication, Providers};
+use mesh_core::http::xfcc;
 use mesh_core::limit::{Limits, Policy};
 use mesh_core::model::{Declared, Entry, Exported, Families, Service, ServicePort, Snapshot, Workload};
 use mesh_core::policy::{Decision, DeniedBy, Notes, Permit, Seen};
@@ -24,7 +25,9 @@ use super::super::revoke::{Carries, Facts};
 use crate::l7::engine::Engine;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
-use crate::l7::site::{self, Chosen, Client, Dial, DialError, Dialled, Guard, INBOUND, LocalBoxFuture, Site};
+use crate::l7::site::{
+    self, Chosen, Client, Clients, Dial, DialError, Dialled, Guard, INBOUND, LocalBoxFuture, Site,
+};
 use crate::l7::sniff::{self, Beginning, Wanted};
 use crate::redirect::LocalPod;
 use crate::report::Perspective;
@@ -153,9 +156,13 @@ pub(super) async fn serve(
     let snapshot = worker.snapshot();
     let source =
         snapshot.workload_by_ip(facts.source_ip).filter(|it| Some(&it.identity) == facts.peer.as_ref());
+    let own = snapshot.workload_by_uid(&facts.uid);
+    let certificate =
+        own.zip(facts.peer.as_ref()).map(|(own, peer)| xfcc::caller(&own.identity, peer).into());
     let about = site::Facts {
         source: source.cloned(),
         identity: facts.peer.clone(),
+        certificate,
         ..site::Facts::stranger(client, Some(facts.destination))
     };
     let permits = Rc::<Permits>::default();
@@ -335,8 +342,8 @@ impl Site for OwnSite {
         self.number
     }
 
-    fn is_edge(&self) -> bool {
-        false
+    fn clients(&self) -> Clients {
+        Clients::Callers
     }
 }
 

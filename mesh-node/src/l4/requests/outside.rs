@@ -10,7 +10,7 @@ use mesh_core::route::{self, ClusterRef, MatchInfo, Outside, Route, RouteTable};
 use tokio::net::TcpStream;
 
 use super::{PodRequests, chosen, serve_at, sniff};
-use crate::l7::site::{Chosen, Site};
+use crate::l7::site::{Chosen, Clients, Site};
 use crate::redirect::LocalPod;
 use crate::report::PseudoService;
 use crate::run::worker::Worker;
@@ -148,8 +148,8 @@ impl Site for OutsideSite {
         self.port
     }
 
-    fn is_edge(&self) -> bool {
-        false
+    fn clients(&self) -> Clients {
+        Clients::Own
     }
 }
 

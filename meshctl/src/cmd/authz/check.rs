@@ -10,12 +10,13 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use mesh_core::authn::Claims;
 use mesh_core::http::path::{EscapedSlashes, Normalization, normalize};
 use mesh_core::id::SpiffeId;
-use mesh_core::model::{CompileOptions, Snapshot, Workload, compile};
+use mesh_core::model::{CompileOptions, Snapshot, compile};
 use mesh_core::policy::{Connection, Host, Question, Request, Seen};
 use mesh_core::resource::mesh_config::settings::PathNormalization;
 use mesh_core::resource::{Object, SourceFile, Spec, parse};
 use serde_json::{Map, Value, json};
 
+use super::place::Place;
 use super::show;
 use crate::cmd::analyze::read;
 use crate::{emit, note};
@@ -23,16 +24,24 @@ use crate::{emit, note};
 /// Tell what policies say of a connection to a pod, or of a request on it, and why.
 ///
 /// Reads Kubernetes YAML as `kubectl apply` takes it, and asks what a node asks about the pod: policies with a selector or
-/// without one, of its namespace and of the root namespace. Those with targetRefs are asked at waypoints and gateways.
+/// without one, of its namespace and of the root namespace. Those with targetRefs are asked at waypoints and gateways: with
+/// --waypoint it is asked what a waypoint asks about a service, and with --gateway what a gateway asks about whoever comes to it.
 ///
 /// Without --method, --path, --host, --header and --claims it is asked about a connection of which nothing is known yet. The
 /// exit code is 0 if it is allowed, 1 if it is denied or depends on a request.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The pod that is called, as NAMESPACE/NAME; the name of a Deployment stands for any pod of it.
+    /// The pod that is called, as NAMESPACE/NAME; the name of a Deployment stands for any pod of it. With --waypoint the Service or
+    /// ServiceEntry.
     #[arg(value_name = "NAMESPACE/POD")]
-    pod: String,
+    pub(super) pod: String,
+    /// Ask what this waypoint asks.
+    #[arg(long, value_name = "NAMESPACE/GATEWAY", conflicts_with = "gateway")]
+    pub(super) waypoint: Option<String>,
+    /// Ask what the pod asks as a gateway: with its labels, or as the Gateway of that name.
+    #[arg(long)]
+    pub(super) gateway: bool,
     /// Who calls: TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT, or NAMESPACE/ACCOUNT of the mesh itself. Nobody proven without it.
     #[arg(long, value_name = "IDENTITY")]
     from: Option<String>,
@@ -62,7 +71,7 @@ pub(crate) struct Args {
     claims: Option<Map<String, Value>>,
     /// The directory to read, with those in it.
     #[arg(long, value_name = "DIR", default_value = ".")]
-    config: PathBuf,
+    pub(super) config: PathBuf,
     /// Namespace of mesh-wide configuration.
     #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
     root_namespace: String,
@@ -88,16 +97,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     objects.extend(stand_in(&objects, namespace, name));
     let options = CompileOptions { root_namespace: args.root_namespace.clone(), ..CompileOptions::default() };
     let snapshot = compile(&objects, &options).snapshot;
-    let mut workloads = snapshot.workloads();
-    let workload = workloads.find(|it| *it.namespace == *namespace && *it.name == *name);
-    let workload = workload.with_context(|| {
-        format!("there is no pod or Deployment {} in {}", args.pod, args.config.display())
-    })?;
+    let place = Place::of(args, &snapshot, &objects)?;
     let targeted = objects.iter().filter(|object| has_targets(object)).count();
-    if targeted > 0 {
-        note(&format!("left out because they have targetRefs: {targeted} policies"));
+    if targeted > 0 && matches!(place, Place::Pod(_)) {
+        note(&format!(
+            "left out because they have targetRefs: {targeted} policies; --waypoint and --gateway ask about those"
+        ));
     }
-    let answer = args.ask(&snapshot, workload)?;
+    let answer = args.ask(&snapshot, &place)?;
     emit(&match args.output {
         Format::Table => show::table(&answer),
         Format::Json => serde_json::to_string_pretty(&answer)? + "\n",
@@ -106,13 +113,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 impl Args {
-    fn ask(&self, snapshot: &Snapshot, workload: &Workload) -> Result<show::Answer> {
+    fn ask(&self, snapshot: &Snapshot, place: &Place) -> Result<show::Answer> {
         let peer = self.from.as_deref().map(|from| identity(from, snapshot)).transpose()?;
-        let ip = *workload.ips.first().context("the pod has no address")?;
         let connection = Connection {
             peer: peer.as_ref(),
             source_ip: self.from_ip,
-            destination: SocketAddr::new(ip, self.port),
+            destination: SocketAddr::new(place.address()?, self.port),
             encrypted: peer.is_some(),
         };
         let mut headers = HeaderMap::new();
@@ -133,10 +139,7 @@ impl Args {
         };
         let seen = if self.is_request() { Seen::Request(&request) } else { Seen::Nothing };
         let question = Question { connection: &connection, seen, approved: &[] };
-        let policies = snapshot.policies();
-        let explained =
-            policies.explain(workload, &question).context("nothing is known of the pod's policies")?;
-        Ok(show::Answer::of(policies.decide(workload, &question), explained))
+        place.ask(snapshot, &question)
     }
 
     fn is_request(&self) -> bool {
@@ -220,6 +223,8 @@ const EXAMPLES: &str = "\
 Example: meshctl authz check default/ratings-v1 --config deploy/ \\
              --from cluster.local/ns/default/sa/bookinfo-reviews --method POST --path /ratings/0
          meshctl authz check shop/cart-0 --from shop/web --port 8080
+         meshctl authz check shop/cart --waypoint shop/waypoint --from shop/web --path /items
+         meshctl authz check istio-system/istio-ingressgateway --gateway --host shop.example --path /admin
          meshctl authz check shop/cart-0 --host shop.example --claims '{\"iss\": \"me\", \"sub\": \"ann\"}' -o json";
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Answers of `meshctl authz check`.
 
-use mesh_core::policy::{Decision, Effect, Explained, External, Matches, Permit};
+use mesh_core::policy::{Decision, Effect, Explained, External, Matches, Notes};
 use serde::Serialize;
 
 use crate::table::{align, one_line};
@@ -32,7 +32,7 @@ enum Verdict {
 }
 
 impl Answer {
-    pub(super) fn of(decision: Decision<Permit>, policies: Vec<Explained>) -> Self {
+    pub(super) fn of(decision: Decision<Notes>, policies: Vec<Explained>) -> Self {
         let enforced = policies.iter().any(|it| it.effect == Effect::Allow && !it.dry_run);
         let mut answer = Self {
             decision: Verdict::Allowed,
@@ -42,8 +42,8 @@ impl Answer {
             policies,
         };
         match decision {
-            Decision::Allowed(permit) => {
-                answer.would_be_denied_by = permit.dry_run_denied().map(ToString::to_string);
+            Decision::Allowed(notes) => {
+                answer.would_be_denied_by = notes.would_be_denied.map(|policy| policy.to_string());
             }
             Decision::Denied(denied) => {
                 answer.decision = Verdict::Denied;

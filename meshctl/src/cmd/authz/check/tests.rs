@@ -25,6 +25,35 @@ spec:
   - from: [{source: {principals: [cluster.local/ns/default/sa/bookinfo-reviews]}}]
     to: [{operation: {methods: [GET], paths: [/ratings/*]}}]
   - when: [{key: 'request.auth.claims[role]', values: [admin]}, {key: 'request.headers[x-a]', values: [b]}]
+---
+{apiVersion: v1, kind: Service, metadata: {name: ratings, namespace: default}, spec: {clusterIP: 10.0.0.1, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: other, namespace: default}, spec: {clusterIP: 10.0.0.2, ports: [{port: 80}]}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: only, namespace: default}
+spec:
+  targetRefs: [{kind: Service, name: ratings}]
+  rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/ann]}}]}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: stop, namespace: default}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: way}]
+  action: DENY
+  rules: [{to: [{operation: {paths: [/stop]}}]}]
+---
+{apiVersion: v1, kind: Pod, metadata: {name: edge, namespace: default, labels: {istio: edge}}, spec: {containers: [{name: c, image: i}]}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: closed, namespace: default}
+spec:
+  selector: {matchLabels: {istio: edge}}
+  action: DENY
+  rules: [{to: [{operation: {paths: [/closed]}}]}]
 ";
 
 fn ask(words: &str) -> Value {
@@ -34,12 +63,44 @@ fn ask(words: &str) -> Value {
     let pod = stand_in(&objects, "default", "ratings-v1");
     let objects: Vec<_> = objects.into_iter().chain(pod).collect();
     let snapshot = compile(&objects, &CompileOptions::default()).snapshot;
-    let args = Line::try_parse_from(
-        ["x", "default/ratings-v1"].into_iter().chain(words.split(' ').filter(|it| !it.is_empty())),
-    );
-    let args = args.unwrap().args;
-    let workload = snapshot.workloads().next().unwrap();
-    serde_json::to_value(args.ask(&snapshot, workload).unwrap()).unwrap()
+    let words: Vec<_> = words.split(' ').filter(|it| !it.is_empty()).collect();
+    let pod =
+        if words.first().is_some_and(|it| it.contains('/')) { &[][..] } else { &["default/ratings-v1"] };
+    let args = Line::try_parse_from(["x"].iter().chain(pod).chain(&words)).unwrap().args;
+    let place = Place::of(&args, &snapshot, &objects).unwrap();
+    serde_json::to_value(args.ask(&snapshot, &place).unwrap()).unwrap()
+}
+
+#[test]
+fn policies_with_targets_are_asked_where_they_are_enforced() {
+    for (words, decision, policies) in [
+        (
+            "default/ratings --waypoint default/way --from default/ann --path /a",
+            "allowed",
+            &["only", "stop"][..],
+        ),
+        ("default/ratings --waypoint default/way --from default/bob --path /a", "denied", &["only", "stop"]),
+        (
+            "default/ratings --waypoint default/way --from default/ann --path /stop",
+            "denied",
+            &["only", "stop"],
+        ),
+        // What is for the waypoint, and what is for the other service alone.
+        ("default/other --waypoint default/way --from default/bob --path /a", "allowed", &["stop"]),
+        ("default/other --waypoint default/else --from default/bob --path /stop", "allowed", &[]),
+        // A gateway is selected as pods are, or named.
+        ("default/edge --gateway --path /a", "allowed", &["closed"]),
+        ("default/edge --gateway --path /closed", "denied", &["closed"]),
+        ("default/way --gateway --path /stop", "denied", &["stop"]),
+    ] {
+        let answer = ask(words);
+        assert_eq!(answer["decision"], decision, "{words}: {answer:#}");
+        let mut asked: Vec<_> =
+            answer["policies"].as_array().unwrap().iter().map(|it| it["policy"].to_string()).collect();
+        asked.sort();
+        let named = asked.iter().zip(policies).all(|(asked, policy)| asked.contains(policy));
+        assert!(named && asked.len() == policies.len(), "{words}: {asked:?}");
+    }
 }
 
 #[test]
