@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "mesh.proto",
         "ratelimit.proto",
         "authz.proto",
+        "otlp.proto",
     ];
     let descriptors = protox::compile(files, ["proto"])?;
     // Payloads stay in the buffer that they arrived in.

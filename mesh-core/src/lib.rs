@@ -29,5 +29,7 @@ pub mod policy;
 pub mod resource;
 pub mod retry;
 pub mod route;
+pub mod telemetry;
+pub mod trace;
 pub mod tunnel;
 pub mod waypoint;

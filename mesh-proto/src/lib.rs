@@ -5,7 +5,7 @@
 //! resource and the field. A resource is decoded alone: a bad one costs the others nothing.
 #![forbid(unsafe_code)]
 
-pub use self::generated::{authz, ca, discovery, mesh, ratelimit, security, workload};
+pub use self::generated::{authz, ca, discovery, mesh, otlp, ratelimit, security, workload};
 
 pub mod check;
 pub mod codec;
@@ -14,6 +14,7 @@ pub mod encode;
 pub mod limit;
 pub mod names;
 mod policy;
+pub mod spans;
 
 /// Messages and services; `proto/` says what they mean.
 #[expect(
@@ -55,6 +56,11 @@ mod generated {
     /// Envoy's rate limit service.
     pub mod ratelimit {
         tonic::include_proto!("envoy.service.ratelimit.v3");
+    }
+
+    /// Spans for collectors of OpenTelemetry.
+    pub mod otlp {
+        tonic::include_proto!("mesh.otlp.v1");
     }
 
     /// What only this mesh's own components say to each other.

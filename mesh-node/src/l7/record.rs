@@ -20,7 +20,8 @@ use super::limit::Quota;
 use super::message::{Broken, Piece, RequestHead, Version, grpc_status};
 use super::reply::Refusal;
 use super::site::Facts;
-use crate::report::{Flags, Operation, Perspective, RequestFacts, RequestHeaderFacts};
+use super::trace;
+use crate::report::{Flags, Operation, Perspective, RequestFacts, RequestHeaderFacts, Told};
 
 /// See the module.
 pub struct Record {
@@ -48,6 +49,9 @@ pub struct Record {
     extra: Vec<(HeaderName, HeaderValue)>,
     /// A request to `DynamoDB`: its operation, and what the server calls what went wrong.
     dynamodb: Option<(&'static str, Option<&'static str>)>,
+    /// What is told about it; nothing is set of requests of the proxy's own.
+    told: Option<Arc<Told>>,
+    active: Option<trace::Active>,
 }
 
 impl Record {
@@ -80,7 +84,14 @@ impl Record {
                 .get(TARGET)
                 .and_then(|it| dynamodb::operation(it.as_bytes()))
                 .map(|it| (it, None)),
+            told: None,
+            active: None,
         }
+    }
+
+    /// What is told about it, and its span if it is traced.
+    pub fn told(&mut self, told: Arc<Told>, active: Option<trace::Active>) {
+        (self.told, self.active) = (Some(told), active);
     }
 
     /// When it came.
@@ -275,7 +286,7 @@ impl Record {
             let service = self.cluster.as_ref().map(|it| &it.service);
             stage.engine.reporter.dynamodb(reporter, service, Operation { name, code, error });
         }
-        stage.engine.reporter.request(&RequestFacts {
+        let told = RequestFacts {
             reporter,
             start: self.wall,
             duration: now.saturating_duration_since(self.start),
@@ -319,7 +330,13 @@ impl Record {
             downstream_remote: client_of(facts, head),
             sni: facts.sni.as_deref().unwrap_or_default(),
             route_name: self.route.as_ref().map_or("", |it| &it.name),
-        });
+            trace: self.active.map(trace::Active::trace),
+            told: self.told.as_ref(),
+        };
+        stage.engine.reporter.request(&told);
+        if let (Some(active), Some(how)) = (self.active, &self.told) {
+            trace::tell(stage, active, (how, &told), head);
+        }
         now
     }
 }

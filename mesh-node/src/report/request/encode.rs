@@ -27,7 +27,12 @@ pub(in crate::report) fn append(text: &mut String, requests: &RequestMap) {
     }
     for (name, help, scale, distribution) in HISTOGRAMS {
         family(text, name, help, "histogram");
-        all.iter().for_each(|(labels, totals)| histogram(text, name, labels, (distribution(totals), scale)));
+        for (labels, totals) in &all {
+            let values = distribution(totals);
+            if values.count() > 0 {
+                histogram(text, name, labels, (values, scale));
+            }
+        }
     }
 }
 
@@ -58,7 +63,7 @@ fn sample(text: &mut String, parts: [&str; 3], value: u64) {
 type Counter = (&'static str, &'static str, fn(&Totals) -> u64);
 
 const COUNTERS: [Counter; 3] = [
-    ("istio_requests", "HTTP requests", |totals| totals.duration.count()),
+    ("istio_requests", "HTTP requests", |totals| totals.requests),
     ("istio_request_messages", "Messages of gRPC requests", |totals| totals.request_messages),
     ("istio_response_messages", "Messages of gRPC responses", |totals| totals.response_messages),
 ];

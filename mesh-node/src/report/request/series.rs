@@ -12,7 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use mesh_core::resource::telemetry::Metric;
+use mesh_core::telemetry::Families;
+
 use super::labels;
+use super::shape::Shape;
 use super::{Perspective, RequestFacts};
 
 /// Every series there is, at most [`RequestMap::cap`] of them and one more per perspective for what came later.
@@ -34,6 +38,9 @@ struct Known {
     ordered: Vec<Arc<Series>>,
 }
 
+/// A request, and how its metrics differ from the usual.
+type Counted<'a, 'f> = (&'a RequestFacts<'f>, Option<&'a Shape<'a>>);
+
 /// The counters of one label set.
 #[derive(Debug)]
 pub(super) struct Series {
@@ -47,6 +54,7 @@ pub(super) struct Series {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard {
+    requests: AtomicU64,
     /// Microseconds.
     duration: Histogram,
     received: Histogram,
@@ -64,6 +72,7 @@ struct Histogram {
 /// The sum of what all threads have counted of one label set.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Totals {
+    pub(super) requests: u64,
     /// Microseconds.
     pub(super) duration: Distribution,
     pub(super) received: Distribution,
@@ -91,12 +100,23 @@ impl RequestMap {
 
     /// Counts a request; the answer is whether the cap left only the series for unknown labels.
     pub(super) fn record(&self, facts: &RequestFacts<'_>) -> bool {
+        match facts.told.filter(|told| told.reshapes()) {
+            None => self.count((facts, None)),
+            Some(told) => {
+                let all = Shape::all(told, facts).map(|shape| self.count((facts, Some(&shape))));
+                all.fold(false, |any, overflow| any | overflow)
+            }
+        }
+    }
+
+    fn count(&self, counted: Counted<'_, '_>) -> bool {
         cache::with(self.id, self.epoch.load(Ordering::Relaxed), |cache| {
-            let cached = cache.find_or_insert(facts, |thread| {
-                let (series, overflow) = self.intern(facts);
+            let cached = cache.find_or_insert(counted, |thread| {
+                let (series, overflow) = self.intern(counted);
                 (series.shard(thread), overflow)
             });
-            cached.shard.record(facts);
+            let families = counted.1.map_or(Families::ALL, Shape::families);
+            cached.shard.record(counted.0, families);
             cached.overflow
         })
     }
@@ -111,12 +131,12 @@ impl RequestMap {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner).ordered.clone();
         all.extend(self.overflow.iter().cloned());
         let totals = all.into_iter().map(|series| (series.labels.clone(), series.totals()));
-        totals.filter(|(_, totals)| totals.duration.count() > 0).collect()
+        totals.filter(|(_, totals)| *totals != Totals::default()).collect()
     }
 
     /// Finds or makes the series of a request's labels, or the one for unknown ones beyond the cap.
-    fn intern(&self, facts: &RequestFacts<'_>) -> (Arc<Series>, bool) {
-        let labels = labels::render(facts);
+    fn intern(&self, (facts, shape): Counted<'_, '_>) -> (Arc<Series>, bool) {
+        let labels = labels::render(facts, shape);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(series) = known.by_labels.get(&*labels) {
             return (series.clone(), false);
@@ -160,6 +180,7 @@ impl Series {
     fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for (_, shard) in self.shards.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            totals.requests += shard.requests.load(Ordering::Relaxed);
             totals.duration.add(&shard.duration);
             totals.received.add(&shard.received);
             totals.sent.add(&shard.sent);
@@ -171,12 +192,23 @@ impl Series {
 }
 
 impl Shard {
-    fn record(&self, facts: &RequestFacts<'_>) {
-        self.duration.record(micros(facts.duration), &DURATION_LIMITS);
-        self.received.record(facts.bytes_received, &SIZE_LIMITS);
-        self.sent.record(facts.bytes_sent, &SIZE_LIMITS);
-        if facts.request_messages | facts.response_messages != 0 {
+    fn record(&self, facts: &RequestFacts<'_>, families: Families) {
+        if families.has(Metric::RequestCount) {
+            bump(&self.requests, 1);
+        }
+        if families.has(Metric::RequestDuration) {
+            self.duration.record(micros(facts.duration), &DURATION_LIMITS);
+        }
+        if families.has(Metric::RequestSize) {
+            self.received.record(facts.bytes_received, &SIZE_LIMITS);
+        }
+        if families.has(Metric::ResponseSize) {
+            self.sent.record(facts.bytes_sent, &SIZE_LIMITS);
+        }
+        if facts.request_messages != 0 && families.has(Metric::GrpcRequestMessages) {
             bump(&self.request_messages, facts.request_messages);
+        }
+        if facts.response_messages != 0 && families.has(Metric::GrpcResponseMessages) {
             bump(&self.response_messages, facts.response_messages);
         }
     }

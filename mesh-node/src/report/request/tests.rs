@@ -63,6 +63,8 @@ impl World {
             downstream_remote: ([10, 0, 0, 1], 42_980).into(),
             sni: "",
             route_name: "default",
+            trace: None,
+            told: None,
         }
     }
 }
