@@ -94,6 +94,11 @@ impl Telemetries {
         Chosen([mesh, own, gateway.or_else(class), served])
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// What they come to for one side.
     pub fn effective(&self, chosen: Chosen, side: Side) -> Effective {
         let rules: Vec<_> = chosen.0.iter().flatten().filter_map(|index| self.rules.get(*index)).collect();

@@ -32,7 +32,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, security; or a part of e2e: egress, dns,
+    /// unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, observability, security; or a part of e2e: egress, dns,
     /// waypoint, limits, express, torture. From gateway-api to security they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
@@ -65,6 +65,8 @@ enum Suite {
     Ebpf,
     /// The real binaries in the test bed.
     EndToEnd,
+    /// What the mesh tells about itself, to a real Prometheus and to collectors of spans.
+    Observability,
     /// What has hurt others, row by row: tests of its own, and what came of those of other suites that its table names. They
     /// are run for it where they have not run before it.
     Security,
@@ -100,7 +102,7 @@ struct Report {
 
 impl Suite {
     /// Those that have every test.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Unit,
         Self::Control,
         Self::Gateway,
@@ -109,6 +111,7 @@ impl Suite {
         Self::GatewayApi,
         Self::Ebpf,
         Self::EndToEnd,
+        Self::Observability,
         // Names tests of the others, and what came of them.
         Self::Security,
     ];
@@ -126,6 +129,7 @@ impl Suite {
             Self::GatewayApi => "gateway-api",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
+            Self::Observability => "observability",
             Self::Security => "security",
             Self::Fuzz => "fuzz",
             Self::Egress => "egress",
@@ -156,6 +160,7 @@ impl Suite {
             Self::GatewayApi
                 | Self::Ebpf
                 | Self::EndToEnd
+                | Self::Observability
                 | Self::Egress
                 | Self::Dns
                 | Self::Waypoint
@@ -192,6 +197,7 @@ impl Suite {
             Self::Conformance | Self::GatewayApi => &["conformance"],
             Self::Gateway => &["gateway"],
             Self::Ebpf => &["ebpf"],
+            Self::Observability => &["observability"],
             Self::Security => &["security"],
             Self::Fuzz => &["fuzz"],
             Self::EndToEnd | Self::Egress | Self::Dns | Self::Waypoint | Self::Express | Self::Torture => {
@@ -356,7 +362,7 @@ fn conclude(reports: &[Report]) -> ExitCode {
         let Tally { passed, failed, ignored, .. } = tally;
         let (name, seconds) = (suite.name(), took.as_secs());
         print(format_args!(
-            "{name:<11} {passed:>5} passed {failed:>4} failed {ignored:>4} ignored {seconds:>5} s"
+            "{name:<13} {passed:>5} passed {failed:>4} failed {ignored:>4} ignored {seconds:>5} s"
         ));
         total.add(tally);
     }

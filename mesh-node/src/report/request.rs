@@ -24,7 +24,7 @@ use mesh_core::model::{Service, Workload};
 pub use flags::Flags;
 pub use format::{AccessFormat, FormatError};
 
-pub(super) use encode::append;
+pub(super) use encode::{append, without_exemplar};
 pub(super) use format::Clock;
 pub(super) use series::RequestMap;
 

@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mesh_core::model::Snapshot;
+use mesh_core::model::{Snapshot, Workload};
 use mesh_core::resource::mesh_config::provider::LogFormat;
-use mesh_core::resource::telemetry::CustomTag;
-use mesh_core::telemetry::{Chosen, Effective, Side, Telemetries};
+use mesh_core::resource::telemetry::{CustomTag, Metric};
+use mesh_core::telemetry::{Attributes, Chosen, Effective, Side, Telemetries};
 use tracing::warn;
 
 use super::request::attributes::View;
@@ -48,6 +48,15 @@ impl Telemetry {
         &self.rules
     }
 
+    /// What a Telemetry says about the connections of a workload, if there is any.
+    pub fn of_connection(&self, workload: Option<&Workload>, side: Side) -> Option<Arc<Told>> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let workload = workload?;
+        Some(self.told(self.rules.of_workload(&workload.namespace, &workload.labels), side))
+    }
+
     /// What these come to.
     pub fn told(&self, chosen: Chosen, side: Side) -> Arc<Told> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,6 +92,17 @@ impl Told {
     /// Whether metrics are not as without any Telemetry.
     pub(super) fn reshapes(&self) -> bool {
         self.reshapes
+    }
+
+    /// Whether a metric is counted, of a connection.
+    pub(super) fn counts(&self, metric: Metric) -> bool {
+        self.effective.metrics.iter().any(|group| group.metrics.has(metric))
+    }
+
+    /// Whether the access log has a line about a connection.
+    pub(super) fn logs_connection(&self, connection: &dyn Attributes) -> bool {
+        let log = &self.effective.log;
+        !log.disabled && log.filter.as_ref().is_none_or(|filter| filter.holds(connection))
     }
 
     /// Whether the access log has a line about a request.

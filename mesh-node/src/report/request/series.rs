@@ -10,7 +10,7 @@ mod cache;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mesh_core::resource::telemetry::Metric;
 use mesh_core::telemetry::Families;
@@ -55,6 +55,8 @@ pub(super) struct Series {
 #[repr(align(128))]
 struct Shard {
     requests: AtomicU64,
+    /// The last one that was traced.
+    exemplar: Mutex<Option<Exemplar>>,
     /// Microseconds.
     duration: Histogram,
     received: Histogram,
@@ -69,9 +71,21 @@ struct Histogram {
     sum: AtomicU64,
 }
 
+/// A request that was traced, to look at beside the counters that it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Exemplar {
+    /// When it ended.
+    pub(super) at: SystemTime,
+    /// Its trace.
+    pub(super) trace: u128,
+    /// How long it took, in microseconds.
+    pub(super) micros: u64,
+}
+
 /// The sum of what all threads have counted of one label set.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Totals {
+    pub(super) exemplar: Option<Exemplar>,
     pub(super) requests: u64,
     /// Microseconds.
     pub(super) duration: Distribution,
@@ -181,6 +195,8 @@ impl Series {
         let mut totals = Totals::default();
         for (_, shard) in self.shards.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             totals.requests += shard.requests.load(Ordering::Relaxed);
+            let exemplar = *shard.exemplar.lock().unwrap_or_else(PoisonError::into_inner);
+            totals.exemplar = totals.exemplar.max(exemplar);
             totals.duration.add(&shard.duration);
             totals.received.add(&shard.received);
             totals.sent.add(&shard.sent);
@@ -198,6 +214,11 @@ impl Shard {
         }
         if families.has(Metric::RequestDuration) {
             self.duration.record(micros(facts.duration), &DURATION_LIMITS);
+            if let Some(trace) = facts.trace {
+                let (at, micros) = (facts.start + facts.duration, micros(facts.duration));
+                let exemplar = Exemplar { at, trace, micros };
+                *self.exemplar.lock().unwrap_or_else(PoisonError::into_inner) = Some(exemplar);
+            }
         }
         if families.has(Metric::RequestSize) {
             self.received.record(facts.bytes_received, &SIZE_LIMITS);
@@ -219,6 +240,13 @@ impl Histogram {
         let place = limits.partition_point(|limit| *limit < value);
         bump(self.buckets.get(place).expect("one bucket more than limits"), 1);
         bump(&self.sum, value);
+    }
+}
+
+impl Exemplar {
+    /// The bucket that it is in.
+    pub(super) fn bucket(&self) -> usize {
+        DURATION_LIMITS.partition_point(|limit| *limit < self.micros)
     }
 }
 
