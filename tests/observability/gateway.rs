@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::collector::{Collector, Taken};
+use mesh_tests::grpc::{self, Calls, Ended};
 use mesh_tests::http::{Request, Response, fetch, serve};
 
 use crate::process::{Gateway, http, manifest, wait};
@@ -37,6 +38,8 @@ spec:
   http:
   - match: [{ uri: { prefix: /broken } }]
     directResponse: { status: 503 }
+  - match: [{ uri: { prefix: /mesh.test.Who } }]
+    route: [{ destination: { host: who.shop.svc.cluster.local, port: { number: 80 } } }]
   - route: [{ destination: { host: web.shop.svc.cluster.local, port: { number: 80 } } }]
 ";
 
@@ -61,6 +64,11 @@ pub(crate) fn telemetry(spec: &str) -> String {
 
 impl Stand {
     pub(crate) fn start(spec: &str) -> Result<Self> {
+        Self::start_without(spec, None)
+    }
+
+    /// With nobody at the collector's address, but whoever is at this port.
+    fn start_without(spec: &str, nobody: Option<u16>) -> Result<Self> {
         let web = TcpListener::bind("127.0.0.1:0")?;
         let port = web.local_addr()?.port();
         thread::spawn(move || {
@@ -74,7 +82,7 @@ impl Stand {
             manifest(&http(8080)),
             ROUTES.to_owned(),
             service("web", "http", 80, port),
-            service("zipkin", "http", 9411, collector.http().port()),
+            service("zipkin", "http", 9411, nobody.unwrap_or(collector.http().port())),
             service("otlp", "grpc", 4317, collector.grpc().port()),
             mesh(PROVIDERS),
         ];
@@ -244,13 +252,39 @@ fn what_came_decided_stays_decided() -> Result<()> {
 
 #[test]
 fn a_collector_that_is_gone_costs_nobody_anything() -> Result<()> {
-    let stand = Stand::start("{tracing: [{providers: [{name: zipkin}], randomSamplingPercentage: 100}]}")?;
-    let gone = service("zipkin", "http", 9411, 1);
-    stand.gateway.write("gone.yaml", gone.trim_start_matches("\n---\n"))?;
+    let stand = Stand::start_without(
+        "{tracing: [{providers: [{name: zipkin}], randomSamplingPercentage: 100}]}",
+        Some(1),
+    )?;
     wait(Duration::from_secs(10), || {
         stand.ask("/", &[]).is_ok_and(|it| it.status == 200)
             && stand.gateway.sum("mesh_spans_dropped_total", &["reason=\"delivery\""]).is_ok_and(|it| it > 0)
     })
+}
+
+#[test]
+fn messages_of_grpc_are_counted_in_both_directions() -> Result<()> {
+    let stand = Stand::start("{}")?;
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    thread::spawn(move || grpc::serve("v1", port));
+    stand.gateway.write("who.yaml", service("who", "grpc", 80, port).trim_start_matches("\n---\n"))?;
+    let calls = Calls {
+        to: format!("http://{}", stand.gateway.at(8080)),
+        method: grpc::METHOD.to_owned(),
+        metadata: Vec::new(),
+        count: 1,
+    };
+    wait(Duration::from_secs(10), || {
+        grpc::call(&calls).is_ok_and(|ended| matches!(ended[..], [Ended::Answered(_)]))
+    })?;
+    let answered = Calls { count: 3, ..calls };
+    ensure!(grpc::call(&answered)?.iter().all(|ended| matches!(ended, Ended::Answered(_))));
+    for name in ["istio_request_messages_total", "istio_response_messages_total"] {
+        let labels = ["request_protocol=\"grpc\"", "grpc_response_status=\"0\""];
+        wait(Duration::from_secs(3), || stand.gateway.sum(name, &labels).is_ok_and(|it| it == 4))
+            .with_context(|| format!("{name}: {:?}", stand.gateway.sum(name, &labels)))?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -312,7 +346,7 @@ fn a_hundred_thousand_hosts_and_paths_make_a_bounded_number_of_series() -> Resul
         let all: Vec<_> = (0..THREADS).map(|thread| scope.spawn(flood(thread))).collect();
         all.into_iter().try_for_each(|it| it.join().map_err(|_| anyhow::anyhow!("a client panicked"))?)
     })?;
-    let text = fetch(stand.gateway.admin(), &Request::get("/metrics"), Duration::from_secs(30))?.text();
+    let text = fetch(stand.gateway.at(15020), &Request::get("/metrics"), Duration::from_secs(30))?.text();
     let series = text.lines().filter(|line| line.starts_with("istio_requests_total{")).count();
     ensure!((2_000..=3_010).contains(&series), "{series} series");
     ensure!(text.len() < 300 << 20, "{} bytes at a scrape", text.len());

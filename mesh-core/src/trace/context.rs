@@ -82,13 +82,23 @@ impl Incoming {
             set(headers, B3, format!("{}-{span:016x}-{state}{parent}", short(trace)));
         }
         if wanted.b3 && !self.forms.single || self.forms.b3 {
-            set(headers, TRACE_ID, short(trace));
-            set(headers, SPAN_ID, format!("{span:016x}"));
-            headers.insert(SAMPLED, HeaderValue::from_static(if sampled { "1" } else { "0" }));
-            match parent {
-                Some(parent) => set(headers, PARENT_ID, format!("{parent:016x}")),
-                None => _ = headers.remove(PARENT_ID),
-            }
+            self.pass_on_several(headers, own);
+        }
+    }
+
+    fn pass_on_several(&self, headers: &mut HeaderMap, own: &Own) {
+        let Own { at: Parent { trace, span }, parent, sampled } = *own;
+        headers.insert(SAMPLED, HeaderValue::from_static(if sampled { "1" } else { "0" }));
+        if !sampled && self.parent.is_none() {
+            // Of a trace that nobody is told of, all there is to say is that.
+            [TRACE_ID, SPAN_ID, PARENT_ID].iter().for_each(|name| _ = headers.remove(name));
+            return;
+        }
+        set(headers, TRACE_ID, short(trace));
+        set(headers, SPAN_ID, format!("{span:016x}"));
+        match parent {
+            Some(parent) => set(headers, PARENT_ID, format!("{parent:016x}")),
+            None => _ = headers.remove(PARENT_ID),
         }
     }
 }

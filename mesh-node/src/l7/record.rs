@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mesh_core::dynamodb;
+use mesh_core::http::messages::Messages;
 use mesh_core::limit::Standing;
 use mesh_core::model::Endpoint;
 use mesh_core::policy::Denied;
@@ -51,6 +52,10 @@ pub struct Record {
     dynamodb: Option<(&'static str, Option<&'static str>)>,
     /// What is told about it; nothing is set of requests of the proxy's own.
     told: Option<Arc<Told>>,
+    /// Messages of a gRPC request.
+    asked: u64,
+    /// Those of the response.
+    answers: Messages,
     active: Option<trace::Active>,
 }
 
@@ -85,6 +90,8 @@ impl Record {
                 .and_then(|it| dynamodb::operation(it.as_bytes()))
                 .map(|it| (it, None)),
             told: None,
+            asked: 0,
+            answers: Messages::default(),
             active: None,
         }
     }
@@ -218,12 +225,22 @@ impl Record {
     /// A piece of the answer.
     pub fn piece(&mut self, piece: &Piece) {
         match piece {
-            Piece::Data(data) => self.sent(data.len()),
+            Piece::Data(data) => {
+                self.sent(data.len());
+                if self.grpc {
+                    self.answers.pass(data);
+                }
+            }
             Piece::End(Some(trailers)) if self.grpc => {
                 self.grpc_status = grpc_status(trailers).or(self.grpc_status);
             }
             Piece::End(_) => {}
         }
+    }
+
+    /// Messages of a gRPC request.
+    pub fn asked(&mut self, messages: u64) {
+        self.asked = messages;
     }
 
     /// Bytes of the request.
@@ -313,8 +330,8 @@ impl Record {
             upstream_failure: &self.reason,
             bytes_received: self.received,
             bytes_sent: self.sent,
-            request_messages: 0,
-            response_messages: 0,
+            request_messages: self.asked,
+            response_messages: self.answers.count(),
             upstream_service_time: self.service_time,
             headers: RequestHeaderFacts {
                 x_forwarded_for: header("x-forwarded-for"),

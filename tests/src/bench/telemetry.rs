@@ -157,7 +157,17 @@ fn settle(stand: &Stand, subject: Subject, told: Told) -> Result<()> {
         if let Some(server) = servers.ok().as_ref().and_then(|all| all.first()) {
             let url = format!("http://{server}/");
             let host = format!("Host: {}", manifests::service_host(subject.system()));
-            stand.client(subject.system())?.exec(&["curl", "-s", "-o", "/dev/null", "--max-time", "5", "-H", &host, &url])?;
+            stand.client(subject.system())?.exec(&[
+                "curl",
+                "-s",
+                "-o",
+                "/dev/null",
+                "--max-time",
+                "5",
+                "-H",
+                &host,
+                &url,
+            ])?;
             thread::sleep(PAUSE);
             if (count()? > before) == (told != Told::Nothing) {
                 // What was told before is on its way yet.

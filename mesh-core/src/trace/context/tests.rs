@@ -133,3 +133,11 @@ fn a_tracestate_stays_with_its_trace_only() {
         assert_eq!(all["traceparent"], "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000007-00");
     }
 }
+
+#[test]
+fn of_a_trace_that_nobody_is_told_of_only_that_is_said_in_b3() {
+    let own = Own { at: Parent { trace: TRACE, span: 7 }, parent: None, sampled: false };
+    let mut all = headers(&[("x-b3-traceid", "nonsense")]);
+    Incoming::read(&all, B3_FIRST).pass_on(&mut all, &own, B3_FIRST);
+    assert_eq!(shown(&all), ["x-b3-sampled: 0"]);
+}
