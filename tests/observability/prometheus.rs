@@ -44,7 +44,7 @@ impl Prometheus {
     /// Waits until there is an answer to a query that is not empty.
     pub(crate) fn wait(&self, node: &NodeHandle<'_>, api: &str, query: &str) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(20);
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let encoded = query.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02x}"));
         let times = if api == "query" { "" } else { "&start=0&end=9999999999" };
         let path = format!("/api/v1/{api}?query={encoded}{times}");
         let mut last = String::new();

@@ -301,7 +301,6 @@ impl Export {
                 .map(|it| (it.key, it.value.and_then(|it| it.string_value).unwrap_or_default()))
                 .collect()
         };
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let all = self.resource_spans.into_iter().flat_map(|resource| {
             let service = pairs(resource.resource.unwrap_or_default().attributes).remove("service.name");
             let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
@@ -325,6 +324,10 @@ impl Export {
         });
         taken.collect()
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 #[derive(Debug, Clone)]

@@ -130,7 +130,7 @@ fn tracing(mesh: &MeshConfig, rules: &[&Rule], side: Side) -> Option<Tracing> {
     let mut istio_tags = defaults.enable_istio_tags.unwrap_or(true);
     let mut tags = &defaults.custom_tags;
     let mut sampling = defaults.sampling;
-    for entry in rules.iter().flat_map(|rule| first_of_side(rule, side)) {
+    for entry in rules.iter().filter_map(|rule| first_of_side(rule, side)) {
         if let Some(named) = entry.providers.first() {
             provider = Some(named.name.clone());
         }
@@ -202,14 +202,12 @@ fn metrics(mesh: &MeshConfig, rules: &[&Rule], side: Side) -> Vec<Group> {
     }
     let mut groups: Vec<Group> = Vec::new();
     for (metric, _, tags) in states.into_iter().filter(|(_, disabled, _)| !disabled) {
-        match groups.iter_mut().find(|group| group.tags == tags) {
-            Some(group) => group.metrics.insert(metric),
-            None => {
-                let mut metrics = Families::default();
-                metrics.insert(metric);
-                groups.push(Group { metrics, tags });
-            }
-        }
+        let alike = groups.iter().position(|group| group.tags == tags);
+        let place = alike.unwrap_or_else(|| {
+            groups.push(Group { metrics: Families::default(), tags });
+            groups.len() - 1
+        });
+        groups.iter_mut().skip(place).take(1).for_each(|group| group.metrics.insert(metric));
     }
     groups
 }

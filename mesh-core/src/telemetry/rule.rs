@@ -109,7 +109,7 @@ impl Rule {
             .expressions
             .iter()
             .filter_map(|(text, read)| Some(format!("{text:?} changes nothing: {}", read.as_ref().err()?)));
-        let spans = self.spec.tracing.iter().flat_map(|it| it.providers.first());
+        let spans = self.spec.tracing.iter().filter_map(|it| it.providers.first());
         let spans = spans.filter_map(|it| Collector::find(mesh, &it.name).err());
         let spans = spans.map(|error| format!("no spans are sent: {error}"));
         let logs = self.spec.access_logging.iter().flat_map(|it: &AccessLogging| &it.providers);

@@ -78,7 +78,7 @@ mod tests {
 
     const PLAIN: &[u8] = b"00000064-d7cf-4c68-9468-6fbc5f927335";
 
-    fn wish<'a>(incoming: &'a Incoming, percent: u32) -> Wish<'a> {
+    fn wish(incoming: &Incoming, percent: u32) -> Wish<'_> {
         let sampling = Percent::whole(percent).unwrap();
         Wish { incoming, forced: false, request_id: None, sampling, draw: 15_000 }
     }

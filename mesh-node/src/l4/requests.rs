@@ -45,6 +45,7 @@ pub struct PodRequests {
 
 /// The rules of one port of a service, as one version of the configuration has them.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "facts about a port that are independent of each other")]
 struct Compiled {
     generation: u64,
     about: About,

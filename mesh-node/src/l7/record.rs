@@ -288,6 +288,15 @@ impl Record {
         })
     }
 
+    /// Counts what a request to `DynamoDB` was about.
+    fn count_operation(&self, stage: &Stage<'_>, reporter: Perspective) {
+        if let Some((name, error)) = self.dynamodb {
+            let code = self.status.map_or(0, |status| status.as_u16());
+            let service = self.cluster.as_ref().map(|it| &it.service);
+            stage.engine.reporter.dynamodb(reporter, service, Operation { name, code, error });
+        }
+    }
+
     /// The request is over.
     pub fn finish(self, stage: &Stage<'_>, head: &RequestHead) -> Instant {
         let now = Instant::now();
@@ -298,11 +307,7 @@ impl Record {
         let reporter = stage.engine.client.perspective();
         // A waypoint sends what others have sent.
         let source = stage.engine.client_workload().filter(|_| reporter != Perspective::Waypoint);
-        if let Some((name, error)) = self.dynamodb {
-            let code = self.status.map_or(0, |status| status.as_u16());
-            let service = self.cluster.as_ref().map(|it| &it.service);
-            stage.engine.reporter.dynamodb(reporter, service, Operation { name, code, error });
-        }
+        self.count_operation(stage, reporter);
         let told = RequestFacts {
             reporter,
             start: self.wall,

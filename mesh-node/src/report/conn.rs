@@ -261,9 +261,10 @@ impl Live {
             Direction::Outbound | Direction::Through => (&series.received, &series.sent),
         };
         let inbound = self.direction == Direction::Inbound;
-        let (of_sent, of_received) = match inbound {
-            true => (Metric::TcpSentBytes, Metric::TcpReceivedBytes),
-            false => (Metric::TcpReceivedBytes, Metric::TcpSentBytes),
+        let (of_sent, of_received) = if inbound {
+            (Metric::TcpSentBytes, Metric::TcpReceivedBytes)
+        } else {
+            (Metric::TcpReceivedBytes, Metric::TcpSentBytes)
         };
         if self.counts(of_sent) {
             carry(sent, &self.flushed.sent, sent_metric);

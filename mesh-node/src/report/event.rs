@@ -227,7 +227,7 @@ impl Event {
             Self::ShedSession => "session",
             Self::DatagramNoRoom => "sessions",
             Self::DatagramRefused => "refused",
-            Self::DatagramQueue => "queue",
+            Self::DatagramQueue | Self::SpanNoRoom => "queue",
             Self::DatagramSize => "size",
             Self::DatagramAddress => "address",
             Self::DatagramLeaving => "leaving",
@@ -235,7 +235,6 @@ impl Event {
             Self::LimitServicePassed | Self::AuthorizerPassed => "passed",
             Self::AdminHost => "host",
             Self::ShedConnections | Self::AdminConnections => "connections",
-            Self::SpanNoRoom => "queue",
             Self::SpanUndelivered => "delivery",
             Self::TokenRefused
             | Self::NoWaypoint

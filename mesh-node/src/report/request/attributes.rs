@@ -30,12 +30,10 @@ impl Attributes for View<'_, '_> {
             ("destination", name, "") => peer(name, self.0.downstream_local),
             ("upstream", "transport_failure_reason", "") => text(self.0.upstream_failure),
             ("upstream", name, "") => peer(name, self.0.upstream_host),
-            ("xds", "route_name", "") => text(self.0.route_name),
-            ("xds", "cluster_name", "") => text(self.0.upstream_cluster),
+            ("xds", "route_name", "") | ("route_name", "", "") => text(self.0.route_name),
+            ("xds", "cluster_name", "") | ("cluster_name", "", "") => text(self.0.upstream_cluster),
             ("downstream_peer", name, "") => workload(name, self.0.source.map(|it| &**it)),
             ("upstream_peer", name, "") => workload(name, self.0.destination.map(|it| &**it)),
-            ("route_name", "", "") => text(self.0.route_name),
-            ("cluster_name", "", "") => text(self.0.upstream_cluster),
             _ => None,
         }
     }
@@ -129,7 +127,7 @@ fn lossy(bytes: Option<&[u8]>) -> Option<Value<'_>> {
 }
 
 fn number(number: u64) -> Option<Value<'static>> {
-    Some(Value::Number(i64::try_from(number).unwrap_or(i64::MAX)))
+    i64::try_from(number).ok().map(Value::Number)
 }
 
 fn millis(time: Duration) -> u64 {

@@ -40,6 +40,9 @@ pub(super) struct Cache {
     next_victim: usize,
 }
 
+/// A Telemetry's metrics, which of their groups, and the values of labels.
+type KnownShape = (Arc<Told>, usize, Box<[Option<String>]>);
+
 /// A thread's counters, and what the key of them points to: addresses stay valid as long as the entry lives.
 pub(super) struct Entry {
     pub(super) shard: Arc<Shard>,
@@ -52,7 +55,7 @@ pub(super) struct Entry {
     source_identity: Option<SpiffeId>,
     destination_identity: Option<SpiffeId>,
     /// How its metrics differ from the usual, and the values of labels.
-    shape: Option<(Arc<Told>, usize, Box<[Option<String>]>)>,
+    shape: Option<KnownShape>,
 }
 
 impl Cache {
