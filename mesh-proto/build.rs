@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "ratelimit.proto",
         "authz.proto",
         "topology.proto",
+        "otlp.proto",
     ];
     let descriptors = protox::compile(files, ["proto"])?;
     // Payloads stay in the buffer that they arrived in.

@@ -14,6 +14,7 @@ use crate::limit;
 use crate::model::{Service, Snapshot, Target, Workload};
 use crate::policy::Standing;
 use crate::resource::mesh_config::settings::ExpressPath;
+use crate::telemetry::Telemetries;
 
 /// A connection before it is made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,15 +61,19 @@ pub fn plan(
     let is_plain = |source: &Arc<Workload>, service: &Arc<Service>, port: usize| {
         !checks.concerns(service, port) && is_plain(source, service, port)
     };
+    let told = Telemetries::of(snapshot);
     let local: BTreeMap<&str, &Arc<Workload>> = pods.iter().map(|pod| (&*pod.uid, pod)).collect();
     for source in pods.iter().filter(|pod| pod.enrolled && !opts_out(pod)) {
         let mut known: BTreeMap<IpAddr, Standing> = BTreeMap::new();
         for (destination, ip) in pods.iter().flat_map(|pod| pod.ips.iter().map(move |ip| (pod, *ip))) {
+            if told.reads_requests(destination) {
+                continue;
+            }
             let Some(standing) = standing(snapshot, source, destination, ip) else { continue };
             plan.add(source, (destination, ip), &standing);
             known.insert(ip, standing);
         }
-        for service in snapshot.services() {
+        for service in snapshot.services().filter(|_| !told.reads_requests(source)) {
             plan.add_service(snapshot, (source, service), (&local, &known), &is_plain);
         }
     }

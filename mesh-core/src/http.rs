@@ -3,6 +3,7 @@
 
 pub mod frames;
 pub mod host;
+pub mod messages;
 pub mod path;
 pub mod xfcc;
 pub mod xff;

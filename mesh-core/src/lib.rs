@@ -31,6 +31,8 @@ pub mod resource;
 pub mod retry;
 pub mod route;
 pub mod stall;
+pub mod telemetry;
 pub mod topology;
+pub mod trace;
 pub mod tunnel;
 pub mod waypoint;

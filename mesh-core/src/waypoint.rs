@@ -518,7 +518,7 @@ pub(crate) const WAYPOINT_CONTROLLER: &str = "istio.io/mesh-controller";
 const NOT_READY: &str = "WaypointIsNotReady";
 const OTHER_TRAFFIC: &str = "UnsupportedTrafficType";
 /// Kinds of policies with targets that waypoints enforce.
-const ENFORCED: [&str; 2] = ["AuthorizationPolicy", "RequestAuthentication"];
+const ENFORCED: [&str; 3] = ["AuthorizationPolicy", "RequestAuthentication", "Telemetry"];
 
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,7 @@ pub mod stream;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod transfer;
 mod upload;
 mod wishes;

@@ -23,6 +23,7 @@ mod request;
 mod series;
 mod table;
 mod time;
+mod told;
 mod verdicts;
 
 use std::io::Write;
@@ -47,6 +48,7 @@ pub use request::{
     AccessFormat, Flags, FormatError, HeaderLookup, Perspective, RequestFacts, RequestHeaderFacts,
 };
 pub use time::Rfc3339;
+pub use told::{Telemetry, Told};
 pub use verdicts::{Refusal, Verdict};
 
 use conn::Live;
@@ -244,6 +246,11 @@ impl Reporter {
     /// Counts an event.
     pub fn count(&self, event: Event) {
         self.events.count(event);
+    }
+
+    /// Counts an event that has happened so often.
+    pub fn count_several(&self, event: Event, times: u64) {
+        self.events.add(event, times);
     }
 
     /// How often an event has happened since the start.

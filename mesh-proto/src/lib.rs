@@ -5,7 +5,7 @@
 //! resource and the field. A resource is decoded alone: a bad one costs the others nothing.
 #![forbid(unsafe_code)]
 
-pub use self::generated::{authz, ca, discovery, mesh, ratelimit, security, topology, workload};
+pub use self::generated::{authz, ca, discovery, mesh, otlp, ratelimit, security, topology, workload};
 
 pub mod check;
 pub mod codec;
@@ -14,6 +14,7 @@ pub mod encode;
 pub mod limit;
 pub mod names;
 mod policy;
+pub mod spans;
 
 /// Messages and services; `proto/` says what they mean.
 #[expect(
@@ -60,6 +61,11 @@ mod generated {
     /// What proxies tell of the traffic that they carry.
     pub mod topology {
         tonic::include_proto!("mesh.topology.v1");
+    }
+
+    /// Spans for collectors of OpenTelemetry.
+    pub mod otlp {
+        tonic::include_proto!("mesh.otlp.v1");
     }
 
     /// What only this mesh's own components say to each other.

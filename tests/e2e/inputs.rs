@@ -75,11 +75,11 @@ const CASES: &[Case] = &[
         says: &["AuthorizationPolicy mesh/twice is already defined in wrong.yaml:7", "the first"],
     },
     Case {
-        name: "a kind that is not enforced yet",
+        name: "a Telemetry whose expression is none",
         document: "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\n\
-                   metadata: {name: logs, namespace: mesh}\nspec: {accessLogging: [{disabled: true}]}",
+                   metadata: {name: logs, namespace: mesh}\nspec: {accessLogging: [{filter: {expression: 'response.code >='}}]}",
         level: "Warning",
-        says: &["Telemetry", "not enforced yet"],
+        says: &["accessLogging[0].filter.expression", "nothing is filtered out"],
     },
     Case {
         name: "a kind of somebody else",

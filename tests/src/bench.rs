@@ -47,6 +47,7 @@ mod policy;
 mod process;
 pub mod relay;
 mod stand;
+mod telemetry;
 mod ztunnel;
 
 /// What to measure and how long.
@@ -156,6 +157,7 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Outcome> {
         match case {
             Case::Control(_) | Case::Policy(_) => ask(plan, *case, tell, &mut outcome),
             Case::L7(subject) => l7::run(*subject, plan, tell, &mut outcome),
+            Case::Telemetry(subject) => telemetry::run(*subject, plan, tell, &mut outcome),
             Case::Traffic(_) | Case::Memory(_) => {}
         }
     }
@@ -178,7 +180,7 @@ fn ask(plan: &Plan, case: Case, tell: &mut dyn FnMut(&str), outcome: &mut Outcom
     let sample = || match case {
         Case::Control(question) => question.sample(plan.seconds),
         Case::Policy(subject) => subject.sample().map(|sample| vec![(System::Mesh, sample)]),
-        Case::Traffic(_) | Case::Memory(_) | Case::L7(_) => Ok(Vec::new()),
+        Case::Traffic(_) | Case::Memory(_) | Case::L7(_) | Case::Telemetry(_) => Ok(Vec::new()),
     };
     let mut samples: Vec<(String, Vec<Sample>)> = Vec::new();
     for round in 1..=plan.runs {
@@ -253,7 +255,7 @@ impl Session<'_> {
         match self.case {
             Case::Traffic(traffic) => self.stand.warm_up(system, traffic).map(|()| true),
             Case::Memory(memory) => Ok(memory::applies(system, memory)),
-            Case::Control(_) | Case::L7(_) | Case::Policy(_) => Ok(false),
+            Case::Control(_) | Case::L7(_) | Case::Policy(_) | Case::Telemetry(_) => Ok(false),
         }
     }
 
@@ -264,7 +266,9 @@ impl Session<'_> {
         let sample = match self.case {
             Case::Traffic(traffic) => load::run(self.stand, system, traffic, self.plan.seconds),
             Case::Memory(memory) => memory::run(self.stand, system, memory),
-            Case::Control(_) | Case::L7(_) | Case::Policy(_) => bail!("no question to pods"),
+            Case::Control(_) | Case::L7(_) | Case::Policy(_) | Case::Telemetry(_) => {
+                bail!("no question to pods")
+            }
         };
         let others = watch.cores()?;
         self.stand.trim_logs()?;

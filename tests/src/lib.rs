@@ -10,6 +10,7 @@ pub mod authorizer;
 pub mod bed;
 pub mod bench;
 pub mod bookinfo;
+pub mod collector;
 pub mod demo;
 pub mod edge;
 pub mod foreign;

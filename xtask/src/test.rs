@@ -32,7 +32,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, browser, security; or a part of e2e: egress, dns,
+    /// unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, observability, browser, security; or a part of e2e: egress, dns,
     /// waypoint, limits, express, torture. From gateway-api to security they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
@@ -65,6 +65,8 @@ enum Suite {
     Ebpf,
     /// The real binaries in the test bed.
     EndToEnd,
+    /// What the mesh tells about itself, to a real Prometheus and to collectors of spans.
+    Observability,
     /// The mesh page in a real browser, over a bed with traffic.
     Browser,
     /// What has hurt others, row by row: tests of its own, and what came of those of other suites that its table names. They
@@ -111,6 +113,7 @@ impl Suite {
         Self::GatewayApi,
         Self::Ebpf,
         Self::EndToEnd,
+        Self::Observability,
         Self::Browser,
         // Names tests of the others, and what came of them.
         Self::Security,
@@ -129,6 +132,7 @@ impl Suite {
             Self::GatewayApi => "gateway-api",
             Self::Ebpf => "ebpf",
             Self::EndToEnd => "e2e",
+            Self::Observability => "observability",
             Self::Browser => "browser",
             Self::Security => "security",
             Self::Fuzz => "fuzz",
@@ -160,6 +164,7 @@ impl Suite {
             Self::GatewayApi
                 | Self::Ebpf
                 | Self::EndToEnd
+                | Self::Observability
                 | Self::Browser
                 | Self::Egress
                 | Self::Dns
@@ -201,6 +206,7 @@ impl Suite {
             Self::Conformance | Self::GatewayApi => &["conformance"],
             Self::Gateway => &["gateway"],
             Self::Ebpf => &["ebpf"],
+            Self::Observability => &["observability"],
             Self::Security => &["security"],
             Self::Fuzz => &["fuzz"],
             Self::Browser => &["browser"],
@@ -366,7 +372,7 @@ fn conclude(reports: &[Report]) -> ExitCode {
         let Tally { passed, failed, ignored, .. } = tally;
         let (name, seconds) = (suite.name(), took.as_secs());
         print(format_args!(
-            "{name:<11} {passed:>5} passed {failed:>4} failed {ignored:>4} ignored {seconds:>5} s"
+            "{name:<13} {passed:>5} passed {failed:>4} failed {ignored:>4} ignored {seconds:>5} s"
         ));
         total.add(tally);
     }

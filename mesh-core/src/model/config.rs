@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::alias::{EXPORT_TO, real_name};
 use crate::policy::compile::DRY_RUN;
 use crate::resource::{Level, Object, ObjectKey, Origin, ServedKind, Spec, from_json};
+use crate::telemetry::READ_REQUESTS;
 
 /// A `VirtualService`, `DestinationRule` or `Gateway`, a resource of the Gateway API, or a Service that is an alias.
 #[derive(Debug, Clone)]
@@ -88,13 +89,17 @@ impl Config {
         self
     }
 
-    /// The annotations that are read besides the spec: for whom an alias is, and whether a policy is only to be noted.
+    /// The annotations that are read besides the spec: for whom an alias is, whether a policy is only to be noted, and whether
+    /// requests are read only to be told about.
     pub fn annotations(&self) -> impl Iterator<Item = (&String, &String)> {
         let is_alias = matches!(self.object.spec, Spec::Service(_));
         let is_policy = matches!(self.object.spec, Spec::AuthorizationPolicy(_));
+        let is_telemetry = matches!(self.object.spec, Spec::Telemetry(_));
         let annotations = &self.object.meta.annotations;
         let alias = annotations.get_key_value(EXPORT_TO).filter(|_| is_alias);
-        alias.into_iter().chain(annotations.get_key_value(DRY_RUN).filter(|_| is_policy))
+        let dry_run = annotations.get_key_value(DRY_RUN).filter(|_| is_policy);
+        let reads = annotations.get_key_value(READ_REQUESTS).filter(|_| is_telemetry);
+        alias.into_iter().chain(dry_run).chain(reads)
     }
 
     /// Its `spec` in JSON.

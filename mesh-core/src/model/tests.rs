@@ -571,7 +571,7 @@ fn mesh_config_sets_the_trust_domain() {
         ("trustDomain: [a]", Level::Error, "data.mesh.trustDomain"),
         ("trustDomainAliases: [a*]", Level::Error, "data.mesh.trustDomainAliases[0]"),
         ("trustDomainAliases: a", Level::Error, "data.mesh.trustDomainAliases"),
-        ("enableTracing: true", Level::Warning, "data.mesh.enableTracing"),
+        ("enableAutoMtls: false", Level::Warning, "data.mesh.enableAutoMtls"),
         ("just text", Level::Error, "data.mesh"),
         ("a: [", Level::Error, "data.mesh"),
     ] {

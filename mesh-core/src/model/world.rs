@@ -276,7 +276,8 @@ impl World {
             "Sidecar" => self.put_sidecar(&name, None),
             "Secret" => self.put_secret(&name, None),
             "VirtualService" | "DestinationRule" | "Gateway" | "GatewayClass" | "HTTPRoute" | "GRPCRoute"
-            | "TLSRoute" | "TCPRoute" | "UDPRoute" | "RateLimit" | "HealthCheck" | "WorkloadGroup" => {
+            | "TLSRoute" | "TCPRoute" | "UDPRoute" | "RateLimit" | "HealthCheck" | "WorkloadGroup"
+            | "Telemetry" => {
                 self.put_config(key, None);
             }
             "RequestAuthentication" => self.put_authentication(key, None),

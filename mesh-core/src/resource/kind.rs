@@ -220,6 +220,7 @@ impl Kind {
                 | Self::RateLimit
                 | Self::HealthCheck
                 | Self::WorkloadGroup
+                | Self::Telemetry
         )
     }
 
@@ -290,7 +291,7 @@ fn unknown_kind(api_version: &str, kind: &str, kinds: &[&str]) -> Class {
 }
 
 /// Kinds that are read and checked while nothing acts on them yet.
-const NOT_ENFORCED: &[Kind] = &[Kind::Telemetry];
+const NOT_ENFORCED: &[Kind] = &[];
 
 /// Kinds that make sense for Envoy only, or for traffic that the mesh does not carry.
 pub(super) const UNSUPPORTED: &[Unsupported] = &[

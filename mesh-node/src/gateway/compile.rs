@@ -54,6 +54,7 @@ impl Inputs {
                         | Spec::RateLimit(_)
                         | Spec::HealthCheck(_)
                         | Spec::WorkloadGroup(_)
+                        | Spec::Telemetry(_)
                 )
         };
         snapshot.configs().filter(matters).cloned().collect()

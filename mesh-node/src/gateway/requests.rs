@@ -19,6 +19,7 @@ use mesh_core::policy::{Decision, Notes, Seen};
 use mesh_core::resource::Secret;
 use mesh_core::resource::mesh_config::proxy::Topology;
 use mesh_core::route::{ClusterRef, RouteTable, StreamView};
+use mesh_core::telemetry::Side;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -36,7 +37,9 @@ use crate::l7::serve::{self, Connection, Protocol};
 use crate::l7::shared::Shared;
 use crate::l7::site::{self, Chosen, Client, Clients, Dial, DialError, Dialled, Guard, LocalBoxFuture, Site};
 use crate::l7::stream::{self, Stream};
-use crate::report::{ConnInfo, ConnReport, Direction, Event, Flag, Party, Perspective, Stage};
+use crate::report::{
+    ConnInfo, ConnReport, Direction, Event, Flag, Party, Perspective, Stage, Telemetry, Told,
+};
 use crate::run::drain::Drain;
 use crate::run::lookup::Lookup;
 use crate::sys::sockopt;
@@ -298,6 +301,16 @@ impl Client for EdgeClient {
         match self.perspective {
             Perspective::Waypoint => authentication.of_waypoint((&own.namespace, &own.name), None),
             _ => authentication.of_gateway(&own),
+        }
+    }
+
+    fn told(&self, _: &Snapshot, all: &Telemetry) -> Arc<Told> {
+        let own = self.own.borrow().clone();
+        match self.perspective {
+            Perspective::Waypoint => {
+                all.told(all.rules().of_waypoint((&own.namespace, &own.name), None), Side::Server)
+            }
+            _ => all.told(all.rules().of_gateway(&own), Side::Client),
         }
     }
 

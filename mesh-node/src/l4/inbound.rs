@@ -9,6 +9,7 @@ use mesh_core::{
     limit::{self, Caller, Outcome},
     model::Workload,
     policy::{Notes, Permit},
+    telemetry::Side,
 };
 use tokio::net::TcpStream;
 
@@ -303,6 +304,7 @@ fn begin(worker: &Worker, facts: &Facts, client: SocketAddr) -> (ConnReport, Opt
         encrypted: facts.peer.is_some(),
         datagrams: false,
     });
+    report.tell(worker.shared.telemetry(&snapshot).of_connection(workload.as_deref(), Side::Server));
     (report, workload)
 }
 

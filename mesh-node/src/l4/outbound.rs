@@ -15,6 +15,7 @@ use mesh_core::{
     balance,
     model::{Endpoint, Named, NoWay, Service, ServicePort, Snapshot, Target, Waypoint, Workload},
     resource::mesh_config::settings::OutboundMode,
+    telemetry::Side,
 };
 use tokio::net::TcpStream;
 
@@ -183,7 +184,9 @@ impl Story {
     fn begin(worker: Rc<Worker>, pod: Arc<LocalPod>, client: SocketAddr, wanted: SocketAddr) -> Self {
         let own = pod.ips.iter().find(|ip| ip.is_ipv4() == wanted.is_ipv4()).copied().unwrap_or(client.ip());
         let client = SocketAddr::new(own, client.port());
-        let source = worker.snapshot().workload_by_uid(&pod.workload).cloned();
+        let snapshot = worker.snapshot();
+        let source = snapshot.workload_by_uid(&pod.workload).cloned();
+        let told = worker.shared.telemetry(&snapshot).of_connection(source.as_deref(), Side::Client);
         let report = worker.reporter.begin(ConnInfo {
             direction: Direction::Outbound,
             source: Party {
@@ -198,6 +201,7 @@ impl Story {
             encrypted: false,
             datagrams: false,
         });
+        report.tell(told);
         Self { worker, pod, client, report }
     }
 

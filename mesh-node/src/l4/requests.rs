@@ -14,6 +14,7 @@ use mesh_common::TUNNEL_PORT;
 use mesh_core::cluster::{self, BackendTls, ClusterPolicy, Destination, Rules};
 use mesh_core::model::{Declared, Service, ServiceKey, ServicePort, Snapshot, Workload};
 use mesh_core::route::{self, About, ClusterRef, Route, RouteTable, StreamTable, StreamView};
+use mesh_core::telemetry::READ_REQUESTS;
 use tokio::net::TcpStream;
 
 use super::revoke::{Carries, Facts};
@@ -45,6 +46,7 @@ pub struct PodRequests {
 
 /// The rules of one port of a service, as one version of the configuration has them.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "facts about a port that are independent of each other")]
 struct Compiled {
     generation: u64,
     about: About,
@@ -63,6 +65,8 @@ struct Compiled {
     limited: Limited,
     /// Whether any of its endpoints is asked whether it is well.
     checked: bool,
+    /// Whether requests are read so that they can be told about.
+    told: bool,
 }
 
 /// What may come only so often.
@@ -111,8 +115,10 @@ impl PodRequests {
         let about = snapshot.virtuals().about(&service.hostname);
         let known = known.filter(|known| known.about.is_same(&about));
         let tables = known.map(|known| (known.table.clone(), known.streams.clone()));
+        let workload_told = workload.as_deref().map(|it| self.engine.telemetry().rules().reads_requests(it));
         let compiled = compile(snapshot, workload, (service, tls), (number, about, tables));
-        let compiled = Compiled { limited: self.limited(service), checked, ..compiled };
+        let told = workload_told.unwrap_or(false);
+        let compiled = Compiled { limited: self.limited(service), checked, told, ..compiled };
         rules.insert(key, compiled.clone());
         compiled
     }
@@ -184,13 +190,14 @@ fn compile(
         workload,
         limited: Limited::default(),
         checked: false,
+        told: false,
     }
 }
 
 impl Compiled {
     /// Whether requests have to be told apart.
     fn is_about_requests(&self) -> bool {
-        self.table.is_some() || self.shaped || self.checked || self.limited.requests
+        self.table.is_some() || self.shaped || self.checked || self.limited.requests || self.told
     }
 
     /// Whether connections whose bytes stay bytes are not simply sent to the service.
@@ -232,7 +239,9 @@ pub(super) async fn classify(
 ) -> Kind {
     let asks_for_tls = service.ports.get(port).is_some_and(|port| port.tls.is_some());
     let is_simple = service.traffic_distribution.is_none() && !service.is_dynamic();
-    if snapshot.configs().next().is_none() && is_simple && !asks_for_tls {
+    let is_labelled =
+        snapshot.workload_by_uid(&pod.workload).is_some_and(|it| it.labels.contains_key(READ_REQUESTS));
+    if snapshot.configs().next().is_none() && is_simple && !asks_for_tls && !is_labelled {
         return Kind::Bytes(tcp);
     }
     let requests = worker.requests(pod, || PodRequests::new(worker, pod));
@@ -324,9 +333,6 @@ impl HttpPort {
     fn is_ruled(&self, worker: &Rc<Worker>, pod: &Arc<LocalPod>, snapshot: &Snapshot) -> bool {
         let Some(service) = snapshot.service(&self.service) else { return false };
         let port = service.ports.iter().position(|port| port.number == self.number);
-        if snapshot.configs().next().is_none() {
-            return false;
-        }
         let requests = worker.requests(pod, || PodRequests::new(worker, pod));
         port.is_some_and(|port| requests.compiled(snapshot, service, port).is_about_requests())
     }

@@ -55,8 +55,8 @@ impl Trust {
 /// Makes a request one that rules can be asked about: what a stranger says about itself is taken away, and what others
 /// rely on is there.
 ///
-/// `Err` says what is wrong with its path.
-pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), PathError> {
+/// Returns whether its id was made here; `Err` says what is wrong with its path.
+pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<bool, PathError> {
     let Trust { proxies, certificates, normalization } = stage.engine.trust();
     normalize_path(head, normalization)?;
     let scheme = HeaderValue::from_static(if head.secure { "https" } else { "http" });
@@ -89,10 +89,11 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<(), PathErro
             headers.insert(X_FORWARDED_PROTO, scheme);
         }
     }
-    if !headers.contains_key(&X_REQUEST_ID) {
+    let is_new = !headers.contains_key(&X_REQUEST_ID);
+    if is_new {
         headers.insert(X_REQUEST_ID, request_id(stage));
     }
-    Ok(())
+    Ok(is_new)
 }
 
 /// The same where pods are called or call. `x-forwarded-for` and what else proxies outside of the mesh have written is left to the

@@ -20,7 +20,8 @@ use super::edge::Trust;
 use super::health;
 use super::shared::Shared;
 use super::site::{Client, INBOUND};
-use crate::report::{PseudoService, Reporter};
+use super::trace::{Outbox, Teller};
+use crate::report::{PseudoService, Reporter, Telemetry, Told};
 use crate::run::tasks;
 
 /// See the module. Requests of one client meet one set of pools, circuit breakers and balancers here.
@@ -34,6 +35,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     snapshots: RefCell<watch::Receiver<Arc<Snapshot>>>,
     view: RefCell<View>,
+    outbox: Outbox,
     random: Cell<u64>,
 }
 
@@ -50,6 +52,9 @@ struct View {
     authentication: Arc<Authentication>,
     /// Who says whose tokens are accepted of all that the client takes in.
     providers: Rc<Providers>,
+    told: Arc<Told>,
+    /// Who tells spans; nobody where there are none.
+    teller: Rc<Teller>,
 }
 
 /// A cluster by the port that was asked for.
@@ -78,7 +83,20 @@ impl Engine {
         let authentication = shared.authentication(&snapshot);
         let providers = providers(&*client, &authentication);
         let clusters = HashMap::new();
-        let view = View { snapshot, workload, clusters, trust, limits, door, authentication, providers };
+        let told = client.told(&snapshot, &shared.telemetry(&snapshot));
+        let teller = teller(&*client, &snapshot, &told);
+        let view = View {
+            snapshot,
+            workload,
+            clusters,
+            trust,
+            limits,
+            door,
+            authentication,
+            providers,
+            told,
+            teller,
+        };
         let engine = Rc::new(Self {
             client,
             reporter,
@@ -86,6 +104,7 @@ impl Engine {
             shared,
             snapshots: RefCell::new(snapshots),
             view: RefCell::new(view),
+            outbox: Outbox::default(),
             random: Cell::new(seed | 1),
         });
         tasks::spawn_local("upkeep", upkeep(Rc::downgrade(&engine)));
@@ -136,6 +155,27 @@ impl Engine {
     pub fn providers(&self) -> Rc<Providers> {
         self.refresh();
         Rc::clone(&self.view.borrow().providers)
+    }
+
+    /// What is told about the client's requests, as the configuration has it now.
+    pub fn told(&self) -> Arc<Told> {
+        self.refresh();
+        Arc::clone(&self.view.borrow().told)
+    }
+
+    /// All that the configuration says about what is told.
+    pub fn telemetry(&self) -> Arc<Telemetry> {
+        self.shared.telemetry(&self.snapshot())
+    }
+
+    /// Who tells the spans of the client.
+    pub(super) fn teller(&self) -> Rc<Teller> {
+        Rc::clone(&self.view.borrow().teller)
+    }
+
+    /// Spans that wait.
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.outbox
     }
 
     /// The health checks of the configuration as it is now.
@@ -280,6 +320,8 @@ impl Engine {
         view.door = door(&*self.client, &view.limits);
         view.authentication = self.shared.authentication(&snapshot);
         view.providers = providers(&*self.client, &view.authentication);
+        view.told = self.client.told(&snapshot, &self.shared.telemetry(&snapshot));
+        view.teller = teller(&*self.client, &snapshot, &view.told);
         view.snapshot = snapshot;
     }
 
@@ -296,6 +338,12 @@ impl Engine {
         let mut view = self.view.borrow_mut();
         view.door = door(&*self.client, &limits);
         view.providers = providers(&*self.client, &authentication);
+        let own = self.client.own();
+        if own.is_some() && !view.teller.is_of(own.as_ref()) {
+            let snapshot = Arc::clone(&view.snapshot);
+            view.told = self.client.told(&snapshot, &self.shared.telemetry(&snapshot));
+            view.teller = teller(&*self.client, &snapshot, &view.told);
+        }
         drop(view);
         let view = self.view.borrow();
         for known in view.clusters.values().flatten() {
@@ -340,6 +388,11 @@ fn door(client: &dyn Client, limits: &Limits) -> Rc<[Arc<Policy>]> {
 
 fn providers(client: &dyn Client, authentication: &Authentication) -> Rc<Providers> {
     if authentication.is_empty() { Rc::default() } else { client.providers(authentication).into() }
+}
+
+fn teller(client: &dyn Client, snapshot: &Snapshot, told: &Told) -> Rc<Teller> {
+    let tells = told.effective.tracing.is_some();
+    Rc::new(if tells { Teller::of(client, snapshot) } else { Teller::nobody(client) })
 }
 
 /// Whether this is the application that the client takes requests in for.

@@ -24,6 +24,7 @@ use super::record::Record;
 use super::reply::{Refusal, Reply};
 use super::session;
 use super::site::{Chosen, Facts, Site};
+use super::trace;
 use super::transfer::Downstream;
 use crate::report::{Event, Flags};
 
@@ -87,9 +88,13 @@ async fn run<D: Downstream>(
     client: &mut D,
     record: &mut Record,
 ) -> Result<(), Ended> {
-    edge::receive(stage, head).map_err(|wrong| {
+    let told = stage.site.told().unwrap_or_else(|| stage.engine.told());
+    let received = edge::receive(stage, head).map_err(|wrong| {
         Ended::Refused(Refusal::BadRequest(StatusCode::BAD_REQUEST), wrong.as_str().to_owned())
-    })?;
+    });
+    let active = received.as_ref().ok().and_then(|is_new| trace::begin(stage, head, &told, *is_new));
+    record.told(told, active);
+    received?;
     if stage.site.is_edge() && edge::is_looping(head) {
         let reason = "more proxies have passed it on than there can be, by its x-forwarded-for";
         return Err(Ended::Refused(Refusal::Loop, reason.to_owned()));

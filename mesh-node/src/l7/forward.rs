@@ -109,6 +109,7 @@ pub async fn run<D: Downstream>(
     }
     let keeps = head.framing.has_body() && job.route.retries.is_some();
     let retriable = retriable_headers(head, job.route.retries.as_deref());
+    let grpc = head.is_grpc();
     let mut journey = Journey {
         stage,
         retriable,
@@ -117,7 +118,7 @@ pub async fn run<D: Downstream>(
         head,
         client: &mut client,
         record,
-        kept: Kept::new(keeps, body),
+        kept: Kept::new(keeps, body).counting(grpc),
         cluster,
         set_cookie: None,
         session,
@@ -128,6 +129,7 @@ pub async fn run<D: Downstream>(
         Err(ended) => Err(ended),
     };
     journey.record.received(journey.kept.received());
+    journey.record.asked(journey.kept.messages());
     ended
 }
 

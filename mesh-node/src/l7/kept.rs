@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use mesh_core::http::messages::Messages;
 use mesh_core::resource::rate_limit::BodyLimit;
 
 use super::message::{Broken, Piece};
@@ -24,6 +25,8 @@ pub struct Kept {
     limit: Option<BodyLimit>,
     /// At its end, of one that is kept as a whole.
     trailers: Option<HeaderMap>,
+    /// Of a call of gRPC.
+    messages: Option<Messages>,
 }
 
 /// A body as one try reads it: first what is kept, then what comes.
@@ -41,6 +44,17 @@ impl Kept {
     pub fn new(wanted: bool, limit: Option<BodyLimit>) -> Self {
         let wanted = wanted || limit.as_ref().is_some_and(|limit| limit.buffer);
         Self { wanted, limit, ..Self::default() }
+    }
+
+    /// Counts the messages of gRPC in it.
+    #[must_use]
+    pub fn counting(self, grpc: bool) -> Self {
+        Self { messages: grpc.then(Messages::default), ..self }
+    }
+
+    /// Messages of gRPC that the client has begun to send so far.
+    pub fn messages(&self) -> u64 {
+        self.messages.as_ref().map_or(0, Messages::count)
     }
 
     /// Whether the body is sent on only once all of it is there.
@@ -71,6 +85,9 @@ impl Kept {
 
     fn keep(&mut self, data: &Bytes) -> Result<(), Broken> {
         self.bytes = self.bytes.saturating_add(data.len());
+        if let Some(messages) = &mut self.messages {
+            messages.pass(data);
+        }
         let most = self.limit.as_ref().and_then(|limit| usize::try_from(limit.max_bytes).ok());
         if most.is_some_and(|most| self.bytes > most) {
             return Err(Broken::TooLong);

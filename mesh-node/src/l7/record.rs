@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mesh_core::dynamodb;
+use mesh_core::http::messages::Messages;
 use mesh_core::limit::Standing;
 use mesh_core::model::Endpoint;
 use mesh_core::policy::Denied;
@@ -20,7 +21,8 @@ use super::limit::Quota;
 use super::message::{Broken, Piece, RequestHead, Version, grpc_status};
 use super::reply::Refusal;
 use super::site::Facts;
-use crate::report::{Flags, Operation, Perspective, RequestFacts, RequestHeaderFacts};
+use super::trace;
+use crate::report::{Flags, Operation, Perspective, RequestFacts, RequestHeaderFacts, Told};
 
 /// See the module.
 pub struct Record {
@@ -48,6 +50,13 @@ pub struct Record {
     extra: Vec<(HeaderName, HeaderValue)>,
     /// A request to `DynamoDB`: its operation, and what the server calls what went wrong.
     dynamodb: Option<(&'static str, Option<&'static str>)>,
+    /// What is told about it; nothing is set of requests of the proxy's own.
+    told: Option<Arc<Told>>,
+    /// Messages of a gRPC request.
+    asked: u64,
+    /// Those of the response.
+    answers: Messages,
+    active: Option<trace::Active>,
 }
 
 impl Record {
@@ -80,7 +89,16 @@ impl Record {
                 .get(TARGET)
                 .and_then(|it| dynamodb::operation(it.as_bytes()))
                 .map(|it| (it, None)),
+            told: None,
+            asked: 0,
+            answers: Messages::default(),
+            active: None,
         }
+    }
+
+    /// What is told about it, and its span if it is traced.
+    pub fn told(&mut self, told: Arc<Told>, active: Option<trace::Active>) {
+        (self.told, self.active) = (Some(told), active);
     }
 
     /// When it came.
@@ -207,12 +225,22 @@ impl Record {
     /// A piece of the answer.
     pub fn piece(&mut self, piece: &Piece) {
         match piece {
-            Piece::Data(data) => self.sent(data.len()),
+            Piece::Data(data) => {
+                self.sent(data.len());
+                if self.grpc {
+                    self.answers.pass(data);
+                }
+            }
             Piece::End(Some(trailers)) if self.grpc => {
                 self.grpc_status = grpc_status(trailers).or(self.grpc_status);
             }
             Piece::End(_) => {}
         }
+    }
+
+    /// Messages of a gRPC request.
+    pub fn asked(&mut self, messages: u64) {
+        self.asked = messages;
     }
 
     /// Bytes of the request.
@@ -260,6 +288,15 @@ impl Record {
         })
     }
 
+    /// Counts what a request to `DynamoDB` was about.
+    fn count_operation(&self, stage: &Stage<'_>, reporter: Perspective) {
+        if let Some((name, error)) = self.dynamodb {
+            let code = self.status.map_or(0, |status| status.as_u16());
+            let service = self.cluster.as_ref().map(|it| &it.service);
+            stage.engine.reporter.dynamodb(reporter, service, Operation { name, code, error });
+        }
+    }
+
     /// The request is over.
     pub fn finish(self, stage: &Stage<'_>, head: &RequestHead) -> Instant {
         let now = Instant::now();
@@ -270,12 +307,8 @@ impl Record {
         let reporter = stage.engine.client.perspective();
         // A waypoint sends what others have sent.
         let source = stage.engine.client_workload().filter(|_| reporter != Perspective::Waypoint);
-        if let Some((name, error)) = self.dynamodb {
-            let code = self.status.map_or(0, |status| status.as_u16());
-            let service = self.cluster.as_ref().map(|it| &it.service);
-            stage.engine.reporter.dynamodb(reporter, service, Operation { name, code, error });
-        }
-        stage.engine.reporter.request(&RequestFacts {
+        self.count_operation(stage, reporter);
+        let told = RequestFacts {
             reporter,
             start: self.wall,
             duration: now.saturating_duration_since(self.start),
@@ -302,8 +335,8 @@ impl Record {
             upstream_failure: &self.reason,
             bytes_received: self.received,
             bytes_sent: self.sent,
-            request_messages: 0,
-            response_messages: 0,
+            request_messages: self.asked,
+            response_messages: self.answers.count(),
             upstream_service_time: self.service_time,
             headers: RequestHeaderFacts {
                 x_forwarded_for: header("x-forwarded-for"),
@@ -319,7 +352,13 @@ impl Record {
             downstream_remote: client_of(facts, head),
             sni: facts.sni.as_deref().unwrap_or_default(),
             route_name: self.route.as_ref().map_or("", |it| &it.name),
-        });
+            trace: self.active.map(trace::Active::trace),
+            told: self.told.as_ref(),
+        };
+        stage.engine.reporter.request(&told);
+        if let (Some(active), Some(how)) = (self.active, &self.told) {
+            trace::tell(stage, active, (how, &told), head);
+        }
         now
     }
 }

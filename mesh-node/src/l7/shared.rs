@@ -14,7 +14,7 @@ use mesh_core::model::{EndpointId, Snapshot};
 use mesh_core::retry::RecentRequests;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::report::{Checked, CheckedEndpoint};
+use crate::report::{Checked, CheckedEndpoint, Telemetry};
 use crate::run::lookup::Lookup;
 
 /// Circuit breakers and outliers by client and cluster, whose entries live as long as a thread uses them; and what limits
@@ -25,6 +25,7 @@ pub struct Shared {
     limits: Derived<Limits>,
     authentication: Derived<Authentication>,
     checks: Derived<Checks>,
+    telemetry: Derived<Telemetry>,
     /// Places for health checks that are under way.
     questions: Arc<Semaphore>,
     /// Names that clients ask for.
@@ -63,6 +64,7 @@ impl Shared {
             limits: Derived::default(),
             authentication: Derived::default(),
             checks: Derived::default(),
+            telemetry: Derived::default(),
             questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
             epoch: Instant::now(),
         }
@@ -121,6 +123,11 @@ impl Shared {
     /// The tokens that a configuration accepts, or a newer one that another thread has seen.
     pub fn authentication(&self, snapshot: &Snapshot) -> Arc<Authentication> {
         self.authentication.of(snapshot, |before| Authentication::of(snapshot, before))
+    }
+
+    /// What is told about requests by a configuration, or by a newer one that another thread has seen.
+    pub fn telemetry(&self, snapshot: &Snapshot) -> Arc<Telemetry> {
+        self.telemetry.of(snapshot, |before| Telemetry::of(snapshot, before))
     }
 
     /// The health checks of a configuration, or of a newer one that another thread has seen.

@@ -19,11 +19,12 @@ use mesh_core::policy::{Decision, Notes, Seen};
 use mesh_core::resource::Secret;
 use mesh_core::resource::mesh_config::proxy::Topology;
 use mesh_core::route::{MatchInfo, Route, RouteTable};
+use mesh_core::telemetry::Side;
 use tokio::task::JoinHandle;
 
 use super::engine::Engine;
 use super::io::Io;
-use crate::report::{ConnReport, Flag, Perspective, PseudoService};
+use crate::report::{ConnReport, Flag, Perspective, PseudoService, Telemetry, Told};
 use crate::tunnel;
 
 /// A future on one thread.
@@ -78,6 +79,17 @@ pub trait Client {
     /// What stands for the service of the application that it takes requests in for; see [`INBOUND`].
     fn inbound(&self) -> Option<Arc<Service>> {
         None
+    }
+
+    /// Whose requests are told about; a pod that takes them in has no say in how they are sent.
+    fn observed(&self, snapshot: &Snapshot) -> Option<Arc<Workload>> {
+        self.workload(snapshot)
+    }
+
+    /// What is told about its requests.
+    fn told(&self, snapshot: &Snapshot, all: &Telemetry) -> Arc<Told> {
+        let (namespace, labels) = self.namespace_and_labels(snapshot);
+        all.told(all.rules().of_workload(&namespace, &labels), Side::Client)
     }
 
     /// Whether what it sends to a service goes through a waypoint, where the service's limits are counted.
@@ -229,6 +241,11 @@ pub trait Site {
 
     /// Whose tokens are accepted here, where that is not the same for all that the client takes in.
     fn providers(&self) -> Option<Rc<Providers>> {
+        None
+    }
+
+    /// What is told about requests here, where that is not the same for all that the client takes in.
+    fn told(&self) -> Option<Arc<Told>> {
         None
     }
 

@@ -90,7 +90,8 @@ impl AccessLog {
     /// Logs a request; never waits.
     pub(super) fn request(&self, facts: &RequestFacts<'_>) {
         let own = self.requests.load();
-        let format = match (own.as_deref(), self.format()) {
+        let named = facts.told.and_then(|told| told.line());
+        let format = match (named.or(own.as_deref()), self.format()) {
             (Some(own), _) => own,
             (None, Some(format)) => AccessFormat::standard(format),
             (None, None) => return,

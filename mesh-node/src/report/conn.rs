@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use mesh_core::model::{Named, Service};
+use mesh_core::resource::telemetry::Metric;
+use mesh_core::telemetry::{Attributes, Value};
 use tokio::time::Instant;
 
 use super::access::Line;
 use super::protocol::Speaking;
 use super::series::Series;
 use super::table::Slot;
-use super::{ConnInfo, Direction, Event, Failure, Flag, Party, PseudoService, Reporter, Stage};
+use super::{ConnInfo, Direction, Event, Failure, Flag, Party, PseudoService, Reporter, Stage, Told};
 
 /// Bytes of application data a connection has carried, from the *local pod's* side, as the access log shows them.
 ///
@@ -91,6 +93,14 @@ impl ConnReport {
         self.live.bind(&self.reporter);
     }
 
+    /// States what a Telemetry says is told about the connection, before it is established.
+    pub fn tell(&self, told: Option<Arc<Told>>) {
+        if let Some(told) = told {
+            // Stated twice, the first counts.
+            let _ = self.live.told.set(told);
+        }
+    }
+
     /// States who the source is, once known.
     pub fn set_source(&self, source: Party) {
         self.live.lock().info.source = source;
@@ -152,6 +162,9 @@ impl Drop for ConnReport {
         live.end(reporter);
         if let Some(format) = reporter.access.format() {
             let state = live.lock();
+            if live.told.get().is_some_and(|told| !told.logs_connection(&*state)) {
+                return;
+            }
             let line = Line {
                 time: SystemTime::now(),
                 info: &state.info,
@@ -205,6 +218,8 @@ pub(super) struct Live {
     requests: AtomicBool,
     /// The kernel carries it.
     express: AtomicBool,
+    /// What a Telemetry says is told about it.
+    told: OnceLock<Arc<Told>>,
 }
 
 #[derive(Debug)]
@@ -230,6 +245,7 @@ impl Live {
             state: Mutex::new(State { info, failure: None }),
             requests: AtomicBool::new(false),
             express: AtomicBool::new(false),
+            told: OnceLock::new(),
         }
     }
 
@@ -244,8 +260,18 @@ impl Live {
             Direction::Inbound => (&series.sent, &series.received),
             Direction::Outbound | Direction::Through => (&series.received, &series.sent),
         };
-        carry(sent, &self.flushed.sent, sent_metric);
-        carry(received, &self.flushed.received, received_metric);
+        let inbound = self.direction == Direction::Inbound;
+        let (of_sent, of_received) = if inbound {
+            (Metric::TcpSentBytes, Metric::TcpReceivedBytes)
+        } else {
+            (Metric::TcpReceivedBytes, Metric::TcpSentBytes)
+        };
+        if self.counts(of_sent) {
+            carry(sent, &self.flushed.sent, sent_metric);
+        }
+        if self.counts(of_received) {
+            carry(received, &self.flushed.received, received_metric);
+        }
     }
 
     /// Closes the books.
@@ -256,7 +282,9 @@ impl Live {
         let series = self.bind(reporter);
         let state = self.lock();
         let flag = state.failure.as_ref().map_or(Flag::None, |failure| failure.flag);
-        series.closed(flag).fetch_add(1, Ordering::Relaxed);
+        if self.counts(Metric::TcpClosedConnections) {
+            series.closed(flag).fetch_add(1, Ordering::Relaxed);
+        }
         let failed = state.failure.as_ref().is_some_and(|failure| failure.stage.is_before_established());
         if failed && !established {
             series.failed(flag).fetch_add(1, Ordering::Relaxed);
@@ -270,9 +298,16 @@ impl Live {
             if overflow {
                 reporter.count(Event::LabelOverflow);
             }
-            series.opened.fetch_add(1, Ordering::Relaxed);
+            if self.counts(Metric::TcpOpenedConnections) {
+                series.opened.fetch_add(1, Ordering::Relaxed);
+            }
             series
         })
+    }
+
+    /// Whether a metric is made of it.
+    fn counts(&self, metric: Metric) -> bool {
+        self.told.get().is_none_or(|told| told.counts(metric))
     }
 
     pub(super) fn view(&self) -> ConnView {
@@ -300,6 +335,29 @@ impl Live {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What expressions of Telemetries see of a connection.
+impl Attributes for State {
+    fn get(&self, path: &[Box<str>]) -> Option<Value<'_>> {
+        let part = |at: usize| path.get(at).map_or("", |part| &**part);
+        let address = |addr: std::net::SocketAddr| Some(Value::Text(addr.to_string().into()));
+        match (part(0), part(1)) {
+            ("connection", "mtls") => Some(Value::Bool(self.info.encrypted)),
+            ("source", "address") => address(self.info.source.addr),
+            ("source", "port") => Some(Value::Number(self.info.source.addr.port().into())),
+            ("destination", "address") => address(self.info.destination.addr),
+            ("destination", "port") => Some(Value::Number(self.info.destination.addr.port().into())),
+            ("connection", "uri_san_peer_certificate") => {
+                Some(Value::Text(self.info.source.identity.as_ref()?.uri().into()))
+            }
+            ("response", "flags") => {
+                let flag = self.failure.as_ref().map_or(Flag::None, |failure| failure.flag);
+                Some(Value::Text(flag.label().into()))
+            }
+            _ => None,
+        }
     }
 }
 

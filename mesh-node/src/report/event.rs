@@ -93,13 +93,19 @@ pub enum Event {
     AccessLogDropped,
     /// A label set beyond the cap, counted under `unknown` labels instead.
     LabelOverflow,
+    /// A span that its collector has taken.
+    SpanSent,
+    /// A span for which there was no room.
+    SpanNoRoom,
+    /// A span whose collector could not be reached, or did not take it.
+    SpanUndelivered,
     /// A task that panicked; must stay 0.
     Panic,
 }
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 46] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -142,6 +148,9 @@ impl Event {
         Self::AdminConnections,
         Self::AccessLogDropped,
         Self::LabelOverflow,
+        Self::SpanSent,
+        Self::SpanNoRoom,
+        Self::SpanUndelivered,
         Self::Panic,
     ];
 
@@ -185,6 +194,8 @@ impl Event {
             Self::AdminHost | Self::AdminConnections => &ADMIN,
             Self::AccessLogDropped => &ACCESS_LOG,
             Self::LabelOverflow => &OVERFLOW,
+            Self::SpanSent => &SPANS_SENT,
+            Self::SpanNoRoom | Self::SpanUndelivered => &SPANS_DROPPED,
             Self::Panic => &PANICS,
         }
     }
@@ -216,7 +227,7 @@ impl Event {
             Self::ShedSession => "session",
             Self::DatagramNoRoom => "sessions",
             Self::DatagramRefused => "refused",
-            Self::DatagramQueue => "queue",
+            Self::DatagramQueue | Self::SpanNoRoom => "queue",
             Self::DatagramSize => "size",
             Self::DatagramAddress => "address",
             Self::DatagramLeaving => "leaving",
@@ -224,12 +235,14 @@ impl Event {
             Self::LimitServicePassed | Self::AuthorizerPassed => "passed",
             Self::AdminHost => "host",
             Self::ShedConnections | Self::AdminConnections => "connections",
+            Self::SpanUndelivered => "delivery",
             Self::TokenRefused
             | Self::NoWaypoint
             | Self::TunnelHbone
             | Self::TunnelMesh
             | Self::AccessLogDropped
             | Self::LabelOverflow
+            | Self::SpanSent
             | Self::Panic => "",
         }
     }
@@ -315,6 +328,9 @@ static AUTHORIZERS: Family = Family {
     name: "mesh_authorizer_failures",
     help: "Requests of which an external authorizer said nothing, and what became of them",
 };
+static SPANS_SENT: Family = Family { name: "mesh_spans_sent", help: "Spans that a collector has taken" };
+static SPANS_DROPPED: Family =
+    Family { name: "mesh_spans_dropped", help: "Spans that no collector has taken" };
 static TOKENS: Family = Family {
     name: "mesh_tokens_refused",
     help: "Requests refused because of a token that no RequestAuthentication accepts",

@@ -72,7 +72,7 @@ pub fn classic_text(open_metrics: &str) -> String {
         classic.push_str(mark);
         match declared.split_once(' ').filter(|_| !mark.is_empty()) {
             Some((name, rest)) => classic.extend([name, "_total ", rest]),
-            None => classic.push_str(declared),
+            None => classic.push_str(request::without_exemplar(declared)),
         }
         classic.push('\n');
     }

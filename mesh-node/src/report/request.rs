@@ -6,11 +6,13 @@
 //! Invariant: every reported request is in exactly one bucket of each of the three histograms of one label set, and
 //! whatever peers say, the number of label sets is bounded.
 
+pub(super) mod attributes;
 mod encode;
 mod flags;
 mod format;
 mod labels;
 mod series;
+mod shape;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,11 +24,11 @@ use mesh_core::model::{Service, Workload};
 pub use flags::Flags;
 pub use format::{AccessFormat, FormatError};
 
-pub(super) use encode::append;
+pub(super) use encode::{append, without_exemplar};
 pub(super) use format::Clock;
 pub(super) use series::RequestMap;
 
-use super::{Event, PseudoService, Reporter};
+use super::{Event, PseudoService, Reporter, Told};
 
 /// Who reports a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -124,6 +126,10 @@ pub struct RequestFacts<'a> {
     pub sni: &'a str,
     /// The name of the route that was taken.
     pub route_name: &'a str,
+    /// The trace that it is part of, if it is traced.
+    pub trace: Option<u128>,
+    /// What Telemetries say is told about it.
+    pub told: Option<&'a Arc<Told>>,
 }
 
 /// Headers that the log shows, as they were sent.
@@ -161,7 +167,9 @@ impl Reporter {
         if self.requests.record(facts) {
             self.count(Event::LabelOverflow);
         }
-        self.access.request(facts);
+        if facts.told.is_none_or(|told| told.logs(facts)) {
+            self.access.request(facts);
+        }
     }
 
     /// Logs requests in a format of their own, whether connections are logged or not; with `None` as connections are

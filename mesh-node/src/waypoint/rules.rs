@@ -10,10 +10,12 @@ use mesh_core::authn::Providers;
 use mesh_core::model::{Service, ServiceKey, Snapshot, Workload};
 use mesh_core::policy::{Decision, DeniedBy, Gate, Notes, Question, Seen, Targeted};
 use mesh_core::route::{About, Client, ClusterRef, Owners, Route, RouteTable, StreamTable};
+use mesh_core::telemetry::Side;
 
 use super::Waypoint;
 use crate::l7::engine::Engine;
 use crate::l7::site::{Chosen, Clients, Facts, Guard, Site};
+use crate::report::Told;
 
 /// The rules of a waypoint as a data thread knows them.
 pub(super) struct Rules {
@@ -175,6 +177,8 @@ pub(super) struct WaypointSite {
     known: RefCell<Option<(u64, Option<Arc<RouteTable>>)>>,
     /// Whose tokens were accepted last, and of which version.
     providers: RefCell<Option<(u64, Rc<Providers>)>>,
+    /// What was told last, and of which version.
+    told: RefCell<Option<(u64, Arc<Told>)>>,
 }
 
 impl WaypointSite {
@@ -196,6 +200,7 @@ impl WaypointSite {
             fallback,
             known: RefCell::default(),
             providers: RefCell::default(),
+            told: RefCell::default(),
         }
     }
 }
@@ -246,6 +251,21 @@ impl Site for WaypointSite {
         let providers = Rc::new(self.waypoint.rules.providers(engine, service));
         *known = Some((generation, Rc::clone(&providers)));
         Some(providers)
+    }
+
+    fn told(&self) -> Option<Arc<Told>> {
+        let engine = &self.waypoint.engine;
+        let snapshot = engine.snapshot();
+        let generation = snapshot.config_generation();
+        let mut known = self.told.borrow_mut();
+        if let Some((_, told)) = known.as_ref().filter(|(of, _)| *of == generation) {
+            return Some(Arc::clone(told));
+        }
+        let service = snapshot.service(&self.key).map(|it| &**it);
+        let all = engine.telemetry();
+        let told = all.told(all.rules().of_waypoint(self.waypoint.rules.name(), service), Side::Server);
+        *known = Some((generation, Arc::clone(&told)));
+        Some(told)
     }
 
     fn port(&self) -> u16 {

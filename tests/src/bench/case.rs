@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{control::Question, l7::Subject, policy};
+use super::{control::Question, l7::Subject, policy, telemetry};
 
 /// One thing to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Case {
     L7(Subject),
     /// What a decision of policy costs.
     Policy(policy::Subject),
+    /// What it costs to tell about requests and connections.
+    Telemetry(telemetry::Subject),
 }
 
 /// Load between a client and a server.
@@ -77,6 +79,7 @@ impl Case {
         all.extend(Question::all().into_iter().map(Self::Control));
         all.extend(Subject::all().into_iter().map(Self::L7));
         all.extend(policy::Subject::all().into_iter().map(Self::Policy));
+        all.extend(telemetry::Subject::all().into_iter().map(Self::Telemetry));
         all
     }
 
@@ -101,7 +104,7 @@ impl Case {
     pub fn traffic(self) -> Option<Traffic> {
         match self {
             Self::Traffic(traffic) => Some(traffic),
-            Self::Memory(_) | Self::Control(_) | Self::L7(_) | Self::Policy(_) => None,
+            Self::Memory(_) | Self::Control(_) | Self::L7(_) | Self::Policy(_) | Self::Telemetry(_) => None,
         }
     }
 }
@@ -113,6 +116,7 @@ impl fmt::Display for Case {
             Self::Control(question) => question.fmt(f),
             Self::L7(subject) => subject.fmt(f),
             Self::Policy(subject) => subject.fmt(f),
+            Self::Telemetry(subject) => subject.fmt(f),
             Self::Memory(Memory::Idle) => f.write_str("node/rss/idle"),
             Self::Memory(Memory::PerPod) => f.write_str("node/rss/per-pod"),
             Self::Memory(Memory::HeldConnections) => f.write_str("node/rss/per-1000-held-connections"),
@@ -158,7 +162,7 @@ mod tests {
     #[test]
     fn all_names() {
         let all = names(&[]).unwrap();
-        assert_eq!(all.len(), 39);
+        assert_eq!(all.len(), 41);
         for name in [
             "same-node/bulk/8",
             "cross-node/connect-3/8",
@@ -167,6 +171,7 @@ mod tests {
             "l7/plain/32",
             "l7/names/32",
             "policy/decision/100x10",
+            "telemetry/l7/32",
         ] {
             assert!(all.contains(&name.to_owned()), "{name}");
         }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_tests::apiserver;
 use mesh_tests::bed::{self, Bed, BedName, Inbound, Layout, Manifests, Network, Status, Target};
+use mesh_tests::collector;
 use mesh_tests::http::{self, Response};
 use mesh_tests::istiod;
 use mesh_tests::tool::{self, ClientPlan, Mode};
@@ -136,6 +137,13 @@ enum Tool {
     },
     /// Make one TCP connection and report it as one line of JSON; exit code 1 if it cannot be made.
     Client(Client),
+    /// Take spans: Zipkin's format and OTLP over HTTP at one port, OTLP over gRPC at another; `/taken` shows them.
+    Collector {
+        /// Where HTTP is taken.
+        http: SocketAddr,
+        /// Where gRPC is taken.
+        grpc: SocketAddr,
+    },
     /// Be a control plane of Istio's: what a mesh-control knows, in Istio's types alone.
     Istiod {
         /// Where to listen, with TLS.
@@ -442,6 +450,7 @@ fn run_tool(tool: Tool) -> ExitCode {
     let served = match tool {
         Tool::Server { addr, mode } => tool::serve(addr, mode).map_err(anyhow::Error::from),
         Tool::Udp { addr } => tool::serve_udp(addr).map_err(anyhow::Error::from),
+        Tool::Collector { http, grpc } => collector::serve(http, grpc),
         Tool::Istiod { listen, upstream, state, token } => {
             istiod::serve(istiod::Place { listen, upstream, state, token })
         }

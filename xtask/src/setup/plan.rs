@@ -248,7 +248,7 @@ pub(super) const LLVM_VERSIONS: [u32; 3] = [21, 22, 23];
 /// Program, its package on Debian and Ubuntu, and what it is for.
 type Tool = (&'static str, &'static str, &'static str);
 
-const TOOLS: [Tool; 14] = [
+const TOOLS: [Tool; 16] = [
     ("bpftool", "bpftool", "with which tests look at maps and links"),
     ("curl", "curl", "the client of the test bed"),
     ("dig", "bind9-dnsutils", "with which tests ask for names"),
@@ -259,6 +259,8 @@ const TOOLS: [Tool; 14] = [
     ("mariadb", "mariadb-client-core", "a client of MySQL in tests"),
     ("mariadbd", "mariadb-server-core", "a server of MySQL in tests"),
     ("nginx", "nginx-light", "the server of the benches"),
+    ("prometheus", "prometheus", "which scrapes the mesh in tests"),
+    ("promtool", "prometheus", "which judges metrics in tests"),
     (PYMONGO, "python3-pymongo", "a client of MongoDB in tests"),
     ("redis-cli", "redis-tools", "a client of Redis in tests"),
     ("redis-server", "redis-server", "a server of Redis in tests"),

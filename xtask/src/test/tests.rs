@@ -10,12 +10,9 @@ fn suites_are_known_by_name() {
 #[test]
 fn planned_and_unknown_suites_say_so() {
     assert!("interop".parse::<Suite>().unwrap_err().contains("planned"));
-    assert!(
-        "nonsense"
-            .parse::<Suite>()
-            .unwrap_err()
-            .contains("unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, browser, security")
-    );
+    assert!("nonsense".parse::<Suite>().unwrap_err().contains(
+        "unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, observability, browser, security"
+    ));
 }
 
 #[test]

@@ -70,6 +70,10 @@ impl World {
                 let labels = limit.selector.iter().flat_map(|selector| selector.match_labels.keys());
                 labels.cloned().collect()
             }
+            Some(Spec::Telemetry(spec)) => {
+                let labels = spec.selector.iter().flat_map(|selector| selector.match_labels.keys());
+                labels.cloned().collect()
+            }
             Some(Spec::RequestAuthentication(spec)) => {
                 let labels = spec.selector.iter().flat_map(|selector| selector.match_labels.keys());
                 labels.cloned().collect()

@@ -21,38 +21,39 @@ pub(super) type Row = (&'static str, Support, &'static str);
 /// Notes which fields of a `MeshConfig` have no effect.
 pub(super) fn mesh(tree: &Tree, problems: &mut Vec<Problem>) {
     let root = Path::Root(super::FIELD);
-    note(tree, root, MESH, problems);
+    note(tree, root, (MESH, &[]), problems);
     if let Some(all) = tree.get("extensionProviders") {
         providers(all, Path::Key(&root, "extensionProviders"), problems);
     }
     if let Some(proxy) = tree.get("defaultConfig") {
-        self::proxy(proxy, Path::Key(&root, "defaultConfig"), problems);
+        note(proxy, Path::Key(&root, "defaultConfig"), (PROXY, TRACED), problems);
     }
 }
 
-/// Notes which providers have no effect: all but those that are asked about requests.
+/// Notes which providers have no effect: all but those that are asked about requests, or told about them.
 fn providers(tree: &Tree, path: Path<'_>, problems: &mut Vec<Problem>) {
     let Tree::List(all) = tree else { return };
-    let is_asked =
-        |provider: &Tree| provider.get("envoyExtAuthzHttp").or(provider.get("envoyExtAuthzGrpc")).is_some();
-    for (index, _) in all.iter().enumerate().filter(|(_, provider)| !is_asked(provider)) {
+    let acts = |provider: &Tree| PROVIDERS.iter().any(|kind| provider.get(kind).is_some());
+    for (index, _) in all.iter().enumerate().filter(|(_, provider)| !acts(provider)) {
         let reason = "is not supported yet and changes nothing";
         let problem = Problem::error(Path::Index(&path, index), reason);
         problems.push(Problem { level: Level::Warning, ..problem });
     }
 }
 
-/// Notes which fields of a `ProxyConfig` have no effect.
+/// Notes which fields of a pod's own `ProxyConfig` have no effect.
 pub(super) fn proxy(tree: &Tree, path: Path<'_>, problems: &mut Vec<Problem>) {
-    note(tree, path, PROXY, problems);
+    note(tree, path, (PROXY, &[]), problems);
 }
 
-fn note(tree: &Tree, path: Path<'_>, rows: &[Row], problems: &mut Vec<Problem>) {
+/// `besides` are fields that act here, whatever their rows say.
+fn note(tree: &Tree, path: Path<'_>, (rows, besides): (&[Row], &[&str]), problems: &mut Vec<Problem>) {
     let Tree::Map(entries) = tree else { return };
     for (key, value) in entries.iter().filter(|(_, value)| *value != Tree::Null) {
         let Some((_, support, same)) = rows.iter().find(|(field, ..)| field == key) else { continue };
         let (level, reason) = match support {
             Acts => continue,
+            _ if besides.contains(&key.as_str()) => continue,
             _ if !same.is_empty() && text(value) == *same => continue,
             Later => (Level::Warning, "is not supported yet and changes nothing"),
             Foreign => (Level::Info, "is about a proxy per pod and means nothing here"),
@@ -79,6 +80,18 @@ fn text(tree: &Tree) -> String {
     }
 }
 
+/// Providers that act.
+const PROVIDERS: &[&str] = &[
+    "envoyExtAuthzHttp",
+    "envoyExtAuthzGrpc",
+    "zipkin",
+    "opentelemetry",
+    "prometheus",
+    "envoyFileAccessLog",
+];
+/// What `defaultConfig` says of spans, for all; pods have no say of their own yet.
+const TRACED: &[&str] = &["tracing", "tracingServiceName", "zipkinAddress", "meshId"];
+
 /// The fields of `MeshConfig`.
 pub(super) const MESH: &[Row] = &[
     ("proxyListenPort", Foreign, "15001"),
@@ -92,7 +105,7 @@ pub(super) const MESH: &[Row] = &[
     ("ingressService", Later, "istio-ingressgateway"),
     ("ingressControllerMode", Later, "OFF"),
     ("ingressSelector", Later, "ingressgateway"),
-    ("enableTracing", Later, "false"),
+    ("enableTracing", Acts, ""),
     ("accessLogFile", Acts, ""),
     ("accessLogFormat", Acts, ""),
     ("accessLogEncoding", Acts, ""),
@@ -126,7 +139,7 @@ pub(super) const MESH: &[Row] = &[
     ("ca", Later, ""),
     // Which of them are acted on, [`providers`] says.
     ("extensionProviders", Acts, ""),
-    ("defaultProviders", Later, "{metrics: [prometheus]}"),
+    ("defaultProviders", Acts, ""),
     ("discoverySelectors", Later, ""),
     ("pathNormalization", Acts, ""),
     ("defaultHttpRetryPolicy", Acts, ""),

@@ -104,14 +104,15 @@ fn what_has_no_effect_is_named() {
         ("trustDomain: a.b\naccessLogFile: /dev/stdout\nrootNamespace: istio-system\n", vec![]),
         ("enableAutoMtls: true\n", vec![]),
         ("enableAutoMtls: false\n", warning("enableAutoMtls")),
-        ("enableTracing: true\n", warning("enableTracing")),
+        ("enableTracing: true\n", vec![]),
         ("outboundTrafficPolicy: {mode: ALLOW_ANY}\n", vec![]),
         ("outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n", vec![]),
         ("defaultProviders: {metrics: [prometheus]}\n", vec![]),
         ("enablePrometheusMerge: true\n", info("enablePrometheusMerge")),
         ("defaultConfig: {}\n", vec![]),
         ("defaultConfig: {discoveryAddress: 'a:1'}\n", info("defaultConfig.discoveryAddress")),
-        ("defaultConfig: {tracing: {}}\n", warning("defaultConfig.tracing")),
+        ("defaultConfig: {tracing: {}}\n", vec![]),
+        ("defaultConfig: {drainDuration: 1s}\n", warning("defaultConfig.drainDuration")),
         ("defaultConfig: {statusPort: 15020}\n", vec![]),
     ];
     for (text, expected) in cases {

@@ -1,9 +1,10 @@
 //! Telemetry: the checks of Istio's schema and of its validating webhook.
 
 use super::super::Meta;
-use super::super::telemetry::{ProviderRef, TelemetrySpec, Tracing};
+use super::super::telemetry::{ProviderRef, TagOverride, TelemetrySpec, Tracing};
 use super::security::targets;
 use super::{Report, child};
+use crate::telemetry::Expression;
 
 pub(super) fn telemetry(spec: &TelemetrySpec, meta: &Meta, report: &mut Report<'_>) {
     targets(spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs, meta, report);
@@ -23,6 +24,13 @@ pub(super) fn telemetry(spec: &TelemetrySpec, meta: &Meta, report: &mut Report<'
             if it.tag_overrides.contains_key("") {
                 report.error(child(&field, ""), "a tag must have a name");
             }
+            for (name, change) in &it.tag_overrides {
+                if let TagOverride::Upsert(text) = change
+                    && let Err(error) = Expression::parse(text)
+                {
+                    report.warning(child(&field, name), format!("the label stays as it is: {error}"));
+                }
+            }
         }
     }
     for (index, it) in spec.access_logging.iter().enumerate() {
@@ -30,6 +38,11 @@ pub(super) fn telemetry(spec: &TelemetrySpec, meta: &Meta, report: &mut Report<'
         providers(&field, &it.providers, report);
         if it.filter.as_ref().is_some_and(|filter| filter.expression.trim().is_empty()) {
             let reason = "empty: nothing is filtered out";
+            report.warning(format_args!("{field}.filter.expression"), reason);
+        } else if let Some(Err(error)) =
+            it.filter.as_ref().map(|filter| Expression::parse(&filter.expression))
+        {
+            let reason = format!("nothing is filtered out: {error}");
             report.warning(format_args!("{field}.filter.expression"), reason);
         }
     }

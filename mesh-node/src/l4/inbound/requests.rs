@@ -20,6 +20,7 @@ use mesh_core::limit::{Limits, Policy};
 use mesh_core::model::{Declared, Entry, Exported, Families, Service, ServicePort, Snapshot, Workload};
 use mesh_core::policy::{Decision, DeniedBy, Notes, Permit, Seen};
 use mesh_core::route::{ClusterRef, Route, RouteTable};
+use mesh_core::telemetry::Side;
 
 use super::super::revoke::{Carries, Facts};
 use crate::l7::engine::Engine;
@@ -30,7 +31,7 @@ use crate::l7::site::{
 };
 use crate::l7::sniff::{self, Beginning, Wanted};
 use crate::redirect::LocalPod;
-use crate::report::Perspective;
+use crate::report::{Perspective, Telemetry, Told};
 use crate::run::worker::Worker;
 use crate::sys::sockopt;
 
@@ -58,7 +59,8 @@ pub(super) fn plan(worker: &Worker, facts: &Facts) -> Option<Plan> {
         Decision::NeedsRequest | Decision::NeedsExternal(_) => true,
     };
     let asks = asks_for_tokens(worker, &snapshot, workload);
-    let is_read = guarded || asks;
+    let told = worker.shared.telemetry(&snapshot).rules().reads_requests(workload);
+    let is_read = guarded || asks || told;
     let limits = worker.shared.limits(&snapshot);
     if !is_read && (limits.is_empty() || facts.peer.is_some()) {
         return None;
@@ -276,6 +278,16 @@ impl Client for Caller {
 
     fn door(&self, limits: &Limits) -> Vec<Arc<Policy>> {
         self.services.iter().flat_map(|service| limits.of_service(service)).cloned().collect()
+    }
+
+    fn observed(&self, snapshot: &Snapshot) -> Option<Arc<Workload>> {
+        snapshot.workload_by_uid(&self.facts.uid).cloned()
+    }
+
+    fn told(&self, snapshot: &Snapshot, all: &Telemetry) -> Arc<Told> {
+        let chosen = snapshot.workload_by_uid(&self.facts.uid);
+        let chosen = chosen.map(|it| all.rules().of_workload(&it.namespace, &it.labels));
+        all.told(chosen.unwrap_or_default(), Side::Server)
     }
 
     fn inbound(&self) -> Option<Arc<Service>> {

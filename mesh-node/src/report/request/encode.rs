@@ -5,8 +5,9 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
-use super::series::{Distribution, LIMITS, RequestMap, Totals};
+use super::series::{Distribution, Exemplar, LIMITS, RequestMap, Totals};
 
 /// Appends the families of the request metrics; none if there was no request.
 pub(in crate::report) fn append(text: &mut String, requests: &RequestMap) {
@@ -27,7 +28,14 @@ pub(in crate::report) fn append(text: &mut String, requests: &RequestMap) {
     }
     for (name, help, scale, distribution) in HISTOGRAMS {
         family(text, name, help, "histogram");
-        all.iter().for_each(|(labels, totals)| histogram(text, name, labels, (distribution(totals), scale)));
+        for (labels, totals) in &all {
+            let values = distribution(totals);
+            if values.count() > 0 {
+                // What says how long it took is where one looks for what took so long.
+                let exemplar = totals.exemplar.filter(|_| scale > 1);
+                histogram(text, name, labels, (values, scale, exemplar));
+            }
+        }
     }
 }
 
@@ -35,12 +43,20 @@ fn family(text: &mut String, name: &str, help: &str, kind: &str) {
     text.extend(["# HELP ", name, " ", help, ".\n# TYPE ", name, " ", kind, "\n"]);
 }
 
-fn histogram(text: &mut String, name: &str, labels: &Arc<str>, (values, scale): (&Distribution, u64)) {
+fn histogram(
+    text: &mut String,
+    name: &str,
+    labels: &Arc<str>,
+    (values, scale, exemplar): (&Distribution, u64, Option<Exemplar>),
+) {
     let mut count = 0;
-    for (limit, bucket) in LIMITS.iter().zip(values.buckets) {
+    for (place, (limit, bucket)) in LIMITS.iter().zip(values.buckets).enumerate() {
         count += bucket;
         text.extend([name, "_bucket{", labels, "le=\"", limit]);
         sample(text, ["\"", "", ""], count);
+        if let Some(exemplar) = exemplar.filter(|exemplar| exemplar.bucket() == place) {
+            append_exemplar(text, &exemplar);
+        }
     }
     let labels = labels.trim_end_matches(',');
     sample(text, [name, "_count{", labels], count);
@@ -48,6 +64,28 @@ fn histogram(text: &mut String, name: &str, labels: &Arc<str>, (values, scale): 
     let (whole, rest) = (values.sum / scale, values.sum % scale);
     let written = if rest == 0 { writeln!(text, "{whole}") } else { writeln!(text, "{whole}.{rest:03}") };
     written.expect("a String takes all");
+}
+
+/// Behind the sample on the last line.
+fn append_exemplar(text: &mut String, exemplar: &Exemplar) {
+    text.truncate(text.trim_end_matches('\n').len());
+    let Exemplar { trace, micros, at } = exemplar;
+    let at = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (whole, rest) = (micros / 1_000, micros % 1_000);
+    let (seconds, millis) = (at.as_secs(), at.subsec_millis());
+    writeln!(text, "{EXEMPLAR}\"{trace:032x}\"}} {whole}.{rest:03} {seconds}.{millis:03}")
+        .expect("a String takes all");
+}
+
+/// A line without its exemplar, which the classic text format does not have.
+pub(in crate::report) fn without_exemplar(line: &str) -> &str {
+    // A label may hold the same words: an exemplar is known by all of its form.
+    let is_one = |rest: &str| {
+        let (trace, numbers) = (rest.get(1..33), rest.get(33..).and_then(|rest| rest.strip_prefix("\"} ")));
+        trace.is_some_and(|it| it.bytes().all(|byte| byte.is_ascii_hexdigit()))
+            && numbers.is_some_and(|it| it.bytes().all(|byte| byte.is_ascii_digit() || b". ".contains(&byte)))
+    };
+    line.rsplit_once(EXEMPLAR).filter(|(_, rest)| is_one(rest)).map_or(line, |(line, _)| line)
 }
 
 fn sample(text: &mut String, parts: [&str; 3], value: u64) {
@@ -58,7 +96,7 @@ fn sample(text: &mut String, parts: [&str; 3], value: u64) {
 type Counter = (&'static str, &'static str, fn(&Totals) -> u64);
 
 const COUNTERS: [Counter; 3] = [
-    ("istio_requests", "HTTP requests", |totals| totals.duration.count()),
+    ("istio_requests", "HTTP requests", |totals| totals.requests),
     ("istio_request_messages", "Messages of gRPC requests", |totals| totals.request_messages),
     ("istio_response_messages", "Messages of gRPC responses", |totals| totals.response_messages),
 ];
@@ -74,6 +112,8 @@ const HISTOGRAMS: [HistogramFamily; 3] = [
     ("istio_response_bytes", "Bytes of responses' bodies", 1, |totals| &totals.sent),
 ];
 
+/// What an exemplar begins with.
+const EXEMPLAR: &str = " # {trace_id=";
 /// Samples of one label set, rounded up.
 const SAMPLES: usize = 70;
 /// Bytes of a sample that are not labels.

@@ -77,6 +77,13 @@ impl AccessFormat {
         if format == AccessLogFormat::Json { &JSON } else { &TEXT }
     }
 
+    /// What it says of a request, without the newline.
+    pub(in crate::report) fn text(&self, facts: &RequestFacts<'_>) -> String {
+        let mut out = Vec::new();
+        self.write(&mut out, &mut Clock::default(), facts);
+        String::from_utf8_lossy(out.trim_ascii_end()).into_owned()
+    }
+
     /// Appends the line of a request, with its newline.
     pub(in crate::report) fn write(&self, out: &mut Vec<u8>, clock: &mut Clock, facts: &RequestFacts<'_>) {
         for piece in &self.pieces {

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use mesh_core::id::SpiffeId;
 use mesh_core::model::Workload;
 
+use super::shape::Shape;
 use super::{Perspective, RequestFacts};
 
 /// The label set of a request, each label followed by a comma, so that one more may be appended.
-pub(super) fn render(facts: &RequestFacts<'_>) -> String {
-    let mut labels = Labels(String::with_capacity(TYPICAL));
+pub(super) fn render(facts: &RequestFacts<'_>, shape: Option<&Shape<'_>>) -> String {
+    let mut labels = Labels { text: String::with_capacity(TYPICAL), shape };
     labels.push("reporter", facts.reporter.reporter());
     labels.party(&SOURCE, facts.source, facts.source_identity);
     labels.party(&DESTINATION, facts.destination, facts.destination_identity);
@@ -31,17 +32,19 @@ pub(super) fn render(facts: &RequestFacts<'_>) -> String {
     }
     labels.show("response_flags", facts.flags);
     labels.push("connection_security_policy", security(facts));
-    labels.0
+    let added = shape.into_iter().flat_map(Shape::added);
+    added.for_each(|(name, value)| labels.add(name, value));
+    labels.text
 }
 
 /// What a request counts as when there are too many label sets to tell it apart.
 pub(super) fn render_unknown(reporter: Perspective) -> String {
-    let mut labels = Labels(String::with_capacity(TYPICAL));
+    let mut labels = Labels { text: String::with_capacity(TYPICAL), shape: None };
     labels.push("reporter", reporter.reporter());
     for name in SOURCE.into_iter().chain(DESTINATION).chain(SERVICE).chain(REQUEST) {
         labels.push(name, UNKNOWN);
     }
-    labels.0
+    labels.text
 }
 
 /// What labels tell of a response.
@@ -72,26 +75,43 @@ impl Outcome {
     }
 }
 
-struct Labels(String);
+struct Labels<'a> {
+    text: String,
+    shape: Option<&'a Shape<'a>>,
+}
 
-impl Labels {
-    /// One whose value may hold anything; an empty one is unknown.
+impl Labels<'_> {
+    /// One whose value may hold anything, unless a Telemetry has another or none; an empty one is unknown.
     fn push(&mut self, name: &str, value: &str) {
-        self.0.extend([name, "=\""]);
+        if !self.is_changed(name) {
+            self.add(name, value);
+        }
+    }
+
+    fn is_changed(&self, name: &str) -> bool {
+        self.shape.is_some_and(|shape| shape.changes(name))
+    }
+
+    /// One that is there whatever Telemetries say.
+    fn add(&mut self, name: &str, value: &str) {
+        self.text.extend([name, "=\""]);
         for c in if value.is_empty() { UNKNOWN } else { value }.chars() {
             match c {
-                '\\' => self.0.push_str("\\\\"),
-                '"' => self.0.push_str("\\\""),
-                '\n' => self.0.push_str("\\n"),
-                c => self.0.push(c),
+                '\\' => self.text.push_str("\\\\"),
+                '"' => self.text.push_str("\\\""),
+                '\n' => self.text.push_str("\\n"),
+                c => self.text.push(c),
             }
         }
-        self.0.push_str("\",");
+        self.text.push_str("\",");
     }
 
     /// One whose value needs no escaping, and may be empty.
     fn show(&mut self, name: &str, value: impl Display) {
-        write!(self.0, "{name}=\"{value}\",").expect("a String takes all");
+        if self.is_changed(name) {
+            return;
+        }
+        write!(self.text, "{name}=\"{value}\",").expect("a String takes all");
     }
 
     fn party(&mut self, names: &[&str; 8], workload: Option<&Arc<Workload>>, identity: Option<&SpiffeId>) {

@@ -10,11 +10,15 @@ mod cache;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use mesh_core::resource::telemetry::Metric;
+use mesh_core::telemetry::Families;
 
 use mesh_core::topology::{Edge, Latency, Tally};
 
 use super::labels;
+use super::shape::Shape;
 use super::{Perspective, RequestFacts};
 use crate::report::edges::{self, Outcome};
 
@@ -37,6 +41,9 @@ struct Known {
     ordered: Vec<Arc<Series>>,
 }
 
+/// A request, and how its metrics differ from the usual.
+type Counted<'a, 'f> = (&'a RequestFacts<'f>, Option<&'a Shape<'a>>);
+
 /// The counters of one label set.
 #[derive(Debug)]
 pub(super) struct Series {
@@ -52,6 +59,9 @@ pub(super) struct Series {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Shard {
+    requests: AtomicU64,
+    /// The last one that was traced.
+    exemplar: Mutex<Option<Exemplar>>,
     /// Microseconds.
     duration: Histogram,
     received: Histogram,
@@ -66,9 +76,22 @@ struct Histogram {
     sum: AtomicU64,
 }
 
+/// A request that was traced, to look at beside the counters that it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Exemplar {
+    /// When it ended.
+    pub(super) at: SystemTime,
+    /// Its trace.
+    pub(super) trace: u128,
+    /// How long it took, in microseconds.
+    pub(super) micros: u64,
+}
+
 /// The sum of what all threads have counted of one label set.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Totals {
+    pub(super) exemplar: Option<Exemplar>,
+    pub(super) requests: u64,
     /// Microseconds.
     pub(super) duration: Distribution,
     pub(super) received: Distribution,
@@ -96,12 +119,23 @@ impl RequestMap {
 
     /// Counts a request; the answer is whether the cap left only the series for unknown labels.
     pub(super) fn record(&self, facts: &RequestFacts<'_>) -> bool {
+        match facts.told.filter(|told| told.reshapes()) {
+            None => self.count((facts, None)),
+            Some(told) => {
+                let all = Shape::all(told, facts).map(|shape| self.count((facts, Some(&shape))));
+                all.fold(false, |any, overflow| any | overflow)
+            }
+        }
+    }
+
+    fn count(&self, counted: Counted<'_, '_>) -> bool {
         cache::with(self.id, self.epoch.load(Ordering::Relaxed), |cache| {
-            let cached = cache.find_or_insert(facts, |thread| {
-                let (series, overflow) = self.intern(facts);
+            let cached = cache.find_or_insert(counted, |thread| {
+                let (series, overflow) = self.intern(counted);
                 (series.shard(thread), overflow)
             });
-            cached.shard.record(facts);
+            let families = counted.1.map_or(Families::ALL, Shape::families);
+            cached.shard.record(counted.0, families);
             cached.overflow
         })
     }
@@ -116,7 +150,7 @@ impl RequestMap {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner).ordered.clone();
         all.extend(self.overflow.iter().cloned());
         let totals = all.into_iter().map(|series| (series.labels.clone(), series.totals()));
-        totals.filter(|(_, totals)| totals.duration.count() > 0).collect()
+        totals.filter(|(_, totals)| *totals != Totals::default()).collect()
     }
 
     /// The edge of every series, and what it has carried.
@@ -127,8 +161,8 @@ impl RequestMap {
     }
 
     /// Finds or makes the series of a request's labels, or the one for unknown ones beyond the cap.
-    fn intern(&self, facts: &RequestFacts<'_>) -> (Arc<Series>, bool) {
-        let labels = labels::render(facts);
+    fn intern(&self, (facts, shape): Counted<'_, '_>) -> (Arc<Series>, bool) {
+        let labels = labels::render(facts, shape);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(series) = known.by_labels.get(&*labels) {
             return (series.clone(), false);
@@ -173,6 +207,9 @@ impl Series {
     fn totals(&self) -> Totals {
         let mut totals = Totals::default();
         for (_, shard) in self.shards.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            totals.requests += shard.requests.load(Ordering::Relaxed);
+            let exemplar = *shard.exemplar.lock().unwrap_or_else(PoisonError::into_inner);
+            totals.exemplar = totals.exemplar.max(exemplar);
             totals.duration.add(&shard.duration);
             totals.received.add(&shard.received);
             totals.sent.add(&shard.sent);
@@ -200,12 +237,28 @@ impl Totals {
 }
 
 impl Shard {
-    fn record(&self, facts: &RequestFacts<'_>) {
-        self.duration.record(micros(facts.duration), &DURATION_LIMITS);
-        self.received.record(facts.bytes_received, &SIZE_LIMITS);
-        self.sent.record(facts.bytes_sent, &SIZE_LIMITS);
-        if facts.request_messages | facts.response_messages != 0 {
+    fn record(&self, facts: &RequestFacts<'_>, families: Families) {
+        if families.has(Metric::RequestCount) {
+            bump(&self.requests, 1);
+        }
+        if families.has(Metric::RequestDuration) {
+            self.duration.record(micros(facts.duration), &DURATION_LIMITS);
+            if let Some(trace) = facts.trace {
+                let (at, micros) = (facts.start + facts.duration, micros(facts.duration));
+                let exemplar = Exemplar { at, trace, micros };
+                *self.exemplar.lock().unwrap_or_else(PoisonError::into_inner) = Some(exemplar);
+            }
+        }
+        if families.has(Metric::RequestSize) {
+            self.received.record(facts.bytes_received, &SIZE_LIMITS);
+        }
+        if families.has(Metric::ResponseSize) {
+            self.sent.record(facts.bytes_sent, &SIZE_LIMITS);
+        }
+        if facts.request_messages != 0 && families.has(Metric::GrpcRequestMessages) {
             bump(&self.request_messages, facts.request_messages);
+        }
+        if facts.response_messages != 0 && families.has(Metric::GrpcResponseMessages) {
             bump(&self.response_messages, facts.response_messages);
         }
     }
@@ -216,6 +269,13 @@ impl Histogram {
         let place = limits.partition_point(|limit| *limit < value);
         bump(self.buckets.get(place).expect("one bucket more than limits"), 1);
         bump(&self.sum, value);
+    }
+}
+
+impl Exemplar {
+    /// The bucket that it is in.
+    pub(super) fn bucket(&self) -> usize {
+        DURATION_LIMITS.partition_point(|limit| *limit < self.micros)
     }
 }
 

@@ -63,6 +63,8 @@ impl World {
             downstream_remote: ([10, 0, 0, 1], 42_980).into(),
             sni: "",
             route_name: "default",
+            trace: None,
+            told: None,
         }
     }
 }
@@ -220,6 +222,22 @@ fn classic_text_has_the_same_samples() {
         "# TYPE istio_request_duration_milliseconds histogram\nistio_request_duration_milliseconds_bucket{"
     ));
     assert!(!classic.contains("# EOF"));
+}
+
+#[test]
+fn a_traced_request_is_shown_beside_its_bucket_where_that_is_possible() {
+    let (world, (reporter, _sink)) = (World::new(), reporter(AccessLogFormat::Off));
+    reporter.request(&RequestFacts { trace: Some(0xabc), ..world.facts(Perspective::Source) });
+    let text = scrape(&reporter);
+    let shown: Vec<_> = text.lines().filter(|line| line.contains("trace_id")).collect();
+    let [line] = shown[..] else { panic!("{shown:?}") };
+    assert!(line.starts_with("istio_request_duration_milliseconds_bucket{"), "{line}");
+    let expected = " 1 # {trace_id=\"00000000000000000000000000000abc\"} 12.345 1795251600.135";
+    assert!(line.contains("le=\"25\"}") && line.ends_with(expected), "{line}");
+    let classic = crate::report::classic_text(&text);
+    assert!(!classic.contains("trace_id") && classic.contains("le=\"25\"} 1\n"));
+    let odd = "a{b=\" # {trace_id=\"} 1";
+    assert_eq!(without_exemplar(odd), odd);
 }
 
 #[test]

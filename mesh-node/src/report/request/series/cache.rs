@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Service, Workload};
 
-use super::Shard;
-use crate::report::PseudoService;
+use super::{Counted, Shard};
 use crate::report::request::labels::{GrpcStatus, Outcome};
 use crate::report::request::{Perspective, RequestFacts};
+use crate::report::{PseudoService, Told};
 
 /// Uses this thread's cache, which is emptied first if it is another map's or of an earlier epoch. A thread that is
 /// ending has none any more; its requests are not counted.
@@ -40,6 +40,9 @@ pub(super) struct Cache {
     next_victim: usize,
 }
 
+/// A Telemetry's metrics, which of their groups, and the values of labels.
+type KnownShape = (Arc<Told>, usize, Box<[Option<String>]>);
+
 /// A thread's counters, and what the key of them points to: addresses stay valid as long as the entry lives.
 pub(super) struct Entry {
     pub(super) shard: Arc<Shard>,
@@ -51,6 +54,8 @@ pub(super) struct Entry {
     service: Option<Arc<Service>>,
     source_identity: Option<SpiffeId>,
     destination_identity: Option<SpiffeId>,
+    /// How its metrics differ from the usual, and the values of labels.
+    shape: Option<KnownShape>,
 }
 
 impl Cache {
@@ -73,15 +78,15 @@ impl Cache {
     /// The entry of a request's labels; made with what `make` finds for this thread's number if there is none.
     pub(super) fn find_or_insert(
         &mut self,
-        facts: &RequestFacts<'_>,
+        counted: Counted<'_, '_>,
         make: impl FnOnce(usize) -> (Arc<Shard>, bool),
     ) -> &Entry {
-        let small = small(facts);
-        let hash = hash(facts, small);
+        let small = small(counted.0);
+        let hash = hash(counted, small);
         let set = usize::try_from(hash >> (u64::BITS - SET_BITS)).unwrap_or_default() * WAYS;
-        let place = self.find(set, hash, |entry| entry.is(facts, small)).unwrap_or_else(|| {
+        let place = self.find(set, hash, |entry| entry.is(counted, small)).unwrap_or_else(|| {
             let (shard, overflow) = make(self.thread.0);
-            self.insert(set, hash, Entry::new(facts, small, shard, overflow))
+            self.insert(set, hash, Entry::new(counted, small, (shard, overflow)))
         });
         self.entries.get(place).and_then(Option::as_ref).expect("the place was just found or filled")
     }
@@ -110,7 +115,7 @@ impl Cache {
 }
 
 impl Entry {
-    fn new(facts: &RequestFacts<'_>, small: u64, shard: Arc<Shard>, overflow: bool) -> Self {
+    fn new((facts, shape): Counted<'_, '_>, small: u64, (shard, overflow): (Arc<Shard>, bool)) -> Self {
         Self {
             shard,
             overflow,
@@ -120,16 +125,24 @@ impl Entry {
             service: facts.service.cloned(),
             source_identity: facts.source_identity.cloned(),
             destination_identity: facts.destination_identity.cloned(),
+            shape: shape.map(|it| (Arc::clone(it.key().0), it.key().1, it.values.clone().into())),
         }
     }
 
-    fn is(&self, facts: &RequestFacts<'_>, small: u64) -> bool {
+    fn is(&self, (facts, shape): Counted<'_, '_>, small: u64) -> bool {
         self.small == small
             && address(self.source.as_ref()) == address(facts.source)
             && address(self.destination.as_ref()) == address(facts.destination)
             && address(self.service.as_ref()) == address(facts.service)
             && text(self.source_identity.as_ref()) == text(facts.source_identity)
             && text(self.destination_identity.as_ref()) == text(facts.destination_identity)
+            && match (&self.shape, shape) {
+                (None, None) => true,
+                (Some((told, group, values)), Some(shape)) => {
+                    Arc::ptr_eq(told, shape.key().0) && *group == shape.key().1 && **values == *shape.values
+                }
+                _ => false,
+            }
     }
 }
 
@@ -159,17 +172,24 @@ fn small(facts: &RequestFacts<'_>) -> u64 {
         | u64::from(facts.flags.bits()) << 32
 }
 
-fn hash(facts: &RequestFacts<'_>, small: u64) -> u64 {
+fn hash((facts, shape): Counted<'_, '_>, small: u64) -> u64 {
     let mut hash = fold(SEED, small);
     for object in [address(facts.source), address(facts.destination), address(facts.service)] {
         hash = fold(hash, object as u64);
     }
     for identity in [text(facts.source_identity), text(facts.destination_identity)] {
-        let (words, rest) = identity.as_bytes().as_chunks::<8>();
-        hash = words.iter().fold(hash, |hash, word| fold(hash, u64::from_le_bytes(*word)));
-        hash = rest.iter().fold(fold(hash, rest.len() as u64), |hash, byte| fold(hash, u64::from(*byte)));
+        hash = fold_text(hash, identity);
     }
-    hash
+    let Some(shape) = shape else { return hash };
+    let (told, group) = shape.key();
+    hash = fold(fold(hash, Arc::as_ptr(told).addr() as u64), group as u64);
+    shape.values.iter().fold(hash, |hash, value| fold_text(hash, value.as_deref().unwrap_or_default()))
+}
+
+fn fold_text(hash: u64, text: &str) -> u64 {
+    let (words, rest) = text.as_bytes().as_chunks::<8>();
+    let hash = words.iter().fold(hash, |hash, word| fold(hash, u64::from_le_bytes(*word)));
+    rest.iter().fold(fold(hash, rest.len() as u64), |hash, byte| fold(hash, u64::from(*byte)))
 }
 
 /// Multiplication spreads every bit of the word over those above it; the rotation brings the upper half, which is the

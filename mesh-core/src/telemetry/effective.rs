@@ -1,0 +1,267 @@
+//! What Telemetries that are for one workload come to together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Side;
+use super::expression::Expression;
+use super::rule::{Rule, is_file_log, is_prometheus};
+use crate::resource::mesh_config::MeshConfig;
+use crate::resource::mesh_config::provider::{LogFormat, ProviderKind};
+use crate::resource::telemetry::{CustomTag, Metric, MetricMatch, ProviderRef, WorkloadMode};
+use crate::resource::value::Percent;
+use crate::trace::{Collector, Forms};
+
+/// What is told about one side of the requests of a workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    /// Spans; `None` leaves the headers that carry traces as they came.
+    pub tracing: Option<Tracing>,
+    /// Metrics that are alike, and how they differ from the usual; none of a group are made.
+    pub metrics: Vec<Group>,
+    /// Lines of the access log.
+    pub log: Log,
+}
+
+/// How spans are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tracing {
+    /// Where they go; `None` passes traces on and tells nobody.
+    pub collector: Option<Arc<Collector>>,
+    /// How many of the requests are traced that nobody has decided about yet.
+    pub sampling: Percent,
+    /// Whether the request's id decides.
+    pub by_id: bool,
+    /// Whether headers that carry traces are brought up to date.
+    pub passes_on: bool,
+    /// The headers that carry them.
+    pub forms: Forms,
+    /// Whether spans have Istio's own tags.
+    pub istio_tags: bool,
+    /// Other tags.
+    pub tags: Vec<(String, CustomTag)>,
+    /// Bytes of a path in a span.
+    pub most: usize,
+}
+
+/// Metrics that are alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Which ones.
+    pub metrics: Families,
+    /// How their labels differ from the usual.
+    pub tags: BTreeMap<String, Tag>,
+}
+
+/// Some of Istio's metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Families(u16);
+
+/// How a label differs from the usual.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tag {
+    /// It is not there.
+    Remove,
+    /// It is this.
+    Set(Arc<Expression>),
+}
+
+/// Which requests the access log has, and how.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Whether it has none.
+    pub disabled: bool,
+    /// Those for which it holds.
+    pub filter: Option<Arc<Expression>>,
+    /// Another format than the mesh's.
+    pub format: Option<Arc<LogFormat>>,
+}
+
+impl Families {
+    /// All of them.
+    pub const ALL: Self = Self(0x3ff);
+
+    /// Whether it is among them.
+    pub const fn has(self, metric: Metric) -> bool {
+        self.0 >> metric as u16 & 1 == 1
+    }
+
+    fn insert(&mut self, metric: Metric) {
+        self.0 |= 1 << metric as u16;
+    }
+}
+
+impl Default for Effective {
+    fn default() -> Self {
+        let usual = Group { metrics: Families::ALL, tags: BTreeMap::new() };
+        Self { tracing: None, metrics: vec![usual], log: Log::default() }
+    }
+}
+
+impl Effective {
+    /// Of the rules that are for a workload, the most general first.
+    pub(super) fn of(mesh: &MeshConfig, rules: &[&Rule], side: Side) -> Self {
+        Self {
+            tracing: tracing(mesh, rules, side),
+            metrics: metrics(mesh, rules, side),
+            log: log(mesh, rules, side),
+        }
+    }
+
+    /// Whether metrics are as without any Telemetry.
+    pub fn has_usual_metrics(&self) -> bool {
+        matches!(&self.metrics[..], [one] if one.metrics == Families::ALL && one.tags.is_empty())
+    }
+}
+
+fn is_for(mode: WorkloadMode, side: Side) -> bool {
+    matches!(
+        (mode, side),
+        (WorkloadMode::ClientAndServer, _)
+            | (WorkloadMode::Client, Side::Client)
+            | (WorkloadMode::Server, Side::Server)
+    )
+}
+
+fn tracing(mesh: &MeshConfig, rules: &[&Rule], side: Side) -> Option<Tracing> {
+    let defaults = mesh.default_config.tracing.clone().unwrap_or_default();
+    let mut provider = mesh.default_providers.tracing.first().cloned();
+    let (mut reports, mut by_id, mut passes_on) = (true, true, true);
+    let mut istio_tags = defaults.enable_istio_tags.unwrap_or(true);
+    let mut tags = &defaults.custom_tags;
+    let mut sampling = defaults.sampling;
+    for entry in rules.iter().filter_map(|rule| first_of_side(rule, side)) {
+        if let Some(named) = entry.providers.first() {
+            provider = Some(named.name.clone());
+        }
+        if !entry.custom_tags.is_empty() {
+            tags = &entry.custom_tags;
+        }
+        sampling = entry.random_sampling_percentage.or(sampling);
+        reports = entry.disable_span_reporting.map_or(reports, |it| !it);
+        by_id = entry.use_request_id_for_trace_sampling.unwrap_or(by_id);
+        istio_tags = entry.enable_istio_tags.unwrap_or(istio_tags);
+        passes_on = entry.disable_context_propagation.map_or(passes_on, |it| !it);
+    }
+    let collector = match &provider {
+        Some(name) => Collector::find(mesh, name).ok(),
+        None => Collector::by_default(mesh),
+    };
+    // Nobody asks for spans: traces of others are none of our business.
+    if collector.is_none() && provider.is_none() && rules.iter().all(|rule| rule.spec.tracing.is_empty()) {
+        return None;
+    }
+    let most = usize::try_from(defaults.max_path_tag_length).ok().filter(|most| *most > 0);
+    Some(Tracing {
+        forms: collector.as_ref().map_or(Forms { w3c: true, b3: false, single: false }, |it| it.forms),
+        most: most.unwrap_or(MAX_PATH),
+        collector: collector.filter(|_| reports).map(Arc::new),
+        sampling: sampling.unwrap_or_else(one_percent),
+        by_id,
+        passes_on,
+        istio_tags,
+        tags: tags.iter().map(|(name, tag)| (name.clone(), tag.clone())).collect(),
+    })
+}
+
+/// The entry of a resource that counts for a side.
+fn first_of_side(rule: &Rule, side: Side) -> Option<&crate::resource::telemetry::Tracing> {
+    rule.spec.tracing.iter().find(|entry| is_for(entry.r#match.mode, side))
+}
+
+fn one_percent() -> Percent {
+    Percent::whole(1).expect("1 is at most 100")
+}
+
+fn metrics(mesh: &MeshConfig, rules: &[&Rule], side: Side) -> Vec<Group> {
+    let entries = || rules.iter().flat_map(|rule| rule.spec.metrics.iter().map(move |entry| (rule, entry)));
+    let names_ours = |all: &[ProviderRef]| all.iter().any(|it| is_prometheus(mesh, &it.name));
+    let by_default = &mesh.default_providers.metrics;
+    let is_wanted = by_default.is_empty() || by_default.iter().any(|name| is_prometheus(mesh, name));
+    if !is_wanted && !entries().any(|(_, entry)| names_ours(&entry.providers)) {
+        return Vec::new();
+    }
+    let mut states: Vec<(Metric, bool, BTreeMap<String, Tag>)> =
+        METRICS.iter().map(|metric| (*metric, false, BTreeMap::new())).collect();
+    let ours = entries().filter(|(_, entry)| entry.providers.is_empty() || names_ours(&entry.providers));
+    for (rule, change) in ours.flat_map(|(rule, entry)| entry.overrides.iter().map(move |it| (rule, it))) {
+        if !is_for(change.r#match.mode, side) {
+            continue;
+        }
+        let is_meant = |metric: Metric| match &change.r#match.metric {
+            MetricMatch::All => true,
+            MetricMatch::Standard(meant) => *meant == metric,
+            MetricMatch::Custom(_) => false,
+        };
+        let tags =
+            || change.tag_overrides.iter().filter_map(|(name, tag)| Some((label(name), rule.tag(tag)?)));
+        for (_, disabled, known) in states.iter_mut().filter(|(metric, ..)| is_meant(*metric)) {
+            *disabled = change.disabled.unwrap_or(*disabled);
+            known.extend(tags());
+        }
+    }
+    let mut groups: Vec<Group> = Vec::new();
+    for (metric, _, tags) in states.into_iter().filter(|(_, disabled, _)| !disabled) {
+        let alike = groups.iter().position(|group| group.tags == tags);
+        let place = alike.unwrap_or_else(|| {
+            groups.push(Group { metrics: Families::default(), tags });
+            groups.len() - 1
+        });
+        groups.iter_mut().skip(place).take(1).for_each(|group| group.metrics.insert(metric));
+    }
+    groups
+}
+
+/// As Prometheus takes names of labels.
+fn label(name: &str) -> String {
+    let fits = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    let label: String = name.chars().map(fits).collect();
+    if label.starts_with(|c: char| c.is_ascii_digit()) { format!("_{label}") } else { label }
+}
+
+fn log(mesh: &MeshConfig, rules: &[&Rule], side: Side) -> Log {
+    let mut log = Log::default();
+    let named = mesh.default_providers.access_logging.iter().find(|name| is_file_log(mesh, name));
+    if let Some(name) = named {
+        log.format = format_of(mesh, name);
+    }
+    let entries =
+        rules.iter().flat_map(|rule| rule.spec.access_logging.iter().map(move |entry| (rule, entry)));
+    for (rule, entry) in entries.filter(|(_, entry)| is_for(entry.r#match.mode, side)) {
+        let ours = entry.providers.iter().find(|it| is_file_log(mesh, &it.name));
+        if !entry.providers.is_empty() && ours.is_none() {
+            continue;
+        }
+        if let Some(provider) = ours {
+            log.format = format_of(mesh, &provider.name);
+        }
+        log.disabled = entry.disabled.unwrap_or(false);
+        let filter = entry.filter.as_ref().and_then(|filter| rule.expression(&filter.expression));
+        log.filter = filter.cloned();
+    }
+    log
+}
+
+/// The format of its own that a provider has.
+fn format_of(mesh: &MeshConfig, name: &str) -> Option<Arc<LogFormat>> {
+    let provider = mesh.extension_providers.iter().find(|it| it.name == name)?;
+    let ProviderKind::FileAccessLog(file) = &provider.kind else { return None };
+    let format = file.log_format.as_ref().filter(|it| it.text.is_some() || it.labels.is_some())?;
+    Some(Arc::new(format.clone()))
+}
+
+/// All of them.
+const METRICS: [Metric; 10] = [
+    Metric::RequestCount,
+    Metric::RequestDuration,
+    Metric::RequestSize,
+    Metric::ResponseSize,
+    Metric::TcpOpenedConnections,
+    Metric::TcpClosedConnections,
+    Metric::TcpSentBytes,
+    Metric::TcpReceivedBytes,
+    Metric::GrpcRequestMessages,
+    Metric::GrpcResponseMessages,
+];
+/// Bytes of a path where `MeshConfig` does not say how many: Envoy's.
+const MAX_PATH: usize = 256;

@@ -1,0 +1,16 @@
+//! Tracing: which requests are traced, as what, and what is said of them. Who carries requests reads the trace that a request
+//! is part of, decides, and sends a [`Span`] to a [`Collector`] when it is over.
+//!
+//! Invariant: what comes in headers is only read in one way; what is no trace starts none and is replaced.
+
+pub use self::collector::{Collector, Speaks, Unsupported};
+pub use self::context::{Forms, Incoming, Own, Parent};
+pub use self::sample::{Wish, is_traced, mark, random_id};
+pub use self::span::{Facts, Istio, Kind, Span, cut, is_error, tags};
+pub use self::zipkin::zipkin_json;
+
+mod collector;
+mod context;
+mod sample;
+mod span;
+mod zipkin;

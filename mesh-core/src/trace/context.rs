@@ -1,0 +1,219 @@
+//! The headers that carry a trace: W3C's `traceparent` and `tracestate`, and B3's, as several headers or as one.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// The trace that a request says it is part of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Incoming {
+    /// The span that sent it.
+    pub parent: Option<Parent>,
+    /// Whether it is traced, if somebody has decided that.
+    pub decided: Option<bool>,
+    /// Whether somebody looks for faults: B3's flag, which goes on with the trace.
+    pub debug: bool,
+    /// The forms of it that the request has. Those are brought up to date, so that they do not contradict each other.
+    pub forms: Forms,
+    /// Whether `tracestate` belongs to it.
+    pub(super) with_state: bool,
+}
+
+/// A span by its numbers, neither of which is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parent {
+    /// The trace.
+    pub trace: u128,
+    /// The span.
+    pub span: u64,
+}
+
+/// Forms in which headers carry a trace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Forms {
+    /// W3C's.
+    pub w3c: bool,
+    /// B3's, several headers.
+    pub b3: bool,
+    /// B3's, one header.
+    pub single: bool,
+}
+
+/// What goes on: our own span as the parent of the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Own {
+    /// Our span, and its trace.
+    pub at: Parent,
+    /// Whose child it is.
+    pub parent: Option<u64>,
+    /// Whether it is traced.
+    pub sampled: bool,
+}
+
+impl Incoming {
+    /// Reads it off a request. Where it has several forms, `first` says whose word counts: W3C's, or B3's.
+    pub fn read(headers: &HeaderMap, first: Forms) -> Self {
+        let w3c = w3c(headers);
+        let b3 = single(headers).or_else(|| several(headers));
+        let forms = Forms {
+            w3c: headers.contains_key(TRACEPARENT),
+            b3: [TRACE_ID, SPAN_ID, SAMPLED, FLAGS].iter().any(|name| headers.contains_key(name)),
+            single: headers.contains_key(B3),
+        };
+        let chosen = if first.w3c && !first.b3 { w3c.or(b3) } else { b3.or(w3c) };
+        Self { forms, ..chosen.unwrap_or_default() }
+    }
+
+    /// Writes `own` over it: in the forms that are `wanted`, and in those that the request came with.
+    pub fn pass_on(&self, headers: &mut HeaderMap, own: &Own, wanted: Forms) {
+        let Own { at: Parent { trace, span }, parent, sampled } = *own;
+        if wanted.w3c || self.forms.w3c {
+            if !self.with_state {
+                // It is about a trace that nobody goes on with.
+                headers.remove(TRACESTATE);
+            }
+            set(headers, TRACEPARENT, format!("00-{trace:032x}-{span:016x}-{:02x}", u8::from(sampled)));
+        }
+        if self.forms.single {
+            let state = match (sampled, self.debug) {
+                (true, true) => 'd',
+                (true, false) => '1',
+                (false, _) => '0',
+            };
+            let parent = parent.map(|parent| format!("-{parent:016x}")).unwrap_or_default();
+            set(headers, B3, format!("{}-{span:016x}-{state}{parent}", short(trace)));
+        }
+        if wanted.b3 && !self.forms.single || self.forms.b3 {
+            self.pass_on_several(headers, own);
+        }
+    }
+
+    fn pass_on_several(&self, headers: &mut HeaderMap, own: &Own) {
+        let Own { at: Parent { trace, span }, parent, sampled } = *own;
+        headers.insert(SAMPLED, HeaderValue::from_static(if sampled { "1" } else { "0" }));
+        if !sampled && self.parent.is_none() {
+            // Of a trace that nobody is told of, all there is to say is that.
+            [TRACE_ID, SPAN_ID, PARENT_ID].iter().for_each(|name| _ = headers.remove(name));
+            return;
+        }
+        set(headers, TRACE_ID, short(trace));
+        set(headers, SPAN_ID, format!("{span:016x}"));
+        match parent {
+            Some(parent) => set(headers, PARENT_ID, format!("{parent:016x}")),
+            None => _ = headers.remove(PARENT_ID),
+        }
+    }
+}
+
+/// Of 64 bits in B3 where it has no more.
+fn short(trace: u128) -> String {
+    if trace >> 64 == 0 { format!("{trace:016x}") } else { format!("{trace:032x}") }
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
+    headers.insert(name, HeaderValue::try_from(value).expect("digits and dashes are a header's value"));
+}
+
+/// The value of a header that is there once.
+fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    let mut all = headers.get_all(name).iter();
+    let value = all.next()?.to_str().ok()?.trim();
+    all.next().is_none().then_some(value)
+}
+
+/// `00-<trace>-<span>-<flags>`; a later version may have more behind it (W3C Trace Context, 3.2).
+fn w3c(headers: &HeaderMap) -> Option<Incoming> {
+    let mut parts = only(headers, TRACEPARENT)?.split('-');
+    let version = digits(parts.next()?, 2, false)?;
+    let trace = digits(parts.next()?, 32, false)?;
+    let span = digits(parts.next()?, 16, false)?;
+    let flags = digits(parts.next()?, 2, false)?;
+    if version == 0xff || version == 0 && parts.next().is_some() {
+        return None;
+    }
+    Some(Incoming {
+        parent: Some(parent(trace, span)?),
+        decided: Some(flags & 1 == 1),
+        with_state: true,
+        ..Incoming::default()
+    })
+}
+
+/// `<trace>-<span>[-<state>[-<parent>]]`, or the state alone.
+fn single(headers: &HeaderMap) -> Option<Incoming> {
+    let text = only(headers, B3)?;
+    if let Some((decided, debug)) = state(text) {
+        return Some(Incoming { decided: Some(decided), debug, ..Incoming::default() });
+    }
+    let mut parts = text.split('-');
+    let trace = id(parts.next()?)?;
+    let span = digits(parts.next()?, 16, true)?;
+    let told = match parts.next() {
+        Some(text) => Some(state(text)?),
+        None => None,
+    };
+    Some(Incoming {
+        parent: Some(parent(trace, span)?),
+        decided: told.map(|(decided, _)| decided),
+        debug: told.is_some_and(|(_, debug)| debug),
+        ..Incoming::default()
+    })
+}
+
+fn several(headers: &HeaderMap) -> Option<Incoming> {
+    let debug = only(headers, FLAGS) == Some("1");
+    let decided = match only(headers, SAMPLED) {
+        _ if debug => Some(true),
+        Some("1" | "true") => Some(true),
+        Some("0" | "false") => Some(false),
+        _ => None,
+    };
+    let ids = only(headers, TRACE_ID).and_then(id).zip(only(headers, SPAN_ID));
+    let parent = ids.and_then(|(trace, span)| parent(trace, digits(span, 16, true)?));
+    (parent.is_some() || decided.is_some()).then_some(Incoming {
+        parent,
+        decided,
+        debug,
+        ..Incoming::default()
+    })
+}
+
+/// B3's words for a decision, and whether it is that of somebody who looks for faults.
+fn state(text: &str) -> Option<(bool, bool)> {
+    match text {
+        "0" => Some((false, false)),
+        "1" => Some((true, false)),
+        "d" => Some((true, true)),
+        _ => None,
+    }
+}
+
+/// Neither is 0.
+fn parent(trace: u128, span: u128) -> Option<Parent> {
+    let span = u64::try_from(span).ok().filter(|span| *span != 0)?;
+    (trace != 0).then_some(Parent { trace, span })
+}
+
+/// Of 64 or of 128 bits.
+fn id(text: &str) -> Option<u128> {
+    digits(text, 16, true).or_else(|| digits(text, 32, true))
+}
+
+/// Exactly so many hexadecimal digits; W3C's are in lower case.
+fn digits(text: &str, count: usize, upper: bool) -> Option<u128> {
+    let is_digit = |byte: u8| {
+        byte.is_ascii_digit() || matches!(byte, b'a'..=b'f') || upper && matches!(byte, b'A'..=b'F')
+    };
+    let legal = text.len() == count && text.bytes().all(is_digit);
+    legal.then(|| u128::from_str_radix(text, 16).ok()).flatten()
+}
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const B3: HeaderName = HeaderName::from_static("b3");
+const TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
+const SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
+const PARENT_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");
+const SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+const FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,279 @@
+//! The trace that a request is part of: read when it comes, carried on with our own span in it, told when it is over.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use http::{HeaderName, HeaderValue};
+use mesh_core::model::{Snapshot, Workload};
+use mesh_core::own::Own as GatewayOwn;
+use mesh_core::resource::mesh_config::proxy::TracingServiceName;
+use mesh_core::resource::telemetry::CustomTag;
+use mesh_core::telemetry::Tracing;
+use mesh_core::trace::{
+    Facts, Incoming, Istio, Kind, Own, Parent, Span, Wish, cut, is_error, is_traced, mark, random_id, tags,
+};
+
+pub(super) use self::outbox::Outbox;
+use super::engine::Engine;
+use super::exchange::Stage;
+use super::message::RequestHead;
+use super::site::Client;
+use crate::report::{Perspective, RequestFacts, Told};
+
+mod outbox;
+
+/// A request that is traced: it has a span.
+#[derive(Debug, Clone, Copy)]
+pub struct Active(Own);
+
+impl Active {
+    /// The trace.
+    pub fn trace(self) -> u128 {
+        self.0.at.trace
+    }
+}
+
+/// On whose behalf spans are told: the same for all requests of an engine.
+#[derive(Debug, Default)]
+pub(super) struct Teller {
+    service: String,
+    node: String,
+    address: Option<IpAddr>,
+    workload: Option<Arc<Workload>>,
+    mesh: String,
+    /// The canonical service and its revision, and the namespace, where there is no workload.
+    names: [String; 3],
+    /// Whether variables are those of this process.
+    reads_environment: bool,
+    /// What a gateway was known as.
+    own: Option<Arc<GatewayOwn>>,
+}
+
+/// Reads the trace of a request, decides whether it is traced, and has the request carry it on. `is_new` says that its id was
+/// made here, so that it may say whether it is traced.
+pub(super) fn begin(stage: &Stage<'_>, head: &mut RequestHead, told: &Told, is_new: bool) -> Option<Active> {
+    let tracing = told.effective.tracing.as_ref()?;
+    // Who tells nobody has no place in the trace: it goes on as it came.
+    tracing.collector.as_ref()?;
+    let incoming = Incoming::read(&head.headers, tracing.forms);
+    let forced = !stage.site.is_edge() && head.headers.contains_key(FORCE);
+    let id = head.headers.get(X_REQUEST_ID).map(HeaderValue::as_bytes).filter(|_| tracing.by_id);
+    let (sampling, draw) = (tracing.sampling, stage.engine.random());
+    let sampled = is_traced(&Wish { incoming: &incoming, forced, request_id: id, sampling, draw });
+    if !sampled && incoming.decided.is_some() {
+        return None;
+    }
+    if sampled && tracing.by_id && is_new {
+        note_in_id(head);
+    }
+    let own = span(stage.engine, &incoming, (tracing, sampled));
+    if tracing.passes_on {
+        incoming.pass_on(&mut head.headers, &own, tracing.forms);
+    }
+    sampled.then_some(Active(own))
+}
+
+fn span(engine: &Engine, incoming: &Incoming, (tracing, sampled): (&Tracing, bool)) -> Own {
+    let fresh = || {
+        let high =
+            if tracing.collector.as_ref().is_some_and(|it| it.has_short_ids()) { 0 } else { engine.random() };
+        (u128::from(high) << 64) | u128::from(random_id(engine.random()))
+    };
+    let trace = incoming.parent.map_or_else(fresh, |parent| parent.trace);
+    let at = Parent { trace, span: random_id(engine.random()) };
+    Own { at, parent: incoming.parent.map(|parent| parent.span), sampled }
+}
+
+fn note_in_id(head: &mut RequestHead) {
+    let Some(id) = head.headers.get(X_REQUEST_ID) else { return };
+    let mut id = id.as_bytes().to_vec();
+    mark(&mut id);
+    if let Ok(id) = HeaderValue::from_bytes(&id) {
+        head.headers.insert(X_REQUEST_ID, id);
+    }
+}
+
+/// Tells the span of a request that is over.
+pub(super) fn tell(
+    stage: &Stage<'_>,
+    active: Active,
+    (told, facts): (&Told, &RequestFacts<'_>),
+    head: &RequestHead,
+) {
+    let Some(tracing) = &told.effective.tracing else { return };
+    let Some(collector) = &tracing.collector else { return };
+    let teller = stage.engine.teller();
+    let flags = facts.flags.to_string();
+    let wanted = Facts {
+        node: &teller.node,
+        scheme: if head.secure { "https" } else { "http" },
+        method: facts.method,
+        authority: facts.authority,
+        path: facts.path,
+        protocol: facts.protocol,
+        user_agent: facts.headers.user_agent,
+        request_id: facts.headers.request_id,
+        received: facts.bytes_received,
+        sent: facts.bytes_sent,
+        code: facts.code,
+        grpc_status: facts.grpc_status,
+        flags: &flags,
+        cluster: facts.upstream_cluster,
+        peer: facts.downstream_remote,
+        istio: tracing.istio_tags.then(|| teller.istio()),
+        most: tracing.most,
+    };
+    let mut all = tags(&wanted);
+    for (name, tag) in &tracing.tags {
+        if let Some(value) = teller.tag((name, tag), (told, facts), head) {
+            all.retain(|(known, _)| known != name);
+            all.push((Cow::Owned(name.clone()), cut(&value, collector.most).to_owned()));
+        }
+    }
+    let start = facts.start.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let span = Span {
+        own: active.0,
+        kind: if facts.reporter == Perspective::Source { Kind::Client } else { Kind::Server },
+        name: name(facts),
+        service: teller.service.clone(),
+        address: teller.address,
+        start: micros(start),
+        duration: micros(facts.duration),
+        tags: all,
+        failed: is_error(facts.code, facts.grpc_status),
+    };
+    outbox::put(stage.engine, collector, span);
+}
+
+/// What was asked for, as Istio names it: the service, its port, and the paths of the rule, which are all.
+fn name(facts: &RequestFacts<'_>) -> String {
+    let port = facts.upstream_cluster.split('|').nth(1).unwrap_or_default();
+    match facts.service {
+        Some(service) => format!("{}:{port}/*", service.hostname),
+        None if facts.reporter == Perspective::Source => format!("egress {}", facts.authority),
+        None => format!("ingress {}", facts.authority),
+    }
+}
+
+impl Teller {
+    /// Of a client of whose requests no spans are told.
+    pub(super) fn nobody(client: &dyn Client) -> Self {
+        Self { own: client.own(), ..Self::default() }
+    }
+
+    /// Whether this is what the gateway is known as.
+    pub(super) fn is_of(&self, own: Option<&Arc<GatewayOwn>>) -> bool {
+        self.own.as_ref() == own
+    }
+
+    /// Who tells the spans of a client.
+    pub(super) fn of(client: &dyn Client, snapshot: &Snapshot) -> Self {
+        let workload = client.observed(snapshot);
+        let proxy = &snapshot.mesh().default_config;
+        let (namespace, labels) = match &workload {
+            Some(it) => (Arc::clone(&it.namespace), it.labels.clone()),
+            None => client.namespace_and_labels(snapshot),
+        };
+        let label = |name: &str| labels.get(name).map(String::as_str);
+        let own_name = client.own().map(|own| own.name.to_string()).unwrap_or_default();
+        let canonical = match &workload {
+            Some(it) => it.canonical_name.to_string(),
+            None => label("service.istio.io/canonical-name").or(label("app")).unwrap_or(&own_name).to_owned(),
+        };
+        let app = match &workload {
+            Some(it) => label("app").unwrap_or(&it.workload_name).to_owned(),
+            None => label("app").unwrap_or(&own_name).to_owned(),
+        };
+        let service = match proxy.tracing_service_name.unwrap_or_default() {
+            TracingServiceName::AppLabelAndNamespace => format!("{app}.{namespace}"),
+            TracingServiceName::CanonicalNameOnly => canonical.clone(),
+            TracingServiceName::CanonicalNameAndNamespace => format!("{canonical}.{namespace}"),
+        };
+        let address = workload.as_ref().and_then(|it| it.ips.first().copied());
+        let role = match (client.perspective(), client.own()) {
+            (Perspective::Waypoint, _) => "waypoint",
+            (_, Some(_)) => "router",
+            _ => "sidecar",
+        };
+        let named = workload.as_ref().map_or(own_name.as_str(), |it| &it.name);
+        let shown = address.map(|ip| ip.to_string()).unwrap_or_default();
+        let revision = workload.as_ref().map_or("latest", |it| &it.canonical_revision).to_owned();
+        Self {
+            service,
+            node: format!("{role}~{shown}~{named}.{namespace}~{namespace}.svc.cluster.local"),
+            address,
+            mesh: proxy
+                .mesh_id
+                .clone()
+                .filter(|id| !id.is_empty())
+                .unwrap_or_else(|| snapshot.trust_domain().to_string()),
+            names: [canonical, revision, namespace.to_string()],
+            reads_environment: client.reads_files(),
+            own: client.own(),
+            workload,
+        }
+    }
+
+    fn istio(&self) -> Istio<'_> {
+        let [service, revision, namespace] = &self.names;
+        let cluster = self.workload.as_ref().map_or(CLUSTER, |it| &it.cluster);
+        Istio { service, revision, mesh: &self.mesh, namespace, cluster }
+    }
+
+    /// The value of a tag of somebody's own.
+    fn tag(
+        &self,
+        (name, tag): (&str, &CustomTag),
+        (told, facts): (&Told, &RequestFacts<'_>),
+        head: &RequestHead,
+    ) -> Option<String> {
+        let or = |default: &String| Some(default.clone()).filter(|default| !default.is_empty());
+        match tag {
+            CustomTag::Literal(text) => Some(text.clone()),
+            CustomTag::Environment { name, default_value } => {
+                self.variable(name).or_else(|| or(default_value))
+            }
+            CustomTag::Header { name, default_value } => {
+                let value = head.headers.get(name).map(HeaderValue::as_bytes);
+                value.map(|it| String::from_utf8_lossy(it).into_owned()).or_else(|| or(default_value))
+            }
+            CustomTag::Formatter(_) => told.formatted(name, facts),
+            CustomTag::Unset => None,
+        }
+    }
+
+    /// A variable of the proxy's environment. A node's proxy serves many pods, whose owners have no business with its own: what a
+    /// sidecar of the pod would have is what counts.
+    fn variable(&self, name: &str) -> Option<String> {
+        if self.reads_environment {
+            return std::env::var(name).ok();
+        }
+        let workload = self.workload.as_ref()?;
+        Some(match name {
+            "POD_NAME" => workload.name.to_string(),
+            "POD_NAMESPACE" => workload.namespace.to_string(),
+            "SERVICE_ACCOUNT" => workload.service_account.to_string(),
+            "ISTIO_META_CLUSTER_ID" => workload.cluster.to_string(),
+            "ISTIO_META_WORKLOAD_NAME" => workload.workload_name.to_string(),
+            "ISTIO_META_MESH_ID" => self.mesh.clone(),
+            "ISTIO_META_NODE_NAME" => workload.node.as_ref()?.to_string(),
+            "INSTANCE_IP" => workload.ips.first()?.to_string(),
+            _ => return None,
+        })
+    }
+}
+
+/// The engine by which spans of `engine` go out: who only takes in for an application sends as that would.
+fn sender(engine: &Rc<Engine>) -> Rc<Engine> {
+    engine.client.outbound().unwrap_or_else(|| Rc::clone(engine))
+}
+
+/// Who asks for a request to be traced, and is believed as far as such headers are.
+const FORCE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Where nobody says what the cluster is called: Istio's.
+const CLUSTER: &str = "Kubernetes";

@@ -1,0 +1,128 @@
+//! What Telemetries make of what is told about requests, compiled once for all requests that are told about alike.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mesh_core::model::{Snapshot, Workload};
+use mesh_core::resource::mesh_config::provider::LogFormat;
+use mesh_core::resource::telemetry::{CustomTag, Metric};
+use mesh_core::telemetry::{Attributes, Chosen, Effective, Side, Telemetries};
+use tracing::warn;
+
+use super::request::attributes::View;
+use super::request::{AccessFormat, FormatError, RequestFacts};
+
+/// The Telemetries of a configuration, and what they come to for whoever was asked about so far.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    rules: Telemetries,
+    /// What cannot be used of them.
+    notes: BTreeSet<String>,
+    known: Mutex<HashMap<(Chosen, Side), Arc<Told>>>,
+}
+
+/// What is told about requests, and how.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What the Telemetries say.
+    pub effective: Effective,
+    /// Formats of tags of spans, by the tag's name.
+    formats: Vec<(String, AccessFormat)>,
+    /// The format of log lines, if it is not the mesh's.
+    line: Option<AccessFormat>,
+    /// Whether metrics are not as usual.
+    reshapes: bool,
+}
+
+impl Telemetry {
+    /// Those of a configuration. What cannot be used is said once, not again with each change of something else.
+    pub fn of(snapshot: &Snapshot, before: &Self) -> Self {
+        let rules = Telemetries::of(snapshot);
+        let notes: BTreeSet<_> = rules.notes().into_iter().collect();
+        notes.difference(&before.notes).for_each(|note| warn!("{note}."));
+        Self { rules, notes, known: Mutex::default() }
+    }
+
+    /// The resources themselves.
+    pub fn rules(&self) -> &Telemetries {
+        &self.rules
+    }
+
+    /// What a Telemetry says about the connections of a workload, if there is any.
+    pub fn of_connection(&self, workload: Option<&Workload>, side: Side) -> Option<Arc<Told>> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let workload = workload?;
+        Some(self.told(self.rules.of_workload(&workload.namespace, &workload.labels), side))
+    }
+
+    /// What these come to.
+    pub fn told(&self, chosen: Chosen, side: Side) -> Arc<Told> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = || Arc::new(Told::new(self.rules.effective(chosen, side)));
+        Arc::clone(known.entry((chosen, side)).or_insert_with(made))
+    }
+}
+
+impl Told {
+    fn new(effective: Effective) -> Self {
+        let tags = effective.tracing.iter().flat_map(|tracing| &tracing.tags);
+        let formats = tags.filter_map(|(name, tag)| match tag {
+            CustomTag::Formatter(format) => {
+                let format = AccessFormat::parse(format);
+                let format = format.inspect_err(|error| warn!(tag = name, %error, "A tag is left out."));
+                Some((name.clone(), format.ok()?))
+            }
+            _ => None,
+        });
+        let line = effective.log.format.as_deref().and_then(|format| {
+            let line = line(format);
+            line.inspect_err(|error| warn!(%error, "A provider's format of access logs is not used.")).ok()
+        });
+        Self { formats: formats.collect(), line, reshapes: !effective.has_usual_metrics(), effective }
+    }
+
+    /// The value of a tag that has a format.
+    pub fn formatted(&self, tag: &str, facts: &RequestFacts<'_>) -> Option<String> {
+        let (_, format) = self.formats.iter().find(|(name, _)| name == tag)?;
+        Some(format.text(facts))
+    }
+
+    /// Whether metrics are not as without any Telemetry.
+    pub(super) fn reshapes(&self) -> bool {
+        self.reshapes
+    }
+
+    /// Whether a metric is counted, of a connection.
+    pub(super) fn counts(&self, metric: Metric) -> bool {
+        self.effective.metrics.iter().any(|group| group.metrics.has(metric))
+    }
+
+    /// Whether the access log has a line about a connection.
+    pub(super) fn logs_connection(&self, connection: &dyn Attributes) -> bool {
+        let log = &self.effective.log;
+        !log.disabled && log.filter.as_ref().is_none_or(|filter| filter.holds(connection))
+    }
+
+    /// Whether the access log has a line about a request.
+    pub(super) fn logs(&self, facts: &RequestFacts<'_>) -> bool {
+        let log = &self.effective.log;
+        !log.disabled && log.filter.as_ref().is_none_or(|filter| filter.holds(&View(facts)))
+    }
+
+    /// The format of log lines, if it is not the mesh's.
+    pub(super) fn line(&self) -> Option<&AccessFormat> {
+        self.line.as_ref()
+    }
+}
+
+fn line(format: &LogFormat) -> Result<AccessFormat, FormatError> {
+    match (&format.text, &format.labels) {
+        (_, Some(labels)) => {
+            let object = serde_json::to_string(labels).map_err(|_| FormatError::NotAnObject)?;
+            AccessFormat::parse_json(&object)
+        }
+        (text, None) => AccessFormat::parse(text.as_deref().unwrap_or_default()),
+    }
+}

@@ -1,0 +1,8 @@
+//! What the mesh tells about itself, as those who look at it take it: collectors of spans, Prometheus, and the access log.
+//! Gateways are processes of this machine; nodes need a bed, and so root.
+
+mod bed;
+mod gateway;
+mod prometheus;
+
+use mesh_tests::edge::process;
