@@ -50,7 +50,6 @@ impl Crowd {
         let tried = now.tried - before.tried;
         ensure!(now.served == 0, "{what}: {} of {tried} attempts came through", now.served);
         ensure!(tried >= LEAST, "{what}: only {tried} attempts");
-        println!("{what}: {tried} attempts in {:?}, none came through", begun.elapsed());
         Ok(())
     }
 }
