@@ -57,7 +57,7 @@ pub fn as_table(stand: &Stand) -> Result<()> {
 
 pub fn connections(stand: &Stand) -> Result<()> {
     let expected = [
-        ("mesh/client", "mesh/near", "sameNode"),
+        ("mesh/client", "mesh/near", "mutualTls"),
         ("mesh/client", "mesh/far", "mutualTls"),
         ("outside/stranger", "mesh/near", "plain"),
     ];

@@ -36,8 +36,8 @@ impl Stand {
         let mut traffic = vec![bed.pod("default/sleep")?.spawn(&["sh", "-c", &traffic])?];
         // Connections without requests: on one node, to another node, and from outside of the mesh.
         for (from, to) in [("mesh/client", "near"), ("mesh/client", "far"), ("outside/stranger", "near")] {
-            let address = bed.status().service_ip(&format!("mesh/{to}"))?;
-            let dials = format!("while :; do netprobe dial {address}:7000 --timeout 1000; sleep 0.4; done");
+            let server = scenario::at(&bed.pod(&format!("mesh/{to}"))?);
+            let dials = format!("while :; do netprobe dial {server} --timeout 1000; sleep 0.4; done");
             traffic.push(bed.pod(from)?.spawn(&["sh", "-c", &dials])?);
         }
         let browser = Browser::start()?;
