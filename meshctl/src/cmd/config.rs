@@ -147,7 +147,8 @@ struct Dump {
 struct Workload {
     namespace: String,
     name: String,
-    workload_ips: Vec<String>,
+    #[serde(rename = "workloadIps")]
+    addresses: Vec<String>,
     node: String,
     protocol: String,
     #[serde(default)]
@@ -224,7 +225,7 @@ impl Workload {
             vec![
                 self.namespace.clone(),
                 self.name.clone(),
-                self.workload_ips.join(","),
+                self.addresses.join(","),
                 or_none(&self.node),
                 or_none(self.waypoint.as_deref().unwrap_or_default()),
                 self.protocol.clone(),

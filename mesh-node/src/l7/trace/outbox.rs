@@ -20,7 +20,7 @@ use super::super::engine::Engine;
 use super::super::exchange::Stage;
 use super::super::h1::{Authority, Target};
 use super::super::message::{RequestHead, Version};
-use super::super::site::{Chosen, Facts, Site};
+use super::super::site::{Chosen, Clients, Facts, Site};
 use crate::report::Event;
 use crate::run::tasks;
 
@@ -159,8 +159,8 @@ impl Site for Delivery {
         self.0
     }
 
-    fn is_edge(&self) -> bool {
-        false
+    fn clients(&self) -> Clients {
+        Clients::Own
     }
 }
 
