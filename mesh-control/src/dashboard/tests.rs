@@ -61,7 +61,9 @@ fn everything_it_needs_is_here() {
         let text = std::str::from_utf8(asset.content).unwrap();
         // What a browser would load; addresses that people are told of are text.
         let text = text.replace('\'', "\"");
-        for word in ["src=\"http", "href=\"http", "from \"http", "fetch(\"http", "url(http", "@import", "\"//"] {
+        for word in
+            ["src=\"http", "href=\"http", "from \"http", "fetch(\"http", "url(http", "@import", "\"//"]
+        {
             assert!(!text.contains(word), "{file} asks somebody else: {word}");
         }
     }
