@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use mesh_core::analyze::{self, Message, Options, analyzers};
-use mesh_core::resource::Level;
+use mesh_core::resource::{Level, Object, Parsed};
 
 use self::cluster::Access;
 use self::read::Input;
@@ -85,6 +85,37 @@ enum Format {
     Json,
     /// `LEVEL [CODE] (KIND NAMESPACE/NAME FILE:DOC) field.path: reason (hint)`
     Log,
+}
+
+/// Where a command reads the configuration: files, or a cluster.
+#[derive(Debug, clap::Args)]
+pub(super) struct Source {
+    /// The directory to read, with those in it.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    config: PathBuf,
+    /// Read the cluster that kubectl would talk to instead.
+    #[arg(short = 'k', long)]
+    kubernetes: bool,
+    /// Kubeconfig to find the cluster in; implies --kubernetes.
+    #[arg(short = 'c', long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig; implies --kubernetes.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Namespace of mesh-wide configuration.
+    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
+    pub(super) root_namespace: String,
+}
+
+/// The objects there.
+pub(super) fn load(source: &Source) -> Result<Vec<Object>> {
+    let Source { config, kubernetes, kubeconfig, context, root_namespace } = source;
+    if !kubernetes && kubeconfig.is_none() && context.is_none() {
+        return Ok(read::all(std::slice::from_ref(config), true)?.parsed.objects);
+    }
+    let access = Access { kubeconfig: kubeconfig.as_deref(), context: context.as_deref() };
+    let options = Options { root_namespace: root_namespace.clone(), ..Options::default() };
+    Ok(cluster::with_files(&access, &Parsed::default(), &options)?.objects)
 }
 
 /// A level, as users name it.

@@ -9,6 +9,8 @@ mod check;
 mod place;
 mod show;
 
+pub(super) use self::check::{normalization, stand_in};
+
 /// Ask policies what they say of a connection or of a request, and why.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: meshctl authz check default/ratings-v1 --method GET --path /ratings/0")]

@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn all_names() {
         let all = names(&[]).unwrap();
-        assert_eq!(all.len(), 41);
+        assert_eq!(all.len(), 42);
         for name in [
             "same-node/bulk/8",
             "cross-node/connect-3/8",
@@ -171,6 +171,7 @@ mod tests {
             "l7/plain/32",
             "l7/names/32",
             "policy/decision/100x10",
+            "policy/token/known",
             "telemetry/l7/32",
         ] {
             assert!(all.contains(&name.to_owned()), "{name}");

@@ -288,7 +288,7 @@ const PEERS: [Tool; 4] = [
 pub(super) const ENVOY: &str = "1.40.0";
 
 /// All programs that decisions depend on.
-pub(super) const PROGRAMS: [&str; 22] = [
+pub(super) const PROGRAMS: [&str; 24] = [
     "bpftool",
     "c++",
     "cargo-deny",
@@ -306,6 +306,8 @@ pub(super) const PROGRAMS: [&str; 22] = [
     "mariadbd",
     "nginx",
     "pip3",
+    "prometheus",
+    "promtool",
     PYMONGO,
     "redis-cli",
     "redis-server",

@@ -158,7 +158,8 @@ fn identity(text: &str, snapshot: &Snapshot) -> Result<SpiffeId> {
     id.with_context(|| format!("{text:?} is no identity: write TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT"))
 }
 
-fn normalization(snapshot: &Snapshot) -> Normalization {
+/// How paths become normal, as MeshConfig says.
+pub(in crate::cmd) fn normalization(snapshot: &Snapshot) -> Normalization {
     match snapshot.mesh().path_normalization {
         PathNormalization::None => Normalization::None,
         PathNormalization::Base => Normalization::Base,
@@ -168,7 +169,7 @@ fn normalization(snapshot: &Snapshot) -> Normalization {
 }
 
 /// A pod of the Deployment of this name, if there is no Pod; and an address for a Pod that has none.
-fn stand_in(objects: &[Object], namespace: &str, name: &str) -> Vec<Object> {
+pub(in crate::cmd) fn stand_in(objects: &[Object], namespace: &str, name: &str) -> Vec<Object> {
     let named = |object: &&Object| *object.meta.namespace == *namespace && *object.meta.name == *name;
     let mut named = objects.iter().filter(named);
     let labels = named.clone().find_map(|object| match &object.spec {
