@@ -90,7 +90,7 @@ enum Format {
 /// Where a command reads the configuration: files, or a cluster.
 #[derive(Debug, clap::Args)]
 pub(super) struct Source {
-    /// The directory to read, with those in it.
+    /// The file or directory to read, without directories within it.
     #[arg(long, value_name = "DIR", default_value = ".")]
     config: PathBuf,
     /// Read the cluster that kubectl would talk to instead.
@@ -111,7 +111,7 @@ pub(super) struct Source {
 pub(super) fn load(source: &Source) -> Result<Vec<Object>> {
     let Source { config, kubernetes, kubeconfig, context, root_namespace } = source;
     if !kubernetes && kubeconfig.is_none() && context.is_none() {
-        return Ok(read::all(std::slice::from_ref(config), true)?.parsed.objects);
+        return Ok(read::all(std::slice::from_ref(config), false)?.parsed.objects);
     }
     let access = Access { kubeconfig: kubeconfig.as_deref(), context: context.as_deref() };
     let options = Options { root_namespace: root_namespace.clone(), ..Options::default() };

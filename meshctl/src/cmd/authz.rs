@@ -9,7 +9,7 @@ mod check;
 mod place;
 mod show;
 
-pub(super) use self::check::{normalization, stand_in};
+pub(super) use self::check::normalization;
 
 /// Ask policies what they say of a connection or of a request, and why.
 #[derive(Debug, clap::Args)]

@@ -169,7 +169,7 @@ pub(in crate::cmd) fn normalization(snapshot: &Snapshot) -> Normalization {
 }
 
 /// A pod of the Deployment of this name, if there is no Pod; and an address for a Pod that has none.
-pub(in crate::cmd) fn stand_in(objects: &[Object], namespace: &str, name: &str) -> Vec<Object> {
+fn stand_in(objects: &[Object], namespace: &str, name: &str) -> Vec<Object> {
     let named = |object: &&Object| *object.meta.namespace == *namespace && *object.meta.name == *name;
     let mut named = objects.iter().filter(named);
     let labels = named.clone().find_map(|object| match &object.spec {

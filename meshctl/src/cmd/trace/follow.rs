@@ -1,7 +1,8 @@
 //! The steps of a request, decided with what nodes decide with.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -12,12 +13,13 @@ use mesh_core::model::{
     CompileOptions, Endpoint, Service, Snapshot, Target, WaypointName, Workload, compile,
 };
 use mesh_core::policy::{Connection, Decision, Host, Question, Request, Seen};
-use mesh_core::resource::Object;
+use mesh_core::resource::{Object, SourceFile, Spec, parse};
 use mesh_core::route::{Action, Client, ClusterRef, Owners, Picked, RequestView, Route, RouteTable};
 use serde::Serialize;
+use serde_json::json;
 
 use super::Url;
-use crate::cmd::authz::{normalization, stand_in};
+use crate::cmd::authz::normalization;
 use crate::table::one_line;
 
 /// What is asked.
@@ -74,16 +76,52 @@ impl Answer {
 pub(super) fn follow(objects: &[Object], root_namespace: &str, asked: &Asked<'_>) -> Result<Answer> {
     let (namespace, name) = asked.from.split_once('/').context("name the pod as NAMESPACE/NAME")?;
     let mut objects = objects.to_vec();
-    objects.extend(stand_in(&objects, namespace, name));
+    objects.extend(pods_to_be(&objects));
     let options = CompileOptions { root_namespace: root_namespace.to_owned(), ..CompileOptions::default() };
     let snapshot = compile(&objects, &options).snapshot;
-    let client = snapshot.workloads().find(|it| *it.namespace == *namespace && *it.name == *name);
+    let here = || snapshot.workloads().filter(|it| *it.namespace == *namespace);
+    let named = here().find(|it| *it.name == *name);
+    let client = named.or_else(|| here().find(|it| *it.workload_name == *name));
     let client = client.with_context(|| format!("there is no pod or Deployment {}", asked.from))?;
     let path = normalize(&asked.url.path, normalization(&snapshot), EscapedSlashes::Keep);
     let path = path.map_err(|wrong| anyhow!("the path {wrong}: such a request is refused with 400"))?;
     let mut answer = Answer { steps: Vec::new(), carried: false };
     Trace { snapshot: &snapshot, client, asked, path: &path }.run(&mut answer);
     Ok(answer)
+}
+
+/// A pod for each Deployment of which none runs: files say what will run.
+fn pods_to_be(objects: &[Object]) -> Vec<Object> {
+    let runs = |namespace: &str, labels: &BTreeMap<String, String>| {
+        objects.iter().any(|object| {
+            matches!(object.spec, Spec::Pod(_))
+                && *object.meta.namespace == *namespace
+                && labels.iter().all(|(key, value)| object.meta.labels.get(key) == Some(value))
+        })
+    };
+    let deployments = objects.iter().filter_map(|object| match &object.spec {
+        Spec::Deployment(deployment) => Some((&object.meta, &deployment.spec.template)),
+        _ => None,
+    });
+    let deployments = deployments.filter(|(meta, template)| {
+        let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
+        labels.is_some_and(|labels| !runs(&meta.namespace, labels))
+    });
+    let pods = (1_u32..).zip(deployments).map(|(number, (meta, template))| {
+        let labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
+        let account = template.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": meta.name, "namespace": meta.namespace, "labels": labels},
+            "spec": {"serviceAccountName": account, "containers": [{"name": "any", "image": "any"}]},
+            "status": {
+                "podIP": Ipv4Addr::from(FIRST_TO_BE + number).to_string(),
+                "conditions": [{"type": "Ready", "status": "True"}],
+            },
+        });
+        parse(&SourceFile { name: "pods of Deployments", text: &pod.to_string() }).objects
+    });
+    pods.flatten().collect()
 }
 
 struct Trace<'a> {
@@ -97,7 +135,7 @@ struct Trace<'a> {
 impl Trace<'_> {
     fn run(&self, answer: &mut Answer) {
         let Workload { namespace, name, node, identity, enrolled, .. } = &**self.client;
-        let place = node.as_deref().unwrap_or("an unknown node");
+        let place = node.as_deref().unwrap_or("no node yet");
         if *enrolled {
             answer.step("client", format!("{namespace}/{name} on {place}, as {identity}"));
         } else {
@@ -283,7 +321,7 @@ impl Trace<'_> {
         let place = format!(
             "{namespace}/{name} at {} on {}",
             endpoint.addr,
-            node.as_deref().unwrap_or("an unknown node")
+            node.as_deref().unwrap_or("no node yet")
         );
         let proven = self.client.enrolled && workload.accepts_tunnel();
         let source = self.client.ips.first().copied().unwrap_or(endpoint.addr.ip());
@@ -358,6 +396,8 @@ fn selects(policy: &ClusterPolicy, endpoint: &Endpoint) -> bool {
     endpoint.workload.as_ref().is_none_or(|it| policy.selects(&it.labels))
 }
 
+/// Before the addresses of pods that do not run yet; nobody's (RFC 2544).
+const FIRST_TO_BE: u32 = u32::from_be_bytes([198, 18, 0, 0]);
 /// Endpoints of a destination that are told one by one.
 const MOST: usize = 10;
 

@@ -1,7 +1,5 @@
 //! A small shop, and what becomes of requests in it.
 
-use mesh_core::resource::{SourceFile, parse};
-
 use super::*;
 
 const SHOP: &str = r"
@@ -127,4 +125,30 @@ fn who_is_outside_of_the_mesh_is_told_so() {
     let (text, _) = traced(&outside, &Method::GET, "http://reviews:9080/", &[]);
     has(&text, &["is outside of the mesh: no rule is about what it sends", "plain text"]);
     assert!(!text.contains("VirtualService"), "{text}");
+}
+
+#[test]
+fn files_with_deployments_alone_say_what_will_run() {
+    let deployment = |name: &str| {
+        format!(
+            "\n---\n{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: {name}, namespace: shop}}, spec: {{\
+             selector: {{matchLabels: {{app: {name}}}}}, template: {{metadata: {{labels: {{app: {name}, version: v1}}}}, \
+             spec: {{serviceAccountName: {name}-account, containers: [{{name: main, image: any}}]}}}}}}}}"
+        )
+    };
+    let services: String = SHOP.split("---").take(2).collect::<Vec<_>>().join("---");
+    let (text, carried) = traced(
+        &(services + &deployment("page") + &deployment("reviews")),
+        &Method::GET,
+        "http://reviews:9080/",
+        &[],
+    );
+    has(
+        &text,
+        &[
+            "client       shop/page on no node yet, as spiffe://cluster.local/ns/shop/sa/page-account\n",
+            "   endpoint     shop/reviews at 198.18.0.2:9080 on no node yet, mutual TLS, or within the node; allowed\n",
+        ],
+    );
+    assert!(carried);
 }
