@@ -124,6 +124,8 @@ fn dashboards(bed: &Bed) -> Result<()> {
     check_metrics(&node.metrics()?).context("a node")?;
     check_metrics(&bed.control()?.debug("/metrics")?).context("the control plane")?;
     let prometheus = Prometheus::start(&node, &targets)?;
+    // It begins to scrape after some seconds, and what was counted before has no rate.
+    prometheus.wait(&node, "query", "up == 1")?;
     for _ in 0..20 {
         sleep.exec(&["curl", "-s", "-o", "/dev/null", "http://productpage:9080/productpage"])?;
         sleep.exec(&["curl", "-s", "-o", "/dev/null", "http://productpage:9080/nothing"])?;

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::{
     LocalPod, Overruled, RedirectError,
     maps::{ExpressMaps, socket_addr, to_ip, to_wire},
+    overruled::Because,
     pins::Pins,
 };
 use crate::{l4, sys::diag};
@@ -61,6 +62,7 @@ impl Express {
         let maps = ExpressMaps::open(pins)?;
         let verdicts = maps.verdicts()?.into_iter().map(|(key, verdict)| (key.into(), verdict)).collect();
         let backends = maps.backends()?.into_iter().map(|(key, backends)| (key.into(), backends)).collect();
+        let cut = CutFlows::default();
         Ok(Self {
             enabled,
             maps,
@@ -68,8 +70,8 @@ impl Express {
             verdicts,
             backends,
             seen: None,
-            cut: CutFlows::default(),
-            overruled: Overruled::default(),
+            overruled: Overruled::new(Rc::clone(&cut)),
+            cut,
             complained: false,
         })
     }
@@ -164,8 +166,7 @@ impl Express {
         *self.numbers.entry(uid.clone()).or_insert(next)
     }
 
-    /// Ends flows between captured pods that would go another way, or nowhere, if they began now. Those that only rules about
-    /// the service keep from that have time until they are quiet.
+    /// Ends flows between captured pods that would go nowhere, or another way, if they began now: the latter in a quiet moment.
     fn end_forbidden(&self, snapshot: &Arc<Snapshot>, pods: &[Captured]) {
         let by_cookie: HashMap<u64, &Captured> =
             pods.iter().map(|captured| (captured.0.netns.cookie(), captured)).collect();
@@ -182,15 +183,21 @@ impl Express {
             if !captured(to_ip(&flow.destination)) {
                 continue;
             }
-            if self.allows(entry.mark.netns, &flow) {
-                if is_overruled(workload, &entry) {
-                    self.overruled.add(flow, pod);
-                } else {
-                    self.overruled.remove(&flow);
+            match self.verdict(entry.mark.netns, &flow) {
+                Some(true) if is_overruled(workload, &entry) => {
+                    self.overruled.add(flow, pod, Because::Rules);
+                    continue;
                 }
-                continue;
+                Some(true) => {
+                    self.overruled.remove(&flow);
+                    continue;
+                }
+                None => {
+                    self.overruled.add(flow, pod, Because::Policy);
+                    continue;
+                }
+                Some(false) => self.overruled.remove(&flow),
             }
-            self.overruled.remove(&flow);
             self.cut.borrow_mut().insert(flow);
             let client = socket_addr(&Endpoint::new(flow.source, flow.source_port));
             let server = socket_addr(&Endpoint::new(flow.destination, flow.destination_port));
@@ -203,10 +210,11 @@ impl Express {
         }
     }
 
-    fn allows(&self, netns: u64, flow: &Flow) -> bool {
+    /// Whether it would be allowed or refused if it began now; `None`: it would be the proxy's.
+    fn verdict(&self, netns: u64, flow: &Flow) -> Option<bool> {
         let at = |port| self.verdicts.get(&Key { netns, ip: flow.destination, port });
         let verdict = at(flow.destination_port).or_else(|| at(Question::ANY_PORT));
-        verdict.is_some_and(|verdict| verdict.action == Verdict::ALLOW)
+        verdict.map(|verdict| verdict.action == Verdict::ALLOW)
     }
 }
 

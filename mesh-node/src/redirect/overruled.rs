@@ -1,7 +1,9 @@
-//! Express flows to a service that rules have come about since: nobody forbids them, but they go where the rules do not say.
-//! They are ended in a quiet moment, so that what the application opens next follows the rules.
+//! Express flows that would go through the proxy if they began now: rules have come about their service, or somebody above layer 4
+//! has to look at what they carry. Nobody forbids them. They are ended in a quiet moment, so that what the application opens next
+//! goes the other way.
 //!
-//! As with connections that the proxy carries: no request fails for it unless it takes longer than all the time there is.
+//! As with connections that the proxy carries: no request fails for it unless it takes longer than all the time there is, which
+//! is short where policy is to see what it does not see.
 
 use std::{
     cell::RefCell,
@@ -16,15 +18,37 @@ use std::{
 use mesh_common::{Endpoint, Flow};
 use tracing::{debug, info, warn};
 
-use super::{LocalPod, maps::socket_addr};
+use super::{LocalPod, express::CutFlows, maps::socket_addr};
 use crate::{
     l7::stream::DRAIN_TIME,
     sys::diag::{self, Silence},
 };
 
+/// Why a flow is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Because {
+    /// There are rules about its service.
+    Rules,
+    /// Policy has to look at what it carries.
+    Policy,
+}
+
+impl Because {
+    /// How long it may take until there is a quiet moment.
+    const fn patience(self) -> Duration {
+        match self {
+            Self::Rules => DRAIN_TIME,
+            Self::Policy => Duration::from_millis(500),
+        }
+    }
+}
+
 /// Shared by who finds them and who ends them.
 #[derive(Clone, Default)]
-pub struct Overruled(Rc<RefCell<Waiting>>);
+pub struct Overruled {
+    waiting: Rc<RefCell<Waiting>>,
+    cut: CutFlows,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -36,22 +60,32 @@ struct Waiting {
 struct Since {
     /// The client's.
     pod: Arc<LocalPod>,
-    found: Instant,
+    until: Instant,
+    because: Because,
 }
 
 impl Overruled {
+    /// `cut` is told of those for which there was no quiet moment.
+    pub(super) fn new(cut: CutFlows) -> Self {
+        Self { cut, ..Self::default() }
+    }
+
     /// This one is to be ended.
-    pub(super) fn add(&self, flow: Flow, pod: &Arc<LocalPod>) {
-        let Waiting { known, turns } = &mut *self.0.borrow_mut();
-        known.entry(flow).or_insert_with(|| {
+    pub(super) fn add(&self, flow: Flow, pod: &Arc<LocalPod>, because: Because) {
+        let Waiting { known, turns } = &mut *self.waiting.borrow_mut();
+        let until = Instant::now() + because.patience();
+        let since = known.entry(flow).or_insert_with(|| {
             turns.push_back(flow);
-            Since { pod: Arc::clone(pod), found: Instant::now() }
+            Since { pod: Arc::clone(pod), until, because }
         });
+        if since.because != because {
+            (since.because, since.until) = (because, until.min(since.until));
+        }
     }
 
     /// This one may stay: the rules are gone again, or it was ended.
     pub(super) fn remove(&self, flow: &Flow) {
-        let mut waiting = self.0.borrow_mut();
+        let mut waiting = self.waiting.borrow_mut();
         if waiting.known.remove(flow).is_some() {
             waiting.turns.retain(|it| it != flow);
         }
@@ -59,57 +93,74 @@ impl Overruled {
 
     /// Looks at some, and ends those that are quiet.
     pub(super) fn look(&self) {
-        let count = self.0.borrow().turns.len().min(AT_ONCE);
+        let count = self.waiting.borrow().turns.len().min(AT_ONCE);
         for _ in 0..count {
-            let mut waiting = self.0.borrow_mut();
+            let mut waiting = self.waiting.borrow_mut();
             let Some(flow) = waiting.turns.pop_front() else { return };
             let Some(since) = waiting.known.get(&flow) else { continue };
-            if settle(&flow, since) {
+            if self.settle(&flow, since) {
                 waiting.known.remove(&flow);
             } else {
                 waiting.turns.push_back(flow);
             }
         }
     }
-}
 
-/// Ends a flow if now is the time; whether it is over.
-fn settle(flow: &Flow, since: &Since) -> bool {
-    let client = socket_addr(&Endpoint::new(flow.source, flow.source_port));
-    let server = socket_addr(&Endpoint::new(flow.destination, flow.destination_port));
-    match since.pod.netns.run(|| end(client, server, since.found)).and_then(|ended| ended) {
-        Ok(Ended::Not) => false,
-        Ok(Ended::Now) => {
-            info!(%client, %server, "Ended an express flow in a quiet moment: there are rules about its service now.");
-            true
-        }
-        Ok(Ended::Before) => true,
-        Err(error) => {
-            // Tried again until it is too late to be of use.
-            let late = since.found.elapsed() >= DRAIN_TIME * 2;
-            if late {
-                warn!(%client, %server, %error, "An express flow that rules have overtaken cannot be ended.");
-            } else {
-                debug!(%client, %server, %error, "An express flow cannot be looked at.");
+    /// Ends a flow if now is the time; whether it is over.
+    fn settle(&self, flow: &Flow, since: &Since) -> bool {
+        let client = socket_addr(&Endpoint::new(flow.source, flow.source_port));
+        let server = socket_addr(&Endpoint::new(flow.destination, flow.destination_port));
+        let now = Instant::now();
+        let late = now >= since.until;
+        match since.pod.netns.run(|| end(client, server, late)).and_then(|ended| ended) {
+            Ok(Ended::Not) => false,
+            Ok(Ended::Quietly) => {
+                let because = since.because;
+                info!(%client, %server, ?because, "Ended an express flow in a quiet moment: it is the proxy's to carry now.");
+                true
             }
-            late
+            Ok(Ended::InTheMidst) => {
+                self.cut.borrow_mut().insert(*flow);
+                info!(%client, %server, "Ended an express flow that policy or rules no longer let be.");
+                true
+            }
+            Ok(Ended::Before) => true,
+            Err(error) => {
+                // Tried again until it is too late to be of use.
+                let given_up = now >= since.until + DRAIN_TIME;
+                if given_up {
+                    warn!(%client, %server, %error, "An express flow that is overruled cannot be ended.");
+                } else {
+                    debug!(%client, %server, %error, "An express flow cannot be looked at.");
+                }
+                given_up
+            }
         }
     }
 }
 
 enum Ended {
     Not,
-    Now,
+    Quietly,
+    /// There was no time left.
+    InTheMidst,
+    /// By others.
     Before,
 }
 
 /// In the network namespace of the client.
-fn end(client: SocketAddr, server: SocketAddr, found: Instant) -> io::Result<Ended> {
+fn end(client: SocketAddr, server: SocketAddr, late: bool) -> io::Result<Ended> {
     let Some(silence) = diag::silence(client, server)? else { return Ok(Ended::Before) };
-    if !is_quiet(&silence) && found.elapsed() < DRAIN_TIME {
+    let quiet = is_quiet(&silence);
+    if !quiet && !late {
         return Ok(Ended::Not);
     }
-    Ok(if diag::reset_connection(client, server)? { Ended::Now } else { Ended::Before })
+    let there = diag::reset_connection(client, server)?;
+    Ok(match (there, quiet) {
+        (false, _) => Ended::Before,
+        (true, true) => Ended::Quietly,
+        (true, false) => Ended::InTheMidst,
+    })
 }
 
 /// Whether nothing is under way, as far as can be seen from the client's socket: what it said last has been answered.
