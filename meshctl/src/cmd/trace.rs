@@ -22,7 +22,7 @@ mod follow;
 pub(crate) struct Args {
     /// The method.
     method: Method,
-    /// Where to: http://HOST[:PORT]/PATH, as the client writes it.
+    /// Where to, as the client writes it: `http://HOST[:PORT]/PATH`.
     url: Url,
     /// The pod that asks, as NAMESPACE/NAME; the name of a Deployment stands for any pod of it.
     #[arg(long, value_name = "NAMESPACE/POD")]

@@ -365,7 +365,7 @@ fn rule(route: &Route, matched: &str) -> String {
         .as_ref()
         .map_or_else(|| "a route".to_owned(), |it| format!("VirtualService {it}"));
     let mut told = if matched.is_empty() { of } else { format!("{of}, {matched:?}") };
-    let mut add = |text: String| told += &format!("; {text}");
+    let mut add = |text: String| told.extend(["; ", &text]);
     if route.fault.is_some() {
         add("with faults".to_owned());
     }
