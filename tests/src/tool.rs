@@ -253,7 +253,7 @@ fn ending(result: io::Result<()>) -> String {
     match result {
         Ok(()) => "eof".to_owned(),
         Err(e) => match e.kind() {
-            io::ErrorKind::ConnectionReset => "reset".to_owned(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => "reset".to_owned(),
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "timeout".to_owned(),
             io::ErrorKind::ConnectionRefused => "refused".to_owned(),
             _ => e.to_string(),

@@ -52,7 +52,8 @@ fn bordered(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
     let url = format!("http://{NOWHERE}/");
     tour.show_command("default/sleep", &format!("curl {url}"));
     let refused = |answer: &Fetched| answer.status == Some(502);
-    let fetched = tour.until(sleep, &[&url], refused)?;
+    // One that is let out on its way to nobody would wait for an answer.
+    let fetched = tour.until(sleep, &["--max-time", "0.3", &url], refused)?;
     let took = written.elapsed();
     let seen = format!("{}; {} after the file was written", fetched.outcome(), time(took));
     tour.check_effect("an address of nobody is answered with 502", took, refused(&fetched), &seen)?;

@@ -88,7 +88,7 @@ fn allow(tour: &mut Tour, sleep: &PodHandle, open: Open) -> Result<()> {
         tour.logged(&mark, |access| access.inbound() && access.get("error").starts_with("no ALLOW policy"))?;
     tour.check_log("the node of `ratings` says so in its access log", line.as_ref())?;
     cut(tour, open, written)?;
-    let line = tour.logged(&mark, |access| access.get("error").starts_with("cut after a policy change"))?;
+    let line = tour.logged(&mark, |access| access.get("error").starts_with("cut after a "))?;
     tour.check_log("and that is in the access log, too", line.as_ref())?;
     for version in ["v2", "v3"] {
         let name = format!("default/reviews-{version}");

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use mesh_common::TUNNEL_PORT;
+
 /// A recording, taken apart.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
@@ -48,6 +50,12 @@ impl Wire {
     /// Leaves out TCP segments that are not from one of these addresses to another.
     pub(super) fn among(mut self, pods: &BTreeSet<IpAddr>) -> Self {
         self.segments.retain(|s| pods.contains(&s.from.ip()) && pods.contains(&s.to.ip()));
+        self
+    }
+
+    /// Without tunnels: they are the node's, and say goodbye when it dies.
+    pub(super) fn without_tunnels(mut self) -> Self {
+        self.segments.retain(|s| s.from.port() != TUNNEL_PORT && s.to.port() != TUNNEL_PORT);
         self
     }
 
