@@ -2,7 +2,9 @@
 //! client that it comes from and its certificate, and how much of HTTP/2 a peer may make without one.
 
 pub mod frames;
+mod heads;
 pub mod host;
+pub mod loopback;
 pub mod messages;
 pub mod path;
 pub mod xfcc;

@@ -12,6 +12,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod cmd;
 mod http;
+mod output;
 mod table;
 
 /// The command line of the mesh.

@@ -7,12 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use mesh_tests::edge::pki;
 use mesh_tests::edge::process::{Gateway, HTTPS, https, manifest, wait};
 use rcgen::string::Ia5String;
-use rcgen::{
-    CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SanType, SerialNumber,
-};
+use rcgen::{CertificateParams, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber};
 
 use crate::stand::Stand;
 use crate::tls;
@@ -45,7 +43,7 @@ fn peer_of_the_mesh() -> Result<()> {
     })?;
     let (mut bad, mut good) = (bad.context("a peer")?, good.context("another")?);
     let fresh = authority.join("fresh");
-    fs::write(&fresh, list(&issuer, &[7])?)?;
+    fs::write(&fresh, pki::revoked(&issuer, &[&[7; 4]]))?;
     fs::rename(fresh, authority.join("ca-crl.pem"))?;
     let begun = Instant::now();
     wait(PATIENCE, || bad.has_ended()).with_context(|| format!("it stays open:\n{}", gateway.log()))?;
@@ -103,25 +101,6 @@ impl Drop for Peer {
         // It may have ended.
         let _ = self.0.kill().and_then(|()| self.0.wait());
     }
-}
-
-fn list(issuer: &Issuer<'_, KeyPair>, serials: &[u8]) -> Result<String> {
-    let now = std::time::SystemTime::now();
-    let revoked = |serial: &u8| RevokedCertParams {
-        serial_number: SerialNumber::from_slice(&[*serial; 4]),
-        revocation_time: now.into(),
-        reason_code: None,
-        invalidity_date: None,
-    };
-    let params = CertificateRevocationListParams {
-        this_update: (now - Duration::from_secs(60)).into(),
-        next_update: (now + Duration::from_secs(3600)).into(),
-        crl_number: 1.into(),
-        issuing_distribution_point: None,
-        revoked_certs: serials.iter().map(revoked).collect(),
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
-    Ok(params.signed_by(issuer)?.pem()?)
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -5,10 +5,11 @@
 //! else's in a browser on this machine cannot choose the `Host` of its requests: if it has had its own name pointed at
 //! 127.0.0.1 (DNS rebinding), the name gives it away.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use http::header::HOST;
 use http::request::Parts;
+use mesh_core::http::loopback;
 
 /// Accepts requests of this machine, by a loopback name or address.
 pub(super) fn check(peer: IpAddr, request: &Parts) -> Result<(), &'static str> {
@@ -21,25 +22,6 @@ pub(super) fn check(peer: IpAddr, request: &Parts) -> Result<(), &'static str> {
     };
     let host = host.to_str().map_err(|_| "the Host header is not text")?;
     let target = request.uri.host();
-    let is_here = is_loopback(without_port(host)) && target.is_none_or(is_loopback);
+    let is_here = loopback::is_named_by(host) && target.is_none_or(loopback::is_named_by);
     is_here.then_some(()).ok_or("the page answers only requests for localhost")
-}
-
-/// The host of `host`, `host:port` or `[v6]:port`, brackets kept.
-fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.contains("::") => host,
-        Some((host, _)) if host.ends_with(']') => host,
-        _ => authority,
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    if host.eq_ignore_ascii_case("localhost") {
-        return true;
-    }
-    if let Some(inside) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        return inside.parse::<Ipv6Addr>().is_ok_and(|ip| IpAddr::V6(ip).to_canonical().is_loopback());
-    }
-    host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
 }

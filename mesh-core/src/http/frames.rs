@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::heads::Heads;
+
 /// The head of a frame (RFC 9113, 4.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
@@ -21,42 +23,26 @@ pub struct Frame {
 
 /// Finds the heads of frames in one direction of a connection, however its bytes are cut.
 #[derive(Debug)]
-pub struct Scanner {
-    head: [u8; HEAD],
-    /// Bytes of the head that are there.
-    filled: usize,
-    /// Bytes until the next head.
-    skip: usize,
-}
+pub struct Scanner(Heads<HEAD>);
 
 impl Scanner {
     /// What a client sends: its preface comes first.
     pub const fn of_client() -> Self {
-        Self { head: [0; HEAD], filled: 0, skip: PREFACE }
+        Self(Heads::after(PREFACE))
     }
 
     /// What a server sends.
     pub const fn of_server() -> Self {
-        Self { head: [0; HEAD], filled: 0, skip: 0 }
+        Self(Heads::after(0))
     }
 
-    /// Goes through the next bytes; `visit` is called once for each frame that begins in them.
-    pub fn scan(&mut self, mut bytes: &[u8], mut visit: impl FnMut(Frame)) {
-        loop {
-            let (_, rest) = bytes.split_at(self.skip.min(bytes.len()));
-            self.skip -= bytes.len() - rest.len();
-            let Some(open) = self.head.get_mut(self.filled..) else { return };
-            let (taken, rest) = rest.split_at(open.len().min(rest.len()));
-            open.iter_mut().zip(taken).for_each(|(to, from)| *to = *from);
-            self.filled += taken.len();
-            if self.filled < HEAD {
-                return;
-            }
-            let frame = Frame::parse(self.head);
-            (self.filled, self.skip) = (0, usize::try_from(frame.length).unwrap_or(usize::MAX));
+    /// Goes through the next bytes; `visit` is called once for each frame whose head ends in them.
+    pub fn scan(&mut self, bytes: &[u8], mut visit: impl FnMut(Frame)) {
+        self.0.scan(bytes, |head| {
+            let frame = Frame::parse(head);
             visit(frame);
-            bytes = rest;
-        }
+            frame.length
+        });
     }
 }
 

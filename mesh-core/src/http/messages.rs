@@ -1,40 +1,32 @@
 //! Messages of gRPC, counted as they pass in one direction of a call.
 
+use super::heads::Heads;
+
 /// How many messages have begun. Each has a byte of flags and its length in four bytes in front.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Messages {
     count: u64,
-    /// Of the bytes in front of the next one, those that were seen.
-    head: [u8; HEAD],
-    filled: usize,
-    /// Bytes of the present one that are still to come.
-    left: usize,
+    heads: Heads<HEAD>,
 }
 
 impl Messages {
     /// The next bytes of the body, however they are cut.
-    pub fn pass(&mut self, mut bytes: &[u8]) {
-        loop {
-            let (_, rest) = bytes.split_at(self.left.min(bytes.len()));
-            self.left -= bytes.len() - rest.len();
-            let Some(open) = self.head.get_mut(self.filled..) else { return };
-            let (taken, rest) = rest.split_at(open.len().min(rest.len()));
-            open.iter_mut().zip(taken).for_each(|(to, from)| *to = *from);
-            self.filled += taken.len();
-            if self.filled < HEAD {
-                return;
-            }
-            let [_, length @ ..] = self.head;
-            self.left = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-            self.filled = 0;
+    pub fn pass(&mut self, bytes: &[u8]) {
+        self.heads.scan(bytes, |[_, length @ ..]| {
             self.count += 1;
-            bytes = rest;
-        }
+            u32::from_be_bytes(length)
+        });
     }
 
     /// How many have begun.
     pub fn count(&self) -> u64 {
         self.count
+    }
+}
+
+impl Default for Messages {
+    fn default() -> Self {
+        Self { count: 0, heads: Heads::after(0) }
     }
 }
 

@@ -4,10 +4,9 @@
 //! shows. A page cannot choose the `Host` header its requests carry: if it has had its own name pointed at 127.0.0.1 (DNS
 //! rebinding), the name gives it away. Requests that change something are refused from pages altogether.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use hyper::header::{HOST, HeaderMap, HeaderName, ORIGIN};
 use hyper::http::request::Parts;
+use mesh_core::http::loopback;
 
 /// Why a request is refused, as a sentence for people.
 pub(super) type Refusal = &'static str;
@@ -18,7 +17,7 @@ pub(super) fn check_host(request: &Parts) -> Result<(), Refusal> {
         return Err("the request has no Host header");
     };
     let target = request.uri.host();
-    if is_loopback(without_port(host)) && target.is_none_or(is_loopback) {
+    if loopback::is_named_by(host) && target.is_none_or(loopback::is_named_by) {
         Ok(())
     } else {
         Err("this port answers only requests for localhost")
@@ -34,8 +33,12 @@ pub(super) fn check_origin(request: &Parts) -> Result<(), Refusal> {
     match single(&request.headers, &ORIGIN)? {
         None => Ok(()),
         Some(origin) => {
-            let host = origin.strip_prefix("http://").map(without_port);
-            if host.is_some_and(is_loopback) { Ok(()) } else { Err("web pages may not change anything here") }
+            let host = origin.strip_prefix("http://");
+            if host.is_some_and(loopback::is_named_by) {
+                Ok(())
+            } else {
+                Err("web pages may not change anything here")
+            }
         }
     }
 }
@@ -49,25 +52,6 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
         (Some(Ok(_)), Some(_)) => Err("a header that may be there once is there several times"),
         (Some(Err(_)), _) => Err("a header is not text"),
     }
-}
-
-/// The host of `host`, `host:port` or `[v6]:port`, brackets kept.
-fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !host.contains("::") => host,
-        Some((host, _)) if host.ends_with(']') => host,
-        _ => authority,
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    if host.eq_ignore_ascii_case("localhost") {
-        return true;
-    }
-    if let Some(inside) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        return inside.parse::<Ipv6Addr>().is_ok_and(|ip| IpAddr::V6(ip).to_canonical().is_loopback());
-    }
-    host.parse::<Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

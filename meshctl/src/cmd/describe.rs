@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::emit;
 use crate::http::Server;
+use crate::output::Format;
 use crate::table::one_line;
 
 /// Tell what the mesh makes of a pod or of a service: who it is, which rules are about it, what is wrong, what flows.
@@ -48,14 +49,6 @@ struct One {
     /// How it is printed.
     #[arg(short, long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     output: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people.
-    Text,
-    /// As the control plane says it.
-    Json,
 }
 
 /// `NAME`, `NAMESPACE/NAME` or `NAME.NAMESPACE`, of letters that need no escaping in a path.

@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use clap::ValueEnum;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::emit;
 use crate::http::Server;
+use crate::output::Format;
 use crate::table::{align, one_line};
 
 /// Show how far every proxy is with the configuration.
@@ -28,15 +28,6 @@ pub(crate) struct Args {
     /// How proxies are printed.
     #[arg(short, long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     output: Format,
-}
-
-/// How proxies are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A table.
-    Text,
-    /// As the control plane says it.
-    Json,
 }
 
 /// Runs the command.

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::emit;
 use crate::http::Server;
+use crate::output::Format;
 use crate::table::{align, one_line};
 
 /// Show the busiest edges of the mesh, live: who asks whom, how often, with which errors and how fast.
@@ -52,14 +53,6 @@ enum Level {
     Workload,
     /// One namespace.
     Namespace,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A table.
-    Text,
-    /// As the control plane says it.
-    Json,
 }
 
 /// Runs the command.

@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::Result;
-use clap::ValueEnum;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use crate::cmd::analyze::{Source, load};
 use crate::emit;
+use crate::output::Format;
 
 mod follow;
 
@@ -35,15 +35,6 @@ pub(crate) struct Args {
     /// How the answer is printed.
     #[arg(short, long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     output: Format,
-}
-
-/// How the answer is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
 }
 
 /// `http://HOST[:PORT]/PATH?QUERY`.

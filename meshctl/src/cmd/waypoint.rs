@@ -10,6 +10,7 @@ use mesh_core::resource::value::time;
 
 use self::cluster::Cluster;
 use self::gateway::{Found, Wish};
+use crate::output::Format;
 use crate::table::align;
 use crate::{emit, note};
 
@@ -115,15 +116,6 @@ struct List {
     /// How they are printed.
     #[arg(short, long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     output: Format,
-}
-
-/// How waypoints are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A table.
-    Text,
-    /// A list of objects.
-    Json,
 }
 
 #[derive(Debug, clap::Args)]

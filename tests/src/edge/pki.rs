@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
-    DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 
 /// An authority in memory.
@@ -49,22 +49,7 @@ impl Pki {
 
     /// A list that revokes these serial numbers, PEM.
     pub fn crl(&self, serials: &[&[u8]]) -> String {
-        let now = SystemTime::now();
-        let revoked = |serial: &&[u8]| RevokedCertParams {
-            serial_number: SerialNumber::from_slice(serial),
-            revocation_time: now.into(),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let params = CertificateRevocationListParams {
-            this_update: (now - Duration::from_secs(60)).into(),
-            next_update: (now + Duration::from_secs(3600)).into(),
-            crl_number: 1.into(),
-            issuing_distribution_point: None,
-            revoked_certs: serials.iter().map(revoked).collect(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        params.signed_by(&self.0).expect("a list").pem().expect("a list")
+        revoked(&self.0, serials)
     }
 
     fn made(&self, params: &CertificateParams) -> Leaf {
@@ -72,6 +57,26 @@ impl Pki {
         let certificate = params.signed_by(&key, &self.0).expect("a certificate").pem();
         Leaf { certificate, key: key.serialize_pem() }
     }
+}
+
+/// An authority's list that revokes these serial numbers, PEM.
+pub fn revoked(issuer: &Issuer<'_, KeyPair>, serials: &[&[u8]]) -> String {
+    let now = SystemTime::now();
+    let revoked = |serial: &&[u8]| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(serial),
+        revocation_time: now.into(),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = CertificateRevocationListParams {
+        this_update: (now - Duration::from_secs(60)).into(),
+        next_update: (now + Duration::from_secs(3600)).into(),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: serials.iter().map(revoked).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(issuer).expect("a list").pem().expect("a list")
 }
 
 impl Leaf {
