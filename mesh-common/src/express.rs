@@ -52,7 +52,8 @@ pub struct Backend {
     pub identity: u32,
 }
 
-/// What the kernel notes on both sockets of an express flow. Only kernel programs write it.
+/// What the kernel notes on both sockets of an express flow. Only kernel programs write it, but for the node's own sockets
+/// ([`Mark::CARRIED`]).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Mark {
@@ -60,13 +61,14 @@ pub struct Mark {
     pub started_ns: u64,
     /// Cookie of the client's network namespace.
     pub netns: u64,
-    /// What the application asked for; all zeros if that is where the connection leads.
+    /// What the application asked for, or all zeros if that is where the connection leads. Of a connection that the node
+    /// carries: the client that its server is shown.
     pub wanted: Endpoint,
     /// Number of the client's identity: the node gives every workload one, the same for as long as it runs.
     pub source: u32,
     /// Number of the server's identity.
     pub destination: u32,
-    /// [`Mark::CLIENT`] or [`Mark::SERVER`].
+    /// [`Mark::CLIENT`], [`Mark::SERVER`] or [`Mark::CARRIED`].
     pub side: u32,
 }
 
@@ -131,6 +133,8 @@ impl Mark {
     pub const CLIENT: u32 = 1;
     /// The socket that was accepted.
     pub const SERVER: u32 = 2;
+    /// A socket of the node's own in the client's pod, which goes to the server the way that a socket of the client's would.
+    pub const CARRIED: u32 = 3;
 }
 
 impl ExpressFlow {

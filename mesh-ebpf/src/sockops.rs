@@ -73,7 +73,7 @@ fn connecting(ctx: &SockOpsContext) {
     }
 }
 
-/// An express flow begins: the other end lets it past the node by this entry. There is none for a socket that goes by
+/// An express flow begins, or one that the node carries: the other end lets it past the node by this entry. There is none for a socket that goes by
 /// another address than the pod's own: what the verdict was about, and what the server is shown, has to be true.
 #[inline(always)]
 fn depart(ctx: &SockOpsContext, mark: Mark, pod: &Pod) {
@@ -83,7 +83,12 @@ fn depart(ctx: &SockOpsContext, mark: Mark, pod: &Pod) {
         return;
     }
     let entry = ExpressFlow { mark, state: 0, verdict: Verdict::ALLOW, sent: 0, received: 0 };
-    express::open(flow(ctx.ops), entry);
+    if mark.side == Mark::CARRIED {
+        // The limit is for those that have the proxy to fall back to.
+        let _ = EXPRESS_FLOWS.insert(flow(ctx.ops), entry, 0);
+    } else {
+        express::open(flow(ctx.ops), entry);
+    }
     let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
 }
 
@@ -164,6 +169,9 @@ fn closed(ctx: &SockOpsContext) {
             if !mark.is_null() {
                 if (*mark).side == Mark::CLIENT {
                     over(ctx, *mark);
+                } else if (*mark).side == Mark::CARRIED {
+                    // Its node tells of it.
+                    let _ = EXPRESS_FLOWS.remove(flow(ops));
                 }
                 return;
             }

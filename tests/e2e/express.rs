@@ -81,7 +81,7 @@ fn the_same_with_steering_by_tc() -> Result<()> {
 }
 
 /// What a `NetworkPolicy` comes to on a node: packets from one pod to another are dropped on their way through the node's network.
-fn forbid(bed: &Bed, verb: &str, (from, to): (&PodHandle, &PodHandle)) -> Result<()> {
+pub(crate) fn forbid(bed: &Bed, verb: &str, (from, to): (&PodHandle, &PodHandle)) -> Result<()> {
     let pairs = [
         Some(("iptables", from.ip(), to.ip())),
         from.ip6().zip(to.ip6()).map(|(from, to)| ("ip6tables", from, to)),

@@ -4,6 +4,7 @@ mod admin;
 mod authorize;
 mod bed;
 mod bench;
+mod carried;
 mod control;
 mod dns;
 mod enrol;

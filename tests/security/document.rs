@@ -57,7 +57,6 @@ fn line(Advisory { row, ids, must, shown }: &Advisory) -> String {
         .map(|proof| match proof {
             Proof::Here(_) => format!("`security {row}`"),
             Proof::In(suite, name) => format!("`{} {name}`", suite.name()),
-            Proof::NotYet(why) => format!("**not yet**: {why}"),
             Proof::Never(why) => format!("does not concern us: {why}"),
         })
         .collect();

@@ -1,8 +1,8 @@
 //! What has hurt others, and what this mesh does about it: every published weakness that concerns what there is here, with
 //! the test that shows how it ends.
 //!
-//! [`registry`] is the table. A row is shown by a test of this program, by tests of other suites that exist anyway (then
-//! their names are held to exist), or not yet. `docs/security.md` has the same table; `cargo test … --test security --
+//! [`registry`] is the table. A row is shown by a test of this program, or by tests of other suites that exist anyway (then
+//! their names are held to exist). `docs/security.md` has the same table; `cargo test … --test security --
 //! --write-table` writes it there. `cargo xtask test security` runs the tests of other suites as well; with all suites
 //! everything runs once.
 
@@ -146,7 +146,6 @@ fn line(
             Proof::Here(_) if tests.iter().any(|test| test.name == advisory.row) => "pass".to_owned(),
             Proof::Here(_) => "not run".to_owned(),
             Proof::In(suite, name) => outcomes.of(*suite, name),
-            Proof::NotYet(_) => "not yet".to_owned(),
             Proof::Never(_) => "does not concern us".to_owned(),
         });
     }

@@ -1,7 +1,7 @@
 //! The table: what has hurt others, what must happen here, and what shows it.
 //!
-//! A new row goes into the chapter that it belongs to: with [`Proof::Here`] and a function of this program, with [`conf`]
-//! and its likes and the name of a test that there is already, or with [`Proof::NotYet`] and what is missing.
+//! A new row goes into the chapter that it belongs to: with [`Proof::Here`] and a function of this program, or with [`conf`]
+//! and its likes and the name of a test that there is already.
 
 mod abuse;
 mod access;
@@ -30,8 +30,6 @@ pub(crate) enum Proof {
     Here(fn(&Stand) -> Result<()>),
     /// A test of another suite, by its full name.
     In(Suite, &'static str),
-    /// Nothing: why, and what is missing.
-    NotYet(&'static str),
     /// Nothing needs to: the mesh has no such thing.
     Never(&'static str),
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpStream as StdStream},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,17 +12,47 @@ use tokio::net::TcpStream;
 
 use crate::{redirect::LocalPod, run::worker::Worker, sys::sockopt};
 
-/// Connects to an application of `pod`, from inside it. The application sees `client` as its peer.
+/// Whose connection it is that is taken on to an application.
+#[derive(Clone)]
+pub(super) struct Origin {
+    /// The address that the application is shown as its peer's.
+    pub(super) client: SocketAddr,
+    /// The pod that opened it, if that is one of this node.
+    pub(super) pod: Option<Arc<LocalPod>>,
+}
+
+impl Origin {
+    /// One from elsewhere, which has come to the pod through its own network already.
+    pub(super) fn elsewhere(client: SocketAddr) -> Self {
+        Self { client, pod: None }
+    }
+}
+
+/// Connects to an application of `pod`, which sees the client as its peer: from inside of it, but from the client's pod if that
+/// is another one of this node. The packets of the latter take the way that they would without the mesh, so that a
+/// `NetworkPolicy` sees both ends and the port.
 pub(super) async fn application(
     worker: &Worker,
     pod: &LocalPod,
     permit: Permit,
-    client: SocketAddr,
+    origin: &Origin,
 ) -> io::Result<TcpStream> {
     let to = permit.into_destination();
+    let source = origin.pod.as_deref().filter(|source| source.uid != pod.uid);
+    let from = source.and_then(|source| Some((source, source.address_like(to)?)));
+    if let Some((source, own)) = from {
+        let to = source.on_link(to);
+        let socket =
+            worker.descriptors.allow_dial(source.netns.run(|| sockopt::tcp_socket(to.is_ipv6()))??)?;
+        worker.own(&socket)?;
+        worker.carry(&socket, source.netns.cookie(), origin.client)?;
+        sockopt::bind_address_only(&socket, own)?;
+        sockopt::start_connect(&socket, to)?;
+        return connected(StdStream::from(socket)).await;
+    }
     let socket = worker.descriptors.allow_dial(pod.netns.run(|| sockopt::tcp_socket(to.is_ipv6()))??)?;
-    if client.is_ipv4() == to.is_ipv4() {
-        worker.act_for(&socket, client)?;
+    if origin.client.is_ipv4() == to.is_ipv4() {
+        worker.act_for(&socket, origin.client)?;
     }
     sockopt::start_connect(&socket, to)?;
     connected(StdStream::from(socket)).await
@@ -42,9 +73,8 @@ async fn plain(worker: &Worker, source: &LocalPod, to: SocketAddr) -> io::Result
     let to = source.on_link(to);
     let socket = worker.descriptors.allow_dial(source.netns.run(|| sockopt::tcp_socket(to.is_ipv6()))??)?;
     worker.own(&socket)?;
-    let own = source.ips.iter().find(|ip| ip.is_ipv4() == to.is_ipv4());
-    if let Some(own) = own {
-        sockopt::bind_address_only(&socket, *own)?;
+    if let Some(own) = source.address_like(to) {
+        sockopt::bind_address_only(&socket, own)?;
     }
     sockopt::start_connect(&socket, to)?;
     connected(StdStream::from(socket)).await

@@ -14,7 +14,8 @@ use mesh_core::{
 use tokio::net::TcpStream;
 
 use super::{
-    dial, forwarded, relay,
+    dial::{self, Origin},
+    forwarded, relay,
     revoke::{Carries, Facts, revoked},
 };
 use crate::{
@@ -45,7 +46,7 @@ pub async fn plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, c
     if let Some(plan) = requests::plan(&worker, &facts) {
         let begins = sniff::beginning(&tcp, plan.wanted(), plan.patience).await;
         if plan.is_for(&begins) {
-            let carried = (tcp.into(), BytesMut::new(), client);
+            let carried = (tcp.into(), BytesMut::new(), Origin::elsewhere(client));
             return requests::serve(&worker, (&pod, facts), plan, carried).await;
         }
         facts.carries = plan.bytes(&begins);
@@ -55,7 +56,7 @@ pub async fn plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, c
     if is_one_too_many(&worker, &facts, workload.as_ref(), &report) {
         return;
     }
-    match dial::application(&worker, &pod, permit, client).await {
+    match dial::application(&worker, &pod, permit, &Origin::elsewhere(client)).await {
         Ok(application) => {
             report.opened();
             carry(&worker, tcp.into(), application, &facts, &report).await;
@@ -69,9 +70,9 @@ pub(super) async fn held(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
     facts: Facts,
-    client: SocketAddr,
+    origin: Origin,
 ) -> Result<Dialled, DialError> {
-    let opened = local(worker, pod, facts, client).await;
+    let opened = local(worker, pod, facts, origin).await;
     let opened = opened.map_err(|(stage, reason)| match stage {
         Stage::Policy => DialError::Denied(reason),
         _ => DialError::Connect(reason),
@@ -85,14 +86,14 @@ async fn held_for_requests(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
     (facts, permit): (Facts, Option<Permit>),
-    client: SocketAddr,
+    origin: &Origin,
 ) -> Result<Dialled, DialError> {
-    let (report, workload) = begin(worker, &facts, client);
+    let (report, workload) = begin(worker, &facts, origin.client);
     let permit = permit.or_else(|| authorize(worker, &facts, workload.as_ref(), &report));
     let Some(permit) = permit else {
         return Err(DialError::Denied("refused by policy at the destination".to_owned()));
     };
-    let opened = open(worker, pod, (facts, workload, permit), (client, report)).await;
+    let opened = open(worker, pod, (facts, workload, permit), (origin, report)).await;
     watched(worker, opened.map_err(|(_, reason)| DialError::Connect(reason))?)
 }
 
@@ -141,7 +142,8 @@ pub async fn tunnelled(
         // What it carries can only be looked at once the peer may send it.
         match incoming.accept() {
             Ok(stream) => {
-                let read = Read { io: stream.into(), client, report: Some(report) };
+                let read =
+                    Read { io: stream.into(), origin: Origin::elsewhere(client), report: Some(report) };
                 return read_first(&worker, &pod, facts, plan, read).await;
             }
             Err(error) => return report.fail(Stage::Connect, error),
@@ -154,8 +156,9 @@ pub async fn tunnelled(
     if is_one_too_many(&worker, &facts, workload.as_ref(), &report) {
         return incoming.reject(StatusCode::SERVICE_UNAVAILABLE);
     }
+    let origin = Origin::elsewhere(client);
     let dialled = tokio::select! {
-        dialled = dial::application(&worker, &pod, permit, client) => dialled,
+        dialled = dial::application(&worker, &pod, permit, &origin) => dialled,
         () = incoming.gone() => return report.fail(Stage::Connect, "the peer gave up before the application answered"),
     };
     match dialled {
@@ -176,7 +179,7 @@ pub async fn tunnelled(
 /// A connection that has to be read before policy can say anything.
 struct Read {
     io: Io,
-    client: SocketAddr,
+    origin: Origin,
     /// If it has begun.
     report: Option<ConnReport>,
 }
@@ -192,16 +195,16 @@ async fn read_first(worker: &Rc<Worker>, pod: &Arc<LocalPod>, mut facts: Facts, 
         if let Some(report) = read.report {
             report.carries_requests();
         }
-        return requests::serve(worker, (pod, facts), plan, (io, input, read.client)).await;
+        return requests::serve(worker, (pod, facts), plan, (io, input, read.origin)).await;
     }
     facts.carries = plan.bytes(&begins);
-    let (begun, workload) = begin(worker, &facts, read.client);
+    let (begun, workload) = begin(worker, &facts, read.origin.client);
     let report = read.report.unwrap_or(begun);
     let Some(permit) = authorize(worker, &facts, workload.as_ref(), &report) else { return };
     if is_one_too_many(worker, &facts, workload.as_ref(), &report) {
         return;
     }
-    match dial::application(worker, pod, permit, read.client).await {
+    match dial::application(worker, pod, permit, &read.origin).await {
         Ok(application) => {
             report.opened();
             carry(worker, io.with_prefix(input.freeze()), application, &facts, &report).await;
@@ -226,16 +229,21 @@ pub(super) async fn local(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
     facts: Facts,
-    client: SocketAddr,
+    origin: Origin,
 ) -> Result<Opened, (Stage, String)> {
-    if let Some(plan) = requests::plan(worker, &facts) {
-        return read_within(worker, pod, facts, (plan, client));
+    if !is_target(pod, facts.destination) {
+        let (report, _) = begin(worker, &facts, origin.client);
+        report.fail(Stage::Connect, PORT_OF_THE_MESH);
+        return Err((Stage::Connect, PORT_OF_THE_MESH.to_owned()));
     }
-    let (report, workload) = begin(worker, &facts, client);
+    if let Some(plan) = requests::plan(worker, &facts) {
+        return read_within(worker, pod, facts, (plan, origin));
+    }
+    let (report, workload) = begin(worker, &facts, origin.client);
     let Some(permit) = authorize(worker, &facts, workload.as_ref(), &report) else {
         return Err((Stage::Policy, "refused by policy at the destination".to_owned()));
     };
-    open(worker, pod, (facts, workload, permit), (client, report)).await
+    open(worker, pod, (facts, workload, permit), (&origin, report)).await
 }
 
 /// Opens the application's side of what policy lets pass.
@@ -243,12 +251,12 @@ async fn open(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
     (facts, workload, permit): (Facts, Option<Arc<Workload>>, Permit),
-    (client, report): (SocketAddr, ConnReport),
+    (origin, report): (&Origin, ConnReport),
 ) -> Result<Opened, (Stage, String)> {
     if is_one_too_many(worker, &facts, workload.as_ref(), &report) {
         return Err((Stage::Connect, "a limit of connections at the destination is reached".to_owned()));
     }
-    match dial::application(worker, pod, permit, client).await {
+    match dial::application(worker, pod, permit, origin).await {
         Ok(tcp) => {
             report.opened();
             Ok(Opened { tcp, report, facts })
@@ -265,17 +273,17 @@ fn read_within(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
     facts: Facts,
-    (plan, client): (Plan, SocketAddr),
+    (plan, origin): (Plan, Origin),
 ) -> Result<Opened, (Stage, String)> {
     let pair = sockopt::pair().and_then(|(near, far)| Ok((worker.descriptors.allow_dial(near)?, far)));
     let (tcp, far) = pair.map_err(|error| (Stage::Dial, error.to_string()))?;
-    let (report, _) = begin(worker, &facts, client);
+    let (report, _) = begin(worker, &facts, origin.client);
     // Whoever reads it reports it.
     report.carries_requests();
     report.opened();
     let (reader, to, asked) = (Rc::clone(worker), Arc::clone(pod), facts.clone());
     tasks::spawn_local("inbound", async move {
-        let read = Read { io: far.into(), client, report: None };
+        let read = Read { io: far.into(), origin, report: None };
         read_first(&reader, &to, asked, plan, read).await;
     });
     Ok(Opened { tcp, report, facts: Facts { carries: Carries::Requests, ..facts } })
@@ -374,6 +382,8 @@ pub(crate) fn client_of(incoming: &Incoming, tunnel_peer: SocketAddr) -> SocketA
     let port = claimed.filter(|at| at.ip() == ip).map_or(tunnel_peer.port(), |at| at.port());
     SocketAddr::new(ip, port)
 }
+
+const PORT_OF_THE_MESH: &str = "the destination is not this pod, or is a port of the mesh itself";
 
 fn is_target(pod: &LocalPod, wanted: SocketAddr) -> bool {
     let own_port = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, TUNNEL_PORT].contains(&wanted.port());

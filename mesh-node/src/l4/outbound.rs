@@ -20,7 +20,8 @@ use mesh_core::{
 use tokio::net::TcpStream;
 
 use super::{
-    dial, forwarded, inbound,
+    dial::{self, Origin},
+    forwarded, inbound,
     relay::{self, Far},
     requests::{self, outside},
     revoke::{Carries, Facts, revoked},
@@ -475,7 +476,8 @@ impl Story {
             carries: Carries::Unread,
         };
         self.report.set_encrypted(true);
-        match inbound::local(&self.worker, pod, facts, self.client).await {
+        let origin = Origin { client: self.client, pod: Some(Arc::clone(&self.pod)) };
+        match inbound::local(&self.worker, pod, facts, origin).await {
             Ok(inbound::Opened { tcp, report, facts }) => {
                 let _ = sockopt::set_linger_zero(&tcp, true);
                 Ok(Reached { far: Far::Tcp(tcp), local: Some((report, facts)), load: None })

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 
 use super::revoke::{Carries, Facts};
 use super::waypoint::{Missed, Passenger};
-use super::{dial, forwarded, inbound};
+use super::{dial, dial::Origin, forwarded, inbound};
 use crate::l7::engine::Engine;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
@@ -529,7 +529,8 @@ impl PodClient {
             destination: to,
             carries: Carries::Unread,
         };
-        inbound::held(worker, pod, facts, client).await
+        let origin = Origin { client, pod: Some(Arc::clone(&self.pod)) };
+        inbound::held(worker, pod, facts, origin).await
     }
 
     /// Another node: a stream of a tunnel from this pod to that one.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::maps::MapError;
-use mesh_common::{Backend, Backends, Endpoint, ExpressFlow, Flow, Question, Verdict};
+use mesh_common::{Backend, Backends, Endpoint, ExpressFlow, Flow, Mark, Question, Verdict};
 use mesh_core::{
     express::{self, Plan},
     model::{Snapshot, Workload},
@@ -178,7 +178,8 @@ impl Express {
                 asked.is_some_and(|asked| express::is_overruled(snapshot, workload, asked, l4::is_plain))
             })
         };
-        for (flow, entry) in self.maps.flows() {
+        // What the node carries it cuts itself.
+        for (flow, entry) in self.maps.flows().into_iter().filter(|(_, it)| it.mark.side != Mark::CARRIED) {
             let Some((pod, workload)) = by_cookie.get(&entry.mark.netns) else { continue };
             if !captured(to_ip(&flow.destination)) {
                 continue;

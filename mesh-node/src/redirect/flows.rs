@@ -143,6 +143,10 @@ impl Flows {
             if entry.state & ExpressFlow::SHORTCUT != 0 && self.forgotten.insert(*flow) {
                 forget(flow);
             }
+            // What the node carries it reports itself.
+            if entry.mark.side == Mark::CARRIED {
+                continue;
+            }
             let lasted = lasted(&entry.mark, now);
             if entry.state & ExpressFlow::ESTABLISHED == 0 || lasted < LOOK {
                 continue;
@@ -157,7 +161,8 @@ impl Flows {
             }
         }
         self.bury(&flows);
-        self.recount(flows.len());
+        let carried = flows.iter().filter(|(_, entry)| entry.mark.side == Mark::CARRIED).count();
+        self.recount(flows.len() - carried);
         // Of those that were gone at the last look as well nothing will be told: there was no room for the event. What has
         // ended since may still be waiting in the ring, and is to be counted once.
         let there: HashSet<Flow> = flows.into_iter().map(|(flow, _)| flow).collect();

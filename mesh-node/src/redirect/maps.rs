@@ -7,11 +7,12 @@ use std::{
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SkStorage, SockHash};
 use mesh_common::{
-    Address, Backends, Endpoint, ExpressFlow, Flow, ListenerKey, LocalSocket, NodeConfig,
+    Address, Backends, Endpoint, ExpressFlow, Flow, ListenerKey, LocalSocket, Mark, NodeConfig,
     OriginalDestination, Pod, Question, RealPeer, Resolvers, Shortcut, Stat, Verdict, maps,
 };
 
 use super::pins::Pins;
+use crate::sys::bpf;
 
 /// What the control thread writes.
 pub struct ControlMaps {
@@ -29,6 +30,7 @@ pub struct FlowMaps {
     original: HashMap<MapData, LocalSocket, OriginalDestination>,
     resolvers: HashMap<MapData, u64, Resolvers>,
     acting_for: SkStorage<MapData, RealPeer>,
+    marks: SkStorage<MapData, Mark>,
     own_sockets: SkStorage<MapData, u32>,
 }
 
@@ -218,6 +220,7 @@ impl FlowMaps {
             original: Map::LruHashMap(open(pins, maps::ORIGINAL_DST)?).try_into()?,
             resolvers: Map::LruHashMap(open(pins, maps::RESOLVERS)?).try_into()?,
             acting_for: Map::SkStorage(open(pins, maps::ACTING_FOR)?).try_into()?,
+            marks: Map::SkStorage(open(pins, maps::EXPRESS_MARKS)?).try_into()?,
             own_sockets: Map::SkStorage(open(pins, maps::OWN_SOCKETS)?).try_into()?,
         })
     }
@@ -242,6 +245,18 @@ impl FlowMaps {
     /// Notes on a socket that has not connected yet for which client it will; the server will see that client.
     pub fn act_for(&mut self, socket: &impl AsRawFd, client: SocketAddr) -> Result<(), MapError> {
         self.acting_for.insert(socket, endpoint(client), 0)
+    }
+
+    /// Notes on a socket of the node's own in the namespace `netns` that it connects for `client`, a pod there, to another pod of this
+    /// node: by the way that the client's own would take, and let in there like an express flow.
+    pub fn carry(&mut self, socket: &impl AsRawFd, netns: u64, client: SocketAddr) -> Result<(), MapError> {
+        let (source, destination, side) = (0, 0, Mark::CARRIED);
+        let wanted = endpoint(client);
+        self.marks.insert(
+            socket,
+            Mark { started_ns: bpf::now_ns(), netns, wanted, source, destination, side },
+            0,
+        )
     }
 }
 

@@ -75,6 +75,11 @@ impl LocalPod {
         }
     }
 
+    /// Its own address of the family of `to`.
+    pub fn address_like(&self, to: SocketAddr) -> Option<IpAddr> {
+        self.ips.iter().find(|ip| ip.is_ipv4() == to.is_ipv4()).copied()
+    }
+
     /// An address as the pod's own sockets would take it: one of a link is of a link of the pod, and of which one capture cannot
     /// tell, since the kernel does not say.
     pub fn on_link(&self, to: SocketAddr) -> SocketAddr {

@@ -187,6 +187,11 @@ impl Worker {
         self.flows.borrow_mut().act_for(socket, client).map_err(io::Error::other)
     }
 
+    /// States for which client, a pod in the namespace `netns`, a socket connects from there to another pod of this node.
+    pub fn carry(&self, socket: &impl AsRawFd, netns: u64, client: SocketAddr) -> io::Result<()> {
+        self.flows.borrow_mut().carry(socket, netns, client).map_err(io::Error::other)
+    }
+
     /// Marks a socket as the node's own before it connects out of a pod.
     pub fn own(&self, socket: &impl AsRawFd) -> io::Result<()> {
         self.flows.borrow_mut().own(socket).map_err(io::Error::other)

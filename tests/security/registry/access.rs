@@ -1,6 +1,6 @@
 //! Ways around policy.
 
-use super::Proof::{Here, NotYet};
+use super::Proof::Here;
 use super::{Advisory, conf, control, e2e, fuzz, unit};
 use crate::{headers, logs};
 
@@ -179,9 +179,8 @@ pub(super) const ROWS: &[Advisory] = &[
         shown: &[
             e2e("express::pods_of_a_node_reach_each_other_past_the_proxy"),
             e2e("express::a_network_policy_within_a_node_is_kept_to"),
-            NotYet(
-                "what the node carries itself within a node, without the express path, does not pass the rules of its network",
-            ),
+            e2e("carried::a_network_policy_sees_what_the_node_carries_within_it"),
+            e2e("carried::the_same_with_steering_by_tc_and_a_bridge"),
         ],
     },
     Advisory {

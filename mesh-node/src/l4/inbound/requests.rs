@@ -22,6 +22,7 @@ use mesh_core::policy::{Decision, DeniedBy, Notes, Permit, Seen};
 use mesh_core::route::{ClusterRef, Route, RouteTable};
 use mesh_core::telemetry::Side;
 
+use super::super::dial::Origin;
 use super::super::revoke::{Carries, Facts};
 use crate::l7::engine::Engine;
 use crate::l7::io::Io;
@@ -144,7 +145,7 @@ pub(super) async fn serve(
     worker: &Rc<Worker>,
     (pod, facts): (&Arc<LocalPod>, Facts),
     plan: Plan,
-    (io, input, client): (Io, BytesMut, SocketAddr),
+    (io, input, origin): (Io, BytesMut, Origin),
 ) {
     if let Some(tcp) = io.socket() {
         // A connection of requests ends with its last answer, and that is to arrive.
@@ -165,7 +166,7 @@ pub(super) async fn serve(
         source: source.cloned(),
         identity: facts.peer.clone(),
         certificate,
-        ..site::Facts::stranger(client, Some(facts.destination))
+        ..site::Facts::stranger(origin.client, Some(facts.destination))
     };
     let permits = Rc::<Permits>::default();
     let site = OwnSite {
@@ -179,7 +180,7 @@ pub(super) async fn serve(
         worker: Rc::downgrade(worker),
         pod: Arc::clone(pod),
         facts,
-        address: client,
+        origin,
         inbound,
         services: plan.limited,
         permits,
@@ -249,7 +250,7 @@ struct Caller {
     worker: Weak<Worker>,
     pod: Arc<LocalPod>,
     facts: Facts,
-    address: SocketAddr,
+    origin: Origin,
     inbound: Arc<Service>,
     /// Those whose limits count.
     services: Vec<Arc<Service>>,
@@ -303,7 +304,7 @@ impl Client for Caller {
             let gone = || DialError::Connect("the node is stopping".to_owned());
             let worker = self.worker.upgrade().ok_or_else(gone)?;
             let facts = self.facts.clone();
-            super::held_for_requests(&worker, &self.pod, (facts, self.permits.take()), self.address).await
+            super::held_for_requests(&worker, &self.pod, (facts, self.permits.take()), &self.origin).await
         })
     }
 }
