@@ -107,6 +107,32 @@ fn keys_come_over_the_wire_to_who_has_proven_to_be_a_gateway_there() -> Result<(
     Ok(())
 }
 
+/// Whose name nobody resolves: its address is what Kubernetes tells pods of the service's namespace, and its certificate decides.
+#[test]
+fn a_control_plane_is_found_without_dns() -> Result<()> {
+    let plane = Plane::start(&[("gateway.yaml", &manifest(&https("a", HOST, "mode: ISTIO_MUTUAL")))])?;
+    let terms = ["--identity", "spiffe://cluster.local/ns/istio-system/sa/default", "--uses", "2"];
+    let Source::Control { roots, token, .. } = plane.source(&terms)? else {
+        anyhow::bail!("no control plane")
+    };
+    let source = |host: &str| Source::Control {
+        url: format!("https://{host}:15012"),
+        roots: roots.clone(),
+        token: token.clone(),
+    };
+    let told = |name: &str| format!("{name}_SERVICE_HOST={}", plane.address);
+    let known = told("MESH_CONTROL");
+    let gateway = Gateway::under_by(&source("mesh-control.istio-system.svc"), &["env", &known])?;
+    wait(SOON, || gateway.dump().is_ok_and(|dump| dump["certificates"].to_string().contains("\"Valid\"")))?;
+    // Somebody else's address is no way in.
+    let known = told("OTHER");
+    let lost = Gateway::begin_by(&source("other.istio-system.svc"), &["env", &known])?;
+    wait(SOON, || lost.log().contains("other.istio-system.svc") || lost.log().contains("lookup"))
+        .with_context(|| lost.log())?;
+    ensure!(!lost.is_ready(), "it trusts an address");
+    Ok(())
+}
+
 #[test]
 fn others_are_told_nothing() -> Result<()> {
     let servers = https("a", HOST, "mode: SIMPLE, credentialName: shop");

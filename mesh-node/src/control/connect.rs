@@ -1,13 +1,22 @@
 //! Connections to the control plane: TLS under the mesh's own roots, with the node's certificate once there is one.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use mesh_ca::Bundle;
 use rustls::{ClientConfig, RootCertStore, client::WebPkiServerVerifier};
 use rustls_pki_types::ServerName;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::{TcpStream, ToSocketAddrs},
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 use tonic::transport::Channel;
@@ -20,6 +29,9 @@ use crate::tls::config::{ALPN_H2, provider};
 pub struct Endpoint {
     host: String,
     port: u16,
+    /// Where Kubernetes said that the service is when this pod started. It is asked first, since a cluster's DNS may need the mesh, or be
+    /// missing.
+    known: Option<SocketAddr>,
     /// `None` for a plain connection.
     roots: Option<Roots>,
 }
@@ -67,7 +79,11 @@ impl Endpoint {
         };
         let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or(if roots.is_some() { 15012 } else { 15010 });
-        Ok(Self { host, port, roots })
+        // Only where whoever answers has to prove that it is who was meant.
+        let variable = roots.as_ref().and_then(|_| variable_of(&host));
+        let known = variable.and_then(|name| std::env::var(name).ok()?.parse::<IpAddr>().ok());
+        let known = known.map(|ip| SocketAddr::new(ip, port));
+        Ok(Self { host, port, known, roots })
     }
 
     /// Connects, as `credential` if there is one.
@@ -76,10 +92,18 @@ impl Endpoint {
             None => None,
             Some(roots) => Some(self.tls(roots, credential)?),
         };
-        let (host, port) = (self.host.clone(), self.port);
+        let (host, port, known) = (self.host.clone(), self.port, self.known);
         let connector = tower::service_fn(move |_: Uri| {
             let (host, tls) = (host.clone(), tls.clone());
-            async move { dial(&host, port, tls).await }
+            async move {
+                // A service may be another one by now, or gone.
+                if let Some(known) = known
+                    && let Ok(io) = dial(known, tls.clone()).await
+                {
+                    return Ok(io);
+                }
+                dial((&*host, port), tls).await
+            }
         });
         // What comes after the scheme is what the server sees; that the connection is protected is the connector's
         // business.
@@ -137,8 +161,16 @@ type Tls = (TlsConnector, ServerName<'static>);
 
 type Io = TokioIo<Either<TcpStream, Box<TlsStream<TcpStream>>>>;
 
-async fn dial(host: &str, port: u16, tls: Option<Tls>) -> io::Result<Io> {
-    let stream = timeout(REACH, TcpStream::connect((host, port))).await??;
+/// The variable in which Kubernetes tells a pod the address of the service `NAME.NAMESPACE.svc…`, if the pod is of its namespace.
+fn variable_of(host: &str) -> Option<String> {
+    let (name, rest) = host.split_once('.')?;
+    let (_, rest) = rest.split_once('.')?;
+    let is_service = rest == "svc" || rest.starts_with("svc.");
+    is_service.then(|| format!("{}_SERVICE_HOST", name.to_ascii_uppercase().replace('-', "_")))
+}
+
+async fn dial(to: impl ToSocketAddrs, tls: Option<Tls>) -> io::Result<Io> {
+    let stream = timeout(REACH, TcpStream::connect(to)).await??;
     stream.set_nodelay(true)?;
     Ok(TokioIo::new(match tls {
         None => Either::Left(stream),
@@ -170,3 +202,20 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes that the control plane may send before they are read.
 const WINDOW: u32 = 4 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_of_a_cluster_have_a_variable() {
+        let wanted = Some("MESH_CONTROL_SERVICE_HOST".to_owned());
+        assert_eq!(variable_of("mesh-control.istio-system.svc"), wanted);
+        assert_eq!(variable_of("mesh-control.istio-system.svc.cluster.local"), wanted);
+        for other in
+            ["localhost", "10.0.0.1", "mesh-control.istio-system", "a.b.example", "a.b.svcs", "fd00::1"]
+        {
+            assert_eq!(variable_of(other), None, "{other}");
+        }
+    }
+}

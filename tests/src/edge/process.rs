@@ -114,9 +114,19 @@ impl Gateway {
         Self::begin_under(source)?.until_ready()
     }
 
+    /// The same, by way of another program, as [`Self::start_as`].
+    pub fn under_by(source: &Source, by: &[&str]) -> Result<Self> {
+        Self::begin_by(source, by)?.until_ready()
+    }
+
     /// One under a control plane.
     pub fn begin_under(source: &Source) -> Result<Self> {
-        Self::begin(source, &[])
+        Self::begin_by(source, &[])
+    }
+
+    /// The same, by way of another program.
+    pub fn begin_by(source: &Source, by: &[&str]) -> Result<Self> {
+        Self::begin(source, by)
     }
 
     fn begin(source: &Source, by: &[&str]) -> Result<Self> {
