@@ -48,7 +48,7 @@ use crate::{
     admin::{Admin, LogControl, Ports, Servers},
     admit::Descriptors,
     config::GatewayOptions,
-    report::{ReportOptions, Reporter},
+    report::{Component, ReportOptions, Reporter},
     run::{
         access_log,
         drain::{self, DrainSwitch},
@@ -100,7 +100,8 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let files = limits::set_open_files(options.open_files).context("raising the limit of open files")?;
     info!(gateway = %options.name, ?doors, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
-    let reporter = Reporter::new(ReportOptions::logging(options.access_log), Box::new(io::stdout()))?;
+    let report = ReportOptions { component: Component::Edge, ..ReportOptions::logging(options.access_log) };
+    let reporter = Reporter::new(report, Box::new(io::stdout()))?;
     let ports = Ports { admin: options.admin_port, metrics: options.metrics_port, ready: options.ready_port };
     let servers = Servers::bind_at(ports, options.bind).await.context("opening the admin ports")?;
     let identity = Identity::new(&options);
