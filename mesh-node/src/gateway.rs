@@ -48,6 +48,7 @@ use crate::{
     admin::{Admin, LogControl, Ports, Servers},
     admit::Descriptors,
     config::GatewayOptions,
+    control::Captured,
     report::{Component, ReportOptions, Reporter},
     run::{
         access_log,
@@ -150,7 +151,7 @@ async fn serve(
     // Addresses are asked for by nobody yet: an engine sends to what services have.
     let (_demand, demands) = mpsc::channel(DEMANDS);
     let publisher = Publisher { snapshots, identities, findings: told, wanted: identity.wanted() };
-    source.tell(&place, &reporter, Box::new(|| (0, 0)));
+    source.tell(&place, &reporter, Box::new(Captured::default));
     source.follow(&place, publisher, (demands, lookups), identity.observer());
 
     drop(drained);

@@ -61,14 +61,14 @@ data:
 /// What the bed's client does while somebody looks: requests that are answered in every way, connections that are and that
 /// are not taken, calls, and something outside of the mesh.
 const TRAFFIC: &str = "
-for i in 1 2 3 4; do
+for i in 1 2 3; do
   getent hosts www.example.com > /dev/null
   curl -s -m 2 -o /dev/null http://productpage:9080/productpage
   curl -s -m 2 -o /dev/null http://productpage:9080/nothing
   curl -s -m 2 -o /dev/null http://httpbin:8000/get
   curl -s -m 2 -o /dev/null http://httpbin:8000/broken
   echo world | curl -s -m 2 -o /dev/null telnet://echo:9000
-  echo world | curl -s -m 2 -o /dev/null telnet://echo:9001
+  echo world | curl -s -m 0.5 -o /dev/null telnet://echo:9001
   netprobe call http://echo:9002 > /dev/null
   curl -s -m 2 -o /dev/null http://OUTSIDE:15021/healthz/ready
 done
@@ -143,7 +143,32 @@ fn a_trace_goes_through_all_hops_and_prometheus_answers_what_dashboards_ask() ->
         sent.tags["guid:x-request-id"] == took_on.tags["guid:x-request-id"],
         "the id is kept: {spans:#?}"
     );
+    through_a_waypoint(&bed)?;
     dashboards(&bed)
+}
+
+/// The waypoint and the node behind it tell of the same request, one after the other.
+fn through_a_waypoint(bed: &Bed) -> Result<()> {
+    let sleep = bed.pod("default/sleep")?;
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut number = 0;
+    loop {
+        number += 1;
+        let mark = format!("way-{number}");
+        sleep.exec(&["curl", "-s", "-o", "/dev/null", &format!("http://httpbin:8000/anything/{mark}")])?;
+        std::thread::sleep(Duration::from_secs(2));
+        let all = taken(bed)?;
+        let about = |span: &&Taken| span.tags.get("http.url").is_some_and(|url| url.ends_with(&mark));
+        let by = |service: &str| all.iter().filter(about).find(|span| span.service == service);
+        if let (Some(way), Some(end)) = (by("way.default"), by("httpbin.default")) {
+            ensure!(way.kind == "SERVER" && end.kind == "SERVER", "{way:#?} {end:#?}");
+            ensure!(way.trace == end.trace && way.id != end.id, "{way:#?} {end:#?}");
+            ensure!(end.parent == way.id, "{way:#?} {end:#?}");
+            return Ok(());
+        }
+        let ours: Vec<_> = all.iter().filter(about).collect();
+        ensure!(Instant::now() < until, "no two spans: {ours:#?}");
+    }
 }
 
 fn dashboards(bed: &Bed) -> Result<()> {
@@ -164,6 +189,8 @@ fn dashboards(bed: &Bed) -> Result<()> {
     prometheus.wait(&node, "query", &format!("sum(up) == {}", targets.len()))?;
     let traffic = TRAFFIC.replace("OUTSIDE", &node.ips()[0].to_string());
     bed.pod("default/sleep")?.exec(&["sh", "-c", &traffic])?;
+    // Something that everybody has to be told.
+    bed.apply("{apiVersion: v1, kind: Service, metadata: {name: late, namespace: default}, spec: {ports: [{port: 1}]}}")?;
     for query in QUERIES {
         prometheus.wait(&node, "query", query)?;
     }

@@ -71,13 +71,17 @@ fn questions(
     let mut known = vec![("__rate_interval".to_owned(), "30s".to_owned())];
     for variable in list(&board["templating"]["list"]).filter(|it| it["type"] == "query") {
         let query = variable["query"]["query"].as_str().context("a query")?;
-        let inside = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
-        let (of, label) = inside.and_then(|it| it.rsplit_once(", ")).context(query.to_owned())?;
+        let choices = Choices::parse(query, variable["regex"].as_str().unwrap_or_default())?;
         let own = variable["name"].as_str().context("a name")?.to_owned();
         // Prometheus may not have looked at everybody yet.
         let until = Instant::now() + PATIENCE;
         let values = loop {
-            let values = prometheus.values(node, label, &filled(of, &known))?;
+            let values = match &choices {
+                Choices::OfSeries(of, label) => prometheus.values(node, label, &filled(of, &known))?,
+                Choices::OfAnswer(of, label) => {
+                    prometheus.ask(node, "query", &filled(of, &known))?.values(label)
+                }
+            };
             if !values.is_empty() || Instant::now() > until {
                 break values;
             }
@@ -97,6 +101,24 @@ fn questions(
         }
     }
     Ok(questions)
+}
+
+/// What Grafana would let choose from.
+enum Choices<'q> {
+    /// Values of a label of series.
+    OfSeries(&'q str, &'q str),
+    /// Values of a label of an answer.
+    OfAnswer(&'q str, &'q str),
+}
+
+impl<'q> Choices<'q> {
+    fn parse(query: &'q str, regex: &'q str) -> Result<Self> {
+        let between = |text: &'q str, start, end| text.strip_prefix(start)?.strip_suffix(end);
+        let series = between(query, "label_values(", ")").and_then(|it| it.rsplit_once(", "));
+        let answer = between(query, "query_result(", ")").zip(between(regex, "/", "=\"([^\"]+)\"/"));
+        let series = series.filter(|_| regex.is_empty()).map(|(of, label)| Self::OfSeries(of, label));
+        series.or(answer.map(|(of, label)| Self::OfAnswer(of, label))).context(query.to_owned())
+    }
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {

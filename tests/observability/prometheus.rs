@@ -87,6 +87,13 @@ impl Prometheus {
 pub(crate) struct Answer(Value);
 
 impl Answer {
+    /// The values of a label, each once.
+    pub(crate) fn values(&self, label: &str) -> Vec<String> {
+        let rows = self.0["data"]["result"].as_array().into_iter().flatten();
+        let values = rows.filter_map(|row| row["metric"][label].as_str().map(str::to_owned));
+        values.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    }
+
     /// Whether there is a number in it, or anything at all where no numbers were asked for.
     pub(crate) fn has_something(&self) -> bool {
         let data = &self.0["data"];

@@ -40,8 +40,15 @@ struct Dashboard {
 struct Variable {
     name: &'static str,
     label: &'static str,
-    /// A label of a selection of series, whose values are to be chosen from; it may name the variables above it.
-    label_of: (&'static str, &'static str),
+    choices: Choices,
+}
+
+/// Values of a label to choose from. What they are looked for in may name the variables above.
+enum Choices {
+    /// A label of a selection of series.
+    OfSeries(&'static str, &'static str),
+    /// A label of the answer to a question.
+    OfAnswer(&'static str, &'static str),
 }
 
 /// Panels under a title.
@@ -156,14 +163,18 @@ impl Dashboard {
 
 impl Variable {
     fn json(&self) -> Value {
-        let (label, of) = self.label_of;
-        let query = format!("label_values({of}, {label})");
+        let (query, regex) = match self.choices {
+            Choices::OfSeries(label, of) => (format!("label_values({of}, {label})"), String::new()),
+            Choices::OfAnswer(label, of) => {
+                (format!("query_result({of})"), format!("/{label}=\"([^\"]+)\"/"))
+            }
+        };
         json!({
             "name": self.name, "label": self.label, "type": "query", "datasource": datasource(),
             "query": {"query": query, "refId": format!("Variable-{}", self.name)}, "definition": query,
             "multi": true, "includeAll": true, "allValue": ".*",
             "current": {"selected": true, "text": ["All"], "value": ["$__all"]},
-            "hide": 0, "refresh": 2, "regex": "", "sort": 1,
+            "hide": 0, "refresh": 2, "regex": regex, "sort": 1,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The control plane: who subscribes, how far they are, and the certificate authority.
 
-use super::{Dashboard, Panel, Row, Shape, Unit, Variable};
+use super::{Choices, Dashboard, Panel, Row, Shape, Unit, Variable};
 
 pub(super) const DASHBOARD: Dashboard = Dashboard {
     name: "control-plane",
@@ -9,7 +9,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
     variables: &[Variable {
         name: "replica",
         label: "Replica",
-        label_of: ("instance", "istio_build{component=\"pilot\"}"),
+        choices: Choices::OfSeries("instance", "istio_build{component=\"pilot\"}"),
     }],
     rows: &[
         Row { title: "Discovery", panels: DISCOVERY },

@@ -1,6 +1,6 @@
 //! The whole mesh: how much flows, how well, how fast, and how much of it is protected.
 
-use super::{Dashboard, Panel, Row, Shape, Unit, Variable};
+use super::{Choices, Dashboard, Panel, Row, Shape, Unit, Variable};
 
 pub(super) const DASHBOARD: Dashboard = Dashboard {
     name: "mesh",
@@ -9,7 +9,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
     variables: &[Variable {
         name: "namespace",
         label: "Namespace of the service",
-        label_of: (
+        choices: Choices::OfSeries(
             "destination_service_namespace",
             "{__name__=~\"istio_requests_total|istio_tcp_connections_opened_total\"}",
         ),

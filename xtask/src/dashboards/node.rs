@@ -1,6 +1,6 @@
 //! The proxies themselves: nodes, waypoints and gateways.
 
-use super::{Dashboard, Panel, Row, Shape, Unit, Variable};
+use super::{Choices, Dashboard, Panel, Row, Shape, Unit, Variable};
 
 pub(super) const DASHBOARD: Dashboard = Dashboard {
     name: "node",
@@ -9,7 +9,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
     variables: &[Variable {
         name: "proxy",
         label: "Proxy",
-        label_of: ("instance", "istio_build{component=~\"node|proxy\"}"),
+        choices: Choices::OfSeries("instance", "istio_build{component=~\"node|proxy\"}"),
     }],
     rows: &[
         Row { title: "State", panels: STATE },

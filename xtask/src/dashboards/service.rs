@@ -1,6 +1,6 @@
 //! One service: how it answers, whom, and which of its workloads does.
 
-use super::{Dashboard, Panel, Row, Shape, Unit, Variable};
+use super::{Choices, Dashboard, Panel, Row, Shape, Unit, Variable};
 
 pub(super) const DASHBOARD: Dashboard = Dashboard {
     name: "service",
@@ -10,7 +10,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
         Variable {
             name: "namespace",
             label: "Namespace",
-            label_of: (
+            choices: Choices::OfSeries(
                 "destination_service_namespace",
                 "{__name__=~\"istio_requests_total|istio_tcp_connections_opened_total\"}",
             ),
@@ -18,7 +18,7 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
         Variable {
             name: "service",
             label: "Service",
-            label_of: (
+            choices: Choices::OfSeries(
                 "destination_service",
                 "{__name__=~\"istio_requests_total|istio_tcp_connections_opened_total\",destination_service_namespace=~\"$namespace\"}",
             ),

@@ -58,7 +58,9 @@ fn questions_name_only_variables_that_are_there() {
             }
         }
         for one in dashboard.variables {
-            let others = dashboard.variables.iter().map(|other| other.label_of.1);
+            let others = dashboard.variables.iter().map(|other| match other.choices {
+                Choices::OfSeries(_, of) | Choices::OfAnswer(_, of) => of,
+            });
             let used =
                 questions.iter().copied().chain(others).any(|it| it.contains(&format!("${}", one.name)));
             assert!(used, "{} of {} decides nothing", one.name, dashboard.name);

@@ -1,6 +1,6 @@
 //! One workload: what comes to it, and what it asks of others.
 
-use super::{Dashboard, Panel, Row, Shape, Unit, Variable};
+use super::{Choices, Dashboard, Panel, Row, Shape, Unit, Variable};
 
 pub(super) const DASHBOARD: Dashboard = Dashboard {
     name: "workload",
@@ -10,17 +10,17 @@ pub(super) const DASHBOARD: Dashboard = Dashboard {
         Variable {
             name: "namespace",
             label: "Namespace",
-            label_of: (
-                "destination_workload_namespace",
-                "{__name__=~\"istio_requests_total|istio_tcp_connections_opened_total\"}",
+            choices: Choices::OfAnswer(
+                "workload_namespace",
+                "count(label_replace({__name__=~\"istio_requests_total|istio_tcp_connections_opened_total\"}, \"workload_namespace\", \"$1\", \"source_workload_namespace\", \"(.+)\") or label_replace({__name__=~\"istio_requests_total|istio_tcp_connections_opened_total\"}, \"workload_namespace\", \"$1\", \"destination_workload_namespace\", \"(.+)\")) by (workload_namespace)",
             ),
         },
         Variable {
             name: "workload",
             label: "Workload",
-            label_of: (
-                "destination_workload",
-                "{__name__=~\"istio_requests_total|istio_tcp_connections_opened_total\",destination_workload_namespace=~\"$namespace\"}",
+            choices: Choices::OfAnswer(
+                "workload",
+                "count(label_replace({__name__=~\"istio_requests_total|istio_tcp_connections_opened_total\",source_workload_namespace=~\"$namespace\"}, \"workload\", \"$1\", \"source_workload\", \"(.+)\") or label_replace({__name__=~\"istio_requests_total|istio_tcp_connections_opened_total\",destination_workload_namespace=~\"$namespace\"}, \"workload\", \"$1\", \"destination_workload\", \"(.+)\")) by (workload)",
             ),
         },
     ],
