@@ -14,6 +14,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_ca::Ca;
+use mesh_core::model::{Record, Service};
+use mesh_proto::names::ResourceType;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -87,6 +89,8 @@ impl Debug {
             "/healthz/ready" | "/ready" => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "the sources have not told everything yet\n".to_owned())
             }
+            "/version" => text(StatusCode::OK, version()),
+            "/debug/registryz" => json(&self.registry()),
             "/debug/syncz" => json(&self.subscribers()),
             "/debug/findings" => json(&json!(*self.dashboard.findings.lines())),
             "/debug" => text(StatusCode::OK, INDEX.to_owned()),
@@ -94,11 +98,40 @@ impl Debug {
         }
     }
 
+    /// Services, with the fields of Istio's that tools look at.
+    fn registry(&self) -> Value {
+        let shelf = self.hub.shelf();
+        let services = shelf.store(ResourceType::Address).iter().filter_map(|entry| match &entry.record {
+            Record::Service(service) => Some(registered(service)),
+            _ => None,
+        });
+        Value::Array(services.collect())
+    }
+
     fn subscribers(&self) -> Value {
         let sequence = self.hub.shelf().sequence();
         let clients = self.hub.clients();
         json!({ "sequence": sequence, "subscribers": clients.iter().map(|one| client(one, sequence)).collect::<Vec<_>>() })
     }
+}
+
+/// As Istio's control plane says it, so that Kiali can read it.
+fn version() -> String {
+    format!("{}-mesh-Clean", env!("CARGO_PKG_VERSION"))
+}
+
+fn registered(service: &Service) -> Value {
+    let ports = service.ports.iter().map(|port| json!({ "name": port.name.as_deref(), "port": port.number }));
+    json!({
+        "Attributes": {
+            "Name": &*service.name,
+            "Namespace": &*service.namespace,
+            "ServiceRegistry": if service.entry.as_ref().is_some_and(|entry| entry.external) { "External" } else { "Kubernetes" },
+        },
+        "hostname": &*service.hostname,
+        "clusterVIPs": service.vips.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "ports": ports.collect::<Vec<_>>(),
+    })
 }
 
 fn client(client: &Client, sequence: u64) -> Value {
@@ -145,4 +178,5 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Ful
 
 /// Requests of the page at a time.
 pub const TURNS: usize = 4;
-const INDEX: &str = "/\n/api/v1/mesh\n/metrics\n/healthz/ready\n/debug/syncz\n/debug/findings\n";
+const INDEX: &str =
+    "/\n/api/v1/mesh\n/metrics\n/healthz/ready\n/version\n/debug/syncz\n/debug/registryz\n/debug/findings\n";

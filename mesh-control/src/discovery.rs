@@ -9,13 +9,14 @@ use std::time::{Duration, SystemTime};
 use mesh_ca::authorize::Rules;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
-use mesh_proto::names;
+use mesh_proto::names::{self, ResourceType};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::authn::Authenticator;
+use crate::convergence::Convergence;
 use crate::gate::Gate;
 use crate::hub::{Client, Hub, Registration};
 use crate::intake::Intake;
@@ -114,6 +115,7 @@ impl Stream {
         let mut more = true;
         // Runs from the first response that is not answered.
         let mut awaits_answer = false;
+        let mut lag = Lag::default();
         let mut overdue = pin!(sleep(MAX_SILENCE));
         loop {
             registration.update(&session);
@@ -132,13 +134,19 @@ impl Stream {
                     match next {
                         Some(response) => {
                             self.count(&response);
+                            lag.is_told = true;
                             slot.send(Ok(response));
                             if !awaits_answer {
                                 overdue.as_mut().reset(Instant::now() + MAX_SILENCE);
                                 awaits_answer = true;
                             }
                         }
-                        None => more = false,
+                        None => {
+                            more = false;
+                            if session.is_settled() {
+                                lag.ends(&self.hub.counters.convergence);
+                            }
+                        }
                     }
                 }
                 changed = changes.changed(), if !more => {
@@ -146,6 +154,7 @@ impl Stream {
                         return Ok(());
                     }
                     more = true;
+                    lag.begins();
                 }
                 () = overdue.as_mut(), if awaits_answer => {
                     return Err(Status::deadline_exceeded("responses were not answered for too long"));
@@ -264,8 +273,34 @@ impl Stream {
 
     fn count(&self, response: &DeltaDiscoveryResponse) {
         let bytes: usize = response.resources.iter().map(bytes::Bytes::len).sum();
-        self.hub.counters.responses.fetch_add(1, Ordering::Relaxed);
+        let of_type = ResourceType::ALL.iter().zip(&self.hub.counters.responses);
+        if let Some((_, count)) = of_type.into_iter().find(|(kind, _)| kind.url() == response.type_url) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         self.hub.counters.bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// How far a subscriber is behind a change.
+#[derive(Debug, Default)]
+struct Lag {
+    /// When the oldest change was heard of that it may not have answered.
+    since: Option<Instant>,
+    /// Whether it was about the subscriber at all.
+    is_told: bool,
+}
+
+impl Lag {
+    fn begins(&mut self) {
+        if self.since.is_none() {
+            *self = Self { since: Some(Instant::now()), is_told: false };
+        }
+    }
+
+    fn ends(&mut self, convergence: &Convergence) {
+        if let Some(since) = self.since.take().filter(|_| self.is_told) {
+            convergence.record(since.elapsed());
+        }
     }
 }
 

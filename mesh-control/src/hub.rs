@@ -11,6 +11,7 @@ use mesh_proto::names::ResourceType;
 use tokio::sync::watch;
 
 use crate::allotment::Allotment;
+use crate::convergence::Convergence;
 use crate::session::{Progress, Session};
 use crate::shelf::Shelf;
 use crate::turns::Turns;
@@ -40,8 +41,10 @@ pub struct Counters {
     pub streams: AtomicU64,
     /// Streams that were refused or ended by us, for cause.
     pub refused: AtomicU64,
-    /// Responses sent.
-    pub responses: AtomicU64,
+    /// Responses sent, in the order of [`ResourceType::ALL`].
+    pub responses: [AtomicU64; ResourceType::ALL.len()],
+    /// What subscribers took for changes.
+    pub convergence: Convergence,
     /// Bytes of resources sent.
     pub bytes: AtomicU64,
     /// Answers that rejected something.

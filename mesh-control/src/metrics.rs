@@ -1,12 +1,13 @@
 //! Metrics, in the form that Prometheus scrapes; names as Istio's control plane has them where it has them.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh_ca::Ca;
 use mesh_proto::names::ResourceType;
 
+use crate::convergence::Convergence;
 use crate::hub::Hub;
 use crate::tasks;
 use crate::topology::Traffic;
@@ -15,6 +16,7 @@ use crate::topology::Traffic;
 pub fn render(hub: &Hub, ca: &Ca, traffic: &Traffic) -> String {
     let mut text = String::new();
     totals(hub, &mut text);
+    process(&mut text);
     topology(traffic, &mut text);
     let clients = hub.clients();
     let count = u64::try_from(clients.len()).unwrap_or(u64::MAX);
@@ -22,7 +24,7 @@ pub fn render(hub: &Hub, ca: &Ca, traffic: &Traffic) -> String {
     let shelf = hub.shelf();
     let sizes = ResourceType::ALL.map(|kind| {
         let size = u64::try_from(shelf.store(kind).len()).unwrap_or(u64::MAX);
-        (format!("{{type=\"{}\"}}", short(kind)), size)
+        (of_type(kind), size)
     });
     family(&mut text, ("mesh_control_resources", "gauge", "Resources that are served."), sizes);
     let mut behind: BTreeMap<&str, u64> = BTreeMap::new();
@@ -51,17 +53,67 @@ pub fn render(hub: &Hub, ca: &Ca, traffic: &Traffic) -> String {
     text
 }
 
+/// What this process is, and what it uses.
+fn process(text: &mut String) {
+    let build = format!("{{component=\"pilot\",tag=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+    family(text, ("istio_build", "gauge", "Version of this component."), [(build, 1)]);
+    let figures = crate::process::read();
+    let exact = [
+        (
+            "process_cpu_seconds_total",
+            "counter",
+            "User and system CPU time spent, in seconds.",
+            figures.cpu_seconds,
+        ),
+        (
+            "process_start_time_seconds",
+            "gauge",
+            "Start time of the process since 1970, in seconds.",
+            figures.start_seconds,
+        ),
+    ];
+    for (name, kind, help, value) in exact {
+        family(text, (name, kind, help), value.map(|value| (String::new(), value)));
+    }
+    let whole = [
+        ("process_resident_memory_bytes", "Resident memory size in bytes.", figures.resident),
+        ("process_virtual_memory_bytes", "Virtual memory size in bytes.", figures.virtual_memory),
+        ("process_threads", "Number of threads.", figures.threads),
+        ("process_open_fds", "Number of open file descriptors.", figures.open_fds),
+        ("process_max_fds", "Maximum number of open file descriptors.", figures.max_fds),
+    ];
+    for (name, help, value) in whole {
+        family(text, (name, "gauge", help), value.map(|value| (String::new(), value)));
+    }
+}
+
+fn convergence(convergence: &Convergence, text: &mut String) {
+    let shown = convergence.shown();
+    let name = "pilot_proxy_convergence_time";
+    let help = "Seconds from a change to a subscriber's answer to the last response about it.";
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+    for (limit, count) in &shown.buckets {
+        let _ = writeln!(text, "{name}_bucket{{le=\"{limit}\"}} {count}");
+    }
+    let count = shown.buckets.last().map_or(0, |(_, count)| *count);
+    let _ = writeln!(text, "{name}_sum {}\n{name}_count {count}", shown.sum);
+}
+
+fn of_type(kind: ResourceType) -> String {
+    format!("{{type=\"{}\"}}", short(kind))
+}
+
 /// What has only ever grown.
 fn totals(hub: &Hub, text: &mut String) {
     let counters = &hub.counters;
-    let totals: [(&str, &str, &AtomicU64); 7] = [
+    let totals: [(&str, &str, &AtomicU64); 6] = [
         ("mesh_control_streams_total", "Discovery streams that were opened.", &counters.streams),
         (
             "mesh_control_streams_refused_total",
             "Discovery streams refused or ended for cause.",
             &counters.refused,
         ),
-        ("pilot_xds_pushes_total", "Discovery responses sent.", &counters.responses),
         ("mesh_control_sent_bytes_total", "Bytes of resources sent.", &counters.bytes),
         (
             "pilot_total_xds_rejects",
@@ -78,6 +130,10 @@ fn totals(hub: &Hub, text: &mut String) {
     for (name, help, value) in totals {
         family(text, (name, "counter", help), [(String::new(), value.load(Ordering::Relaxed))]);
     }
+    let pushes = ResourceType::ALL.iter().zip(&counters.responses);
+    let pushes = pushes.map(|(kind, count)| (of_type(*kind), count.load(Ordering::Relaxed)));
+    family(text, ("pilot_xds_pushes_total", "counter", "Discovery responses sent."), pushes);
+    convergence(&counters.convergence, text);
     let help = "Requests for certificates that were one too many of their caller, or of all.";
     let limited = ("mesh_control_certificates_limited_total", "counter", help);
     family(text, limited, [(String::new(), hub.certificates.refused())]);
@@ -112,7 +168,7 @@ pub fn short(kind: ResourceType) -> &'static str {
 fn family(
     text: &mut String,
     (name, kind, help): (&str, &str, &str),
-    values: impl IntoIterator<Item = (String, u64)>,
+    values: impl IntoIterator<Item = (String, impl Display)>,
 ) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");

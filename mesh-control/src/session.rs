@@ -171,6 +171,11 @@ impl Session {
         Ok(None)
     }
 
+    /// Whether it has answered everything that it was told.
+    pub fn is_settled(&self) -> bool {
+        self.subscriptions.values().all(|one| one.in_flight.is_empty())
+    }
+
     /// Whether it has asked for every type there is for it.
     pub fn has_asked_for_all(&self) -> bool {
         let is_for_it =

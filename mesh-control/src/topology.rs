@@ -12,8 +12,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesh_ca::authorize::{Binding, Caller, Rules};
 use mesh_core::topology::Store;
+use mesh_proto::codec::{MAX_TOLD_PODS, MAX_TOLD_REASON};
 use mesh_proto::topology::topology_server::Topology as Service;
-use mesh_proto::topology::{TopologyReceived, TopologyReport};
+use mesh_proto::topology::{TopologyReceived, TopologyReport, TroubledPod};
+use serde::Serialize;
 use tonic::{Request, Response, Status};
 
 use self::directory::{Directory, Own};
@@ -57,8 +59,24 @@ pub struct Proxy {
     pub pending: u32,
     /// Connections open.
     pub connections: u64,
+    /// Pods of its node that it says something is wrong with.
+    pub troubles: Arc<[Trouble]>,
     /// When it has told last, in seconds since 1970.
     pub at: u64,
+}
+
+/// Why a pod is not as it should be, as its node says. It may name any pod: whoever shows it looks whether the pod is on that
+/// node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// The pod's namespace.
+    pub namespace: Box<str>,
+    /// The pod's name.
+    pub name: Box<str>,
+    /// Why its traffic is not captured, if it is not.
+    pub capture: Option<Box<str>>,
+    /// Why it has no new certificate, if it should have one.
+    pub certificate: Option<Box<str>>,
 }
 
 /// The service that takes reports.
@@ -132,6 +150,10 @@ impl Topology {
             captured: report.captured,
             pending: report.pending,
             connections: report.connections,
+            troubles: match &own {
+                Own::Node(_) => report.troubles.iter().take(MAX_TOLD_PODS).map(trouble).collect(),
+                Own::Gateway { .. } => Arc::default(),
+            },
             at: now,
         };
         self.traffic.meet(&name, proxy)?;
@@ -217,6 +239,17 @@ fn account(proven: &Proven) -> Option<Arc<str>> {
         Caller::ServiceAccountToken { service_account, .. } => Some(service_account.as_str().into()),
         Caller::Svid(id) | Caller::JoinToken(Binding::Identity(id)) => Some(id.service_account().into()),
         Caller::JoinToken(Binding::Node(_)) => None,
+    }
+}
+
+fn trouble(told: &TroubledPod) -> Trouble {
+    let cut = |text: &str, most: usize| text.chars().take(most).collect::<String>().into_boxed_str();
+    let reason = |text: &str| Some(cut(text, MAX_TOLD_REASON)).filter(|text| !text.is_empty());
+    Trouble {
+        namespace: cut(&told.namespace, MAX_NAME),
+        name: cut(&told.name, MAX_NAME),
+        capture: reason(&told.capture),
+        certificate: reason(&told.certificate),
     }
 }
 

@@ -27,7 +27,8 @@ export async function workloadPage([namespace, name]) {
     card("Whom it asks", traffic(it.edges.filter((edge) => edge.from === self), "to", "It has asked nobody in this time.")),
     card("Pods", table("Pods", [
       ["Pod", (pod) => pod.name], ["Node", (pod) => pod.node ?? "–"], ["Addresses", (pod) => pod.addresses.join(", ")],
-      ["Ready", (pod) => (pod.ready ? badge("good", "yes") : badge("warn", "no"))], ["In the mesh", (pod) => (pod.enrolled ? badge("good", "yes") : badge("none", "no"))],
+      ["Ready", (pod) => (pod.ready ? badge("good", "yes") : badge("warn", "no"))], ["In the mesh", (pod) => (!pod.enrolled ? badge("none", "no") : pod.capture ? badge("bad", "not yet") : badge("good", "yes"))],
+      ...(it.instances.some((pod) => pod.capture || pod.certificate) ? [["What is wrong", (pod) => [pod.capture, pod.certificate && `no certificate: ${pod.certificate}`].filter(Boolean).join("; ") || "–"]] : []),
     ], it.instances, (pod) => pod.name)),
     card("Policies", policies(it.policies, "No policy is for this workload: everybody may talk to it.")),
   ];

@@ -26,6 +26,7 @@ pub mod mongo;
 pub mod net;
 pub mod own;
 pub mod policy;
+pub mod process;
 pub mod proxy_header;
 pub mod resource;
 pub mod retry;

@@ -19,5 +19,5 @@ pub use discovery::{Discovery, Status};
 pub use journal::{Entry, Journal};
 pub use signer::RemoteCa;
 pub use subscriber::Subscriber;
-pub use tell::{Captures, Teller};
+pub use tell::{Captured, Captures, Teller, Trouble};
 pub use trust::Trust;

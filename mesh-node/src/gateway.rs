@@ -48,7 +48,8 @@ use crate::{
     admin::{Admin, LogControl, Ports, Servers},
     admit::Descriptors,
     config::GatewayOptions,
-    report::{ReportOptions, Reporter},
+    control::Captured,
+    report::{Component, ReportOptions, Reporter},
     run::{
         access_log,
         drain::{self, DrainSwitch},
@@ -100,7 +101,8 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let files = limits::set_open_files(options.open_files).context("raising the limit of open files")?;
     info!(gateway = %options.name, ?doors, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
-    let reporter = Reporter::new(ReportOptions::logging(options.access_log), Box::new(io::stdout()))?;
+    let report = ReportOptions { component: Component::Edge, ..ReportOptions::logging(options.access_log) };
+    let reporter = Reporter::new(report, Box::new(io::stdout()))?;
     let ports = Ports { admin: options.admin_port, metrics: options.metrics_port, ready: options.ready_port };
     let servers = Servers::bind_at(ports, options.bind).await.context("opening the admin ports")?;
     let identity = Identity::new(&options);
@@ -149,7 +151,7 @@ async fn serve(
     // Addresses are asked for by nobody yet: an engine sends to what services have.
     let (_demand, demands) = mpsc::channel(DEMANDS);
     let publisher = Publisher { snapshots, identities, findings: told, wanted: identity.wanted() };
-    source.tell(&place, &reporter, Box::new(|| (0, 0)));
+    source.tell(&place, &reporter, Box::new(Captured::default));
     source.follow(&place, publisher, (demands, lookups), identity.observer());
 
     drop(drained);

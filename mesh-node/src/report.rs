@@ -151,11 +151,32 @@ pub struct ConnInfo {
     pub datagrams: bool,
 }
 
+/// What a process of the mesh is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    /// The proxy of a node.
+    Node,
+    /// A gateway or a waypoint.
+    Edge,
+}
+
+impl Component {
+    /// As `istio_build` calls it. Dashboards and Kiali look for nodes by the name of ambient Istio's node proxy.
+    pub const fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Node => &["node", "ztunnel"],
+            Self::Edge => &["proxy"],
+        }
+    }
+}
+
 /// How to make a [`Reporter`].
 #[derive(Clone, Debug)]
 pub struct ReportOptions {
     /// Version of this build, for `istio_build`.
     pub version: String,
+    /// What this process is, for the same.
+    pub component: Component,
     /// Whether and how connections and requests are logged at first; [`Reporter::set_access_log`] changes it.
     pub access_log: AccessLogFormat,
     /// Most label sets a family of connection metrics may have for each flag; more are counted as `unknown`.
@@ -176,6 +197,7 @@ impl Default for ReportOptions {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Self {
             version,
+            component: Component::Node,
             access_log: AccessLogFormat::Off,
             max_label_sets: MAX_LABEL_SETS,
             max_request_sets: MAX_REQUEST_SETS,
@@ -187,6 +209,7 @@ impl Default for ReportOptions {
 #[derive(Debug)]
 pub struct Reporter {
     version: String,
+    component: Component,
     series: SeriesMap,
     requests: request::RequestMap,
     protocols: protocol::Protocols,
@@ -209,6 +232,7 @@ impl Reporter {
     pub fn new(options: ReportOptions, sink: Box<dyn Write + Send>) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             version: options.version,
+            component: options.component,
             series: SeriesMap::new(options.max_label_sets),
             requests: request::RequestMap::new(options.max_request_sets),
             protocols: protocol::Protocols::default(),

@@ -111,8 +111,10 @@ impl Limited for IstioCertificateResponse {
 
 impl Limited for TopologyReport {
     // Numbers of an edge's histogram take four times in memory what they take on the wire; nothing else in it is a list.
-    const LIMITS: &'static [Limit] =
-        &[Limit { what: "edges", tags: &[7], measure: Measure::Elements, most: MAX_TOLD_EDGES }];
+    const LIMITS: &'static [Limit] = &[
+        Limit { what: "edges", tags: &[7], measure: Measure::Elements, most: MAX_TOLD_EDGES },
+        Limit { what: "troubled pods", tags: &[9], measure: Measure::Elements, most: MAX_TOLD_PODS },
+    ];
 }
 
 impl Limited for TopologyReceived {
@@ -193,6 +195,11 @@ impl<U: Message + Limited + Default> tonic::codec::Decoder for Decoder<U> {
 
 /// Edges in a report of traffic: more than the workloads of one node talk to within seconds.
 pub const MAX_TOLD_EDGES: usize = 1_000;
+/// Pods in it that something is wrong with. The control plane keeps them of every node: with [`MAX_TOLD_REASON`] that is
+/// some 20 kB each at most.
+pub const MAX_TOLD_PODS: usize = 32;
+/// Characters of a reason why something is wrong with a pod.
+pub const MAX_TOLD_REASON: usize = 300;
 /// Verdicts of a rate limit service on one request.
 const MAX_VERDICTS: usize = 64;
 /// Headers that it may add.

@@ -1,4 +1,4 @@
-//! The HTTP that a command line needs: one GET, plaintext, every wait bounded.
+//! The HTTP that a command line needs: one GET or POST, plaintext, every wait bounded.
 
 use std::io::{Read, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -45,17 +45,24 @@ impl Server {
 
     /// The body of the answer to a GET of `path`, which must be a 200.
     pub(crate) fn get(&self, path: &str) -> Result<String> {
-        let url = format!("http://{}{path}", self.authority);
-        self.exchange(path).with_context(|| url)
+        self.exchange("GET", path).with_context(|| format!("{}{path}", self.url()))
     }
 
-    fn exchange(&self, path: &str) -> Result<String> {
+    /// The same for a POST without a body.
+    pub(crate) fn post(&self, path: &str) -> Result<String> {
+        self.exchange("POST", path).with_context(|| format!("{}{path}", self.url()))
+    }
+
+    fn exchange(&self, method: &str, path: &str) -> Result<String> {
         let deadline = Instant::now() + TIMEOUT;
         let mut stream = self.connect()?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         // The version of the request keeps the answer from being chunked, and ends it with the connection.
-        let request =
-            format!("GET {path} HTTP/1.0\r\nHost: {}\r\nAccept: application/json\r\n\r\n", self.authority);
+        let length = if method == "GET" { "" } else { "Content-Length: 0\r\n" };
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: {}\r\nAccept: application/json\r\n{length}\r\n",
+            self.authority
+        );
         stream.write_all(request.as_bytes())?;
         let mut answer = Vec::new();
         let mut chunk = vec![0; 64 << 10];

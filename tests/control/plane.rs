@@ -91,11 +91,14 @@ impl Plane {
         Ok(serde_json::from_str(&self.get("/debug/syncz")?)?)
     }
 
-    /// The value of a metric without labels.
+    /// The value of a metric, all of its labels together.
     pub(crate) fn metric(&self, name: &str) -> Result<u64> {
         let text = self.get("/metrics")?;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(value.with_context(|| format!("no {name} in:\n{text}"))?.parse()?)
+        let samples = text.lines().filter_map(|line| line.strip_prefix(name)?.split_once(' '));
+        let samples = samples.filter(|(labels, _)| labels.is_empty() || labels.starts_with('{'));
+        let values: Vec<u64> = samples.map(|(_, value)| value.parse()).collect::<Result<_, _>>()?;
+        ensure!(!values.is_empty(), "no {name} in:\n{text}");
+        Ok(values.iter().sum())
     }
 
     /// Bytes of memory that it has now, and has had at most.

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::bed::Bed;
 use mesh_tests::collector::Taken;
 use mesh_tests::http::{Request, fetch};
+use mesh_tests::waypoint::{self, Source};
 
 use crate::prometheus::{Prometheus, check_metrics};
 
@@ -37,6 +38,40 @@ data:
 ---
 {apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: all, namespace: default},
   spec: {tracing: [{providers: [{name: zipkin}], randomSamplingPercentage: 100}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: httpbin, namespace: default, labels: {istio.io/use-waypoint: way}},
+  spec: {selector: {app: httpbin}, ports: [{name: http, port: 8000, targetPort: 8080}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: httpbin, namespace: default, labels: {app: httpbin}}, spec: {
+  nodeName: node-2, containers: [{name: c, image: none, command: [httpbin]}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: httpbin, namespace: default}, spec: {hosts: [httpbin],
+  http: [{match: [{uri: {prefix: /broken}}], fault: {abort: {httpStatus: 503, percentage: {value: 100}}},
+  route: [{destination: {host: httpbin}}]}, {route: [{destination: {host: httpbin}}]}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: echo, namespace: default}, spec: {selector: {app: echo},
+  ports: [{name: tcp, port: 9000}, {name: tcp-nobody, port: 9001}, {name: grpc, port: 9002}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: echo, namespace: default, labels: {app: echo}}, spec: {nodeName: node-2,
+  containers: [{name: tcp, image: none, command: [netprobe, greet, --port, '9000', --word, one]},
+  {name: grpc, image: none, command: [netprobe, who, --port, '9002']}]}}
+---
+";
+
+/// What the bed's client does while somebody looks: requests that are answered in every way, connections that are and that
+/// are not taken, calls, and something outside of the mesh.
+const TRAFFIC: &str = "
+for i in 1 2 3; do
+  getent hosts www.example.com > /dev/null
+  curl -s -m 2 -o /dev/null http://productpage:9080/productpage
+  curl -s -m 2 -o /dev/null http://productpage:9080/nothing
+  curl -s -m 2 -o /dev/null http://httpbin:8000/get
+  curl -s -m 2 -o /dev/null http://httpbin:8000/broken
+  echo world | curl -s -m 2 -o /dev/null telnet://echo:9000
+  echo world | curl -s -m 0.5 -o /dev/null telnet://echo:9001
+  netprobe call http://echo:9002 > /dev/null
+  curl -s -m 2 -o /dev/null http://OUTSIDE:15021/healthz/ready
+done
 ";
 
 /// What the collector has taken.
@@ -82,6 +117,9 @@ fn a_trace_goes_through_all_hops_and_prometheus_answers_what_dashboards_ask() ->
         sample("bookinfo/sleep.yaml")?,
     ];
     let bed = Bed::builder().nodes(2).manifests(manifests.join("---\n") + MESH).start()?;
+    let way = ("default", "way");
+    bed.apply(&(waypoint::gateway(way, "") + &waypoint::pod(&bed, Source::Control, way, "node-1")?))?;
+    bed.wait_ready(Duration::from_secs(30), |_| ()).context("with a waypoint")?;
     let spans = trace(&bed)?;
     let find = |service: &str, kind: &str, name: &str| -> Result<&Taken> {
         let of = |span: &&Taken| span.service == service && span.kind == kind && span.name.starts_with(name);
@@ -105,31 +143,59 @@ fn a_trace_goes_through_all_hops_and_prometheus_answers_what_dashboards_ask() ->
         sent.tags["guid:x-request-id"] == took_on.tags["guid:x-request-id"],
         "the id is kept: {spans:#?}"
     );
+    through_a_waypoint(&bed)?;
     dashboards(&bed)
 }
 
-fn dashboards(bed: &Bed) -> Result<()> {
+/// The waypoint and the node behind it tell of the same request, one after the other.
+fn through_a_waypoint(bed: &Bed) -> Result<()> {
     let sleep = bed.pod("default/sleep")?;
-    let node = bed.node("node-1")?;
-    let nodes = ["node-1", "node-2"].map(|name| bed.node(name).map(|node| node.ips()[0]));
-    let mut targets = Vec::new();
-    for ip in nodes {
-        targets.push(format!("{}:15020", ip?));
+    let until = Instant::now() + Duration::from_secs(20);
+    let mut number = 0;
+    loop {
+        number += 1;
+        let mark = format!("way-{number}");
+        sleep.exec(&["curl", "-s", "-o", "/dev/null", &format!("http://httpbin:8000/anything/{mark}")])?;
+        std::thread::sleep(Duration::from_secs(2));
+        let all = taken(bed)?;
+        let about = |span: &&Taken| span.tags.get("http.url").is_some_and(|url| url.ends_with(&mark));
+        let by = |service: &str| all.iter().filter(about).find(|span| span.service == service);
+        if let (Some(way), Some(end)) = (by("way.default"), by("httpbin.default")) {
+            ensure!(way.kind == "SERVER" && end.kind == "SERVER", "{way:#?} {end:#?}");
+            ensure!(way.trace == end.trace && way.id != end.id, "{way:#?} {end:#?}");
+            ensure!(end.parent == way.id, "{way:#?} {end:#?}");
+            return Ok(());
+        }
+        let ours: Vec<_> = all.iter().filter(about).collect();
+        ensure!(Instant::now() < until, "no two spans: {ours:#?}");
     }
+}
+
+fn dashboards(bed: &Bed) -> Result<()> {
+    let node = bed.node("node-1")?;
+    let way = bed.pod("default/way-pod")?;
     check_metrics(&node.metrics()?).context("a node")?;
     check_metrics(&bed.control()?.debug("/metrics")?).context("the control plane")?;
+    let waypoint = way.exec(&["curl", "-s", "http://127.0.0.1:15020/metrics"])?;
+    let waypoint = String::from_utf8_lossy(&waypoint.stdout).into_owned();
+    ensure!(waypoint.contains("istio_build{component=\"proxy\""), "{waypoint}");
+    check_metrics(&waypoint).context("a waypoint")?;
+    let mut targets = vec!["127.0.0.1:15014".to_owned(), format!("{}:15020", way.ip())];
+    for name in ["node-1", "node-2"] {
+        targets.push(format!("{}:15020", bed.node(name)?.ips()[0]));
+    }
     let prometheus = Prometheus::start(&node, &targets)?;
     // It begins to scrape after some seconds, and what was counted before has no rate.
-    prometheus.wait(&node, "query", "up == 1")?;
-    for _ in 0..20 {
-        sleep.exec(&["curl", "-s", "-o", "/dev/null", "http://productpage:9080/productpage"])?;
-        sleep.exec(&["curl", "-s", "-o", "/dev/null", "http://productpage:9080/nothing"])?;
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    prometheus.wait(&node, "query", &format!("sum(up) == {}", targets.len()))?;
+    let traffic = TRAFFIC.replace("OUTSIDE", &node.ips()[0].to_string());
+    bed.pod("default/sleep")?.exec(&["sh", "-c", &traffic])?;
+    // Something that everybody has to be told.
+    bed.apply("{apiVersion: v1, kind: Service, metadata: {name: late, namespace: default}, spec: {ports: [{port: 1}]}}")?;
     for query in QUERIES {
         prometheus.wait(&node, "query", query)?;
     }
-    prometheus.wait(&node, "query_exemplars", "istio_request_duration_milliseconds_bucket")
+    prometheus.wait(&node, "query_exemplars", "istio_request_duration_milliseconds_bucket")?;
+    crate::dashboards::have_answers(&prometheus, &node)
 }
 
 /// What panels of Istio's dashboards and of Kiali ask, with the values that are templates there.

@@ -2,6 +2,7 @@
 //! Gateways are processes of this machine; nodes need a bed, and so root.
 
 mod bed;
+mod dashboards;
 mod gateway;
 mod prometheus;
 

@@ -44,31 +44,67 @@ impl Prometheus {
     /// Waits until there is an answer to a query that is not empty.
     pub(crate) fn wait(&self, node: &NodeHandle<'_>, api: &str, query: &str) -> Result<()> {
         let until = Instant::now() + Duration::from_secs(20);
-        let encoded = query.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02x}"));
-        let times = if api == "query" { "" } else { "&start=0&end=9999999999" };
-        let path = format!("/api/v1/{api}?query={encoded}{times}");
-        let mut last = String::new();
-        while Instant::now() < until {
-            let answer = node.run_in_netns(|| {
-                fetch(([127, 0, 0, 1], 19090).into(), &Request::get(&path), Duration::from_secs(5))
-            })?;
-            if let Ok(answer) = answer {
-                last = answer.text();
-                let value: Value = serde_json::from_str(&last).unwrap_or_default();
-                ensure!(value["status"] != "error", "{query}: {last}");
-                let result = value["data"].get("result").unwrap_or(&value["data"]);
-                let has_numbers = |rows: &Vec<Value>| {
-                    api != "query"
-                        || rows.iter().any(|row| row["value"][1].as_str().is_some_and(|it| it != "NaN"))
-                };
-                if result.as_array().is_some_and(|rows| !rows.is_empty() && has_numbers(rows)) {
-                    return Ok(());
-                }
+        loop {
+            let last = self.ask(node, api, query)?;
+            if last.has_something() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                bail!("nothing for {query}: {}\n{}", last.0, self.process.errors());
             }
             std::thread::sleep(Duration::from_millis(200));
         }
-        bail!("nothing for {query}: {last}\n{}", self.process.errors())
     }
+
+    /// The answer to a query, which has to be one that Prometheus understands.
+    pub(crate) fn ask(&self, node: &NodeHandle<'_>, api: &str, query: &str) -> Result<Answer> {
+        let times = if api == "query" { "" } else { "&start=0&end=9999999999" };
+        let answer = self.get(node, &format!("/api/v1/{api}?query={}{times}", encoded(query)));
+        answer.with_context(|| query.to_owned())
+    }
+
+    /// The values of a label of some series.
+    pub(crate) fn values(&self, node: &NodeHandle<'_>, label: &str, of: &str) -> Result<Vec<String>> {
+        let answer = self.get(node, &format!("/api/v1/label/{label}/values?match[]={}", encoded(of)));
+        let answer = answer.with_context(|| format!("{label} of {of}"))?;
+        serde_json::from_value(answer.0["data"].clone()).with_context(|| answer.0.to_string())
+    }
+
+    /// An answer without an error. While Prometheus is not there yet it is an empty one.
+    fn get(&self, node: &NodeHandle<'_>, path: &str) -> Result<Answer> {
+        let answer = node.run_in_netns(|| {
+            fetch(([127, 0, 0, 1], 19090).into(), &Request::get(path), Duration::from_secs(5))
+        })?;
+        let value: Value =
+            answer.ok().and_then(|it| serde_json::from_str(&it.text()).ok()).unwrap_or_default();
+        ensure!(value["status"] != "error", "{value}");
+        Ok(Answer(value))
+    }
+}
+
+/// What Prometheus has answered.
+#[derive(Debug)]
+pub(crate) struct Answer(Value);
+
+impl Answer {
+    /// The values of a label, each once.
+    pub(crate) fn values(&self, label: &str) -> Vec<String> {
+        let rows = self.0["data"]["result"].as_array().into_iter().flatten();
+        let values = rows.filter_map(|row| row["metric"][label].as_str().map(str::to_owned));
+        values.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Whether there is a number in it, or anything at all where no numbers were asked for.
+    pub(crate) fn has_something(&self) -> bool {
+        let data = &self.0["data"];
+        let rows = data.get("result").unwrap_or(data).as_array().map(Vec::as_slice).unwrap_or_default();
+        let is_number = |row: &Value| row["value"][1].as_str().is_none_or(|number| number != "NaN");
+        rows.iter().any(is_number)
+    }
+}
+
+fn encoded(query: &str) -> String {
+    query.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02x}"))
 }
 
 /// What `promtool` has against metrics, if anything but Istio's names.
@@ -97,6 +133,7 @@ const ISTIO: &[&str] = &[
     "workload_manager_",
     "citadel_server_",
     "pilot_total_xds_rejects",
+    "pilot_proxy_convergence_time",
 ];
 
 #[test]

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
 use crate::{
-    crds,
+    crds, dashboards,
     setup::{self, Part},
     shell::{self, line_of, print, say},
     toolchain::{self, Machine, Verb, find_program},
@@ -40,6 +40,8 @@ enum Step {
     Format,
     /// Whether the `CustomResourceDefinitions` are those of the types.
     Crds,
+    /// Whether the Grafana dashboards are those that are generated.
+    Dashboards,
     /// clippy over all host code.
     Lints,
     /// clippy, or at least the compiler's warnings, over the kernel programs.
@@ -67,7 +69,7 @@ impl Step {
 
     fn needs(self) -> &'static [Part] {
         match self {
-            Self::Layers | Self::Rules | Self::Format | Self::Crds => &[],
+            Self::Layers | Self::Rules | Self::Format | Self::Crds | Self::Dashboards => &[],
             Self::Lints => &[Part::Ebpf],
             Self::EbpfLints => &[Part::Ebpf, Part::Audit],
             Self::Dependencies | Self::Advisories => &[Part::Audit],
@@ -80,7 +82,8 @@ impl Step {
             Self::Layers => Ok(findings(graph::judge(&Workspace::load(Depth::All)?))),
             Self::Rules => Ok(findings(rules::judge(&workspace::root())?)),
             Self::Format => cargo(&["fmt", "--all", "--check"]),
-            Self::Crds => Ok(findings(crds::drift()?)),
+            Self::Crds => Ok(findings(crds::generated()?.drift()?)),
+            Self::Dashboards => Ok(findings(dashboards::generated()?.drift()?)),
             Self::Lints => cargo(&LINTS),
             Self::EbpfLints => ebpf_lints(),
             Self::Dependencies => cargo(&["deny", "--all-features", "check", "bans", "licenses", "sources"]),

@@ -8,8 +8,10 @@ mod bench;
 mod build;
 mod check;
 mod crds;
+mod dashboards;
 mod demo;
 mod fuzz;
+mod generated;
 mod launch;
 mod setup;
 mod shell;
@@ -41,6 +43,7 @@ enum Verb {
     Build(build::Args),
     Check(check::Args),
     Crds(crds::Args),
+    Dashboards(dashboards::Args),
     Test(test::Args),
     Demo(demo::Args),
     Testbed(testbed::Args),
@@ -64,6 +67,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
         Verb::Build(args) => build::run(args),
         Verb::Check(args) => Ok(check::run(args)),
         Verb::Crds(args) => crds::run(args),
+        Verb::Dashboards(args) => dashboards::run(args),
         Verb::Test(args) => test::run(args),
         Verb::Demo(args) => demo::run(args),
         Verb::Testbed(args) => testbed::run(args),

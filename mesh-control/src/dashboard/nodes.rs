@@ -1,18 +1,16 @@
 //! Who carries traffic, and how far they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use mesh_core::model::Record;
-use mesh_proto::names::ResourceType;
 use serde::Serialize;
 
 use super::Dashboard;
 use crate::hub::Client;
 use crate::metrics::short;
 use crate::session::Progress;
-use crate::topology::{self, Proxy, process_of};
+use crate::topology::{self, Proxy, Trouble, process_of};
 
 /// `/api/v1/nodes`.
 #[derive(Debug, Serialize)]
@@ -40,6 +38,8 @@ struct Node {
     enrolled: usize,
     #[serde(flatten)]
     proxy: Told,
+    /// Pods of it that it says something is wrong with.
+    troubles: Vec<Trouble>,
     subscriptions: Vec<Subscription>,
 }
 
@@ -91,13 +91,14 @@ impl Dashboard {
         let mut proxies = self.traffic.proxies();
         let sequence = self.hub.shelf().sequence();
         let mut nodes: BTreeMap<Arc<str>, Node> = BTreeMap::new();
-        for entry in self.hub.shelf().store(ResourceType::Address).iter() {
-            if let Record::Workload(workload) = &entry.record
-                && let Some(name) = &workload.node
-            {
+        let pods: Vec<_> = self.inventory().0.into_values().flatten().collect();
+        let mut own = HashSet::new();
+        for pod in &pods {
+            if let Some(name) = &pod.node {
                 let node = nodes.entry(Arc::clone(name)).or_default();
                 node.pods += 1;
-                node.enrolled += usize::from(workload.enrolled);
+                node.enrolled += usize::from(pod.enrolled);
+                own.insert((&**name, &*pod.namespace, &*pod.name));
             }
         }
         let mut others = Vec::new();
@@ -113,8 +114,11 @@ impl Dashboard {
             }
         }
         let nodes = nodes.into_iter().map(|(name, node)| {
-            let proxy = told(proxies.remove(&name), now);
-            Node { name, proxy, ..node }
+            let proxy = proxies.remove(&name);
+            let troubles = proxy.iter().flat_map(|proxy| &*proxy.troubles);
+            let troubles = troubles.filter(|it| own.contains(&(&*name, &*it.namespace, &*it.name)));
+            let troubles = troubles.cloned().collect();
+            Node { proxy: told(proxy, now), name, troubles, ..node }
         });
         Proxies {
             control_plane: ControlPlane {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Dashboard;
 use super::policies::Policy;
 use super::query::Query;
-use crate::topology;
+use crate::topology::{self, Proxy, Trouble};
 
 /// A namespace, as `/api/v1/mesh` has it.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -70,6 +70,10 @@ struct Instance {
     addresses: Vec<IpAddr>,
     ready: bool,
     enrolled: bool,
+    /// Why its traffic is not captured although it should be, as its node says.
+    capture: Option<Box<str>>,
+    /// Why it has no new certificate although it should have one, as its node says.
+    certificate: Option<Box<str>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,6 +116,7 @@ impl Dashboard {
     pub(super) fn workload(&self, (namespace, name): (&str, &str), query: &Query) -> Option<Detail> {
         let mut pods = self.inventory().0.remove(&(namespace.into(), name.into()))?;
         pods.sort_by(|a, b| a.name.cmp(&b.name));
+        let proxies = self.traffic.proxies();
         let id = format!("{namespace}/{name}");
         let rates = self.rates(query).remove(&id).unwrap_or_default();
         let is = |party: Option<&Arc<Party>>| {
@@ -129,7 +134,7 @@ impl Dashboard {
         drop(store);
         Some(Detail {
             row: row(&pods, rates)?,
-            instances: pods.iter().map(|pod| instance(pod)).collect(),
+            instances: pods.iter().map(|pod| instance(pod, &proxies)).collect(),
             policies: self.policies_of(&id),
             edges: graph.edges,
             series,
@@ -172,8 +177,14 @@ fn short(namespace: &str, hostname: &str) -> String {
     format!("{namespace}/{name}")
 }
 
-fn instance(pod: &Workload) -> Instance {
+fn instance(pod: &Workload, proxies: &BTreeMap<Arc<str>, Proxy>) -> Instance {
+    // A node is believed about the pods that run on it.
+    let node = pod.node.as_ref().and_then(|node| proxies.get(node));
+    let is = |trouble: &&Trouble| *trouble.namespace == *pod.namespace && *trouble.name == *pod.name;
+    let trouble = node.and_then(|node| node.troubles.iter().find(is));
     Instance {
+        capture: trouble.and_then(|trouble| trouble.capture.clone()),
+        certificate: trouble.and_then(|trouble| trouble.certificate.clone()),
         name: Arc::clone(&pod.name),
         node: pod.node.clone(),
         addresses: pod.ips.clone(),

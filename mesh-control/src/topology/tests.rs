@@ -147,9 +147,52 @@ fn who_tells_has_to_prove_it() {
 #[test]
 fn one_report_a_second_is_enough() {
     let traffic = Traffic::default();
-    let at = |at| Proxy { version: "1".into(), captured: 0, pending: 0, connections: 0, at };
+    let at = |at| Proxy {
+        version: "1".into(),
+        captured: 0,
+        pending: 0,
+        connections: 0,
+        troubles: Arc::default(),
+        at,
+    };
     assert!(traffic.meet("n1", at(5)).is_ok() && traffic.meet("n2", at(5)).is_ok());
     assert!(traffic.meet("n1", at(5)).is_err() && traffic.meet("n1", at(6)).is_ok());
     let known: BTreeMap<_, _> = traffic.proxies();
     assert_eq!(known.len(), 2);
+}
+
+#[test]
+fn a_node_is_believed_about_what_is_wrong_with_its_own_pods() {
+    let topology = topology(hub());
+    let told = |name: &str, capture: &str, certificate: &str| {
+        let (namespace, name) = ("shop".to_owned(), name.to_owned());
+        trouble(&TroubledPod { namespace, name, capture: capture.into(), certificate: certificate.into() })
+    };
+    let troubles = [told("till", "failed: no room", ""), told("page", "", "the CA says no")].into();
+    let proxy = Proxy { version: "1".into(), captured: 0, pending: 1, connections: 0, troubles, at: now() };
+    topology.traffic.meet("n2", proxy).unwrap();
+    let page = crate::dashboard::Dashboard {
+        hub: Arc::clone(&topology.hub),
+        findings: Arc::default(),
+        traffic: Arc::clone(&topology.traffic),
+        options: crate::dashboard::PageOptions::default(),
+        cluster: String::new(),
+        root_namespace: String::new(),
+    };
+    let ask = |path: &str| -> serde_json::Value {
+        let request = http::Request::builder().uri(format!("/api/v1/{path}")).header("host", "localhost");
+        let request = request.body(()).unwrap().into_parts().0;
+        let answer = page.answer(IpAddr::from([127, 0, 0, 1]), &request);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let body = runtime.block_on(http_body_util::BodyExt::collect(answer.into_body())).unwrap();
+        serde_json::from_slice(&body.to_bytes()).unwrap()
+    };
+    let pod = |name: &str| ask(&format!("workloads/shop/{name}"))["instances"][0].clone();
+    assert_eq!(pod("till")["capture"], "failed: no room");
+    assert!(pod("till")["certificate"].is_null());
+    assert!(pod("page")["certificate"].is_null(), "it runs elsewhere");
+    let nodes = ask("nodes");
+    let of = |name: &str| nodes["nodes"].as_array().unwrap().iter().find(|it| it["name"] == name).unwrap();
+    assert_eq!(of("n2")["troubles"].as_array().unwrap().len(), 1);
+    assert_eq!(of("n1")["troubles"].as_array().unwrap().len(), 0);
 }

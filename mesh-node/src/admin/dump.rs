@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use mesh_core::model::{Service, Snapshot, WaypointName, Workload};
+use mesh_core::model::{Config, Service, Snapshot, WaypointName, Workload};
 use serde_json::{Map, Value, json};
 
 use super::{Admin, policies, view};
@@ -27,6 +27,7 @@ pub(super) fn dump(admin: &Admin) -> Value {
         "services": snapshot.services().map(|one| service(one)).collect::<Vec<_>>(),
         "policies": policies::for_tools(&policies),
         "policySet": policies,
+        "configs": snapshot.configs().map(|one| config(one)).collect::<Vec<_>>(),
         "certificates": admin.state.certificates().iter().map(certificate).collect::<Vec<_>>(),
         "workloadState": pods(admin),
         "healthChecks": checked,
@@ -35,6 +36,13 @@ pub(super) fn dump(admin: &Admin) -> Value {
         fields.insert("listeners".to_owned(), listeners);
     }
     dump
+}
+
+/// A resource of traffic management, as it was written and checked.
+fn config(config: &Config) -> Value {
+    let key = config.key();
+    let spec: Value = serde_json::from_str(config.text()).unwrap_or_default();
+    json!({ "kind": key.kind, "namespace": &*key.namespace, "name": &*key.name, "spec": spec })
 }
 
 /// One with an address at which a health check fails is not well, for whomever it fails.

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_core::topology::{Edge, Party, Protection, Protocol, Side, Tally};
-use mesh_proto::codec::MAX_TOLD_EDGES;
+use mesh_proto::codec::{MAX_TOLD_EDGES, MAX_TOLD_PODS, MAX_TOLD_REASON};
 use mesh_proto::topology::topology_client::TopologyClient;
 use mesh_proto::topology::topology_edge as wire;
-use mesh_proto::topology::{TopologyEdge, TopologyReport, Workload};
+use mesh_proto::topology::{TopologyEdge, TopologyReport, TroubledPod, Workload};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::{Code, Status};
 
@@ -28,8 +28,32 @@ pub struct Teller {
     opened: Option<Opened>,
 }
 
-/// How many pods are captured now, and how many wait for it.
-pub type Captures = Box<dyn Fn() -> (u32, u32) + Send + Sync>;
+/// Looks how far the pods of this process are.
+pub type Captures = Box<dyn Fn() -> Captured + Send + Sync>;
+
+/// How far pods are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Captured {
+    /// Pods whose traffic is captured.
+    pub captured: u32,
+    /// Pods that wait for it.
+    pub pending: u32,
+    /// Those that something is wrong with; of more than [`MAX_TOLD_PODS`] the first are told.
+    pub troubles: Vec<Trouble>,
+}
+
+/// Why a pod is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// The pod's namespace.
+    pub namespace: Arc<str>,
+    /// The pod's name.
+    pub name: Arc<str>,
+    /// Why its traffic is not captured, if it is not.
+    pub capture: Option<String>,
+    /// Why it has no new certificate, if it should have one.
+    pub certificate: Option<Arc<str>>,
+}
 
 /// Why a report was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +117,7 @@ impl Teller {
     }
 
     fn report(&self, told: &BTreeMap<Edge, Tally>, now: &BTreeMap<Edge, Tally>) -> TopologyReport {
-        let (captured, pending) = (self.captures)();
+        let Captured { captured, pending, troubles } = (self.captures)();
         let (edges, left_out) = news(told, now);
         let (node, gateway) = match &self.subscriber {
             Subscriber::Node(name) => (name.clone(), String::new()),
@@ -108,6 +132,7 @@ impl Teller {
             connections: self.reporter.open_connections(),
             edges,
             left_out,
+            troubles: troubles.iter().take(MAX_TOLD_PODS).map(troubled).collect(),
         }
     }
 }
@@ -118,6 +143,16 @@ impl From<Status> for TellError {
             Code::Unimplemented => Self::NoPage,
             _ => Self::Link(status.into()),
         }
+    }
+}
+
+fn troubled(trouble: &Trouble) -> TroubledPod {
+    let said = |text: Option<&str>| text.unwrap_or_default().chars().take(MAX_TOLD_REASON).collect();
+    TroubledPod {
+        namespace: trouble.namespace.to_string(),
+        name: trouble.name.to_string(),
+        capture: said(trouble.capture.as_deref()),
+        certificate: said(trouble.certificate.as_deref()),
     }
 }
 
@@ -211,6 +246,13 @@ mod tests {
 
     fn requests(count: u64) -> Tally {
         Tally { requests: count, latency: Latency::from_counts([0, count, 0]), ..Tally::default() }
+    }
+
+    #[test]
+    fn reasons_are_cut() {
+        let (namespace, name) = (Arc::from("n"), Arc::from("p"));
+        let told = troubled(&Trouble { namespace, name, capture: Some("é".repeat(999)), certificate: None });
+        assert_eq!((told.capture.chars().count(), &*told.certificate), (MAX_TOLD_REASON, ""));
     }
 
     #[test]

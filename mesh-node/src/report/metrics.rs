@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use mesh_core::process::ProcessFigures;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::process::ProcessFigures;
+use super::process;
 use super::series::Series;
 use super::{Direction, Event, Flag, Reporter, request};
 
@@ -41,7 +42,7 @@ impl Reporter {
     /// The text of a scrape: an `OpenMetrics` exposition with its end mark, which is classic Prometheus text as well.
     pub fn scrape(self: &Arc<Self>, node: NodeFigures) -> String {
         let mut registry = Registry::default();
-        let scrape = Scrape { reporter: self.clone(), node, process: ProcessFigures::read() };
+        let scrape = Scrape { reporter: self.clone(), node, process: process::read() };
         registry.register_collector(Box::new(scrape));
         for extra in self.extra.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
             registry.register_collector(Box::new(Extra(extra.clone())));
@@ -147,8 +148,10 @@ impl Scrape {
     }
 
     fn node(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let build = vec![("component", "node"), ("tag", self.reporter.version.as_str())];
-        gauges(encoder, "istio_build", "Version of this component", [(build, 1)])?;
+        let tag = self.reporter.version.as_str();
+        let names = self.reporter.component.names().iter();
+        let builds = names.map(|name| (vec![("component", *name), ("tag", tag)], 1));
+        gauges(encoder, "istio_build", "Version of this component", builds)?;
         let plain = [
             ("workload_manager_active_proxy_count", "Pods whose traffic is captured", self.node.active_pods),
             (

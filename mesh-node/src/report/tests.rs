@@ -103,8 +103,13 @@ impl Write for Sink {
 
 pub(crate) fn reporter(access_log: AccessLogFormat) -> (Arc<Reporter>, Sink) {
     let sink = Sink::default();
-    let options =
-        ReportOptions { version: "1.2.3".to_owned(), access_log, max_label_sets: 100, max_request_sets: 100 };
+    let options = ReportOptions {
+        version: "1.2.3".to_owned(),
+        access_log,
+        max_label_sets: 100,
+        max_request_sets: 100,
+        ..ReportOptions::default()
+    };
     (Reporter::new(options, Box::new(sink.clone())).unwrap(), sink)
 }
 
@@ -389,6 +394,7 @@ fn the_exposition_is_well_formed() {
     }
     for (sample_of, labels, value) in [
         ("istio_build", "component=\"node\",tag=\"1.2.3\"", 1),
+        ("istio_build", "component=\"ztunnel\",tag=\"1.2.3\"", 1),
         ("workload_manager_active_proxy_count", "", 2),
         ("workload_manager_pending_proxy_count", "", 1),
         ("mesh_node_ready", "", 1),

@@ -21,9 +21,9 @@ use crate::{
     admin::{self, LogControl},
     admit::Descriptors,
     config::{ExpressPath, NodeOptions},
-    control::Captures,
+    control::{Captured, Captures, Trouble},
     dns,
-    identity::IdentityStore,
+    identity::{CertificateStatus, IdentityStore},
     l7::shared::Shared,
     redirect::{
         self, KernelLog, Manager, cgroup,
@@ -82,7 +82,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         findings: told.clone(),
         wanted: Box::new(publish::local_identities),
     };
-    source.tell(&place, &reporter, captures(manager.status()));
+    source.tell(&place, &reporter, captures(manager.status(), identities.clone()));
     let state = Arc::new(NodeState {
         node: options.node.clone(),
         settings: settings(&options),
@@ -115,15 +115,34 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many pods are captured, and how many wait for it.
-fn captures(pods: watch::Receiver<Option<Arc<Vec<admin::PodStatus>>>>) -> Captures {
+/// How far the capture of pods is, and what is wrong with them.
+fn captures(
+    pods: watch::Receiver<Option<Arc<Vec<admin::PodStatus>>>>,
+    identities: Arc<IdentityStore>,
+) -> Captures {
     Box::new(move || {
-        let pods = pods.borrow();
+        let pods = pods.borrow().clone();
         let all = || pods.as_deref().into_iter().flatten();
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let captured = all().filter(|pod| pod.state == admin::PodState::Captured).count();
-        (count(captured), count(all().filter(|pod| pod.state.reason().is_some()).count()))
+        let failed: Vec<_> =
+            identities.statuses().into_iter().filter(|status| status.last_error.is_some()).collect();
+        Captured {
+            captured: count(captured),
+            pending: count(all().filter(|pod| pod.state.reason().is_some()).count()),
+            troubles: all().filter_map(|pod| trouble(pod, &failed)).collect(),
+        }
     })
+}
+
+/// What is wrong with a pod, if anything is; `failed` are certificates that could not be had or renewed.
+fn trouble(pod: &admin::PodStatus, failed: &[CertificateStatus]) -> Option<Trouble> {
+    let capture = pod.state.reason().map(|reason| format!("{}: {reason}", pod.state.name()));
+    let certificate = failed.iter().find(|status| status.id == pod.identity);
+    let certificate = certificate.and_then(|status| status.last_error.clone());
+    let is_well = capture.is_none() && certificate.is_none();
+    let (namespace, name) = (Arc::clone(&pod.namespace), Arc::clone(&pod.name));
+    (!is_well).then_some(Trouble { namespace, name, capture, certificate })
 }
 
 /// Waits for the wish to end, and until connections have ended or their time is over.

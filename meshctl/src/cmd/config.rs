@@ -12,7 +12,9 @@ use crate::emit;
 use crate::http::Server;
 use crate::table::{align, one_line};
 
-/// Show what a proxy decides with: workloads, services, policies, certificates, connections.
+mod traffic;
+
+/// Show what a proxy decides with: workloads, services, endpoints, routes, listeners, policies, certificates, connections.
 ///
 /// Asks the admin port of a node, a waypoint or a gateway, which answers its own machine (or pod) alone: in a cluster through
 /// `kubectl port-forward`, on a testbed at the address that `cargo xtask testbed status` tells.
@@ -44,6 +46,15 @@ enum What {
     /// Addresses and endpoints of services.
     #[value(alias = "services")]
     Service,
+    /// Where services lead to, and who of them is well.
+    #[value(alias = "endpoints", alias = "ep")]
+    Endpoint,
+    /// Rules for requests and connections, and where they lead to.
+    #[value(alias = "routes")]
+    Route,
+    /// Ports of a gateway, and what is served there.
+    #[value(alias = "listeners")]
+    Listener,
     /// Policies about connections, as they were compiled.
     #[value(alias = "policies")]
     Policy,
@@ -93,7 +104,9 @@ fn part(what: What, dump: &Value, args: &Args) -> Value {
     };
     match what {
         What::Workload => list("workloads"),
-        What::Service => list("services"),
+        What::Service | What::Endpoint => list("services"),
+        What::Route => list("configs"),
+        What::Listener => dump.get("listeners").cloned().unwrap_or_default(),
         What::Policy => list("policies"),
         What::Certificate => dump.get("certificates").cloned().unwrap_or_default(),
         What::Connection => dump.get("workloadState").cloned().unwrap_or_default(),
@@ -106,15 +119,18 @@ fn text(value: &Value, key: &str) -> String {
 }
 
 fn table(what: What, dump: &Value, args: &Args) -> Result<String> {
-    let dump: Dump = serde_json::from_value(dump.clone()).context(
+    let typed: Dump = serde_json::from_value(dump.clone()).context(
         "the proxy's answer has another shape: is it a node, a waypoint or a gateway of this mesh?",
     )?;
     let (head, mut rows): (&[&str], Vec<Vec<String>>) = match what {
-        What::Workload => (WORKLOAD, dump.workloads.iter().filter_map(|it| it.row(args)).collect()),
-        What::Service => (SERVICE, dump.services.iter().filter_map(|it| it.row(args)).collect()),
-        What::Policy => (POLICY, dump.policies.iter().filter_map(|it| it.row(args)).collect()),
-        What::Certificate => (CERTIFICATE, dump.certificates.iter().flat_map(Certificate::rows).collect()),
-        What::Connection => (CONNECTION, dump.pods.values().flat_map(|it| it.rows(args)).collect()),
+        What::Workload => (WORKLOAD, typed.workloads.iter().filter_map(|it| it.row(args)).collect()),
+        What::Service => (SERVICE, typed.services.iter().filter_map(|it| it.row(args)).collect()),
+        What::Endpoint => (ENDPOINT, traffic::endpoints(dump, args)),
+        What::Route => (ROUTE, traffic::routes(dump, args)),
+        What::Listener => (LISTENER, traffic::listeners(dump)?),
+        What::Policy => (POLICY, typed.policies.iter().filter_map(|it| it.row(args)).collect()),
+        What::Certificate => (CERTIFICATE, typed.certificates.iter().flat_map(Certificate::rows).collect()),
+        What::Connection => (CONNECTION, typed.pods.values().flat_map(|it| it.rows(args)).collect()),
         What::All => bail!("everything is no table: use -o json or -o yaml"),
     };
     rows.sort();
@@ -311,6 +327,9 @@ fn or_none(text: &str) -> String {
 
 const WORKLOAD: &[&str] = &["NAMESPACE", "POD NAME", "ADDRESS", "NODE", "WAYPOINT", "PROTOCOL"];
 const SERVICE: &[&str] = &["NAMESPACE", "SERVICE NAME", "SERVICE VIP", "WAYPOINT", "ENDPOINTS"];
+const ENDPOINT: &[&str] = &["ENDPOINT", "STATUS", "OUTLIER CHECK", "CLUSTER"];
+const ROUTE: &[&str] = &["KIND", "NAMESPACE", "NAME", "HOSTS", "MATCH", "DESTINATION"];
+const LISTENER: &[&str] = &["ADDRESS", "PROTOCOL", "STATE", "GATEWAY", "HOSTS", "TLS"];
 const POLICY: &[&str] = &["NAMESPACE", "POLICY NAME", "ACTION", "SCOPE"];
 const CERTIFICATE: &[&str] = &["CERTIFICATE NAME", "STATUS", "SERIAL NUMBER", "NOT AFTER", "NOT BEFORE"];
 const CONNECTION: &[&str] = &["WORKLOAD", "DIRECTION", "LOCAL", "REMOTE", "REMOTE TARGET", "PROTOCOL"];
@@ -318,106 +337,8 @@ const CONNECTION: &[&str] = &["WORKLOAD", "DIRECTION", "LOCAL", "REMOTE", "REMOT
 const EXAMPLES: &str = "\
 Example: meshctl config workload --proxy http://127.0.0.1:15101
 Example: meshctl config service reviews -n default -o yaml
+Example: meshctl config endpoint reviews
 Example: meshctl config certificate";
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-    use serde_json::json;
-
-    use super::*;
-
-    #[derive(clap::Parser)]
-    struct Line {
-        #[command(flatten)]
-        args: Args,
-    }
-
-    fn asked(words: &[&str]) -> Args {
-        Line::try_parse_from([&["config"], words].concat()).expect("a good line").args
-    }
-
-    fn shown(words: &[&str], dump: &Value) -> String {
-        let args = asked(words);
-        table(args.what, dump, &args).expect("a table")
-    }
-
-    fn dump() -> Value {
-        json!({
-            "workloads": [
-                {"namespace": "default", "name": "reviews-v1", "workloadIps": ["10.0.0.5"], "node": "node-1",
-                 "protocol": "HBONE", "waypoint": "default/shop"},
-                {"namespace": "other", "name": "plain", "workloadIps": ["10.0.0.6", "fd00::6"], "node": "",
-                 "protocol": "TCP"},
-            ],
-            "services": [{"namespace": "default", "name": "reviews", "vips": ["/10.96.0.3"],
-                "endpoints": {"a": {}, "b": {}}}],
-            "policies": [{"namespace": "default", "name": "deny\u{1b}[31m", "action": "Deny", "scope": "Namespace"}],
-            "certificates": [
-                {"identity": "spiffe://a/ns/b/sa/c", "state": "Available", "certChain": [{"serialNumber": "0a",
-                 "validFrom": "2026-01-01T00:00:00Z", "expirationTime": "2026-01-02T00:00:00Z"}]},
-                {"identity": "spiffe://a/ns/b/sa/d", "state": "Initializing", "certChain": []},
-            ],
-            "workloadState": {"x": {
-                "info": {"name": "reviews-v1", "namespace": "default"},
-                "connections": {
-                    "inbound": [{"src": "10.0.0.9:4000", "originalDst": "10.0.0.5:9080", "actualDst": "10.0.0.5:9080",
-                        "protocol": "TCP", "express": true, "service": null}],
-                    "outbound": [{"src": "10.0.0.5:5000", "originalDst": "10.0.0.7:9080",
-                        "actualDst": "10.0.0.7:15008", "protocol": "HBONE", "service": "ratings.default"}],
-                },
-            }},
-        })
-    }
-
-    #[test]
-    fn columns_are_those_that_people_know() {
-        let dump = dump();
-        assert_eq!(
-            shown(&["workload"], &dump),
-            "NAMESPACE  POD NAME    ADDRESS            NODE    WAYPOINT      PROTOCOL\n\
-             default    reviews-v1  10.0.0.5           node-1  default/shop  HBONE\n\
-             other      plain       10.0.0.6,fd00::6  None    None          TCP\n"
-                .replace("ADDRESS            ", "ADDRESS           ")
-                .replace("10.0.0.5           ", "10.0.0.5          ")
-        );
-        assert_eq!(
-            shown(&["services"], &dump),
-            "NAMESPACE  SERVICE NAME  SERVICE VIP  WAYPOINT  ENDPOINTS\n\
-             default    reviews       10.96.0.3    None      2\n"
-        );
-        let connections = shown(&["connection"], &dump);
-        assert!(
-            connections.contains("Inbound    10.0.0.5:9080  10.0.0.9:4000   None             express"),
-            "{connections}"
-        );
-        assert!(
-            connections.contains("Outbound   10.0.0.5:5000  10.0.0.7:15008  ratings.default  HBONE"),
-            "{connections}"
-        );
-        let certificates = shown(&["cert"], &dump);
-        assert!(certificates.contains("spiffe://a/ns/b/sa/d  Initializing\n"), "{certificates}");
-    }
-
-    #[test]
-    fn names_write_nothing_on_the_terminal_but_themselves() {
-        let policies = shown(&["policy"], &dump());
-        assert!(policies.contains("deny [31m") && !policies.contains('\u{1b}'), "{policies}");
-    }
-
-    #[test]
-    fn one_may_be_asked_for_by_name_and_namespace() {
-        let dump = dump();
-        assert_eq!(shown(&["workload", "rev", "-n", "default"], &dump).lines().count(), 2);
-        assert_eq!(shown(&["workload", "rev", "-n", "other"], &dump).lines().count(), 1);
-        let args = asked(&["service", "rev", "-o", "json"]);
-        assert_eq!(part(args.what, &dump, &args)[0]["name"], "reviews");
-    }
-
-    #[test]
-    fn what_is_no_dump_is_told() {
-        let args = asked(&["workload"]);
-        let error = table(args.what, &json!({"other": 1}), &args).expect_err("no dump");
-        assert!(error.to_string().contains("is it a node"), "{error}");
-    }
-}
+mod tests;

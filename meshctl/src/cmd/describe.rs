@@ -160,6 +160,10 @@ struct Instance {
     addresses: Vec<String>,
     ready: bool,
     enrolled: bool,
+    #[serde(default)]
+    capture: Option<String>,
+    #[serde(default)]
+    certificate: Option<String>,
 }
 
 /// `/api/v1/services/NAMESPACE/NAME`, as far as it is shown.
@@ -226,7 +230,15 @@ fn pod_text(workload: &Workload, namespace: &str, pod: &str) -> String {
         line(&mut out, "Addresses", &list(&instance.addresses));
         line(&mut out, "Node", instance.node.as_deref().unwrap_or("unknown"));
         line(&mut out, "Ready", if instance.ready { "yes" } else { "no: services do not lead to it" });
-        line(&mut out, "In the mesh", if instance.enrolled { "yes" } else { NOT_ENROLLED });
+        let captured = match &instance.capture {
+            _ if !instance.enrolled => NOT_ENROLLED.to_owned(),
+            Some(why) => format!("not yet, its capture is {why}"),
+            None => "yes".to_owned(),
+        };
+        line(&mut out, "In the mesh", &captured);
+        if let Some(why) = &instance.certificate {
+            line(&mut out, "Certificate", &format!("none that is new: {why}"));
+        }
     }
     let kind =
         format!("{} ({}), app {}, version {}", workload.name, workload.kind, workload.app, workload.version);

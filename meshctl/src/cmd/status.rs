@@ -17,7 +17,7 @@ use crate::table::{align, one_line};
 /// way), NOT SENT, or - for a type that the proxy does not ask for. LAST REJECTION is what a proxy said when it last
 /// refused something, until it has accepted a newer version of that.
 #[derive(Debug, clap::Args)]
-#[command(visible_alias = "ps", after_help = EXAMPLES)]
+#[command(visible_aliases = ["ps", "status"], after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Only proxies of this node, or with this id.
     #[arg(value_name = "NODE")]

@@ -1,0 +1,229 @@
+//! `meshctl logs`: what a part of the mesh has to say, wherever it writes it.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams, LogParams};
+use mesh_source::kubernetes::connect_to;
+
+use crate::emit;
+
+/// Show the log of a node, of the control plane, or of any pod such as a gateway's or a waypoint's.
+///
+/// In a cluster the pods of the mesh are looked for: `control` is the control plane, a node is named as Kubernetes names it,
+/// and NAMESPACE/NAME is a pod, or a gateway or waypoint by its name.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// control, the name of a node, or NAMESPACE/NAME.
+    #[arg(value_name = "WHO")]
+    who: String,
+    /// Go on as more is written (a testbed only).
+    #[arg(short, long, requires = "bed")]
+    follow: bool,
+    /// Only the last lines.
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..))]
+    tail: Option<u32>,
+    /// Only what is not older than so many seconds (a cluster only).
+    #[arg(long, value_name = "SECONDS", conflicts_with = "bed")]
+    since: Option<u32>,
+    /// The state directory of a testbed, as `cargo xtask testbed status -o json` names it, instead of a cluster.
+    #[arg(long, value_name = "DIR")]
+    bed: Option<PathBuf>,
+    /// The namespace of the mesh.
+    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
+    mesh_namespace: String,
+    /// A kubeconfig other than the usual one.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig other than the current one.
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    match &args.bed {
+        Some(bed) => of_bed(args, &file_of(&bed.join("logs"), &args.who)?)?,
+        None => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let texts = runtime.block_on(of_cluster(args))?;
+            for (pod, text) in &texts {
+                let head = if texts.len() > 1 { format!("==> {pod} <==\n") } else { String::new() };
+                emit(&format!("{head}{text}"))?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The file of a testbed that is named so, or begins so.
+fn file_of(logs: &Path, who: &str) -> Result<PathBuf> {
+    let entries = fs::read_dir(logs).with_context(|| logs.display().to_string())?;
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    let wanted = match who {
+        "control" => "mesh-control.log".to_owned(),
+        who => who.replace('/', "."),
+    };
+    let exact = [wanted.clone(), format!("{wanted}.mesh-node.log"), format!("{wanted}.log")];
+    let is_exact = |name: &&String| exact.contains(*name);
+    let begins = || names.iter().filter(|name| name.starts_with(&wanted)).collect::<Vec<_>>();
+    let found = match names.iter().find(is_exact) {
+        Some(name) => vec![name],
+        None => begins(),
+    };
+    match found[..] {
+        [name] => Ok(logs.join(name)),
+        [] => bail!("there is no log of {who:?}; there are {}", names.join(", ")),
+        _ => bail!("{who:?} could be any of {found:?}"),
+    }
+}
+
+fn of_bed(args: &Args, path: &Path) -> Result<()> {
+    let text = end_of(path, MAX_SHOWN)?;
+    emit(args.tail.map_or(text.as_str(), |lines| last(&text, lines)))?;
+    let mut at = fs::metadata(path)?.len();
+    while args.follow {
+        thread::sleep(PAUSE);
+        let length = fs::metadata(path)?.len();
+        // One that has become shorter begins anew.
+        at = if length < at { 0 } else { at };
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(at))?;
+        let mut more = Vec::new();
+        file.take(MAX_SHOWN).read_to_end(&mut more)?;
+        at += u64::try_from(more.len()).unwrap_or_default();
+        let mut stdout = io::stdout().lock();
+        if stdout.write_all(&more).and_then(|()| stdout.flush()).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The last bytes of a file, from the beginning of a line.
+pub(super) fn end_of(path: &Path, most: u64) -> Result<String> {
+    let mut file = File::open(path).with_context(|| path.display().to_string())?;
+    let length = file.metadata()?.len();
+    let skipped = length.saturating_sub(most);
+    file.seek(SeekFrom::Start(skipped))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    match text.split_once('\n') {
+        Some((_, rest)) if skipped > 0 => Ok(rest.to_owned()),
+        _ => Ok(text),
+    }
+}
+
+/// The last lines of a text.
+fn last(text: &str, lines: u32) -> &str {
+    let lines = usize::try_from(lines).unwrap_or(usize::MAX);
+    let ends = text.trim_end_matches('\n').rmatch_indices('\n');
+    let start = ends.map(|(at, _)| at + 1).nth(lines.saturating_sub(1)).unwrap_or_default();
+    text.get(start..).unwrap_or_default()
+}
+
+/// The logs of all pods that are meant, by name.
+async fn of_cluster(args: &Args) -> Result<Vec<(String, String)>> {
+    let (client, _) = connect_to(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
+    let own = args.mesh_namespace.as_str();
+    let (namespace, wanted) = match args.who.split_once('/') {
+        Some((namespace, name)) => (namespace, Wanted::Name(name)),
+        None if args.who == "control" => (own, Wanted::Labels("app=istiod".to_owned())),
+        None => (own, Wanted::Node(&args.who)),
+    };
+    let pods: Api<Pod> = Api::namespaced(client, namespace);
+    let names = match wanted {
+        Wanted::Name(name) => match pods.get_opt(name).await? {
+            Some(_) => vec![name.to_owned()],
+            None => {
+                let label = format!("gateway.networking.k8s.io/gateway-name={name}");
+                names(&pods, &ListParams::default().labels(&label)).await?
+            }
+        },
+        Wanted::Labels(labels) => names(&pods, &ListParams::default().labels(&labels)).await?,
+        Wanted::Node(node) => {
+            let on_node = format!("spec.nodeName={node}");
+            names(&pods, &ListParams::default().labels("app=mesh-node").fields(&on_node)).await?
+        }
+    };
+    ensure!(!names.is_empty(), "there is no pod of {:?} in namespace {namespace:?}", args.who);
+    let params = LogParams {
+        tail_lines: args.tail.map(i64::from),
+        since_seconds: args.since.map(i64::from),
+        limit_bytes: i64::try_from(MAX_SHOWN).ok(),
+        ..LogParams::default()
+    };
+    let mut texts = Vec::new();
+    for name in names {
+        let text = pods.logs(&name, &params).await.with_context(|| format!("the log of {name}"))?;
+        texts.push((name, text));
+    }
+    Ok(texts)
+}
+
+/// Which pods are meant.
+enum Wanted<'a> {
+    /// One of this name, or those of the gateway or waypoint of this name.
+    Name(&'a str),
+    /// Those with these labels.
+    Labels(String),
+    /// The node proxy of this node.
+    Node(&'a str),
+}
+
+async fn names(pods: &Api<Pod>, params: &ListParams) -> Result<Vec<String>> {
+    let list = pods.list(params).await.context("listing pods")?;
+    Ok(list.items.into_iter().filter_map(|pod| pod.metadata.name).collect())
+}
+
+/// Bytes that are shown of a log, from its end.
+const MAX_SHOWN: u64 = 16 << 20;
+/// Between two looks at a file.
+const PAUSE: Duration = Duration::from_millis(300);
+
+const EXAMPLES: &str = "\
+Example: meshctl logs node-1
+         meshctl logs control --tail 20
+         meshctl logs default/waypoint --since 300
+         meshctl logs node-1 --bed /var/lib/mesh-testbed/bed -f";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_found_by_who_it_is_of() {
+        let logs = tempfile::tempdir().unwrap();
+        for name in
+            ["mesh-control.log", "node-1.mesh-node.log", "default.way-pod.way.log", "default.web-1.c.log"]
+        {
+            fs::write(logs.path().join(name), "x").unwrap();
+        }
+        let found = |who: &str| file_of(logs.path(), who).map(|path| path.file_name().unwrap().to_owned());
+        assert_eq!(found("control").unwrap(), "mesh-control.log");
+        assert_eq!(found("node-1").unwrap(), "node-1.mesh-node.log");
+        assert_eq!(found("default/way").unwrap(), "default.way-pod.way.log");
+        assert!(found("default").unwrap_err().to_string().contains("could be any"));
+        assert!(found("nobody").unwrap_err().to_string().contains("mesh-control.log"));
+    }
+
+    #[test]
+    fn the_end_of_a_log_begins_with_a_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "first\nsecond\nthird\n").unwrap();
+        assert_eq!(end_of(file.path(), 100).unwrap(), "first\nsecond\nthird\n");
+        assert_eq!(end_of(file.path(), 9).unwrap(), "third\n");
+        assert_eq!(last("a\nb\nc\n", 2), "b\nc\n");
+        assert_eq!(last("a\nb\nc\n", 9), "a\nb\nc\n");
+    }
+}
