@@ -27,6 +27,7 @@ use tokio::time::timeout;
 
 use self::deployer::{Deployer, Told};
 use self::gateway_api::GatewayApi;
+use self::marks::Marks;
 use self::review::Reviewer;
 use self::roots::Roots;
 use self::statuses::Reports;
@@ -36,10 +37,12 @@ use crate::feed::{self, Findings, Observe};
 use crate::hub::Hub;
 use crate::tasks;
 use crate::tls::Serving;
+use crate::topology::Traffic;
 
 mod admission;
 mod deployer;
 mod gateway_api;
+mod marks;
 mod review;
 mod roots;
 mod statuses;
@@ -136,6 +139,12 @@ impl Cluster {
             election.run(async { drop(ended.await) }).await;
         });
         Membership { end, election }
+    }
+
+    /// Writes on pods what their nodes tell of them to `traffic`.
+    pub fn mark_pods(&self, hub: Arc<Hub>, traffic: Arc<Traffic>) {
+        let marks = Marks::new(self.client.clone(), hub, traffic);
+        drop(tasks::spawn("what nodes say of pods", marks.run()));
     }
 
     /// Serves the admission webhook with the certificate of `serving`.

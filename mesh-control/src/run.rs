@@ -75,6 +75,9 @@ async fn run(options: Options) -> anyhow::Result<()> {
         }
     };
     let traffic = Arc::<Traffic>::default();
+    if let Some(cluster) = &cluster {
+        cluster.mark_pods(Arc::clone(&hub), Arc::clone(&traffic));
+    }
     let services = Services {
         hub: Arc::clone(&hub),
         ca: Arc::clone(&ca),

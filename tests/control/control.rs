@@ -14,6 +14,8 @@ use mesh_proto::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use mesh_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource as Sent};
 use mesh_proto::names::ResourceType;
+use mesh_proto::topology::TopologyReport;
+use mesh_proto::topology::topology_client::TopologyClient;
 use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value as ProtoValue};
@@ -227,6 +229,12 @@ impl Control {
         let responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await;
         let responses = responses.expect("a stream").into_inner();
         Subscriber { requests, responses, has: BTreeMap::new(), removed: Vec::new() }
+    }
+
+    /// Tells it what a proxy tells.
+    pub(crate) async fn report(&self, report: TopologyReport) {
+        let mut client = TopologyClient::new(self.channel().await);
+        client.report(report).await.expect("it is taken");
     }
 
     async fn channel(&self) -> Channel {

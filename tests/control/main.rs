@@ -16,6 +16,7 @@ mod hostile;
 mod kubernetes_control;
 mod leader;
 mod manifests;
+mod marks;
 mod nack;
 mod plane;
 mod real;

@@ -268,6 +268,15 @@ fn settle(call: &Call, before: &Value, mut wanted: Value) -> Result<Value, Refus
     let mut after = if call.subresource == "status" {
         let mut after = before.clone();
         after["status"] = wanted["status"].take();
+        // As Kubernetes has it: of a Pod this path keeps the spec alone from change.
+        if resource.kind == "Pod" {
+            for field in ["labels", "annotations"] {
+                after["metadata"][field] = wanted["metadata"][field].take();
+            }
+            if let Some(metadata) = after["metadata"].as_object_mut() {
+                metadata.retain(|_, value| !value.is_null());
+            }
+        }
         after
     } else {
         if resource.status {
