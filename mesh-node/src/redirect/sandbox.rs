@@ -226,15 +226,11 @@ fn read(path: &Path) -> Option<Sandbox> {
 fn visible(path: &str) -> io::Result<(PathBuf, NetNs)> {
     let short = path.strip_prefix("/var/run/").map(|rest| PathBuf::from(format!("/run/{rest}")));
     let of_host = PathBuf::from(format!("/proc/1/root{path}"));
-    let candidates = [Some(PathBuf::from(path)), short, Some(of_host)];
-    let mut failed = io::Error::from(io::ErrorKind::NotFound);
-    for candidate in candidates.into_iter().flatten() {
-        match NetNs::open(&candidate) {
-            Ok(ns) => return Ok((candidate, ns)),
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
+    let first = PathBuf::from(path);
+    NetNs::open(&first).map(|ns| (first, ns)).or_else(|failed| {
+        let mut others = short.into_iter().chain([of_host]);
+        others.find_map(|path| Some((path.clone(), NetNs::open(&path).ok()?))).ok_or(failed)
+    })
 }
 
 /// What CNI allows as the id of a container; such a name leads to no other directory.
