@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::stand::Stand;
+use super::stand::{Pod, Stand};
 
 /// A server that takes nothing but the mesh, and whose address everybody knows.
-fn server(stand: &Stand) -> Result<String> {
+pub(crate) fn server(stand: &Stand) -> Result<String> {
     let pod = stand.pod("mesh", "server")?;
     let (sandbox, ip) = stand.add(&pod)?;
     stand.serve(&sandbox)?;
@@ -81,6 +81,28 @@ fn a_sandbox_that_ends_is_let_go_and_the_next_is_captured() -> Result<()> {
     thread::sleep(Duration::from_millis(500));
     let seen = stand.dial(&second, &server)?;
     ensure!(seen.served(), "after the end of the first: {seen:?}");
+    Ok(())
+}
+
+/// As StatefulSets have it: the next of the name is another pod, and the word about the old one says nothing of it.
+#[test]
+fn a_pod_that_comes_back_under_its_name_waits_for_its_own_word() -> Result<()> {
+    let stand = Arc::new(Stand::start()?);
+    let first = stand.pod("mesh", "web-0")?;
+    let (old, _) = stand.add(&first)?;
+    let second = Pod { uid: first.uid.replace("-4000-", "-4001-"), ..first.clone() };
+    let adding = {
+        let (stand, second) = (stand.clone(), second.clone());
+        thread::spawn(move || stand.add(&second).map(drop))
+    };
+    thread::sleep(Duration::from_millis(700));
+    ensure!(!adding.is_finished(), "it was taken for the old one");
+    stand.publish(&second, None)?;
+    adding.join().map_err(|_| anyhow::anyhow!("a panic"))??;
+    ensure!(stand.hooks(&second) >= 3, "not captured");
+    stand.chain("DEL", &old)?.ok().context("DEL of the old one")?;
+    stand.wait("no hook of the old one", || stand.hooks(&first) == 0)?;
+    ensure!(stand.hooks(&second) >= 3, "the end of the old one took the new one's capture");
     Ok(())
 }
 

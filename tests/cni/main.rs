@@ -2,6 +2,7 @@
 //! a real agent. Pods come to be in the order that kubelets and containerd have: the object without an address, the
 //! network, then processes, then the address.
 
+mod layouts;
 mod lifecycle;
 mod outage;
 mod stand;

@@ -22,6 +22,25 @@ pub(crate) struct Stand {
     agent: Mutex<Option<Child>>,
     processes: Mutex<Vec<Child>>,
     networks: Mutex<Vec<String>>,
+    layout: Layout,
+}
+
+/// Where a kubelet and a runtime put their cgroups, below the stand's own: pods of cgroup v2, with `UID`, `UNDER` (the uid with
+/// underscores) and `CID` in it, and the agent's.
+#[derive(Clone, Copy)]
+pub(crate) struct Layout {
+    pub(crate) pod: &'static str,
+    pub(crate) agent: &'static str,
+    /// As `pod`, below a hierarchy of v1.
+    pub(crate) v1: Option<&'static str>,
+    /// Whether the agent serves the plugin.
+    pub(crate) plugin: bool,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { pod: "kubepods/burstable/podUID/CID", agent: "agent", v1: None, plugin: true }
+    }
 }
 
 /// A pod as an object; its sandboxes are made by [`Stand::add`].
@@ -46,13 +65,14 @@ pub(crate) type Said = std::result::Result<Value, Value>;
 impl Stand {
     /// A node whose agent runs.
     pub(crate) fn start() -> Result<Self> {
-        let stand = Self::without_agent()?;
+        let stand = Self::without_agent(Layout::default())?;
         stand.start_agent()?;
         stand.wait("the plugin in the configuration", || stand.installed())?;
         Ok(stand)
     }
 
-    pub(crate) fn without_agent() -> Result<Self> {
+    /// A node with cgroups like these.
+    pub(crate) fn without_agent(layout: Layout) -> Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("mcni-{}-{number}", std::process::id());
         let bins = std::env::current_exe()?;
@@ -62,7 +82,10 @@ impl Stand {
         for directory in ["objects", "conf", "bin", "state"] {
             fs::create_dir(home.path().join(directory))?;
         }
-        for group in ["agent", "kubepods/burstable"] {
+        let pods = layout.pod.split("/podUID").next().unwrap_or_default();
+        let pods = pods.split("/kubepods-burstable-pod").next().unwrap_or_default();
+        let pods = pods.split("/kubelet-kubepods-burstable-pod").next().unwrap_or_default();
+        for group in [layout.agent, pods] {
             fs::create_dir_all(cgroup.join(group))?;
         }
         let stand = Self {
@@ -73,6 +96,7 @@ impl Stand {
             agent: Mutex::default(),
             processes: Mutex::default(),
             networks: Mutex::default(),
+            layout,
         };
         stand.make_network(&stand.name.clone())?;
         run(Command::new("ip").args(["-n", &stand.name, "link", "set", "lo", "up"]))?;
@@ -110,17 +134,21 @@ impl Stand {
         let log = OpenOptions::new().create(true).append(true).open(self.path("log"))?;
         let program = self.bins.join("mesh-node");
         let text = |name: &str| self.path(name).display().to_string();
-        let mut command = self.inside(&self.cgroup.join("agent"), &self.name, &program)?;
+        let mut command = self.inside(&[self.cgroup.join(self.layout.agent)], &self.name, &program)?;
         command.args(["node", "--node", "node-1", "--express-path", "disabled", "--cni-wait", "6s"]);
-        for (option, value) in [
+        let plugin = [
+            ("--cni-conf-dir", text("conf")),
+            ("--cni-bin-dir", text("bin")),
+            ("--cni-socket", text("cni.sock")),
+        ];
+        let plugin = plugin.into_iter().filter(|_| self.layout.plugin);
+        let usual = [
             ("--config", text("objects")),
             ("--state", text("state")),
             ("--cgroup", self.cgroup.display().to_string()),
             ("--pin-root", self.pins().display().to_string()),
-            ("--cni-conf-dir", text("conf")),
-            ("--cni-bin-dir", text("bin")),
-            ("--cni-socket", text("cni.sock")),
-        ] {
+        ];
+        for (option, value) in usual.into_iter().chain(plugin) {
             command.args([option, &value]);
         }
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
@@ -185,7 +213,6 @@ impl Stand {
             run(Command::new("ip").args(["-n", &loopback, "link", "set", "lo", "up"]))
         });
         let container = format!("{:016x}{number:048x}", std::process::id());
-        fs::create_dir_all(self.group(pod).join(&container))?;
         Ok(Sandbox { pod: pod.clone(), container, netns })
     }
 
@@ -195,8 +222,25 @@ impl Stand {
         Ok(())
     }
 
-    fn group(&self, pod: &Pod) -> PathBuf {
-        self.cgroup.join(format!("kubepods/burstable/pod{}", pod.uid))
+    /// The cgroups of a container.
+    fn groups(&self, Sandbox { pod, container, .. }: &Sandbox) -> Result<Vec<PathBuf>> {
+        let (uid, under) = (&pod.uid, pod.uid.replace('-', "_"));
+        let filled = |text: &str| text.replace("UID", uid).replace("UNDER", &under).replace("CID", container);
+        let mut groups = vec![self.cgroup.join(filled(self.layout.pod))];
+        if let Some(path) = self.layout.v1 {
+            groups.push(self.v1()?.join(filled(path)));
+        }
+        Ok(groups)
+    }
+
+    /// The stand's own place in a hierarchy of v1.
+    fn v1(&self) -> Result<PathBuf> {
+        Ok(hierarchy_of_v1()?.context("a hierarchy of cgroup v1")?.join(&self.name))
+    }
+
+    /// A group below the stand's own.
+    pub(crate) fn group(&self, path: &str) -> PathBuf {
+        self.cgroup.join(path)
     }
 
     /// Runs the chain as a runtime does, with the configuration as it is now. After a failure of `ADD` nothing is undone.
@@ -275,8 +319,7 @@ impl Stand {
 
     /// A program of ours in a sandbox.
     pub(crate) fn exec(&self, sandbox: &Sandbox, program: &str) -> Result<Command> {
-        let group = self.group(&sandbox.pod).join(&sandbox.container);
-        self.inside(&group, &sandbox.netns, &self.bins.join(program))
+        self.inside(&self.groups(sandbox)?, &sandbox.netns, &self.bins.join(program))
     }
 
     /// A server in a sandbox.
@@ -295,12 +338,15 @@ impl Stand {
             .with_context(|| format!("netprobe: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    fn inside(&self, group: &Path, netns: &str, program: &Path) -> Result<Command> {
-        fs::create_dir_all(group)?;
+    fn inside(&self, groups: &[PathBuf], netns: &str, program: &Path) -> Result<Command> {
         ensure!(program.is_file(), "there is no {}", program.display());
         let mut command = Command::new("bash");
-        command.args(["-c", "echo $$ > \"$0\" && exec nsenter --net=\"$1\" -- \"${@:2}\""]);
-        command.arg(group.join("cgroup.procs")).arg(format!("/run/netns/{netns}")).arg(program);
+        command.args(["-c", ENTER, netns]);
+        for group in groups {
+            fs::create_dir_all(group)?;
+            command.arg(group.join("cgroup.procs"));
+        }
+        command.arg("--").arg(program);
         Ok(command)
     }
 
@@ -359,6 +405,9 @@ impl Drop for Stand {
             let _ = run(Command::new("ip").args(["netns", "del", network]));
         }
         remove_groups(&self.cgroup);
+        if self.layout.v1.is_some() {
+            let _ = self.v1().map(|group| remove_groups(&group));
+        }
     }
 }
 
@@ -382,6 +431,18 @@ fn cgroup2() -> Result<String> {
     mesh_core::cgroup::cgroup2_mount(&mounts).context("no cgroup v2 is mounted")
 }
 
+/// A hierarchy of cgroup v1, where this machine has one.
+pub(crate) fn hierarchy_of_v1() -> Result<Option<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/mounts")?;
+    let point = |line: &str| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        (fields.get(2) == Some(&"cgroup") && line.contains("pids")).then(|| PathBuf::from(fields[1]))
+    };
+    Ok(mounts.lines().find_map(point))
+}
+
+/// Enters the groups that come before `--`, then the network, then becomes the program behind it.
+const ENTER: &str = r#"while [ "$1" != -- ]; do echo $$ > "$1" || exit 1; shift; done; shift; exec nsenter --net="/run/netns/$0" -- "$@""#;
 const NAMESPACES: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: mesh, labels: {istio.io/dataplane-mode: ambient}}}
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: outside}}

@@ -127,6 +127,42 @@ fn wrong_calls_are_told_apart() {
 }
 
 #[test]
+fn how_pods_stand() {
+    use crate::model::{CompileOptions, compile};
+    let pod = |name: &str, labels: &str, node: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {{namespace: shop, name: {name}, uid: u-{name}, labels: {{{labels}}}}}, \
+             spec: {{nodeName: {node}, containers: [{{name: c, image: i}}]}}, status: {{phase: Pending}}}}\n"
+        )
+    };
+    let ambient = "istio.io/dataplane-mode: ambient";
+    let text = [pod("in", ambient, "node1"), pod("out", "", "node1"), pod("far", ambient, "node2")].concat();
+    let parsed = crate::resource::parse(&crate::resource::SourceFile { name: "t", text: &text });
+    let options = CompileOptions { node: "node1".to_owned(), ..CompileOptions::default() };
+    let snapshot = compile(&parsed.objects, &options).snapshot;
+    let stand = |name: &str, uid: Option<&str>| {
+        let pod = PodRef { namespace: "shop".into(), name: name.into(), uid: uid.map(str::to_owned) };
+        match standing(&snapshot, &pod) {
+            Standing::Enrolled => "in",
+            Standing::Outside(_) => "out",
+            Standing::Unknown(_) => "unknown",
+        }
+    };
+    for (name, uid, expected) in [
+        ("in", Some("u-in"), "in"),
+        ("in", None, "in"),
+        // The word is of a pod that had the name before.
+        ("in", Some("u-new"), "unknown"),
+        ("out", Some("u-out"), "out"),
+        ("out", Some("u-new"), "unknown"),
+        ("far", Some("u-far"), "unknown"),
+        ("none", None, "unknown"),
+    ] {
+        assert_eq!(stand(name, uid), expected, "{name} {uid:?}");
+    }
+}
+
+#[test]
 fn without_configuration_nothing_is_known() {
     let pod = PodRef { namespace: "shop".into(), name: "cart-0".into(), uid: None };
     assert!(matches!(standing(&Snapshot::default(), &pod), Standing::Unknown(_)));
