@@ -230,7 +230,7 @@ impl Call {
             );
             return Err(CniError::new(CniError::CONFIGURATION, "not part of a chain", details));
         }
-        let ips = conf.prev_result.as_ref().map(|result| addresses(result)).unwrap_or_default();
+        let ips = conf.prev_result.as_ref().map(addresses).unwrap_or_default();
         if self.verb == Verb::Add {
             self.output = conf.prev_result;
         }

@@ -106,6 +106,18 @@ fn a_pod_that_comes_back_under_its_name_waits_for_its_own_word() -> Result<()> {
     Ok(())
 }
 
+/// As Multus adds them.
+#[test]
+fn an_interface_that_comes_later_is_guarded() -> Result<()> {
+    let stand = Stand::start()?;
+    let pod = stand.pod("mesh", "client")?;
+    let (sandbox, _) = stand.add(&pod)?;
+    let before = stand.hooks(&pod);
+    stand.add_interfaces(&sandbox)?;
+    stand.wait("guards of both interfaces", || stand.hooks(&pod) == before + 4)?;
+    Ok(())
+}
+
 #[test]
 fn what_a_collection_does_not_name_is_let_go() -> Result<()> {
     let stand = Stand::start()?;

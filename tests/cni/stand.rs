@@ -292,15 +292,11 @@ impl Stand {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         child.stdin.take().context("a pipe")?.write_all(conf.to_string().as_bytes())?;
         let Output { status, stdout, stderr } = child.wait_with_output()?;
-        let said: Value = match stdout.is_empty() {
-            true => Value::Null,
-            false => serde_json::from_slice(&stdout).with_context(|| {
-                format!(
-                    "{kind} printed {:?} {:?}",
-                    String::from_utf8_lossy(&stdout),
-                    String::from_utf8_lossy(&stderr)
-                )
-            })?,
+        let printed = || format!("{kind} printed {:?} {:?}", lossy(&stdout), lossy(&stderr));
+        let said = if stdout.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&stdout).with_context(printed)?
         };
         Ok(if status.success() { Ok(said) } else { Err(said) })
     }
@@ -315,6 +311,12 @@ impl Stand {
             }
             Err(error) => bail!("ADD of {}: {error}\n{}", pod.name, self.log()),
         }
+    }
+
+    /// Two more interfaces for a sandbox, which lead to each other.
+    pub(crate) fn add_interfaces(&self, sandbox: &Sandbox) -> Result<()> {
+        let words = ["link", "add", "net1", "type", "veth", "peer", "name", "net2"];
+        run(Command::new("ip").args(["-n", &sandbox.netns]).args(words))
     }
 
     /// A program of ours in a sandbox.
@@ -418,6 +420,10 @@ fn remove_groups(group: &Path) {
         }
     }
     let _ = fs::remove_dir(group);
+}
+
+fn lossy(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
 }
 
 fn run(command: &mut Command) -> Result<()> {

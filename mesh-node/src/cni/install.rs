@@ -181,7 +181,9 @@ mod tests {
     fn stage() -> (tempfile::TempDir, Installer) {
         let root = tempfile::tempdir().expect("a temporary directory");
         let at = |name: &str| root.path().join(name);
-        ["conf", "bin"].map(|name| fs::create_dir(at(name)).expect("made"));
+        for name in ["conf", "bin"] {
+            fs::create_dir(at(name)).expect("made");
+        }
         fs::write(at("program"), "one").expect("written");
         let plugin = json!({"type": PLUGIN});
         let installer = Installer { conf: at("conf"), bin: at("bin"), program: at("program"), plugin };

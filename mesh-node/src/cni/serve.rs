@@ -9,7 +9,7 @@ use mesh_core::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::{sleep, timeout},
 };
 use tracing::{info, warn};
@@ -51,13 +51,7 @@ impl Desk {
             let Ok(place) = places.clone().acquire_owned().await else { return };
             match accepted {
                 Ok((stream, _)) => {
-                    let desk = self.clone();
-                    tasks::spawn_local("cni question", async move {
-                        if let Err(error) = desk.attend(stream).await {
-                            warn!(%error, "A question of the CNI plugin broke off.");
-                        }
-                        drop(place);
-                    });
+                    drop(tasks::spawn_local("cni question", self.clone().serve(stream, place)));
                 }
                 Err(error) => {
                     warn!(%error, "The CNI plugin cannot be listened to.");
@@ -65,6 +59,13 @@ impl Desk {
                 }
             }
         }
+    }
+
+    async fn serve(self, stream: UnixStream, place: OwnedSemaphorePermit) {
+        if let Err(error) = self.attend(stream).await {
+            warn!(%error, "A question of the CNI plugin broke off.");
+        }
+        drop(place);
     }
 
     async fn attend(self, stream: UnixStream) -> io::Result<()> {
@@ -150,9 +151,11 @@ fn log(question: &Question, answer: &Answer) {
     let (namespace, name) = pod.map_or(("", ""), |pod| (&pod.namespace, &pod.name));
     let verb = question.verb;
     match answer {
-        Answer::Refused { reason } => warn!(namespace, pod = name, ?verb, reason, "A pod was not let start."),
+        Answer::Refused { reason } => {
+            warn!(namespace, pod = name, ?verb, reason, "A pod was not let start.");
+        }
         Answer::Outside { reason } => {
-            info!(namespace, pod = name, ?verb, reason, "A pod starts outside of the mesh.")
+            info!(namespace, pod = name, ?verb, reason, "A pod starts outside of the mesh.");
         }
         Answer::Captured | Answer::Done => info!(namespace, pod = name, ?verb, "A pod starts captured."),
     }

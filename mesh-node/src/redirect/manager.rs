@@ -23,7 +23,7 @@ use super::{
     maps::ControlMaps,
     pins::{PinnedPod, Pins},
     pod::{Ports, ThreadListeners},
-    sandbox::{Progress, Sandboxes},
+    sandbox::{Progress, Sandbox, Sandboxes},
     shortcut,
 };
 use crate::{
@@ -95,6 +95,8 @@ struct Captured {
     dns: bool,
     status: PodStatus,
     probe_ports: BTreeSet<u16>,
+    /// Those that have a guard.
+    interfaces: Vec<String>,
     /// Of its interface, for the shortcut.
     ends: Option<shortcut::Ends>,
     release: watch::Sender<bool>,
@@ -239,7 +241,7 @@ impl Manager {
         groups: &HashMap<String, Group>,
     ) -> (Arc<Workload>, Option<NetNs>) {
         let sandbox = self.options.sandboxes.as_ref().and_then(|all| all.of(uid, workload));
-        let told = sandbox.as_ref().and_then(|sandbox| sandbox.netns());
+        let told = sandbox.as_ref().and_then(Sandbox::netns);
         let known = self.captured.get(uid).map(|known| &known.pod.netns);
         let has_ended = |ns: &NetNs| self.has_ended(ns.cookie());
         let found = || groups.get(&**uid).and_then(|group| cgroup::netns_of(group, &self.host, known));
@@ -345,6 +347,7 @@ impl Manager {
             if known.pod.netns.cookie() == ns.cookie() && same_addresses(&known.pod.ips, &workload.ips) {
                 return follow_probes(&mut self.maps, known, workload)
                     .and_then(|()| follow_dns(&mut self.maps, known, workload))
+                    .and_then(|()| follow_interfaces(&mut self.programs, known, workload))
                     .map_err(|error| PodState::Failed(error.to_string()));
             }
             self.release(uid);
@@ -388,6 +391,7 @@ impl Manager {
             dns: !workload.dns_bypass,
             status: status_of(workload, PodState::Captured),
             probe_ports: BTreeSet::new(),
+            interfaces: pod.netns.run(links::names).and_then(|names| names).map_err(inside)?,
             ends: if self.options.express { shortcut::ends(&pod).map_err(inside)? } else { None },
             release,
         };
@@ -537,6 +541,20 @@ fn follow_probes(
         }
     }
     captured.probe_ports = wanted;
+    Ok(())
+}
+
+/// What puts more interfaces into a pod does so after the network that it starts with.
+fn follow_interfaces(
+    programs: &mut Programs,
+    known: &mut Captured,
+    workload: &Workload,
+) -> Result<(), RedirectError> {
+    let names = known.pod.netns.run(links::names).and_then(|names| names)?;
+    if names != known.interfaces && !workload.inbound_bypass {
+        programs.attach_guard(&known.pod.pinned(), &known.pod.netns)?;
+        known.interfaces = names;
+    }
     Ok(())
 }
 
