@@ -128,6 +128,32 @@ pub struct NodeOptions {
     /// How long connections may go on after a request to stop.
     #[arg(long, value_name = "TIME", default_value = "25s", value_parser = time)]
     pub drain: Duration,
+    /// The CNI plugin.
+    #[command(flatten)]
+    pub cni: CniOptions,
+}
+
+/// Options about the CNI plugin, which keeps pods from starting before they are captured.
+#[derive(Clone, Debug, Args)]
+pub struct CniOptions {
+    /// Directory of the node's network configurations, usually /etc/cni/net.d: the plugin is put into the one that is in
+    /// use, and again whenever somebody rewrites it. Without it nothing is installed.
+    #[arg(long, value_name = "DIR", requires = "cni_bin_dir")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Directory of the node's CNI plugins, usually /opt/cni/bin.
+    #[arg(long, value_name = "DIR", requires = "cni_conf_dir")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// Socket on which the plugin is answered, at the same path on the host; given alone, the plugin is answered but not
+    /// installed [default: /run/mesh/NODE/cni.sock].
+    #[arg(long, value_name = "FILE")]
+    pub cni_socket: Option<PathBuf>,
+    /// How long the start of a pod waits for this process and for capture before it fails; at most 90 s.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = time)]
+    pub cni_wait: Duration,
+    /// Namespace whose pods start without asking: those that the cluster and the mesh itself need; may be given several
+    /// times.
+    #[arg(long = "cni-exclude-namespace", value_name = "NAMESPACE", default_values = ["kube-system", "istio-system"])]
+    pub cni_exclude_namespaces: Vec<String>,
 }
 
 /// Options of the gateway role, and of the waypoint role.
@@ -233,6 +259,12 @@ pub struct CleanupOptions {
     /// Cgroup that holds the node's pods [default: the root of cgroup v2].
     #[arg(long, value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
+    /// Directory of the node's network configurations, to take the CNI plugin out of them.
+    #[arg(long, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// Directory of the node's CNI plugins, to remove ours from it.
+    #[arg(long, value_name = "DIR", requires = "cni_conf_dir")]
+    pub cni_bin_dir: Option<PathBuf>,
 }
 
 fn namespaced(text: &str) -> Result<Namespaced, String> {

@@ -16,6 +16,7 @@ pub mod maps;
 mod overruled;
 pub mod pins;
 mod pod;
+mod sandbox;
 mod shortcut;
 
 use std::{io, path::PathBuf};
@@ -34,6 +35,7 @@ pub use log::KernelLog;
 pub use manager::{Manager, Options, PodSockets};
 pub use overruled::Overruled;
 pub use pod::LocalPod;
+pub use sandbox::{Progress, Sandbox, Sandboxes};
 
 /// How inbound connections are brought to the node's listener.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]

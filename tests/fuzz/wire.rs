@@ -1,7 +1,11 @@
 //! Messages between programs, and files of users.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
+use mesh_core::cni::{
+    Call,
+    conflist::{self, Edit, Kind},
+};
 use mesh_core::dns::{Query, Records, SECRET, Transport, Unanswerable};
 use mesh_core::proxy_header::{self, Read};
 use mesh_core::resource::{SourceFile, parse};
@@ -41,6 +45,19 @@ pub(crate) fn targets() -> Vec<Target> {
             words: &["\u{1}\0", "\u{4}\u{1}", "for=\"10.0.0.1:1\""],
             run: mesh1,
         },
+        Target {
+            name: "cni",
+            seeds: networks,
+            words: &[
+                "\"plugins\":[",
+                "\"type\":\"mesh-cni\"",
+                "\"prevResult\":{",
+                "\"ips\":[{\"address\":",
+                "null",
+                "{}",
+            ],
+            run: cni,
+        },
     ]
 }
 
@@ -65,6 +82,55 @@ fn proxy(input: &[u8]) -> Result<u64> {
             Read::Wrong(wrong) => return Ok(way(&wrong.to_string())),
         }
     }
+}
+
+/// Our plugin goes into a network configuration once, comes out without a trace, and lets no pod through without the agent.
+fn cni(input: &[u8]) -> Result<u64> {
+    let text = String::from_utf8_lossy(input);
+    let ours = serde_json::json!({"type": "mesh-cni", "socket": "/s"});
+    let mut ways = String::new();
+    for kind in [Kind::List, Kind::Single] {
+        match conflist::insert(&text, kind, &ours) {
+            Ok(Edit::Changed(after)) => {
+                let again = conflist::insert(&after, Kind::List, &ours);
+                ensure!(again == Ok(Edit::Unchanged), "once more: {again:?}");
+                let Ok(Edit::Changed(without)) = conflist::remove(&after) else { bail!("it stays") };
+                ensure!(conflist::remove(&without) == Ok(Edit::Unchanged), "a trace stays");
+                if kind == Kind::List && conflist::remove(&text) == Ok(Edit::Unchanged) {
+                    let [before, left] = [&*text, &*without].map(serde_json::from_str::<serde_json::Value>);
+                    ensure!(before? == left?, "the meaning changed");
+                }
+                ways.push_str("changed ");
+            }
+            Ok(Edit::Unchanged) => ways.push_str("unchanged "),
+            Err(error) => ways.push_str(&error.to_string()),
+        }
+    }
+    let variable = |name: &str| {
+        let value = match name {
+            "CNI_COMMAND" => "ADD",
+            "CNI_ARGS" => "K8S_POD_NAMESPACE=a;K8S_POD_NAME=b",
+            _ => "x",
+        };
+        Some(value.to_owned())
+    };
+    match Call::parse(variable, input) {
+        Ok(call) => {
+            let is_let_through = call.question.is_none() || call.conclude(Err("away".to_owned())).is_ok();
+            ensure!(!is_let_through || text.contains("excludeNamespaces"), "let through without the agent");
+            ways.push_str("parsed");
+        }
+        Err(error) => ways.push_str(&error.to_string()),
+    }
+    Ok(way(&ways))
+}
+
+fn networks() -> Vec<Vec<u8>> {
+    let list = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"bridge"},{"type":"mesh-cni"},{"type":"portmap"}]}"#;
+    let single = r#"{"cniVersion":"0.3.1","name":"n","type":"bridge","mtu":1400.5}"#;
+    let call = r#"{"cniVersion":"1.0.0","name":"n","type":"mesh-cni","socket":"/s","excludeNamespaces":["a"],"waitSeconds":3,
+        "prevResult":{"interfaces":[{"name":"e","sandbox":"/n"}],"ips":[{"address":"10.0.0.1/24","interface":0}]}}"#;
+    [list, single, call].map(|text| text.as_bytes().to_vec()).to_vec()
 }
 
 /// One of each kind.

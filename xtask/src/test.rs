@@ -32,7 +32,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, conformance, fuzz, gateway-api, ebpf, e2e, observability, browser, security; or a part of e2e: egress, dns,
+    /// unit, control, gateway, conformance, fuzz, gateway-api, ebpf, cni, e2e, observability, browser, security; or a part of e2e: egress, dns,
     /// waypoint, limits, express, torture. From gateway-api to security they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
@@ -63,6 +63,8 @@ enum Suite {
     GatewayApi,
     /// The kernel programs on this kernel.
     Ebpf,
+    /// The CNI plugin in a chain with the reference plugins.
+    Cni,
     /// The real binaries in the test bed.
     EndToEnd,
     /// What the mesh tells about itself, to a real Prometheus and to collectors of spans.
@@ -104,7 +106,7 @@ struct Report {
 
 impl Suite {
     /// Those that have every test.
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Unit,
         Self::Control,
         Self::Gateway,
@@ -112,6 +114,7 @@ impl Suite {
         Self::Fuzz,
         Self::GatewayApi,
         Self::Ebpf,
+        Self::Cni,
         Self::EndToEnd,
         Self::Observability,
         Self::Browser,
@@ -131,6 +134,7 @@ impl Suite {
             Self::Gateway => "gateway",
             Self::GatewayApi => "gateway-api",
             Self::Ebpf => "ebpf",
+            Self::Cni => "cni",
             Self::EndToEnd => "e2e",
             Self::Observability => "observability",
             Self::Browser => "browser",
@@ -163,6 +167,7 @@ impl Suite {
             self,
             Self::GatewayApi
                 | Self::Ebpf
+                | Self::Cni
                 | Self::EndToEnd
                 | Self::Observability
                 | Self::Browser
@@ -206,6 +211,7 @@ impl Suite {
             Self::Conformance | Self::GatewayApi => &["conformance"],
             Self::Gateway => &["gateway"],
             Self::Ebpf => &["ebpf"],
+            Self::Cni => &["cni"],
             Self::Observability => &["observability"],
             Self::Security => &["security"],
             Self::Fuzz => &["fuzz"],

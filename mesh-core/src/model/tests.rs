@@ -218,6 +218,27 @@ fn probe_ports() {
 }
 
 #[test]
+fn a_pod_of_the_host_network_that_asks_to_be_captured_is_told_why_not() {
+    let asks = "labels: {istio.io/dataplane-mode: ambient}, ";
+    let compiled = compiled(&pod("app/host", asks, "hostNetwork: true, ", ""));
+    assert!(has_finding(&compiled.findings, Level::Warning, "dataplane-mode", "hostNetwork"));
+    for (meta, spec) in [("", "hostNetwork: true, "), (asks, "")] {
+        let compiled = self::compiled(&pod("app/a", meta, spec, ""));
+        assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
+    }
+}
+
+#[test]
+fn a_pod_of_a_file_has_the_uid_that_its_kubelet_gave_it() {
+    let mirror =
+        "annotations: {kubernetes.io/config.mirror: ab12, kubernetes.io/config.hash: ab12}, uid: u-1, ";
+    let other = "annotations: {kubernetes.io/config.hash: ab12}, uid: u-1, ";
+    for (meta, uid) in [(mirror, "ab12"), (other, "u-1"), ("uid: u-1, ", "u-1")] {
+        assert_eq!(only_pod(&pod("app/a", meta, "", "")).pod_uid.as_deref(), Some(uid), "{meta}");
+    }
+}
+
+#[test]
 fn which_pods_count() {
     let yaml = [
         pod("app/ended", "", "", "podIP: 10.0.0.1, ").replace("Running", "Succeeded"),

@@ -4,16 +4,15 @@ use std::{
     collections::HashMap,
     fs,
     net::{IpAddr, Ipv6Addr},
-    path::PathBuf,
 };
 
-use super::cgroup;
+use super::cgroup::{self, Group};
 use crate::sys::netns::NetNs;
 
 /// The uids of the pods among `groups` by their addresses, as the kernel has them. What both have, like the loopback's,
 /// is nobody's.
 pub fn uids<'g>(
-    groups: impl Iterator<Item = (&'g String, &'g PathBuf)>,
+    groups: impl Iterator<Item = (&'g String, &'g Group)>,
     host: &NetNs,
 ) -> HashMap<IpAddr, &'g str> {
     let mut owners = HashMap::new();

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -16,11 +17,13 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Inbound, LocalPod, Overruled, Programs, RedirectError, TcHook, address, cgroup,
+    Inbound, LocalPod, Overruled, Programs, RedirectError, TcHook, address,
+    cgroup::{self, Group},
     express::{CutFlows, Express},
     maps::ControlMaps,
     pins::{PinnedPod, Pins},
     pod::{Ports, ThreadListeners},
+    sandbox::{Progress, Sandbox, Sandboxes},
     shortcut,
 };
 use crate::{
@@ -44,6 +47,8 @@ pub struct Options {
     pub agent_cgroup: u64,
     /// Whether the kernel decides by itself what it can.
     pub express: bool,
+    /// Pods that a container runtime has told of, where the CNI plugin is served.
+    pub sandboxes: Option<Arc<Sandboxes>>,
 }
 
 /// The listeners of one pod for one data thread.
@@ -90,6 +95,8 @@ struct Captured {
     dns: bool,
     status: PodStatus,
     probe_ports: BTreeSet<u16>,
+    /// Those that have a guard.
+    interfaces: Vec<String>,
     /// Of its interface, for the shortcut.
     ends: Option<shortcut::Ends>,
     release: watch::Sender<bool>,
@@ -148,7 +155,11 @@ impl Manager {
         let mut look = Look::Thorough;
         let mut pause = RETRY;
         let mut thorough = Instant::now();
+        // Without a plugin nobody announces anything, ever.
+        let (_nobody, nothing) = watch::channel(0);
+        let mut announced = self.options.sandboxes.as_ref().map_or(nothing, |all| all.changes());
         loop {
+            announced.borrow_and_update();
             let snapshot = snapshots.borrow_and_update().clone();
             if snapshot.is_loaded() {
                 self.reconcile(&snapshot, look).await;
@@ -162,6 +173,8 @@ impl Manager {
                     }
                     (look, pause) = (Look::Thorough, RETRY);
                 }
+                // Its sender lives as long as the sandboxes.
+                _ = announced.changed() => (look, pause) = (Look::Waiting, RETRY),
                 () = tokio::time::sleep(pause) => {
                     // A pod that waits for ever must not keep the others from being looked at.
                     look = if thorough.elapsed() < IDLE { Look::Waiting } else { Look::Thorough };
@@ -175,7 +188,10 @@ impl Manager {
     }
 
     async fn reconcile(&mut self, snapshot: &Arc<Snapshot>, look: Look) {
-        let groups = cgroup::pods(&cgroup::pods_cgroup(&self.options.scope));
+        let mut groups = cgroup::pods(&cgroup::pods_cgroup(&self.options.scope));
+        if look == Look::Thorough {
+            self.add_by_processes(snapshot, &mut groups);
+        }
         let (wanted, missing) = self.wanted(snapshot, &groups);
         self.release_others(&wanted);
         self.waiting.clear();
@@ -187,10 +203,9 @@ impl Manager {
             if look == Look::Waiting && self.captured.contains_key(uid) {
                 continue;
             }
-            let known = self.captured.get(uid).map(|known| &known.pod.netns);
-            let group = groups.get(&**uid).and_then(|group| cgroup::netns_of(group, &self.host, known));
-            if let Err(state) = self.ensure(uid, workload, group).await {
-                self.waiting.insert(uid.clone(), status_of(workload, state));
+            let (workload, ns) = self.place_of(uid, workload, &groups);
+            if let Err(state) = self.ensure(uid, &workload, ns).await {
+                self.waiting.insert(uid.clone(), status_of(&workload, state));
             }
         }
         if look == Look::Thorough || self.captured.values().any(|it| it.status.shortcut.is_none()) {
@@ -198,10 +213,60 @@ impl Manager {
         }
         self.decide(snapshot);
         self.take_over();
+        self.tell_runtimes();
         let mut all: Vec<PodStatus> = self.captured.values().map(|pod| pod.status.clone()).collect();
         all.extend(self.waiting.values().cloned());
         all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         self.status.send_replace(Some(Arc::new(all)));
+    }
+
+    /// Pods of which cgroup v2 knows nothing, if there are any: of runtimes that only use v1.
+    fn add_by_processes(&self, snapshot: &Snapshot, groups: &mut HashMap<String, Group>) {
+        let unseen = |uid: &Arc<str>| !groups.contains_key(&**uid) && !self.captured.contains_key(uid);
+        let mut uids =
+            snapshot.local_pods().filter(|pod| pod.enrolled).filter_map(|pod| pod.pod_uid.as_ref());
+        if uids.any(unseen) {
+            for (uid, group) in cgroup::pods_by_processes() {
+                groups.entry(uid).or_insert(group);
+            }
+        }
+    }
+
+    /// A pod as it is on this machine, and its network namespace. The runtime's word comes first: it is there before the pod
+    /// has a process, and before the API server is told its address.
+    fn place_of(
+        &self,
+        uid: &Arc<str>,
+        workload: &Arc<Workload>,
+        groups: &HashMap<String, Group>,
+    ) -> (Arc<Workload>, Option<NetNs>) {
+        let sandbox = self.options.sandboxes.as_ref().and_then(|all| all.of(uid, workload));
+        let told = sandbox.as_ref().and_then(Sandbox::netns);
+        let known = self.captured.get(uid).map(|known| &known.pod.netns);
+        let has_ended = |ns: &NetNs| self.has_ended(ns.cookie());
+        let found = || groups.get(&**uid).and_then(|group| cgroup::netns_of(group, &self.host, known));
+        let ns = told.or_else(|| found().filter(|ns| !has_ended(ns)));
+        let workload = match sandbox {
+            Some(sandbox) if workload.ips.is_empty() => {
+                Arc::new(Workload { ips: sandbox.ips, ..Workload::clone(workload) })
+            }
+            _ => workload.clone(),
+        };
+        (workload, ns)
+    }
+
+    fn has_ended(&self, cookie: u64) -> bool {
+        self.options.sandboxes.as_ref().is_some_and(|all| all.has_ended(cookie))
+    }
+
+    /// Lets pods start that wait for their capture.
+    fn tell_runtimes(&self) {
+        let Some(sandboxes) = &self.options.sandboxes else { return };
+        let captured = self.captured.values().map(|it| it.pod.netns.cookie()).collect();
+        let why =
+            |it: &PodStatus| Some(((it.namespace.clone(), it.name.clone()), it.state.reason()?.to_owned()));
+        let waiting = self.waiting.values().filter_map(why).collect();
+        sandboxes.tell(Progress { captured, waiting });
     }
 
     /// Removes what a node of another version has left, once every pod that runs is captured by this one: until then both
@@ -233,7 +298,7 @@ impl Manager {
     fn wanted<'s>(
         &self,
         snapshot: &'s Snapshot,
-        groups: &HashMap<String, PathBuf>,
+        groups: &HashMap<String, Group>,
     ) -> (ByPodUid, Vec<&'s Arc<Workload>>) {
         let mut wanted = BTreeMap::new();
         let mut unnamed = Vec::new();
@@ -243,7 +308,9 @@ impl Manager {
                 it.pod.workload == pod.uid && it.pod.ips == pod.ips && groups.contains_key(&**uid)
             };
             let known = || self.captured.iter().find(|(uid, it)| is_it(uid, it));
-            match pod.pod_uid.clone().or_else(|| known().map(|(uid, _)| uid.clone())) {
+            let told = || self.options.sandboxes.as_ref()?.uid_of(pod);
+            let uid = pod.pod_uid.clone().or_else(told);
+            match uid.or_else(|| known().map(|(uid, _)| uid.clone())) {
                 Some(uid) => drop(wanted.insert(uid, pod.clone())),
                 None => unnamed.push(pod),
             }
@@ -277,9 +344,10 @@ impl Manager {
             return Err(PodState::Pending("the pod has no address yet".into()));
         }
         if let Some(known) = self.captured.get_mut(uid) {
-            if known.pod.netns.cookie() == ns.cookie() && known.pod.ips == workload.ips {
+            if known.pod.netns.cookie() == ns.cookie() && same_addresses(&known.pod.ips, &workload.ips) {
                 return follow_probes(&mut self.maps, known, workload)
                     .and_then(|()| follow_dns(&mut self.maps, known, workload))
+                    .and_then(|()| follow_interfaces(&mut self.programs, known, workload))
                     .map_err(|error| PodState::Failed(error.to_string()));
             }
             self.release(uid);
@@ -323,6 +391,7 @@ impl Manager {
             dns: !workload.dns_bypass,
             status: status_of(workload, PodState::Captured),
             probe_ports: BTreeSet::new(),
+            interfaces: pod.netns.run(links::names).and_then(|names| names).map_err(inside)?,
             ends: if self.options.express { shortcut::ends(&pod).map_err(inside)? } else { None },
             release,
         };
@@ -393,8 +462,10 @@ impl Manager {
 
     /// Lets go of pods that are captured, by this process or a predecessor, and should not be.
     fn release_others(&mut self, wanted: &ByPodUid) {
-        let gone: Vec<Arc<str>> =
-            self.captured.keys().filter(|uid| !wanted.contains_key(*uid)).cloned().collect();
+        let is_gone = |(uid, it): &(&Arc<str>, &Captured)| {
+            !wanted.contains_key(*uid) || self.has_ended(it.pod.netns.cookie())
+        };
+        let gone: Vec<Arc<str>> = self.captured.iter().filter(is_gone).map(|(uid, _)| uid.clone()).collect();
         for uid in gone {
             self.release(&uid);
         }
@@ -428,7 +499,9 @@ impl Manager {
         note("pod entry", self.maps.remove_pod(pod.cookie).map_err(RedirectError::from));
         if let Some(captured) = captured {
             let _ = detach_where_needed(self.options.hook, &captured.pod.netns);
-            for ip in &captured.pod.ips {
+            // An address may be another pod's by now.
+            let is_free = |ip: &&IpAddr| !self.captured.values().any(|other| other.pod.ips.contains(ip));
+            for ip in captured.pod.ips.iter().filter(is_free) {
                 note("listener", self.maps.remove_listeners(*ip).map_err(RedirectError::from));
                 note("shortcut", self.maps.remove_shortcut(*ip).map_err(RedirectError::from));
                 for port in &captured.probe_ports {
@@ -442,6 +515,11 @@ impl Manager {
             warn!(pod = %pod.uid, errors = %errors.join("; "), "A pod was not released cleanly.");
         }
     }
+}
+
+/// Runtimes and the API server may tell them in another order.
+fn same_addresses(one: &[IpAddr], other: &[IpAddr]) -> bool {
+    one.len() == other.len() && one.iter().all(|ip| other.contains(ip))
 }
 
 fn detach_where_needed(hook: TcHook, ns: &NetNs) -> std::io::Result<()> {
@@ -463,6 +541,20 @@ fn follow_probes(
         }
     }
     captured.probe_ports = wanted;
+    Ok(())
+}
+
+/// What puts more interfaces into a pod does so after the network that it starts with.
+fn follow_interfaces(
+    programs: &mut Programs,
+    known: &mut Captured,
+    workload: &Workload,
+) -> Result<(), RedirectError> {
+    let names = known.pod.netns.run(links::names).and_then(|names| names)?;
+    if names != known.interfaces && !workload.inbound_bypass {
+        programs.attach_guard(&known.pod.pinned(), &known.pod.netns)?;
+        known.interfaces = names;
+    }
     Ok(())
 }
 

@@ -1,8 +1,9 @@
-//! `mesh-node cleanup`: takes everything of one node out of the kernel.
+//! `mesh-node cleanup`: takes everything of one node out of the kernel, and the plugin out of its CNI configuration.
 
 use anyhow::Context;
 
 use crate::{
+    cni,
     config::CleanupOptions,
     redirect::{cgroup, detach_clsact, pins::Pins},
     sys::netns::NetNs,
@@ -10,6 +11,12 @@ use crate::{
 
 /// Removes pins, and with them links, programs and maps; says what it removed.
 pub fn run(options: &CleanupOptions) -> anyhow::Result<()> {
+    // First: a pod that starts meanwhile must not wait for an agent that will not come.
+    if let Some(conf) = &options.cni_conf_dir {
+        let changed = cni::install::remove(conf, options.cni_bin_dir.as_deref())
+            .with_context(|| format!("taking the CNI plugin out of {}", conf.display()))?;
+        say(&format!("took the CNI plugin out of {changed} network configurations"));
+    }
     let pins = Pins::new(&options.pin_root, &options.node);
     detach_filters(options, &pins);
     let removed = pins.remove_all().with_context(|| format!("removing the pins of node {}", options.node))?;

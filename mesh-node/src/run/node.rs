@@ -20,6 +20,7 @@ use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 use crate::{
     admin::{self, LogControl},
     admit::Descriptors,
+    cni,
     config::{ExpressPath, NodeOptions},
     control::{Captured, Captures, Trouble},
     dns,
@@ -100,6 +101,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
 
     follow_kernel_log(&mut manager);
     follow_flows(&manager, &redirect, (reporter.clone(), snapshots.subscribe()))?;
+    start_cni(&options, &redirect, snapshots.subscribe())?;
     tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
     tasks::spawn_local("rotation", identities.run_rotation());
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
@@ -188,7 +190,29 @@ fn redirect_options(options: &NodeOptions) -> anyhow::Result<redirect::Options> 
         hook: options.tc,
         agent_cgroup,
         express: options.express_path == ExpressPath::Enabled,
+        sandboxes: cni::Places::of(&options.cni, &options.node)
+            .map(|places| cni::sandboxes(&places))
+            .transpose()
+            .context("reading what the CNI plugin has told")?,
     })
+}
+
+/// Answers the CNI plugin and keeps it installed, where that is wanted.
+fn start_cni(
+    options: &NodeOptions,
+    redirect: &redirect::Options,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+) -> anyhow::Result<()> {
+    let places = cni::Places::of(&options.cni, &options.node);
+    let Some((places, sandboxes)) = places.zip(redirect.sandboxes.clone()) else { return Ok(()) };
+    let listener = cni::serve::listen(&places.socket)
+        .with_context(|| format!("listening to the CNI plugin at {}", places.socket.display()))?;
+    tasks::spawn_local("cni", cni::Desk { sandboxes, snapshots }.run(listener));
+    // After the socket: a plugin that is started finds somebody.
+    if let Some(installer) = cni::installer(&options.cni, &places).context("--cni-conf-dir")? {
+        tasks::spawn_local("cni installer", installer.run());
+    }
+    Ok(())
 }
 
 /// A data thread that waits for its maps.

@@ -100,8 +100,8 @@ thread_local! {
 }
 
 fn own_cookie() -> io::Result<u64> {
-    let socket =
-        std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("[::1]:0"))?;
+    // Not at a loopback address: a namespace that was just made has that interface down.
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").or_else(|_| std::net::UdpSocket::bind("[::]:0"))?;
     let mut cookie = 0_u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("eight fits");
     // SAFETY: value and length outlive the call and agree.

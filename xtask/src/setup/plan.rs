@@ -248,7 +248,8 @@ pub(super) const LLVM_VERSIONS: [u32; 3] = [21, 22, 23];
 /// Program, its package on Debian and Ubuntu, and what it is for.
 type Tool = (&'static str, &'static str, &'static str);
 
-const TOOLS: [Tool; 16] = [
+const TOOLS: [Tool; 17] = [
+    (CNI_BRIDGE, "containernetworking-plugins", "behind which our CNI plugin stands in tests"),
     ("bpftool", "bpftool", "with which tests look at maps and links"),
     ("curl", "curl", "the client of the test bed"),
     ("dig", "bind9-dnsutils", "with which tests ask for names"),
@@ -266,6 +267,9 @@ const TOOLS: [Tool; 16] = [
     ("redis-server", "redis-server", "a server of Redis in tests"),
     ("wrk", "wrk", "the load of the benches"),
 ];
+
+/// One of the reference plugins; they are in no `PATH`.
+const CNI_BRIDGE: &str = "/usr/lib/cni/bridge";
 
 /// A library and no program, which the Python of the distribution finds there.
 const PYMONGO: &str = "/usr/lib/python3/dist-packages/pymongo/__init__.py";
@@ -288,7 +292,8 @@ const PEERS: [Tool; 4] = [
 pub(super) const ENVOY: &str = "1.40.0";
 
 /// All programs that decisions depend on.
-pub(super) const PROGRAMS: [&str; 24] = [
+pub(super) const PROGRAMS: [&str; 25] = [
+    CNI_BRIDGE,
     "bpftool",
     "c++",
     "cargo-deny",

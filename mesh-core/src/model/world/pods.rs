@@ -14,7 +14,7 @@ use super::{Name, Report, World};
 use crate::id::{IdError, SpiffeId};
 use crate::model::{LocalPod, Workload, WorkloadType};
 use crate::net::canonical_ip;
-use crate::resource::{Object, Origin};
+use crate::resource::{Meta, Object, Origin};
 
 pub(super) use self::probes::valid;
 
@@ -62,6 +62,9 @@ impl PodFacts {
         let meta = &object.meta;
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
+        if let Some(reason) = enrol::unheeded(meta, spec) {
+            report.warning(object, format!("metadata.labels[\"{}\"]", enrol::MODE), reason);
+        }
         let node = spec.node_name.as_deref().filter(|node| !node.is_empty());
         let (owner, kind) = owner::of(pod, meta);
         let owner = values.texts.share(owner);
@@ -76,7 +79,7 @@ impl PodFacts {
             ready: is_ready(pod),
             created: meta.creation_timestamp,
             named_ports: values.ports.share(named_ports(spec)),
-            pod_uid: meta.uid.as_deref().map(Arc::from),
+            pod_uid: uid_on_node(meta).map(Arc::from),
             account: values.texts.share(service_account(spec)),
             owner: (owner, kind),
             probe_ports: probes::ports(spec),
@@ -215,6 +218,13 @@ impl Names {
     }
 }
 
+/// The uid that a kubelet knows a pod by, in cgroups and to runtimes. Of one that it has from a file, the API server only has a
+/// likeness with a uid of its own.
+fn uid_on_node(meta: &Meta) -> Option<&str> {
+    let of_file = meta.annotations.get(MIRROR).and_then(|_| meta.annotations.get(FILE_HASH));
+    of_file.map(String::as_str).or(meta.uid.as_deref())
+}
+
 fn service_account(spec: &PodSpec) -> &str {
     let named = [&spec.service_account_name, &spec.service_account].into_iter().flatten();
     named.map(String::as_str).find(|name| !name.is_empty()).unwrap_or("default")
@@ -246,5 +256,7 @@ fn addresses(object: &Object, pod: &Pod, report: &mut Report) -> Vec<IpAddr> {
     ips
 }
 
+const MIRROR: &str = "kubernetes.io/config.mirror";
+const FILE_HASH: &str = "kubernetes.io/config.hash";
 const INBOUND_BYPASS: &str = "ambient.istio.io/bypass-inbound-capture";
 const DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";

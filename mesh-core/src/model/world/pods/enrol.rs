@@ -56,6 +56,14 @@ impl Wish {
     }
 }
 
+/// Why a pod is not captured although its own label asks for it, where it can do something about that.
+pub(super) fn unheeded(meta: &Meta, spec: &PodSpec) -> Option<&'static str> {
+    let asks = meta.labels.get(MODE).is_some_and(|mode| mode == "ambient");
+    (asks && spec.host_network.unwrap_or_default()).then_some(
+        "a pod with hostNetwork has its node's network, whose traffic is never captured: take hostNetwork off, or this label",
+    )
+}
+
 /// The ways to say no to a sidecar; the annotation is the older form of the label.
 fn opts_out_of_injection(meta: &Meta) -> bool {
     let inject = meta.labels.get(INJECT).or_else(|| meta.annotations.get(INJECT));
@@ -67,6 +75,6 @@ fn is_system(namespace: &str, root_namespace: &str) -> bool {
     namespace == root_namespace || namespace == "istio-system" || namespace == "kube-system"
 }
 
-const MODE: &str = "istio.io/dataplane-mode";
+pub(super) const MODE: &str = "istio.io/dataplane-mode";
 const INJECTION: &str = "istio-injection";
 const INJECT: &str = "sidecar.istio.io/inject";
