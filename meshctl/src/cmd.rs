@@ -6,6 +6,8 @@ pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod dashboard;
 pub(crate) mod describe;
+pub(crate) mod install;
+pub(crate) mod manifest;
 pub(crate) mod status;
 pub(crate) mod top;
 pub(crate) mod trace;

@@ -10,7 +10,9 @@ mod check;
 mod crds;
 mod demo;
 mod fuzz;
+mod image;
 mod launch;
+mod manifests;
 mod setup;
 mod shell;
 mod test;
@@ -46,6 +48,8 @@ enum Verb {
     Testbed(testbed::Args),
     Bench(bench::Args),
     Fuzz(fuzz::Args),
+    Image(image::Args),
+    Manifests(manifests::Args),
 }
 
 fn main() -> ExitCode {
@@ -69,5 +73,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
         Verb::Testbed(args) => testbed::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Fuzz(args) => fuzz::run(args),
+        Verb::Image(args) => image::run(args),
+        Verb::Manifests(args) => manifests::run(args),
     }
 }
