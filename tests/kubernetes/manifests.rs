@@ -165,12 +165,6 @@ fn mistakes_are_told_with_their_field() {
 /// with validation, which the suite's own server does not know how to answer, for their schemas.
 #[test]
 fn kubectl_takes_what_is_printed() {
-    let has_kubectl = Command::new("kubectl").arg("version").arg("--client").output().is_ok();
-    let required = std::env::var_os("CI_KUBECTL").is_some();
-    assert!(has_kubectl || !required, "kubectl is not there");
-    if !has_kubectl {
-        return;
-    }
     let cluster = Cluster::own();
     let all = generated(&["--set", "profile=demo"]);
     let file = cluster.directory.path().join("all.json");

@@ -248,7 +248,7 @@ pub(super) const LLVM_VERSIONS: [u32; 3] = [21, 22, 23];
 /// Program, its package on Debian and Ubuntu, and what it is for.
 type Tool = (&'static str, &'static str, &'static str);
 
-const TOOLS: [Tool; 16] = [
+const TOOLS: [Tool; 17] = [
     ("bpftool", "bpftool", "with which tests look at maps and links"),
     ("curl", "curl", "the client of the test bed"),
     ("dig", "bind9-dnsutils", "with which tests ask for names"),
@@ -256,6 +256,7 @@ const TOOLS: [Tool; 16] = [
     ("ip", "iproute2", "which makes the nodes and pods of the test bed"),
     ("iperf3", "iperf3", "which measures bulk transfers"),
     ("iptables", "iptables", "for the tests of node-local network policy"),
+    ("kubectl", "kubernetes-client", "with which tests try manifests"),
     ("mariadb", "mariadb-client-core", "a client of MySQL in tests"),
     ("mariadbd", "mariadb-server-core", "a server of MySQL in tests"),
     ("nginx", "nginx-light", "the server of the benches"),
@@ -288,7 +289,7 @@ const PEERS: [Tool; 4] = [
 pub(super) const ENVOY: &str = "1.40.0";
 
 /// All programs that decisions depend on.
-pub(super) const PROGRAMS: [&str; 24] = [
+pub(super) const PROGRAMS: [&str; 25] = [
     "bpftool",
     "c++",
     "cargo-deny",
@@ -302,6 +303,7 @@ pub(super) const PROGRAMS: [&str; 24] = [
     "ip",
     "iperf3",
     "iptables",
+    "kubectl",
     "mariadb",
     "mariadbd",
     "nginx",
