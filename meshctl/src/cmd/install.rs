@@ -110,7 +110,7 @@ async fn install(args: &Args, is_upgrade: bool) -> Result<ExitCode> {
     }
     let is_wanted = |it: &Object| plan.objects.iter().any(|wanted| wanted.title() == it.title());
     let superfluous: Vec<_> = present.iter().filter(|it| is_ours(it) && !is_wanted(it)).collect();
-    let removed = superfluous.iter().map(|it| format!("  removes {}\n", it.title())).collect::<String>();
+    let removed = lines("  removes ", superfluous.iter().copied());
     let what = if present.is_empty() { "install" } else { "change the installation of" };
     let question = format!(
         "This will {what} mesh {}, profile {}, in the cluster at {}:\n{}{removed}",
@@ -155,7 +155,7 @@ async fn uninstall(args: &UninstallArgs) -> Result<ExitCode> {
         emit("There is nothing to uninstall.\n")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let lines = parts.iter().map(|it| format!("  {}\n", it.title())).collect::<String>();
+    let lines = lines("  ", parts.iter());
     let purge = if args.purge {
         "  everything that users have configured for the mesh, its certificate authority, and namespace istio-system\n"
     } else {
@@ -223,6 +223,10 @@ fn not_helms(present: &[Object]) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+fn lines<'o>(begin: &str, objects: impl Iterator<Item = &'o Object>) -> String {
+    objects.fold(String::new(), |text, object| text + begin + &object.title() + "\n")
 }
 
 fn summary(plan: &Plan) -> String {

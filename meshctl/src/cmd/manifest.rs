@@ -42,7 +42,7 @@ struct Generate {
 /// What an installation is to be like.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Wish {
-    /// A file: an IstioOperator, or values of the chart. May be given several times; - is standard input.
+    /// A file: an `IstioOperator`, or values of the chart. May be given several times; - is standard input.
     #[arg(short, long = "filename", value_name = "FILE")]
     files: Vec<PathBuf>,
     /// A value, as in profile=demo. May be given several times.

@@ -198,7 +198,7 @@ impl Translated {
                 ("global", "imagePullPolicy") => self.values["image"]["pullPolicy"] = inner.clone(),
                 ("global", "imagePullSecrets") => self.values["image"]["pullSecrets"] = inner.clone(),
                 ("gateways", "istio-ingressgateway" | "istio-egressgateway") => {
-                    self.gateway_value(key, inner)
+                    self.gateway_value(key, inner);
                 }
                 ("kiali" | "grafana" | "prometheus" | "tracing", _) => {
                     let hint = format!("say it to {name} itself, which is installed beside the mesh");

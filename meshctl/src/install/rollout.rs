@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// How far a Deployment or a DaemonSet is.
+/// How far a deployment or a daemon set is.
 #[derive(Debug, PartialEq)]
 pub(super) struct Progress {
     /// All pods are those of the newest template, and ready.
@@ -11,7 +11,7 @@ pub(super) struct Progress {
     pub(super) text: String,
 }
 
-/// Reads a Deployment or a DaemonSet as the API server tells it.
+/// Reads a deployment or a daemon set as the API server tells it.
 pub(super) fn progress(object: &Value) -> Progress {
     let status = &object["status"];
     let number = |field: &str| status[field].as_u64().unwrap_or_default();

@@ -77,7 +77,8 @@ struct Node {
     env: Vec<EnvVar>,
     extra_args: Vec<String>,
     pod_annotations: BTreeMap<String, String>,
-    node_selector: BTreeMap<String, String>,
+    #[serde(rename = "nodeSelector")]
+    selector: BTreeMap<String, String>,
     tolerations: Vec<Toleration>,
     priority_class_name: String,
     max_unavailable: IntOrString,

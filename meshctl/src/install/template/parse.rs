@@ -54,7 +54,7 @@ pub(super) enum Base {
 pub(super) fn parse(text: &str) -> Result<Vec<Node>> {
     let mut parser = Parser { pieces: pieces(text)?.into_iter() };
     match parser.body()? {
-        (nodes, End::Text) => Ok(nodes),
+        (nodes, Stop::Text) => Ok(nodes),
         (_, end) => bail!("{end:?} without a beginning"),
     }
 }
@@ -91,7 +91,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>> {
 
 /// What ends a row of nodes.
 #[derive(Debug, PartialEq)]
-enum End {
+enum Stop {
     End,
     Else,
     Text,
@@ -102,19 +102,19 @@ struct Parser {
 }
 
 impl Parser {
-    fn body(&mut self) -> Result<(Vec<Node>, End)> {
+    fn body(&mut self) -> Result<(Vec<Node>, Stop)> {
         let mut nodes = Vec::new();
         while let Some(piece) = self.pieces.next() {
             match piece {
                 Piece::Text(text) => nodes.push(Node::Text(text)),
-                Piece::Action(action) if action == "end" => return Ok((nodes, End::End)),
-                Piece::Action(action) if action == "else" => return Ok((nodes, End::Else)),
+                Piece::Action(action) if action == "end" => return Ok((nodes, Stop::End)),
+                Piece::Action(action) if action == "else" => return Ok((nodes, Stop::Else)),
                 Piece::Action(action) => {
                     nodes.push(self.action(&action).with_context(|| format!("in {{{{ {action} }}}}"))?);
                 }
             }
         }
-        Ok((nodes, End::Text))
+        Ok((nodes, Stop::Text))
     }
 
     fn action(&mut self, action: &str) -> Result<Node> {
@@ -123,13 +123,13 @@ impl Parser {
             "if" => {
                 let condition = pipeline(rest)?;
                 let (then, end) = self.body()?;
-                let otherwise = if end == End::Else { self.to_the_end()? } else { Vec::new() };
-                if end == End::Text {
+                let otherwise = if end == Stop::Else { self.until_end()? } else { Vec::new() };
+                if end == Stop::Text {
                     bail!("an if without an end");
                 }
                 Ok(Node::If { condition, then, otherwise })
             }
-            "with" => Ok(Node::With { value: pipeline(rest)?, body: self.to_the_end()? }),
+            "with" => Ok(Node::With { value: pipeline(rest)?, body: self.until_end()? }),
             "range" => {
                 let (names, over) = rest.split_once(":=").unwrap_or(("", rest));
                 let name = |name: &str| {
@@ -138,16 +138,16 @@ impl Parser {
                 };
                 let names = names.split(',').filter(|it| !it.trim().is_empty());
                 let variables = names.map(name).collect::<Result<_>>()?;
-                Ok(Node::Range { variables, over: pipeline(over)?, body: self.to_the_end()? })
+                Ok(Node::Range { variables, over: pipeline(over)?, body: self.until_end()? })
             }
             "define" | "template" | "block" | "break" | "continue" => bail!("{word} is not known here"),
             _ => pipeline(action).map(Node::Print),
         }
     }
 
-    fn to_the_end(&mut self) -> Result<Vec<Node>> {
+    fn until_end(&mut self) -> Result<Vec<Node>> {
         match self.body()? {
-            (nodes, End::End) => Ok(nodes),
+            (nodes, Stop::End) => Ok(nodes),
             (_, end) => bail!("{end:?} where there should be an end"),
         }
     }
