@@ -178,7 +178,7 @@ pub struct Options {
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub max_svid_lifetime: Duration,
     /// Image of the pods that are made for Gateways and waypoints, with --kubernetes.
-    #[arg(long, value_name = "IMAGE", default_value = concat!("mesh-node:", env!("CARGO_PKG_VERSION")))]
+    #[arg(long, value_name = "IMAGE", default_value = concat!("mesh:", env!("CARGO_PKG_VERSION")))]
     pub gateway_image: String,
     /// What is logged on standard error, as a tracing filter.
     #[arg(long, value_name = "FILTER", default_value = "info")]

@@ -9,6 +9,8 @@ pub(crate) mod dashboard;
 pub(crate) mod describe;
 pub(crate) mod log_level;
 pub(crate) mod logs;
+pub(crate) mod install;
+pub(crate) mod manifest;
 pub(crate) mod status;
 pub(crate) mod top;
 pub(crate) mod trace;

@@ -12,6 +12,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 mod cmd;
 mod http;
+mod install;
 mod output;
 mod table;
 
@@ -34,9 +35,14 @@ enum Command {
     Describe(cmd::describe::Args),
     LogLevel(cmd::log_level::Args),
     Logs(cmd::logs::Args),
+    Install(cmd::install::Args),
+    Manifest(cmd::manifest::Args),
+    Profile(cmd::manifest::ProfileArgs),
     ProxyStatus(cmd::status::Args),
     Top(cmd::top::Args),
     Trace(cmd::trace::Args),
+    Uninstall(cmd::install::UninstallArgs),
+    Upgrade(cmd::install::UpgradeArgs),
     Version(cmd::version::Args),
     Waypoint(cmd::waypoint::Args),
 }
@@ -52,9 +58,14 @@ fn main() -> ExitCode {
         Command::Describe(args) => cmd::describe::run(&args),
         Command::LogLevel(args) => cmd::log_level::run(&args),
         Command::Logs(args) => cmd::logs::run(&args),
+        Command::Install(args) => cmd::install::run(&args),
+        Command::Manifest(args) => cmd::manifest::run(&args),
+        Command::Profile(args) => cmd::manifest::run_profile(&args),
         Command::Top(args) => cmd::top::run(&args),
         Command::Trace(args) => cmd::trace::run(&args),
         Command::ProxyStatus(args) => cmd::status::run(&args),
+        Command::Uninstall(args) => cmd::install::run_uninstall(&args),
+        Command::Upgrade(args) => cmd::install::run_upgrade(&args),
         Command::Version(args) => cmd::version::run(&args),
         Command::Waypoint(args) => cmd::waypoint::run(&args),
     };

@@ -9,8 +9,9 @@ use std::time::Duration;
 use clap::Parser as _;
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::{
-    Container, Namespace, PodTemplateSpec, Service, ServiceAccount, ServiceAccountTokenProjection,
+    ConfigMap, Container, Namespace, PodTemplateSpec, Service, ServiceAccount, ServiceAccountTokenProjection,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -71,8 +72,20 @@ fn port_name(port: Option<&IntOrString>) -> &str {
     name.expect("a port by its name")
 }
 
+/// The pods of the Deployment of this name.
+fn deployed(name: &str) -> PodTemplateSpec {
+    let mut all = all::<Deployment>("Deployment").into_iter();
+    all.find(|it| it.metadata.name.as_deref() == Some(name)).expect("a Deployment").spec.template
+}
+
+/// One image has all programs: it must be said which.
+fn runs(template: &PodTemplateSpec, program: &str) {
+    assert_eq!(container(template).command.as_deref(), Some(&[program.to_owned()][..]));
+}
+
 fn control() -> (PodTemplateSpec, mesh_control::config::Options) {
-    let template = all::<Deployment>("Deployment").remove(0).spec.template;
+    let template = deployed("mesh-control");
+    runs(&template, "mesh-control");
     let args = container(&template).args.clone().expect("arguments");
     let command = ["mesh-control".to_owned()].into_iter().chain(args);
     let options = mesh_control::config::Command::try_parse_from(command).expect("a command line").options;
@@ -81,6 +94,7 @@ fn control() -> (PodTemplateSpec, mesh_control::config::Options) {
 
 fn node() -> (PodTemplateSpec, NodeOptions) {
     let template = all::<DaemonSet>("DaemonSet").remove(0).spec.template;
+    runs(&template, "mesh-node");
     let container = container(&template);
     let name = only(container.env.as_ref().expect("variables"));
     let source = name.value_from.as_ref().and_then(|source| source.field_ref.as_ref()).expect("a field");
@@ -124,8 +138,10 @@ fn every_document_is_what_kubernetes_takes() {
             "ClusterRole" => passes_through::<ClusterRole>,
             "ClusterRoleBinding" => passes_through::<ClusterRoleBinding>,
             "CustomResourceDefinition" => parses::<CustomResourceDefinition>,
+            "ConfigMap" => passes_through::<ConfigMap>,
             "DaemonSet" => passes_through::<DaemonSet>,
             "Deployment" => passes_through::<Deployment>,
+            "HorizontalPodAutoscaler" => passes_through::<HorizontalPodAutoscaler>,
             "Namespace" => passes_through::<Namespace>,
             "PodDisruptionBudget" => passes_through::<PodDisruptionBudget>,
             "Role" => passes_through::<Role>,
@@ -168,7 +184,8 @@ fn the_control_plane_serves_where_its_services_lead() {
     assert_eq!(own.values().copied().collect::<BTreeSet<_>>(), served.iter().map(SocketAddr::port).collect());
     assert_eq!(ready(container), options.monitoring.port());
 
-    let services = all::<Service>("Service");
+    let mut services = all::<Service>("Service");
+    services.retain(|it| it.metadata.name.as_deref() != Some("istio-ingressgateway"));
     assert_eq!(services.len(), 2);
     let names = options.serving_names();
     for service in &services {
@@ -208,7 +225,8 @@ fn accounts_are_those_that_the_rules_are_about() {
         template.spec.as_ref().and_then(|spec| spec.service_account_name.clone())
     };
     let ((control, options), (node, _)) = (control(), node());
-    let used = [of(&control), of(&node)].map(|name| name.expect("an account"));
+    let used = [of(&control), of(&node), of(&deployed("istio-ingressgateway"))]
+        .map(|name| name.expect("an account"));
     assert_eq!(BTreeSet::from(used.clone()), accounts);
     let rules = Rules::new(options.trust_domain, &options.root_namespace);
     assert!(rules.node_accounts.contains(&("istio-system".to_owned(), used[1].clone())));
@@ -288,15 +306,53 @@ fn gateways_run_what_nodes_run() {
 }
 
 #[test]
-fn images_are_made_by_the_dockerfile_and_of_this_version() {
+fn the_image_is_made_by_the_dockerfile_and_of_this_version() {
     let dockerfile = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/Dockerfile"));
     let dockerfile = dockerfile.expect("a file");
-    for template in [control().0, node().0] {
-        let image = container(&template).image.as_deref().expect("an image");
-        let (name, version) = image.split_once(':').expect("a version");
-        assert_eq!(version, env!("CARGO_PKG_VERSION"));
-        assert!(dockerfile.contains(&format!(" AS {name}\n")), "{name}");
-        assert!(dockerfile.contains(&format!("ENTRYPOINT [\"/usr/local/bin/{name}\"]")), "{name}");
-        assert!(dockerfile.contains(&format!("-t {image} .")), "{image}");
+    for template in [control().0, node().0, deployed("istio-ingressgateway")] {
+        let container = container(&template);
+        assert_eq!(container.image.as_deref(), Some(concat!("mesh:", env!("CARGO_PKG_VERSION"))));
+        let [program] = container.command.as_deref().expect("a command") else { panic!("one word") };
+        assert!(dockerfile.contains(&format!("/usr/local/bin/{program}")), "{program}");
     }
+    assert!(dockerfile.contains(concat!("-t mesh:", env!("CARGO_PKG_VERSION"), " .")));
+}
+
+#[test]
+fn a_node_has_the_capabilities_that_are_justified_and_no_other() {
+    let (template, _) = node();
+    let security = container(&template).security_context.clone().expect("a context");
+    assert_ne!(security.privileged, Some(true));
+    let capabilities = security.capabilities.expect("capabilities");
+    assert_eq!(capabilities.drop, Some(vec!["ALL".to_owned()]));
+    // Not SYS_RESOURCE: containers that ask for what their node does not have do not start.
+    assert_eq!(capabilities.add.expect("some"), ["BPF", "PERFMON", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"]);
+}
+
+#[test]
+fn a_gateway_is_selected_by_what_its_service_selects_it_by() {
+    let template = deployed("istio-ingressgateway");
+    runs(&template, "mesh-node");
+    let args = container(&template).args.clone().expect("arguments");
+    let command =
+        mesh_node::config::Command::try_parse_from(["mesh-node".to_owned()].into_iter().chain(args));
+    let options = match command.expect("a command line").role {
+        mesh_node::config::Role::Gateway(options) => Some(options),
+        _ => None,
+    };
+    let options = options.expect("the role of a gateway");
+    assert_eq!(options.name.to_string(), "istio-system/istio-ingressgateway");
+    let labels: BTreeMap<_, _> = options.labels.into_iter().collect();
+    assert_eq!(labels.get("istio").map(String::as_str), Some("ingressgateway"));
+    let mut services = all::<Service>("Service").into_iter();
+    let service = services.find(|it| it.metadata.name.as_deref() == Some("istio-ingressgateway"));
+    let spec = service.and_then(|it| it.spec).expect("a Service");
+    assert_eq!(spec.selector.as_ref(), Some(&labels));
+    // Istio's, which tutorials have in their commands.
+    let ports: Vec<_> = spec.ports.iter().flatten().map(|port| port.port).collect();
+    assert_eq!(ports, [15_021, 80, 443, 31_400, 15_443]);
+    let (_, control) = control();
+    let url: http::Uri = options.control.as_deref().expect("a control plane").parse().expect("a URL");
+    assert_eq!(url.port_u16(), Some(control.grpc.port()));
+    assert_eq!(ready(container(&template)), options.ready_port);
 }

@@ -12,7 +12,9 @@ mod dashboards;
 mod demo;
 mod fuzz;
 mod generated;
+mod image;
 mod launch;
+mod manifests;
 mod setup;
 mod shell;
 mod test;
@@ -49,6 +51,8 @@ enum Verb {
     Testbed(testbed::Args),
     Bench(bench::Args),
     Fuzz(fuzz::Args),
+    Image(image::Args),
+    Manifests(manifests::Args),
 }
 
 fn main() -> ExitCode {
@@ -73,5 +77,7 @@ fn run(verb: &Verb) -> Result<ExitCode> {
         Verb::Testbed(args) => testbed::run(args),
         Verb::Bench(args) => bench::run(args),
         Verb::Fuzz(args) => fuzz::run(args),
+        Verb::Image(args) => image::run(args),
+        Verb::Manifests(args) => manifests::run(args),
     }
 }

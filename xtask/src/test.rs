@@ -32,7 +32,7 @@ use crate::{
     after_help = "Example: cargo xtask test unit\n         cargo xtask test e2e -- plaintext_is_refused"
 )]
 pub(crate) struct Args {
-    /// unit, control, gateway, conformance, fuzz, gateway-api, ebpf, cni, e2e, observability, browser, security; or a part of e2e: egress, dns,
+    /// unit, control, kubernetes, gateway, conformance, fuzz, gateway-api, ebpf, cni, e2e, observability, browser, security; or a part of e2e: egress, dns,
     /// waypoint, limits, express, torture. From gateway-api to security they need root, through sudo where necessary.
     #[arg(value_name = "SUITE")]
     suites: Vec<Suite>,
@@ -54,6 +54,8 @@ enum Suite {
     Unit,
     /// What talks to Kubernetes, against an API server of our own; without privilege.
     Control,
+    /// Installing into a cluster, against an API server of our own; without privilege.
+    Kubernetes,
     /// What users of Istio rely on, against real gateways, one row each; without privilege.
     Conformance,
     /// Gateways and their clients, as processes on this machine; without privilege.
@@ -106,9 +108,10 @@ struct Report {
 
 impl Suite {
     /// Those that have every test.
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Unit,
         Self::Control,
+        Self::Kubernetes,
         Self::Gateway,
         Self::Conformance,
         Self::Fuzz,
@@ -130,6 +133,7 @@ impl Suite {
         match self {
             Self::Unit => "unit",
             Self::Control => "control",
+            Self::Kubernetes => "kubernetes",
             Self::Conformance => "conformance",
             Self::Gateway => "gateway",
             Self::GatewayApi => "gateway-api",
@@ -196,6 +200,7 @@ impl Suite {
     fn parts(self) -> &'static [Part] {
         match self {
             Self::Browser => &[Part::Ebpf, Part::Tools, Part::Browser],
+            Self::Kubernetes => &[Part::Ebpf, Part::Tools],
             _ if self.needs_root() => &[Part::Ebpf, Part::Tools],
             _ => &[Part::Ebpf],
         }
@@ -207,6 +212,7 @@ impl Suite {
         let targets: &[&str] = match self {
             Self::Unit => return Ok(unit_runs(workspace)),
             Self::Control => &["control"],
+            Self::Kubernetes => &["kubernetes"],
             // One program, which is told which of the two it is to be.
             Self::Conformance | Self::GatewayApi => &["conformance"],
             Self::Gateway => &["gateway"],

@@ -32,6 +32,12 @@ pub(crate) struct Package {
     pub(crate) id: String,
     /// Name in its manifest.
     pub(crate) name: String,
+    /// Version in its manifest.
+    #[serde(default)]
+    pub(crate) version: String,
+    /// Licence in its manifest, if it names one.
+    #[serde(default)]
+    pub(crate) license: Option<String>,
     /// Dependencies as declared.
     pub(crate) dependencies: Vec<Dependency>,
     /// What can be built from it.

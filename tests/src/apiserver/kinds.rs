@@ -271,6 +271,17 @@ const BUILT_IN: &[Row] = &[
         ..Row::new("apps", "Deployment", "deployments", "nsg")
     },
     Row {
+        lists: &[
+            ("spec.template.spec.containers", &["name"]),
+            ("spec.template.spec.containers.ports", &["containerPort", "protocol"]),
+            ("spec.template.spec.containers.env", &["name"]),
+            ("spec.template.spec.containers.volumeMounts", &["mountPath"]),
+            ("spec.template.spec.volumes", &["name"]),
+            ("status.conditions", &["type"]),
+        ],
+        ..Row::new("apps", "DaemonSet", "daemonsets", "nsg")
+    },
+    Row {
         version: "v2",
         ..Row::new("autoscaling", "HorizontalPodAutoscaler", "horizontalpodautoscalers", "ns")
     },

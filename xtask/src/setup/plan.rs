@@ -248,7 +248,7 @@ pub(super) const LLVM_VERSIONS: [u32; 3] = [21, 22, 23];
 /// Program, its package on Debian and Ubuntu, and what it is for.
 type Tool = (&'static str, &'static str, &'static str);
 
-const TOOLS: [Tool; 17] = [
+const TOOLS: [Tool; 18] = [
     (CNI_BRIDGE, "containernetworking-plugins", "behind which our CNI plugin stands in tests"),
     ("bpftool", "bpftool", "with which tests look at maps and links"),
     ("curl", "curl", "the client of the test bed"),
@@ -257,6 +257,7 @@ const TOOLS: [Tool; 17] = [
     ("ip", "iproute2", "which makes the nodes and pods of the test bed"),
     ("iperf3", "iperf3", "which measures bulk transfers"),
     ("iptables", "iptables", "for the tests of node-local network policy"),
+    ("kubectl", "kubernetes-client", "with which tests try manifests"),
     ("mariadb", "mariadb-client-core", "a client of MySQL in tests"),
     ("mariadbd", "mariadb-server-core", "a server of MySQL in tests"),
     ("nginx", "nginx-light", "the server of the benches"),
@@ -292,7 +293,7 @@ const PEERS: [Tool; 4] = [
 pub(super) const ENVOY: &str = "1.40.0";
 
 /// All programs that decisions depend on.
-pub(super) const PROGRAMS: [&str; 25] = [
+pub(super) const PROGRAMS: [&str; 26] = [
     CNI_BRIDGE,
     "bpftool",
     "c++",
@@ -307,6 +308,7 @@ pub(super) const PROGRAMS: [&str; 25] = [
     "ip",
     "iperf3",
     "iptables",
+    "kubectl",
     "mariadb",
     "mariadbd",
     "nginx",

@@ -189,6 +189,8 @@ impl<'g, 'a> Template<'g, 'a> {
             // Istio's name, so that patches for its container are for this one.
             "name": "istio-proxy",
             "image": settings.image,
+            // The image has the other programs of the mesh as well.
+            "command": ["mesh-node"],
             "args": self.arguments(settings),
             "ports": [
                 {"name": "metrics", "containerPort": METRICS, "protocol": "TCP"},

@@ -46,7 +46,7 @@ fn objects(yaml: &str) -> Vec<Object> {
 
 fn settings() -> Settings {
     Settings {
-        image: "mesh-node:0.1.0".to_owned(),
+        image: "mesh:0.1.0".to_owned(),
         control: "https://mesh-control.istio-system.svc:15012".to_owned(),
         trust_domain: "cluster.local".to_owned(),
     }
@@ -255,7 +255,7 @@ fn parameters_change_what_is_made() {
     ));
     let deployment = &made["Deployment"]["spec"];
     let container = &deployment["template"]["spec"]["containers"][0];
-    assert_eq!((&deployment["replicas"], &container["image"]), (&json!(3), &json!("mesh-node:0.1.0")));
+    assert_eq!((&deployment["replicas"], &container["image"]), (&json!(3), &json!("mesh:0.1.0")));
     assert_eq!(container["resources"], json!({"requests": {"cpu": 2, "memory": "128Mi"}}));
     assert_eq!(made["Service"]["spec"]["externalTrafficPolicy"], "Local");
     let scaler = &made["HorizontalPodAutoscaler"]["spec"];

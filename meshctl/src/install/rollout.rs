@@ -1,0 +1,79 @@
+//! How far what runs pods is, by its own status.
+
+use serde_json::Value;
+
+/// How far a deployment or a daemon set is.
+#[derive(Debug, PartialEq)]
+pub(super) struct Progress {
+    /// All pods are those of the newest template, and ready.
+    pub(super) is_done: bool,
+    /// For people.
+    pub(super) text: String,
+}
+
+/// Reads a deployment or a daemon set as the API server tells it.
+pub(super) fn progress(object: &Value) -> Progress {
+    let status = &object["status"];
+    let number = |field: &str| status[field].as_u64().unwrap_or_default();
+    let is_seen = status["observedGeneration"].as_u64() >= object["metadata"]["generation"].as_u64()
+        && status["observedGeneration"].is_u64();
+    if !is_seen {
+        return Progress { is_done: false, text: "no controller has looked at it yet".to_owned() };
+    }
+    let [wanted, updated, available] = if object["kind"] == "DaemonSet" {
+        ["desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable"].map(number)
+    } else {
+        let wanted = object["spec"]["replicas"].as_u64().unwrap_or(1);
+        [wanted, number("updatedReplicas"), number("availableReplicas")]
+    };
+    // Old pods that are still there would be missed by those three.
+    let old = if object["kind"] == "DaemonSet" { 0 } else { number("replicas").saturating_sub(updated) };
+    let is_done = updated >= wanted && available >= wanted && old == 0;
+    Progress { is_done, text: format!("{available} of {wanted} ready, {updated} of this version") }
+}
+
+/// Whether the container of a pod has ended well, now or before it was started again.
+pub(super) fn has_ended(pod: &Value) -> bool {
+    let statuses = pod["status"]["containerStatuses"].as_array();
+    statuses
+        .into_iter()
+        .flatten()
+        .any(|status| ["state", "lastState"].iter().any(|state| status[state]["terminated"]["exitCode"] == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn it_is_done_when_all_pods_are_new_and_ready() {
+        let deployment = |status: Value| json!({"kind": "Deployment", "metadata": {"generation": 2}, "spec": {"replicas": 2}, "status": status});
+        let of = |seen: u64, replicas: u64, updated: u64, available: u64| {
+            let status = json!({"observedGeneration": seen, "replicas": replicas, "updatedReplicas": updated, "availableReplicas": available});
+            progress(&deployment(status)).is_done
+        };
+        assert!(of(2, 2, 2, 2));
+        assert!(!of(1, 2, 2, 2), "the controller has not seen the change");
+        assert!(!of(2, 3, 2, 2), "an old one is left");
+        assert!(!of(2, 2, 1, 2) && !of(2, 2, 2, 1));
+        assert!(!progress(&deployment(Value::Null)).is_done);
+        let set = |updated: u64| {
+            let status = json!({"observedGeneration": 1, "desiredNumberScheduled": 2, "updatedNumberScheduled": updated, "numberAvailable": 2});
+            progress(&json!({"kind": "DaemonSet", "metadata": {"generation": 1}, "status": status})).is_done
+        };
+        assert!(set(2) && !set(1));
+    }
+
+    #[test]
+    fn a_pod_has_ended_if_it_ended_well() {
+        let pod = |state: Value| json!({"status": {"containerStatuses": [state]}});
+        assert!(has_ended(&pod(json!({"state": {"terminated": {"exitCode": 0}}}))));
+        assert!(has_ended(&pod(
+            json!({"state": {"waiting": {}}, "lastState": {"terminated": {"exitCode": 0}}})
+        )));
+        assert!(!has_ended(&pod(json!({"state": {"terminated": {"exitCode": 1}}}))));
+        assert!(!has_ended(&pod(json!({"state": {"running": {}}}))) && !has_ended(&json!({})));
+    }
+}

@@ -1,0 +1,114 @@
+//! What `cargo xtask image` writes: held to the layout of the Open Container Initiative, and run.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The image of the programs under test, which are larger than those that are released.
+fn built(directory: &Path) -> String {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|it| it.starts_with("CARGO_PKG_") || it.starts_with("CARGO_MANIFEST_")) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    cargo.args(["run", "--quiet", "--package", "xtask", "--", "image", "--debug", "--no-build", "--output"]);
+    let output = ends_well(cargo.arg(directory));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn ends_well(command: &mut Command) -> Output {
+    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn unpack(archive: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    ends_well(Command::new("tar").arg("--extract").arg("--file").arg(archive).arg("--directory").arg(to));
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).expect("a file")).expect("JSON")
+}
+
+fn digest(path: &Path) -> String {
+    let output = ends_well(Command::new("sha256sum").arg(path));
+    let text = String::from_utf8(output.stdout).expect("text");
+    format!("sha256:{}", text.split_whitespace().next().expect("a digest"))
+}
+
+/// The file of a descriptor, which must be as it says.
+fn blob(layout: &Path, descriptor: &Value) -> std::path::PathBuf {
+    let named = descriptor["digest"].as_str().expect("a digest");
+    let path = layout.join("blobs").join(named.replace(':', "/"));
+    assert_eq!(digest(&path), named);
+    assert_eq!(Some(fs::metadata(&path).expect("a file").len()), descriptor["size"].as_u64());
+    path
+}
+
+#[test]
+fn the_image_is_a_layout_that_says_what_it_is_and_runs() {
+    let directory: TempDir = tempfile::tempdir().expect("a directory");
+    let [first, second] = ["first", "second"].map(|name| directory.path().join(name));
+    let [said, again] = [built(&first), built(&second)];
+    let named = said.split_whitespace().find(|word| word.starts_with("sha256:")).expect("a digest");
+    assert!(again.contains(named), "two runs differ: {said}{again}");
+
+    let layout = directory.path().join("layout");
+    unpack(&first.join("mesh.tar"), &layout);
+    assert_eq!(json(&layout.join("oci-layout"))["imageLayoutVersion"], "1.0.0");
+    let index = json(&layout.join("index.json"));
+    let descriptor = &index["manifests"][0];
+    assert_eq!(descriptor["digest"], named);
+    let image = concat!("docker.io/library/mesh:", env!("CARGO_PKG_VERSION"));
+    assert_eq!(descriptor["annotations"]["io.containerd.image.name"], image);
+    let manifest = json(&blob(&layout, descriptor));
+    let config = json(&blob(&layout, &manifest["config"]));
+    let layer = blob(&layout, &manifest["layers"][0]);
+    assert_eq!(config["config"]["User"], "1337:1337");
+    // Docker's own list names the same files.
+    let dockers = &json(&layout.join("manifest.json"))[0];
+    assert!(layer.ends_with(dockers["Layers"][0].as_str().expect("a path")), "{dockers}");
+
+    let root = directory.path().join("root");
+    let unpacked = directory.path().join("layer.tar");
+    let gunzip = ends_well(Command::new("gzip").args(["--decompress", "--stdout"]).arg(&layer));
+    fs::write(&unpacked, gunzip.stdout).expect("written");
+    assert_eq!(config["rootfs"]["diff_ids"][0], digest(&unpacked));
+    unpack(&unpacked, &root);
+    let version = env!("CARGO_PKG_VERSION");
+    for (program, words) in
+        [("mesh-node", "--version"), ("mesh-control", "--version"), ("meshctl", "version")]
+    {
+        let output = inside(&root, &[&format!("/usr/local/bin/{program}"), words]);
+        assert!(output.contains(version), "{program}: {output}");
+    }
+    let list = json(&root.join("usr/local/share/mesh/sbom.spdx.json"));
+    assert_eq!(list["spdxVersion"], "SPDX-2.3");
+    let packages = list["packages"].as_array().expect("packages");
+    for wanted in ["mesh-node", "rustls", "libc.so.6"] {
+        let has = |it: &&Value| it["name"] == wanted && it["versionInfo"].is_string();
+        assert_eq!(packages.iter().filter(has).count(), 1, "{wanted}");
+    }
+}
+
+/// What a program prints that sees nothing but the image.
+fn inside(root: &Path, words: &[&str]) -> String {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    let mut command = if is_root {
+        Command::new("chroot")
+    } else {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "chroot"]);
+        command
+    };
+    let output =
+        ends_well(command.arg(root).args(words).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"));
+    String::from_utf8(output.stdout).expect("text")
+}

@@ -1,0 +1,134 @@
+//! `meshctl install`, `upgrade` and `uninstall`, as users run them.
+
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::json;
+
+use crate::cluster::Cluster;
+use crate::manifests::program;
+
+fn run(cluster: &Cluster, words: &[&str], answer: &str) -> Output {
+    let mut command = Command::new(program("meshctl"));
+    command.args(words).arg("--kubeconfig").arg(&cluster.kubeconfig);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    // Who asks nothing may have ended by now.
+    let _ = child.stdin.take().expect("a pipe").write_all(answer.as_bytes());
+    child.wait_with_output().expect("it ends")
+}
+
+fn succeeds(cluster: &Cluster, words: &[&str]) -> String {
+    let output = run(cluster, words, "");
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn fails(cluster: &Cluster, words: &[&str]) -> String {
+    let output = run(cluster, words, "");
+    assert!(!output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).expect("text")
+}
+
+#[test]
+fn a_mesh_is_installed_in_order_changed_and_removed() {
+    let cluster = Cluster::alive();
+    let said = succeeds(&cluster, &["install", "--set", "profile=demo", "-y"]);
+    let steps: Vec<_> = said.lines().filter(|line| line.starts_with('✔')).collect();
+    assert_eq!(
+        steps,
+        [
+            "✔ Namespace and kinds installed",
+            "✔ Control plane installed",
+            "✔ Node agents installed",
+            "✔ Gateways installed",
+            "✔ Validation installed",
+            "✔ Installation complete",
+        ]
+    );
+    let parts = cluster.parts();
+    for part in [
+        "Deployment mesh-control",
+        "DaemonSet mesh-node",
+        "Deployment istio-egressgateway",
+        "ConfigMap istio",
+    ] {
+        assert!(parts.iter().any(|it| it == part), "{part}: {parts:?}");
+    }
+    assert_eq!(cluster.server.list("CustomResourceDefinition").len(), 17);
+
+    // What others have written stays, and what is asked for no more goes.
+    let mut webhook =
+        cluster.server.read("ValidatingWebhookConfiguration", "", "mesh-validator").expect("it is there");
+    webhook["webhooks"][0]["clientConfig"]["caBundle"] = json!("Q0E=");
+    cluster.server.put(&webhook);
+    let foreign = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "users", "namespace": "istio-system"}});
+    cluster.server.put(&foreign);
+    let said = succeeds(&cluster, &["upgrade", "-y"]);
+    assert!(said.contains("removes Deployment istio-system/istio-egressgateway"), "{said}");
+    assert!(!cluster.parts().iter().any(|it| it.contains("egress")), "{:?}", cluster.parts());
+    let webhook =
+        cluster.server.read("ValidatingWebhookConfiguration", "", "mesh-validator").expect("it is there");
+    assert_eq!(webhook["webhooks"][0]["clientConfig"]["caBundle"], "Q0E=");
+
+    let said = succeeds(&cluster, &["uninstall", "-y"]);
+    assert!(said.contains("✔ 2 nodes cleaned"), "{said}");
+    assert_eq!(cluster.parts(), ["Namespace istio-system"]);
+    assert_eq!(cluster.server.list("CustomResourceDefinition").len(), 17);
+    assert!(cluster.server.read("ConfigMap", "istio-system", "users").is_some());
+    assert_eq!(succeeds(&cluster, &["uninstall", "-y"]), "There is nothing to uninstall.\n");
+    succeeds(&cluster, &["uninstall", "--purge", "-y"]);
+    assert!(cluster.server.list("CustomResourceDefinition").is_empty());
+    assert!(cluster.server.read("Namespace", "", "istio-system").is_none());
+}
+
+#[test]
+fn nothing_is_done_without_a_yes() {
+    let cluster = Cluster::own();
+    let output = run(&cluster, &["install"], "n\n");
+    let said = String::from_utf8(output.stdout).expect("text");
+    assert!(!output.status.success() && said.contains("Proceed? (y/N) Nothing was done."), "{said}");
+    assert!(said.contains("among them Deployment istio-system/mesh-control"), "{said}");
+    assert_eq!(cluster.parts(), Vec::<String>::new());
+    let output = run(&cluster, &["install", "--no-wait"], "y\n");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn who_waits_in_vain_is_told_for_what() {
+    let cluster = Cluster::own();
+    let said = fails(&cluster, &["install", "-y", "--timeout", "1s"]);
+    assert!(
+        said.contains("Deployment istio-system/mesh-control is not ready in time: no controller"),
+        "{said}"
+    );
+    // The nodes wait for the control plane.
+    assert!(cluster.server.read("DaemonSet", "istio-system", "mesh-node").is_none());
+}
+
+#[test]
+fn what_is_not_there_is_not_upgraded_and_what_is_helms_is_left_to_helm() {
+    let cluster = Cluster::own();
+    assert!(fails(&cluster, &["upgrade", "-y"]).contains("there is no installation to upgrade"));
+    let account = json!({
+        "apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {
+            "name": "mesh-node", "namespace": "istio-system", "labels": {"app.kubernetes.io/part-of": "mesh"},
+            "annotations": {"meta.helm.sh/release-name": "mesh"},
+        },
+    });
+    cluster.server.put(&account);
+    for command in ["install", "uninstall"] {
+        assert!(fails(&cluster, &[command, "-y"]).contains("installed by Helm"), "{command}");
+    }
+}
+
+#[test]
+fn a_node_that_does_not_answer_is_told() {
+    let cluster = Cluster::own();
+    succeeds(&cluster, &["install", "-y", "--no-wait"]);
+    let said = fails(&cluster, &["uninstall", "-y", "--timeout", "1s"]);
+    assert!(said.contains("mesh-node cleanup --node NAME"), "{said}");
+    // Everything else went.
+    assert_eq!(cluster.parts(), ["Namespace istio-system"]);
+}

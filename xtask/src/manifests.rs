@@ -1,0 +1,44 @@
+//! `cargo xtask manifests`: the plain manifests in `deploy`, written from the chart.
+//!
+//! The chart is rendered by `meshctl`, which is built first. That they agree is tested in the suite `kubernetes`.
+
+use std::{fs, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    shell::{self, say},
+    workspace,
+};
+
+/// Write deploy/manifests, deploy/rbac and deploy/webhook from the chart in deploy/helm/mesh.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: cargo xtask manifests && git diff deploy")]
+pub(crate) struct Args {}
+
+/// Runs the verb.
+pub(crate) fn run(_: &Args) -> Result<ExitCode> {
+    let target = workspace::root().join("target/manifests");
+    if target.exists() {
+        fs::remove_dir_all(&target).with_context(|| format!("{} cannot be emptied", target.display()))?;
+    }
+    let mut cargo = shell::cargo();
+    cargo.current_dir(workspace::root()).args(["run", "--quiet", "--package", "meshctl", "--"]);
+    shell::must(cargo.args(["manifest", "generate", "--output-dir"]).arg(&target))?;
+    for entry in fs::read_dir(&target).context("nothing was rendered")? {
+        let path = entry?.path();
+        let name = path.file_name().map(|it| it.to_string_lossy().into_owned()).unwrap_or_default();
+        let file = match name.as_str() {
+            "rbac.yaml" => "deploy/rbac/mesh-control.yaml".to_owned(),
+            "webhook.yaml" => "deploy/webhook/validating.yaml".to_owned(),
+            name => format!("deploy/manifests/{name}"),
+        };
+        let to = workspace::root().join(&file);
+        let text = fs::read(&path)?;
+        if fs::read(&to).ok().as_ref() != Some(&text) {
+            fs::write(&to, text).with_context(|| format!("{file} cannot be written"))?;
+            say(format_args!("{file} changed"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
