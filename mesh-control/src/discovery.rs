@@ -131,21 +131,18 @@ impl Stream {
                 slot = self.responses.reserve(), if more => {
                     let Ok(slot) = slot else { return Ok(()) };
                     let next = session.next(&self.hub.shelf()).map_err(|refusal| Status::aborted(refusal.to_string()))?;
-                    match next {
-                        Some(response) => {
-                            self.count(&response);
-                            lag.is_told = true;
-                            slot.send(Ok(response));
-                            if !awaits_answer {
-                                overdue.as_mut().reset(Instant::now() + MAX_SILENCE);
-                                awaits_answer = true;
-                            }
+                    if let Some(response) = next {
+                        self.count(&response);
+                        lag.is_told = true;
+                        slot.send(Ok(response));
+                        if !awaits_answer {
+                            overdue.as_mut().reset(Instant::now() + MAX_SILENCE);
+                            awaits_answer = true;
                         }
-                        None => {
-                            more = false;
-                            if session.is_settled() {
-                                lag.ends(&self.hub.counters.convergence);
-                            }
+                    } else {
+                        more = false;
+                        if session.is_settled() {
+                            lag.ends(&self.hub.counters.convergence);
                         }
                     }
                 }

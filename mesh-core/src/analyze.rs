@@ -34,6 +34,7 @@ mod service;
 mod service_entry;
 mod takeover;
 mod virtual_service;
+mod waypoint;
 mod workloads;
 
 /// What an analysis needs to know beside the objects.
@@ -165,6 +166,7 @@ const ANALYZERS: &[(&str, Analyzer)] = &[
     ("virtualservice.claims", claims::analyze),
     ("virtualservice.gateways", virtual_service::analyze),
     ("virtualservice.meshhosts", mesh_hosts::analyze),
+    ("waypoint", waypoint::analyze),
 ];
 
 #[cfg(test)]

@@ -265,6 +265,14 @@ impl Attachments {
         }
     }
 
+    /// Why a service is not bound to the waypoint that it asks for, if nothing can reach it therefore.
+    pub(crate) fn refused(&self, service: &ObjectKey) -> Option<String> {
+        match self.binding(service) {
+            Binding::Refused(Refusal { reason, message, .. }, _) if reason != OTHER_TRAFFIC => Some(message),
+            _ => None,
+        }
+    }
+
     /// What connections to a service go through.
     pub(crate) fn waypoint(&self, service: &ObjectKey) -> Option<Waypoint> {
         model(self.binding(service))

@@ -135,10 +135,10 @@ fn ready(container: &Container) -> u16 {
 fn every_document_is_what_kubernetes_takes() {
     for document in documents() {
         let check = match document["kind"].as_str().expect("a kind") {
+            "ConfigMap" => passes_through::<ConfigMap>,
             "ClusterRole" => passes_through::<ClusterRole>,
             "ClusterRoleBinding" => passes_through::<ClusterRoleBinding>,
             "CustomResourceDefinition" => parses::<CustomResourceDefinition>,
-            "ConfigMap" => passes_through::<ConfigMap>,
             "DaemonSet" => passes_through::<DaemonSet>,
             "Deployment" => passes_through::<Deployment>,
             "HorizontalPodAutoscaler" => passes_through::<HorizontalPodAutoscaler>,
@@ -297,6 +297,30 @@ fn prometheus_is_shown_the_right_ports() {
     assert_eq!(told(&control), options.monitoring.port());
     assert!(options.monitoring.ip() == IpAddr::from([0; 16]));
     assert_eq!(told(&node), Ports::default().metrics);
+}
+
+#[test]
+fn kiali_finds_what_it_looks_for() {
+    let deployment = all::<Deployment>("Deployment").remove(0);
+    let labels = deployment.metadata.labels.expect("labels");
+    assert_eq!((labels["app"].as_str(), labels["istio.io/rev"].as_str()), ("istiod", "default"));
+    let (template, options) = control();
+    let variables = container(&template).env.iter().flatten();
+    let cluster = variables.filter(|it| it.name == "CLUSTER_ID").find_map(|it| it.value.clone());
+    assert_eq!(cluster, Some(options.cluster));
+    let services = all::<Service>("Service");
+    let istiod = services.iter().find(|it| it.metadata.name.as_deref() == Some("istiod")).expect("it exists");
+    assert_eq!(istiod.metadata.labels.as_ref().expect("labels")["app"], "istiod");
+    let ports = istiod.spec.as_ref().and_then(|spec| spec.ports.as_ref()).expect("ports");
+    assert!(ports.iter().any(|it| it.name.as_deref() == Some("http-monitoring") && it.port == 15_014));
+    let maps = all::<ConfigMap>("ConfigMap");
+    let map = maps.into_iter().find(|it| it.metadata.name.as_deref() == Some("istio-sidecar-injector"));
+    let map = map.expect("it exists");
+    let data = map.data.expect("data");
+    let config: Value = serde_yaml_ng::from_str(&data["config"]).expect("YAML");
+    assert_eq!(config["policy"], "disabled", "nobody gets a sidecar");
+    let values: Value = serde_json::from_str(&data["values"]).expect("JSON");
+    assert_eq!(values["global"]["istioNamespace"], "istio-system");
 }
 
 #[test]

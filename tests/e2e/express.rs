@@ -172,6 +172,34 @@ fn express_flows_are_counted_as_all_others_are() -> Result<()> {
 }
 
 #[test]
+fn a_telemetry_is_about_express_flows_as_well() -> Result<()> {
+    let (bed, client, near) = bed(Inbound::SkLookup)?;
+    let node = bed.node("node-1")?;
+    let labels = [("source_workload", "client"), ("destination_workload", "near")];
+    let total =
+        || Ok::<_, anyhow::Error>(Scrape::of(&node)?.count("istio_tcp_connections_opened_total", &labels));
+    let before = total()?;
+    ensure!(dial(&client, &[&at(&near)])?.served());
+    counted(&node, "istio_tcp_connections_opened_total", &labels, |count| count > before)?;
+    bed.apply(
+        "{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: quiet, namespace: mesh}, \
+         spec: {metrics: [{providers: [{name: prometheus}], overrides: [{match: {metric: ALL_METRICS}, disabled: true}]}], \
+         accessLogging: [{disabled: true}]}}",
+    )?;
+    // Once it is in force nothing is told of a flow, though the kernel still makes it.
+    bed.wait("silence", Duration::from_secs(10), |_| {
+        let (Ok(counted), Ok(made)) = (total(), taken(&bed)) else { return false };
+        let lines = || node.log().unwrap_or_default().matches("connection complete").count();
+        let logged = lines();
+        let served = dial(&client, &[&at(&near)]).is_ok_and(|seen| seen.served());
+        std::thread::sleep(Duration::from_millis(1_500));
+        let is_quiet = total().is_ok_and(|now| now == counted) && lines() == logged;
+        served && is_quiet && taken(&bed).is_ok_and(|now| now > made)
+    })?;
+    Ok(())
+}
+
+#[test]
 fn a_change_of_policy_cuts_open_flows_within_a_second() -> Result<()> {
     let (bed, client, near) = bed(Inbound::SkLookup)?;
     let mut held = client.spawn(&["netprobe", "hold", &at(&near)])?;

@@ -171,8 +171,25 @@ fn through_a_waypoint(bed: &Bed) -> Result<()> {
     }
 }
 
+/// What Kiali asks the control plane for beside its metrics.
+fn kiali(bed: &Bed) -> Result<()> {
+    let control = bed.control()?;
+    let version = control.debug("/version")?;
+    let numbers: Vec<_> = version.split('-').next().unwrap_or_default().split('.').collect();
+    let is_version = numbers.len() == 3 && numbers.iter().all(|part| part.parse::<u32>().is_ok());
+    ensure!(is_version && version.ends_with("-Clean"), "{version}");
+    let services: Vec<serde_json::Value> = serde_json::from_str(&control.debug("/debug/registryz")?)?;
+    let reviews = services.iter().find(|it| it["hostname"] == "reviews.default.svc.cluster.local");
+    let reviews = reviews.with_context(|| format!("{services:#?}"))?;
+    let own = &reviews["Attributes"];
+    ensure!(own["Name"] == "reviews" && own["Namespace"] == "default", "{reviews}");
+    ensure!(reviews["ports"][0]["port"] == 9080, "{reviews}");
+    Ok(())
+}
+
 fn dashboards(bed: &Bed) -> Result<()> {
     let node = bed.node("node-1")?;
+    kiali(bed)?;
     let way = bed.pod("default/way-pod")?;
     check_metrics(&node.metrics()?).context("a node")?;
     check_metrics(&bed.control()?.debug("/metrics")?).context("the control plane")?;

@@ -59,19 +59,19 @@ impl Prometheus {
     /// The answer to a query, which has to be one that Prometheus understands.
     pub(crate) fn ask(&self, node: &NodeHandle<'_>, api: &str, query: &str) -> Result<Answer> {
         let times = if api == "query" { "" } else { "&start=0&end=9999999999" };
-        let answer = self.get(node, &format!("/api/v1/{api}?query={}{times}", encoded(query)));
-        answer.with_context(|| query.to_owned())
+        let answer = Self::get(node, &format!("/api/v1/{api}?query={}{times}", encoded(query)));
+        answer.with_context(|| format!("{query}: {}", self.process.errors()))
     }
 
     /// The values of a label of some series.
     pub(crate) fn values(&self, node: &NodeHandle<'_>, label: &str, of: &str) -> Result<Vec<String>> {
-        let answer = self.get(node, &format!("/api/v1/label/{label}/values?match[]={}", encoded(of)));
-        let answer = answer.with_context(|| format!("{label} of {of}"))?;
+        let answer = Self::get(node, &format!("/api/v1/label/{label}/values?match[]={}", encoded(of)));
+        let answer = answer.with_context(|| format!("{label} of {of}: {}", self.process.errors()))?;
         serde_json::from_value(answer.0["data"].clone()).with_context(|| answer.0.to_string())
     }
 
     /// An answer without an error. While Prometheus is not there yet it is an empty one.
-    fn get(&self, node: &NodeHandle<'_>, path: &str) -> Result<Answer> {
+    fn get(node: &NodeHandle<'_>, path: &str) -> Result<Answer> {
         let answer = node.run_in_netns(|| {
             fetch(([127, 0, 0, 1], 19090).into(), &Request::get(path), Duration::from_secs(5))
         })?;

@@ -175,7 +175,7 @@ fn a_node_is_believed_about_what_is_wrong_with_its_own_pods() {
         hub: Arc::clone(&topology.hub),
         findings: Arc::default(),
         traffic: Arc::clone(&topology.traffic),
-        options: crate::dashboard::PageOptions::default(),
+        options: crate::config::PageOptions::default(),
         cluster: String::new(),
         root_namespace: String::new(),
     };

@@ -12,6 +12,7 @@ use mesh_common::{Endpoint, ExpressEvent, ExpressFlow, Flow, Mark};
 use mesh_core::{
     model::{Service, Snapshot, Target},
     policy::Connection,
+    telemetry::Side,
 };
 use tokio::sync::watch;
 
@@ -21,6 +22,7 @@ use super::{
     maps::{ExpressMaps, socket_addr},
 };
 use crate::{
+    l7::shared::Shared,
     report::{ConnInfo, ConnReport, Direction, Event, Party, Reporter, Stage},
     sys::{bpf, conntrack},
 };
@@ -30,6 +32,8 @@ pub struct Flows {
     maps: ExpressMaps,
     reporter: Arc<Reporter>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Knows what Telemetries say.
+    shared: Arc<Shared>,
     cut: CutFlows,
     overruled: Overruled,
     /// Those that are open long enough to be shown.
@@ -52,12 +56,12 @@ impl Flows {
     /// A reader of the maps.
     pub fn new(
         maps: ExpressMaps,
-        (reporter, snapshots): (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>),
+        (reporter, snapshots, shared): (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>, Arc<Shared>),
         (cut, overruled): (CutFlows, Overruled),
     ) -> Self {
         let (open, gone, forgotten) = (HashMap::new(), HashSet::new(), HashSet::new());
         let orphans = HashMap::new();
-        Self { maps, reporter, snapshots, cut, overruled, open, gone, forgotten, orphans }
+        Self { maps, reporter, snapshots, shared, cut, overruled, open, gone, forgotten, orphans }
     }
 
     /// Reports for ever.
@@ -218,6 +222,7 @@ impl Flows {
         });
         let served = destination.workload.as_ref().and_then(|it| it.services.first());
         let served = served.and_then(|one| snapshot.service(&one.service)).cloned();
+        let telemetry = self.shared.telemetry(&snapshot);
         let begin = |direction, service: Option<Arc<Service>>| {
             let report = self.reporter.begin_since(
                 ConnInfo {
@@ -233,6 +238,11 @@ impl Flows {
                 lasted,
             );
             report.takes_express_path();
+            let (own, side) = match direction {
+                Direction::Outbound => (&client.workload, Side::Client),
+                _ => (&destination.workload, Side::Server),
+            };
+            report.tell(telemetry.of_connection(own.as_deref(), side));
             report
         };
         Pair { outbound: begin(Direction::Outbound, service), inbound: begin(Direction::Inbound, served) }

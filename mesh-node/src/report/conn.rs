@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use mesh_core::model::{Named, Service};
 use mesh_core::resource::telemetry::Metric;
-use mesh_core::telemetry::{Attributes, Value};
+use mesh_core::telemetry::{Attributes, Families, Value};
 use tokio::time::Instant;
 
 use super::access::Line;
@@ -212,7 +212,7 @@ pub(super) struct Live {
     /// How much of the counters is in the metrics already; only grows.
     flushed: Counters,
     /// Settled once; with it the connection counts as opened.
-    series: OnceLock<Arc<Series>>,
+    series: OnceLock<Bound>,
     state: Mutex<State>,
     /// What it carries is reported elsewhere.
     requests: AtomicBool,
@@ -220,6 +220,21 @@ pub(super) struct Live {
     express: AtomicBool,
     /// What a Telemetry says is told about it.
     told: OnceLock<Arc<Told>>,
+}
+
+/// Where a connection is counted.
+#[derive(Debug)]
+struct Bound {
+    usual: Arc<Series>,
+    /// Metrics of which a Telemetry changes labels.
+    changed: Box<[(Families, Arc<Series>)]>,
+}
+
+impl Bound {
+    fn of(&self, metric: Metric) -> &Series {
+        let changed = self.changed.iter().find(|(families, _)| families.has(metric));
+        changed.map_or(&self.usual, |(_, series)| series)
+    }
 }
 
 #[derive(Debug)]
@@ -256,16 +271,16 @@ impl Live {
             return;
         }
         let series = self.bind(reporter);
-        let (sent_metric, received_metric) = match self.direction {
-            Direction::Inbound => (&series.sent, &series.received),
-            Direction::Outbound | Direction::Through => (&series.received, &series.sent),
-        };
         let inbound = self.direction == Direction::Inbound;
         let (of_sent, of_received) = if inbound {
             (Metric::TcpSentBytes, Metric::TcpReceivedBytes)
         } else {
             (Metric::TcpReceivedBytes, Metric::TcpSentBytes)
         };
+        let (sent_bytes, received_bytes) =
+            (&series.of(Metric::TcpSentBytes).sent, &series.of(Metric::TcpReceivedBytes).received);
+        let (sent_metric, received_metric) =
+            if inbound { (sent_bytes, received_bytes) } else { (received_bytes, sent_bytes) };
         if self.counts(of_sent) {
             carry(sent, &self.flushed.sent, sent_metric);
         }
@@ -283,25 +298,33 @@ impl Live {
         let state = self.lock();
         let flag = state.failure.as_ref().map_or(Flag::None, |failure| failure.flag);
         if self.counts(Metric::TcpClosedConnections) {
-            series.closed(flag).fetch_add(1, Ordering::Relaxed);
+            series.of(Metric::TcpClosedConnections).closed(flag).fetch_add(1, Ordering::Relaxed);
         }
         let failed = state.failure.as_ref().is_some_and(|failure| failure.stage.is_before_established());
         if failed && !established {
-            series.failed(flag).fetch_add(1, Ordering::Relaxed);
+            series.usual.failed(flag).fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// The series of the connection; the first caller settles it and counts the connection as opened.
-    fn bind(&self, reporter: &Reporter) -> &Arc<Series> {
+    fn bind(&self, reporter: &Reporter) -> &Bound {
         self.series.get_or_init(|| {
-            let (series, overflow) = reporter.series.find(&self.lock().info);
-            if overflow {
+            let state = self.lock();
+            let (usual, mut is_over) = reporter.series.find(&state.info);
+            let changes = self.told.get().map(|told| told.changes(&*state)).unwrap_or_default();
+            let changed = changes.into_iter().map(|(families, changes)| {
+                let (series, overflow) = reporter.series.find_changed(&state.info, changes);
+                is_over |= overflow;
+                (families, series)
+            });
+            let bound = Bound { changed: changed.collect(), usual };
+            if is_over {
                 reporter.count(Event::LabelOverflow);
             }
             if self.counts(Metric::TcpOpenedConnections) {
-                series.opened.fetch_add(1, Ordering::Relaxed);
+                bound.of(Metric::TcpOpenedConnections).opened.fetch_add(1, Ordering::Relaxed);
             }
-            series
+            bound
         })
     }
 

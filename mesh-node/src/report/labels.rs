@@ -42,13 +42,20 @@ pub(super) const NAMES: [&str; COUNT] = [
 /// The label whose value is a [`super::Flag`].
 pub(super) const FLAGS: &str = "response_flags";
 
-/// The values of [`NAMES`], in its order.
+/// What a connection is counted under.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct Labels([Arc<str>; COUNT]);
+pub(super) struct Labels {
+    /// The values of [`NAMES`], in its order; empty for those that are changed.
+    usual: [Arc<str>; COUNT],
+    changes: Changes,
+}
+
+/// Labels that a Telemetry changes or adds, with their values, and those that it removes; each name once, in order.
+pub(super) type Changes = Vec<(Arc<str>, Option<Arc<str>>)>;
 
 impl Labels {
     /// The label set of a connection.
-    pub(super) fn of(info: &ConnInfo) -> Self {
+    pub(super) fn of(info: &ConnInfo, changes: Changes) -> Self {
         let mut values = Vec::with_capacity(COUNT);
         values.push(Arc::from(info.direction.reporter()));
         values.extend(party(&info.source));
@@ -56,7 +63,13 @@ impl Labels {
         values.extend(service(info));
         values.push(Arc::from(if info.datagrams { "udp" } else { "tcp" }));
         values.push(Arc::from(security(info)));
-        Self(values.try_into().expect("one value for each of NAMES"))
+        // What is not shown must not tell label sets apart.
+        for (name, value) in NAMES.iter().zip(&mut values) {
+            if is_changed(&changes, name) {
+                *value = Arc::from("");
+            }
+        }
+        Self { usual: values.try_into().expect("one value for each of NAMES"), changes }
     }
 
     /// What a connection counts as when there are too many label sets to tell it apart.
@@ -65,14 +78,25 @@ impl Labels {
         if let Some(reporter) = values.first_mut() {
             *reporter = Arc::from(direction.reporter());
         }
-        Self(values)
+        Self { usual: values, changes: Changes::new() }
+    }
+
+    /// Whether a Telemetry has changed any.
+    pub(super) fn are_changed(&self) -> bool {
+        !self.changes.is_empty()
     }
 
     /// Names and values, and one more pair for the flag.
-    pub(super) fn pairs<'a>(&'a self, flag: &'static str) -> Vec<(&'static str, &'a str)> {
-        let own = NAMES.into_iter().zip(self.0.iter().map(AsRef::as_ref));
-        own.chain([(FLAGS, flag)]).collect()
+    pub(super) fn pairs<'a>(&'a self, flag: &'static str) -> Vec<(&'a str, &'a str)> {
+        let own = NAMES.into_iter().zip(self.usual.iter().map(AsRef::as_ref));
+        let own = own.filter(|(name, _)| !is_changed(&self.changes, name));
+        let changed = self.changes.iter().filter_map(|(name, value)| Some((&**name, value.as_deref()?)));
+        own.chain([(FLAGS, flag)]).chain(changed).collect()
     }
+}
+
+fn is_changed(changes: &Changes, name: &str) -> bool {
+    changes.iter().any(|(changed, _)| **changed == *name)
 }
 
 /// The ten labels of one end, in the order of [`NAMES`].

@@ -107,7 +107,12 @@ impl Scrape {
     fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let series = self.reporter.series.all();
         for (name, help, value) in PLAIN_FAMILIES {
-            let samples = series.iter().filter(|one| one.opened.load(Ordering::Relaxed) > 0);
+            // With changed labels a series may be that of some of the families only.
+            let is_shown = |one: &&Arc<Series>| {
+                let has_opened = one.opened.load(Ordering::Relaxed) > 0 && !one.labels.are_changed();
+                has_opened || value(one).load(Ordering::Relaxed) > 0
+            };
+            let samples = series.iter().filter(is_shown);
             let samples =
                 samples.map(|one| (one.labels.pairs(Flag::None.label()), value(one).load(Ordering::Relaxed)));
             counters(encoder, name, help, samples)?;
@@ -212,7 +217,7 @@ impl Collector for Extra {
 }
 
 /// Names and values of labels.
-pub(super) type Pairs<'a> = Vec<(&'static str, &'a str)>;
+pub(super) type Pairs<'a> = Vec<(&'a str, &'a str)>;
 
 /// Encodes a family of counters.
 pub(super) fn counters<'a, V: EncodeCounterValue>(

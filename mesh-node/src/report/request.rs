@@ -27,6 +27,7 @@ pub use format::{AccessFormat, FormatError};
 pub(super) use encode::{append, without_exemplar};
 pub(super) use format::Clock;
 pub(super) use series::RequestMap;
+pub(super) use shape::MAX_VALUE;
 
 use super::{Event, PseudoService, Reporter, Told};
 

@@ -13,7 +13,7 @@ use mesh_core::id::SpiffeId;
 use mesh_core::topology::{Edge, Tally};
 
 use super::edges;
-use super::labels::Labels;
+use super::labels::{Changes, Labels};
 use super::{ConnInfo, Direction, Flag, PseudoService};
 
 /// All counters of one label set. Bytes are counted from the server's side; see [`super::Counters`].
@@ -95,6 +95,15 @@ impl SeriesMap {
         Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), cap, epoch: AtomicU64::new(0), overflow, known }
     }
 
+    /// As [`Self::find`], for a connection of which a Telemetry changes labels. Nothing remembers it: their values may be
+    /// different for each connection.
+    pub(super) fn find_changed(&self, info: &ConnInfo, changes: Changes) -> (Arc<Series>, bool) {
+        match self.intern(info, changes) {
+            Some(series) => (series, false),
+            None => (self.overflow_of(info.direction).clone(), true),
+        }
+    }
+
     /// The series of a connection; the flag tells whether the cap left only the one for unknown labels.
     pub(super) fn find(&self, info: &ConnInfo) -> (Arc<Series>, bool) {
         CACHE.with_borrow_mut(|cache| {
@@ -103,7 +112,7 @@ impl SeriesMap {
             if let Some(hit) = cache.entries.get(&key) {
                 return (hit.series.clone(), false);
             }
-            let Some(series) = self.intern(info) else {
+            let Some(series) = self.intern(info, Changes::new()) else {
                 // Not cached: room may appear, and each such connection is to be counted as overflow.
                 return (self.overflow_of(info.direction).clone(), true);
             };
@@ -125,8 +134,8 @@ impl SeriesMap {
     }
 
     /// Finds or makes the series of the connection's labels; `None` beyond the cap.
-    fn intern(&self, info: &ConnInfo) -> Option<Arc<Series>> {
-        let labels = Labels::of(info);
+    fn intern(&self, info: &ConnInfo, changes: Changes) -> Option<Arc<Series>> {
+        let labels = Labels::of(info, changes);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(series) = known.by_labels.get(&labels) {
             return Some(series.clone());

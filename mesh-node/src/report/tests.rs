@@ -467,3 +467,55 @@ fn cost_of_one_connection() {
         println!("{}: {:?} a connection", format.name(), start.elapsed() / 100_000);
     }
 }
+
+/// What a Telemetry of the mesh with these overrides says of connections.
+fn told(overrides: &str) -> Option<Arc<Told>> {
+    use mesh_core::resource::{SourceFile, parse};
+    let text = format!(
+        "{{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {{name: t, namespace: istio-system}}, \
+         spec: {{metrics: [{{providers: [{{name: prometheus}}], overrides: {overrides}}}]}}}}"
+    );
+    let parsed = parse(&SourceFile { name: "t.yaml", text: &text });
+    assert_eq!(parsed.objects.len(), 1, "{:?}", parsed.findings);
+    let compiled = mesh_core::model::compile(&parsed.objects, &mesh_core::model::CompileOptions::default());
+    let telemetry = Telemetry::of(&compiled.snapshot, &Telemetry::default());
+    telemetry.of_connection(Some(&workload("client")), mesh_core::telemetry::Side::Client)
+}
+
+#[test]
+fn labels_of_connections_are_as_a_telemetry_wants_them() {
+    let (reporter, _sink) = reporter(AccessLogFormat::Off);
+    let overrides = "[{match: {metric: TCP_OPENED_CONNECTIONS}, tagOverrides: {source_app: {operation: REMOVE}, \
+         source_version: {operation: REMOVE}, team: {value: \"'shop'\"}, port: {value: destination.port}, \
+         response_flags: {operation: REMOVE}, odd: {value: request.host}}}]";
+    let changed = told(overrides);
+    for _ in 0..2 {
+        let report = reporter.begin(info(Direction::Outbound));
+        report.tell(changed.clone());
+        report.opened();
+        report.counters().sent.fetch_add(5, Ordering::Relaxed);
+    }
+    let other = ConnInfo {
+        source: Party {
+            workload: Some(Arc::new(Workload { version: "v2".into(), ..(*workload("client")).clone() })),
+            ..info(Direction::Outbound).source
+        },
+        ..info(Direction::Outbound)
+    };
+    let report = reporter.begin(other);
+    report.tell(changed);
+    drop(report);
+    let text = scrape(&reporter);
+    let opened: Vec<_> =
+        text.lines().filter(|line| line.starts_with("istio_tcp_connections_opened_total{")).collect();
+    let [line] = opened[..] else { panic!("{opened:#?}") };
+    for wanted in ["team=\"shop\"", "port=\"8080\"", "odd=\"unknown\"", "response_flags=\"-\"", "} 3"] {
+        assert!(line.contains(wanted), "{wanted} in {line}");
+    }
+    assert!(!line.contains("source_app") && !line.contains("source_version"), "{line}");
+    let of_v1 = ["source_app=\"client\"", "source_version=\"v1\""];
+    assert_eq!(sample(&text, "istio_tcp_connections_closed_total", &of_v1), 2, "the others are as usual");
+    assert_eq!(sample(&text, "istio_tcp_received_bytes_total", &of_v1), 10);
+    let bytes = text.lines().filter(|line| line.starts_with("istio_tcp_received_bytes_total{"));
+    assert_eq!(bytes.filter(|line| line.contains("team=")).count(), 0, "{text}");
+}

@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mesh_core::model::{Snapshot, Workload};
 use mesh_core::resource::mesh_config::provider::LogFormat;
 use mesh_core::resource::telemetry::{CustomTag, Metric};
-use mesh_core::telemetry::{Attributes, Chosen, Effective, Side, Telemetries};
+use mesh_core::telemetry::{Attributes, Chosen, Effective, Families, Group, Side, Tag, Telemetries};
+use mesh_core::trace::cut;
 use tracing::warn;
 
+use super::labels::{Changes, FLAGS};
+use super::request::MAX_VALUE;
 use super::request::attributes::View;
 use super::request::{AccessFormat, FormatError, RequestFacts};
 
@@ -99,6 +102,17 @@ impl Told {
         self.effective.metrics.iter().any(|group| group.metrics.has(metric))
     }
 
+    /// How labels of metrics of a connection differ from the usual, and of which metrics.
+    pub(super) fn changes(&self, connection: &dyn Attributes) -> Vec<(Families, Changes)> {
+        if !self.reshapes {
+            return Vec::new();
+        }
+        let is_for_connections = |group: &&Group| OF_CONNECTIONS.iter().any(|it| group.metrics.has(*it));
+        let groups = self.effective.metrics.iter().filter(is_for_connections);
+        let changed = groups.filter(|group| !group.tags.is_empty());
+        changed.map(|group| (group.metrics, changes(group, connection))).collect()
+    }
+
     /// Whether the access log has a line about a connection.
     pub(super) fn logs_connection(&self, connection: &dyn Attributes) -> bool {
         let log = &self.effective.log;
@@ -116,6 +130,27 @@ impl Told {
         self.line.as_ref()
     }
 }
+
+/// The flag is not known before a connection ends, and without it series could not be told apart: it stays.
+fn changes(group: &Group, connection: &dyn Attributes) -> Changes {
+    let tags = group.tags.iter().filter(|(name, _)| *name != FLAGS);
+    let value = |tag: &Tag| match tag {
+        Tag::Remove => None,
+        Tag::Set(expression) => {
+            let value = expression.text(connection).unwrap_or_else(|| "unknown".to_owned());
+            Some(Arc::from(cut(&value, MAX_VALUE)))
+        }
+    };
+    tags.map(|(name, tag)| (Arc::from(name.as_str()), value(tag))).collect()
+}
+
+/// Metrics of connections that a Telemetry can name.
+const OF_CONNECTIONS: [Metric; 4] = [
+    Metric::TcpOpenedConnections,
+    Metric::TcpClosedConnections,
+    Metric::TcpSentBytes,
+    Metric::TcpReceivedBytes,
+];
 
 fn line(format: &LogFormat) -> Result<AccessFormat, FormatError> {
     match (&format.text, &format.labels) {

@@ -71,10 +71,11 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let (demand, demands) = mpsc::channel(DEMANDS);
     let (lookup, lookups) = Lookup::new();
     let watchdog = Watchdog::start(&reporter).context("starting the watchdog")?;
+    let shared = Arc::new(Shared::new(lookup));
     let workers = start_threads(
         threads,
         (&redirect.pins, &watchdog),
-        (&identities, &demand, lookup),
+        (&identities, &demand, &shared),
         (&reporter, &drained, Descriptors::under(files)),
     )?;
     let publisher = Publisher {
@@ -100,7 +101,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     admin::serve(state, reporter.clone()).await.context("opening the admin ports")?;
 
     follow_kernel_log(&mut manager);
-    follow_flows(&manager, &redirect, (reporter.clone(), snapshots.subscribe()))?;
+    follow_flows(&manager, &redirect, (reporter.clone(), snapshots.subscribe(), shared))?;
     start_cni(&options, &redirect, snapshots.subscribe())?;
     tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
     tasks::spawn_local("rotation", identities.run_rotation());
@@ -170,7 +171,7 @@ fn follow_kernel_log(manager: &mut Manager) {
 fn follow_flows(
     manager: &Manager,
     options: &redirect::Options,
-    reported: (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>),
+    reported: (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>, Arc<Shared>),
 ) -> anyhow::Result<()> {
     if options.express {
         let flows = redirect::Flows::new(ExpressMaps::open(&options.pins)?, reported, manager.ended_flows());
@@ -242,11 +243,10 @@ fn prepare_threads(
 fn start_threads(
     threads: Vec<Waiting>,
     (pins, watchdog): (&Pins, &Arc<Watchdog>),
-    (identities, demand, lookup): (&Arc<IdentityStore>, &mpsc::Sender<IpAddr>, Lookup),
+    (identities, demand, shared): (&Arc<IdentityStore>, &mpsc::Sender<IpAddr>, &Arc<Shared>),
     (reporter, drain, descriptors): (&Arc<Reporter>, &Drain, Descriptors),
 ) -> anyhow::Result<Vec<JoinHandle<()>>> {
-    let shared = Arc::new(Shared::new(lookup));
-    reporter.follow_checked(&shared);
+    reporter.follow_checked(shared);
     let names = Arc::<dns::Figures>::default();
     reporter.register(names.clone());
     let start = |(index, waiting): (usize, Waiting)| {

@@ -95,14 +95,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Of::Pod(one) => {
             let (namespace, name) = one.place();
             let found = find_workload(one, namespace, name)?;
-            printed(one, &found, |workload: &Workload| pod_text(workload, namespace, name))?
+            let problems = own_problems(one, "Pod", (namespace, name))?;
+            printed(one, &found, |workload: &Workload| pod_text(workload, namespace, name) + &problems)?
         }
         Of::Service(one) => {
             let (namespace, name) = one.place();
             let found = one
                 .ask(&format!("/api/v1/services/{namespace}/{name}"))
                 .with_context(|| format!("service {namespace}/{name}"))?;
-            printed(one, &found, service_text)?
+            let problems = own_problems(one, "Service", (namespace, name))?;
+            printed(one, &found, |service: &Service| service_text(service) + &problems)?
         }
     };
     emit(&text)?;
@@ -292,6 +294,29 @@ impl Rates {
     }
 }
 
+/// What analysis has found wrong with the object itself, as lines; empty if nothing.
+fn own_problems(one: &One, kind: &str, (namespace, name): (&str, &str)) -> Result<String> {
+    let all = one.ask(&format!("/api/v1/problems?namespace={namespace}"))?;
+    own_problems_text(&all, kind, (namespace, name))
+}
+
+fn own_problems_text(all: &Value, kind: &str, (namespace, name): (&str, &str)) -> Result<String> {
+    let is = |problem: &&Value, field: &str, wanted: &str| {
+        problem.get(field).and_then(Value::as_str) == Some(wanted)
+    };
+    let problems = all.get("problems").and_then(Value::as_array).into_iter().flatten();
+    let own = problems
+        .filter(|it| is(it, "kind", kind) && is(it, "namespace", namespace) && is(it, "name", name))
+        .map(|it| serde_json::from_value(it.clone()));
+    let own: Vec<Problem> = own.collect::<Result<_, _>>().context("the control plane's answer")?;
+    let mut out = String::new();
+    if !own.is_empty() {
+        out.push_str("What is wrong with it:\n");
+        own.iter().for_each(|problem| problem_line(&mut out, "   ", problem));
+    }
+    Ok(out)
+}
+
 /// Rules, and below each what is wrong with it.
 fn rules(out: &mut String, policies: &[Policy]) {
     if policies.is_empty() {
@@ -302,13 +327,15 @@ fn rules(out: &mut String, policies: &[Policy]) {
     for policy in policies {
         let Policy { kind, namespace, name, summary, problems } = policy;
         let _ = writeln!(out, "   {}", one_line(&format!("{kind} {namespace}/{name}: {summary}")));
-        for problem in problems {
-            let Problem { level, code, field, reason, hint } = problem;
-            let field = if field.is_empty() { String::new() } else { format!("{field}: ") };
-            let hint = hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
-            let _ = writeln!(out, "      {}", one_line(&format!("{level} [{code}] {field}{reason}{hint}")));
-        }
+        problems.iter().for_each(|problem| problem_line(out, "      ", problem));
     }
+}
+
+fn problem_line(out: &mut String, indent: &str, problem: &Problem) {
+    let Problem { level, code, field, reason, hint } = problem;
+    let field = if field.is_empty() { String::new() } else { format!("{field}: ") };
+    let hint = hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    let _ = writeln!(out, "{indent}{}", one_line(&format!("{level} [{code}] {field}{reason}{hint}")));
 }
 
 fn line(out: &mut String, title: &str, value: &str) {
@@ -375,6 +402,38 @@ mod tests {
             assert!(text.contains(wanted), "{wanted:?} in\n{text}");
         }
         assert!(!text.contains('\u{7}'), "names ring no bell");
+    }
+
+    #[test]
+    fn why_a_pod_is_not_captured_and_not_certified_is_said() {
+        let mut workload = json!({
+            "name": "w", "type": "pod", "app": "w", "version": "v1", "identities": [], "services": [],
+            "waypoint": null, "policies": [], "inbound": rates(), "outbound": rates(),
+            "instances": [{"name": "w", "node": "n", "addresses": [], "ready": true, "enrolled": true,
+                "capture": "failed: no room in a map", "certificate": "the CA says \u{1b}no"}],
+        });
+        let text = |workload: &Value| pod_text(&serde_json::from_value(workload.clone()).unwrap(), "a", "w");
+        let told = text(&workload);
+        assert!(
+            told.contains("   In the mesh  not yet, its capture is failed: no room in a map\n"),
+            "{told}"
+        );
+        assert!(told.contains("   Certificate  none that is new: the CA says  no\n"), "{told}");
+        workload["instances"][0]["capture"] = Value::Null;
+        assert!(text(&workload).contains("   In the mesh  yes\n"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_object_itself_is_said() {
+        let problem = |kind: &str, name: &str| {
+            json!({"level": "error", "code": "IST0101", "kind": kind, "namespace": "a", "name": name,
+                "field": "metadata.labels", "reason": "asks for nobody", "hint": null})
+        };
+        let all =
+            json!({"problems": [problem("Service", "w"), problem("Service", "x"), problem("Pod", "w")]});
+        let text = own_problems_text(&all, "Service", ("a", "w")).unwrap();
+        assert_eq!(text, "What is wrong with it:\n   error [IST0101] metadata.labels: asks for nobody\n");
+        assert_eq!(own_problems_text(&all, "Service", ("b", "w")).unwrap(), "");
     }
 
     #[test]

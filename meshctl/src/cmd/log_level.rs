@@ -13,7 +13,7 @@ use crate::http::Server;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// A level for everything, levels of parts (mesh_node::l4=debug), several with commas between; or reset.
+    /// A level for everything, levels of parts (`mesh_node::l4=debug`), several with commas between; or reset.
     #[arg(value_name = "LEVELS", value_parser = levels)]
     levels: Option<String>,
     /// The proxy's admin address.

@@ -49,16 +49,15 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    match &args.bed {
-        Some(bed) => of_bed(args, &file_of(&bed.join("logs"), &args.who)?)?,
-        None => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let texts = runtime.block_on(of_cluster(args))?;
-            for (pod, text) in &texts {
-                let head = if texts.len() > 1 { format!("==> {pod} <==\n") } else { String::new() };
-                emit(&format!("{head}{text}"))?;
-            }
-        }
+    if let Some(bed) = &args.bed {
+        of_bed(args, &file_of(&bed.join("logs"), &args.who)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let texts = runtime.block_on(of_cluster(args))?;
+    for (pod, text) in &texts {
+        let head = if texts.len() > 1 { format!("==> {pod} <==\n") } else { String::new() };
+        emit(&format!("{head}{text}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -90,8 +89,13 @@ fn file_of(logs: &Path, who: &str) -> Result<PathBuf> {
 fn of_bed(args: &Args, path: &Path) -> Result<()> {
     let text = end_of(path, MAX_SHOWN)?;
     emit(args.tail.map_or(text.as_str(), |lines| last(&text, lines)))?;
+    if args.follow { follow(path) } else { Ok(()) }
+}
+
+/// Shows what is written from now on, until nobody reads it any more.
+fn follow(path: &Path) -> Result<()> {
     let mut at = fs::metadata(path)?.len();
-    while args.follow {
+    loop {
         thread::sleep(PAUSE);
         let length = fs::metadata(path)?.len();
         // One that has become shorter begins anew.
@@ -106,7 +110,6 @@ fn of_bed(args: &Args, path: &Path) -> Result<()> {
             return Ok(());
         }
     }
-    Ok(())
 }
 
 /// The last bytes of a file, from the beginning of a line.
@@ -143,13 +146,11 @@ async fn of_cluster(args: &Args) -> Result<Vec<(String, String)>> {
     };
     let pods: Api<Pod> = Api::namespaced(client, namespace);
     let names = match wanted {
-        Wanted::Name(name) => match pods.get_opt(name).await? {
-            Some(_) => vec![name.to_owned()],
-            None => {
-                let label = format!("gateway.networking.k8s.io/gateway-name={name}");
-                names(&pods, &ListParams::default().labels(&label)).await?
-            }
-        },
+        Wanted::Name(name) if pods.get_opt(name).await?.is_some() => vec![name.to_owned()],
+        Wanted::Name(name) => {
+            let label = format!("gateway.networking.k8s.io/gateway-name={name}");
+            names(&pods, &ListParams::default().labels(&label)).await?
+        }
         Wanted::Labels(labels) => names(&pods, &ListParams::default().labels(&labels)).await?,
         Wanted::Node(node) => {
             let on_node = format!("spec.nodeName={node}");

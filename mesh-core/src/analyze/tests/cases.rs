@@ -36,6 +36,27 @@ fn every_code_has_a_case() {
 
 const CASES: &[Case] = &[
     Case {
+        says: &["IST0101 metadata.labels[\"istio.io/use-waypoint\"]"],
+        text: "apiVersion: v1
+kind: Service
+metadata: {name: bound, namespace: book, labels: {istio.io/use-waypoint: way}}
+spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}]}",
+        mend: ("use-waypoint: way", "use-waypoint: none"),
+    },
+    Case {
+        says: &["IST0101 metadata.labels[\"istio.io/use-waypoint\"]"],
+        text: "apiVersion: v1
+kind: Service
+metadata: {name: bound, namespace: book, labels: {istio.io/use-waypoint: way}}
+spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: way, namespace: book}
+spec: {gatewayClassName: mesh, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}",
+        mend: ("gatewayClassName: mesh", "gatewayClassName: istio-waypoint"),
+    },
+    Case {
         says: &["IST0101 spec.http[0].route[0].destination.host"],
         text: "apiVersion: networking.istio.io/v1
 kind: VirtualService

@@ -61,4 +61,4 @@ impl<'a> Shape<'a> {
 }
 
 /// Bytes of a label's value.
-const MAX_VALUE: usize = 128;
+pub(in crate::report) const MAX_VALUE: usize = 128;
