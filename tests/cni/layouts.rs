@@ -29,27 +29,23 @@ fn pods_are_captured(layout: Layout, parent: &str, prepare: impl FnOnce(&Stand) 
     Ok(())
 }
 
-fn nothing(_: &Stand) -> Result<()> {
-    Ok(())
-}
-
 #[test]
 fn cgroupfs_guaranteed() -> Result<()> {
-    pods_are_captured(Layout { pod: "kubepods/podUID/CID", ..Layout::default() }, "kubepods", nothing)
+    pods_are_captured(Layout { pod: "kubepods/podUID/CID", ..Layout::default() }, "kubepods", |_| Ok(()))
 }
 
 #[test]
 fn systemd_containerd() -> Result<()> {
     let pod =
         "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUNDER.slice/cri-containerd-CID.scope";
-    pods_are_captured(Layout { pod, ..Layout::default() }, "kubepods.slice", nothing)
+    pods_are_captured(Layout { pod, ..Layout::default() }, "kubepods.slice", |_| Ok(()))
 }
 
 #[test]
 fn systemd_crio() -> Result<()> {
     let pod =
         "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podUNDER.slice/crio-CID.scope/container";
-    pods_are_captured(Layout { pod, ..Layout::default() }, "kubepods.slice", nothing)
+    pods_are_captured(Layout { pod, ..Layout::default() }, "kubepods.slice", |_| Ok(()))
 }
 
 /// A node that is a container, as kind has it.
@@ -57,7 +53,7 @@ fn systemd_crio() -> Result<()> {
 fn a_node_in_a_container() -> Result<()> {
     let pod = "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/\
                kubelet-kubepods-burstable-podUNDER.slice/cri-containerd-CID.scope";
-    pods_are_captured(Layout { pod, ..Layout::default() }, "kubelet.slice/kubelet-kubepods.slice", nothing)
+    pods_are_captured(Layout { pod, ..Layout::default() }, "kubelet.slice/kubelet-kubepods.slice", |_| Ok(()))
 }
 
 /// The agent is itself in a pod, of its node's network; another node's pods lie beside. It tells its own by where it is,
@@ -84,5 +80,7 @@ fn only_v1_tells() -> Result<()> {
         return Ok(());
     }
     let v1 = Some("kubepods/burstable/podUID/CID");
-    pods_are_captured(Layout { pod: "system.slice/containerd.service", v1, ..Layout::default() }, "", nothing)
+    pods_are_captured(Layout { pod: "system.slice/containerd.service", v1, ..Layout::default() }, "", |_| {
+        Ok(())
+    })
 }

@@ -84,7 +84,7 @@ fn a_sandbox_that_ends_is_let_go_and_the_next_is_captured() -> Result<()> {
     Ok(())
 }
 
-/// As StatefulSets have it: the next of the name is another pod, and the word about the old one says nothing of it.
+/// As a StatefulSet has it: the next of the name is another pod, and the word about the old one says nothing of it.
 #[test]
 fn a_pod_that_comes_back_under_its_name_waits_for_its_own_word() -> Result<()> {
     let stand = Arc::new(Stand::start()?);
@@ -106,14 +106,14 @@ fn a_pod_that_comes_back_under_its_name_waits_for_its_own_word() -> Result<()> {
     Ok(())
 }
 
-/// As Multus adds them.
+/// As some plugins add them.
 #[test]
 fn an_interface_that_comes_later_is_guarded() -> Result<()> {
     let stand = Stand::start()?;
     let pod = stand.pod("mesh", "client")?;
     let (sandbox, _) = stand.add(&pod)?;
     let before = stand.hooks(&pod);
-    stand.add_interfaces(&sandbox)?;
+    sandbox.add_interfaces()?;
     stand.wait("guards of both interfaces", || stand.hooks(&pod) == before + 4)?;
     Ok(())
 }

@@ -134,7 +134,7 @@ impl Stand {
         let log = OpenOptions::new().create(true).append(true).open(self.path("log"))?;
         let program = self.bins.join("mesh-node");
         let text = |name: &str| self.path(name).display().to_string();
-        let mut command = self.inside(&[self.cgroup.join(self.layout.agent)], &self.name, &program)?;
+        let mut command = inside(&[self.cgroup.join(self.layout.agent)], &self.name, &program)?;
         command.args(["node", "--node", "node-1", "--express-path", "disabled", "--cni-wait", "6s"]);
         let plugin = [
             ("--cni-conf-dir", text("conf")),
@@ -313,15 +313,9 @@ impl Stand {
         }
     }
 
-    /// Two more interfaces for a sandbox, which lead to each other.
-    pub(crate) fn add_interfaces(&self, sandbox: &Sandbox) -> Result<()> {
-        let words = ["link", "add", "net1", "type", "veth", "peer", "name", "net2"];
-        run(Command::new("ip").args(["-n", &sandbox.netns]).args(words))
-    }
-
     /// A program of ours in a sandbox.
     pub(crate) fn exec(&self, sandbox: &Sandbox, program: &str) -> Result<Command> {
-        self.inside(&self.groups(sandbox)?, &sandbox.netns, &self.bins.join(program))
+        inside(&self.groups(sandbox)?, &sandbox.netns, &self.bins.join(program))
     }
 
     /// A server in a sandbox.
@@ -338,18 +332,6 @@ impl Stand {
         let output = command.args(["dial", &format!("{to}:7000"), "--timeout", "4000"]).output()?;
         serde_json::from_slice(&output.stdout)
             .with_context(|| format!("netprobe: {}", String::from_utf8_lossy(&output.stderr)))
-    }
-
-    fn inside(&self, groups: &[PathBuf], netns: &str, program: &Path) -> Result<Command> {
-        ensure!(program.is_file(), "there is no {}", program.display());
-        let mut command = Command::new("bash");
-        command.args(["-c", ENTER, netns]);
-        for group in groups {
-            fs::create_dir_all(group)?;
-            command.arg(group.join("cgroup.procs"));
-        }
-        command.arg("--").arg(program);
-        Ok(command)
     }
 
     /// Hooks in the kernel that are a pod's.
@@ -394,6 +376,14 @@ impl Stand {
     }
 }
 
+impl Sandbox {
+    /// Two more interfaces, which lead to each other.
+    pub(crate) fn add_interfaces(&self) -> Result<()> {
+        let words = ["link", "add", "net1", "type", "veth", "peer", "name", "net2"];
+        run(Command::new("ip").args(["-n", &self.netns]).args(words))
+    }
+}
+
 impl Drop for Stand {
     fn drop(&mut self) {
         let _ = self.kill_agent();
@@ -411,6 +401,19 @@ impl Drop for Stand {
             let _ = self.v1().map(|group| remove_groups(&group));
         }
     }
+}
+
+/// A program in these groups and that network.
+fn inside(groups: &[PathBuf], netns: &str, program: &Path) -> Result<Command> {
+    ensure!(program.is_file(), "there is no {}", program.display());
+    let mut command = Command::new("bash");
+    command.args(["-c", ENTER, netns]);
+    for group in groups {
+        fs::create_dir_all(group)?;
+        command.arg(group.join("cgroup.procs"));
+    }
+    command.arg("--").arg(program);
+    Ok(command)
 }
 
 fn remove_groups(group: &Path) {

@@ -221,7 +221,8 @@ fn probe_ports() {
 fn a_pod_of_the_host_network_that_asks_to_be_captured_is_told_why_not() {
     let asks = "labels: {istio.io/dataplane-mode: ambient}, ";
     let compiled = compiled(&pod("app/host", asks, "hostNetwork: true, ", ""));
-    assert!(has_finding(&compiled.findings, Level::Warning, "dataplane-mode", "hostNetwork"));
+    let field = "metadata.labels[\"istio.io/dataplane-mode\"]";
+    assert!(has_finding(&compiled.findings, Level::Warning, field, "hostNetwork"));
     for (meta, spec) in [("", "hostNetwork: true, "), (asks, "")] {
         let compiled = self::compiled(&pod("app/a", meta, spec, ""));
         assert!(compiled.findings.is_empty(), "{:?}", compiled.findings);
