@@ -20,7 +20,7 @@ use crate::{
     build::{self, Profile},
     setup::{self, Part},
     shell::{self, print},
-    workspace::{self, Depth, Workspace},
+    workspace::{Depth, Workspace},
 };
 
 /// Build the image of the mesh: target/image/mesh.tar, an OCI layout that `ctr image import` and `docker load` take.
@@ -60,7 +60,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         fs::remove_dir_all(&root).with_context(|| format!("{} cannot be emptied", root.display()))?;
     }
     fill(&root, &programs, &output.join("debug"), &workspace)?;
-    let image = layout::write(&root, &output, &version(&workspace)?)?;
+    let effort = if args.debug { "-1" } else { "-9" };
+    let image = layout::write(&root, &output, &version(&workspace)?, effort)?;
     let megabytes = image.size.div_ceil(1_000_000);
     print(format_args!("{} {} ({megabytes} MB)", image.path.display(), image.digest));
     if !args.debug && megabytes > MOST_MEGABYTES {

@@ -24,8 +24,9 @@ pub(super) struct Image {
     pub(super) size: u64,
 }
 
-/// Writes `mesh.tar` into `output`, with everything below `root` as its only layer.
-pub(super) fn write(root: &Path, output: &Path, version: &str) -> Result<Image> {
+/// Writes `mesh.tar` into `output`, with everything below `root` as its only layer. `effort` is what
+/// gzip is told.
+pub(super) fn write(root: &Path, output: &Path, version: &str, effort: &str) -> Result<Image> {
     let layout = output.join("layout");
     if layout.exists() {
         fs::remove_dir_all(&layout).with_context(|| format!("{} cannot be emptied", layout.display()))?;
@@ -36,7 +37,7 @@ pub(super) fn write(root: &Path, output: &Path, version: &str) -> Result<Image> 
     let layer = output.join("layer.tar");
     pack(root, &layer, &["."])?;
     let unpacked = digest(&layer)?;
-    shell::must(Command::new("gzip").args(["-9", "-n", "-f"]).arg(&layer))?;
+    shell::must(Command::new("gzip").args([effort, "-n", "-f"]).arg(&layer))?;
     let layer = take(&output.join("layer.tar.gz"), &blobs, "application/vnd.oci.image.layer.v1.tar+gzip")?;
 
     let config = config(&unpacked, version)?;
