@@ -84,7 +84,7 @@ fn a_sandbox_that_ends_is_let_go_and_the_next_is_captured() -> Result<()> {
     Ok(())
 }
 
-/// As a StatefulSet has it: the next of the name is another pod, and the word about the old one says nothing of it.
+/// As a `StatefulSet` has it: the next of the name is another pod, and the word about the old one says nothing of it.
 #[test]
 fn a_pod_that_comes_back_under_its_name_waits_for_its_own_word() -> Result<()> {
     let stand = Arc::new(Stand::start()?);

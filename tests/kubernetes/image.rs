@@ -89,6 +89,7 @@ fn the_image_is_a_layout_that_says_what_it_is_and_runs() {
         let output = inside(&root, &[&format!("/usr/local/bin/{program}"), words]);
         assert!(output.contains(version), "{program}: {output}");
     }
+    assert!(root.join("usr/local/bin/mesh-cni").is_file(), "agents copy it to their nodes");
     let list = json(&root.join("usr/local/share/mesh/sbom.spdx.json"));
     assert_eq!(list["spdxVersion"], "SPDX-2.3");
     let packages = list["packages"].as_array().expect("packages");

@@ -54,3 +54,17 @@ pub(crate) fn command(profile: Profile) -> Command {
     }
     cargo
 }
+
+/// The command that builds the CNI plugin anew, linked to nothing: agents copy it to the node, whose libraries may be others.
+pub(crate) fn plugin(profile: Profile) -> Command {
+    let mut cargo = shell::cargo();
+    cargo.current_dir(workspace::root()).args(["rustc", "--package", "mesh-node", "--bin", PLUGIN]);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    cargo.args(["--", "-C", "target-feature=+crt-static"]);
+    cargo
+}
+
+/// The CNI plugin.
+pub(crate) const PLUGIN: &str = "mesh-cni";

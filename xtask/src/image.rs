@@ -1,6 +1,6 @@
 //! `cargo xtask image`: the image of the mesh as an OCI layout, without a container engine.
 //!
-//! It holds the three programs, the libraries that they are linked to, certificates of public authorities, and the list of
+//! It holds the programs, the libraries that they are linked to, certificates of public authorities, and the list of
 //! what it is made of. Times, owners and orders are fixed: the same programs come to the same digests.
 
 mod layout;
@@ -47,19 +47,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !args.no_build {
         setup::ensure(&[Part::Ebpf])?;
         shell::must(&mut build::command(profile)).context("the programs do not build")?;
+        shell::must(&mut build::plugin(profile)).context("the CNI plugin does not build")?;
     }
     let workspace = Workspace::load(Depth::All)?;
     let programs = workspace.target_dir.join(profile.directory());
     let output = args.output.clone().unwrap_or_else(|| workspace.target_dir.join("image"));
     if let Some(root) = &args.root {
-        fill(root, &programs, &output.join("debug"), &workspace)?;
+        fill(root, (&programs, profile), &output.join("debug"), &workspace)?;
         return Ok(ExitCode::SUCCESS);
     }
     let root = output.join("root");
     if root.exists() {
         fs::remove_dir_all(&root).with_context(|| format!("{} cannot be emptied", root.display()))?;
     }
-    fill(&root, &programs, &output.join("debug"), &workspace)?;
+    fill(&root, (&programs, profile), &output.join("debug"), &workspace)?;
     let effort = if args.debug { "-1" } else { "-9" };
     let image = layout::write(&root, &output, &version(&workspace)?, effort)?;
     let megabytes = image.size.div_ceil(1_000_000);
@@ -71,7 +72,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Writes all files of the image.
-fn fill(root: &Path, programs: &Path, symbols: &Path, workspace: &Workspace) -> Result<()> {
+fn fill(
+    root: &Path,
+    (programs, profile): (&Path, Profile),
+    symbols: &Path,
+    workspace: &Workspace,
+) -> Result<()> {
     let place = root.join("usr/local/bin");
     fs::create_dir_all(&place).with_context(|| format!("{} cannot be made", place.display()))?;
     fs::create_dir_all(symbols).with_context(|| format!("{} cannot be made", symbols.display()))?;
@@ -85,7 +91,11 @@ fn fill(root: &Path, programs: &Path, symbols: &Path, workspace: &Workspace) -> 
         let kept = symbols.join(format!("{name}.debug"));
         shell::must(Command::new("objcopy").arg("--only-keep-debug").args([&from, &kept]))?;
         shell::must(Command::new("objcopy").arg("--strip-all").args([&from, &to]))?;
-        libraries.extend(linked(&from)?);
+        let linked = linked(&from)?;
+        if name == build::PLUGIN && profile == Profile::Release && !linked.is_empty() {
+            bail!("{} needs libraries, which nodes may not have (leave out --no-build)", from.display());
+        }
+        libraries.extend(linked);
     }
     for library in &libraries {
         copy(library, root)?;
@@ -131,7 +141,7 @@ fn version(workspace: &Workspace) -> Result<String> {
     package.map(|it| it.version.clone()).context("there is no mesh-node in this workspace")
 }
 
-const PROGRAMS: [&str; 3] = ["mesh-control", "mesh-node", "meshctl"];
+const PROGRAMS: [&str; 4] = [build::PLUGIN, "mesh-control", "mesh-node", "meshctl"];
 /// Debian's place, which TLS to authorities of the public looks at.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Compressed, all of it.
