@@ -6,7 +6,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use mesh_core::cni::{
@@ -41,9 +41,9 @@ pub enum State {
 impl Installer {
     /// Looks again and again until the process ends. It never takes the plugin out: what follows this process needs it.
     pub async fn run(self) {
-        let mut last = None;
+        let (mut last, mut placed) = (None, None);
         loop {
-            let now = self.look().map_err(|error| error.to_string());
+            let now = self.look_since(&mut placed).map_err(|error| error.to_string());
             if last.as_ref() != Some(&now) {
                 match &now {
                     Ok(State::Installed(file)) => info!(file, "The CNI plugin is in place."),
@@ -63,7 +63,16 @@ impl Installer {
     /// # Errors
     /// What could not be read or written.
     pub fn look(&self) -> io::Result<State> {
-        self.place_program()?;
+        self.look_since(&mut None)
+    }
+
+    /// [`Self::look`], which reads the program only if the one that is there is another than the one that was `placed`.
+    fn look_since(&self, placed: &mut Option<Stamp>) -> io::Result<State> {
+        let to = self.bin.join(PLUGIN);
+        if placed.is_none() || *placed != stamp(&to) {
+            self.place_program()?;
+            *placed = stamp(&to);
+        }
         let files = files(&self.conf)?;
         let Some((name, text)) = conflist::choose(&files) else { return Ok(State::Waiting) };
         let kind = conflist::kind(name).unwrap_or(Kind::List);
@@ -157,6 +166,14 @@ fn replace(path: &Path, content: &[u8], like: Option<&Path>) -> io::Result<()> {
     }
     fs::File::open(&prepared)?.sync_all()?;
     fs::rename(prepared, path)
+}
+
+/// What tells a file from another in its place.
+type Stamp = (SystemTime, u64);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let meta = fs::metadata(path).ok()?;
+    Some((meta.modified().ok()?, meta.len()))
 }
 
 fn saved(path: &Path) -> PathBuf {

@@ -11,7 +11,7 @@ fn suites_are_known_by_name() {
 fn planned_and_unknown_suites_say_so() {
     assert!("interop".parse::<Suite>().unwrap_err().contains("planned"));
     assert!("nonsense".parse::<Suite>().unwrap_err().contains(
-        "unit, control, gateway, conformance, fuzz, gateway-api, ebpf, cni, e2e, observability, browser, security"
+        "unit, control, kubernetes, gateway, conformance, fuzz, gateway-api, ebpf, cni, e2e, observability, browser, security"
     ));
 }
 

@@ -124,9 +124,10 @@ fn what_is_passed_over_exists() {
 }
 
 /// What the leader writes for others to read, and what it makes for Gateways besides Services.
-const WRITTEN: [(&str, &[&str]); 7] = [
+const WRITTEN: [(&str, &[&str]); 8] = [
     ("/configmaps istio-ca-root-cert", &["create", "patch"]),
     ("/events", &["create"]),
+    ("/pods/status", &["patch"]),
     ("/serviceaccounts", MADE),
     ("admissionregistration.k8s.io/validatingwebhookconfigurations mesh-validator", &["get", "patch"]),
     ("apps/deployments", MADE),
