@@ -55,6 +55,17 @@ pub(crate) fn command(profile: Profile) -> Command {
     cargo
 }
 
+/// The command that builds what users run, without the programs of tests.
+pub(crate) fn programs(profile: Profile) -> Command {
+    let mut cargo = shell::cargo();
+    cargo.current_dir(workspace::root()).args(["build", "--bins"]);
+    cargo.args(["--package", "mesh-control", "--package", "mesh-node", "--package", "meshctl"]);
+    if profile == Profile::Release {
+        cargo.arg("--release");
+    }
+    cargo
+}
+
 /// The command that builds the CNI plugin anew, linked to nothing: agents copy it to the node, whose libraries may be others.
 pub(crate) fn plugin(profile: Profile) -> Command {
     let mut cargo = shell::cargo();

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let profile = if args.debug { Profile::Debug } else { Profile::Release };
     if !args.no_build {
         setup::ensure(&[Part::Ebpf])?;
-        shell::must(&mut build::command(profile)).context("the programs do not build")?;
+        shell::must(&mut build::programs(profile)).context("the programs do not build")?;
         shell::must(&mut build::plugin(profile)).context("the CNI plugin does not build")?;
     }
     let workspace = Workspace::load(Depth::All)?;
