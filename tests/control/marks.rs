@@ -1,7 +1,7 @@
 //! What nodes say of their pods is written on them, for `kubectl get` and `kubectl describe`.
 
 use mesh_proto::topology::{TopologyReport, TroubledPod};
-use mesh_tests::apiserver::ApiServer;
+use mesh_tests::apiserver::{ApiServer, Fault, Refusal};
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant, sleep};
 
@@ -82,4 +82,30 @@ async fn pods_are_marked_as_their_nodes_say() {
     report.pending = 0;
     telling(&control, &report, "it is captured again", || redirection(server, "web").is_some()).await;
     assert_eq!(events(server).len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_refused_about_one_pod_keeps_no_other_from_its_mark() {
+    let cluster = Cluster::own_mesh().await;
+    let server = cluster.ours.as_ref().expect("the suite's own");
+    let labels = json!({"istio.io/dataplane-mode": "ambient"});
+    server.put(
+        &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}}),
+    );
+    server.put(&pod(("shop", "first"), ("n1", "10.0.0.1"), "web"));
+    server.put(&pod(("shop", "second"), ("n1", "10.0.0.2"), "web"));
+    let refusal = Refusal::new(403, "Forbidden", "the namespace is being terminated");
+    server.fail(Fault {
+        matching: "create events".to_owned(),
+        times: usize::MAX,
+        delay: Duration::ZERO,
+        refusal: Some(refusal),
+    });
+    let control = Control::ready(&cluster).await;
+    let (namespace, name, certificate) = ("shop".to_owned(), "first".to_owned(), "the CA refuses".to_owned());
+    let trouble = TroubledPod { namespace, name, certificate, capture: String::new() };
+    let report =
+        TopologyReport { node: "n1".to_owned(), troubles: vec![trouble], ..TopologyReport::default() };
+    telling(&control, &report, "the other is marked", || redirection(server, "second").is_some()).await;
+    assert!(events(server).is_empty());
 }

@@ -127,7 +127,13 @@ impl Marks {
                 continue;
             }
             let events: Api<Event> = Api::namespaced(self.client.clone(), &key.0);
-            call(events.create(&PostParams::default(), &event(&pod, reason, text))).await?;
+            match call(events.create(&PostParams::default(), &event(&pod, reason, text))).await {
+                // As above: in a namespace that is about to go, for one, nothing can be made.
+                Err(CallError::Refused { code, message }) if code < 429 => {
+                    tracing::warn!(namespace = %key.0, pod = %key.1, code, error = message, "An event is refused.");
+                }
+                outcome => drop(outcome?),
+            }
             self.told.insert(told, Instant::now());
         }
         Ok(())
