@@ -1,7 +1,7 @@
 //! The HTTP that a command line needs: one GET or POST, plaintext, every wait bounded.
 
 use std::io::{Read, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,11 @@ impl FromStr for Server {
 }
 
 impl Server {
+    /// The one at an address.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self { authority: address.to_string() }
+    }
+
     /// Its address, as a browser takes it.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.authority)
@@ -57,13 +62,7 @@ impl Server {
         let deadline = Instant::now() + TIMEOUT;
         let mut stream = self.connect()?;
         stream.set_write_timeout(Some(TIMEOUT))?;
-        // The version of the request keeps the answer from being chunked, and ends it with the connection.
-        let length = if method == "GET" { "" } else { "Content-Length: 0\r\n" };
-        let request = format!(
-            "{method} {path} HTTP/1.0\r\nHost: {}\r\nAccept: application/json\r\n{length}\r\n",
-            self.authority
-        );
-        stream.write_all(request.as_bytes())?;
+        stream.write_all(request(method, path, &self.authority).as_bytes())?;
         let mut answer = Vec::new();
         let mut chunk = vec![0; 64 << 10];
         loop {
@@ -99,8 +98,24 @@ impl Server {
     }
 }
 
+/// A request without a body. Its version keeps the answer from being chunked, and ends it with the connection.
+pub(crate) fn request(method: &str, path: &str, authority: &str) -> String {
+    let length = if method == "GET" { "" } else { "Content-Length: 0\r\n" };
+    format!("{method} {path} HTTP/1.0\r\nHost: {authority}\r\nAccept: application/json\r\n{length}\r\n")
+}
+
+/// Whether an answer is as long as its head says; `false` while that is not known.
+pub(crate) fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(answer.get(..end).unwrap_or_default()).into_owned();
+    let length = head.split("\r\n").filter_map(|line| line.split_once(':')).find_map(|(name, value)| {
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok()).flatten()
+    });
+    length.is_some_and(|length| answer.len() >= end + 4 + length)
+}
+
 /// What follows the head of an answer; an error unless the head says 200 and all of it is there.
-fn body(answer: &str) -> Result<String> {
+pub(crate) fn body(answer: &str) -> Result<String> {
     let (head, body) = answer.split_once("\r\n\r\n").context("not an HTTP answer")?;
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap_or_default();
@@ -124,9 +139,9 @@ const DEFAULT_PORT: u16 = 15014;
 /// For each address of a name.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the whole answer.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer: some hundred for each subscriber, of which there may be some ten thousand.
-const MAX_ANSWER: usize = 64 << 20;
+pub(crate) const MAX_ANSWER: usize = 64 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -142,6 +157,14 @@ mod tests {
         for wrong in ["https://control", "", "http://", "http://a b", "http://a/b", "a\r\nb"] {
             assert!(authority(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_is_whole_when_it_is_as_long_as_it_says() {
+        let whole = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        assert!(is_whole(whole.as_bytes()));
+        assert!((0..whole.len()).all(|end| !is_whole(&whole.as_bytes()[..end])));
+        assert!(!is_whole(b"HTTP/1.1 200 OK\r\n\r\n{}"));
     }
 
     #[test]

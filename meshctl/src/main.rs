@@ -14,6 +14,7 @@ mod cmd;
 mod http;
 mod install;
 mod output;
+mod reach;
 mod table;
 
 /// The command line of the mesh.

@@ -57,6 +57,35 @@ pub struct Service {
     pub waypoint: Option<Arc<Waypoint>>,
 }
 
+impl Service {
+    /// What stands for one port that no resource is about: connections go to the address that the client asked for.
+    /// What else `entry` says holds as it is.
+    pub fn of_a_port(
+        (namespace, name, hostname): (Arc<str>, Arc<str>, Arc<str>),
+        number: u16,
+        entry: Entry,
+    ) -> Self {
+        let port = ServicePort { number, name: None, app_protocol: None, tls: None, endpoints: Vec::new() };
+        Self {
+            namespace,
+            name,
+            hostname,
+            vips: Vec::new(),
+            ports: vec![port],
+            udp_ports: Vec::new(),
+            session_affinity: None,
+            local_only: false,
+            traffic_distribution: None,
+            headless: true,
+            publish_not_ready: false,
+            families: Families::Any,
+            exported: Exported::default(),
+            entry: Some(Arc::new(Entry { passthrough: true, ..entry })),
+            waypoint: None,
+        }
+    }
+}
+
 /// What only a service of a ServiceEntry is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "what a resource says, one field each")]

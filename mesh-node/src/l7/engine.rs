@@ -11,7 +11,7 @@ use mesh_core::authn::{Authentication, Providers};
 use mesh_core::cluster::{self, ClientCertificate, Destination};
 use mesh_core::health::Checks;
 use mesh_core::limit::{Limits, Policy};
-use mesh_core::model::{Entry, Exported, Families, Service, ServicePort, Snapshot, Workload};
+use mesh_core::model::{Entry, Service, Snapshot, Workload};
 use mesh_core::route::ClusterRef;
 use tokio::sync::{Semaphore, watch};
 
@@ -361,25 +361,9 @@ fn service(snapshot: &Snapshot, to: &ClusterRef, (namespace, asked): (&str, u16)
     if !is_nobodys(to) {
         return snapshot.service_by_host(&to.host, namespace).cloned();
     }
-    let port =
-        ServicePort { number: asked, name: None, app_protocol: None, tls: None, endpoints: Vec::new() };
-    Some(Arc::new(Service {
-        namespace: "".into(),
-        name: Arc::clone(&to.host),
-        hostname: Arc::clone(&to.host),
-        vips: Vec::new(),
-        ports: vec![port],
-        udp_ports: Vec::new(),
-        session_affinity: None,
-        local_only: false,
-        traffic_distribution: None,
-        headless: true,
-        publish_not_ready: false,
-        families: Families::Any,
-        exported: Exported::default(),
-        entry: Some(Arc::new(Entry { external: true, passthrough: true, ..Entry::default() })),
-        waypoint: None,
-    }))
+    let names = ("".into(), Arc::clone(&to.host), Arc::clone(&to.host));
+    let entry = Entry { external: true, ..Entry::default() };
+    Some(Arc::new(Service::of_a_port(names, asked, entry)))
 }
 
 fn door(client: &dyn Client, limits: &Limits) -> Rc<[Arc<Policy>]> {

@@ -2,24 +2,14 @@
 
 use std::fs;
 
-use mesh_core::process::{ProcFiles, ProcessFigures};
+use mesh_core::process::ProcessFigures;
 
 /// Reads the figures now.
 pub(super) fn read() -> ProcessFigures {
-    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    ProcessFigures::parse(&ProcFiles {
-        stat: &text("/proc/self/stat"),
-        status: &text("/proc/self/status"),
-        limits: &text("/proc/self/limits"),
-        machine: &text("/proc/stat"),
-        open_fds: open_fds(),
-    })
-}
-
-/// Entries of the descriptor table, without the one that counting opens.
-fn open_fds() -> Option<u64> {
-    let entries = fs::read_dir("/proc/self/fd").ok()?.count();
-    u64::try_from(entries).ok()?.checked_sub(1)
+    ProcessFigures::of_itself(
+        |file| fs::read_to_string(file).ok(),
+        |directory| Some(fs::read_dir(directory).ok()?.count()),
+    )
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use self::redact::redact;
 use crate::emit;
-use crate::http::Server;
+use crate::reach::{Admin, ControlPlane, Which};
 
 mod archive;
 mod redact;
@@ -23,12 +23,12 @@ mod redact;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The control plane's monitoring address.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15014")]
-    control: Server,
-    /// The admin address of a proxy. May be given again.
-    #[arg(long, value_name = "URL")]
-    proxy: Vec<Server>,
+    #[command(flatten)]
+    control: ControlPlane,
+    /// A proxy: its admin address; or in a cluster the name of a node, or NAMESPACE/NAME of a pod, waypoint or gateway. May be
+    /// given again.
+    #[arg(long, value_name = "URL|NODE|NAMESPACE/NAME")]
+    proxy: Vec<Which>,
     /// The state directory of a testbed, whose logs are taken.
     #[arg(long, value_name = "DIR")]
     bed: Option<PathBuf>,
@@ -41,10 +41,18 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut report = Report::default();
     report.add("versions.txt", &format!("meshctl {}\n", env!("CARGO_PKG_VERSION")));
-    report.ask("control", &args.control, CONTROL);
-    for (number, proxy) in args.proxy.iter().enumerate() {
-        report.ask(&format!("proxy-{}", number + 1), proxy, PROXY);
+    match args.control.replicas() {
+        Ok(replicas) => report.ask_all("control", replicas, CONTROL),
+        Err(error) => report.missing.push(format!("control: {error:#}")),
     }
+    let mut proxies = Vec::new();
+    for proxy in &args.proxy {
+        match proxy.find(args.control.place()) {
+            Ok(proxy) => proxies.push(proxy),
+            Err(error) => report.missing.push(format!("{proxy:?}: {error:#}")),
+        }
+    }
+    report.ask_all("proxy", &proxies, PROXY);
     if let Some(bed) = &args.bed {
         report.take_logs(&bed.join("logs"))?;
     }
@@ -74,12 +82,24 @@ impl Report {
         self.files.push((format!("mesh-bug-report/{name}"), redact(text)));
     }
 
-    fn ask(&mut self, who: &str, server: &Server, paths: &[(&str, &str)]) {
-        for (path, name) in paths {
-            match server.get(path) {
-                Ok(text) => self.add(&format!("{who}/{name}"), &text),
-                Err(error) => self.missing.push(format!("{who}/{name}: {error:#}")),
+    /// What each of them says, and what it has logged where that can be had.
+    fn ask_all(&mut self, role: &str, them: &[Admin], paths: &[(&str, &str)]) {
+        for (number, one) in them.iter().enumerate() {
+            let who = if number == 0 { role.to_owned() } else { format!("{role}-{}", number + 1) };
+            self.add(&format!("{who}/who.txt"), &(one.name() + "\n"));
+            for (path, name) in paths {
+                self.take(&format!("{who}/{name}"), one.get(path));
             }
+            if let Some(log) = one.log(MAX_LOG) {
+                self.take(&format!("{who}/log.txt"), log);
+            }
+        }
+    }
+
+    fn take(&mut self, name: &str, text: Result<String>) {
+        match text {
+            Ok(text) => self.add(name, &text),
+            Err(error) => self.missing.push(format!("{name}: {error:#}")),
         }
     }
 

@@ -9,15 +9,15 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::emit;
-use crate::http::Server;
+use crate::reach::Proxy;
 use crate::table::{align, one_line};
 
 mod traffic;
 
 /// Show what a proxy decides with: workloads, services, endpoints, routes, listeners, policies, certificates, connections.
 ///
-/// Asks the admin port of a node, a waypoint or a gateway, which answers its own machine (or pod) alone: in a cluster through
-/// `kubectl port-forward`, on a testbed at the address that `cargo xtask testbed status` tells.
+/// Asks the admin port of a node, a waypoint or a gateway, which answers its own machine or pod alone: in a cluster as `kubectl
+/// port-forward` does, on a testbed at the address that `cargo xtask testbed status` tells.
 #[derive(Debug, clap::Args)]
 #[command(visible_aliases = ["proxy-config", "pc"], after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -30,9 +30,8 @@ pub(crate) struct Args {
     /// Only those of this namespace.
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
-    /// The proxy's admin address.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15000")]
-    proxy: Server,
+    #[command(flatten)]
+    proxy: Proxy,
     /// How it is printed.
     #[arg(short, long, value_name = "FORMAT", default_value = "table", ignore_case = true)]
     output: Format,
@@ -81,7 +80,7 @@ enum Format {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let answer = args.proxy.get("/config_dump").context("asking the proxy")?;
+    let answer = args.proxy.find()?.get("/config_dump").context("asking the proxy")?;
     let dump: Value = serde_json::from_str(&answer).context("the proxy's answer is not JSON")?;
     let text = match (args.what, args.output) {
         (What::All, Format::Yaml) => serde_yaml_ng::to_string(&dump)?,
@@ -335,10 +334,10 @@ const CERTIFICATE: &[&str] = &["CERTIFICATE NAME", "STATUS", "SERIAL NUMBER", "N
 const CONNECTION: &[&str] = &["WORKLOAD", "DIRECTION", "LOCAL", "REMOTE", "REMOTE TARGET", "PROTOCOL"];
 
 const EXAMPLES: &str = "\
-Example: meshctl config workload --proxy http://127.0.0.1:15101
-Example: meshctl config service reviews -n default -o yaml
-Example: meshctl config endpoint reviews
-Example: meshctl config certificate";
+Example: meshctl config workload --proxy node-1
+         meshctl config route --proxy default/waypoint
+         meshctl config service reviews -n default -o yaml
+         meshctl config certificate --proxy http://127.0.0.1:15101";
 
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::emit;
-use crate::http::Server;
 use crate::output::Format;
+use crate::reach::ControlPlane;
 use crate::table::one_line;
 
 /// Tell what the mesh makes of a pod or of a service: who it is, which rules are about it, what is wrong, what flows.
@@ -43,9 +43,8 @@ struct One {
     /// Its namespace, where the name does not say it.
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
     namespace: String,
-    /// The control plane's monitoring address.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15014")]
-    control: Server,
+    #[command(flatten)]
+    control: ControlPlane,
     /// How it is printed.
     #[arg(short, long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     output: Format,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 
 use crate::emit;
-use crate::http::Server;
+use crate::reach::Proxy;
 
 /// Show the log levels of a proxy, or change them; they are as before when it starts again.
 ///
@@ -16,16 +16,16 @@ pub(crate) struct Args {
     /// A level for everything, levels of parts (`mesh_node::l4=debug`), several with commas between; or reset.
     #[arg(value_name = "LEVELS", value_parser = levels)]
     levels: Option<String>,
-    /// The proxy's admin address.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15000")]
-    proxy: Server,
+    #[command(flatten)]
+    proxy: Proxy,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let proxy = args.proxy.find()?;
     let answer = match &args.levels {
-        Some(levels) => args.proxy.post(&format!("/logging?level={levels}")).context("asking the proxy")?,
-        None => args.proxy.get("/logging").context("asking the proxy")?,
+        Some(levels) => proxy.post(&format!("/logging?level={levels}")).context("asking the proxy")?,
+        None => proxy.get("/logging").context("asking the proxy")?,
     };
     // What follows explains the port, not the levels.
     let now = answer.lines().next().unwrap_or_default();

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::emit;
-use crate::http::Server;
 use crate::output::Format;
+use crate::reach::{ControlPlane, json};
 use crate::table::{align, one_line};
 
 /// Show how far every proxy is with the configuration.
@@ -22,9 +22,8 @@ pub(crate) struct Args {
     /// Only proxies of this node, or with this id.
     #[arg(value_name = "NODE")]
     node: Option<String>,
-    /// The control plane's monitoring address.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15014")]
-    control: Server,
+    #[command(flatten)]
+    control: ControlPlane,
     /// How proxies are printed.
     #[arg(short, long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     output: Format,
@@ -32,9 +31,9 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let answer = args.control.get("/debug/syncz")?;
-    let mut answer: Value =
-        serde_json::from_str(&answer).context("the control plane's answer is not JSON")?;
+    let answers = args.control.get_all("/debug/syncz")?;
+    let answers = answers.iter().map(|answer| json(answer)).collect::<Result<Vec<_>>>();
+    let mut answer = together(answers.context("asking the control plane")?);
     if let Some(node) = &args.node {
         let subscribers = answer.get_mut("subscribers").and_then(Value::as_array_mut);
         let subscribers = subscribers.context("the control plane's answer has no subscribers")?;
@@ -53,6 +52,19 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     emit(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What several replicas have said, as if one had: each knows the proxies that are connected to it.
+fn together(answers: Vec<Value>) -> Value {
+    let mut answers = answers.into_iter();
+    let mut first = answers.next().unwrap_or_default();
+    let more =
+        answers.filter_map(|mut answer| Some(answer.get_mut("subscribers")?.as_array_mut()?.split_off(0)));
+    let more: Vec<Value> = more.flatten().collect();
+    if let Some(subscribers) = first.get_mut("subscribers").and_then(Value::as_array_mut) {
+        subscribers.extend(more);
+    }
+    first
 }
 
 /// What `/debug/syncz` answers, as far as it is shown.
@@ -119,7 +131,7 @@ const TYPES: [&str; 5] = ["TrustBundle", "Mesh", "Authorization", "LocalPod", "A
 
 const EXAMPLES: &str = "\
 Example: meshctl proxy-status
-         meshctl proxy-status node-1 --control http://mesh-control.istio-system:15014
+         meshctl proxy-status node-1 --control http://127.0.0.1:25014
          meshctl proxy-status -o json";
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::emit;
-use crate::http::Server;
 use crate::output::Format;
+use crate::reach::ControlPlane;
 use crate::table::{align, one_line};
 
 /// Show the busiest edges of the mesh, live: who asks whom, how often, with which errors and how fast.
@@ -37,9 +37,8 @@ pub(crate) struct Args {
     /// Print once and end; so it is where the output is no terminal.
     #[arg(long)]
     once: bool,
-    /// The control plane's monitoring address.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:15014")]
-    control: Server,
+    #[command(flatten)]
+    control: ControlPlane,
     /// How edges are printed; JSON once.
     #[arg(short, long, value_name = "FORMAT", default_value = "text", ignore_case = true)]
     output: Format,

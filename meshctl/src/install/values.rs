@@ -53,33 +53,35 @@ struct Autoscale {
     cpu: u32,
 }
 
+/// What can be said of any of the mesh's pods.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Control {
+struct Pods {
     enabled: bool,
-    replicas: u32,
-    autoscale: Autoscale,
-    budget: bool,
     resources: ResourceRequirements,
     env: Vec<EnvVar>,
     extra_args: Vec<String>,
     pod_annotations: BTreeMap<String, String>,
     node_selector: BTreeMap<String, String>,
     tolerations: Vec<Toleration>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Control {
+    #[serde(flatten)]
+    pods: Pods,
+    replicas: u32,
+    autoscale: Autoscale,
+    budget: bool,
     priority_class_name: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Node {
-    enabled: bool,
-    resources: ResourceRequirements,
-    env: Vec<EnvVar>,
-    extra_args: Vec<String>,
-    pod_annotations: BTreeMap<String, String>,
-    #[serde(rename = "nodeSelector")]
-    selector: BTreeMap<String, String>,
-    tolerations: Vec<Toleration>,
+    #[serde(flatten)]
+    pods: Pods,
     priority_class_name: String,
     max_unavailable: IntOrString,
     cni: Cni,
@@ -96,17 +98,12 @@ struct Cni {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Gateway {
-    enabled: bool,
+    #[serde(flatten)]
+    pods: Pods,
     labels: BTreeMap<String, String>,
     replicas: u32,
     autoscale: Autoscale,
     budget: bool,
-    resources: ResourceRequirements,
-    env: Vec<EnvVar>,
-    extra_args: Vec<String>,
-    pod_annotations: BTreeMap<String, String>,
-    node_selector: BTreeMap<String, String>,
-    tolerations: Vec<Toleration>,
     service: Service,
 }
 

@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use mesh_core::authn::{Authentication, Providers};
 use mesh_core::http::xfcc;
 use mesh_core::limit::{Limits, Policy};
-use mesh_core::model::{Declared, Entry, Exported, Families, Service, ServicePort, Snapshot, Workload};
+use mesh_core::model::{Declared, Entry, Service, ServicePort, Snapshot, Workload};
 use mesh_core::policy::{Decision, DeniedBy, Notes, Permit, Seen};
 use mesh_core::route::{ClusterRef, Route, RouteTable};
 use mesh_core::telemetry::Side;
@@ -216,25 +216,9 @@ impl Permits {
 
 /// What stands for the service of a pod at a port that no service leads to.
 fn alone(workload: &Workload, number: u16) -> Arc<Service> {
-    let port = ServicePort { number, name: None, app_protocol: None, tls: None, endpoints: Vec::new() };
-    let entry = Entry { name: Arc::clone(&workload.name), passthrough: true, ..Entry::default() };
-    Arc::new(Service {
-        namespace: Arc::clone(&workload.namespace),
-        name: Arc::clone(&workload.name),
-        hostname: INBOUND.into(),
-        vips: Vec::new(),
-        ports: vec![port],
-        udp_ports: Vec::new(),
-        session_affinity: None,
-        local_only: false,
-        traffic_distribution: None,
-        headless: true,
-        publish_not_ready: false,
-        families: Families::Any,
-        exported: Exported::default(),
-        entry: Some(Arc::new(entry)),
-        waypoint: None,
-    })
+    let entry = Entry { name: Arc::clone(&workload.name), ..Entry::default() };
+    let names = (Arc::clone(&workload.namespace), Arc::clone(&workload.name), INBOUND.into());
+    Arc::new(Service::of_a_port(names, number, entry))
 }
 
 /// A service as the pod itself is one: wherever a client has gone.
