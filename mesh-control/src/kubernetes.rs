@@ -25,6 +25,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use self::classes::Classes;
 use self::deployer::{Deployer, Told};
 use self::gateway_api::GatewayApi;
 use self::marks::Marks;
@@ -40,6 +41,7 @@ use crate::tls::Serving;
 use crate::topology::Traffic;
 
 mod admission;
+mod classes;
 mod deployer;
 mod gateway_api;
 mod marks;
@@ -126,6 +128,7 @@ impl Cluster {
         let following = Following { reports, wanted: source.wanted() };
         let following = Some(Box::new(following) as Box<dyn Observe>);
         let roots = Roots::new(self.client.clone(), Arc::clone(&ca), leadership.clone(), known);
+        let classes = Classes::new(self.client.clone(), leadership.clone());
         let validator = Validator::new(self.client.clone(), ca, leadership);
         let (end, ended) = oneshot::channel::<()>();
         drop(tasks::spawn("source", source.run()));
@@ -134,6 +137,7 @@ impl Cluster {
         drop(tasks::spawn("root certificates", roots.run()));
         drop(tasks::spawn("webhook's trust", validator.run()));
         drop(tasks::spawn("what runs Gateways", deployer.run()));
+        drop(tasks::spawn("classes of Gateways", classes.run()));
         let election = tasks::spawn("election", async move {
             // Whoever drops the other end ends the process, and with it this task.
             election.run(async { drop(ended.await) }).await;

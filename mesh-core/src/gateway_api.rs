@@ -325,7 +325,7 @@ pub const GROUP: &str = "gateway.networking.k8s.io";
 /// Who takes care of Gateways of our classes; the name is Istio's.
 pub const CONTROLLER: &str = "istio.io/gateway-controller";
 /// The class that is ours whether there is such a GatewayClass or not.
-const CLASS: &str = "istio";
+pub const CLASS: &str = "istio";
 /// What every API server labels a namespace with.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 

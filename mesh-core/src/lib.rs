@@ -33,6 +33,7 @@ pub mod proxy_header;
 pub mod resource;
 pub mod retry;
 pub mod route;
+pub mod service_host;
 pub mod stall;
 pub mod telemetry;
 pub mod topology;

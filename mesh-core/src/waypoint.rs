@@ -519,9 +519,10 @@ const NO_WAYPOINT: &str = "none";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 /// On the pods of a Gateway: its name.
 pub(crate) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
-/// Istio's class of waypoints, and who takes care of it. The class counts also before it exists.
-pub(crate) const WAYPOINT_CLASS: &str = "istio-waypoint";
-pub(crate) const WAYPOINT_CONTROLLER: &str = "istio.io/mesh-controller";
+/// Istio's class of waypoints. It counts also before it exists.
+pub const WAYPOINT_CLASS: &str = "istio-waypoint";
+/// Who takes care of waypoints; the name is Istio's.
+pub const WAYPOINT_CONTROLLER: &str = "istio.io/mesh-controller";
 /// Reasons in a condition.
 const NOT_READY: &str = "WaypointIsNotReady";
 const OTHER_TRAFFIC: &str = "UnsupportedTrafficType";

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -15,6 +16,7 @@ use self::template::Template;
 use super::{CLASS, CONTROLLER, Facts, Gateway, Resources};
 use crate::resource::ObjectKey;
 use crate::resource::gateway_api::{AddressKind, GatewaySpec};
+use crate::service_host::{service_of, variable_of};
 use crate::waypoint::{WAYPOINT_CLASS, WAYPOINT_CONTROLLER};
 
 mod parameters;
@@ -102,6 +104,7 @@ impl<'a> Resources<'a> {
         let made = Template::new(self, gateway, role).and_then(|template| {
             let class = self.classes.get(&*gateway.spec.gateway_class_name);
             let parameters = parameters::of(class, gateway, facts)?;
+            let template = template.knowing(control_plane(facts, settings));
             GeneratedKind::ALL.into_iter().map(|kind| template.make(kind, settings, &parameters)).collect()
         });
         let made: Vec<Option<Generated>> = match made {
@@ -207,6 +210,16 @@ impl fmt::Display for Generated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}/{}", self.kind.name(), self.namespace, self.name)
     }
+}
+
+/// The variable that tells pods where the control plane is, and its value: pods of other namespaces are not told by
+/// Kubernetes, and would need the cluster's DNS to find what the mesh cannot do without.
+fn control_plane(facts: &Facts, settings: &Settings) -> Option<(String, IpAddr)> {
+    let (_, authority) = settings.control.split_once("://")?;
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let (namespace, name) = service_of(host)?;
+    let address = facts.service((namespace, name))?.cluster_ip?;
+    Some((variable_of(name), address))
 }
 
 /// Whether a Gateway is deployed for its user. One that asks for a host name is deployed by whoever has made the Service of

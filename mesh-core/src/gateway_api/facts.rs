@@ -1,6 +1,7 @@
 //! What is known of the objects that Gateways and routes refer to, and of those that run Gateways.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Service as KubeService};
@@ -49,6 +50,8 @@ pub(super) struct Service {
     pub(super) udp_ports: Vec<u16>,
     /// The names of these.
     pub(super) port_names: Vec<Arc<str>>,
+    /// Where it is in the cluster.
+    pub(super) cluster_ip: Option<IpAddr>,
     /// Addresses of IP, and names, from outside if it has any there.
     pub(super) addresses: Vec<Arc<str>>,
     /// The Gateway whose process it leads to, by label.
@@ -236,7 +239,8 @@ impl Service {
         let mut owners = service.metadata.owner_references.iter().flatten();
         let owner = owners.find(|owner| owner.kind == "Gateway" && owner.api_version.starts_with(GROUP));
         let owner = owner.map(|owner| Arc::from(owner.uid.as_str()));
-        Self { ports, udp_ports, port_names, addresses, gateway, owner }
+        let cluster_ip = spec.cluster_ip.and_then(|ip| ip.parse().ok());
+        Self { ports, udp_ports, port_names, cluster_ip, addresses, gateway, owner }
     }
 }
 

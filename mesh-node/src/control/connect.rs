@@ -11,6 +11,7 @@ use std::{
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use mesh_ca::Bundle;
+use mesh_core::service_host::{service_of, variable_of};
 use rustls::{ClientConfig, RootCertStore, client::WebPkiServerVerifier};
 use rustls_pki_types::ServerName;
 use tokio::{
@@ -80,7 +81,8 @@ impl Endpoint {
         let host = uri.host().ok_or_else(wrong)?.trim_matches(['[', ']']).to_owned();
         let port = uri.port_u16().unwrap_or(if roots.is_some() { 15012 } else { 15010 });
         // Only where whoever answers has to prove that it is who was meant.
-        let variable = roots.as_ref().and_then(|_| variable_of(&host));
+        let service = roots.as_ref().and_then(|_| service_of(&host));
+        let variable = service.map(|(_, name)| variable_of(name));
         let known = variable.and_then(|name| std::env::var(name).ok()?.parse::<IpAddr>().ok());
         let known = known.map(|ip| SocketAddr::new(ip, port));
         Ok(Self { host, port, known, roots })
@@ -161,14 +163,6 @@ type Tls = (TlsConnector, ServerName<'static>);
 
 type Io = TokioIo<Either<TcpStream, Box<TlsStream<TcpStream>>>>;
 
-/// The variable in which Kubernetes tells a pod the address of the service `NAME.NAMESPACE.svc…`, if the pod is of its namespace.
-fn variable_of(host: &str) -> Option<String> {
-    let (name, rest) = host.split_once('.')?;
-    let (_, rest) = rest.split_once('.')?;
-    let is_service = rest == "svc" || rest.starts_with("svc.");
-    is_service.then(|| format!("{}_SERVICE_HOST", name.to_ascii_uppercase().replace('-', "_")))
-}
-
 async fn dial(to: impl ToSocketAddrs, tls: Option<Tls>) -> io::Result<Io> {
     let stream = timeout(REACH, TcpStream::connect(to)).await??;
     stream.set_nodelay(true)?;
@@ -202,20 +196,3 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes that the control plane may send before they are read.
 const WINDOW: u32 = 4 << 20;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn services_of_a_cluster_have_a_variable() {
-        let wanted = Some("MESH_CONTROL_SERVICE_HOST".to_owned());
-        assert_eq!(variable_of("mesh-control.istio-system.svc"), wanted);
-        assert_eq!(variable_of("mesh-control.istio-system.svc.cluster.local"), wanted);
-        for other in
-            ["localhost", "10.0.0.1", "mesh-control.istio-system", "a.b.example", "a.b.svcs", "fd00::1"]
-        {
-            assert_eq!(variable_of(other), None, "{other}");
-        }
-    }
-}

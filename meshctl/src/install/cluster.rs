@@ -177,7 +177,14 @@ pub(crate) fn cleanup(agent: &Object) -> Object {
         if let Some(mounts) = container["volumeMounts"].as_array_mut() {
             mounts.retain(|it| is_needed(&it["name"]));
         }
-        container["args"] = json!(["cleanup", "--node=$(NODE_NAME)"]);
+        // Without the plugin's places no pod could start on the node any more.
+        let places = container["args"].as_array().into_iter().flatten().filter(|it| {
+            it.as_str()
+                .is_some_and(|it| it.starts_with("--cni-conf-dir=") || it.starts_with("--cni-bin-dir="))
+        });
+        let args: Vec<_> =
+            [json!("cleanup"), json!("--node=$(NODE_NAME)")].into_iter().chain(places.cloned()).collect();
+        container["args"] = Value::Array(args);
         if let Some(fields) = container.as_object_mut() {
             fields.retain(|key, _| {
                 !["ports", "readinessProbe", "livenessProbe", "startupProbe"].contains(&key.as_str())
@@ -191,7 +198,7 @@ pub(crate) fn cleanup(agent: &Object) -> Object {
 }
 
 /// Kinds that an installation has objects of, in the order of a stage.
-const KINDS: [(&str, &str, bool); 12] = [
+const KINDS: [(&str, &str, bool); 13] = [
     ("v1", "ServiceAccount", true),
     ("rbac.authorization.k8s.io/v1", "ClusterRole", false),
     ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", false),
@@ -204,6 +211,8 @@ const KINDS: [(&str, &str, bool); 12] = [
     ("policy/v1", "PodDisruptionBudget", true),
     ("autoscaling/v2", "HorizontalPodAutoscaler", true),
     ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", false),
+    // The control plane's own making.
+    ("gateway.networking.k8s.io/v1", "GatewayClass", false),
 ];
 /// As whom fields are owned.
 const MANAGER: &str = "meshctl";

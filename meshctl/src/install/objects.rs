@@ -74,7 +74,8 @@ impl Object {
 
     /// As paths of the API spell the kind.
     pub(crate) fn plural(&self) -> String {
-        format!("{}s", self.kind.to_lowercase())
+        let ending = if self.kind.ends_with('s') { "es" } else { "s" };
+        self.kind.to_lowercase() + ending
     }
 
     /// As people name it: `Deployment istio-system/mesh-control`.

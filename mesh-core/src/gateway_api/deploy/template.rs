@@ -1,6 +1,7 @@
 //! The objects themselves, before parameters change them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
@@ -24,6 +25,8 @@ pub(super) struct Template<'g, 'a> {
     annotations: BTreeMap<String, String>,
     ports: Vec<ServicePort>,
     service_type: &'static str,
+    /// A variable that says where the control plane is.
+    control: Option<(String, IpAddr)>,
 }
 
 /// A port of the Service.
@@ -66,7 +69,13 @@ impl<'g, 'a> Template<'g, 'a> {
             annotations,
             ports: ports(resources, gateway, role),
             service_type: service_type(&meta.annotations, role)?,
+            control: None,
         })
+    }
+
+    /// The same for pods that are told where the control plane is.
+    pub(super) fn knowing(self, control: Option<(String, IpAddr)>) -> Self {
+        Self { control, ..self }
     }
 
     /// The object of a kind; `None` if there is to be none.
@@ -185,7 +194,7 @@ impl<'g, 'a> Template<'g, 'a> {
             }
             probe
         };
-        json!({
+        let mut container = json!({
             // Istio's name, so that patches for its container are for this one.
             "name": "istio-proxy",
             "image": settings.image,
@@ -209,7 +218,11 @@ impl<'g, 'a> Template<'g, 'a> {
                 {"name": "run", "mountPath": "/run/mesh"},
                 {"name": "state", "mountPath": STATE},
             ],
-        })
+        });
+        if let Some((name, address)) = &self.control {
+            container["env"] = json!([{"name": name, "value": address.to_string()}]);
+        }
+        container
     }
 
     fn arguments(&self, settings: &Settings) -> Vec<String> {

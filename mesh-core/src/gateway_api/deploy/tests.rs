@@ -116,6 +116,27 @@ fn a_waypoint_gets_what_runs_it() {
 }
 
 #[test]
+fn pods_are_told_where_the_control_plane_is() {
+    let service = "---
+apiVersion: v1
+kind: Service
+metadata: {name: mesh-control, namespace: istio-system}
+spec: {clusterIP: 10.96.7.8, ports: [{port: 15012}]}
+";
+    for yaml in [GATEWAY, WAYPOINT] {
+        let made = made(&format!("{yaml}{service}"));
+        let container = &made["Deployment"]["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["env"], json!([{"name": "MESH_CONTROL_SERVICE_HOST", "value": "10.96.7.8"}]));
+        let headless = made_without_address(&format!("{yaml}{service}"));
+        assert!(headless["Deployment"]["spec"]["template"]["spec"]["containers"][0].get("env").is_none());
+    }
+}
+
+fn made_without_address(yaml: &str) -> BTreeMap<&'static str, Value> {
+    made(&yaml.replace("10.96.7.8", "None"))
+}
+
+#[test]
 fn every_object_is_what_kubernetes_takes() {
     for yaml in [GATEWAY, WAYPOINT] {
         // A patch that changes nothing has each of them looked at.
