@@ -265,6 +265,12 @@ pub struct CleanupOptions {
     /// Directory of the node's CNI plugins, to remove ours from it.
     #[arg(long, value_name = "DIR", requires = "cni_conf_dir")]
     pub cni_bin_dir: Option<PathBuf>,
+    /// Where the node process has kept certificates and keys [default: /run/mesh/NODE].
+    #[arg(long, value_name = "DIR")]
+    pub svid_cache: Option<PathBuf>,
+    /// Where it has kept what a control plane told. A certificate authority there stays.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/mesh")]
+    pub state: PathBuf,
 }
 
 fn namespaced(text: &str) -> Result<Namespaced, String> {

@@ -34,6 +34,11 @@ pub struct Journal {
 }
 
 impl Journal {
+    /// Removes what was kept in the state directory.
+    pub fn remove(state: &Path) -> io::Result<()> {
+        fs::remove_file(state.join(FILE))
+    }
+
     /// Opens the journal of the state directory, and returns what was told before.
     pub fn open(state: &Path) -> io::Result<(Self, Vec<Entry>)> {
         fs::create_dir_all(state)?;

@@ -1,10 +1,15 @@
-//! `mesh-node cleanup`: takes everything of one node out of the kernel, and the plugin out of its CNI configuration.
+//! `mesh-node cleanup`: takes everything of one node out of the kernel, the plugin out of its CNI configuration, and what the
+//! node process has kept for its next start.
+
+use std::{fs, io, path::PathBuf};
 
 use anyhow::Context;
 
+use super::source::RUN;
 use crate::{
     cni,
     config::CleanupOptions,
+    control::Journal,
     redirect::{cgroup, detach_clsact, pins::Pins},
     sys::netns::NetNs,
 };
@@ -21,6 +26,16 @@ pub fn run(options: &CleanupOptions) -> anyhow::Result<()> {
     detach_filters(options, &pins);
     let removed = pins.remove_all().with_context(|| format!("removing the pins of node {}", options.node))?;
     say(&format!("removed {removed} kernel objects of node {}", options.node));
+    let cache = options.svid_cache.clone().unwrap_or_else(|| PathBuf::from(RUN).join(&options.node));
+    let is_gone = |removed: io::Result<()>| removed.is_ok();
+    if is_gone(fs::remove_dir_all(&cache)) {
+        say(&format!("removed certificates and keys in {}", cache.display()));
+    }
+    if is_gone(Journal::remove(&options.state)) {
+        say(&format!("removed what a control plane told, in {}", options.state.display()));
+    }
+    // Only where no other node of this machine has anything there.
+    let _ = fs::remove_dir(&options.pin_root);
     Ok(())
 }
 

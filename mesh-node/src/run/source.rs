@@ -233,4 +233,4 @@ pub async fn embedded_ca(place: &Place) -> anyhow::Result<Ca> {
 }
 
 /// In memory on every distribution that has systemd, and most others.
-const RUN: &str = "/run/mesh";
+pub(super) const RUN: &str = "/run/mesh";

@@ -175,6 +175,10 @@ async fn uninstall(args: &UninstallArgs) -> Result<ExitCode> {
             cluster.delete(part).await?;
         }
     }
+    let unmarked = cluster.unmark().await?;
+    if unmarked > 0 {
+        emit(&format!("✔ {unmarked} pods are not said to be captured any more\n"))?;
+    }
     for object in purged {
         cluster.delete(&object).await?;
     }
@@ -185,6 +189,10 @@ async fn uninstall(args: &UninstallArgs) -> Result<ExitCode> {
 /// Removes the agents, then what they have left in the nodes' kernels; whether all nodes are clean.
 async fn clean(cluster: &Cluster, agents: &Object, patience: Duration) -> Result<bool> {
     cluster.delete(agents).await?;
+    // An agent that still ends its connections would find its ground gone.
+    if !cluster.wait_for_nobody(agents, patience).await? {
+        note("not all agents have ended in time; what is left of them in the kernel is removed all the same");
+    }
     let cleaners = cleanup(agents);
     cluster.apply(&cleaners).await?;
     let outcome = cluster.wait_for_ends(&cleaners, patience).await?;

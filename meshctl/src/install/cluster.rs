@@ -4,8 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{
-    Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PropagationPolicy,
+    Api, ApiResource, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams,
+    PropagationPolicy,
 };
 use mesh_source::kubernetes::{Client, connect_to};
 use serde_json::{Value, json};
@@ -118,12 +120,11 @@ impl Cluster {
         let pods = Object::of("v1", "Pod", NAMESPACE, "");
         let params = ListParams::default().labels(&format!("app={}", set.name));
         loop {
-            let wanted = self.get(set).await?.map(|it| it["status"]["desiredNumberScheduled"].as_u64());
+            let wanted = self.get(set).await?.and_then(|it| rollout::wanted(&it));
             let list = self.api(&pods).list(&params).await.context("listing pods")?;
             let pods = list.into_iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
             let ended = pods.iter().filter(|pod| rollout::has_ended(pod)).count();
             let ended = u64::try_from(ended).unwrap_or(u64::MAX);
-            let wanted = wanted.flatten();
             if wanted.is_some_and(|wanted| ended >= wanted) {
                 return Ok(Ok(ended));
             }
@@ -133,6 +134,42 @@ impl Cluster {
             }
             sleep(POLL).await;
         }
+    }
+
+    /// Waits until there is no pod of a daemon set any more; whether it came to that.
+    pub(crate) async fn wait_for_nobody(&self, set: &Object, patience: Duration) -> Result<bool> {
+        let end = Instant::now() + patience;
+        let pods = Object::of("v1", "Pod", NAMESPACE, "");
+        let params = ListParams::default().labels(&format!("app={}", set.name));
+        loop {
+            if self.api(&pods).list_metadata(&params).await.context("listing pods")?.items.is_empty() {
+                return Ok(true);
+            }
+            if Instant::now() >= end {
+                return Ok(false);
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// Takes from all pods what the control plane has written on them; how many had it. Nobody else would, once it is gone.
+    pub(crate) async fn unmark(&self) -> Result<usize> {
+        let all: Api<Pod> = Api::all(self.client.clone());
+        let list = all.list_metadata(&ListParams::default()).await.context("listing pods")?;
+        let is_marked = |it: &ObjectMeta| it.annotations.as_ref().is_some_and(|it| it.contains_key(MARK));
+        let marked: Vec<_> = list.items.into_iter().map(|it| it.metadata).filter(is_marked).collect();
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {MARK: null}}}));
+        for pod in &marked {
+            let (namespace, name) = (pod.namespace.as_deref().unwrap_or_default(), pod.name.as_deref());
+            let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+            match pods.patch(name.unwrap_or_default(), &PatchParams::default(), &patch).await {
+                Ok(_) => {}
+                // One that has gone meanwhile has no mark any more.
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(Error::from(error).context("taking an annotation from a pod")),
+            }
+        }
+        Ok(marked.len())
     }
 
     fn api(&self, object: &Object) -> Api<DynamicObject> {
@@ -217,4 +254,6 @@ const KINDS: [(&str, &str, bool); 13] = [
 /// As whom fields are owned.
 const MANAGER: &str = "meshctl";
 const CLEANUP: &str = "mesh-node-cleanup";
+/// What says that a pod is captured.
+const MARK: &str = "ambient.istio.io/redirection";
 const POLL: Duration = Duration::from_millis(500);

@@ -15,9 +15,7 @@ pub(super) struct Progress {
 pub(super) fn progress(object: &Value) -> Progress {
     let status = &object["status"];
     let number = |field: &str| status[field].as_u64().unwrap_or_default();
-    let is_seen = status["observedGeneration"].as_u64() >= object["metadata"]["generation"].as_u64()
-        && status["observedGeneration"].is_u64();
-    if !is_seen {
+    if !is_seen(object) {
         return Progress { is_done: false, text: "no controller has looked at it yet".to_owned() };
     }
     let [wanted, updated, available] = if object["kind"] == "DaemonSet" {
@@ -30,6 +28,17 @@ pub(super) fn progress(object: &Value) -> Progress {
     let old = if object["kind"] == "DaemonSet" { 0 } else { number("replicas").saturating_sub(updated) };
     let is_done = updated >= wanted && available >= wanted && old == 0;
     Progress { is_done, text: format!("{available} of {wanted} ready, {updated} of this version") }
+}
+
+/// How many nodes a daemon set is for, once its controller has said so: a new one's status has 0 there.
+pub(super) fn wanted(set: &Value) -> Option<u64> {
+    is_seen(set).then(|| set["status"]["desiredNumberScheduled"].as_u64()).flatten()
+}
+
+/// Whether the status is about the object as it is now.
+fn is_seen(object: &Value) -> bool {
+    let seen = object["status"]["observedGeneration"].as_u64();
+    seen.is_some() && seen >= object["metadata"]["generation"].as_u64()
 }
 
 /// Whether the container of a pod has ended well, now or before it was started again.
@@ -64,6 +73,14 @@ mod tests {
             progress(&json!({"kind": "DaemonSet", "metadata": {"generation": 1}, "status": status})).is_done
         };
         assert!(set(2) && !set(1));
+    }
+
+    #[test]
+    fn how_many_are_wanted_is_known_when_somebody_has_counted() {
+        let set = |seen: Value| json!({"metadata": {"generation": 1}, "status": {"observedGeneration": seen, "desiredNumberScheduled": 0}});
+        assert_eq!(wanted(&set(Value::Null)), None);
+        assert_eq!(wanted(&set(json!(0))), None);
+        assert_eq!(wanted(&set(json!(1))), Some(0));
     }
 
     #[test]
