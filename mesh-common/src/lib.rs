@@ -21,7 +21,7 @@ pub use pod::{NodeConfig, Pod, Shortcut};
 pub use stats::Stat;
 
 /// Version of everything in this crate. Changes whenever a map's key, value or meaning changes.
-pub const ABI: &str = "v3";
+pub const ABI: &str = "v4";
 
 /// Port of the outbound listener in each enrolled pod, where nothing else in the pod holds it.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -49,5 +49,5 @@ const _: () = {
     assert!(size_of::<ListenerKey>() == 20);
     assert!(size_of::<Seen>() == 8);
     assert!(size_of::<Pod>() == 24);
-    assert!(size_of::<NodeConfig>() == 24);
+    assert!(size_of::<NodeConfig>() == 32);
 };

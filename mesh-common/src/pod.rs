@@ -18,8 +18,9 @@ pub struct Pod {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct NodeConfig {
-    /// Id of the cgroup that the node's own process, and nothing else, lives in: how its sockets are known.
-    pub agent_cgroup: u64,
+    /// Ids of the cgroups that the node's own process, and nothing else, lives in: how its sockets are known. The second is
+    /// that of its predecessor while both are there, or 0.
+    pub agent_cgroups: [u64; 2],
     /// Cookie of the network namespace that the kubelet and other node processes use.
     pub host_netns: u64,
     /// `LOG_OFF`, `LOG_INFO` or `LOG_DEBUG`; changes at runtime.
@@ -38,6 +39,14 @@ pub struct Shortcut {
     pub hardware: [u8; 6],
     /// Always zero.
     pub reserved: [u8; 2],
+}
+
+impl NodeConfig {
+    /// Whether the cgroup is the node's own; 0 is none.
+    #[inline(always)]
+    pub fn is_agent(&self, cgroup: u64) -> bool {
+        cgroup != 0 && (self.agent_cgroups[0] == cgroup || self.agent_cgroups[1] == cgroup)
+    }
 }
 
 #[cfg(feature = "user")]

@@ -150,7 +150,7 @@ fn capturing_pod(addr: *mut bpf_sock_addr) -> Option<&'static Pod> {
     // SAFETY: entries are replaced, never freed under a running program.
     let pod = unsafe { PODS.get(cookie) }?;
     // SAFETY: no arguments.
-    let own = node().is_some_and(|n| n.agent_cgroup == unsafe { helpers::bpf_get_current_cgroup_id() });
+    let own = node().is_some_and(|n| n.is_agent(unsafe { helpers::bpf_get_current_cgroup_id() }));
     (!own).then_some(pod)
 }
 

@@ -173,7 +173,7 @@ fn count_new(segment: &Segment, stat: Stat) {
 
 #[inline(always)]
 fn is_agent(cgroup: u64) -> bool {
-    cgroup != 0 && node().is_some_and(|n| n.agent_cgroup == cgroup)
+    node().is_some_and(|n| n.is_agent(cgroup))
 }
 
 #[inline(always)]

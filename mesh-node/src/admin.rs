@@ -27,7 +27,6 @@ use tokio::time::Instant;
 use crate::identity::CertificateStatus;
 use crate::redirect::inspect::Inventory;
 use crate::report::{CertificateFigure, NodeFigures, Reporter};
-use crate::run::tasks;
 
 pub use logging::{LevelLayer, LevelsError, LogControl};
 pub use server::{AdminError, Endpoint, Ports, Servers};
@@ -162,14 +161,16 @@ pub struct Admin {
     started: Instant,
 }
 
-/// Opens the admin ports at their usual numbers and serves them on the calling thread's `LocalSet` until that ends.
+/// Opens the admin ports at their usual numbers. They are served, and open, as long as what it returns.
 ///
 /// # Errors
 /// If a port is taken.
-pub async fn serve(state: Arc<dyn AdminState>, reporter: Arc<Reporter>) -> Result<(), AdminError> {
+pub async fn serve(
+    state: Arc<dyn AdminState>,
+    reporter: Arc<Reporter>,
+) -> Result<impl Future<Output = ()>, AdminError> {
     let servers = Servers::bind(Ports::default()).await?;
-    tasks::spawn_local("admin", servers.run(Admin::new(state, reporter)));
-    Ok(())
+    Ok(servers.run(Admin::new(state, reporter)))
 }
 
 impl Admin {

@@ -98,7 +98,7 @@ impl Resolver {
 
 /// Resolves when a pod is no longer captured and what it had asked before has been taken.
 async fn over(mut released: watch::Receiver<bool>) {
-    let _ = released.wait_for(|released| *released).await;
+    crate::redirect::released(&mut released).await;
     tokio::time::sleep(LAST_QUERIES).await;
 }
 

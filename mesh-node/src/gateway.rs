@@ -151,8 +151,10 @@ async fn serve(
     // Addresses are asked for by nobody yet: an engine sends to what services have.
     let (_demand, demands) = mpsc::channel(DEMANDS);
     let publisher = Publisher { snapshots, identities, findings: told, wanted: identity.wanted() };
-    source.tell(&place, &reporter, Box::new(Captured::default));
-    source.follow(&place, publisher, (demands, lookups), identity.observer());
+    // Another process of a gateway is a pod of its own: nothing is ever handed over.
+    let (_, on_duty) = drain::channel();
+    source.tell(&place, &reporter, Box::new(Captured::default), &on_duty);
+    source.follow(&place, publisher, (demands, lookups), (identity.observer(), on_duty));
 
     drop(drained);
     stop(options.drain, (stopping, switch)).await?;

@@ -32,9 +32,9 @@ pub use express::CutFlows;
 pub use flows::Flows;
 pub use load::{Programs, TcHook, detach_clsact};
 pub use log::KernelLog;
-pub use manager::{Manager, Options, PodSockets};
+pub use manager::{Manager, Options};
 pub use overruled::Overruled;
-pub use pod::LocalPod;
+pub use pod::{LocalPod, PodSockets, released};
 pub use sandbox::{Progress, Sandbox, Sandboxes};
 
 /// How inbound connections are brought to the node's listener.

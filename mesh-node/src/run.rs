@@ -5,6 +5,7 @@ pub mod cleanup;
 pub mod drain;
 pub(crate) mod embedded;
 pub(crate) mod figures;
+pub mod handover;
 pub mod lookup;
 pub mod names;
 pub mod node;

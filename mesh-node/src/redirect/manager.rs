@@ -11,7 +11,7 @@ use std::{
 use mesh_common::{ListenerKey, NodeConfig};
 use mesh_core::model::{Snapshot, Workload};
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     time::Instant,
 };
 use tracing::{info, warn};
@@ -22,7 +22,7 @@ use super::{
     express::{CutFlows, Express},
     maps::ControlMaps,
     pins::{PinnedPod, Pins},
-    pod::{Ports, ThreadListeners},
+    pod::{PodSockets, Ports, ThreadListeners},
     sandbox::{Progress, Sandbox, Sandboxes},
     shortcut,
 };
@@ -45,23 +45,12 @@ pub struct Options {
     pub hook: TcHook,
     /// Id of the cgroup of this process.
     pub agent_cgroup: u64,
+    /// Whether a predecessor still serves its pods.
+    pub beside: bool,
     /// Whether the kernel decides by itself what it can.
     pub express: bool,
     /// Pods that a container runtime has told of, where the CNI plugin is served.
     pub sandboxes: Option<Arc<Sandboxes>>,
-}
-
-/// The listeners of one pod for one data thread.
-#[derive(Debug)]
-pub struct PodSockets {
-    /// The pod.
-    pub pod: Arc<LocalPod>,
-    /// What to accept from.
-    pub listeners: ThreadListeners,
-    /// One for each query and connection of the pod's resolver under way, on all threads together.
-    pub queries: Arc<Semaphore>,
-    /// Becomes true, or loses its sender, when the pod is no longer captured: accept no more.
-    pub released: watch::Receiver<bool>,
 }
 
 /// What a reconciliation looks at.
@@ -110,9 +99,12 @@ impl Manager {
         let host = NetNs::own()?;
         let mut programs = Programs::load(&options.pins, options.inbound, options.hook)?;
         let mut maps = ControlMaps::open(&options.pins)?;
-        let log_level = maps.node().map_or(mesh_common::LOG_OFF, |node| node.log_level);
+        let before = maps.node().ok();
+        let log_level = before.map_or(mesh_common::LOG_OFF, |node| node.log_level);
+        let predecessor = before.map(|node| node.agent_cgroups[0]).filter(|it| *it != options.agent_cgroup);
+        let predecessor = predecessor.filter(|_| options.beside).unwrap_or_default();
         maps.set_node(NodeConfig {
-            agent_cgroup: options.agent_cgroup,
+            agent_cgroups: [options.agent_cgroup, predecessor],
             host_netns: host.cookie(),
             log_level,
             shortcut: u32::from(options.express),
@@ -368,7 +360,9 @@ impl Manager {
         let inside = |source| RedirectError::Namespace { uid: pod.uid.to_string(), source };
         let pinned = pod.pinned();
         let adopted = !self.options.pins.links_of(&pinned)?.is_empty();
-        let listeners = pod.listen(self.threads.len()).map_err(inside)?;
+        // A predecessor has the usual ports; sharing them would share its connections.
+        let usual = !(self.options.beside && adopted);
+        let listeners = pod.listen(self.threads.len(), usual).map_err(inside)?;
         for thread in &listeners.threads {
             for listener in thread.plaintext.iter().chain(&thread.tunnel) {
                 self.maps.own(listener)?;

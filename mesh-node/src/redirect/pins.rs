@@ -32,6 +32,11 @@ impl Pins {
         Self { node, base }
     }
 
+    /// Where the objects of all versions are.
+    pub fn root(&self) -> PathBuf {
+        self.node.clone()
+    }
+
     /// Where the objects of this version are.
     pub fn directory(&self) -> &Path {
         &self.base

@@ -7,6 +7,7 @@ use std::{
 };
 
 use mesh_common::{DNS_PORT, OUTBOUND_PORT, Pod};
+use tokio::sync::{Semaphore, watch};
 
 use super::{address::link_of, pins::PinnedPod};
 use crate::sys::{
@@ -55,6 +56,26 @@ pub struct ThreadListeners {
     pub dns_packets: Vec<UdpSocket>,
 }
 
+/// The listeners of one pod for one data thread.
+#[derive(Debug)]
+pub struct PodSockets {
+    /// The pod.
+    pub pod: Arc<LocalPod>,
+    /// What to accept from.
+    pub listeners: ThreadListeners,
+    /// One for each query and connection of the pod's resolver under way, on all threads together.
+    pub queries: Arc<Semaphore>,
+    /// Becomes true when the pod is no longer captured: accept no more.
+    pub released: watch::Receiver<bool>,
+}
+
+/// Resolves when a pod is no longer captured; never where nobody is left who would know.
+pub async fn released(pod: &mut watch::Receiver<bool>) {
+    if pod.wait_for(|released| *released).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 impl LocalPod {
     /// The pod as its pinned links name it.
     pub fn pinned(&self) -> PinnedPod {
@@ -93,13 +114,14 @@ impl LocalPod {
         SocketAddrV6::new(*v6.ip(), v6.port(), v6.flowinfo(), scope).into()
     }
 
-    /// Opens the listeners of every data thread inside the pod.
-    pub(super) fn listen(&self, threads: usize) -> io::Result<Listeners> {
+    /// Opens the listeners of every data thread inside the pod, at their `usual` ports or at others.
+    pub(super) fn listen(&self, threads: usize, usual: bool) -> io::Result<Listeners> {
+        let (outbound, dns) = if usual { (OUTBOUND_PORT, DNS_PORT) } else { (0, 0) };
         self.netns.run(|| {
-            listen_all(threads, OUTBOUND_PORT)
+            listen_all(threads, outbound)
                 // Something in the pod has the port already; any other will do, the kernel programs are told.
                 .or_else(|_| listen_all(threads, 0))
-                .and_then(with_resolver)
+                .and_then(|all| with_resolver(all, dns))
         })?
     }
 }
@@ -125,9 +147,9 @@ fn listen_all(threads: usize, outbound_port: u16) -> io::Result<Listeners> {
 }
 
 /// Adds the resolver's sockets.
-fn with_resolver(mut all: Listeners) -> io::Result<Listeners> {
+fn with_resolver(mut all: Listeners, port: u16) -> io::Result<Listeners> {
     // Elsewhere two protocols of two families have to be free at the same port.
-    let mut outcome = listen_dns(&mut all, DNS_PORT);
+    let mut outcome = listen_dns(&mut all, port);
     for _ in 0..RESOLVER_ATTEMPTS {
         outcome = outcome.or_else(|_| listen_dns(&mut all, 0));
     }

@@ -36,6 +36,12 @@ impl DrainSwitch {
         self.0.send_replace(Phase::Forced);
     }
 
+    /// Begins the graceful phase and waits until nobody listens any more; whether that came in time.
+    pub async fn graceful(&self, patience: Duration) -> bool {
+        self.start();
+        tokio::time::timeout(patience, self.0.closed()).await.is_ok()
+    }
+
     /// Runs the graceful phase until nobody listens any more or `grace` is over, then forces the rest.
     pub async fn run(self, grace: Duration) {
         self.start();
@@ -54,6 +60,14 @@ impl Drain {
     /// Resolves when the forced phase begins.
     pub async fn forced(&self) {
         self.reached(Phase::Forced).await;
+    }
+
+    /// Works until the graceful phase begins, and lets go of everything then.
+    pub async fn during(self, work: impl Future<Output = ()>) {
+        tokio::select! {
+            () = work => {}
+            () = self.graceful() => {}
+        }
     }
 
     /// Whether the graceful phase has begun.

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::IpAddr,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
@@ -36,9 +37,10 @@ use crate::{
         access_log,
         drain::{self, Drain, DrainSwitch},
         figures::Figures,
+        handover::{Door, Predecessor},
         lookup::Lookup,
         publish::{self, Publisher},
-        source::{Place, Source},
+        source::{Place, RUN, Source},
         state::{Findings, NodeState},
         tasks,
         watchdog::Watchdog,
@@ -58,13 +60,18 @@ pub fn run(options: NodeOptions) -> anyhow::Result<()> {
 async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let files = limits::set_open_files(options.open_files).context("raising the limit of open files")?;
     info!(node = %options.node, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
-    let redirect = redirect_options(&options)?;
+    let mut redirect = redirect_options(&options)?;
+    // Before anything that only one may have is opened.
+    let meeting = meeting_point(&options);
+    let predecessor = Predecessor::relieve(&meeting, &redirect.pins.root()).await;
+    redirect.beside = predecessor.is_some();
     let reporter = Reporter::new(ReportOptions::logging(options.access_log), Box::new(io::stdout()))?;
     let place = Place::from(&options);
     let (source, identities) = Source::open(&place).await?;
     let snapshots = watch::Sender::new(Arc::<Snapshot>::default());
     let told = watch::Sender::new(Findings::default());
     let (switch, drained) = drain::channel();
+    let (relief, on_duty) = drain::channel();
 
     let (seeds, threads) = prepare_threads(&options, &redirect, &snapshots);
     let mut manager = Manager::start(redirect.clone(), seeds)?;
@@ -84,7 +91,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         findings: told.clone(),
         wanted: Box::new(publish::local_identities),
     };
-    source.tell(&place, &reporter, captures(manager.status(), identities.clone()));
+    source.tell(&place, &reporter, captures(manager.status(), identities.clone()), &on_duty);
     let state = Arc::new(NodeState {
         node: options.node.clone(),
         settings: settings(&options),
@@ -98,20 +105,30 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         pins: redirect.pins.clone(),
     });
     reporter.register(Arc::new(Figures(state.clone())));
-    admin::serve(state, reporter.clone()).await.context("opening the admin ports")?;
+    let admin = admin::serve(state, reporter.clone()).await.context("opening the admin ports")?;
+    tasks::spawn_local("admin", on_duty.clone().during(admin));
 
-    follow_kernel_log(&mut manager);
-    follow_flows(&manager, &redirect, (reporter.clone(), snapshots.subscribe(), shared))?;
-    start_cni(&options, &redirect, snapshots.subscribe())?;
-    tasks::spawn_local("capture", manager.run(snapshots.subscribe()));
-    tasks::spawn_local("rotation", identities.run_rotation());
+    follow_kernel_log(&mut manager, &on_duty);
+    follow_flows(&manager, &redirect, (reporter.clone(), snapshots.subscribe(), shared), &on_duty)?;
+    start_cni(&options, &redirect, snapshots.subscribe(), &on_duty)?;
+    let status = manager.status();
+    tasks::spawn_local("capture", on_duty.clone().during(manager.run(snapshots.subscribe())));
+    tasks::spawn_local("rotation", on_duty.clone().during(identities.run_rotation()));
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
     let logged = access_log::follow(reporter.clone(), snapshots.subscribe(), options.access_log);
     tasks::spawn_local("access log", logged);
-    source.follow(&place, publisher, (demands, lookups), None);
+    source.follow(&place, publisher, (demands, lookups), (None, on_duty));
+    let door = Door::open(&meeting, redirect.pins.root());
+    let door = door.with_context(|| format!("opening {} for a successor", meeting.display()))?;
+    if let Some(predecessor) = predecessor {
+        tasks::spawn_local("predecessor", dismiss(predecessor, status));
+    }
 
     tasks::settle();
-    until_stopped(switch, drained, options.drain).await?;
+    let end = serve_until(&door, relief).await?;
+    until_stopped(end, (switch, drained), options.drain).await?;
+    // What it says is what data threads decide by, until they have ended.
+    drop(snapshots);
     drop(workers);
     reporter.flush_access_log(LAST_LINES);
     info!("Stopped.");
@@ -148,22 +165,76 @@ fn trouble(pod: &admin::PodStatus, failed: &[CertificateStatus]) -> Option<Troub
     (!is_well).then_some(Trouble { namespace, name, capture, certificate })
 }
 
-/// Waits for the wish to end, and until connections have ended or their time is over.
-async fn until_stopped(switch: DrainSwitch, drained: Drain, grace: Duration) -> anyhow::Result<()> {
-    stop_signal().await?;
+/// Where processes of one node meet that replace each other.
+fn meeting_point(options: &NodeOptions) -> PathBuf {
+    let directory = options.svid_cache.clone().unwrap_or_else(|| Path::new(RUN).join(&options.node));
+    directory.join("agent.sock")
+}
+
+/// Lets the process before this one go when every pod that it may have served has its listeners here.
+async fn dismiss(predecessor: Predecessor, mut pods: watch::Receiver<Option<Arc<Vec<admin::PodStatus>>>>) {
+    // Gone only with the whole process.
+    let _ = pods.wait_for(Option::is_some).await;
+    predecessor.dismiss().await;
+}
+
+/// How the time of a process as the one that serves the node has ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum End {
+    /// It was told to stop.
+    Stopped,
+    /// Another has taken over.
+    Replaced,
+}
+
+/// Waits for the wish to stop, or for a successor that serves.
+async fn serve_until(door: &Door, relief: DrainSwitch) -> anyhow::Result<End> {
+    let successor = tokio::select! {
+        signal = stop_signal() => return signal.map(|()| End::Stopped),
+        successor = door.successor() => successor,
+    };
+    info!("Another process takes over; serving on until it has begun.");
+    if !relief.graceful(ASIDE).await {
+        warn!("Not everything was let go of in time.");
+    }
+    tokio::select! {
+        signal = stop_signal() => signal.map(|()| End::Stopped),
+        introduced = successor.introduce() => match introduced {
+            Ok(()) => Ok(End::Replaced),
+            // Nobody follows the configuration now. A fresh start does.
+            Err(error) => Err(error).context("the process that was to take over has not begun to serve"),
+        },
+    }
+}
+
+/// Ends connections, or waits until they have ended.
+async fn until_stopped(
+    end: End,
+    (switch, drained): (DrainSwitch, Drain),
+    grace: Duration,
+) -> anyhow::Result<()> {
+    if end == End::Replaced {
+        // What has connected before the kernel programs knew of the new listeners is still in the queues.
+        tokio::time::sleep(LAST_ARRIVALS).await;
+    }
     info!(grace_s = grace.as_secs(), "Draining; what is captured stays captured.");
     drop(drained);
     // A second signal ends what is left.
     tokio::select! {
         () = switch.run(grace) => {}
-        signal = stop_signal() => signal?,
+        signal = stop_signal() => return signal,
+    }
+    if end == End::Replaced {
+        // Whoever started this process would start it again, and that one would take over.
+        info!("Nothing is left to do; waiting to be stopped.");
+        stop_signal().await?;
     }
     Ok(())
 }
 
-fn follow_kernel_log(manager: &mut Manager) {
+fn follow_kernel_log(manager: &mut Manager, on_duty: &Drain) {
     match KernelLog::of(manager.programs().ebpf()) {
-        Ok(log) => drop(tasks::spawn_local("kernel log", log.pump())),
+        Ok(log) => drop(tasks::spawn_local("kernel log", on_duty.clone().during(log.pump()))),
         Err(error) => warn!(%error, "Messages of the kernel programs cannot be read."),
     }
 }
@@ -172,10 +243,12 @@ fn follow_flows(
     manager: &Manager,
     options: &redirect::Options,
     reported: (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>, Arc<Shared>),
+    on_duty: &Drain,
 ) -> anyhow::Result<()> {
     if options.express {
         let flows = redirect::Flows::new(ExpressMaps::open(&options.pins)?, reported, manager.ended_flows());
-        tasks::spawn_local("express flows", flows.run(ExpressMaps::events(&options.pins)?));
+        let flows = flows.run(ExpressMaps::events(&options.pins)?);
+        tasks::spawn_local("express flows", on_duty.clone().during(flows));
     }
     Ok(())
 }
@@ -190,6 +263,7 @@ fn redirect_options(options: &NodeOptions) -> anyhow::Result<redirect::Options> 
         inbound: options.inbound,
         hook: options.tc,
         agent_cgroup,
+        beside: false,
         express: options.express_path == ExpressPath::Enabled,
         sandboxes: cni::Places::of(&options.cni, &options.node)
             .map(|places| cni::sandboxes(&places))
@@ -203,15 +277,16 @@ fn start_cni(
     options: &NodeOptions,
     redirect: &redirect::Options,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    on_duty: &Drain,
 ) -> anyhow::Result<()> {
     let places = cni::Places::of(&options.cni, &options.node);
     let Some((places, sandboxes)) = places.zip(redirect.sandboxes.clone()) else { return Ok(()) };
     let listener = cni::serve::listen(&places.socket)
         .with_context(|| format!("listening to the CNI plugin at {}", places.socket.display()))?;
-    tasks::spawn_local("cni", cni::Desk { sandboxes, snapshots }.run(listener));
+    tasks::spawn_local("cni", on_duty.clone().during(cni::Desk { sandboxes, snapshots }.run(listener)));
     // After the socket: a plugin that is started finds somebody.
     if let Some(installer) = cni::installer(&options.cni, &places).context("--cni-conf-dir")? {
-        tasks::spawn_local("cni installer", installer.run());
+        tasks::spawn_local("cni installer", on_duty.clone().during(installer.run()));
     }
     Ok(())
 }
@@ -316,5 +391,9 @@ pub(crate) async fn stop_signal() -> anyhow::Result<()> {
 pub(crate) const DEMANDS: usize = 256;
 /// Pods whose listeners wait for a data thread to take them over.
 const PENDING_PODS: usize = 64;
+/// How long others may take to let go of what only one process may have.
+const ASIDE: Duration = Duration::from_secs(2);
+/// How long a process that was replaced still accepts.
+const LAST_ARRIVALS: Duration = Duration::from_millis(500);
 /// How long the process waits at its end for its last access-log lines.
 pub(crate) const LAST_LINES: Duration = Duration::from_secs(1);

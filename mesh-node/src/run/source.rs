@@ -20,6 +20,7 @@ use mesh_source::{
 use tokio::sync::mpsc;
 
 use super::{
+    drain::Drain,
     embedded::{self, Observe},
     lookup::Lookups,
     names::Names,
@@ -133,11 +134,11 @@ impl Source {
     }
 
     /// Starts to tell of traffic where there is somebody to be told: a control plane outside has a page that shows it.
-    pub fn tell(&self, place: &Place, reporter: &Arc<Reporter>, captures: Captures) {
+    pub fn tell(&self, place: &Place, reporter: &Arc<Reporter>, captures: Captures, on_duty: &Drain) {
         if let Self::Control(control) = self {
             let link = Arc::clone(&control.link);
             let teller = Teller::new(link, place.subscriber.clone(), Arc::clone(reporter), captures);
-            tasks::spawn_local("teller", teller.run());
+            tasks::spawn_local("teller", on_duty.clone().during(teller.run()));
         }
     }
 
@@ -148,7 +149,7 @@ impl Source {
         place: &Place,
         publisher: Publisher,
         (demands, lookups): (mpsc::Receiver<IpAddr>, Lookups),
-        observer: Option<Box<dyn Observe>>,
+        (observer, on_duty): (Option<Box<dyn Observe>>, Drain),
     ) {
         let names = Names::follow(place.resolv_conf.clone());
         lookups.serve(place.resolv_conf.clone());
@@ -176,10 +177,11 @@ impl Source {
             Self::Control(control) => {
                 let Control { link, trust, journal } = *control;
                 let subscriber = place.subscriber.clone();
-                tasks::spawn_local("discovery", async move {
+                let discovery = async move {
                     let told = (publisher, demands, names);
                     Discovery::start(subscriber, (link, trust), told, journal).await.run().await;
-                });
+                };
+                tasks::spawn_local("discovery", on_duty.during(discovery));
             }
         }
     }

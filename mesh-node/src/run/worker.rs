@@ -28,7 +28,7 @@ use crate::{
     identity::{IdentityStore, Svid},
     l4::{self, PodRequests},
     l7::shared::Shared,
-    redirect::{LocalPod, PodSockets, maps::FlowMaps},
+    redirect::{self, LocalPod, PodSockets, maps::FlowMaps},
     report::{Event, Reporter},
     run::{drain::Drain, tasks, watchdog::Watchdog},
     sys::diag,
@@ -299,7 +299,7 @@ impl Worker {
                 }
             };
             let released = async {
-                let _ = released.wait_for(|released| *released).await;
+                redirect::released(&mut released).await;
                 // What had connected before the kernel programs let go is still in the queue.
                 tokio::time::sleep(RELEASE_GRACE).await;
             };
@@ -401,7 +401,7 @@ impl Worker {
 
     async fn forget(self: Rc<Self>, pod: Arc<LocalPod>, mut released: watch::Receiver<bool>) {
         tokio::select! {
-            _ = released.wait_for(|released| *released) => {}
+            () = redirect::released(&mut released) => {}
             () = self.drain.graceful() => return,
         }
         self.pool.retire_pod(&pod.workload);

@@ -83,7 +83,7 @@ struct Node {
     #[serde(flatten)]
     pods: Pods,
     priority_class_name: String,
-    max_unavailable: IntOrString,
+    max_surge: IntOrString,
     cni: Cni,
 }
 
