@@ -11,6 +11,7 @@ mod enrol;
 mod express;
 mod faults;
 mod forge;
+mod handover;
 mod headers;
 mod hostile;
 mod identity;

@@ -1,0 +1,111 @@
+//! A new process of a node beside the old one, as rolling updates have it.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use mesh_tests::bed::{Bed, NodeHandle, PodHandle, Process};
+use mesh_tests::scenario::{at, dial, manifests, start};
+
+use crate::express::disabled;
+
+/// Starts what runs on a node a second time, in a cgroup of its own; with other values for `options`, where it has those.
+fn another(node: &NodeHandle<'_>, options: &[(&str, &str)]) -> Result<Process> {
+    let pid = node.pid()?.context("it does not run")?;
+    let line = fs::read(format!("/proc/{pid}/cmdline"))?;
+    let words: Vec<_> =
+        line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let mut words: Vec<&str> = words.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
+    for (option, value) in options {
+        if let Some(at) = words.iter().position(|word| word == option) {
+            words[at + 1] = value;
+        }
+    }
+    Ok(node.spawn(&words)?)
+}
+
+/// Connects again and again; how often, and what went wrong.
+fn connect_until(is_over: &AtomicBool, client: &PodHandle, to: &str) -> Result<(usize, Vec<String>)> {
+    let (mut count, mut wrong) = (0, Vec::new());
+    while !is_over.load(Ordering::Relaxed) {
+        let seen = dial(client, &[to])?;
+        count += 1;
+        if !seen.served() {
+            wrong.push(format!("{seen:?}"));
+        }
+    }
+    Ok((count, wrong))
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(40);
+    while !holds()? {
+        ensure!(Instant::now() < end, "{what}: not in time");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Connections from a pod, to a pod, and within the node find somebody at any moment; the new process follows the
+/// configuration, and the old one waits for its end without doing anything.
+#[test]
+fn a_node_is_replaced_and_no_connection_finds_nobody() -> Result<()> {
+    let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
+    let (client, near, far) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?, bed.pod("mesh/far")?);
+    let (to_near, to_far) = (at(&near), at(&far));
+    let node = bed.node("node-1")?;
+    let is_over = AtomicBool::new(false);
+    let new = thread::scope(|scope| -> Result<Process> {
+        let streams = [(&client, &to_near), (&client, &to_far), (&far, &to_near)]
+            .map(|(from, to)| scope.spawn(|| connect_until(&is_over, from, to)));
+        let replaced = replace(&node);
+        is_over.store(true, Ordering::Relaxed);
+        for stream in streams {
+            let (count, wrong) = stream.join().expect("a thread")?;
+            ensure!(wrong.is_empty(), "{} of {count} failed: {wrong:?}", wrong.len());
+            ensure!(count > 20, "only {count} connections were made");
+        }
+        replaced
+    })?;
+    // The two had the objects of one node, and the new one has them alone now.
+    bed.apply(
+        "{apiVersion: v1, kind: Namespace, metadata: {name: mesh, labels: {istio.io/dataplane-mode: none}}}",
+    )?;
+    eventually("the new process lets go of pods", || Ok(new.errors().contains("Released a pod.")))?;
+    eventually("pods talk without the mesh", || Ok(dial(&far, &[&to_near])?.served()))
+}
+
+/// Has a new process take over, and ends the old one when it has nothing left to do.
+fn replace(node: &NodeHandle<'_>) -> Result<Process> {
+    thread::sleep(Duration::from_millis(300));
+    let new = another(node, &[])?;
+    eventually("the old process has nothing left to do", || {
+        Ok(node.log()?.contains("Nothing is left to do"))
+    })
+    .with_context(|| new.errors())?;
+    let said = new.errors();
+    ensure!(said.contains("Taking over from the process before this one"), "{said}");
+    ensure!(said.contains("adopted=true"), "{said}");
+    node.stop(Duration::from_secs(3))?;
+    thread::sleep(Duration::from_millis(300));
+    Ok(new)
+}
+
+/// Somebody who takes over and dies at once leaves nobody who follows the configuration: the old process ends, so that whoever
+/// looks after it starts it anew.
+#[test]
+fn a_successor_that_dies_at_once_is_no_loss() -> Result<()> {
+    let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
+    let node = bed.node("node-1")?;
+    let before = node.pid()?;
+    let nowhere = "/nowhere/at/all";
+    let new = another(&node, &[("--config", nowhere), ("--control-ca", nowhere)])?;
+    let took_over = || Ok(new.errors().contains("Taking over from the process before this one"));
+    eventually("it takes over", took_over)?;
+    eventually("the node serves again", || Ok(node.pid()?.is_some_and(|pid| Some(pid) != before)))?;
+    node.wait_ready(Duration::from_secs(10))?;
+    let (client, near) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?);
+    eventually("connections", || Ok(dial(&client, &[&at(&near)])?.served()))
+}
