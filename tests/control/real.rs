@@ -69,6 +69,8 @@ impl Real {
         );
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
         std::fs::write(path.join("sa.key"), key.serialize_pem()).expect("written");
+        // Of a private key it reads the older form alone to verify with.
+        std::fs::write(path.join("sa.pub"), key.public_key_pem()).expect("written");
         std::fs::write(path.join("tokens"), "admin,admin,admin,system:masters\n").expect("written");
         let file = |name: &str| path.join(name).display().to_string();
         let server = spawn(
@@ -81,7 +83,7 @@ impl Real {
                 "--advertise-address=127.0.0.1".into(),
                 format!("--cert-dir={}", file("certs")),
                 format!("--token-auth-file={}", file("tokens")),
-                format!("--service-account-key-file={}", file("sa.key")),
+                format!("--service-account-key-file={}", file("sa.pub")),
                 format!("--service-account-signing-key-file={}", file("sa.key")),
                 "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
                 "--authorization-mode=RBAC".into(),
@@ -102,14 +104,19 @@ impl Real {
 
 async fn wait(config: &Config, logs: &Path) {
     let client = Client::try_from(config.clone()).expect("a client");
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let request = http::Request::get("/readyz").body(Vec::new()).expect("a request");
         if client.request_text(request).await.is_ok() {
             return;
         }
-        let place = logs.display();
-        assert!(Instant::now() < deadline, "the API server does not become ready; its logs are in {place}");
+        let said = || std::fs::read_to_string(logs.join("kube-apiserver.log")).unwrap_or_default();
+        let last = || said().lines().next_back().unwrap_or_default().to_owned();
+        assert!(
+            Instant::now() < deadline,
+            "the API server does not become ready; its last words: {}",
+            last()
+        );
         sleep(Duration::from_millis(300)).await;
     }
 }

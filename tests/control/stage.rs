@@ -59,7 +59,8 @@ impl Cluster {
         if self.ours.is_none() && cluster_role(&document["roleRef"]) {
             document["roleRef"]["name"] = own(&document["roleRef"]["name"]);
         }
-        for subject in document["subjects"].as_array_mut().into_iter().flatten() {
+        let subjects = document.get_mut("subjects").and_then(Value::as_array_mut);
+        for subject in subjects.into_iter().flatten() {
             subject["namespace"] = json!(self.root);
         }
         document
