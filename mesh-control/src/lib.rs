@@ -24,6 +24,7 @@ pub mod listen;
 pub mod metrics;
 pub mod peer;
 mod process;
+pub mod replicas;
 pub mod run;
 pub mod session;
 pub mod shelf;

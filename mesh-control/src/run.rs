@@ -16,9 +16,10 @@ use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceSer
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use mesh_proto::topology::topology_server::TopologyServer;
 use mesh_source::Directory;
+use rustls_pki_types::ServerName;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -35,9 +36,10 @@ use crate::feed::{self, Findings};
 use crate::hub::Hub;
 use crate::intake::Metered;
 use crate::listen::{self, Stream};
+use crate::replicas::Replicas;
 use crate::tasks;
 use crate::tls::Serving;
-use crate::topology::{MAX_REPORT, Topology, Traffic};
+use crate::topology::{MAX_REPORT, Relay, Topology, Traffic};
 use crate::vaults::{self, Vaults};
 
 /// Serves until told to stop.
@@ -84,6 +86,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         authenticator,
         rules,
         traffic: Arc::clone(&traffic),
+        relay: cluster.is_some().then(|| relay(&options, &hub, &serving)).transpose()?,
     };
     let listener = bind(options.grpc).await?;
     let tls = Arc::clone(&serving);
@@ -109,6 +112,17 @@ async fn run(options: Options) -> anyhow::Result<()> {
     }
     info!("Stopped; nodes go on with what they know.");
     Ok(())
+}
+
+/// Starts to tell other replicas what this one is told.
+fn relay(options: &Options, hub: &Arc<Hub>, serving: &Arc<Serving>) -> anyhow::Result<Relay> {
+    let name = format!("mesh-control.{}.svc", options.root_namespace);
+    let name = ServerName::try_from(name).context("--root-namespace")?;
+    let (sender, reports) = mpsc::channel(REPORTS);
+    let way = (name, options.grpc.port());
+    let replicas = Replicas::new(Arc::clone(hub), Arc::clone(serving), way, reports);
+    drop(tasks::spawn("replicas", replicas.run()));
+    Ok(Relay { own: serving.id().clone(), reports: sender })
 }
 
 fn compile_options(options: &Options) -> CompileOptions {
@@ -149,16 +163,18 @@ struct Services {
     authenticator: Arc<Authenticator>,
     rules: Arc<Rules>,
     traffic: Arc<Traffic>,
+    /// Where there may be other replicas.
+    relay: Option<Relay>,
 }
 
 impl Services {
-    fn serve(&self, connections: tokio::sync::mpsc::Receiver<io::Result<Stream>>, name: &'static str) {
-        let Self { hub, ca, authenticator, rules, traffic } = self.clone();
+    fn serve(&self, connections: mpsc::Receiver<io::Result<Stream>>, name: &'static str) {
+        let Self { hub, ca, authenticator, rules, traffic, relay } = self.clone();
         let discovery = Discovery::new(Arc::clone(&hub), Arc::clone(&authenticator), Arc::clone(&rules));
         let discovery =
             AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST);
         let told = (Arc::clone(&hub), Arc::clone(&authenticator), Arc::clone(&rules));
-        let topology = Topology::new(traffic, told.0, told.1, told.2);
+        let topology = Topology::new(traffic, told.0, told.1, told.2, relay);
         let topology = TopologyServer::new(topology).max_decoding_message_size(MAX_REPORT);
         let certificates = Certificates::new(ca, hub, authenticator, rules);
         let certificates =
@@ -302,6 +318,8 @@ fn print(text: &str) {
 
 /// Bytes of a request for a certificate.
 const MAX_CSR: usize = 64 << 10;
+/// Reports that wait to be passed on to other replicas.
+const REPORTS: usize = 512;
 /// How often the CA's files, or its Secret, are looked at: what a revocation list names is out within a second.
 const LOOK: Duration = Duration::from_millis(500);
 

@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use mesh_ca::{Bundle, Ca, CaError, Csr};
 use mesh_core::id::SpiffeId;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// Holds the TLS configuration of the moment.
 pub struct Serving {
@@ -21,6 +22,8 @@ pub struct Serving {
 
 struct Config {
     tls: Arc<ServerConfig>,
+    /// For connections to other replicas.
+    client: Arc<ClientConfig>,
     bundle: Arc<Bundle>,
     /// When half of the certificate's life is over.
     due: SystemTime,
@@ -65,6 +68,17 @@ impl Serving {
         Arc::clone(&self.config.load().tls)
     }
 
+    /// The configuration for connections to other replicas, which show the same identity.
+    pub fn client_config(&self) -> Arc<ClientConfig> {
+        drop(self.config());
+        Arc::clone(&self.config.load().client)
+    }
+
+    /// Who this control plane is.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
     /// Makes a new certificate if half of the life of this one is over, or if the roots have changed. On an error the
     /// old one stays.
     pub fn refresh(&self, now: SystemTime) -> Result<(), ServingError> {
@@ -97,7 +111,18 @@ fn make(ca: &Ca, id: &SpiffeId, names: &[String]) -> Result<Config, ServingError
     let crls = bundle.crls().ders();
     let provider = Arc::new(aws_lc_rs::default_provider());
     // Tokens are as good as certificates, so there need not be one; whoever shows one is who it says.
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+    let roots = Arc::new(roots);
+    let servers = WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+        .with_crls(crls.clone())
+        .allow_unknown_revocation_status()
+        .build()?;
+    let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_webpki_verifier(servers)
+        .with_client_auth_cert(signed.certificates.clone(), key.clone_key().into())?;
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    client.resumption = Resumption::disabled();
+    let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
         .with_crls(crls)
         .allow_unknown_revocation_status()
         .allow_unauthenticated()
@@ -110,5 +135,5 @@ fn make(ca: &Ca, id: &SpiffeId, names: &[String]) -> Result<Config, ServingError
     // A resumed session would outlive the check of the certificate it began with.
     tls.send_tls13_tickets = 0;
     let life = signed.not_after.duration_since(now).unwrap_or(Duration::ZERO);
-    Ok(Config { tls: Arc::new(tls), bundle, due: now + life / 2 })
+    Ok(Config { tls: Arc::new(tls), client: Arc::new(client), bundle, due: now + life / 2 })
 }

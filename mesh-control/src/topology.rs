@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesh_ca::authorize::{Binding, Caller, Rules};
+use mesh_core::id::SpiffeId;
 use mesh_core::topology::Store;
 use mesh_proto::codec::{MAX_TOLD_PODS, MAX_TOLD_REASON};
 use mesh_proto::topology::topology_server::Topology as Service;
 use mesh_proto::topology::{TopologyReceived, TopologyReport, TroubledPod};
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
 use self::directory::{Directory, Own};
@@ -61,6 +63,8 @@ pub struct Proxy {
     pub connections: u64,
     /// Pods of its node that it says something is wrong with.
     pub troubles: Arc<[Trouble]>,
+    /// Whether it was another replica that it has told.
+    pub is_relayed: bool,
     /// When it has told last, in seconds since 1970.
     pub at: u64,
 }
@@ -88,6 +92,16 @@ pub struct Topology {
     rules: Arc<Rules>,
     directory: Arc<Mutex<Directory>>,
     complaints: Arc<Gate>,
+    relay: Option<Relay>,
+}
+
+/// The way to the other replicas of this control plane.
+#[derive(Debug, Clone)]
+pub struct Relay {
+    /// Who they are, and this process as well.
+    pub own: SpiffeId,
+    /// What they are to be told. What has no room is not told.
+    pub reports: mpsc::Sender<TopologyReport>,
 }
 
 impl Traffic {
@@ -132,18 +146,24 @@ impl Topology {
         hub: Arc<Hub>,
         authenticator: Arc<Authenticator>,
         rules: Arc<Rules>,
+        relay: Option<Relay>,
     ) -> Self {
-        Self { traffic, hub, authenticator, rules, directory: Arc::default(), complaints: Arc::default() }
+        let (directory, complaints) = (Arc::default(), Arc::default());
+        Self { traffic, hub, authenticator, rules, directory, complaints, relay }
     }
 
     async fn take(&self, request: Request<TopologyReport>) -> Result<TopologyReceived, Status> {
         let proven = self.authenticator.authenticate(&request).await?;
         let peer = request.extensions().get::<Connection>().map(|connection| connection.address.ip());
         let report = request.into_inner();
-        let (mut name, own) = who(&proven, &report, &self.rules)?;
-        if let (Own::Gateway { .. }, Some(peer)) = (&own, peer) {
-            name = process_of(&name, peer);
-        }
+        let is_relayed = !report.relayed_name.is_empty();
+        let (name, own) = match (is_relayed, peer) {
+            (true, _) => relayed(&proven, &report, self.relay.as_ref())?,
+            (false, peer) => match (who(&proven, &report, &self.rules)?, peer) {
+                ((name, own @ Own::Gateway { .. }), Some(peer)) => (process_of(&name, peer), own),
+                (who, _) => who,
+            },
+        };
         let now = now();
         let proxy = Proxy {
             version: short(&report.version),
@@ -154,9 +174,13 @@ impl Topology {
                 Own::Node(_) => report.troubles.iter().take(MAX_TOLD_PODS).map(trouble).collect(),
                 Own::Gateway { .. } => Arc::default(),
             },
+            is_relayed,
             at: now,
         };
         self.traffic.meet(&name, proxy)?;
+        if let Some(relay) = self.relay.as_ref().filter(|_| !is_relayed) {
+            relay.pass_on(&name, &own, &report);
+        }
         let refused = self.take_edges(&own, report, now);
         let counters = &self.traffic.counters;
         counters.reports.fetch_add(1, Ordering::Relaxed);
@@ -230,6 +254,41 @@ fn who(proven: &Proven, report: &TopologyReport, rules: &Rules) -> Result<(Strin
     }
     let own = Own::Gateway { namespace: namespace.into(), name: name.into(), account: account(proven) };
     Ok((report.gateway.clone(), own))
+}
+
+/// The same of a proxy that another replica speaks for.
+fn relayed(proven: &Proven, report: &TopologyReport, relay: Option<&Relay>) -> Result<(String, Own), Status> {
+    let own = relay.map(|relay| &relay.own);
+    let is_replica =
+        matches!(proven, Proven::Caller(caller) if matches!(&**caller, Caller::Svid(id) if Some(id) == own));
+    if !is_replica || report.relayed_name.len() > MAX_NAME || report.gateway.len() > MAX_NAME {
+        return Err(Status::permission_denied(format!("you are {}, no replica", proven.describe())));
+    }
+    let own = match report.gateway.split_once('/') {
+        None => Own::Node(report.node.as_str().into()),
+        Some((namespace, name)) => {
+            let account = Some(&report.relayed_account).filter(|it| !it.is_empty());
+            let account = account.map(|it| it.as_str().into());
+            Own::Gateway { namespace: namespace.into(), name: name.into(), account }
+        }
+    };
+    Ok((report.relayed_name.clone(), own))
+}
+
+impl Relay {
+    fn pass_on(&self, name: &str, own: &Own, report: &TopologyReport) {
+        // Nobody waits for it: there is one replica alone, or too much to tell.
+        let Ok(place) = self.reports.try_reserve() else { return };
+        let account = match own {
+            Own::Gateway { account: Some(account), .. } => account.to_string(),
+            _ => String::new(),
+        };
+        place.send(TopologyReport {
+            relayed_name: name.to_owned(),
+            relayed_account: account,
+            ..report.clone()
+        });
+    }
 }
 
 /// The service account that the caller has proven to run as.

@@ -131,7 +131,7 @@ export async function nodesPage(_, { mesh }) {
   ];
 }
 
-const inStep = (node) => node.subscriptions.length > 0 && node.subscriptions.every(({ synced }) => synced);
+const inStep = (node) => (node.subscriptions.length > 0 || node.elsewhere) && node.subscriptions.every(({ synced }) => synced);
 
 function columns(first) {
   return [
@@ -148,6 +148,7 @@ function columns(first) {
 }
 
 function state(node) {
+  if (node.subscriptions.length === 0 && node.elsewhere) return badge("good", "connected to another replica");
   if (node.subscriptions.length === 0) return badge("bad", "not connected");
   return inStep(node) ? badge("good", "in step") : badge("warn", "behind");
 }

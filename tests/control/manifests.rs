@@ -241,7 +241,7 @@ fn a_node_serves_where_it_says_and_has_time_to_stop() {
     // On the network of the host they would keep the next one from coming beside it.
     assert!(container.ports.is_none());
     let nodes = all::<DaemonSet>("DaemonSet").remove(0);
-    let update = nodes.spec.and_then(|spec| spec.update_strategy?.rolling_update).expect("a rolling update");
+    let update = nodes.spec.update_strategy.and_then(|it| it.rolling_update).expect("a rolling update");
     assert_eq!(update.max_surge, Some(IntOrString::Int(1)));
     assert_eq!(update.max_unavailable, Some(IntOrString::Int(0)));
     let spec = template.spec.as_ref().expect("a spec");

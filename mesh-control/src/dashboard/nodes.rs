@@ -61,6 +61,8 @@ struct Told {
     pending: Option<u32>,
     connections: Option<u64>,
     seconds_since_report: Option<u64>,
+    /// Whether it is connected to another replica of the control plane.
+    elsewhere: bool,
 }
 
 /// A stream to the control plane.
@@ -140,8 +142,12 @@ fn told(proxy: Option<Proxy>, now: u64) -> Told {
         pending: Some(proxy.pending),
         connections: Some(proxy.connections),
         seconds_since_report: Some(now.saturating_sub(proxy.at)),
+        elsewhere: proxy.is_relayed && now.saturating_sub(proxy.at) < SILENT,
     }
 }
+
+/// Seconds after which one that tells nothing any more is not connected.
+const SILENT: u64 = 20;
 
 /// `NAMESPACE/NAME` of `router~ADDRESS~NAME.NAMESPACE~DOMAIN`.
 fn gateway_of(id: &str) -> Option<Arc<str>> {

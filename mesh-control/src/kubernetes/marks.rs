@@ -92,7 +92,8 @@ impl Marks {
         let mut wanted = BTreeMap::new();
         for entry in shelf.store(ResourceType::Address).iter() {
             let Record::Workload(workload) = &entry.record else { continue };
-            let Some(node) = workload.node.as_ref().and_then(|node| proxies.get(node)) else { continue };
+            let node = workload.node.as_ref().and_then(|node| proxies.get(node));
+            let Some(node) = node.filter(|it| !it.is_relayed) else { continue };
             if !workload.uid.contains(POD) || now.saturating_sub(node.at) > FRESH {
                 continue;
             }
@@ -211,7 +212,15 @@ mod tests {
             certificate: certificate.map(Into::into),
         };
         let troubles = troubles.iter().map(trouble).collect();
-        Proxy { version: "1".into(), captured: 1, pending, connections: 0, troubles, at: 1 }
+        Proxy {
+            version: "1".into(),
+            captured: 1,
+            pending,
+            connections: 0,
+            troubles,
+            is_relayed: false,
+            at: 1,
+        }
     }
 
     fn of(node: &Proxy, name: &str, enrolled: bool, before: bool) -> (bool, Vec<&'static str>) {

@@ -6,6 +6,7 @@ use mesh_core::topology::Level;
 use mesh_proto::topology::{TopologyEdge, Workload};
 
 use super::*;
+use crate::peer::Security;
 
 fn hub() -> Arc<Hub> {
     let pod = |name: &str, node: &str, ip: &str, labels: &str| {
@@ -40,7 +41,7 @@ fn hub() -> Arc<Hub> {
 fn topology(hub: Arc<Hub>) -> Topology {
     let rules = Rules::new(mesh_core::id::TrustDomain::default(), "istio-system");
     let authenticator = Arc::new(Authenticator::new(None, None));
-    Topology::new(Arc::default(), hub, authenticator, Arc::new(rules))
+    Topology::new(Arc::default(), hub, authenticator, Arc::new(rules), None)
 }
 
 fn named(name: &str) -> Workload {
@@ -132,7 +133,7 @@ fn who_tells_has_to_prove_it() {
         let name = mesh_ca::authorize::NodeName::parse(name).unwrap();
         Proven::Caller(Arc::new(Caller::JoinToken(Binding::Node(name))))
     };
-    let id = mesh_core::id::SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/edge").unwrap();
+    let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/edge").unwrap();
     let workload = Proven::Caller(Arc::new(Caller::Svid(id)));
     assert_eq!(own(&as_node("n1"), "n1", "").as_deref(), Some("n1"));
     assert_eq!(own(&as_node("n1"), "n2", ""), None);
@@ -153,6 +154,7 @@ fn one_report_a_second_is_enough() {
         pending: 0,
         connections: 0,
         troubles: Arc::default(),
+        is_relayed: false,
         at,
     };
     assert!(traffic.meet("n1", at(5)).is_ok() && traffic.meet("n2", at(5)).is_ok());
@@ -169,7 +171,15 @@ fn a_node_is_believed_about_what_is_wrong_with_its_own_pods() {
         trouble(&TroubledPod { namespace, name, capture: capture.into(), certificate: certificate.into() })
     };
     let troubles = [told("till", "failed: no room", ""), told("page", "", "the CA says no")].into();
-    let proxy = Proxy { version: "1".into(), captured: 0, pending: 1, connections: 0, troubles, at: now() };
+    let proxy = Proxy {
+        version: "1".into(),
+        captured: 0,
+        pending: 1,
+        connections: 0,
+        troubles,
+        is_relayed: false,
+        at: now(),
+    };
     topology.traffic.meet("n2", proxy).unwrap();
     let page = crate::dashboard::Dashboard {
         hub: Arc::clone(&topology.hub),
@@ -195,4 +205,36 @@ fn a_node_is_believed_about_what_is_wrong_with_its_own_pods() {
     let of = |name: &str| nodes["nodes"].as_array().unwrap().iter().find(|it| it["name"] == name).unwrap();
     assert_eq!(of("n2")["troubles"].as_array().unwrap().len(), 1);
     assert_eq!(of("n1")["troubles"].as_array().unwrap().len(), 0);
+}
+
+/// What one replica was told, another shows, and it goes no further; nobody else may speak for a proxy.
+#[tokio::test]
+async fn replicas_tell_each_other() {
+    let own = SpiffeId::parse("spiffe://cluster.local/ns/istio-system/sa/mesh-control").unwrap();
+    let (sender, mut passed_on) = mpsc::channel(4);
+    let with_relay =
+        |reports| Topology { relay: Some(Relay { own: own.clone(), reports }), ..topology(hub()) };
+    let told = TopologyReport { node: "n1".to_owned(), edges: vec![edge()], ..TopologyReport::default() };
+    let as_who = |report: TopologyReport, id: Option<&SpiffeId>| {
+        let mut request = Request::new(report);
+        let security = id.map_or(Security::Plain, |id| Security::Mutual(id.clone()));
+        request.extensions_mut().insert(Connection { address: ([10, 0, 0, 9], 1).into(), security });
+        request
+    };
+    let first = with_relay(sender);
+    first.take(as_who(told, None)).await.unwrap();
+    let relayed = passed_on.try_recv().unwrap();
+    assert_eq!((relayed.relayed_name.as_str(), relayed.edges.len()), ("n1", 1));
+
+    let (sender, mut passed_on) = mpsc::channel(4);
+    let second = with_relay(sender);
+    let stranger = SpiffeId::parse("spiffe://cluster.local/ns/istio-system/sa/mesh-node").unwrap();
+    for id in [None, Some(&stranger)] {
+        let refused = second.take(as_who(relayed.clone(), id)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+    }
+    second.take(as_who(relayed, Some(&own))).await.unwrap();
+    assert!(second.traffic.proxies()["n1"].is_relayed);
+    assert_eq!(second.traffic.counters.disbelieved.load(Ordering::Relaxed), 0);
+    assert!(passed_on.try_recv().is_err(), "it goes no further");
 }

@@ -133,6 +133,7 @@ impl Teller {
             edges,
             left_out,
             troubles: troubles.iter().take(MAX_TOLD_PODS).map(troubled).collect(),
+            ..TopologyReport::default()
         }
     }
 }
