@@ -155,7 +155,8 @@ impl Checks {
     }
 
     fn of_workload(&self, workload: &Workload) -> Option<&Arc<Check>> {
-        if !workload.uid.contains(WORKLOAD_ENTRY) {
+        // Whoever ends tunnels on the machine makes the probe, and says what comes of it.
+        if !workload.uid.contains(WORKLOAD_ENTRY) || workload.enrolled {
             return None;
         }
         let is_its = |group: &&Group| {

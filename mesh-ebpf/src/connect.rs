@@ -16,7 +16,7 @@ use mesh_common::{Address, DOMAIN, Endpoint, LOG_DEBUG, LOG_INFO, Pod, Resolvers
 
 use crate::{
     express::{self, Way},
-    maps::{PODS, RESOLVERS, WANTED_DST, count, logs, node},
+    maps::{PODS, RESOLVERS, WANTED_DST, count, is_host, logs, node},
     packet::{MAPPED_WORD, from_words, ipv4_mapped, is_mapped, is_unspecified_or_loopback, to_words},
 };
 
@@ -123,11 +123,17 @@ fn capture<const CONNECT: bool>(
         return None;
     }
     let pod = capturing_pod(addr)?;
+    let resolves = wanted.port == DOMAIN && pod.dns_port != 0;
     if stays_in_pod(&wanted.ip, pod) {
-        return None;
+        // The resolver of a machine is often one of its own (systemd-resolved); a pod's never is.
+        // SAFETY: the context is valid for the run of the program.
+        let host = || is_host(unsafe { helpers::bpf_get_netns_cookie(addr.cast()) });
+        if !resolves || !host() {
+            return None;
+        }
     }
     let stream = is_stream(addr);
-    if wanted.port == DOMAIN && pod.dns_port != 0 {
+    if resolves {
         return Some((pod, Listener { port: pod.dns_port, stream }));
     }
     stream.then_some((pod, Listener { port: pod.outbound_port, stream }))

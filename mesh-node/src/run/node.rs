@@ -21,13 +21,13 @@ use crate::{
     admin::{self, LogControl},
     admit::Descriptors,
     cni,
-    config::{ExpressPath, NodeOptions},
+    config::{ExpressPath, MachineOptions, NodeOptions},
     control::{Captured, Captures, Trouble},
     dns,
     identity::{CertificateStatus, IdentityStore},
     l7::shared::Shared,
     redirect::{
-        self, KernelLog, Manager, cgroup,
+        self, KernelLog, Machine, Manager, cgroup,
         maps::{ControlMaps, ExpressMaps, FlowMaps},
         pins::Pins,
     },
@@ -60,7 +60,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     info!(node = %options.node, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
     let redirect = redirect_options(&options)?;
     let reporter = Reporter::new(ReportOptions::logging(options.access_log), Box::new(io::stdout()))?;
-    let place = Place::from(&options);
+    let place = Place::of_node(&options)?;
     let (source, identities) = Source::open(&place).await?;
     let snapshots = watch::Sender::new(Arc::<Snapshot>::default());
     let told = watch::Sender::new(Findings::default());
@@ -182,15 +182,23 @@ fn follow_flows(
 
 fn redirect_options(options: &NodeOptions) -> anyhow::Result<redirect::Options> {
     let mount = cgroup::cgroup2_mount()?;
-    let agent_cgroup =
+    let (own, agent_cgroup) =
         cgroup::enter_own(&mount, &options.node).context("making a cgroup for this process")?;
+    let MachineOptions { host, units, cgroups, .. } = &options.machine;
+    let machine = host.then(|| Machine::new((mount.clone(), own), units.clone(), cgroups.clone()));
+    let machine = machine.transpose().context("--enrol-unit, --enrol-cgroup")?;
+    for missing in machine.iter().flat_map(Machine::missing) {
+        warn!(missing, "Nothing runs in what is to be enrolled; it will be captured when it does.");
+    }
     Ok(redirect::Options {
+        // Packets of processes beside each other on a machine take no way that could be made shorter.
+        express: options.express_path == ExpressPath::Enabled && machine.is_none(),
+        machine,
         pins: Pins::new(&options.pin_root, &options.node),
         scope: options.cgroup.clone().unwrap_or(mount),
         inbound: options.inbound,
         hook: options.tc,
         agent_cgroup,
-        express: options.express_path == ExpressPath::Enabled,
         sandboxes: cni::Places::of(&options.cni, &options.node)
             .map(|places| cni::sandboxes(&places))
             .transpose()
