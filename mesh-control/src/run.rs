@@ -15,10 +15,10 @@ use mesh_core::model::{CompileOptions, CredentialScope, Record, RecordKey, Trust
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use mesh_proto::topology::topology_server::TopologyServer;
-use mesh_source::Directory;
+use mesh_source::{Change, Directory};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -34,7 +34,9 @@ use crate::discovery::{Discovery, MAX_REQUEST};
 use crate::feed::{self, Findings};
 use crate::hub::Hub;
 use crate::intake::Metered;
+use crate::kubernetes::Cluster;
 use crate::listen::{self, Stream};
+use crate::machines::Machines;
 use crate::tasks;
 use crate::tls::Serving;
 use crate::topology::{MAX_REPORT, Topology, Traffic};
@@ -66,12 +68,15 @@ async fn run(options: Options) -> anyhow::Result<()> {
 
     let serving = Arc::new(serving(&options, &ca)?);
     let told = (Arc::clone(&hub), Arc::clone(&findings));
+    let written = cluster.as_ref().map(Cluster::machines);
+    let (machines, registered) = Machines::new(Arc::clone(&findings), &options, written);
+    drop(tasks::spawn("machines", Arc::clone(&machines).run()));
     let membership = match &cluster {
-        None => follow(&options, told).map(|()| None)?,
+        None => follow(&options, told, registered).map(|()| None)?,
         Some(cluster) => {
             cluster.serve_webhook(options.webhook, &serving).await?;
             let made = (compile_options(&options), options.gateways());
-            Some(cluster.join(Arc::clone(&ca), made, told))
+            Some(cluster.join(Arc::clone(&ca), made, told, registered))
         }
     };
     let traffic = Arc::<Traffic>::default();
@@ -84,6 +89,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         authenticator,
         rules,
         traffic: Arc::clone(&traffic),
+        machines,
     };
     let listener = bind(options.grpc).await?;
     let tls = Arc::clone(&serving);
@@ -122,12 +128,16 @@ fn compile_options(options: &Options) -> CompileOptions {
 }
 
 /// Starts to follow a directory.
-fn follow(options: &Options, told: (Arc<Hub>, Arc<Findings>)) -> anyhow::Result<()> {
+fn follow(
+    options: &Options,
+    told: (Arc<Hub>, Arc<Findings>),
+    registered: mpsc::Receiver<Change>,
+) -> anyhow::Result<()> {
     let path = options.config.as_ref().context("there is nothing to follow")?;
     let (source, changes) =
         Directory::changes(path).with_context(|| format!("opening the configuration {}", path.display()))?;
     drop(tasks::spawn("source", source.run()));
-    drop(tasks::spawn("compile", feed::run(changes, compile_options(options), told, None)));
+    drop(tasks::spawn("compile", feed::run(changes, compile_options(options), told, (None, registered))));
     Ok(())
 }
 
@@ -149,12 +159,14 @@ struct Services {
     authenticator: Arc<Authenticator>,
     rules: Arc<Rules>,
     traffic: Arc<Traffic>,
+    machines: Arc<Machines>,
 }
 
 impl Services {
-    fn serve(&self, connections: tokio::sync::mpsc::Receiver<io::Result<Stream>>, name: &'static str) {
-        let Self { hub, ca, authenticator, rules, traffic } = self.clone();
-        let discovery = Discovery::new(Arc::clone(&hub), Arc::clone(&authenticator), Arc::clone(&rules));
+    fn serve(&self, connections: mpsc::Receiver<io::Result<Stream>>, name: &'static str) {
+        let Self { hub, ca, authenticator, rules, traffic, machines } = self.clone();
+        let told = (Arc::clone(&authenticator), Arc::clone(&rules));
+        let discovery = Discovery::new(Arc::clone(&hub), told, machines);
         let discovery =
             AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST);
         let told = (Arc::clone(&hub), Arc::clone(&authenticator), Arc::clone(&rules));

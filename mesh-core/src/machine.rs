@@ -11,12 +11,15 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-pub use self::registry::{Attendance, Change, Registry};
+pub use self::registry::{Attendance, Registry};
+pub use self::standing::Standing;
 use crate::id::{IdError, SpiffeId, TrustDomain};
 use crate::resource::networking::WorkloadEntrySpec;
+use crate::resource::networking::workload::Address;
 use crate::resource::{Meta, WorkloadGroupSpec};
 
 mod registry;
+mod standing;
 
 /// What a machine says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +59,20 @@ impl Claim {
     /// The name of the machine's WorkloadEntry.
     pub fn entry_name(&self) -> String {
         registered_name(&self.group, self.address, &self.network)
+    }
+
+    /// What the machine said that has this WorkloadEntry, if it has registered itself.
+    pub fn of_entry(meta: &Meta, spec: &WorkloadEntrySpec) -> Option<Self> {
+        let Some(Address::Ip(address)) = spec.address else { return None };
+        let group: Arc<str> = meta.annotations.get(GROUP)?.as_str().into();
+        let of = |network: &str| Self {
+            namespace: Arc::clone(&meta.namespace),
+            group: Arc::clone(&group),
+            address,
+            network: network.into(),
+        };
+        // The network may be the machine's own word, or the group's.
+        ["", &spec.network].into_iter().map(of).find(|claim| claim.entry_name() == *meta.name)
     }
 
     /// Checks that `caller` may be a machine of the group, of which there is `spec`.

@@ -8,6 +8,7 @@ pub(crate) mod figures;
 pub mod lookup;
 pub mod names;
 pub mod node;
+pub mod notify;
 pub mod publish;
 pub(crate) mod source;
 pub mod state;

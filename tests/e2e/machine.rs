@@ -14,6 +14,8 @@ use mesh_tests::{
     scenario::{Dialled, at, dial, eventually, manifests, start},
 };
 
+use crate::forge::{Ca, Client, End, Then, connect, leaf};
+
 /// The third node of a bed as a machine: without pods, with a node of the mesh for some of its own processes.
 struct Machine<'b> {
     bed: &'b Bed,
@@ -31,7 +33,8 @@ fn bed() -> Result<Bed> {
                    resolution: STATIC, workloadSelector: {labels: {app: vm}}, \
                    ports: [{number: 80, name: tcp, protocol: TCP, targetPort: 7000}]}}\n---\n";
     let account = "{apiVersion: v1, kind: ServiceAccount, metadata: {name: vm, namespace: mesh}}\n---\n";
-    let bed = start(Bed::builder().nodes(3).manifests(manifests() + service + account))?;
+    let builder = Bed::builder().nodes(3).control_arg("--machine-grace").control_arg("2s");
+    let bed = start(builder.manifests(manifests() + service + account))?;
     let node = bed.node("node-3")?;
     node.kill9()?;
     let pins = bed.layout().pins.display().to_string();
@@ -59,6 +62,11 @@ impl<'b> Machine<'b> {
 
     /// The same with a token of the caller's, without waiting.
     fn begin(bed: &'b Bed, token: &str, options: &[&str]) -> Result<Self> {
+        Self::begin_by(bed, &[], token, options)
+    }
+
+    /// The same by way of another program.
+    fn begin_by(bed: &'b Bed, by: &[&str], token: &str, options: &[&str]) -> Result<Self> {
         let node = bed.node("node-3")?;
         let own = bed.layout().state.join("vm");
         fs::create_dir_all(&own)?;
@@ -80,7 +88,7 @@ impl<'b> Machine<'b> {
         ];
         let arguments: Vec<_> =
             arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
-        let mut words = vec!["mesh-node", "node", "--host"];
+        let mut words = [by, &["mesh-node", "node", "--host"]].concat();
         words.extend(arguments.iter().map(String::as_str));
         words.extend(options);
         let agent = node.spawn(&words)?;
@@ -136,9 +144,14 @@ fn state(bed: &Bed) -> PathBuf {
 }
 
 fn join_token(bed: &Bed, identity: &str) -> Result<String> {
+    join_token_for(bed, &format!("mesh/sa/{identity}"), "1h")
+}
+
+fn join_token_for(bed: &Bed, identity: &str, lifetime: &str) -> Result<String> {
     let state = state(bed).display().to_string();
-    let identity = format!("spiffe://cluster.local/ns/mesh/sa/{identity}");
-    let words = ["mesh-control", "join", "create", "--identity", &identity, "--uses", "9", "--state", &state];
+    let identity = format!("spiffe://cluster.local/ns/{identity}");
+    let words = ["mesh-control", "join", "create", "--uses", "9", "--lifetime", lifetime];
+    let words = [&words[..], &["--identity", &identity, "--state", &state]].concat();
     let output = bed.node("node-1")?.exec(&words)?;
     ensure!(output.status.success(), "{output:?}");
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -152,6 +165,116 @@ fn entry(bed: &Bed) -> Result<String> {
          labels: {{app: vm, networking.istio.io/tunnel: http}}}}, \
          spec: {{address: {address}, serviceAccount: vm}}}}\n---\n"
     ))
+}
+
+/// A WorkloadGroup whose machines are behind the service.
+fn group(probe: &str) -> String {
+    format!(
+        "{{apiVersion: networking.istio.io/v1, kind: WorkloadGroup, metadata: {{name: vms, namespace: mesh}}, \
+         spec: {{metadata: {{labels: {{app: vm}}}}, template: {{serviceAccount: vm}}{probe}}}}}\n---\n"
+    )
+}
+
+/// Whether the first node would send to the machine that has registered, as its dump says; `None` if it knows none.
+fn registered(bed: &Bed) -> Option<bool> {
+    let dump = bed.node("node-1").ok()?.admin("/config_dump").ok()?;
+    let dump: serde_json::Value = serde_json::from_str(&dump).ok()?;
+    let name = format!("vms-{}", bed.node("node-3").ok()?.ips()[0]);
+    let known = dump["workloads"].as_array()?.iter().find(|workload| workload["name"] == name.as_str())?;
+    Some(known["status"] == "Healthy")
+}
+
+/// A machine registers with its group, by its token; its WorkloadEntry outlives a control plane, and goes with the machine.
+#[test]
+fn a_machine_registers_itself_and_goes_when_it_has_gone() -> Result<()> {
+    let bed = bed()?;
+    bed.apply(&(STRICT.to_owned() + &allow("far", "vm") + &group("")))?;
+    let mut machine = Machine::start(&bed, "vm", &["--workload-group", "mesh/vms"])?;
+    let _server = machine.node.spawn_in("unit", &["netprobe", "serve", "--port", "7000"])?;
+    let client = bed.pod("mesh/client")?;
+    eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
+    machine.eventually("unit", &at(&bed.pod("mesh/far")?), Dialled::served)?;
+    ensure!(registered(&bed) == Some(true));
+
+    // Made by the group, it changes with it.
+    bed.apply(&group("").replace("app: vm", "app: other"))?;
+    eventually(&bed, &client, "10.200.0.9:80", Dialled::refused)?;
+    bed.apply(&group(""))?;
+    eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
+
+    let control = bed.control()?;
+    control.kill9()?;
+    control.start()?;
+    bed.wait("the control plane", Duration::from_secs(20), |_| control.is_ready())?;
+    bed.wait("the machine, registered anew", Duration::from_secs(10), |bed| registered(bed) == Some(true))?;
+    eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
+    std::thread::sleep(Duration::from_secs(4));
+    ensure!(registered(&bed) == Some(true), "it is connected, whatever the grace period is");
+
+    machine.agent.kill();
+    ensure!(registered(&bed) == Some(true), "it may come back");
+    bed.wait("the end of the WorkloadEntry", Duration::from_secs(10), |bed| registered(bed).is_none())?;
+    eventually(&bed, &client, "10.200.0.9:80", Dialled::refused)?;
+    Ok(())
+}
+
+/// A token makes a machine what it stands for and nothing else, and whoever is refused is told why.
+#[test]
+fn tokens_are_for_one_identity() -> Result<()> {
+    let bed = bed()?;
+    bed.apply(&(group("") + &entry(&bed)?))?;
+    let (by_group, by_entry) = (["--workload-group", "mesh/vms"], ["--workload-entry", "mesh/vm"]);
+    for (identity, options, reason) in [
+        ("mesh/sa/client", by_group, "may not join the WorkloadGroup mesh/vms"),
+        ("outside/sa/vm", by_group, "may not join the WorkloadGroup mesh/vms"),
+        ("mesh/sa/vm", ["--workload-group", "mesh/none"], "may not join the WorkloadGroup mesh/none"),
+        ("mesh/sa/client", by_entry, "is not the machine of the WorkloadEntry mesh/vm"),
+        ("expired", by_group, "the join token has expired"),
+        ("unknown", by_group, "the join token is not known"),
+        ("hello", by_group, "the token is no join token"),
+    ] {
+        let token = match identity {
+            "expired" => {
+                let token = join_token_for(&bed, "mesh/sa/vm", "1s")?;
+                std::thread::sleep(Duration::from_millis(1500));
+                token
+            }
+            "unknown" => format!("mesh-join.{}.{}", "0".repeat(16), "0".repeat(64)),
+            other if other.contains('/') => join_token_for(&bed, other, "1h")?,
+            other => other.to_owned(),
+        };
+        let machine = Machine::begin(&bed, &token, &options)?;
+        let said =
+            bed.wait("the reason", Duration::from_secs(15), |_| machine.agent.errors().contains(reason));
+        said.with_context(|| format!("{reason}: {}", machine.agent.errors()))?;
+        ensure!(
+            registered(&bed).is_none() && machine.state().is_ok_and(|state| state.is_empty()),
+            "{reason}"
+        );
+        drop(machine);
+        fs::remove_dir_all(bed.layout().memory().join("vm"))?;
+    }
+    Ok(())
+}
+
+/// What a machine says of its own health counts for those who send to it.
+#[test]
+fn a_machine_that_fails_its_probe_is_not_sent_to() -> Result<()> {
+    let bed = bed()?;
+    let probe = ", probe: {httpGet: {port: 7070, path: /get}, periodSeconds: 1, failureThreshold: 2}";
+    bed.apply(&group(probe))?;
+    let machine = Machine::start(&bed, "vm", &["--workload-group", "mesh/vms"])?;
+    let _server = machine.node.spawn_in("unit", &["netprobe", "serve", "--port", "7000"])?;
+    let client = bed.pod("mesh/client")?;
+    bed.wait("the machine, not well", Duration::from_secs(10), |bed| registered(bed) == Some(false))?;
+    eventually(&bed, &client, "10.200.0.9:80", Dialled::refused)?;
+    let mut well = machine.node.spawn_in("unit", &["httpbin", "--port", "7070"])?;
+    bed.wait("the machine, well", Duration::from_secs(10), |bed| registered(bed) == Some(true))?;
+    eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
+    well.kill();
+    bed.wait("the machine, not well again", Duration::from_secs(10), |bed| registered(bed) == Some(false))?;
+    eventually(&bed, &client, "10.200.0.9:80", Dialled::refused)?;
+    Ok(())
 }
 
 /// What is enrolled of a machine is in the mesh, by its own identity and in both directions; what is not, is not.
@@ -189,6 +312,13 @@ fn processes_of_a_machine_are_a_workload() -> Result<()> {
     let undeclared = format!("{}:7001", machine.ip());
     eventually(&bed, &stranger, &undeclared, Dialled::refused)?;
     ensure!(eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?.served(), "in the mesh");
+
+    // An address of the machine that the WorkloadEntry does not have leads nobody around the node.
+    let add = ["ip", "addr", "add", "192.168.77.203/24", "dev", "eth0"];
+    ensure!(machine.node.exec(&add)?.status.success());
+    ensure!(dial(&stranger, &["192.168.77.203:7009"])?.served(), "a process that is not enrolled");
+    let seen = dial(&stranger, &["192.168.77.203:7000", "--timeout", "1500"])?;
+    ensure!(seen.refused(), "by another address: {seen:?}");
 
     // Whoever is not enrolled is outside, and reached as ever.
     ensure!(machine.dial("host", &far)?.refused(), "a process that is not enrolled got in");
@@ -297,5 +427,49 @@ fn nobody_rides_on_what_an_enrolled_process_has_opened() -> Result<()> {
         Ok(heard)
     })??;
     ensure!(heard.is_empty(), "{}", String::from_utf8_lossy(&heard));
+    Ok(())
+}
+
+/// A tunnel to a machine leads to its enrolled processes, and not to whoever else listens there.
+#[test]
+fn a_tunnel_leads_to_enrolled_processes_alone() -> Result<()> {
+    let bed = bed()?;
+    bed.apply(&entry(&bed)?)?;
+    let machine = Machine::start(&bed, "vm", &["--workload-entry", "mesh/vm"])?;
+    let _server = machine.node.spawn_in("unit", &["netprobe", "serve", "--port", "7000"])?;
+    let _other = machine.node.spawn(&["netprobe", "serve", "--port", "7009"])?;
+    let (client, stranger) = (bed.pod("mesh/client")?, bed.pod("outside/stranger")?);
+    eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
+    let good = Ca::stolen(&bed)?.issue(&leaf(&["spiffe://cluster.local/ns/mesh/sa/client"])?)?;
+    let ip = machine.node.ips()[0];
+    let through = |to: String| -> Result<End> {
+        let request = Then::Request(connect(&to)?);
+        Ok(Client::good(&good).attempt(&stranger, SocketAddr::new(ip, 15008), request)?.end)
+    };
+    let seen = through(format!("{ip}:7000"))?;
+    ensure!(matches!(seen, End::Status(200)), "an enrolled process: {seen:?}");
+    for port in [7009, 15000, 15020] {
+        let seen = through(format!("{ip}:{port}"))?;
+        ensure!(!matches!(seen, End::Status(200)), "port {port}: {seen:?}");
+    }
+    Ok(())
+}
+
+/// The rights that the unit of systemd gives are enough.
+#[test]
+fn a_machine_needs_no_more_rights_than_its_unit_has() -> Result<()> {
+    let bed = bed()?;
+    bed.apply(&entry(&bed)?)?;
+    let unit = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/vm/mesh-node.service"))?;
+    let rights = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=CAP_"));
+    let rights = rights.context("no rights")?.to_lowercase().replace(" cap_", ",+");
+    let bounds = format!("--bounding-set=-all,+{rights}");
+    let by = ["setpriv", "--no-new-privs", "--inh-caps=-all", &bounds];
+    let token = join_token(&bed, "vm")?;
+    let machine = Machine::begin_by(&bed, &by, &token, &["--workload-entry", "mesh/vm"])?;
+    machine.ready()?;
+    let _server = machine.node.spawn_in("unit", &["netprobe", "serve", "--port", "7000"])?;
+    eventually(&bed, &bed.pod("mesh/client")?, "10.200.0.9:80", Dialled::served)?;
+    machine.eventually("unit", &at(&bed.pod("mesh/far")?), Dialled::served)?;
     Ok(())
 }

@@ -23,22 +23,18 @@ pub struct Attendance {
     pub health: Option<bool>,
 }
 
-/// What is to be done about the WorkloadEntry of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// It is to be there, with this health.
-    Put(Option<bool>),
-    /// It is to go.
-    Remove,
-}
-
 impl Registry {
-    /// A connection of this machine is open. What comes of it is to be done in any case: the WorkloadGroup may have changed.
-    pub fn connected(&mut self, claim: &Claim) -> Change {
+    /// A connection of this machine is open. What its probe has said before stays until it says something else.
+    pub fn connected(&mut self, claim: &Claim) {
         let known = self.machines.entry(claim.clone()).or_default();
         known.connections += 1;
         known.gone_since = None;
-        Change::Put(known.health)
+    }
+
+    /// A machine that somebody else had registered, and of which nothing was heard since: it has as long as others to come.
+    pub fn adopt(&mut self, claim: Claim, now: Duration) {
+        let unheard = Attendance { gone_since: Some(now), ..Attendance::default() };
+        self.machines.entry(claim).or_insert(unheard);
     }
 
     /// A connection of this machine has ended.
@@ -51,10 +47,10 @@ impl Registry {
         }
     }
 
-    /// The machine's probe says this; what there is to be done, if that is news.
-    pub fn reported(&mut self, claim: &Claim, healthy: bool) -> Option<Change> {
-        let known = self.machines.get_mut(claim)?;
-        (known.health.replace(healthy) != Some(healthy)).then_some(Change::Put(Some(healthy)))
+    /// The machine's probe says this; whether that is news.
+    pub fn reported(&mut self, claim: &Claim, healthy: bool) -> bool {
+        let known = self.machines.get_mut(claim);
+        known.is_some_and(|known| known.health.replace(healthy) != Some(healthy))
     }
 
     /// Those that have been gone for longer than `grace`; nothing is known of them any more.
@@ -67,15 +63,9 @@ impl Registry {
         over
     }
 
-    /// The machines of a group, with their health: what they are registered as has to be made anew when it changes.
-    pub fn of_group<'a>(
-        &'a self,
-        namespace: &'a str,
-        group: &'a str,
-    ) -> impl Iterator<Item = (&'a Claim, Option<bool>)> {
-        let all = self.machines.iter();
-        all.filter(move |(claim, _)| *claim.namespace == *namespace && *claim.group == *group)
-            .map(|(claim, one)| (claim, one.health))
+    /// All machines that are here, or may come back.
+    pub fn all(&self) -> impl Iterator<Item = (&Claim, &Attendance)> {
+        self.machines.iter()
     }
 
     /// How it stands with a machine.

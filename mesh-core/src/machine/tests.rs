@@ -69,6 +69,12 @@ fn an_entry_is_the_template_with_an_address_of_its_own() {
     let address = spec.address.clone();
     assert_eq!(address.map(|it| it.to_string()).as_deref(), Some("10.0.0.1"));
     assert_eq!(WorkloadEntrySpec { address: None, ..spec.clone() }, *template);
+    assert_eq!(Claim::of_entry(&entry.meta, spec), Some(claim("10.0.0.1")));
+    let network = Claim { network: "there".into(), ..claim("10.0.0.1") };
+    let value = super::entry(&network, (&group.meta, spec_of_group(&group)), None);
+    let entry = object("WorkloadEntry", &value);
+    let Spec::WorkloadEntry(spec) = &entry.spec else { panic!("{:?}", entry.spec) };
+    assert_eq!(Claim::of_entry(&entry.meta, spec), Some(network));
 }
 
 #[test]
@@ -107,10 +113,10 @@ fn a_machine_is_of_the_group_whose_identity_it_has() {
 fn a_machine_goes_when_its_last_connection_has_been_gone_for_long() {
     let (mut registry, grace) = (Registry::default(), Duration::from_secs(10));
     let (one, at) = (claim("10.0.0.1"), Duration::from_secs);
-    assert_eq!(registry.connected(&one), Change::Put(None));
-    assert_eq!(registry.reported(&one, true), Some(Change::Put(Some(true))));
-    assert_eq!(registry.reported(&one, true), None, "no news");
-    assert_eq!(registry.connected(&one), Change::Put(Some(true)), "what was known stays");
+    registry.connected(&one);
+    assert!(registry.reported(&one, true) && !registry.reported(&one, true), "the second is no news");
+    registry.connected(&one);
+    assert_eq!(registry.get(&one).unwrap().health, Some(true), "what was known stays");
     registry.disconnected(&one, at(1));
     assert!(registry.sweep(at(100), grace).is_empty(), "another connection is open");
     registry.disconnected(&one, at(100));
@@ -119,5 +125,21 @@ fn a_machine_goes_when_its_last_connection_has_been_gone_for_long() {
     assert!(registry.sweep(at(200), grace).is_empty(), "it has");
     registry.disconnected(&one, at(200));
     assert_eq!(registry.sweep(at(211), grace), [one.clone()]);
-    assert_eq!((registry.get(&one), registry.reported(&one, false)), (None, None));
+    assert_eq!((registry.get(&one), registry.reported(&one, false)), (None, false));
+}
+
+#[test]
+fn a_machine_is_well_or_not_after_answers_in_a_row() {
+    let group = group(&json!({"template": {}, "probe": {
+        "tcpSocket": {"port": 1}, "successThreshold": 2, "failureThreshold": 3,
+    }}));
+    let probe = spec_of_group(&group).probe.as_ref().unwrap();
+    let check = crate::health::Check::of_probe(&group.meta, probe).unwrap();
+    let mut standing = Standing::default();
+    let said: Vec<_> =
+        "++-+++---+--+---".chars().filter_map(|answer| standing.saw(answer == '+', &check)).collect();
+    assert_eq!(said, [true, false]);
+    let mut standing = Standing::default();
+    let said: Vec<_> = "-+--+---".chars().map(|answer| standing.saw(answer == '+', &check)).collect();
+    assert_eq!(said.iter().position(Option::is_some), Some(7), "a row that is broken begins anew");
 }

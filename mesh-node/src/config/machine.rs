@@ -84,6 +84,27 @@ mod tests {
         }
     }
 
+    /// The unit of systemd in deploy/vm, with what `meshctl x workload entry configure` writes.
+    #[test]
+    fn the_unit_starts_a_node_that_understands_it() {
+        let unit = include_str!("../../../deploy/vm/mesh-node.service").replace("\\\n", " ");
+        let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+        let variables = [
+            ("${MESH_CONTROL}", "https://c:15012"),
+            ("${MESH_TRUST_DOMAIN}", "td"),
+            ("${MESH_WORKLOAD_GROUP}", "shop/db"),
+            ("$MESH_ENROL", "--enrol-cgroup /sys/fs/cgroup/mesh.slice"),
+            ("$MESH_OPTIONS", "--address 10.0.0.5 --network vpc-1"),
+        ];
+        let line = variables.iter().fold(line.to_owned(), |line, (name, value)| line.replace(name, value));
+        assert!(!line.contains('$'), "{line}");
+        let command =
+            Command::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{error}"));
+        let Role::Node(options) = command.role else { panic!("{line}") };
+        assert!(options.machine.host && options.machine.network.as_deref() == Some("vpc-1"));
+        assert_eq!(options.machine.cgroups, [PathBuf::from("/sys/fs/cgroup/mesh.slice")]);
+    }
+
     #[test]
     fn units_have_processes_and_stay_where_they_are() {
         for good in ["db.service", "a@b-1.service", "session-2.scope", "mesh.slice", r"a\x2db.service"] {

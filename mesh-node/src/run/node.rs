@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    admin::{self, LogControl},
+    admin::{self, AdminState as _, LogControl},
     admit::Descriptors,
     cni,
     config::{ExpressPath, MachineOptions, NodeOptions},
@@ -37,6 +37,7 @@ use crate::{
         drain::{self, Drain, DrainSwitch},
         figures::Figures,
         lookup::Lookup,
+        notify,
         publish::{self, Publisher},
         source::{Place, Source},
         state::{Findings, NodeState},
@@ -87,6 +88,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     source.tell(&place, &reporter, captures(manager.status(), identities.clone()));
     let state = Arc::new(NodeState {
         node: options.node.clone(),
+        is_machine: options.machine.host,
         settings: settings(&options),
         log,
         snapshots: snapshots.subscribe(),
@@ -98,6 +100,8 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         pins: redirect.pins.clone(),
     });
     reporter.register(Arc::new(Figures(state.clone())));
+    let asked = state.clone();
+    tasks::spawn_local("notify", notify::when(move || asked.ready().is_ok()));
     admin::serve(state, reporter.clone()).await.context("opening the admin ports")?;
 
     follow_kernel_log(&mut manager);

@@ -17,7 +17,7 @@ use mesh_source::{
     Changes, Directory, DirectoryFeed,
     keys::{KeyFeed, KeyOptions, Schedule},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     embedded::{self, Observe},
@@ -33,6 +33,7 @@ use crate::{
         Trust, connect,
     },
     identity::{self, IdentityStore, Sign, cache::Cache},
+    probe,
     report::Reporter,
     tls::Protocols,
 };
@@ -207,7 +208,12 @@ impl Source {
             }
             Self::Control(control) => {
                 let Control { link, trust, journal } = *control;
-                let subscriber = place.subscriber.clone();
+                let (told, health) = watch::channel(None);
+                if let Subscriber::Machine(machine) = &place.subscriber {
+                    let snapshots = publisher.snapshots.subscribe();
+                    tasks::spawn_local("probe", probe::run(machine.clone(), snapshots, told));
+                }
+                let subscriber = (place.subscriber.clone(), health);
                 tasks::spawn_local("discovery", async move {
                     let told = (publisher, demands, names);
                     Discovery::start(subscriber, (link, trust), told, journal).await.run().await;
