@@ -1,5 +1,7 @@
 //! Machines that register themselves in a cluster: their WorkloadEntries are there for everybody to see.
 
+use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -7,7 +9,7 @@ use tokio::time::sleep;
 use tonic::Code;
 
 use crate::api::Cluster;
-use crate::control::{Control, Subscriber};
+use crate::control::{Control, Subscriber, program_at};
 use crate::stage::soon;
 
 /// A namespace with the WorkloadGroup `db` of the service account `db`.
@@ -124,4 +126,27 @@ async fn what_a_control_plane_has_left_goes_with_the_next() {
     let mut next = Control::ready(&cluster).await;
     soon("the end of the WorkloadEntry", async || entry(&cluster, &shop).await.is_none()).await;
     next.terminate().await;
+}
+
+/// What `meshctl` writes is what a machine joins with.
+#[tokio::test]
+async fn what_meshctl_writes_lets_a_machine_in() {
+    let cluster = Cluster::mesh().await;
+    let shop = shop(&cluster, &Value::Null).await;
+    let control = Control::ready(&cluster).await;
+    soon("the roots", async || cluster.read("ConfigMap", &shop, "istio-ca-root-cert").await.is_some()).await;
+    let place = tempfile::tempdir().expect("a directory");
+    let at = |name: &str| place.path().join(name);
+    fs::write(at("kubeconfig"), cluster.kubeconfig(None).to_string()).expect("written");
+    let mut command = Command::new(program_at("meshctl"));
+    command.args(["x", "workload", "entry", "configure", "--name", "db", "--namespace", &shop]);
+    command.args(["--tokenDuration", "600", "--istioNamespace", &cluster.root]);
+    command.arg("--kubeconfig").arg(at("kubeconfig")).arg("-o").arg(at("out"));
+    let output = command.output().expect("meshctl runs");
+    assert!(output.status.success(), "{output:?}");
+    let said = |name: &str| fs::read_to_string(at("out").join(name)).expect("a file");
+    assert!(said("cluster.env").contains(&format!("MESH_WORKLOAD_GROUP='{shop}/db'")));
+    assert!(said("root-cert.pem").contains("BEGIN CERTIFICATE"));
+    let _machine = attend(&control, &shop, said("istio-token").trim()).await;
+    soon("the WorkloadEntry", async || entry(&cluster, &shop).await.is_some()).await;
 }

@@ -385,6 +385,11 @@ fn a_machine_without_its_node_is_closed() -> Result<()> {
     machine.eventually("unit", &outside, Dialled::refused)?;
     ensure!(dial(&stranger, &[&own, "--timeout", "1500"])?.refused(), "into an enrolled process");
     ensure!(machine.dial("host", &outside)?.served(), "others of the machine");
+    // Whoever takes the node's place is given nothing.
+    let thief = machine.node.spawn(&["netprobe", "serve", "--port", "15001"])?;
+    machine.eventually("host", "127.0.0.1:15001", Dialled::served)?;
+    ensure!(machine.dial("unit", &outside)?.refused(), "a process in place of the node was told something");
+    drop(thief);
     drop(machine);
 
     // The token may be long over: its certificate is still there.

@@ -435,6 +435,10 @@ impl Manager {
             for listener in thread.plaintext.iter().chain(&thread.tunnel) {
                 self.maps.own(listener)?;
             }
+            if pod.is_machine() {
+                thread.outbound.iter().chain(&thread.dns).try_for_each(|it| self.maps.own(it))?;
+                thread.dns_packets.iter().try_for_each(|it| self.maps.own(it))?;
+            }
         }
         if let Some(first) = listeners.threads.first() {
             self.publish_listeners(pod, first)?;

@@ -320,8 +320,9 @@ fn a_workload_entry_that_ends_tunnels_is_local_to_a_node_of_its_own() {
     world.upsert(&read(&policy("mine", "vm")));
     world.upsert(&read(&policy("other", "web")));
     tell(&mut mirror, world.commit());
-    let listed =
-        |workload: &crate::model::Workload| workload.policies.iter().map(|it| it.name.to_string()).collect::<Vec<_>>();
+    let listed = |workload: &crate::model::Workload| {
+        workload.policies.iter().map(|it| it.name.to_string()).collect::<Vec<_>>()
+    };
     assert_eq!(listed(&local(&mut mirror).unwrap()), ["mine"]);
     // Its node is told what its namespace sees, and the policy that it lists.
     let reaches = world.take_reaches();
