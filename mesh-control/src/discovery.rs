@@ -262,8 +262,7 @@ impl Stream {
             let text = format!("you are {described}, which is no machine's identity");
             return Err(Status::permission_denied(text));
         };
-        let claim =
-            node.map(claim_of).transpose().map_err(|error| Status::invalid_argument(error))?.flatten();
+        let claim = node.map(claim_of).transpose().map_err(Status::invalid_argument)?.flatten();
         match claim {
             None => self.machines.check(&identity, claimed).map_err(|error| refuse(&error))?,
             Some(claim) if format!("{}/{}", claim.namespace, claim.entry_name()) != claimed => {

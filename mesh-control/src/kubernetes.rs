@@ -144,7 +144,7 @@ impl Cluster {
         Membership { end, election }
     }
 
-    /// Who writes the WorkloadEntries of machines.
+    /// Who writes the `WorkloadEntries` of machines.
     pub fn machines(&self) -> machines::Written {
         machines::Written::new(self.client.clone(), self.root_namespace.clone(), identity())
     }

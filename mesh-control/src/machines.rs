@@ -103,7 +103,7 @@ impl Machines {
         is_it.then_some(()).ok_or_else(not_it)
     }
 
-    /// Keeps the WorkloadEntries as the machines are, for ever.
+    /// Keeps the `WorkloadEntries` as the machines are, for ever.
     pub async fn run(self: Arc<Self>) {
         let mut kept = BTreeMap::new();
         let mut seen = None;
@@ -144,7 +144,7 @@ impl Machines {
         }
     }
 
-    /// The WorkloadEntries that there should be, as JSON.
+    /// The `WorkloadEntries` that there should be, as JSON.
     fn wanted(&self) -> BTreeMap<ObjectKey, String> {
         let machines: Vec<_> =
             self.registry().all().map(|(claim, one)| (claim.clone(), one.health)).collect();

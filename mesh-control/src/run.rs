@@ -63,14 +63,11 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let authenticator = Arc::new(Authenticator::new(Some(JoinTokens::new(join)), reviewer));
     let hub = Arc::new(Hub::default());
     let findings = Arc::new(Findings::default());
-    let mut trust = Trust { hub: Arc::clone(&hub), told: None };
-    trust.tell(ca.authority().bundle());
+    let trust = Trust::begin(&hub, &ca);
 
     let serving = Arc::new(serving(&options, &ca)?);
     let told = (Arc::clone(&hub), Arc::clone(&findings));
-    let written = cluster.as_ref().map(Cluster::machines);
-    let (machines, registered) = Machines::new(Arc::clone(&findings), &options, written);
-    drop(tasks::spawn("machines", Arc::clone(&machines).run()));
+    let (machines, registered) = follow_machines(&options, cluster.as_ref(), &findings);
     let membership = match &cluster {
         None => follow(&options, told, registered).map(|()| None)?,
         Some(cluster) => {
@@ -125,6 +122,18 @@ fn compile_options(options: &Options) -> CompileOptions {
         cluster: options.cluster.clone(),
         credentials: CredentialScope::Everybody,
     }
+}
+
+/// Starts to keep the `WorkloadEntries` of machines that register themselves.
+fn follow_machines(
+    options: &Options,
+    cluster: Option<&Cluster>,
+    findings: &Arc<Findings>,
+) -> (Arc<Machines>, mpsc::Receiver<Change>) {
+    let written = cluster.map(Cluster::machines);
+    let (machines, registered) = Machines::new(Arc::clone(findings), options, written);
+    drop(tasks::spawn("machines", Arc::clone(&machines).run()));
+    (machines, registered)
 }
 
 /// Starts to follow a directory.
@@ -194,6 +203,13 @@ struct Trust {
 }
 
 impl Trust {
+    /// Tells those of `hub` to trust `ca` as it is.
+    fn begin(hub: &Arc<Hub>, ca: &Ca) -> Self {
+        let mut trust = Self { hub: Arc::clone(hub), told: None };
+        trust.tell(ca.authority().bundle());
+        trust
+    }
+
     /// Unless it is what was told last.
     fn tell(&mut self, bundle: &Arc<Bundle>) {
         if self.told.as_ref() == Some(bundle) {

@@ -5,6 +5,7 @@
 //! that the control plane says is run as a program here: a probe by a command is not made.
 
 use std::{
+    fmt::Write as _,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -123,7 +124,9 @@ async fn ask(check: &Check, address: IpAddr) -> Result<(), String> {
             let mut head = format!(
                 "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: mesh-probe\r\nConnection: close\r\n"
             );
-            headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+            for (name, value) in headers {
+                write!(head, "{name}: {value}\r\n").expect("a String takes all");
+            }
             head.push_str("\r\n");
             let status = if cover == Cover::Anybody {
                 let config = crate::l7::originate::anybody()?;

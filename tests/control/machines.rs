@@ -1,4 +1,4 @@
-//! Machines that register themselves in a cluster: their WorkloadEntries are there for everybody to see.
+//! Machines that register themselves in a cluster: their `WorkloadEntries` are there for everybody to see.
 
 use std::fs;
 use std::process::Command;

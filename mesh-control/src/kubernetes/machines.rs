@@ -1,4 +1,4 @@
-//! WorkloadEntries of machines that have registered themselves, written where everybody can see them.
+//! `WorkloadEntries` of machines that have registered themselves, written where everybody can see them.
 //!
 //! Of several replicas the one that a machine is connected to writes, with its own name in Istio's annotation
 //! `istio.io/workloadController`, and only who is named there takes one away again. What a replica that is gone for good has
@@ -93,7 +93,7 @@ impl Written {
         }
     }
 
-    /// WorkloadEntries of machines whose replica is not there any more: this one's own predecessor in the same pod, or one whose
+    /// `WorkloadEntries` of machines whose replica is not there any more: this one's own predecessor in the same pod, or one whose
     /// pod is gone. Nothing where this replica is in no pod, and so cannot tell.
     pub fn orphans(&self, catalog: &Catalog) -> Vec<Arc<Object>> {
         let own = pod_of(&self.controller);

@@ -119,9 +119,8 @@ impl Link {
     /// The way to `endpoint` with what `token` holds, which is read anew for every connection. A certificate of `own`
     /// that is still there from before is used up first: join tokens are good for a number of times only.
     pub fn new(endpoint: Endpoint, token: Option<PathBuf>, own: Own) -> Self {
-        let load = |cache: &Cache| match own.exchanges {
-            true => cache.load_only(own.id.namespace()),
-            false => cache.load(&own.id),
+        let load = |cache: &Cache| {
+            if own.exchanges { cache.load_only(own.id.namespace()) } else { cache.load(&own.id) }
         };
         let kept = own.cache.as_ref().and_then(load);
         let kept =

@@ -99,10 +99,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         maps: Mutex::new(ControlMaps::open(&redirect.pins)?),
         pins: redirect.pins.clone(),
     });
-    reporter.register(Arc::new(Figures(state.clone())));
-    let asked = state.clone();
-    tasks::spawn_local("notify", notify::when(move || asked.ready().is_ok()));
-    admin::serve(state, reporter.clone()).await.context("opening the admin ports")?;
+    announce(&state, &reporter).await?;
 
     follow_kernel_log(&mut manager);
     follow_flows(&manager, &redirect, (reporter.clone(), snapshots.subscribe(), shared))?;
@@ -120,6 +117,14 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     reporter.flush_access_log(LAST_LINES);
     info!("Stopped.");
     Ok(())
+}
+
+/// Opens the ports for people and tools, and tells systemd when this process is ready.
+async fn announce(state: &Arc<NodeState>, reporter: &Arc<Reporter>) -> anyhow::Result<()> {
+    reporter.register(Arc::new(Figures(state.clone())));
+    let asked = state.clone();
+    tasks::spawn_local("notify", notify::when(move || asked.ready().is_ok()));
+    admin::serve(state.clone(), reporter.clone()).await.context("opening the admin ports")
 }
 
 /// How far the capture of pods is, and what is wrong with them.

@@ -85,7 +85,7 @@ struct Create {
     /// Labels of its machines.
     #[arg(short, long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = pair)]
     labels: Vec<(String, String)>,
-    /// Annotations of their WorkloadEntries.
+    /// Annotations of their `WorkloadEntries`.
     #[arg(short, long, value_name = "KEY=VALUE,…", value_delimiter = ',', value_parser = pair)]
     annotations: Vec<(String, String)>,
     /// Ports that they serve, by the names of a service's ports.
@@ -276,7 +276,7 @@ impl Configure {
             ("MESH_ENROL", "--enrol-cgroup /sys/fs/cgroup/mesh.slice".to_owned()),
             ("MESH_OPTIONS", options.join(" ")),
         ];
-        lines.into_iter().map(|(name, value)| format!("{name}='{value}'\n")).collect()
+        lines.map(|(name, value)| format!("{name}='{value}'\n")).concat()
     }
 }
 
