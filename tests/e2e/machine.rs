@@ -427,7 +427,8 @@ fn nobody_rides_on_what_an_enrolled_process_has_opened() -> Result<()> {
         let mut stream = std::net::TcpStream::from(socket);
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         let mut heard = Vec::new();
-        // It is reset, or just ends.
+        // Whoever is behind it would answer. It is reset, or just ends.
+        let _ = std::io::Write::write_all(&mut stream, b"ECHO\n");
         let _ = std::io::Read::read_to_end(&mut stream, &mut heard);
         Ok(heard)
     })??;
