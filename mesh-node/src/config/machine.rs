@@ -2,12 +2,13 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::{Namespaced, namespaced};
 
 /// A virtual machine, or one of metal, in the mesh.
 #[derive(Clone, Debug, Default, Args)]
+#[command(group(ArgGroup::new("enrolled").multiple(true)))]
 pub struct MachineOptions {
     /// Serve processes of this machine in place of pods: those of the units and control groups that are named, and no
     /// others. They are the workload of one WorkloadEntry, named or registered by a WorkloadGroup.
@@ -28,10 +29,10 @@ pub struct MachineOptions {
     #[arg(long, value_name = "NAMESPACE/NAME", requires = "host", group = "entry", requires = "control", value_parser = namespaced)]
     pub workload_group: Option<Namespaced>,
     /// The address that others reach this machine at [default: the one that it reaches the control plane from].
-    #[arg(long, value_name = "IP", requires = "workload_group")]
+    #[arg(long, value_name = "IP", requires = "workload_group", conflicts_with = "workload_entry")]
     pub address: Option<IpAddr>,
     /// The network that the address is of, where the mesh has several.
-    #[arg(long, value_name = "NAME", requires = "workload_group")]
+    #[arg(long, value_name = "NAME", requires = "workload_group", conflicts_with = "workload_entry")]
     pub network: Option<String>,
 }
 
