@@ -23,6 +23,8 @@ pub const PROBE_PORTS: &str = "PROBE_PORTS";
 pub const NODE_FLOWS: &str = "NODE_FLOWS";
 /// The node's listeners inside pods.
 pub const LISTENERS: &str = "LISTENERS";
+/// Ports of a machine's own addresses that are in the mesh, where the node serves processes of the machine itself.
+pub const HOST_PORTS: &str = "HOST_PORTS";
 /// What is decided about connections between pods of this node.
 pub const VERDICTS: &str = "VERDICTS";
 /// Services whose pods are all on this node.
@@ -56,5 +58,7 @@ pub const MAX_BACKENDS: usize = 8_192;
 pub const MAX_EVENT_BYTES: usize = 1 << 20;
 /// Declared probe ports: three kinds of probe for a few containers of each pod.
 pub const MAX_PROBE_PORTS: usize = 32_768;
+/// Ports of the machine itself: those of a WorkloadEntry, at each of its addresses.
+pub const MAX_HOST_PORTS: usize = 4096;
 /// Listeners in the socket hash: two kinds for each address of a pod.
 pub const MAX_LISTENERS: usize = 4 * MAX_PODS;

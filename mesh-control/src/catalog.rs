@@ -66,6 +66,16 @@ impl Catalog {
         content.findings = findings;
     }
 
+    /// The object with this key.
+    pub fn get(&self, key: &ObjectKey) -> Option<Arc<Object>> {
+        self.content().objects.get(key).cloned()
+    }
+
+    /// Moves with every change.
+    pub fn version(&self) -> u64 {
+        self.content().version
+    }
+
     /// The objects that `wanted` is true for, by key.
     pub fn objects(&self, wanted: impl Fn(&Object) -> bool) -> Vec<Arc<Object>> {
         self.content().objects.values().filter(|object| wanted(object)).cloned().collect()

@@ -177,6 +177,9 @@ pub struct Options {
     /// Longest lifetime of a certificate, for example 24h, 90m or 30s.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = time)]
     pub max_svid_lifetime: Duration,
+    /// How long the WorkloadEntry of a machine that has registered itself stays after the machine has gone.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub machine_grace: Duration,
     /// Image of the pods that are made for Gateways and waypoints, with --kubernetes.
     #[arg(long, value_name = "IMAGE", default_value = concat!("mesh:", env!("CARGO_PKG_VERSION")))]
     pub gateway_image: String,

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use mesh_ca::authorize::Rules;
+use mesh_core::machine::Claim;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use mesh_proto::names::{self, ResourceType};
@@ -20,6 +21,7 @@ use crate::convergence::Convergence;
 use crate::gate::Gate;
 use crate::hub::{Client, Hub, Registration};
 use crate::intake::Intake;
+use crate::machines::{Attending, Machines};
 use crate::peer::{Connection, Proven};
 use crate::session::{Session, View};
 use crate::tasks;
@@ -30,6 +32,7 @@ pub struct Discovery {
     hub: Arc<Hub>,
     authenticator: Arc<Authenticator>,
     rules: Arc<Rules>,
+    machines: Arc<Machines>,
     /// For lines about those that are turned away, or that reject something.
     complaints: Arc<Gate>,
     /// For lines about those that come.
@@ -37,9 +40,13 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Serves what `hub` has.
-    pub fn new(hub: Arc<Hub>, authenticator: Arc<Authenticator>, rules: Arc<Rules>) -> Self {
-        Self { hub, authenticator, rules, complaints: Arc::default(), arrivals: Arc::default() }
+    /// Serves what `hub` has; those who register themselves are `machines`.
+    pub fn new(
+        hub: Arc<Hub>,
+        (authenticator, rules): (Arc<Authenticator>, Arc<Rules>),
+        machines: Arc<Machines>,
+    ) -> Self {
+        Self { hub, authenticator, rules, machines, complaints: Arc::default(), arrivals: Arc::default() }
     }
 }
 
@@ -68,6 +75,8 @@ impl AggregatedDiscoveryService for Discovery {
         let stream = Stream {
             hub: Arc::clone(&self.hub),
             rules: Arc::clone(&self.rules),
+            machines: Arc::clone(&self.machines),
+            attending: None,
             complaints: Arc::clone(&self.complaints),
             arrivals: Arc::clone(&self.arrivals),
             proven,
@@ -85,6 +94,9 @@ impl AggregatedDiscoveryService for Discovery {
 struct Stream {
     hub: Arc<Hub>,
     rules: Arc<Rules>,
+    machines: Arc<Machines>,
+    /// Of a machine that has registered itself, for as long as it is here.
+    attending: Option<Attending>,
     complaints: Arc<Gate>,
     arrivals: Arc<Gate>,
     proven: Proven,
@@ -167,7 +179,8 @@ impl Stream {
 
     /// Reads what the subscriber says at first: who it is, what it wants and what it has. `None` if it says nothing.
     async fn greet(&mut self) -> Result<Option<(Session, Registration)>, Status> {
-        let _turn = self.hub.greetings.take(self.machine()).await;
+        let hub = Arc::clone(&self.hub);
+        let _turn = hub.greetings.take(self.machine()).await;
         let deadline = Instant::now() + GREETING;
         self.intake.grant(MAX_REQUEST);
         let first = timeout_at(deadline, self.requests.message()).await;
@@ -203,10 +216,11 @@ impl Stream {
         self.connection.as_ref().map_or(Ipv4Addr::UNSPECIFIED.into(), |one| one.address.ip())
     }
 
-    fn admit(&self, node: Option<&Node>) -> Result<(Session, Registration), Status> {
+    fn admit(&mut self, node: Option<&Node>) -> Result<(Session, Registration), Status> {
         let claimed = node.and_then(|node| metadata(node, "NODE_NAME"));
         let proven = self.proven.node(&self.rules);
         let node_name = match (&self.proven, proven, claimed) {
+            (_, None, Some(claimed)) if claimed.contains('/') => Some(self.attend(node, claimed)?),
             (Proven::Nobody, _, claimed) => claimed.map(Arc::from),
             (_, Some(proven), Some(claimed)) if *proven != *claimed => {
                 let text = format!("you are {}, not a proxy of node {claimed}", self.proven.describe());
@@ -239,6 +253,29 @@ impl Stream {
         Ok((Session::new(view), self.hub.register(client)))
     }
 
+    /// The name of the node of a machine, which is that of its WorkloadEntry. Whoever wants to be told as that machine has
+    /// proven to have its identity; one that names a WorkloadGroup is registered.
+    fn attend(&mut self, node: Option<&Node>, claimed: &str) -> Result<Arc<str>, Status> {
+        let refuse = |error: &dyn std::fmt::Display| Status::permission_denied(error.to_string());
+        let described = self.proven.describe();
+        let Some(identity) = self.proven.identity(&self.rules) else {
+            let text = format!("you are {described}, which is no machine's identity");
+            return Err(Status::permission_denied(text));
+        };
+        let claim = node.map(claim_of).transpose().map_err(Status::invalid_argument)?.flatten();
+        match claim {
+            None => self.machines.check(&identity, claimed).map_err(|error| refuse(&error))?,
+            Some(claim) if format!("{}/{}", claim.namespace, claim.entry_name()) != claimed => {
+                return Err(Status::invalid_argument("NODE_NAME is not what the machine is registered as"));
+            }
+            Some(claim) => {
+                let attending = self.machines.register(&identity, claim).map_err(|error| refuse(&error))?;
+                self.attending = Some(attending);
+            }
+        }
+        Ok(claimed.into())
+    }
+
     /// What a gateway of this name, `NAMESPACE/NAME`, may know. Keys of its namespace are told to who has proven to be
     /// of that namespace; who need not prove anything is told none.
     fn gateway(&self, name: &str) -> Result<View, Status> {
@@ -255,6 +292,12 @@ impl Stream {
     }
 
     fn take(&self, session: &mut Session, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        if request.type_url == names::HEALTH {
+            if let Some(attending) = &self.attending {
+                attending.report(request.error_detail.as_ref().map(|error| &*error.message));
+            }
+            return Ok(());
+        }
         if let Some(error) = &request.error_detail {
             self.hub.counters.rejections.fetch_add(1, Ordering::Relaxed);
             let text: String = error.message.chars().take(MAX_LOGGED).collect();
@@ -314,6 +357,22 @@ fn heard(
         }
         Err(_) => Ok(None),
     }
+}
+
+/// What a machine says of itself to be registered; nothing, if it names no group.
+fn claim_of(node: &Node) -> Result<Option<Claim>, &'static str> {
+    let Some(group) = metadata(node, names::GROUP) else { return Ok(None) };
+    let namespace = metadata(node, "NAMESPACE").ok_or("a WorkloadGroup without NAMESPACE")?;
+    // There may be several, of which the first is the machine's.
+    let address = metadata(node, names::INSTANCE_IPS).and_then(|all| all.split(',').next()?.parse().ok());
+    let network = metadata(node, names::NETWORK).unwrap_or_default();
+    let texts = [namespace, group, network];
+    if texts.iter().any(|text| text.len() > MAX_ID || text.contains('/')) {
+        return Err("a name of a machine's is none");
+    }
+    let [namespace, group, network] = texts.map(Into::into);
+    let address = address.ok_or("INSTANCE_IPS has no address")?;
+    Ok(Some(Claim { namespace, group, address, network }))
 }
 
 fn metadata<'a>(node: &'a Node, key: &str) -> Option<&'a str> {

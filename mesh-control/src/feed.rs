@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use mesh_core::model::{CompileOptions, World};
 use mesh_core::resource::{Finding, ObjectKey};
 use mesh_source::{About, Change, Changes, Remarks};
+use tokio::sync::mpsc;
 
 use crate::catalog::Catalog;
 use crate::hub::Hub;
@@ -42,18 +43,19 @@ pub trait Observe: Send {
     fn needs(&mut self, secrets: BTreeSet<ObjectKey>);
 }
 
-/// Compiles what `changes` bring into `hub`, until the source ends.
+/// Compiles what `changes` bring into `hub`, until the source ends. `registered` are machines that no source knows.
 pub async fn run(
     mut changes: Changes,
     options: CompileOptions,
     (hub, findings): (Arc<Hub>, Arc<Findings>),
-    observer: Option<Box<dyn Observe>>,
+    (observer, mut registered): (Option<Box<dyn Observe>>, mpsc::Receiver<Change>),
 ) {
     let mut feed = Some(Feed { world: World::new(options), remarks: Remarks::default(), observer });
     let mut keys = Keys::follow(Arc::clone(&hub));
     loop {
         let batch = tokio::select! {
             batch = changes.next() => batch,
+            Some(change) = registered.recv() => Some(vec![change]),
             found = keys.next() => {
                 let Some(state) = &mut feed else { return };
                 if let Some((site, found)) = found {

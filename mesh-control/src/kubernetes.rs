@@ -21,7 +21,7 @@ use mesh_source::Change;
 use mesh_source::kubernetes::leader::{Candidate, Election, Terms};
 use mesh_source::kubernetes::status::Rate;
 use mesh_source::kubernetes::{Client, Kubernetes, Options as Source, Wanted, connect};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -44,6 +44,7 @@ mod admission;
 mod classes;
 mod deployer;
 mod gateway_api;
+pub mod machines;
 mod marks;
 mod review;
 mod roots;
@@ -109,6 +110,7 @@ impl Cluster {
         ca: Arc<Ca>,
         (compile, settings): (CompileOptions, Settings),
         (hub, findings): (Arc<Hub>, Arc<Findings>),
+        registered: mpsc::Receiver<Change>,
     ) -> Membership {
         let candidate = Candidate {
             namespace: self.root_namespace.clone(),
@@ -132,6 +134,7 @@ impl Cluster {
         let validator = Validator::new(self.client.clone(), ca, leadership);
         let (end, ended) = oneshot::channel::<()>();
         drop(tasks::spawn("source", source.run()));
+        let following = (following, registered);
         drop(tasks::spawn("compile", feed::run(changes, compile, (hub, findings), following)));
         drop(tasks::spawn("statuses", writer.run()));
         drop(tasks::spawn("root certificates", roots.run()));
@@ -143,6 +146,11 @@ impl Cluster {
             election.run(async { drop(ended.await) }).await;
         });
         Membership { end, election }
+    }
+
+    /// Who writes the `WorkloadEntries` of machines.
+    pub fn machines(&self) -> machines::Written {
+        machines::Written::new(self.client.clone(), self.root_namespace.clone(), identity())
     }
 
     /// Writes on pods what their nodes tell of them to `traffic`.

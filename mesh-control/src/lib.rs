@@ -21,6 +21,7 @@ pub mod intake;
 pub mod keys;
 pub mod kubernetes;
 pub mod listen;
+pub mod machines;
 pub mod metrics;
 pub mod peer;
 mod process;

@@ -68,6 +68,19 @@ impl Proven {
         }
     }
 
+    /// The identity of the caller, if it has proven one and is no node's proxy.
+    pub fn identity(&self, rules: &Rules) -> Option<SpiffeId> {
+        self.namespace(rules)?;
+        let Self::Caller(caller) = self else { return None };
+        match &**caller {
+            Caller::ServiceAccountToken { namespace, service_account, .. } => {
+                SpiffeId::new(&rules.trust_domain, namespace, service_account).ok()
+            }
+            Caller::Svid(id) | Caller::JoinToken(Binding::Identity(id)) => Some(id.clone()),
+            Caller::JoinToken(Binding::Node(_)) => None,
+        }
+    }
+
     /// For logs and lists.
     pub fn describe(&self) -> Arc<str> {
         match self {

@@ -15,7 +15,7 @@ use mesh_core::model::{CompileOptions, CredentialScope, Record, RecordKey, Trust
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use mesh_proto::topology::topology_server::TopologyServer;
-use mesh_source::Directory;
+use mesh_source::{Change, Directory};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,7 +35,9 @@ use crate::discovery::{Discovery, MAX_REQUEST};
 use crate::feed::{self, Findings};
 use crate::hub::Hub;
 use crate::intake::Metered;
+use crate::kubernetes::Cluster;
 use crate::listen::{self, Stream};
+use crate::machines::Machines;
 use crate::replicas::Replicas;
 use crate::tasks;
 use crate::tls::Serving;
@@ -63,17 +65,17 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let authenticator = Arc::new(Authenticator::new(Some(JoinTokens::new(join)), reviewer));
     let hub = Arc::new(Hub::default());
     let findings = Arc::new(Findings::default());
-    let mut trust = Trust { hub: Arc::clone(&hub), told: None };
-    trust.tell(ca.authority().bundle());
+    let trust = Trust::begin(&hub, &ca);
 
     let serving = Arc::new(serving(&options, &ca)?);
     let told = (Arc::clone(&hub), Arc::clone(&findings));
+    let (machines, registered) = follow_machines(&options, cluster.as_ref(), &findings);
     let membership = match &cluster {
-        None => follow(&options, told).map(|()| None)?,
+        None => follow(&options, told, registered).map(|()| None)?,
         Some(cluster) => {
             cluster.serve_webhook(options.webhook, &serving).await?;
             let made = (compile_options(&options), options.gateways());
-            Some(cluster.join(Arc::clone(&ca), made, told))
+            Some(cluster.join(Arc::clone(&ca), made, told, registered))
         }
     };
     let traffic = Arc::<Traffic>::default();
@@ -87,6 +89,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         rules,
         traffic: Arc::clone(&traffic),
         relay: cluster.is_some().then(|| relay(&options, &hub, &serving)).transpose()?,
+        machines,
     };
     let listener = bind(options.grpc).await?;
     let tls = Arc::clone(&serving);
@@ -135,13 +138,29 @@ fn compile_options(options: &Options) -> CompileOptions {
     }
 }
 
+/// Starts to keep the `WorkloadEntries` of machines that register themselves.
+fn follow_machines(
+    options: &Options,
+    cluster: Option<&Cluster>,
+    findings: &Arc<Findings>,
+) -> (Arc<Machines>, mpsc::Receiver<Change>) {
+    let written = cluster.map(Cluster::machines);
+    let (machines, registered) = Machines::new(Arc::clone(findings), options, written);
+    drop(tasks::spawn("machines", Arc::clone(&machines).run()));
+    (machines, registered)
+}
+
 /// Starts to follow a directory.
-fn follow(options: &Options, told: (Arc<Hub>, Arc<Findings>)) -> anyhow::Result<()> {
+fn follow(
+    options: &Options,
+    told: (Arc<Hub>, Arc<Findings>),
+    registered: mpsc::Receiver<Change>,
+) -> anyhow::Result<()> {
     let path = options.config.as_ref().context("there is nothing to follow")?;
     let (source, changes) =
         Directory::changes(path).with_context(|| format!("opening the configuration {}", path.display()))?;
     drop(tasks::spawn("source", source.run()));
-    drop(tasks::spawn("compile", feed::run(changes, compile_options(options), told, None)));
+    drop(tasks::spawn("compile", feed::run(changes, compile_options(options), told, (None, registered))));
     Ok(())
 }
 
@@ -165,12 +184,14 @@ struct Services {
     traffic: Arc<Traffic>,
     /// Where there may be other replicas.
     relay: Option<Relay>,
+    machines: Arc<Machines>,
 }
 
 impl Services {
     fn serve(&self, connections: mpsc::Receiver<io::Result<Stream>>, name: &'static str) {
-        let Self { hub, ca, authenticator, rules, traffic, relay } = self.clone();
-        let discovery = Discovery::new(Arc::clone(&hub), Arc::clone(&authenticator), Arc::clone(&rules));
+        let Self { hub, ca, authenticator, rules, traffic, relay, machines } = self.clone();
+        let told = (Arc::clone(&authenticator), Arc::clone(&rules));
+        let discovery = Discovery::new(Arc::clone(&hub), told, machines);
         let discovery =
             AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST);
         let told = (Arc::clone(&hub), Arc::clone(&authenticator), Arc::clone(&rules));
@@ -198,6 +219,13 @@ struct Trust {
 }
 
 impl Trust {
+    /// Tells those of `hub` to trust `ca` as it is.
+    fn begin(hub: &Arc<Hub>, ca: &Ca) -> Self {
+        let mut trust = Self { hub: Arc::clone(hub), told: None };
+        trust.tell(ca.authority().bundle());
+        trust
+    }
+
     /// Unless it is what was told last.
     fn tell(&mut self, bundle: &Arc<Bundle>) {
         if self.told.as_ref() == Some(bundle) {

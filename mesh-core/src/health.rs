@@ -155,7 +155,8 @@ impl Checks {
     }
 
     fn of_workload(&self, workload: &Workload) -> Option<&Arc<Check>> {
-        if !workload.uid.contains(WORKLOAD_ENTRY) {
+        // Whoever ends tunnels on the machine makes the probe, and says what comes of it.
+        if !workload.uid.contains(WORKLOAD_ENTRY) || workload.enrolled {
             return None;
         }
         let is_its = |group: &&Group| {
@@ -195,8 +196,8 @@ impl Check {
         })
     }
 
-    /// `None` for a command: nobody on the machine would run it.
-    fn of_probe(meta: &Meta, probe: &ReadinessProbe) -> Option<Self> {
+    /// The probe of a WorkloadGroup; `None` for a command, which nobody runs on the machine.
+    pub fn of_probe(meta: &Meta, probe: &ReadinessProbe) -> Option<Self> {
         let (ask, port, cover) = match probe.method()? {
             ProbeMethod::Http(http) => {
                 let headers = http.http_headers.iter().map(|it| (it.name.clone(), it.value.clone()));

@@ -23,6 +23,7 @@ pub mod http;
 pub mod id;
 pub mod limit;
 pub mod log_gate;
+pub mod machine;
 pub mod model;
 pub mod mongo;
 pub mod net;

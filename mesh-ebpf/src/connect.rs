@@ -7,7 +7,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr},
+    bindings::{BPF_F_CURRENT_NETNS, BPF_SK_STORAGE_GET_F_CREATE, bpf_sock_addr, bpf_sock_tuple},
     helpers::generated as helpers,
     programs::SockAddrContext,
 };
@@ -16,7 +16,7 @@ use mesh_common::{Address, DOMAIN, Endpoint, LOG_DEBUG, LOG_INFO, Pod, Resolvers
 
 use crate::{
     express::{self, Way},
-    maps::{PODS, RESOLVERS, WANTED_DST, count, logs, node},
+    maps::{PODS, RESOLVERS, WANTED_DST, count, is_host, is_own, logs, node},
     packet::{MAPPED_WORD, from_words, ipv4_mapped, is_mapped, is_unspecified_or_loopback, to_words},
 };
 
@@ -44,7 +44,7 @@ pub fn v4<const CONNECT: bool>(ctx: &SockAddrContext) -> i32 {
             }
         }
     }
-    if !remember(ctx, wanted) {
+    if !is_there(addr, &to, true) || !remember(ctx, wanted) {
         return REFUSE;
     }
     if CONNECT && to.stream {
@@ -80,10 +80,10 @@ pub fn v6<const CONNECT: bool>(ctx: &SockAddrContext) -> i32 {
             }
         }
     }
-    if !remember(ctx, wanted) {
+    let mapped = is_mapped(&wanted.ip);
+    if !is_there(addr, &to, mapped) || !remember(ctx, wanted) {
         return REFUSE;
     }
-    let mapped = is_mapped(&wanted.ip);
     if CONNECT && to.stream {
         if mapped { bind_mapped(addr, pod) } else { bind6(addr, pod) }
     }
@@ -123,14 +123,61 @@ fn capture<const CONNECT: bool>(
         return None;
     }
     let pod = capturing_pod(addr)?;
+    let resolves = wanted.port == DOMAIN && pod.dns_port != 0;
     if stays_in_pod(&wanted.ip, pod) {
-        return None;
+        // The resolver of a machine is often one of its own (systemd-resolved); a pod's never is.
+        // SAFETY: the context is valid for the run of the program.
+        let host = || is_host(unsafe { helpers::bpf_get_netns_cookie(addr.cast()) });
+        if !resolves || !host() {
+            return None;
+        }
     }
     let stream = is_stream(addr);
-    if wanted.port == DOMAIN && pod.dns_port != 0 {
+    if resolves {
         return Some((pod, Listener { port: pod.dns_port, stream }));
     }
     stream.then_some((pod, Listener { port: pod.outbound_port, stream }))
+}
+
+/// Whether whoever has the listener's port is the node. Of a pod nobody asks: all in it are one. On a machine, somebody who is
+/// not in the mesh may have taken the port while the node is away, and must not be handed what others say.
+#[inline(always)]
+fn is_there(addr: *mut bpf_sock_addr, to: &Listener, v4: bool) -> bool {
+    // SAFETY: the context is valid for the run of the program.
+    if !is_host(unsafe { helpers::bpf_get_netns_cookie(addr.cast()) }) {
+        return true;
+    }
+    let here = i64::from(BPF_F_CURRENT_NETNS).cast_unsigned();
+    // SAFETY: the tuple is plain data and has the length that belongs to its family; a socket that is found is released,
+    // exactly once.
+    let own = unsafe {
+        let mut tuple: bpf_sock_tuple = core::mem::zeroed();
+        let length = if v4 {
+            tuple.__bindgen_anon_1.ipv4.daddr = LOOPBACK4;
+            tuple.__bindgen_anon_1.ipv4.dport = to.port.to_be();
+            12
+        } else {
+            tuple.__bindgen_anon_1.ipv6.daddr = [0, 0, 0, LOOPBACK6_WORD];
+            tuple.__bindgen_anon_1.ipv6.dport = to.port.to_be();
+            36
+        };
+        let socket = if to.stream {
+            helpers::bpf_sk_lookup_tcp(addr.cast(), &raw mut tuple, length, here, 0)
+        } else {
+            helpers::bpf_sk_lookup_udp(addr.cast(), &raw mut tuple, length, here, 0)
+        };
+        if socket.is_null() {
+            false
+        } else {
+            let own = is_own(socket.cast());
+            helpers::bpf_sk_release(socket.cast());
+            own
+        }
+    };
+    if !own {
+        count(Stat::CaptureRefused);
+    }
+    own
 }
 
 #[inline(always)]

@@ -3,16 +3,16 @@
 
 use aya_ebpf::{bindings::bpf_sk_lookup, programs::SkLookupContext};
 use aya_log_ebpf::{debug, info};
-use mesh_common::{Address, Flow, LOG_DEBUG, LOG_INFO, ListenerKey, Stat, TUNNEL_PORT};
+use mesh_common::{Address, Endpoint, Flow, LOG_DEBUG, LOG_INFO, ListenerKey, Stat, TUNNEL_PORT};
 
 use crate::{
-    maps::{EXPRESS_FLOWS, LISTENERS, NODE_FLOWS, count, logs},
+    maps::{EXPRESS_FLOWS, HOST_PORTS, LISTENERS, NODE_FLOWS, count, logs},
     packet::{from_words, ipv4_mapped, is_unspecified_or_loopback},
 };
 
-/// Chooses the socket for a new connection.
+/// Chooses the socket for a new connection. On a `HOST` only ports of the mesh are the node's business.
 #[inline(always)]
-pub fn steer(ctx: &SkLookupContext) -> u32 {
+pub fn steer<const HOST: bool>(ctx: &SkLookupContext) -> u32 {
     let lookup = ctx.lookup;
     // SAFETY: the context is valid for the run of the program.
     if unsafe { (*lookup).protocol } != IPPROTO_TCP {
@@ -21,6 +21,11 @@ pub fn steer(ctx: &SkLookupContext) -> u32 {
     let flow = flow(lookup);
     // Only the pod itself can send from its own address: the kernel drops such packets from outside as martians.
     if flow.source == flow.destination || is_unspecified_or_loopback(&flow.destination) {
+        return PASS;
+    }
+    let at = Endpoint::new(flow.destination, flow.destination_port);
+    // SAFETY: the value is not kept.
+    if HOST && unsafe { HOST_PORTS.get(at) }.is_none() {
         return PASS;
     }
     let tunnel = flow.destination_port == TUNNEL_PORT;

@@ -25,11 +25,13 @@ mod packet;
 mod peername;
 mod shortcut;
 mod sockops;
+mod unit;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier, sk_lookup, sock_ops},
-    programs::{SkLookupContext, SockAddrContext, SockOpsContext, TcContext},
+    macros::{cgroup_skb, cgroup_sock_addr, classifier, sk_lookup, sock_ops},
+    programs::{SkBuffContext, SkLookupContext, SockAddrContext, SockOpsContext, TcContext},
 };
+use mesh_common::Stat;
 
 /// Outbound capture, IPv4 sockets.
 #[cgroup_sock_addr(connect4)]
@@ -88,7 +90,25 @@ pub fn mesh_sockops(ctx: SockOpsContext) -> u32 {
 /// Inbound steering in a pod's network namespace, on the first packet only.
 #[sk_lookup]
 pub fn mesh_lookup(ctx: SkLookupContext) -> u32 {
-    lookup::steer(&ctx)
+    lookup::steer::<false>(&ctx)
+}
+
+/// The same in a machine's own network namespace.
+#[sk_lookup]
+pub fn mesh_lookup_host(ctx: SkLookupContext) -> u32 {
+    lookup::steer::<true>(&ctx)
+}
+
+/// The guard on what processes of an enrolled control group send.
+#[cgroup_skb(egress)]
+pub fn mesh_unit_out(ctx: SkBuffContext) -> i32 {
+    unit::guard(&ctx, Stat::DroppedEgress)
+}
+
+/// The guard on what reaches them.
+#[cgroup_skb(ingress)]
+pub fn mesh_unit_in(ctx: SkBuffContext) -> i32 {
+    unit::guard(&ctx, Stat::DroppedIngress)
 }
 
 /// The guard on what leaves a pod.

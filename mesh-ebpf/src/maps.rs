@@ -13,7 +13,7 @@ use mesh_common::{
     OriginalDestination, Pod, Question, RealPeer, Resolvers, Seen, Shortcut, Stat, Verdict, maps,
 };
 
-/// A declared probe port: presence is the answer.
+/// A declared port: presence is the answer.
 pub type Declared = u32;
 
 #[btf_map]
@@ -35,6 +35,8 @@ pub static REAL_PEERS: LruHashMap<LocalSocket, RealPeer, { maps::MAX_FLOWS }> = 
 pub static OWN_SOCKETS: InheritedStorage<u32> = InheritedStorage::new();
 #[btf_map]
 pub static PROBE_PORTS: HashMap<Endpoint, Declared, { maps::MAX_PROBE_PORTS }> = HashMap::new();
+#[btf_map]
+pub static HOST_PORTS: HashMap<Endpoint, Declared, { maps::MAX_HOST_PORTS }> = HashMap::new();
 #[btf_map]
 pub static NODE_FLOWS: LruHashMap<Flow, Seen, { maps::MAX_FLOWS }> = LruHashMap::new();
 #[btf_map]
@@ -94,6 +96,13 @@ pub fn count(stat: Stat) {
 #[inline(always)]
 pub fn node() -> Option<&'static NodeConfig> {
     NODE.get(0)
+}
+
+/// Whether the namespace with this cookie is the machine's own. Only where the node serves processes of the machine
+/// itself is it among [`PODS`].
+#[inline(always)]
+pub fn is_host(cookie: u64) -> bool {
+    node().is_some_and(|n| n.host_netns == cookie)
 }
 
 /// Whether messages of this level are wanted.

@@ -18,7 +18,7 @@ use crate::{
     express,
     maps::{
         ACTING_FOR, EXPRESS_FLOWS, EXPRESS_MARKS, NODE_FLOWS, ORIGINAL_DST, PODS, PROBE_PORTS, REAL_PEERS,
-        WANTED_DST, logs, node, stored,
+        WANTED_DST, is_host, logs, stored,
     },
     packet::{from_words, ipv4_mapped, is_mapped, reversed, to_words},
 };
@@ -42,12 +42,14 @@ fn connecting(ctx: &SockOpsContext) {
     let ops = ctx.ops;
     // SAFETY: the context is valid for the run of the program.
     let cookie = unsafe { helpers::bpf_get_netns_cookie(ops.cast()) };
-    if node().is_some_and(|n| n.host_netns == cookie) {
-        record_probe(ctx);
-        return;
-    }
+    let host = is_host(cookie);
     // SAFETY: the value is not kept.
-    let Some(pod) = (unsafe { PODS.get(cookie) }) else { return };
+    let Some(pod) = (unsafe { PODS.get(cookie) }) else {
+        if host {
+            record_probe(ctx);
+        }
+        return;
+    };
     // SAFETY: as above.
     let socket = unsafe { (*ops).__bindgen_anon_2.sk };
     if socket.is_null() {
@@ -63,6 +65,10 @@ fn connecting(ctx: &SockOpsContext) {
         let wanted = stored(&WANTED_DST, socket.cast());
         if !wanted.is_null() {
             let _ = ORIGINAL_DST.insert(local, *wanted, 0);
+            if host {
+                // It must not outlive the socket: see `note_destination`.
+                let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+            }
             return;
         }
         let client = stored(&ACTING_FOR, socket.cast());
@@ -97,6 +103,11 @@ fn depart(ctx: &SockOpsContext, mark: Mark, pod: &Pod) {
 fn accepted(ops: *mut bpf_sock_ops) {
     // SAFETY: the context is valid for the run of the program.
     let socket = unsafe { (*ops).__bindgen_anon_2.sk };
+    // SAFETY: as above.
+    let cookie = unsafe { helpers::bpf_get_netns_cookie(ops.cast()) };
+    if is_host(cookie) {
+        return note_destination(ops, cookie);
+    }
     let Some(entry) = EXPRESS_FLOWS.get_ptr_mut(reversed(&flow(ops))) else { return };
     if socket.is_null() {
         return;
@@ -108,6 +119,32 @@ fn accepted(ops: *mut bpf_sock_ops) {
         mark.side = Mark::SERVER;
         let map = core::ptr::from_ref(&EXPRESS_MARKS).cast_mut().cast();
         let value = (&raw mut mark).cast();
+        helpers::bpf_sk_storage_get(map, socket.cast(), value, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
+    }
+}
+
+/// The node's listener on a machine has accepted: the socket is given where its client wanted to go, while the client's own
+/// is there to vouch for it. Whoever else connects to that listener, or comes by the same address later, is given nothing: on
+/// a machine, unlike in a pod, not every process is in the mesh.
+#[inline(always)]
+fn note_destination(ops: *mut bpf_sock_ops, cookie: u64) {
+    // SAFETY: the value is not kept.
+    let Some(pod) = (unsafe { PODS.get(cookie) }) else { return };
+    let port = local_port(ops);
+    if port != pod.outbound_port && port != pod.dns_port {
+        return;
+    }
+    let client = LocalSocket::new(cookie, remote_ip(ops), flow(ops).destination_port);
+    // SAFETY: copied at once; the storage call gets the socket of this very context.
+    unsafe {
+        let socket = (*ops).__bindgen_anon_2.sk;
+        let Some(wanted) = ORIGINAL_DST.get(client) else { return };
+        if socket.is_null() {
+            return;
+        }
+        let mut wanted = *wanted;
+        let map = core::ptr::from_ref(&WANTED_DST).cast_mut().cast();
+        let value = (&raw mut wanted).cast();
         helpers::bpf_sk_storage_get(map, socket.cast(), value, u64::from(BPF_SK_STORAGE_GET_F_CREATE));
     }
 }
@@ -179,11 +216,12 @@ fn closed(ctx: &SockOpsContext) {
     }
     // SAFETY: the context is valid for the run of the program.
     let cookie = unsafe { helpers::bpf_get_netns_cookie(ops.cast()) };
-    if node().is_some_and(|n| n.host_netns == cookie) {
+    let local = LocalSocket::new(cookie, local_ip(ops), local_port(ops));
+    if is_host(cookie) {
         let _ = NODE_FLOWS.remove(flow(ops));
-    } else {
-        let _ = REAL_PEERS.remove(LocalSocket::new(cookie, local_ip(ops), local_port(ops)));
+        let _ = ORIGINAL_DST.remove(local);
     }
+    let _ = REAL_PEERS.remove(local);
 }
 
 #[inline(always)]

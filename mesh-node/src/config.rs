@@ -5,11 +5,14 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use mesh_core::{id::TrustDomain, resource::value::time};
 
+pub use self::machine::MachineOptions;
 use crate::{
     redirect::{Inbound, TcHook},
     report::AccessLogFormat,
     tls::Protocols,
 };
+
+mod machine;
 
 /// The data plane of the mesh.
 #[derive(Debug, Parser)]
@@ -131,6 +134,9 @@ pub struct NodeOptions {
     /// The CNI plugin.
     #[command(flatten)]
     pub cni: CniOptions,
+    /// A machine in place of pods.
+    #[command(flatten)]
+    pub machine: MachineOptions,
 }
 
 /// Options about the CNI plugin, which keeps pods from starting before they are captured.

@@ -14,10 +14,10 @@ mod tell;
 mod trust;
 
 pub use connect::{ConnectError, Endpoint};
-pub use credential::{Credential, Link, LinkError};
+pub use credential::{Credential, Link, LinkError, Own};
 pub use discovery::{Discovery, Status};
 pub use journal::{Entry, Journal};
 pub use signer::RemoteCa;
-pub use subscriber::Subscriber;
+pub use subscriber::{Machine, Subscriber};
 pub use tell::{Captured, Captures, Teller, Trouble};
 pub use trust::Trust;

@@ -20,7 +20,7 @@ mod kept;
 pub(crate) mod limit;
 mod message;
 mod mirror;
-mod originate;
+pub(crate) mod originate;
 mod out;
 mod pool;
 mod record;

@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod identity;
 pub mod l4;
 pub mod l7;
+pub mod probe;
 pub mod redirect;
 pub mod report;
 pub mod run;

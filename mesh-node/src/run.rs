@@ -9,6 +9,7 @@ pub mod handover;
 pub mod lookup;
 pub mod names;
 pub mod node;
+pub mod notify;
 pub mod publish;
 pub(crate) mod source;
 pub mod state;

@@ -117,6 +117,15 @@ pub fn key(kind: ResourceType, name: &str) -> Option<RecordKey> {
 
 /// The field of a subscriber's metadata by which a gateway says which it is: `NAMESPACE/NAME`.
 pub const GATEWAY: &str = "GATEWAY";
+/// The field by which a machine says which WorkloadGroup, of the namespace in `NAMESPACE`, it is one of; Istio's name.
+pub const GROUP: &str = "AUTO_REGISTER_GROUP";
+/// The field with its address; Istio's name.
+pub const INSTANCE_IPS: &str = "INSTANCE_IPS";
+/// The field with the network of that; Istio's name.
+pub const NETWORK: &str = "NETWORK";
+/// The type of messages in which a machine says how its own probe went, in the place of a request for resources: well, or
+/// why not in `error_detail`. Istio's name.
+pub const HEALTH: &str = "type.googleapis.com/istio.v1.HealthInformation";
 /// What a response has for its `system_version_info` while more of the same is on its way.
 pub const PARTIAL: &str = "partial";
 /// There is one bundle.

@@ -16,3 +16,4 @@ pub(crate) mod top;
 pub(crate) mod trace;
 pub(crate) mod version;
 pub(crate) mod waypoint;
+pub(crate) mod workload;

@@ -46,6 +46,8 @@ enum Command {
     Upgrade(cmd::install::UpgradeArgs),
     Version(cmd::version::Args),
     Waypoint(cmd::waypoint::Args),
+    #[command(name = "x", visible_alias = "experimental")]
+    X(cmd::workload::Args),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Upgrade(args) => cmd::install::run_upgrade(&args),
         Command::Version(args) => cmd::version::run(&args),
         Command::Waypoint(args) => cmd::waypoint::run(&args),
+        Command::X(args) => cmd::workload::run(&args),
     };
     outcome.unwrap_or_else(|error| {
         note(&format!("{error:#}"));

@@ -12,8 +12,10 @@ use hyper_util::rt::TokioIo;
 use mesh_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use mesh_proto::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use mesh_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource as Sent};
-use mesh_proto::names::ResourceType;
+use mesh_proto::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource as Sent, Status as Rejection,
+};
+use mesh_proto::names::{self, ResourceType};
 use mesh_proto::topology::TopologyReport;
 use mesh_proto::topology::topology_client::TopologyClient;
 use prost::Message as _;
@@ -220,15 +222,16 @@ impl Control {
 
     /// Follows all services and workloads.
     pub(crate) async fn subscribe(&self) -> Subscriber {
-        let (requests, receiver) = mpsc::channel(16);
         let node = Node { id: "test".to_owned(), ..Node::default() };
-        let kind = ResourceType::Address.url().to_owned();
-        let first = DeltaDiscoveryRequest { node: Some(node), type_url: kind, ..Default::default() };
-        requests.send(first).await.expect("room");
-        let mut client = AggregatedDiscoveryServiceClient::new(self.channel().await);
-        let responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await;
-        let responses = responses.expect("a stream").into_inner();
-        Subscriber { requests, responses, has: BTreeMap::new(), removed: Vec::new() }
+        Subscriber::begin(self.channel().await, node, None).await
+    }
+
+    /// The same as a machine that says this of itself, with a token.
+    pub(crate) async fn attend(&self, said: &[(&str, &str)], token: &str) -> Subscriber {
+        let value = |text: &str| ProtoValue { kind: Some(Kind::StringValue(text.to_owned())) };
+        let fields = said.iter().map(|(name, text)| ((*name).to_owned(), value(text))).collect();
+        let node = Node { id: "machine".to_owned(), metadata: Some(Struct { fields }), ..Node::default() };
+        Subscriber::begin(self.secure_channel().await, node, Some(token)).await
     }
 
     /// Tells it what a proxy tells.
@@ -282,6 +285,41 @@ impl Drop for Control {
 }
 
 impl Subscriber {
+    async fn begin(channel: Channel, node: Node, token: Option<&str>) -> Self {
+        let (requests, receiver) = mpsc::channel(16);
+        let kind = ResourceType::Address.url().to_owned();
+        let first = DeltaDiscoveryRequest { node: Some(node), type_url: kind, ..Default::default() };
+        requests.send(first).await.expect("room");
+        let mut call = Request::new(ReceiverStream::new(receiver));
+        if let Some(token) = token {
+            let token = format!("Bearer {token}").parse().expect("a header");
+            call.metadata_mut().insert("authorization", token);
+        }
+        let mut client = AggregatedDiscoveryServiceClient::new(channel);
+        let responses = client.delta_aggregated_resources(call).await;
+        let responses = responses.expect("a stream").into_inner();
+        Self { requests, responses, has: BTreeMap::new(), removed: Vec::new() }
+    }
+
+    /// Says how the machine is: well, or why not.
+    pub(crate) async fn say_health(&self, wrong: Option<&str>) {
+        let error_detail = wrong.map(|text| Rejection { code: 14, message: text.to_owned() });
+        let type_url = names::HEALTH.to_owned();
+        let request = DeltaDiscoveryRequest { type_url, error_detail, ..Default::default() };
+        self.requests.send(request).await.expect("somebody listens");
+    }
+
+    /// Why the stream ends, within ten seconds.
+    pub(crate) async fn refusal(&mut self) -> Status {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match timeout_at(deadline, self.responses.message()).await.expect("an end") {
+                Err(status) => return status,
+                Ok(response) => assert!(response.is_some(), "it ended without a reason"),
+            }
+        }
+    }
+
     /// Takes what comes until `done` is satisfied; fails after a minute.
     pub(crate) async fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(60);

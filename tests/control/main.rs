@@ -15,6 +15,7 @@ mod hook;
 mod hostile;
 mod kubernetes_control;
 mod leader;
+mod machines;
 mod manifests;
 mod marks;
 mod nack;

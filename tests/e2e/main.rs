@@ -17,6 +17,7 @@ mod hostile;
 mod identity;
 mod inputs;
 mod limits;
+mod machine;
 mod neighbours;
 mod policy;
 mod protocols;

@@ -21,6 +21,8 @@ pub struct ObjectStatus {
     pub addresses: Vec<HostAddress>,
     /// Whether a Gateway of the Gateway API has an address, which is to say that somebody serves it.
     pub is_served: bool,
+    /// The condition `Healthy` of a WorkloadEntry, if it has one.
+    pub is_healthy: Option<bool>,
     /// Types of conditions, of those that are taken away again when there is nothing more to say.
     pub conditions: BTreeSet<Arc<str>>,
 }
@@ -96,6 +98,12 @@ pub(super) fn read(kind: Kind, tree: &Tree) -> (ObjectStatus, Vec<Problem>) {
                 }
             }
         }
+        Kind::WorkloadEntry => {
+            let text = |condition: &Tree, field| condition.get(field)?.as_str().map(str::to_owned);
+            let is_it = |condition: &&Tree| text(condition, "type").as_deref() == Some(HEALTHY);
+            let status = list("conditions").iter().find(is_it).and_then(|one| text(one, "status"));
+            read.is_healthy = status.map(|status| status == "True");
+        }
         Kind::KubernetesGateway => read.is_served = !list("addresses").is_empty(),
         _ => {}
     }
@@ -106,6 +114,8 @@ pub(super) fn read(kind: Kind, tree: &Tree) -> (ObjectStatus, Vec<Problem>) {
     (read, problems)
 }
 
+/// Says on a WorkloadEntry whether the machine's own probe finds it well.
+pub const HEALTHY: &str = "Healthy";
 /// Says on a service which waypoint it is bound to. The names are Istio's.
 pub const WAYPOINT_BOUND: &str = "istio.io/WaypointBound";
 /// Says on a policy whether waypoints enforce it.

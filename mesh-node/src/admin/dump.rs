@@ -45,9 +45,9 @@ fn config(config: &Config) -> Value {
     json!({ "kind": key.kind, "namespace": &*key.namespace, "name": &*key.name, "spec": spec })
 }
 
-/// One with an address at which a health check fails is not well, for whomever it fails.
+/// One that is not ready is not well, nor is one with an address at which a health check fails, for whomever it fails.
 fn workload(snapshot: &Snapshot, workload: &Workload, unhealthy: &BTreeSet<IpAddr>) -> Value {
-    let is_well = !workload.ips.iter().any(|ip| unhealthy.contains(ip));
+    let is_well = workload.ready && !workload.ips.iter().any(|ip| unhealthy.contains(ip));
     let services =
         workload.services.iter().map(|one| format!("{}/{}", one.service.namespace, one.service.name()));
     json!({

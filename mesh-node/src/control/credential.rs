@@ -40,10 +40,20 @@ pub struct Credential {
 pub struct Link {
     endpoint: Endpoint,
     token: Option<PathBuf>,
-    /// Who the node is if it joins by token, and where its certificate outlives this process.
-    own: (SpiffeId, Option<Cache>),
+    own: Own,
     /// Held while one is made, so that one token makes one certificate.
     credential: Mutex<Option<Arc<Credential>>>,
+}
+
+/// Who a process is for the control plane, if it has a certificate of its own.
+#[derive(Debug)]
+pub struct Own {
+    /// Its identity, as far as it can tell.
+    pub id: SpiffeId,
+    /// Where its certificate outlives this process.
+    pub cache: Option<Cache>,
+    /// Whether it exchanges whatever token it has for a certificate, as it does with join tokens.
+    pub exchanges: bool,
 }
 
 /// A connection, and what is to be said with every call on it.
@@ -108,9 +118,11 @@ impl std::fmt::Debug for Credential {
 impl Link {
     /// The way to `endpoint` with what `token` holds, which is read anew for every connection. A certificate of `own`
     /// that is still there from before is used up first: join tokens are good for a number of times only.
-    pub fn new(endpoint: Endpoint, token: Option<PathBuf>, own: (SpiffeId, Option<Cache>)) -> Self {
-        let (id, cache) = &own;
-        let kept = cache.as_ref().and_then(|cache| cache.load(id));
+    pub fn new(endpoint: Endpoint, token: Option<PathBuf>, own: Own) -> Self {
+        let load = |cache: &Cache| {
+            if own.exchanges { cache.load_only(own.id.namespace()) } else { cache.load(&own.id) }
+        };
+        let kept = own.cache.as_ref().and_then(load);
         let kept =
             kept.and_then(|kept| Credential::assemble(kept.chain, kept.key.secret_pkcs8_der().to_vec()).ok());
         Self { endpoint, token, credential: Mutex::new(kept.map(Arc::new)), own }
@@ -118,26 +130,33 @@ impl Link {
 
     /// Connects, and gets or renews the node's own certificate where that is how it shows itself.
     pub async fn open(&self) -> Result<Opened, LinkError> {
-        let token = self.read_token()?;
-        let Some(join) = token.as_deref().filter(|token| JoinToken::parse(token).is_ok()) else {
+        let token = self.read_token();
+        let is_join =
+            |token: &Option<String>| token.as_deref().is_some_and(|it| JoinToken::parse(it).is_ok());
+        if !self.own.exchanges && !token.as_ref().is_ok_and(is_join) {
+            let token = token?;
             let channel = self.endpoint.connect(None).await?;
             let authorization = token.as_deref().map(|token| self.bearer(token)).transpose()?;
             return Ok(Opened { channel, authorization });
-        };
-        let credential = self.join(join).await?;
+        }
+        let credential = self.join(token).await?;
         let channel = self.endpoint.connect(Some(&credential)).await?;
         Ok(Opened { channel, authorization: None })
     }
 
     /// The node's own certificate: the one there is, or its successor, or the first one for the join token.
-    async fn join(&self, token: &str) -> Result<Arc<Credential>, LinkError> {
+    async fn join(&self, token: Result<Option<String>, LinkError>) -> Result<Arc<Credential>, LinkError> {
         let mut held = self.credential.lock().await;
         let now = SystemTime::now();
         let valid = held.clone().filter(|credential| now < credential.not_after);
         if let Some(fresh) = valid.as_ref().filter(|credential| now < credential.due) {
             return Ok(Arc::clone(fresh));
         }
-        let authorization = if valid.is_some() { None } else { Some(self.bearer(token)?) };
+        // Who has a certificate needs no token.
+        let authorization = match &valid {
+            Some(_) => None,
+            None => token?.map(|token| self.bearer(&token)).transpose()?,
+        };
         let opened = self.endpoint.connect(valid.as_deref()).await;
         let renewed = match opened {
             Ok(channel) => own_certificate(Opened { channel, authorization }).await,
@@ -146,8 +165,11 @@ impl Link {
         match (renewed, valid) {
             (Ok(credential), _) => {
                 tracing::info!(identity = %credential.id, "The node has a certificate of its own.");
-                if let (id, Some(cache)) = &self.own
-                    && let Err(error) = cache.save(id, &credential.chain, &credential.key)
+                let id = if self.own.exchanges { &credential.id } else { &self.own.id };
+                if let Some(cache) = &self.own.cache
+                    && let Err(error) = cache
+                        .save(id, &credential.chain, &credential.key)
+                        .and_then(|()| cache.retain(&[id.clone()].into()))
                 {
                     tracing::warn!(%error, "The node's own certificate could not be kept for the next start.");
                 }

@@ -19,7 +19,10 @@ use mesh_proto::{
     encode,
     names::{self, ResourceType},
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tracing::{info, warn};
@@ -31,6 +34,7 @@ use super::{
     trust::Trust,
 };
 use crate::{
+    probe::Health,
     run::{
         names::{Answer, Names},
         publish::Publisher,
@@ -56,6 +60,8 @@ pub struct Discovery {
     /// Addresses that pods want to reach and nobody has.
     demands: mpsc::Receiver<IpAddr>,
     names: Names,
+    /// What a machine's own probe says.
+    health: watch::Receiver<Health>,
     /// Those that were asked for lately.
     asked: HashMap<IpAddr, Instant>,
     status: Arc<ArcSwap<Status>>,
@@ -79,7 +85,7 @@ pub struct Status {
 impl Discovery {
     /// Follows over `link`. What `journal` remembers is in force at once, before any connection.
     pub async fn start(
-        subscriber: Subscriber,
+        (subscriber, health): (Subscriber, watch::Receiver<Health>),
         (link, trust): (Arc<Link>, Arc<Trust>),
         (publisher, demands, names): (Publisher, mpsc::Receiver<IpAddr>, Names),
         (journal, remembered): (Journal, Vec<Entry>),
@@ -97,6 +103,7 @@ impl Discovery {
             complete: BTreeMap::new(),
             demands,
             names,
+            health,
             asked: HashMap::new(),
             status: Arc::default(),
         };
@@ -158,6 +165,7 @@ impl Discovery {
             // There is room for all of them.
             let _ = requests.try_send(self.initial(kind));
         }
+        self.tell_health(&requests);
         let mut client = AggregatedDiscoveryServiceClient::new(opened.channel.clone())
             .max_decoding_message_size(MAX_RESPONSE);
         let call = client.delta_aggregated_resources(opened.request(ReceiverStream::new(receiver)));
@@ -176,6 +184,10 @@ impl Discovery {
                     self.resolved(answer).await;
                     continue;
                 }
+                Ok(()) = self.health.changed() => {
+                    self.tell_health(&requests);
+                    continue;
+                }
             };
             let Some(response) = response else { return Ok(()) };
             if !self.status.load().connected {
@@ -188,6 +200,16 @@ impl Discovery {
             self.take_waiting(&mut responses, &requests).await?;
             self.publish_if_complete().await;
         }
+    }
+
+    /// Says how the machine is, if that is known.
+    fn tell_health(&mut self, requests: &mpsc::Sender<DeltaDiscoveryRequest>) {
+        let Some(health) = self.health.borrow_and_update().clone() else { return };
+        let error_detail = health.err().map(|message| Rejection { code: UNAVAILABLE, message });
+        let type_url = names::HEALTH.to_owned();
+        let request = DeltaDiscoveryRequest { type_url, error_detail, ..DeltaDiscoveryRequest::default() };
+        // A queue that is full is that of a connection about to end; the next one begins with it.
+        let _ = requests.try_send(request);
     }
 
     /// Asks for whatever has an address that a pod wants to reach and nothing that was told has. Its pods may see less
@@ -383,8 +405,9 @@ fn scattered(pause: Duration) -> Duration {
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Addresses asked for in that time.
 const MAX_ASKED: usize = 1000;
-/// gRPC's code.
+/// gRPC's codes.
 const INVALID_ARGUMENT: i32 = 3;
+const UNAVAILABLE: i32 = 14;
 /// Problems named in one answer.
 const MAX_PROBLEMS: usize = 10;
 /// Requests that wait to be sent: one of each type at first, and then answers.

@@ -122,6 +122,8 @@ impl Teller {
         let (node, gateway) = match &self.subscriber {
             Subscriber::Node(name) => (name.clone(), String::new()),
             Subscriber::Gateway(name) => (String::new(), name.to_string()),
+            // As of everybody who has proven a namespace and no node.
+            Subscriber::Machine(machine) => (String::new(), machine.entry.to_string()),
         };
         TopologyReport {
             node,

@@ -15,7 +15,8 @@ impl Resolver {
     /// Answers the queries of one connection, one after the other.
     pub async fn serve_stream(self: Rc<Self>, mut tcp: TcpStream, client: SocketAddr) {
         let Some(_place) = self.place() else { return };
-        let asked: Vec<_> = self.worker.original_destination(&self.pod, client).into_iter().collect();
+        let asked = self.worker.original_destination(&self.pod, &tcp, client);
+        let asked: Vec<_> = asked.into_iter().collect();
         let drain = self.worker.drain.clone();
         loop {
             let read = tokio::select! {

@@ -387,5 +387,5 @@ const PORT_OF_THE_MESH: &str = "the destination is not this pod, or is a port of
 
 fn is_target(pod: &LocalPod, wanted: SocketAddr) -> bool {
     let own_port = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, TUNNEL_PORT].contains(&wanted.port());
-    !own_port && pod.ips.contains(&wanted.ip())
+    !own_port && pod.ips.contains(&wanted.ip()) && pod.has_port(wanted.port())
 }

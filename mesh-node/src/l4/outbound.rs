@@ -38,7 +38,7 @@ use crate::{
 
 /// Serves one captured connection.
 pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, tcp: TcpStream, client: SocketAddr) {
-    let Some(wanted) = worker.original_destination(&pod, client) else {
+    let Some(wanted) = worker.original_destination(&pod, &tcp, client) else {
         worker.reporter.count(Event::LostDestination);
         if let Some(muted) = worker.may_complain() {
             tracing::warn!(pod = %pod.uid, %client, muted, "Refused a connection that capture knows nothing of.");

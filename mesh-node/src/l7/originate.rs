@@ -196,6 +196,22 @@ impl Made {
     }
 }
 
+/// What TLS is made with to whoever answers, where it does not matter who that is.
+///
+/// # Errors
+/// What the library says against it.
+pub(crate) fn anybody() -> Result<Arc<ClientConfig>, String> {
+    let rule = TlsOrigination {
+        certificate: None,
+        trust: Trust::Anybody,
+        crl: None,
+        sni: None,
+        subject_alt_names: Arc::default(),
+    };
+    let nothing = Materials { pair: None, authorities: None };
+    Configs::of(&rule, &nothing).map(|configs| configs.http1)
+}
+
 impl Configs {
     fn of(rule: &TlsOrigination, materials: &Materials) -> Result<Self, String> {
         let verifier = Verifier::of(rule, materials)?;

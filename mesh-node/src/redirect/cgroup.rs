@@ -69,9 +69,9 @@ fn only(mut roots: Vec<PathBuf>) -> Option<PathBuf> {
     roots.pop().filter(|_| roots.is_empty())
 }
 
-/// Moves this process into a cgroup of its own, below the one it was started in, and returns that cgroup's id: the
+/// Moves this process into a cgroup of its own, below the one it was started in, and returns that cgroup with its id: the
 /// mark by which the kernel programs know the node's sockets, which no pod can forge.
-pub fn enter_own(mount: &Path, node: &str) -> io::Result<u64> {
+pub fn enter_own(mount: &Path, node: &str) -> io::Result<(PathBuf, u64)> {
     let name = format!("mesh-node-{node}");
     let mut own = own_group(mount)?;
     if !own.ends_with(&name) {
@@ -79,7 +79,13 @@ pub fn enter_own(mount: &Path, node: &str) -> io::Result<u64> {
         fs::create_dir_all(&own)?;
         fs::write(own.join("cgroup.procs"), std::process::id().to_string())?;
     }
-    Ok(fs::metadata(&own)?.ino())
+    let id = id(&own)?;
+    Ok((own, id))
+}
+
+/// What the kernel knows a cgroup by; never another's while the machine runs.
+pub fn id(group: &Path) -> io::Result<u64> {
+    Ok(fs::metadata(group)?.ino())
 }
 
 /// The cgroup of this process below `mount`. A container may be told a path that begins at itself: there the whole
@@ -205,7 +211,7 @@ fn processes_in(group: &Path) -> impl Iterator<Item = u32> + use<> {
     listed.lines().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>().into_iter()
 }
 
-fn children(directory: &Path) -> Vec<PathBuf> {
+pub(super) fn children(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))

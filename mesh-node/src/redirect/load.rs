@@ -10,7 +10,8 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     programs::{
-        CgroupAttachMode, CgroupSockAddr, LinkOrder, SchedClassifier, SkLookup, SockOps, TcAttachType,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, LinkOrder, SchedClassifier,
+        SkLookup, SockOps, TcAttachType,
         links::FdLink,
         tc::{self, NlOptions, TcAttachOptions, TcHandle},
     },
@@ -72,23 +73,67 @@ impl Programs {
     /// Attaches what serves the whole node: socket events at `scope`, where host processes live as well, and the
     /// hooks of sockets at the pods' cgroup.
     pub fn attach_node(&mut self, scope: &Path, pods: &Path) -> Result<(), RedirectError> {
-        let open = |path: &Path| {
-            File::open(path).map_err(|source| RedirectError::Cgroup { path: path.to_owned(), source })
-        };
-        let (scope, pods) = (open(scope)?, open(pods)?);
-        let pin = self.pins.node_link("sockops");
+        let (scope, pods) = (open_group(scope)?, open_group(pods)?);
+        self.attach_events(&scope, &self.pins.node_link("sockops"))?;
+        let pins = self.pins.clone();
+        self.attach_hooks(&pods, |hook| pins.node_link(hook))
+    }
+
+    /// Attaches what the sockets of enrolled processes of a machine go through, to their control group; `pinned` names that.
+    pub(super) fn attach_unit(&mut self, group: &Path, pinned: &PinnedPod) -> Result<(), RedirectError> {
+        let (group, pins) = (open_group(group)?, self.pins.clone());
+        self.attach_events(&group, &pins.pod_link("sockops", pinned))?;
+        self.attach_hooks(&group, |hook| pins.pod_link(hook, pinned))
+    }
+
+    /// Attaches the guard to a control group of a machine.
+    pub(super) fn attach_unit_guard(
+        &mut self,
+        group: &Path,
+        pinned: &PinnedPod,
+    ) -> Result<(), RedirectError> {
+        let (group, pins) = (open_group(group)?, self.pins.clone());
+        for (name, direction, kind) in [
+            ("mesh_unit_in", "guard-in", CgroupSkbAttachType::Ingress),
+            ("mesh_unit_out", "guard-out", CgroupSkbAttachType::Egress),
+        ] {
+            let program: &mut CgroupSkb = program(&mut self.ebpf, name)?;
+            let fd = program.fd()?.try_clone()?;
+            hold(&pins.pod_link(direction, pinned), fd.as_fd(), || {
+                let id = program.attach(&group, kind, CgroupAttachMode::Single)?;
+                Ok(FdLink::try_from(program.take_link(id)?)?)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel tell of sockets of the node's own, where it serves the machine that it runs on.
+    pub(super) fn attach_agent(&mut self, group: &Path, pinned: &PinnedPod) -> Result<(), RedirectError> {
+        let pin = self.pins.pod_link("sockops", pinned);
+        self.attach_events(&open_group(group)?, &pin)
+    }
+
+    /// Steers what comes to the ports of the machine itself that are in the mesh.
+    pub(super) fn attach_host_lookup(&mut self, pinned: &PinnedPod, ns: &NetNs) -> Result<(), RedirectError> {
+        let pin = self.pins.pod_link("lookup", pinned);
+        self.attach_lookup_program("mesh_lookup_host", &pin, ns)
+    }
+
+    fn attach_events(&mut self, group: &File, pin: &PathBuf) -> Result<(), RedirectError> {
         let program: &mut SockOps = program(&mut self.ebpf, "mesh_sockops")?;
         let fd = program.fd()?.try_clone()?;
-        hold(&pin, fd.as_fd(), || {
-            let id = program.attach(scope, CgroupAttachMode::Single)?;
+        hold(pin, fd.as_fd(), || {
+            let id = program.attach(group, CgroupAttachMode::Single)?;
             Ok(FdLink::try_from(program.take_link(id)?)?)
-        })?;
+        })
+    }
+
+    fn attach_hooks(&mut self, group: &File, pin: impl Fn(&str) -> PathBuf) -> Result<(), RedirectError> {
         for (hook, name) in SOCKET_HOOKS {
-            let pin = self.pins.node_link(hook);
-            let program: &mut CgroupSockAddr = self::program(&mut self.ebpf, name)?;
+            let program: &mut CgroupSockAddr = program(&mut self.ebpf, name)?;
             let fd = program.fd()?.try_clone()?;
-            hold(&pin, fd.as_fd(), || {
-                let id = program.attach(&pods, CgroupAttachMode::Single)?;
+            hold(&pin(hook), fd.as_fd(), || {
+                let id = program.attach(group, CgroupAttachMode::Single)?;
                 Ok(FdLink::try_from(program.take_link(id)?)?)
             })?;
         }
@@ -102,9 +147,13 @@ impl Programs {
             let _ = fs::remove_file(pin);
             return Ok(());
         }
-        let program: &mut SkLookup = program(&mut self.ebpf, "mesh_lookup")?;
+        self.attach_lookup_program("mesh_lookup", &pin, ns)
+    }
+
+    fn attach_lookup_program(&mut self, name: &str, pin: &PathBuf, ns: &NetNs) -> Result<(), RedirectError> {
+        let program: &mut SkLookup = program(&mut self.ebpf, name)?;
         let fd = program.fd()?.try_clone()?;
-        hold(&pin, fd.as_fd(), || {
+        hold(pin, fd.as_fd(), || {
             let id = program.attach(ns)?;
             Ok(FdLink::from(program.take_link(id)?))
         })
@@ -154,7 +203,12 @@ impl Programs {
             program::<CgroupSockAddr>(&mut self.ebpf, name)?.load()?;
         }
         program::<SockOps>(&mut self.ebpf, "mesh_sockops")?.load()?;
-        program::<SkLookup>(&mut self.ebpf, "mesh_lookup")?.load()?;
+        for name in ["mesh_lookup", "mesh_lookup_host"] {
+            program::<SkLookup>(&mut self.ebpf, name)?.load()?;
+        }
+        for name in ["mesh_unit_in", "mesh_unit_out"] {
+            program::<CgroupSkb>(&mut self.ebpf, name)?.load()?;
+        }
         for name in ["mesh_guard_out", "mesh_guard_in", "mesh_steer_in", "mesh_shortcut"] {
             program::<SchedClassifier>(&mut self.ebpf, name)?.load()?;
         }
@@ -178,6 +232,10 @@ pub fn detach_clsact(ns: &NetNs) -> std::io::Result<()> {
         }
         Ok(())
     })?
+}
+
+fn open_group(path: &Path) -> Result<File, RedirectError> {
+    File::open(path).map_err(|source| RedirectError::Cgroup { path: path.to_owned(), source })
 }
 
 fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, RedirectError>
@@ -251,7 +309,7 @@ const SOCKET_HOOKS: [(&str, &str); 8] = [
     ("getpeername4", "mesh_peername4"),
     ("getpeername6", "mesh_peername6"),
 ];
-const PINNED_MAPS: [&str; 19] = [
+const PINNED_MAPS: [&str; 20] = [
     maps::PODS,
     maps::NODE,
     maps::WANTED_DST,
@@ -261,6 +319,7 @@ const PINNED_MAPS: [&str; 19] = [
     maps::REAL_PEERS,
     maps::OWN_SOCKETS,
     maps::PROBE_PORTS,
+    maps::HOST_PORTS,
     maps::NODE_FLOWS,
     maps::LISTENERS,
     maps::VERDICTS,

@@ -16,8 +16,9 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+use self::follow::{follow_dns, follow_interfaces, follow_probes};
 use super::{
-    Inbound, LocalPod, Overruled, Programs, RedirectError, TcHook, address,
+    Inbound, LocalPod, Machine, Overruled, Programs, RedirectError, TcHook, address,
     cgroup::{self, Group},
     express::{CutFlows, Express},
     maps::ControlMaps,
@@ -31,6 +32,9 @@ use crate::{
     dns,
     sys::{diag, links, netns::NetNs},
 };
+
+mod follow;
+mod host;
 
 /// What capture needs to know about this node.
 #[derive(Clone, Debug)]
@@ -51,6 +55,8 @@ pub struct Options {
     pub express: bool,
     /// Pods that a container runtime has told of, where the CNI plugin is served.
     pub sandboxes: Option<Arc<Sandboxes>>,
+    /// The machine itself, in place of pods.
+    pub machine: Option<Machine>,
 }
 
 /// What a reconciliation looks at.
@@ -74,6 +80,8 @@ pub struct Manager {
     threads: Vec<mpsc::Sender<PodSockets>>,
     captured: HashMap<Arc<str>, Captured>,
     waiting: BTreeMap<Arc<str>, PodStatus>,
+    /// What this process has attached to on the machine itself.
+    attached: BTreeSet<PinnedPod>,
     status: watch::Sender<Option<Arc<Vec<PodStatus>>>>,
 }
 
@@ -109,7 +117,9 @@ impl Manager {
             log_level,
             shortcut: u32::from(options.express),
         })?;
-        programs.attach_node(&options.scope, &cgroup::pods_cgroup(&options.scope))?;
+        if options.machine.is_none() {
+            programs.attach_node(&options.scope, &cgroup::pods_cgroup(&options.scope))?;
+        }
         let express = Express::open(&options.pins, options.express)?;
         let captured = HashMap::new();
         let status = watch::Sender::new(None);
@@ -123,6 +133,7 @@ impl Manager {
             threads,
             captured,
             waiting: BTreeMap::new(),
+            attached: BTreeSet::new(),
             status,
         })
     }
@@ -153,11 +164,14 @@ impl Manager {
         loop {
             announced.borrow_and_update();
             let snapshot = snapshots.borrow_and_update().clone();
-            if snapshot.is_loaded() {
+            // A pod may wait for long, for an image for instance, and is looked for less often then.
+            let longest = if self.options.machine.is_some() { host::LOOK } else { IDLE };
+            if self.options.machine.is_some() {
+                self.reconcile_host(&snapshot).await;
+            } else if snapshot.is_loaded() {
                 self.reconcile(&snapshot, look).await;
             }
-            // A pod may wait for long, for an image for instance, and is looked for less often then.
-            pause = if self.waiting.is_empty() { IDLE } else { pause.min(LONG_WAIT) };
+            pause = if self.waiting.is_empty() { longest } else { pause.min(LONG_WAIT) };
             tokio::select! {
                 changed = snapshots.changed() => {
                     if changed.is_err() {
@@ -206,6 +220,10 @@ impl Manager {
         self.decide(snapshot);
         self.take_over();
         self.tell_runtimes();
+        self.tell_status();
+    }
+
+    fn tell_status(&self) {
         let mut all: Vec<PodStatus> = self.captured.values().map(|pod| pod.status.clone()).collect();
         all.extend(self.waiting.values().cloned());
         all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
@@ -345,7 +363,13 @@ impl Manager {
             self.release(uid);
         }
         let workload_uid = workload.uid.clone();
-        let pod = LocalPod { uid: uid.clone(), workload: workload_uid, netns: ns, ips: workload.ips.clone() };
+        let pod = LocalPod {
+            uid: uid.clone(),
+            workload: workload_uid,
+            netns: ns,
+            ips: workload.ips.clone(),
+            open: None,
+        };
         self.capture(workload, Arc::new(pod)).await.map_err(|error| {
             warn!(pod = %workload.name, namespace = %workload.namespace, %error, "Capture failed; will retry.");
             PodState::Failed(error.to_string())
@@ -360,28 +384,10 @@ impl Manager {
         let inside = |source| RedirectError::Namespace { uid: pod.uid.to_string(), source };
         let pinned = pod.pinned();
         let adopted = !self.options.pins.links_of(&pinned)?.is_empty();
-        // A predecessor has the usual ports; sharing them would share its connections.
-        let usual = !(self.options.beside && adopted);
-        let listeners = pod.listen(self.threads.len(), usual).map_err(inside)?;
-        for thread in &listeners.threads {
-            for listener in thread.plaintext.iter().chain(&thread.tunnel) {
-                self.maps.own(listener)?;
-            }
-        }
-        if let Some(first) = listeners.threads.first() {
-            self.publish_listeners(&pod, first)?;
-        }
-        let (release, released) = watch::channel(false);
-        let queries = dns::places();
-        for (thread, listeners) in self.threads.iter().zip(listeners.threads) {
-            let (pod, queries, released) = (pod.clone(), queries.clone(), released.clone());
-            let sockets = PodSockets { pod, listeners, queries, released };
-            // A thread that is gone takes the process down; there is nobody to tell here.
-            let _ = thread.send(sockets).await;
-        }
+        let (ports, release) = self.listen(&pod, adopted).await?;
         let mut captured = Captured {
             pod: pod.clone(),
-            ports: listeners.ports,
+            ports,
             dns: !workload.dns_bypass,
             status: status_of(workload, PodState::Captured),
             probe_ports: BTreeSet::new(),
@@ -411,6 +417,39 @@ impl Manager {
         );
         self.captured.insert(pod.uid.clone(), captured);
         Ok(())
+    }
+
+    /// Opens the listeners of a pod and has the data threads accept from them.
+    async fn listen(
+        &mut self,
+        pod: &Arc<LocalPod>,
+        adopted: bool,
+    ) -> Result<(Ports, watch::Sender<bool>), RedirectError> {
+        let inside = |source| RedirectError::Namespace { uid: pod.uid.to_string(), source };
+        // A predecessor has the usual ports; sharing them would share its connections.
+        let usual = !(self.options.beside && adopted);
+        let listeners = pod.listen(self.threads.len(), usual).map_err(inside)?;
+        for thread in &listeners.threads {
+            for listener in thread.plaintext.iter().chain(&thread.tunnel) {
+                self.maps.own(listener)?;
+            }
+            if pod.is_machine() {
+                thread.outbound.iter().chain(&thread.dns).try_for_each(|it| self.maps.own(it))?;
+                thread.dns_packets.iter().try_for_each(|it| self.maps.own(it))?;
+            }
+        }
+        if let Some(first) = listeners.threads.first() {
+            self.publish_listeners(pod, first)?;
+        }
+        let (release, released) = watch::channel(false);
+        let queries = dns::places();
+        for (thread, listeners) in self.threads.iter().zip(listeners.threads) {
+            let (pod, queries, released) = (pod.clone(), queries.clone(), released.clone());
+            let sockets = PodSockets { pod, listeners, queries, released };
+            // A thread that is gone takes the process down; there is nobody to tell here.
+            let _ = thread.send(sockets).await;
+        }
+        Ok((listeners.ports, release))
     }
 
     /// Lets express flows of a pod go straight into other pods, and theirs into it, where nothing stands in the way.
@@ -518,52 +557,6 @@ fn same_addresses(one: &[IpAddr], other: &[IpAddr]) -> bool {
 
 fn detach_where_needed(hook: TcHook, ns: &NetNs) -> std::io::Result<()> {
     if hook == TcHook::Tcx { Ok(()) } else { super::detach_clsact(ns) }
-}
-
-fn follow_probes(
-    maps: &mut ControlMaps,
-    captured: &mut Captured,
-    workload: &Workload,
-) -> Result<(), RedirectError> {
-    let wanted: BTreeSet<u16> = workload.probe_ports.iter().copied().collect();
-    for ip in &captured.pod.ips {
-        for port in wanted.difference(&captured.probe_ports) {
-            maps.put_probe_port((*ip, *port).into())?;
-        }
-        for port in captured.probe_ports.difference(&wanted) {
-            maps.remove_probe_port((*ip, *port).into())?;
-        }
-    }
-    captured.probe_ports = wanted;
-    Ok(())
-}
-
-/// What puts more interfaces into a pod does so after the network that it starts with.
-fn follow_interfaces(
-    programs: &mut Programs,
-    known: &mut Captured,
-    workload: &Workload,
-) -> Result<(), RedirectError> {
-    let names = known.pod.netns.run(links::names).and_then(|names| names)?;
-    if names != known.interfaces && !workload.inbound_bypass {
-        programs.attach_guard(&known.pod.pinned(), &known.pod.netns)?;
-        known.interfaces = names;
-    }
-    Ok(())
-}
-
-/// The resolver is there in any case; this decides whether queries come to it.
-fn follow_dns(
-    maps: &mut ControlMaps,
-    captured: &mut Captured,
-    workload: &Workload,
-) -> Result<(), RedirectError> {
-    let wanted = !workload.dns_bypass;
-    if captured.dns != wanted {
-        maps.put_pod(captured.pod.netns.cookie(), captured.pod.entry(captured.ports, wanted))?;
-        captured.dns = wanted;
-    }
-    Ok(())
 }
 
 fn status_of(workload: &Workload, state: PodState) -> PodStatus {

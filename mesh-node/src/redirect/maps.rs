@@ -1,6 +1,7 @@
 //! Typed access to the pinned maps.
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::AsRawFd,
 };
@@ -19,6 +20,7 @@ pub struct ControlMaps {
     pods: HashMap<MapData, u64, Pod>,
     node: Array<MapData, NodeConfig>,
     probe_ports: HashMap<MapData, Endpoint, u32>,
+    host_ports: HashMap<MapData, Endpoint, u32>,
     listeners: SockHash<MapData, ListenerKey>,
     own_sockets: SkStorage<MapData, u32>,
     shortcuts: HashMap<MapData, Address, Shortcut>,
@@ -28,6 +30,7 @@ pub struct ControlMaps {
 /// What each data thread needs for every connection; every thread has its own.
 pub struct FlowMaps {
     original: HashMap<MapData, LocalSocket, OriginalDestination>,
+    wanted: SkStorage<MapData, OriginalDestination>,
     resolvers: HashMap<MapData, u64, Resolvers>,
     acting_for: SkStorage<MapData, RealPeer>,
     marks: SkStorage<MapData, Mark>,
@@ -50,6 +53,7 @@ impl ControlMaps {
             pods: Map::HashMap(open(pins, maps::PODS)?).try_into()?,
             node: Map::Array(open(pins, maps::NODE)?).try_into()?,
             probe_ports: Map::HashMap(open(pins, maps::PROBE_PORTS)?).try_into()?,
+            host_ports: Map::HashMap(open(pins, maps::HOST_PORTS)?).try_into()?,
             listeners: Map::SockHash(open(pins, maps::LISTENERS)?).try_into()?,
             own_sockets: Map::SkStorage(open(pins, maps::OWN_SOCKETS)?).try_into()?,
             shortcuts: Map::HashMap(open(pins, maps::SHORTCUTS)?).try_into()?,
@@ -124,6 +128,19 @@ impl ControlMaps {
     /// All declared probe ports.
     pub fn probe_ports(&self) -> Result<Vec<SocketAddr>, MapError> {
         self.probe_ports.keys().map(|key| key.map(|key| socket_addr(&key))).collect()
+    }
+
+    /// Sends what comes to exactly these ports of the machine itself to the node's listeners.
+    pub fn set_host_ports(&mut self, wanted: &BTreeSet<SocketAddr>) -> Result<(), MapError> {
+        let there: BTreeSet<SocketAddr> =
+            self.host_ports.keys().map(|key| key.map(|key| socket_addr(&key))).collect::<Result<_, _>>()?;
+        for at in wanted.difference(&there) {
+            self.host_ports.insert(endpoint(*at), 1, 0)?;
+        }
+        for at in there.difference(wanted) {
+            absent_is_fine(self.host_ports.remove(&endpoint(*at)))?;
+        }
+        Ok(())
     }
 
     /// The kernel programs' counters, summed over CPUs.
@@ -218,6 +235,7 @@ impl FlowMaps {
     pub fn open(pins: &Pins) -> Result<Self, MapError> {
         Ok(Self {
             original: Map::LruHashMap(open(pins, maps::ORIGINAL_DST)?).try_into()?,
+            wanted: Map::SkStorage(open(pins, maps::WANTED_DST)?).try_into()?,
             resolvers: Map::LruHashMap(open(pins, maps::RESOLVERS)?).try_into()?,
             acting_for: Map::SkStorage(open(pins, maps::ACTING_FOR)?).try_into()?,
             marks: Map::SkStorage(open(pins, maps::EXPRESS_MARKS)?).try_into()?,
@@ -234,6 +252,12 @@ impl FlowMaps {
     pub fn original_destination(&self, netns: u64, peer: SocketAddr) -> Option<SocketAddr> {
         let key = LocalSocket::new(netns, to_wire(peer.ip()), peer.port());
         self.original.get(&key, 0).ok().map(|wanted| socket_addr(&wanted))
+    }
+
+    /// Where the captured connection that `accepted` is the node's end of wanted to go, on a machine: the kernel notes it there
+    /// for connections of enrolled processes alone.
+    pub fn destination_of(&self, accepted: &impl AsRawFd) -> Option<SocketAddr> {
+        self.wanted.get(accepted, 0).ok().map(|wanted| socket_addr(&wanted))
     }
 
     /// The resolvers that the UDP socket with this cookie has asked, the last one first.

@@ -1,11 +1,13 @@
 //! One captured pod: the node's listeners inside it and the addresses they serve.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, UdpSocket},
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use mesh_common::{DNS_PORT, OUTBOUND_PORT, Pod};
 use tokio::sync::{Semaphore, watch};
 
@@ -26,7 +28,13 @@ pub struct LocalPod {
     pub netns: NetNs,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+    /// The ports that lead to it, where it is the machine that this process runs on: all others are of processes that are no
+    /// part of it. A pod has all ports.
+    pub open: Option<OpenPorts>,
 }
+
+/// Ports that may change.
+pub type OpenPorts = Arc<ArcSwap<BTreeSet<u16>>>;
 
 /// The node's listeners in one pod, one of each for every data thread.
 pub(super) struct Listeners {
@@ -94,6 +102,16 @@ impl LocalPod {
             outbound_port: ports.outbound,
             dns_port: if dns { ports.dns } else { 0 },
         }
+    }
+
+    /// Whether it is the machine that this process runs on.
+    pub fn is_machine(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Whether a port of its addresses leads to it.
+    pub fn has_port(&self, port: u16) -> bool {
+        self.open.as_ref().is_none_or(|open| open.load().contains(&port))
     }
 
     /// Its own address of the family of `to`.

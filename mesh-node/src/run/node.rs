@@ -19,16 +19,16 @@ use tracing::{info, warn};
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
-    admin::{self, LogControl},
+    admin::{self, AdminState as _, LogControl},
     admit::Descriptors,
     cni,
-    config::{ExpressPath, NodeOptions},
+    config::{ExpressPath, MachineOptions, NodeOptions},
     control::{Captured, Captures, Trouble},
     dns,
     identity::{CertificateStatus, IdentityStore},
     l7::shared::Shared,
     redirect::{
-        self, KernelLog, Manager, cgroup,
+        self, KernelLog, Machine, Manager, cgroup,
         maps::{ControlMaps, ExpressMaps, FlowMaps},
         pins::Pins,
     },
@@ -39,6 +39,7 @@ use crate::{
         figures::Figures,
         handover::{Door, Predecessor},
         lookup::Lookup,
+        notify,
         publish::{self, Publisher},
         source::{Place, RUN, Source},
         state::{Findings, NodeState},
@@ -66,7 +67,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let predecessor = Predecessor::relieve(&meeting, &redirect.pins.root()).await;
     redirect.beside = predecessor.is_some();
     let reporter = Reporter::new(ReportOptions::logging(options.access_log), Box::new(io::stdout()))?;
-    let place = Place::from(&options);
+    let place = Place::of_node(&options)?;
     let (source, identities) = Source::open(&place).await?;
     let snapshots = watch::Sender::new(Arc::<Snapshot>::default());
     let told = watch::Sender::new(Findings::default());
@@ -94,6 +95,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     source.tell(&place, &reporter, captures(manager.status(), identities.clone()), &on_duty);
     let state = Arc::new(NodeState {
         node: options.node.clone(),
+        is_machine: options.machine.host,
         settings: settings(&options),
         log,
         snapshots: snapshots.subscribe(),
@@ -104,9 +106,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         maps: Mutex::new(ControlMaps::open(&redirect.pins)?),
         pins: redirect.pins.clone(),
     });
-    reporter.register(Arc::new(Figures(state.clone())));
-    let admin = admin::serve(state, reporter.clone()).await.context("opening the admin ports")?;
-    tasks::spawn_local("admin", on_duty.clone().during(admin));
+    announce(&state, &reporter, &on_duty).await?;
 
     follow_kernel_log(&mut manager, &on_duty);
     follow_flows(&manager, &redirect, (reporter.clone(), snapshots.subscribe(), shared), &on_duty)?;
@@ -132,6 +132,16 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     drop(workers);
     reporter.flush_access_log(LAST_LINES);
     info!("Stopped.");
+    Ok(())
+}
+
+/// Opens the ports for people and tools, and tells systemd when this process is ready.
+async fn announce(state: &Arc<NodeState>, reporter: &Arc<Reporter>, on_duty: &Drain) -> anyhow::Result<()> {
+    reporter.register(Arc::new(Figures(state.clone())));
+    let asked = state.clone();
+    tasks::spawn_local("notify", notify::when(move || asked.ready().is_ok()));
+    let admin = admin::serve(state.clone(), reporter.clone()).await.context("opening the admin ports")?;
+    tasks::spawn_local("admin", on_duty.clone().during(admin));
     Ok(())
 }
 
@@ -255,16 +265,24 @@ fn follow_flows(
 
 fn redirect_options(options: &NodeOptions) -> anyhow::Result<redirect::Options> {
     let mount = cgroup::cgroup2_mount()?;
-    let agent_cgroup =
+    let (own, agent_cgroup) =
         cgroup::enter_own(&mount, &options.node).context("making a cgroup for this process")?;
+    let MachineOptions { host, units, cgroups, .. } = &options.machine;
+    let machine = host.then(|| Machine::new((mount.clone(), own), units.clone(), cgroups.clone()));
+    let machine = machine.transpose().context("--enrol-unit, --enrol-cgroup")?;
+    for missing in machine.iter().flat_map(Machine::missing) {
+        warn!(missing, "Nothing runs in what is to be enrolled; it will be captured when it does.");
+    }
     Ok(redirect::Options {
+        // Packets of processes beside each other on a machine take no way that could be made shorter.
+        express: options.express_path == ExpressPath::Enabled && machine.is_none(),
+        machine,
         pins: Pins::new(&options.pin_root, &options.node),
         scope: options.cgroup.clone().unwrap_or(mount),
         inbound: options.inbound,
         hook: options.tc,
         agent_cgroup,
         beside: false,
-        express: options.express_path == ExpressPath::Enabled,
         sandboxes: cni::Places::of(&options.cni, &options.node)
             .map(|places| cni::sandboxes(&places))
             .transpose()

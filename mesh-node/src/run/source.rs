@@ -1,7 +1,7 @@
 //! Where the model and the certificates come from: a control plane inside this process, or one outside.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs, UdpSocket},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -17,7 +17,7 @@ use mesh_source::{
     Changes, Directory, DirectoryFeed,
     keys::{KeyFeed, KeyOptions, Schedule},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     drain::Drain,
@@ -28,11 +28,13 @@ use super::{
     tasks,
 };
 use crate::{
-    config::NodeOptions,
+    config::{MachineOptions, NodeOptions},
     control::{
-        Captures, Discovery, Endpoint, Entry, Journal, Link, RemoteCa, Subscriber, Teller, Trust, connect,
+        Captures, Discovery, Endpoint, Entry, Journal, Link, Machine, Own, RemoteCa, Subscriber, Teller,
+        Trust, connect,
     },
     identity::{self, IdentityStore, Sign, cache::Cache},
+    probe,
     report::Reporter,
     tls::Protocols,
 };
@@ -81,10 +83,14 @@ pub struct Control {
     journal: (Journal, Vec<Entry>),
 }
 
-impl From<&NodeOptions> for Place {
-    fn from(options: &NodeOptions) -> Self {
-        Self {
-            subscriber: Subscriber::Node(options.node.clone()),
+impl Place {
+    /// Where a node's come from.
+    ///
+    /// # Errors
+    /// If a machine's own address cannot be found out.
+    pub fn of_node(options: &NodeOptions) -> anyhow::Result<Self> {
+        Ok(Self {
+            subscriber: subscriber(options)?,
             config: options.config.clone(),
             control: options.control.clone(),
             control_ca: options.control_ca.clone(),
@@ -96,8 +102,35 @@ impl From<&NodeOptions> for Place {
             protocols: options.tunnel_protocol,
             resolv_conf: options.resolv_conf.clone(),
             credentials: CredentialScope::Nobody,
-        }
+        })
     }
+}
+
+fn subscriber(options: &NodeOptions) -> anyhow::Result<Subscriber> {
+    let MachineOptions { workload_entry, workload_group, address, network, .. } = &options.machine;
+    if let Some(entry) = workload_entry {
+        return Ok(Subscriber::Machine(Machine::of_entry(entry.clone())));
+    }
+    let Some(group) = workload_group else { return Ok(Subscriber::Node(options.node.clone())) };
+    let address = match address {
+        Some(address) => *address,
+        None => own_address(options).context("finding out this machine's address (--address names it)")?,
+    };
+    let network = network.as_deref().unwrap_or_default();
+    Ok(Subscriber::Machine(Machine::of_group(group, address, network)))
+}
+
+/// The address that this machine would reach the control plane from. Nothing is sent.
+fn own_address(options: &NodeOptions) -> anyhow::Result<IpAddr> {
+    let url = options.control.as_deref().context("--control is needed")?;
+    let uri: http::Uri = url.parse().context("--control")?;
+    let host = uri.host().context("--control has no host")?.trim_matches(['[', ']']);
+    let to = (host, uri.port_u16().unwrap_or(15012)).to_socket_addrs()?.next();
+    let to = to.with_context(|| format!("{host} has no address"))?;
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(to)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 impl Source {
@@ -176,7 +209,13 @@ impl Source {
             }
             Self::Control(control) => {
                 let Control { link, trust, journal } = *control;
-                let subscriber = place.subscriber.clone();
+                let (told, health) = watch::channel(None);
+                if let Subscriber::Machine(machine) = &place.subscriber {
+                    let snapshots = publisher.snapshots.subscribe();
+                    let probe = probe::run(machine.clone(), snapshots, told);
+                    tasks::spawn_local("probe", on_duty.clone().during(probe));
+                }
+                let subscriber = (place.subscriber.clone(), health);
                 let discovery = async move {
                     let told = (publisher, demands, names);
                     Discovery::start(subscriber, (link, trust), told, journal).await.run().await;
@@ -211,7 +250,8 @@ impl Control {
         let trust = Arc::new(Trust::new(bundle));
         let endpoint = Endpoint::parse(url, place.control_ca.clone(), trust.clone()).context("--control")?;
         let own = place.subscriber.identity(&place.trust_domain).map_err(anyhow::Error::msg)?;
-        let own = (own, open_cache(place, "node"));
+        let exchanges = place.subscriber.exchanges_tokens();
+        let own = Own { id: own, cache: open_cache(place, "node"), exchanges };
         let link = Arc::new(Link::new(endpoint, place.token.clone(), own));
         Ok(Self { link, trust, journal: (journal, remembered) })
     }

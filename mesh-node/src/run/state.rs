@@ -27,6 +27,8 @@ pub type Findings = Arc<BTreeSet<String>>;
 pub struct NodeState {
     /// Name of the node.
     pub node: String,
+    /// Whether this is the node of a machine in place of pods.
+    pub is_machine: bool,
     /// The process's settings, for the configuration dump.
     pub settings: serde_json::Value,
     /// Log levels.
@@ -99,7 +101,11 @@ impl AdminState for NodeState {
         let Some(pods) = self.pods.borrow().clone() else {
             return Err("local pods have not been looked at yet".to_owned());
         };
-        let captured = pods.iter().filter(|pod| pod.state == PodState::Captured);
+        let captured = || pods.iter().filter(|pod| pod.state == PodState::Captured);
+        if self.is_machine && captured().next().is_none() {
+            return Err("nothing of this machine is captured yet".to_owned());
+        }
+        let captured = captured();
         for pod in captured {
             if self.identities.current(&pod.identity).is_none() {
                 return Err(format!("no certificate for {} yet", pod.identity));

@@ -166,9 +166,18 @@ impl Worker {
         self.refusals.pass()
     }
 
-    /// Where a captured connection of `pod` wanted to go.
-    pub fn original_destination(&self, pod: &LocalPod, client: SocketAddr) -> Option<SocketAddr> {
-        self.flows.borrow().original_destination(pod.netns.cookie(), client)
+    /// Where a captured connection of `pod` wanted to go, of which `accepted` is the node's end.
+    pub fn original_destination(
+        &self,
+        pod: &LocalPod,
+        accepted: &impl AsRawFd,
+        client: SocketAddr,
+    ) -> Option<SocketAddr> {
+        let flows = self.flows.borrow();
+        if pod.is_machine() {
+            return flows.destination_of(accepted);
+        }
+        flows.original_destination(pod.netns.cookie(), client)
     }
 
     /// The resolvers that the UDP socket `client` of `pod` has asked, as `server` hears it; the last one first.

@@ -4,12 +4,13 @@
 //! otherwise go on in plaintext or hang at the guard.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use super::netlink::{NLMSG_ERROR, Netlink, error_of, message};
+use super::netlink::{NLMSG_ERROR, Netlink, attributes, error_of, message};
 
 /// Resets every TCP connection of the calling thread's network namespace that leaves the pod: all but those
 /// between loopback addresses or an address and itself, and tunnels, which are the node's. Returns how many were
@@ -27,6 +28,35 @@ pub fn reset_connections() -> io::Result<usize> {
         }
     }
     Ok(reset)
+}
+
+/// Resets every TCP connection of the calling thread's network namespace that leaves the machine and that a process of one of
+/// these control groups has. Returns how many were reset.
+///
+/// # Errors
+/// `EOPNOTSUPP` where the kernel was built without `CONFIG_INET_DIAG_DESTROY`.
+pub fn reset_connections_of(groups: &BTreeSet<u64>) -> io::Result<usize> {
+    let mut reset = 0;
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for (socket, group) in sockets(family, STATES)? {
+            if groups.contains(&group) && leaves_pod(&socket) && destroy(family, &socket)? {
+                reset += 1;
+            }
+        }
+    }
+    Ok(reset)
+}
+
+/// The TCP ports that processes of these control groups listen at in the calling thread's network namespace, but for those on
+/// loopback only.
+pub fn listening_ports(groups: &BTreeSet<u64>) -> io::Result<BTreeSet<u16>> {
+    let mut ports = BTreeSet::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let all = sockets(family, LISTEN)?.into_iter();
+        let theirs = all.filter(|(id, group)| groups.contains(group) && !is_loopback(&id[4..20]));
+        ports.extend(theirs.map(|(id, _)| u16::from_be_bytes([id[0], id[1]])));
+    }
+    Ok(ports)
 }
 
 /// Resets one TCP connection of the calling thread's network namespace, by its ends. Returns whether it was there.
@@ -132,19 +162,31 @@ fn leaves_pod(id: &SocketId) -> bool {
     if id[..2] == tunnel || id[2..4] == tunnel {
         return false;
     }
-    let v4_loopback = source[4..] == [0; 12] && source[0] == 127;
-    let v6_loopback = source[..15] == [0; 15] && source[15] == 1;
-    source != destination && !v4_loopback && !v6_loopback
+    source != destination && !is_loopback(source)
+}
+
+/// IPv4 addresses stand in the first of four words.
+fn is_loopback(ip: &[u8]) -> bool {
+    let v4 = ip[4..] == [0; 12] && ip[0] == 127;
+    v4 || (ip[..15] == [0; 15] && ip[15] == 1)
 }
 
 fn connections(family: libc::c_int) -> io::Result<Vec<SocketId>> {
+    Ok(sockets(family, STATES)?.into_iter().map(|(id, _)| id).collect())
+}
+
+/// TCP sockets in some states, each with the id of the control group of whoever made it; 0 where the kernel does not say.
+fn sockets(family: libc::c_int, states: u32) -> io::Result<Vec<(SocketId, u64)>> {
     let mut found = Vec::new();
-    Netlink::open(NETLINK_SOCK_DIAG)?.dump(
-        SOCK_DIAG_BY_FAMILY,
-        &request((family, IPPROTO_TCP), &[0; 48]),
+    let mut wanted = request((family, IPPROTO_TCP), &[0; 48]);
+    wanted[4..8].copy_from_slice(&states.to_ne_bytes());
+    Netlink::open(NETLINK_SOCK_DIAG)?.dump(SOCK_DIAG_BY_FAMILY, &wanted, |body| {
         // `struct inet_diag_msg`: family, state, timer, retrans, then the socket id.
-        |body| found.extend(body.get(4..52).and_then(|id| SocketId::try_from(id).ok())),
-    )?;
+        let id = body.get(4..52).and_then(|id| SocketId::try_from(id).ok());
+        let mut all = attributes(body.get(DIAG_MSG..).unwrap_or_default());
+        let group = all.find(|(kind, _)| *kind == INET_DIAG_CGROUP_ID).and_then(|(_, it)| it.try_into().ok());
+        found.extend(id.map(|id| (id, group.map_or(0, u64::from_ne_bytes))));
+    })?;
     Ok(found)
 }
 
@@ -174,6 +216,12 @@ const SOCK_DESTROY: u16 = 21;
 const EXTENSIONS: usize = 2;
 /// The attribute with a `struct tcp_info`.
 const INET_DIAG_INFO: u8 = 2;
+/// Length of `struct inet_diag_msg`, before the attributes.
+const DIAG_MSG: usize = 72;
+/// The attribute with the id of a control group.
+const INET_DIAG_CGROUP_ID: u16 = 21;
+/// The TCP state of listeners.
+const LISTEN: u32 = 1 << 10;
 /// Every TCP state but LISTEN (10), CLOSE (7) and `TIME_WAIT` (6).
 const STATES: u32 = 0xfff & !(1 << 10) & !(1 << 7) & !(1 << 6);
 

@@ -221,9 +221,23 @@ impl<'a> NodeHandle<'a> {
         Process::start(self.command(words)?)
     }
 
+    /// As [`Self::exec`], in a control group of its own below the node's.
+    pub fn exec_in(&self, group: &str, words: &[&str]) -> Result<Output> {
+        output(self.command_in(group, words)?)
+    }
+
+    /// As [`Self::spawn`], in a control group of its own below the node's.
+    pub fn spawn_in(&self, group: &str, words: &[&str]) -> Result<Process> {
+        Process::start(self.command_in(group, words)?)
+    }
+
     fn command(&self, words: &[&str]) -> Result<Command> {
+        self.command_in("host", words)
+    }
+
+    fn command_in(&self, group: &str, words: &[&str]) -> Result<Command> {
         let (program, args) = split(words)?;
-        let mut command = place::node_command(Path::new(program), &self.netns, &self.cgroup.join("host"))?;
+        let mut command = place::node_command(Path::new(program), &self.netns, &self.cgroup.join(group))?;
         command.args(args).env("PATH", &self.path);
         Ok(command)
     }

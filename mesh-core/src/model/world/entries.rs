@@ -13,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::allocate::{Allocator, Ranges};
 use crate::cluster::TrafficDistribution;
+use crate::machine::HEALTH_CHECKED;
 use crate::model::{
     Entry, Exported, Families, Membership, Record, RecordKey, Service, ServiceKey, ServicePort,
 };
@@ -85,6 +86,8 @@ pub(super) struct WorkloadEntry {
     spec: WorkloadEntrySpec,
     /// Those of the object, and those of its spec, which count more.
     labels: BTreeMap<String, String>,
+    /// Whether it may be sent to, as far as somebody on the machine looks.
+    ready: bool,
 }
 
 /// Names what of a ServiceEntry nothing acts on.
@@ -154,7 +157,9 @@ impl WorkloadEntry {
     pub(super) fn of(object: &Object, spec: &WorkloadEntrySpec) -> Self {
         let labels = object.meta.labels.iter().chain(&spec.labels);
         let labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
-        Self { origin: object.origin.clone(), spec: spec.clone(), labels }
+        let is_checked = object.meta.annotations.get(HEALTH_CHECKED).is_some_and(|value| value == "true");
+        let ready = !is_checked || object.status.is_healthy == Some(true);
+        Self { origin: object.origin.clone(), spec: spec.clone(), labels, ready }
     }
 }
 
@@ -223,6 +228,27 @@ impl World {
             self.dirty.pods.extend(pods);
             self.mark_workload_entries(namespace, selector);
         }
+    }
+
+    /// The labels of the WorkloadEntry that the node of this name serves, if that is one.
+    pub(super) fn machine(&self, node: &str) -> Option<(Name, &BTreeMap<String, String>)> {
+        let (namespace, name) = node.split_once('/')?;
+        let name = Name { namespace: namespace.into(), name: name.into() };
+        let labels = &self.entries.workloads.get(&name)?.labels;
+        Some((name, labels))
+    }
+
+    /// The nodes that serve `WorkloadEntries` of a namespace, or of all.
+    pub(super) fn machines_of(&self, namespace: Option<&str>) -> Vec<Arc<str>> {
+        let all = self.entries.workloads.keys();
+        let own = all.filter(|name| namespace.is_none_or(|namespace| *name.namespace == *namespace));
+        own.map(workloads::node_of).collect()
+    }
+
+    /// Marks the `WorkloadEntries` that a selector may select, of one namespace or of all.
+    pub(super) fn mark_machines(&mut self, namespace: Option<&str>, selector: &BTreeMap<String, String>) {
+        let entries = self.entries.by_label.candidates(namespace, selector).cloned();
+        self.dirty.workload_entries.extend(entries);
     }
 
     /// Marks the `WorkloadEntries` of a namespace that a selector, which is not empty, may select.

@@ -239,11 +239,13 @@ impl World {
         let selected =
             candidates.filter(|name| self.pods.get(name).is_some_and(|pod| selects(selector, &pod.labels)));
         self.dirty.pods.extend(selected.cloned());
+        self.mark_machines(namespace, selector);
     }
 
     pub(super) fn mark_namespace(&mut self, scope: &str) {
         let all: Vec<_> = self.pods_in(scope).cloned().collect();
         self.dirty.pods.extend(all);
+        self.mark_workload_entries_of(Some(scope).filter(|scope| *scope != EVERYWHERE));
     }
 
     fn pods_in(&self, scope: &str) -> Box<dyn Iterator<Item = &Name> + '_> {

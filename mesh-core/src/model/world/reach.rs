@@ -76,6 +76,8 @@ impl World {
             }
         };
         self.dirty.nodes.extend(nodes);
+        let machines = self.machines_of(Some(scope).filter(|scope| *scope != EVERYWHERE));
+        self.dirty.nodes.extend(machines);
     }
 
     /// What the pods of nodes see differently since the last call.
@@ -100,12 +102,19 @@ impl World {
             let hosts = self.sidecar_of(name, &pod.labels).map(|sidecar| Arc::clone(&sidecar.hosts));
             Some(View { namespace: Arc::clone(&name.namespace), hosts })
         };
-        let needs = Needs {
+        let mut needs = Needs {
             namespaces: pods().map(|name| Arc::clone(&name.namespace)).collect(),
             listed: pods().flat_map(|name| self.listed_by(&self.uid_of(name))).cloned().collect(),
         };
+        let mut views: Vec<_> = pods().filter_map(view).collect();
+        if let Some((name, labels)) = self.machine(node) {
+            let hosts = self.sidecar_of(&name, labels).map(|sidecar| Arc::clone(&sidecar.hosts));
+            views.push(View { namespace: Arc::clone(&name.namespace), hosts });
+            needs.listed.extend(self.listed_by(&self.entry_uid_of(&name)).iter().cloned());
+            needs.namespaces.insert(name.namespace);
+        }
         let defaults = ExportDefaults::of(self.mesh.text.config());
-        Reach::of(pods().filter_map(view).collect(), needs, defaults)
+        Reach::of(views.into_iter().collect(), needs, defaults)
     }
 
     /// The policies that a pod was last told to list.

@@ -42,6 +42,7 @@ const VARIANTS: &[&str] = &[
     "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: two, namespace: app}, spec: {hosts: [web.example], resolution: DNS, exportTo: ['.'], ports: [{name: tls, number: 443, protocol: TLS}]}}",
     "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: vm, namespace: app, labels: {app: web}}, spec: {address: 10.7.0.1, ports: {http: 8888}, weight: 3, serviceAccount: vm}}",
     "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: vm, namespace: app}, spec: {address: vm.example, labels: {app: db}}}",
+    "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: vm, namespace: app, labels: {app: web, networking.istio.io/tunnel: http}}, spec: {address: 10.7.0.1, serviceAccount: vm}}",
 ];
 
 fn object(index: usize) -> Object {
@@ -288,4 +289,53 @@ fn networks_lead_to_service_entries() {
     assert_eq!(host(&mut world, "app", "203.0.113.1:80"), "wide.example");
     world.remove(&entry("wide", "wide.example", "").key());
     assert_eq!(host(&mut world, "app", "203.0.113.1:80"), "-");
+}
+
+fn machine(health: &str) -> String {
+    format!(
+        "{{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {{name: vm, namespace: app, \
+         labels: {{app: vm, networking.istio.io/tunnel: http}}, annotations: {{proxy.istio.io/health-checks-enabled: \"{health}\"}}}}, \
+         spec: {{address: 10.7.0.1, serviceAccount: vm}}}}"
+    )
+}
+
+#[test]
+fn a_workload_entry_that_ends_tunnels_is_local_to_a_node_of_its_own() {
+    let policy = |name: &str, app: &str| {
+        format!(
+            "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: {name}, namespace: app}}, \
+             spec: {{selector: {{matchLabels: {{app: {app}}}}}, rules: [{{}}]}}}}"
+        )
+    };
+    let read = |text: &str| parse(&SourceFile { name: "a.yaml", text }).objects.remove(0);
+    let mut world = World::new(CompileOptions::default());
+    let mut mirror = Mirror::new("app/vm");
+    world.upsert(&read(&machine("false")));
+    tell(&mut mirror, world.commit());
+    let local = |mirror: &mut Mirror| mirror.snapshot().local_pods().next().cloned();
+    let workload = local(&mut mirror).unwrap();
+    assert!(workload.enrolled && workload.ready && workload.policies.is_empty());
+    assert!(workload.labels.contains_key("app"), "its own node knows all of its labels");
+    // A policy comes after it, which selects it, and one that does not.
+    world.upsert(&read(&policy("mine", "vm")));
+    world.upsert(&read(&policy("other", "web")));
+    tell(&mut mirror, world.commit());
+    let listed = |workload: &crate::model::Workload| {
+        workload.policies.iter().map(|it| it.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&local(&mut mirror).unwrap()), ["mine"]);
+    // Its node is told what its namespace sees, and the policy that it lists.
+    let reaches = world.take_reaches();
+    let (_, reach) = reaches.iter().find(|(node, _)| **node == *"app/vm").unwrap();
+    let is_mine = |record: &Record| matches!(record, Record::Policy(policy) if *policy.key().name == *"mine");
+    assert!(world.records().any(|record| is_mine(record) && reach.includes(record)));
+    world.remove(&read(&policy("mine", "vm")).key());
+    // What is to be looked at before anybody may send there.
+    world.upsert(&read(&machine("true")));
+    tell(&mut mirror, world.commit());
+    let workload = local(&mut mirror).unwrap();
+    assert!(!workload.ready && listed(&workload).is_empty());
+    let mut other = Mirror::new("app");
+    world.records().cloned().for_each(|record| other.apply(record));
+    assert!(other.snapshot().local_pods().next().is_none(), "to no other node");
 }

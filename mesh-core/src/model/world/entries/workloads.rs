@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::{WorkloadEntry, memberships};
 use crate::id::SpiffeId;
+use crate::machine::{TUNNEL, account_of};
 use crate::model::world::pods::{Names, PodFacts};
 use crate::model::world::{Name, Report, Topic, World};
-use crate::model::{Membership, Record, RecordKey, Workload, WorkloadType};
+use crate::model::{LocalPod, Membership, Record, RecordKey, Workload, WorkloadType};
 use crate::net::canonical_ip;
 use crate::resource::networking::WorkloadEntrySpec;
 use crate::resource::networking::workload::Address;
@@ -17,20 +18,62 @@ use crate::resource::{ObjectKey, Origin};
 
 impl World {
     pub(in crate::model::world) fn commit_workload_entry(&mut self, name: &Name) {
-        let uid: Arc<str> =
-            format!("{}/networking.istio.io/WorkloadEntry/{}/{}", self.cluster, name.namespace, name.name)
-                .into();
+        let uid = self.entry_uid_of(name);
         let mut report = Report::default();
         let record = self.entries.workloads.get(name).and_then(|entry| {
             let place = Place { field: "spec", name, origin: &entry.origin, labels: &entry.labels };
             let services = self.services_selecting(name, entry);
             let record = self.entry_workload(&place, &entry.spec, (&uid, services), &mut report)?;
-            Some(self.bound(record, &name.namespace, &entry.labels))
+            Some(self.as_machine(name, entry, self.bound(record, &name.namespace, &entry.labels)))
         });
+        let (record, local) = record.unwrap_or_default();
+        let listed = match &record {
+            Some(Record::Workload(workload)) => &workload.policies[..],
+            _ => &[],
+        };
+        if local.is_some() || listed != self.listed_by(&uid) {
+            self.dirty.nodes.insert(node_of(name));
+        }
+        self.emit(RecordKey::LocalPod(Arc::clone(&uid)), local.map(Record::LocalPod));
         let (namespace, own) = (Arc::clone(&name.namespace), Arc::clone(&name.name));
         let object = ObjectKey { kind: "WorkloadEntry", namespace, name: own };
         self.findings.set(&object, Topic::Outcome, report);
         self.emit(RecordKey::Workload(uid), record);
+    }
+
+    /// The uid of the workload that a WorkloadEntry is.
+    pub(in crate::model::world) fn entry_uid_of(&self, Name { namespace, name }: &Name) -> Arc<str> {
+        format!("{}/networking.istio.io/WorkloadEntry/{namespace}/{name}", self.cluster).into()
+    }
+
+    /// One that ends tunnels is a machine that a node of ours may serve: with the policies that select it, and with what only
+    /// that node is told.
+    fn as_machine(
+        &self,
+        name: &Name,
+        entry: &WorkloadEntry,
+        record: Record,
+    ) -> (Option<Record>, Option<Arc<LocalPod>>) {
+        let Record::Workload(workload) = &record else { return (Some(record), None) };
+        let ready = entry.ready;
+        if !workload.enrolled {
+            let workload = Workload { ready, ..Workload::clone(workload) };
+            return (Some(Record::Workload(Arc::new(workload))), None);
+        }
+        let node = node_of(name);
+        let local = LocalPod {
+            uid: Arc::clone(&workload.uid),
+            node: Arc::clone(&node),
+            pod_uid: None,
+            labels: Arc::new(entry.labels.clone()),
+            probe_ports: Vec::new(),
+            enrolled: true,
+            inbound_bypass: false,
+            dns_bypass: false,
+        };
+        let policies = self.policies_of(name, &entry.labels);
+        let workload = Workload { ready, node: Some(node), policies, ..Workload::clone(workload) };
+        (Some(Record::Workload(Arc::new(workload))), Some(Arc::new(local)))
     }
 
     /// A WorkloadEntry asks for a waypoint as a pod does; what a ServiceEntry lists is of that.
@@ -96,8 +139,7 @@ impl World {
         report: &mut Report,
     ) -> Option<Record> {
         let Place { field, name, origin, labels } = *place;
-        let account =
-            Some(spec.service_account.as_str()).filter(|text| !text.is_empty()).unwrap_or("default");
+        let account = account_of(spec);
         let identity = SpiffeId::new(&self.mesh.trust_domain, &name.namespace, account);
         let identity = identity.map_err(|error| format!("serviceAccount: the identity {error}"));
         let known = identity.and_then(|identity| Ok((identity, address_of(spec)?)));
@@ -146,6 +188,12 @@ impl World {
     }
 }
 
+/// What the node that serves a WorkloadEntry is called: no node of Kubernetes has a slash in its name, so that nobody can be
+/// taken for another.
+pub(in crate::model::world) fn node_of(name: &Name) -> Arc<str> {
+    format!("{}/{}", name.namespace, name.name).into()
+}
+
 /// Where a workload is written, for findings about it.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
@@ -166,6 +214,3 @@ fn address_of(spec: &WorkloadEntrySpec) -> Result<(Vec<IpAddr>, Option<Arc<str>>
         None => Err("has no address: gateways of other networks are not known here".to_owned()),
     }
 }
-
-/// The label by which Istio knows that somebody outside of Kubernetes ends tunnels.
-const TUNNEL: &str = "networking.istio.io/tunnel";
