@@ -8,6 +8,7 @@ mod caller;
 mod certificates;
 mod control;
 mod deployer;
+mod describe;
 mod discovery;
 mod evil;
 mod flood;
