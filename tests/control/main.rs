@@ -16,6 +16,7 @@ mod hook;
 mod hostile;
 mod kubernetes_control;
 mod leader;
+mod logs;
 mod manifests;
 mod marks;
 mod nack;
