@@ -14,6 +14,7 @@ mod evil;
 mod flood;
 mod hook;
 mod hostile;
+mod kiali;
 mod kubernetes_control;
 mod leader;
 mod logs;

@@ -32,7 +32,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let answer = args.control.get("/debug/syncz")?;
+    let answer = args.control.get("/debug/subscribers")?;
     let mut answer: Value =
         serde_json::from_str(&answer).context("the control plane's answer is not JSON")?;
     if let Some(node) = &args.node {
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `/debug/syncz` answers, as far as it is shown.
+/// What `/debug/subscribers` answers, as far as it is shown.
 #[derive(Debug, Deserialize)]
 struct Status {
     subscribers: Vec<Proxy>,
