@@ -19,16 +19,13 @@ pub(super) fn analyze(index: &Index<'_>, messages: &mut Vec<Message>) {
     for route in resources.routes() {
         parents(index, route, messages);
         let statuses = report.routes.get(&route.object.key()).into_iter().flatten();
-        let mut is_resolved = true;
         for status in statuses {
             let at = route.parents().iter().position(|it| it == status.parent).unwrap_or_default();
             let wrong = || status.conditions.iter().filter(|it| !it.holds);
             messages.extend(wrong().filter(|it| it.sort == ACCEPTED).map(|it| unattached(route, at, it)));
-            // It is said of each parent, and is the same for all.
-            if let Some(it) = wrong().find(|it| it.sort == RESOLVED).filter(|_| is_resolved) {
-                is_resolved = false;
-                messages.extend(unresolved(index, route, it));
-            }
+            // It is said of each parent, and is the same for all: what is said twice is shown once.
+            let nowhere = wrong().filter(|it| it.sort == RESOLVED);
+            messages.extend(nowhere.filter_map(|it| unresolved(index, route, it)));
         }
     }
 }

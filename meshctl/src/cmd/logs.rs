@@ -152,9 +152,14 @@ mod tests {
     #[test]
     fn a_log_is_found_by_who_it_is_of() {
         let logs = tempfile::tempdir().unwrap();
-        for name in
-            ["mesh-control.log", "node-1.mesh-node.log", "default.way-pod.way.log", "default.web-1.c.log"]
-        {
+        // One that only begins with the name of another is not meant.
+        for name in [
+            "mesh-control.log",
+            "node-1.mesh-node.log",
+            "node-10.mesh-node.log",
+            "default.way-pod.way.log",
+            "default.web-1.c.log",
+        ] {
             fs::write(logs.path().join(name), "x").unwrap();
         }
         let found = |who: &str| file_of(logs.path(), who).map(|path| path.file_name().unwrap().to_owned());
