@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "authz.proto",
         "topology.proto",
         "otlp.proto",
+        "als.proto",
     ];
     let descriptors = protox::compile(files, ["proto"])?;
     // Payloads stay in the buffer that they arrived in.

@@ -91,7 +91,8 @@ impl Debug {
             }
             "/version" => text(StatusCode::OK, version()),
             "/debug/registryz" => json(&self.registry()),
-            "/debug/syncz" => json(&self.subscribers()),
+            "/debug/subscribers" => json(&self.subscribers()),
+            "/debug/syncz" => json(&self.sync()),
             "/debug/findings" => json(&json!(*self.dashboard.findings.lines())),
             "/debug" => text(StatusCode::OK, INDEX.to_owned()),
             _ => text(StatusCode::NOT_FOUND, INDEX.to_owned()),
@@ -113,6 +114,17 @@ impl Debug {
         let clients = self.hub.clients();
         json!({ "sequence": sequence, "subscribers": clients.iter().map(|one| client(one, sequence)).collect::<Vec<_>>() })
     }
+
+    /// How far everybody is, in the form of Istio's control plane.
+    fn sync(&self) -> Value {
+        let proxies = self.dashboard.traffic.proxies();
+        let version = |client: &Client| {
+            let told = client.node.as_ref().and_then(|node| proxies.get(node));
+            told.map_or_else(version, |proxy| proxy.version.to_string())
+        };
+        let clients = self.hub.clients();
+        clients.iter().map(|it| synced(it, &self.dashboard.cluster, &version(it))).collect()
+    }
 }
 
 /// As Istio's control plane says it, so that Kiali can read it.
@@ -133,6 +145,39 @@ fn registered(service: &Service) -> Value {
         "ports": ports.collect::<Vec<_>>(),
     })
 }
+
+/// What Istio says of a proxy, which tools compare: what was sent last, and what was answered last. Each kind of Envoy's
+/// configuration goes as far as the types that it would be made from; what was never sent is left out, as Istio does.
+fn synced(client: &Client, cluster: &str, version: &str) -> Value {
+    let mut parts = client.id.split('~');
+    let (sort, name) = (parts.next().unwrap_or_default(), parts.nth(1));
+    let mut out = json!({
+        "cluster_id": cluster,
+        "proxy": name.unwrap_or(&client.id),
+        "proxy_type": if name.is_some() { sort } else { "ztunnel" },
+        "istio_version": version,
+        "proxy_version": version,
+    });
+    for (kind, types) in MADE_FROM {
+        let all = client.types.iter().filter(|(it, ..)| types.contains(it)).map(|(_, progress, _)| progress);
+        let sent = all.clone().map(|it| it.sent).min().filter(|sent| *sent > 0);
+        let acked = all.map(|it| if it.in_flight == 0 { it.sent } else { it.acknowledged }).min();
+        for (what, number) in [("sent", sent), ("acked", acked.filter(|it| *it > 0))] {
+            if let Some(number) = number {
+                out[format!("{kind}_{what}")] = json!(number.to_string());
+            }
+        }
+    }
+    out
+}
+
+/// Kinds of Envoy's configuration, and the types of resources that they would be made from.
+const MADE_FROM: [(&str, &[ResourceType]); 4] = [
+    ("cluster", &[ResourceType::Address]),
+    ("endpoint", &[ResourceType::Address]),
+    ("listener", &[ResourceType::Mesh, ResourceType::Authorization, ResourceType::LocalPod]),
+    ("route", &[ResourceType::Config]),
+];
 
 fn client(client: &Client, sequence: u64) -> Value {
     let types: Vec<Value> = client
@@ -178,5 +223,4 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Ful
 
 /// Requests of the page at a time.
 pub const TURNS: usize = 4;
-const INDEX: &str =
-    "/\n/api/v1/mesh\n/metrics\n/healthz/ready\n/version\n/debug/syncz\n/debug/registryz\n/debug/findings\n";
+const INDEX: &str = "/\n/api/v1/mesh\n/metrics\n/healthz/ready\n/version\n/debug/subscribers\n/debug/syncz\n/debug/registryz\n/debug/findings\n";

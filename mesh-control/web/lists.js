@@ -126,9 +126,20 @@ export async function nodesPage(_, { mesh }) {
     nodes.length === 0
       ? empty("No nodes", "No pod runs anywhere that the mesh knows, and no node has connected. On a node:", command("mesh-node node --node NAME --control https://mesh-control:15012 --control-ca FILE"))
       : table("Nodes", columns("Node"), nodes, (node) => node.name),
+    troubled(nodes),
     others.length > 0 && [h("h2", {}, "Gateways, waypoints and others"), table("Gateways and others", columns("Proxy").filter(([name]) => name !== "Pods" && name !== "Captured"), others, (it) => `${it.name} ${it.subscriptions[0]?.address}`)],
     mesh.counts.proxies === 0 && nodes.length > 0 && h("p", { class: "notice" }, "No proxy has told of its traffic. Those of another make do not."),
   ];
+}
+
+/** Pods that their nodes say something is wrong with. */
+function troubled(nodes) {
+  const rows = nodes.flatMap((node) => node.troubles.map((it) => ({ ...it, node: node.name })));
+  return rows.length > 0 && [h("h2", {}, "Pods in trouble"), table("Pods in trouble", [
+    ["Pod", (row) => h("strong", {}, h("span", { class: "quiet" }, `${row.namespace}/`), row.name)],
+    ["Node", (row) => row.node],
+    ["What is wrong", (row) => [row.capture && h("p", {}, badge("bad", "not captured"), " ", row.capture), row.certificate && h("p", {}, badge("warn", "no new certificate"), " ", row.certificate)]],
+  ], rows, (row) => `${row.namespace}/${row.name}`)];
 }
 
 const inStep = (node) => (node.subscriptions.length > 0 || node.elsewhere) && node.subscriptions.every(({ synced }) => synced);

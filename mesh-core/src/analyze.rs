@@ -28,6 +28,7 @@ mod index;
 mod mesh_hosts;
 mod namespace;
 mod policy;
+mod route;
 mod schema;
 mod selector;
 mod service;
@@ -159,6 +160,7 @@ const ANALYZERS: &[(&str, Analyzer)] = &[
     ("gateway", gateway::analyze),
     ("namespace", namespace::analyze),
     ("policy", policy::analyze),
+    ("route", route::analyze),
     ("selector", selector::analyze),
     ("service.ports", service::analyze),
     ("service.takeover", takeover::analyze),

@@ -20,8 +20,8 @@ pub use self::refs::{AuthorityFault, BackendFault, CertificateFault, RouteBacken
 pub use self::serve::{Served, client_certificate, serve};
 pub use self::status::{Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, ParentStatus, Report};
 use crate::resource::gateway_api::{
-    GatewayClassSpec, GatewaySpec, GrpcRouteSpec, Hostname, HttpRouteSpec, ListenerSetSpec, ParentRef,
-    SecretRef, TcpRouteSpec, TlsRouteSpec, UdpRouteSpec,
+    Backend, GatewayClassSpec, GatewaySpec, GrpcRouteSpec, Hostname, HttpRouteSpec, ListenerSetSpec,
+    ParentRef, SecretRef, TcpRouteSpec, TlsRouteSpec, UdpRouteSpec,
 };
 use crate::resource::{Object, Spec};
 use crate::route::ResourceName;
@@ -220,7 +220,8 @@ impl<'a> ListenerSet<'a> {
 }
 
 impl<'a> Route<'a> {
-    fn of(object: &'a Object) -> Option<Self> {
+    /// What `object` is, if it is a route.
+    pub fn of(object: &'a Object) -> Option<Self> {
         let spec = match &object.spec {
             Spec::HttpRoute(spec) => RouteSpec::Http(spec),
             Spec::GrpcRoute(spec) => RouteSpec::Grpc(spec),
@@ -262,6 +263,14 @@ impl<'a> Route<'a> {
             RouteSpec::Tls(spec) => &spec.hostnames,
             RouteSpec::Tcp(_) | RouteSpec::Udp(_) => &[],
         }
+    }
+
+    /// What its requests are sent to, copies of them among these.
+    pub fn backends(&self) -> impl Iterator<Item = &'a Backend> {
+        status::references(self).into_iter().filter_map(|it| match it {
+            status::Reference::Backend(backend) => Some(backend),
+            status::Reference::Filter(_) => None,
+        })
     }
 
     /// The rules that are left out, by number, and why each is; and how many rules there are.

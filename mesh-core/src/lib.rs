@@ -4,6 +4,7 @@
 //! Invariant: no I/O, no clock, no randomness, no runtime. Whatever changes between two calls is an argument.
 #![forbid(unsafe_code)]
 
+pub mod addressee;
 pub mod allocate;
 pub mod allowance;
 pub mod analyze;
@@ -23,6 +24,7 @@ pub mod http;
 pub mod id;
 pub mod limit;
 pub mod log_gate;
+pub mod log_service;
 pub mod machine;
 pub mod model;
 pub mod mongo;

@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use self::effective::{Effective, Families, Group, Log, Tag, Tracing};
+pub use self::effective::{Effective, Families, Group, Log, Tag, ToService, Tracing};
 pub use self::expression::{Attributes, Expression, ExpressionError, Value};
-use self::rule::Rule;
+use self::rule::{LogProvider, Rule};
 use crate::model::{Service, Snapshot, Workload};
 use crate::own::Own;
 use crate::resource::Spec;
@@ -36,6 +36,8 @@ pub struct Telemetries {
     mesh: Arc<MeshConfig>,
     /// The oldest first.
     rules: Vec<Rule>,
+    /// Whether the mesh has services that are told what access logs have, whatever Telemetries say.
+    logs_to_services: bool,
 }
 
 /// Those of them that are for one workload, in the order they are applied.
@@ -55,7 +57,11 @@ impl Telemetries {
             })
             .collect();
         rules.sort_by(|one, other| one.age().cmp(&other.age()));
-        Self { root, mesh: Arc::clone(snapshot.mesh()), rules }
+        let mesh = Arc::clone(snapshot.mesh());
+        let is_service =
+            |name: &String| matches!(LogProvider::find(&mesh, name), Some(LogProvider::Service(_)));
+        let logs_to_services = mesh.default_providers.access_logging.iter().any(is_service);
+        Self { root, mesh, rules, logs_to_services }
     }
 
     /// Those for a workload.
@@ -94,9 +100,9 @@ impl Telemetries {
         Chosen([mesh, own, gateway.or_else(class), served])
     }
 
-    /// Whether there is none.
+    /// Whether nobody's connections are told about in another way than the usual one.
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.rules.is_empty() && !self.logs_to_services
     }
 
     /// What they come to for one side.

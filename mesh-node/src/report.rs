@@ -12,6 +12,7 @@
 mod access;
 mod conn;
 mod edges;
+mod entries;
 mod event;
 mod health;
 mod labels;
@@ -39,6 +40,7 @@ use tokio::time::Instant;
 
 pub use access::AccessLogFormat;
 pub use conn::{ConnReport, ConnView, Counters};
+pub use entries::Post;
 pub use event::{Event, Family};
 pub use health::{Checked, CheckedEndpoint};
 pub use metrics::{CertificateFigure, NodeFigures, classic_text};

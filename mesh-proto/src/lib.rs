@@ -5,13 +5,14 @@
 //! resource and the field. A resource is decoded alone: a bad one costs the others nothing.
 #![forbid(unsafe_code)]
 
-pub use self::generated::{authz, ca, discovery, mesh, otlp, ratelimit, security, topology, workload};
+pub use self::generated::{als, authz, ca, discovery, mesh, otlp, ratelimit, security, topology, workload};
 
 pub mod check;
 pub mod codec;
 pub mod decode;
 pub mod encode;
 pub mod limit;
+pub mod logs;
 pub mod names;
 mod policy;
 pub mod spans;
@@ -63,7 +64,12 @@ mod generated {
         tonic::include_proto!("mesh.topology.v1");
     }
 
-    /// Spans for collectors of OpenTelemetry.
+    /// Envoy's access log service.
+    pub mod als {
+        tonic::include_proto!("mesh.als.v1");
+    }
+
+    /// Spans and logs for collectors of OpenTelemetry.
     pub mod otlp {
         tonic::include_proto!("mesh.otlp.v1");
     }

@@ -45,7 +45,7 @@ fn encode(span: &Span) -> otlp::Span {
     }
 }
 
-fn pair(key: &str, value: &str) -> otlp::KeyValue {
+pub(crate) fn pair(key: &str, value: &str) -> otlp::KeyValue {
     let value = otlp::AnyValue { value: Some(any_value::Value::StringValue(value.to_owned())) };
     otlp::KeyValue { key: key.to_owned(), value: Some(value) }
 }

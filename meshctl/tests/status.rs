@@ -54,7 +54,7 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn proxies_are_shown_as_a_table() {
     let (output, asked) = status(ok(ANSWER), &[]);
-    assert!(asked.starts_with("GET /debug/syncz HTTP/1.0\r\nHost: 127.0.0.1:"), "{asked}");
+    assert!(asked.starts_with("GET /debug/subscribers HTTP/1.0\r\nHost: 127.0.0.1:"), "{asked}");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let table = text(&output.stdout);
     let first: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().take(3).collect()).collect();
@@ -112,7 +112,7 @@ fn a_control_plane_that_is_not_there_is_named() {
     assert_eq!(output.status.code(), Some(1));
     let error = text(&output.stderr);
     assert!(
-        error.starts_with(&format!("meshctl: http://{unused}/debug/syncz: Connection refused")),
+        error.starts_with(&format!("meshctl: http://{unused}/debug/subscribers: Connection refused")),
         "{error}"
     );
 }

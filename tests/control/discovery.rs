@@ -101,7 +101,7 @@ async fn what_others_refer_to_comes_first() -> Result<()> {
 
 /// Whether every subscriber is shown as having all of it.
 fn synced(plane: &Plane) -> Result<bool> {
-    let syncz = plane.syncz()?;
+    let syncz = plane.subscribers()?;
     let all = syncz["subscribers"].as_array().context("subscribers")?;
     let types: Vec<_> = all.iter().filter_map(|one| one["types"].as_array()).flatten().collect();
     Ok(!types.is_empty() && types.iter().all(|one| one["status"] == "SYNCED"))
@@ -217,7 +217,7 @@ async fn a_rejection_is_shown_and_not_repeated() -> Result<()> {
     let response = subscriber.next().await?;
     subscriber.answer(&response, Some("a/only: no such rule")).await?;
     let shown = || -> Result<bool> {
-        let syncz = plane.syncz()?;
+        let syncz = plane.subscribers()?;
         let one = &syncz["subscribers"][0]["types"][0];
         Ok(one["lastRejection"] == "a/only: no such rule" && one["rejected"] == 1 && one["accepted"] == 0)
     };

@@ -77,7 +77,13 @@ async fn pods_are_marked_as_their_nodes_say() {
     let uid = server.read("Pod", "shop", "web").expect("the pod")["metadata"]["uid"].clone();
     assert_eq!(web["involvedObject"]["uid"], uid, "kubectl describe finds them by it");
 
-    // Once is enough, and what has passed is seen as well.
+    // Once is enough: a pod that comes later is marked in a round that has looked at these again.
+    server.put(&pod(("shop", "late"), ("n1", "10.0.0.5"), "web"));
+    telling(&control, &report, "a later one is marked", || redirection(server, "late").is_some()).await;
+    server.put(&pod(("shop", "later"), ("n1", "10.0.0.6"), "web"));
+    telling(&control, &report, "and one after that", || redirection(server, "later").is_some()).await;
+    assert_eq!(events(server).len(), 2, "{:?}", events(server));
+    // What has passed is seen as well.
     report.troubles.clear();
     report.pending = 0;
     telling(&control, &report, "it is captured again", || redirection(server, "web").is_some()).await;

@@ -150,7 +150,7 @@ impl Drop for Node {
 
 /// What the control plane shows of the node's addresses.
 fn shown(plane: &Plane) -> Result<Value> {
-    let syncz = plane.syncz()?;
+    let syncz = plane.subscribers()?;
     let types = syncz["subscribers"][0]["types"].as_array().context("types")?.clone();
     types.into_iter().find(|one| one["type"] == "Address").context("addresses")
 }

@@ -86,9 +86,9 @@ impl Plane {
         Ok(response.text())
     }
 
-    /// `/debug/syncz`.
-    pub(crate) fn syncz(&self) -> Result<Value> {
-        Ok(serde_json::from_str(&self.get("/debug/syncz")?)?)
+    /// `/debug/subscribers`.
+    pub(crate) fn subscribers(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&self.get("/debug/subscribers")?)?)
     }
 
     /// The value of a metric, all of its labels together.

@@ -110,7 +110,7 @@ async fn nothing_older_follows_something_newer() -> Result<()> {
             let now = port(&subscriber, "a")?;
             ensure!(now >= last, "{last} and then {now}");
             last = now;
-            let shown = plane.syncz()?["sequence"].as_u64().context("a sequence")?;
+            let shown = plane.subscribers()?["sequence"].as_u64().context("a sequence")?;
             ensure!(shown >= sequence, "sequence {sequence} and then {shown}");
             sequence = shown;
         }
@@ -171,7 +171,7 @@ async fn the_slow_delay_nobody() -> Result<()> {
         each >> 10,
         size >> 10
     );
-    let syncz = plane.syncz()?;
+    let syncz = plane.subscribers()?;
     let behind = syncz["subscribers"].as_array().context("subscribers")?.iter().filter(|one| {
         one["types"].as_array().is_some_and(|types| types.iter().any(|one| one["status"] == "STALE"))
     });

@@ -25,7 +25,7 @@ async fn it_is_served_as_it_asks() -> Result<()> {
     ztunnel.send(named(ResourceType::Authorization, &[], &[])).await?;
     let told = ztunnel.told().await?;
     ensure!(told.len() == 5 && ztunnel.held.len() == 5, "two pods, two services, a policy: {told:?}");
-    let syncz = plane.syncz()?;
+    let syncz = plane.subscribers()?;
     let one = &syncz["subscribers"][0];
     let id = one["id"].as_str().unwrap_or_default();
     ensure!(one["node"] == "n1" && id.starts_with("ztunnel~") && id.contains(".istio-system~"), "{one}");
@@ -139,7 +139,7 @@ async fn the_real_one_takes_what_it_is_told() -> Result<()> {
     ensure!(front["endpoints"].as_object().is_some_and(|all| all.len() == 1), "with its pod: {front}");
     let rule = &all(&dump, "policies")[0];
     ensure!(rule["name"] == "only" && rule["namespace"] == "a" && rule["action"] == "Allow", "{rule}");
-    let types = plane.syncz()?["subscribers"][0]["types"].clone();
+    let types = plane.subscribers()?["subscribers"][0]["types"].clone();
     let rejected = types.as_array().context("types")?.iter().any(|one| one["rejected"] != 0);
     ensure!(!rejected, "it has rejected something: {types}");
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use mesh_tests::bed::Bed;
-use mesh_tests::collector::Taken;
+use mesh_tests::collector::{Logged, Taken};
 use mesh_tests::http::{Request, fetch};
 use mesh_tests::waypoint::{self, Source};
 
@@ -35,6 +35,14 @@ data:
   mesh: |
     extensionProviders:
     - {name: zipkin, zipkin: {service: zipkin.tracing.svc.cluster.local, port: 9411}}
+    - {name: tcp, envoyTcpAls: {service: zipkin.tracing.svc.cluster.local, port: 4317}}
+    - {name: otel, envoyOtelAls: {service: zipkin.tracing.svc.cluster.local, port: 4317, logFormat: {text: '%BYTES_RECEIVED% %UPSTREAM_CLUSTER%'}}}
+---
+{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: echo, namespace: default},
+  spec: {selector: {matchLabels: {app: echo}}, accessLogging: [{providers: [{name: tcp}, {name: envoy}]}]}}
+---
+{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: sleep, namespace: default},
+  spec: {selector: {matchLabels: {app: sleep}}, accessLogging: [{providers: [{name: otel}, {name: envoy}]}]}}
 ---
 {apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: all, namespace: default},
   spec: {tracing: [{providers: [{name: zipkin}], randomSamplingPercentage: 100}]}}
@@ -144,6 +152,7 @@ fn a_trace_goes_through_all_hops_and_prometheus_answers_what_dashboards_ask() ->
         "the id is kept: {spans:#?}"
     );
     through_a_waypoint(&bed)?;
+    connections_are_told(&bed)?;
     dashboards(&bed)
 }
 
@@ -168,6 +177,32 @@ fn through_a_waypoint(bed: &Bed) -> Result<()> {
         }
         let ours: Vec<_> = all.iter().filter(about).collect();
         ensure!(Instant::now() < until, "no two spans: {ours:#?}");
+    }
+}
+
+/// Services of access logs are told of connections by both ends, each by what its own Telemetry names.
+fn connections_are_told(bed: &Bed) -> Result<()> {
+    let (sleep, echo) = (bed.pod("default/sleep")?, bed.pod("default/echo")?);
+    sleep.exec(&["sh", "-c", "echo world | curl -s -m 2 -o /dev/null telnet://echo:9000"])?;
+    let until = Instant::now() + Duration::from_secs(15);
+    let at = (bed.pod("tracing/collector")?.ip(), 9411).into();
+    loop {
+        let ask = || fetch(at, &Request::get("/logged"), Duration::from_secs(5));
+        let all: Vec<Logged> = serde_json::from_slice(&bed.node("node-1")?.run_in_netns(ask)??.body)?;
+        let server = all.iter().find(|it| it.by == "tcp" && it.says["cluster"] == "inbound|9000||");
+        let client = all.iter().find(|it| it.body == "6 outbound|9000||echo.default.svc.cluster.local");
+        if let (Some(server), Some(client)) = (server, client) {
+            ensure!(server.cluster == "echo.default" && server.log == "tcp_envoy_accesslog", "{server:#?}");
+            ensure!(server.node.starts_with(&format!("sidecar~{}~echo.default", echo.ip())), "{server:#?}");
+            ensure!(server.says["peer"].ends_with("/ns/default/sa/sleep"), "{server:#?}");
+            ensure!(server.says["received"] == "6" && server.says["sent"] != "0", "{all:#?}");
+            ensure!(server.says["client"].starts_with(&format!("{}:", sleep.ip())), "{server:#?}");
+            ensure!(client.cluster == "sleep.default", "{client:#?}");
+            ensure!(all.iter().filter(|it| it.by == "tcp").count() == 1, "one entry a connection: {all:#?}");
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "not both ends have told: {all:#?}");
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 

@@ -54,7 +54,11 @@ const PROVIDERS: &str = "extensionProviders:
 - {name: zipkin, zipkin: {service: zipkin.shop.svc.cluster.local, port: 9411, traceContextOption: USE_B3_WITH_W3C_PROPAGATION}}
 - {name: otlp-grpc, opentelemetry: {service: otlp.shop.svc.cluster.local, port: 4317, grpc: {initialMetadata: [{name: x-tenant, value: t1}]}}}
 - {name: otlp-http, opentelemetry: {service: zipkin.shop.svc.cluster.local, port: 9411, http: {path: /v1/traces, headers: [{name: x-tenant, value: t2}]}}}
-- {name: file, envoyFileAccessLog: {path: /dev/stdout, logFormat: {labels: {who: '%REQ(X-WHO)%', code: '%RESPONSE_CODE%'}}}}";
+- {name: file, envoyFileAccessLog: {path: /dev/stdout, logFormat: {labels: {who: '%REQ(X-WHO)%', code: '%RESPONSE_CODE%'}}}}
+- {name: als, envoyHttpAls: {service: logs.shop.svc.cluster.local, port: 9001, additionalRequestHeadersToLog: [X-Who, x-none]}}
+- {name: otel, envoyOtelAls: {service: logs.shop.svc.cluster.local, port: 9001, logName: shop,
+    logFormat: {text: '%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE%', labels: {who: '%REQ(X-WHO)%', code: '%RESPONSE_CODE%', odd: '%ODD%'}}}}
+- {name: plain, envoyOtelAls: {service: logs.shop.svc.cluster.local, port: 9001}}";
 
 pub(crate) fn telemetry(spec: &str) -> String {
     format!(
@@ -64,11 +68,11 @@ pub(crate) fn telemetry(spec: &str) -> String {
 
 impl Stand {
     pub(crate) fn start(spec: &str) -> Result<Self> {
-        Self::start_without(spec, None)
+        Self::start_without(spec, (None, None))
     }
 
-    /// With nobody at the collector's address, but whoever is at this port.
-    fn start_without(spec: &str, nobody: Option<u16>) -> Result<Self> {
+    /// With nobody at the addresses of the collectors of spans and of logs, but whoever is at these ports.
+    pub(crate) fn start_without(spec: &str, (nobody, no_logs): (Option<u16>, Option<u16>)) -> Result<Self> {
         let web = TcpListener::bind("127.0.0.1:0")?;
         let port = web.local_addr()?.port();
         thread::spawn(move || {
@@ -84,6 +88,7 @@ impl Stand {
             service("web", "http", 80, port),
             service("zipkin", "http", 9411, nobody.unwrap_or(collector.http().port())),
             service("otlp", "grpc", 4317, collector.grpc().port()),
+            service("logs", "grpc", 9001, no_logs.unwrap_or(collector.grpc().port())),
             mesh(PROVIDERS),
         ];
         let gateway =
@@ -126,7 +131,7 @@ fn header<'a>(seen: &'a [(String, String)], name: &str) -> Option<&'a str> {
 }
 
 /// A mark that no other request of this process has.
-fn mark() -> String {
+pub(crate) fn mark() -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     format!("mark-{}-", NEXT.fetch_add(1, Ordering::Relaxed))
 }
@@ -254,7 +259,7 @@ fn what_came_decided_stays_decided() -> Result<()> {
 fn a_collector_that_is_gone_costs_nobody_anything() -> Result<()> {
     let stand = Stand::start_without(
         "{tracing: [{providers: [{name: zipkin}], randomSamplingPercentage: 100}]}",
-        Some(1),
+        (Some(1), None),
     )?;
     wait(Duration::from_secs(10), || {
         stand.ask("/", &[]).is_ok_and(|it| it.status == 200)
@@ -316,7 +321,9 @@ fn the_access_log_has_what_a_telemetry_wants() -> Result<()> {
     stand.ask("/broken", &[("x-who", "eve")])?;
     wait(Duration::from_secs(3), || stand.gateway.access_log().contains("eve"))?;
     let log = stand.gateway.access_log();
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("who")).collect();
+    let mut lines: Vec<_> = log.lines().filter(|line| line.contains("who")).collect();
+    // Each thread has a way of its own to the log.
+    lines.sort_unstable();
     ensure!(lines == [r#"{"code":200,"who":"ann"}"#, r#"{"code":503,"who":"eve"}"#], "{log}");
     stand.gateway.write("telemetry.yaml", &telemetry("{accessLogging: [{disabled: true}]}"))?;
     wait(Duration::from_secs(3), || {

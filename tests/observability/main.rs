@@ -4,6 +4,7 @@
 mod bed;
 mod dashboards;
 mod gateway;
+mod logs;
 mod prometheus;
 
 use mesh_tests::edge::process;

@@ -40,6 +40,7 @@ mod clock;
 mod discovery;
 mod fields;
 mod kinds;
+mod logs;
 mod patch;
 mod rbac;
 mod read;
@@ -220,6 +221,11 @@ impl ApiServer {
         let mut state = self.shared.lock();
         let key = of_kind(&state, kind, namespace, name);
         key.is_some_and(|key| state.store.delete(&key).is_some())
+    }
+
+    /// Writes lines to the log of a container.
+    pub fn log(&self, (namespace, pod): (&str, &str), container: &str, text: &str) {
+        self.shared.lock().logs.write([namespace, pod, container], text);
     }
 
     /// An object as it is stored; of several groups with such a kind, that which has one.

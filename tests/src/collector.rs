@@ -1,5 +1,5 @@
-//! A collector of spans, for tests: it takes Zipkin's format 2 and OTLP over HTTP at one port, OTLP over gRPC at another, and keeps
-//! what comes. What OTLP looks like is written down here once more, so that the mesh's own words are checked by somebody else's.
+//! A collector of spans and of access logs, for tests: it takes Zipkin's format 2 and OTLP over HTTP at one port, OTLP over gRPC and Envoy's access log service at another,
+//! and keeps what comes. What OTLP looks like is written down here once more, so that the mesh's own words are checked by somebody else's.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -24,6 +24,10 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 use tower::Service;
+
+mod logs;
+
+pub use logs::Logged;
 
 /// Takes spans there until the process ends.
 ///
@@ -67,6 +71,7 @@ pub struct Collector {
     http: SocketAddr,
     grpc: SocketAddr,
     taken: Arc<Mutex<Vec<Taken>>>,
+    logged: logs::Notes,
 }
 
 impl Collector {
@@ -84,20 +89,22 @@ impl Collector {
     /// If they cannot listen.
     pub fn at(http: SocketAddr, grpc: SocketAddr) -> Result<Self> {
         let (http, grpc) = (listen(http)?, listen(grpc)?);
-        let taken = Arc::<Mutex<Vec<Taken>>>::default();
+        let (taken, logged) = (Arc::<Mutex<Vec<Taken>>>::default(), logs::Notes::default());
         let addresses = (http.local_addr()?, grpc.local_addr()?);
         let traces = Traces(Arc::clone(&taken));
+        let (records, streams) = (logs::Records(Arc::clone(&logged)), logs::Streams(Arc::clone(&logged)));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         thread::spawn(move || {
             runtime.block_on(async {
                 let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(grpc)?);
-                Server::builder().add_service(traces).serve_with_incoming(incoming).await.context("serving")
+                let server = Server::builder().add_service(traces).add_service(records).add_service(streams);
+                server.serve_with_incoming(incoming).await.context("serving")
             })
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let notes = Arc::clone(&taken);
+        let notes = (Arc::clone(&taken), Arc::clone(&logged));
         thread::spawn(move || tokio::task::LocalSet::new().block_on(&runtime, serve_http(http, notes)));
-        Ok(Self { http: addresses.0, grpc: addresses.1, taken })
+        Ok(Self { http: addresses.0, grpc: addresses.1, taken, logged })
     }
 
     /// Where Zipkin's format and OTLP over HTTP are taken.
@@ -113,6 +120,29 @@ impl Collector {
     /// All that has come.
     pub fn taken(&self) -> Vec<Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All entries of access logs that have come.
+    pub fn logged(&self) -> Vec<Logged> {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for entries of access logs that `is` holds for.
+    ///
+    /// # Errors
+    /// If there are not so many in time.
+    pub fn wait_logged(&self, count: usize, is: impl Fn(&Logged) -> bool) -> Result<Vec<Logged>> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let found: Vec<_> = self.logged().into_iter().filter(&is).collect();
+            if found.len() >= count {
+                return Ok(found);
+            }
+            if Instant::now() > until {
+                bail!("{} entries of {count} have come: {found:#?}; all: {:#?}", found.len(), self.logged());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Waits for spans that `is` holds for.
@@ -140,12 +170,15 @@ fn listen(at: SocketAddr) -> Result<TcpListener> {
     Ok(listener)
 }
 
-async fn serve_http(listener: TcpListener, notes: Arc<Mutex<Vec<Taken>>>) -> Result<()> {
+/// All that has come.
+type Notes = (Arc<Mutex<Vec<Taken>>>, logs::Notes);
+
+async fn serve_http(listener: TcpListener, notes: Notes) -> Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     loop {
         let (tcp, _) = listener.accept().await?;
-        let notes = Arc::clone(&notes);
-        let service = service_fn(move |request| answer(request, Arc::clone(&notes)));
+        let notes = notes.clone();
+        let service = service_fn(move |request| answer(request, notes.clone()));
         tokio::task::spawn_local(async move {
             // A client that goes away is no news.
             let _ =
@@ -156,7 +189,7 @@ async fn serve_http(listener: TcpListener, notes: Arc<Mutex<Vec<Taken>>>) -> Res
 
 async fn answer(
     request: http::Request<hyper::body::Incoming>,
-    notes: Arc<Mutex<Vec<Taken>>>,
+    (notes, logged): Notes,
 ) -> Result<http::Response<Full<Bytes>>, hyper::Error> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
@@ -168,6 +201,11 @@ async fn answer(
     let spans = match parts.uri.path() {
         "/taken" => {
             let all = notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let all = serde_json::to_vec(&all).unwrap_or_default();
+            return Ok(http::Response::new(Full::new(all.into())));
+        }
+        "/logged" => {
+            let all = logged.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let all = serde_json::to_vec(&all).unwrap_or_default();
             return Ok(http::Response::new(Full::new(all.into())));
         }
@@ -296,11 +334,6 @@ struct Exported {}
 
 impl Export {
     fn taken(self, by: &str) -> Vec<Taken> {
-        let pairs = |all: Vec<KeyValue>| -> BTreeMap<String, String> {
-            all.into_iter()
-                .map(|it| (it.key, it.value.and_then(|it| it.string_value).unwrap_or_default()))
-                .collect()
-        };
         let all = self.resource_spans.into_iter().flat_map(|resource| {
             let service = pairs(resource.resource.unwrap_or_default().attributes).remove("service.name");
             let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
@@ -324,6 +357,10 @@ impl Export {
         });
         taken.collect()
     }
+}
+
+fn pairs(all: Vec<KeyValue>) -> BTreeMap<String, String> {
+    all.into_iter().map(|it| (it.key, it.value.and_then(|it| it.string_value).unwrap_or_default())).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_core::analyze::Message;
+use mesh_core::gateway_api::Route;
 use mesh_core::model::{Record, RecordKey, Service};
+use mesh_core::resource::gateway_api::Backend;
+use mesh_core::resource::networking::VirtualServiceSpec;
 use mesh_core::resource::security::{Action, MutualTlsMode, PolicyTargetReference, WorkloadSelector};
 use mesh_core::resource::{Level, Object, ObjectKey, Spec};
 use mesh_proto::names::{self, ResourceType};
@@ -30,6 +33,9 @@ pub(super) struct Policy {
     targets: Vec<String>,
     /// Hosts that it is about.
     hosts: Vec<String>,
+    /// Hosts in full that it sends requests to.
+    #[serde(skip)]
+    leads_to: BTreeSet<String>,
     problems: Vec<Problem>,
 }
 
@@ -88,7 +94,11 @@ struct Facts<'a> {
     selects: bool,
     targets: Vec<String>,
     hosts: Vec<String>,
+    leads_to: BTreeSet<String>,
 }
+
+/// A service, by its namespace, name and host.
+pub(super) type About<'a> = (&'a str, &'a str, &'a str);
 
 impl Dashboard {
     pub(super) fn policies(&self, query: &Query) -> Vec<Policy> {
@@ -98,26 +108,19 @@ impl Dashboard {
         wanted.map(|object| self.policy(object, &pods, &problems)).collect()
     }
 
-    /// Those that are for a workload, by its id.
-    pub(super) fn policies_of(&self, id: &str) -> Vec<Policy> {
+    /// Those that are for a workload, by its id, or about one of its services.
+    pub(super) fn policies_of(&self, id: &str, services: &[About<'_>]) -> Vec<Policy> {
         let mut policies = self.policies(&Query::default());
-        policies.retain(|policy| policy.workloads.contains(id));
+        policies.retain(|policy| {
+            policy.workloads.contains(id) || services.iter().any(|service| policy.is_about(*service))
+        });
         policies
     }
 
-    /// Those that name a service: as a host, or as what they are attached to.
+    /// Those that name a service: as a host, as what they are attached to, or as where they lead.
     pub(super) fn policies_about(&self, service: &Service) -> Vec<Policy> {
         let mut policies = self.policies(&Query::default());
-        let target = format!("Service/{}", service.name);
-        policies.retain(|policy| {
-            let here = policy.namespace == service.namespace;
-            let named = |host: &String| {
-                *service.hostname == **host
-                    || (here && *service.name == **host)
-                    || **host == format!("{}.{}", service.name, service.namespace)
-            };
-            policy.hosts.iter().any(named) || (here && policy.targets.contains(&target))
-        });
+        policies.retain(|policy| policy.is_about((&service.namespace, &service.name, &service.hostname)));
         policies
     }
 
@@ -191,10 +194,23 @@ impl Dashboard {
             workloads: selected.map(|pod| pod.id.clone()).collect(),
             targets: facts.targets,
             hosts: facts.hosts,
+            leads_to: facts.leads_to,
             problems: problems.get(&key).cloned().unwrap_or_default(),
             namespace: key.namespace,
             name: key.name,
         }
+    }
+}
+
+impl Policy {
+    fn is_about(&self, (namespace, name, hostname): About<'_>) -> bool {
+        let here = *self.namespace == *namespace;
+        let named = |host: &String| {
+            *host == hostname || (here && *host == name) || *host == format!("{name}.{namespace}")
+        };
+        self.hosts.iter().any(named)
+            || (here && self.targets.contains(&format!("Service/{name}")))
+            || self.leads_to.contains(hostname)
     }
 }
 
@@ -272,15 +288,42 @@ fn facts(object: &Object) -> Facts<'_> {
             targets: targets(&spec.target_refs),
             ..Facts::default()
         },
-        _ => routing(object),
+        _ => Route::of(object).map_or_else(|| routing(object), |route| of_route(&route)),
     }
+}
+
+/// A route of the Gateway API goes by what it is attached to.
+fn of_route<'a>(route: &Route<'a>) -> Facts<'a> {
+    let host = |backend: &Backend| {
+        let namespace = backend.namespace.as_deref().unwrap_or(route.namespace());
+        backend.is_service().then(|| format!("{}.{namespace}.svc.{CLUSTER_DOMAIN}", backend.name))
+    };
+    Facts {
+        summary: count(route.faults().1, "rule"),
+        targets: route.parents().iter().map(|to| format!("{}/{}", to.kind, to.name)).collect(),
+        hosts: route.hostnames().iter().map(ToString::to_string).collect(),
+        leads_to: route.backends().filter_map(host).collect(),
+        ..Facts::default()
+    }
+}
+
+/// Where the routes of a `VirtualService` lead.
+fn destinations(spec: &VirtualServiceSpec, namespace: &str) -> BTreeSet<String> {
+    let http = spec.http.iter().flat_map(|it| &it.route).map(|it| &it.destination.host);
+    let mirrors = spec.http.iter().flat_map(|it| &it.mirrors).map(|it| &it.destination.host);
+    let tls = spec.tls.iter().flat_map(|it| &it.route).map(|it| &it.destination.host);
+    let tcp = spec.tcp.iter().flat_map(|it| &it.route).map(|it| &it.destination.host);
+    let all = http.chain(mirrors).chain(tls).chain(tcp);
+    all.map(|host| host.qualified(namespace, CLUSTER_DOMAIN).to_string()).collect()
 }
 
 /// What goes by hosts.
 fn routing(object: &Object) -> Facts<'_> {
     let text = |hosts: &mut dyn Iterator<Item = String>| hosts.collect::<Vec<_>>();
+    let mut leads_to = BTreeSet::new();
     let (summary, hosts) = match &object.spec {
         Spec::VirtualService(spec) => {
+            leads_to = destinations(spec, &object.meta.namespace);
             let routes = spec.http.len() + spec.tls.len() + spec.tcp.len();
             let faults = spec.http.iter().filter(|route| route.fault.is_some()).count();
             let faults =
@@ -294,11 +337,10 @@ fn routing(object: &Object) -> Facts<'_> {
             (count(spec.ports.len(), "port"), hosts)
         }
         Spec::Gateway(spec) => (count(spec.servers.len(), "server"), Vec::new()),
-        Spec::HttpRoute(spec) => (count(spec.rules.len(), "rule"), Vec::new()),
         Spec::Sidecar(_) => ("what clients see".to_owned(), Vec::new()),
         _ => (String::new(), Vec::new()),
     };
-    Facts { summary, hosts, ..Facts::default() }
+    Facts { summary, hosts, leads_to, ..Facts::default() }
 }
 
 fn targets<'a>(references: impl IntoIterator<Item = &'a PolicyTargetReference>) -> Vec<String> {
@@ -338,4 +380,6 @@ fn problem(message: &Message) -> Problem {
     }
 }
 
+/// What names of services of Kubernetes end with.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 const LEVEL_ERROR: &str = "error";

@@ -10,7 +10,7 @@ use mesh_proto::names::ResourceType;
 use serde::Serialize;
 
 use super::Dashboard;
-use super::policies::Policy;
+use super::policies::{About, Policy};
 use super::query::Query;
 use crate::topology::{self, Proxy, Trouble};
 
@@ -132,10 +132,14 @@ impl Dashboard {
             outbound: store.series(now, |edge: &Edge| is(edge.source.as_ref())),
         };
         drop(store);
+        let members = pods.iter().flat_map(|pod| &pod.services);
+        let services: BTreeSet<About<'_>> =
+            members.map(|it| about(&it.service.namespace, &it.service.hostname)).collect();
+        let services: Vec<_> = services.into_iter().collect();
         Some(Detail {
             row: row(&pods, rates)?,
             instances: pods.iter().map(|pod| instance(pod, &proxies)).collect(),
-            policies: self.policies_of(&id),
+            policies: self.policies_of(&id, &services),
             edges: graph.edges,
             series,
         })
@@ -172,9 +176,14 @@ fn row(pods: &[Arc<Workload>], (inbound, outbound): (Rates, Rates)) -> Option<Ro
 
 /// A service of Kubernetes by its short name, another by its host.
 fn short(namespace: &str, hostname: &str) -> String {
+    let (namespace, name, _) = about(namespace, hostname);
+    format!("{namespace}/{name}")
+}
+
+fn about<'a>(namespace: &'a str, hostname: &'a str) -> About<'a> {
     let suffix = format!(".{namespace}.svc.");
     let name = hostname.split_once(&suffix).map_or(hostname, |(name, _)| name);
-    format!("{namespace}/{name}")
+    (namespace, name, hostname)
 }
 
 fn instance(pod: &Workload, proxies: &BTreeMap<Arc<str>, Proxy>) -> Instance {

@@ -4,6 +4,7 @@ use super::*;
 use crate::resource::{SourceFile, parse};
 
 mod cases;
+mod routes;
 mod rules;
 mod scale;
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::Side;
 use super::expression::Expression;
-use super::rule::{Rule, is_file_log, is_prometheus};
+use super::rule::{LogProvider, Rule, is_prometheus};
+use crate::log_service::LogService;
 use crate::resource::mesh_config::MeshConfig;
-use crate::resource::mesh_config::provider::{LogFormat, ProviderKind};
-use crate::resource::telemetry::{CustomTag, Metric, MetricMatch, ProviderRef, WorkloadMode};
+use crate::resource::mesh_config::provider::LogFormat;
+use crate::resource::telemetry::{AccessLogging, CustomTag, Metric, MetricMatch, ProviderRef, WorkloadMode};
 use crate::resource::value::Percent;
 use crate::trace::{Collector, Forms};
 
@@ -75,6 +76,17 @@ pub struct Log {
     pub filter: Option<Arc<Expression>>,
     /// Another format than the mesh's.
     pub format: Option<Arc<LogFormat>>,
+    /// The services that are told as well, or instead.
+    pub services: Vec<ToService>,
+}
+
+/// A service that is told what an access log would have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToService {
+    /// Which one.
+    pub service: Arc<LogService>,
+    /// It is told of those for which this holds.
+    pub filter: Option<Arc<Expression>>,
 }
 
 impl Families {
@@ -219,35 +231,70 @@ fn label(name: &str) -> String {
     if label.starts_with(|c: char| c.is_ascii_digit()) { format!("_{label}") } else { label }
 }
 
+/// Whoever is nearest and names providers decides which there are, as in Istio; where nobody does, it is the proxy's own log.
 fn log(mesh: &MeshConfig, rules: &[&Rule], side: Side) -> Log {
-    let mut log = Log::default();
-    let named = mesh.default_providers.access_logging.iter().find(|name| is_file_log(mesh, name));
-    if let Some(name) = named {
-        log.format = format_of(mesh, name);
-    }
-    let entries =
-        rules.iter().flat_map(|rule| rule.spec.access_logging.iter().map(move |entry| (rule, entry)));
-    for (rule, entry) in entries.filter(|(_, entry)| is_for(entry.r#match.mode, side)) {
-        let ours = entry.providers.iter().find(|it| is_file_log(mesh, &it.name));
-        if !entry.providers.is_empty() && ours.is_none() {
-            continue;
+    let known = |name: &str| Some((name.to_owned(), LogProvider::find(mesh, name)?));
+    let named = |entry: &AccessLogging| -> Vec<_> {
+        entry.providers.iter().filter_map(|it| known(&it.name)).collect()
+    };
+    let mut chosen: Vec<_> =
+        mesh.default_providers.access_logging.iter().filter_map(|name| known(name)).collect();
+    for rule in rules {
+        let own: Vec<_> = log_entries(rule, side).flat_map(named).collect();
+        if !own.is_empty() {
+            chosen = own;
         }
-        if let Some(provider) = ours {
-            log.format = format_of(mesh, &provider.name);
-        }
-        log.disabled = entry.disabled.unwrap_or(false);
-        let filter = entry.filter.as_ref().and_then(|filter| rule.expression(&filter.expression));
-        log.filter = filter.cloned();
     }
-    log
+    if chosen.is_empty() {
+        chosen.push((String::new(), LogProvider::File(None)));
+    }
+    let mut states: Vec<_> = chosen.into_iter().map(|(name, to)| (name, to, Share::default())).collect();
+    for rule in rules {
+        for entry in log_entries(rule, side) {
+            let share = Share {
+                disabled: entry.disabled.unwrap_or(false),
+                filter: entry.filter.as_ref().and_then(|it| rule.expression(&it.expression)).cloned(),
+            };
+            let is_meant =
+                |name: &str| entry.providers.is_empty() || entry.providers.iter().any(|it| it.name == name);
+            let meant = states.iter_mut().filter(|(name, ..)| is_meant(name));
+            meant.for_each(|(_, _, state)| *state = share.clone());
+        }
+    }
+    put_together(states)
 }
 
-/// The format of its own that a provider has.
-fn format_of(mesh: &MeshConfig, name: &str) -> Option<Arc<LogFormat>> {
-    let provider = mesh.extension_providers.iter().find(|it| it.name == name)?;
-    let ProviderKind::FileAccessLog(file) = &provider.kind else { return None };
-    let format = file.log_format.as_ref().filter(|it| it.text.is_some() || it.labels.is_some())?;
-    Some(Arc::new(format.clone()))
+fn log_entries(rule: &Rule, side: Side) -> impl Iterator<Item = &AccessLogging> {
+    rule.spec.access_logging.iter().filter(move |entry| is_for(entry.r#match.mode, side))
+}
+
+/// What is said about one provider of access logs.
+#[derive(Clone, Default)]
+struct Share {
+    disabled: bool,
+    filter: Option<Arc<Expression>>,
+}
+
+fn put_together(states: Vec<(String, LogProvider, Share)>) -> Log {
+    let mut log = Log { disabled: true, ..Log::default() };
+    let mut files = 0;
+    for (_, to, Share { disabled, filter }) in states {
+        match to {
+            LogProvider::File(format) => {
+                files += 1;
+                // There is one log of its own that a proxy writes.
+                if files == 1 {
+                    log = Log { disabled, filter, format, services: log.services };
+                }
+            }
+            LogProvider::Service(service) if !disabled => {
+                let is_new = log.services.iter().all(|it| it.service != service);
+                log.services.extend(is_new.then_some(ToService { service, filter }));
+            }
+            LogProvider::Service(_) => {}
+        }
+    }
+    log
 }
 
 /// All of them.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::READ_REQUESTS;
 use super::effective::Tag;
 use super::expression::Expression;
+use crate::log_service::LogService;
 use crate::resource::Meta;
 use crate::resource::mesh_config::MeshConfig;
-use crate::resource::mesh_config::provider::ProviderKind;
+use crate::resource::mesh_config::provider::{LogFormat, ProviderKind};
 use crate::resource::telemetry::{AccessLogging, MetricMatch, Metrics, TagOverride, TelemetrySpec, Tracing};
 use crate::trace::Collector;
 
@@ -113,9 +114,10 @@ impl Rule {
         let spans = spans.filter_map(|it| Collector::find(mesh, &it.name).err());
         let spans = spans.map(|error| format!("no spans are sent: {error}"));
         let logs = self.spec.access_logging.iter().flat_map(|it: &AccessLogging| &it.providers);
-        let logs = logs.filter(|it| !is_file_log(mesh, &it.name));
-        let logs =
-            logs.map(|it| format!("access logs are not sent to {}: it is no envoyFileAccessLog", it.name));
+        let logs = logs.filter(|it| LogProvider::find(mesh, &it.name).is_none());
+        let logs = logs.map(|it| {
+            format!("access logs are not sent to {}: it is no provider of them that this mesh knows", it.name)
+        });
         let metrics = self.spec.metrics.iter().flat_map(|it: &Metrics| &it.providers);
         let metrics = metrics.filter(|it| !is_prometheus(mesh, &it.name));
         let metrics = metrics.map(|it| format!("metrics are not sent to {}: it is no prometheus", it.name));
@@ -128,10 +130,27 @@ impl Rule {
     }
 }
 
-/// Whether a provider of this name writes access logs that this mesh writes. Istio has one called `envoy`.
-pub(super) fn is_file_log(mesh: &MeshConfig, name: &str) -> bool {
-    let known = mesh.extension_providers.iter().find(|it| it.name == name);
-    known.map_or(name == "envoy", |it| matches!(it.kind, ProviderKind::FileAccessLog(_)))
+/// What access logs go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum LogProvider {
+    /// The proxy's own log, with a format if it has one.
+    File(Option<Arc<LogFormat>>),
+    /// A service.
+    Service(Arc<LogService>),
+}
+
+impl LogProvider {
+    /// The provider of this name, if this mesh writes access logs to it. Istio has one called `envoy`.
+    pub(super) fn find(mesh: &MeshConfig, name: &str) -> Option<Self> {
+        let Some(known) = mesh.extension_providers.iter().find(|it| it.name == name) else {
+            return (name == "envoy").then_some(Self::File(None));
+        };
+        if let ProviderKind::FileAccessLog(file) = &known.kind {
+            let format = file.log_format.as_ref().filter(|it| it.text.is_some() || it.labels.is_some());
+            return Some(Self::File(format.cloned().map(Arc::new)));
+        }
+        LogService::of(known).map(Arc::new).map(Self::Service)
+    }
 }
 
 /// Whether a provider of this name fetches metrics. Istio has one called `prometheus`.

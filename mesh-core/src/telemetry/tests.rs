@@ -47,7 +47,7 @@ fn the_nearest_says_most_and_leaves_the_rest() {
     let (all, _) = telemetries(&text);
     let of = |namespace: &str, app: &str, side| {
         let tracing = all.effective(all.of_workload(namespace, &labels(app)), side).tracing.unwrap();
-        let name = tracing.collector.map(|it| it.name.to_string());
+        let name = tracing.collector.map(|it| it.to.name.to_string());
         let tags: String = tracing.tags.iter().map(|(name, _)| name.as_str()).collect();
         (name, tracing.sampling.parts_per_million() / 10_000, tags)
     };
@@ -130,6 +130,41 @@ fn logs_are_filtered_and_have_formats_of_their_own() {
     assert!(of("off", Side::Client).disabled && !of("off", Side::Server).disabled);
     assert!(!of("else", Side::Client).disabled);
     assert_eq!(all.notes().len(), 1, "{:?}", all.notes());
+}
+
+#[test]
+fn logs_go_to_the_services_that_the_nearest_names() {
+    let services = "    - {name: als, envoyHttpAls: {service: als.logs.svc.cluster.local, port: 9001}}
+    - {name: otel, envoyOtelAls: {service: otel.logs.svc.cluster.local, port: 4317}}
+    defaultProviders: {accessLogging: [als, envoy]}
+";
+    let mesh = MESH.replace("    defaultConfig", &format!("{services}    defaultConfig"));
+    let text = [
+        mesh.clone(),
+        telemetry("shop", "all", "{accessLogging: [{providers: [{name: otel}], filter: {expression: 'response.code >= 400'}}]}"),
+        telemetry("both", "all", "{accessLogging: [{providers: [{name: otel}, {name: otel}, {name: file}]}, {match: {mode: CLIENT}, providers: [{name: otel}], disabled: true}]}"),
+        telemetry("filtered", "all", "{accessLogging: [{filter: {expression: 'response.code >= 500'}}]}"),
+        telemetry("off", "all", "{accessLogging: [{disabled: true}]}"),
+    ]
+    .concat();
+    let (all, _) = telemetries(&text);
+    let of = |namespace: &str, side| {
+        let log = all.effective(all.of_workload(namespace, &labels("web")), side).log;
+        let name =
+            |it: &ToService| format!("{}{}", it.service.to.name, if it.filter.is_some() { "?" } else { "" });
+        (log.disabled, log.services.iter().map(name).collect::<Vec<_>>().join(" "))
+    };
+    let is = |disabled, services: &str| (disabled, services.to_owned());
+    assert_eq!(of("other", Side::Client), is(false, "als"), "the mesh's");
+    assert_eq!(of("shop", Side::Client), is(true, "otel?"), "instead of the mesh's");
+    assert_eq!(of("both", Side::Server), is(false, "otel"), "once, however often it is named");
+    assert_eq!(of("both", Side::Client), is(false, ""));
+    assert_eq!(of("filtered", Side::Server), is(false, "als?"), "who names none means those there are");
+    assert_eq!(of("off", Side::Server), is(true, ""));
+    assert_eq!(all.notes(), Vec::<String>::new());
+    let (alone, _) = telemetries(&mesh);
+    assert!(!alone.is_empty(), "the mesh's own services are told of connections");
+    assert!(telemetries(MESH).0.is_empty());
 }
 
 #[test]

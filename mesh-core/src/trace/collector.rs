@@ -1,34 +1,17 @@
 //! Where spans go: the providers of `MeshConfig` that are collectors, and the one that its proxies have.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use http::{HeaderName, HeaderValue};
-
 use super::context::Forms;
-use crate::external::may_be_set;
+use crate::addressee::Addressee;
 use crate::resource::mesh_config::MeshConfig;
 use crate::resource::mesh_config::provider::{
-    ExtensionProvider, HttpHeader, HttpHeaderValue, OpenTelemetryTracing, ProviderKind, ZipkinContext,
-    ZipkinProvider,
+    ExtensionProvider, OpenTelemetryTracing, ProviderKind, ZipkinContext, ZipkinProvider,
 };
-use crate::resource::value::Duration as Written;
 
 /// Somebody who takes spans.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collector {
-    /// What Telemetry calls it.
-    pub name: Arc<str>,
-    /// What the service may be called in full; the first that there is.
-    pub hosts: Vec<Arc<str>>,
-    /// Of the service.
-    pub port: u16,
-    /// What is sent along.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Headers whose values the proxy's environment has.
-    pub variables: Vec<(HeaderName, String)>,
-    /// How long a delivery may take.
-    pub timeout: Duration,
+    /// Where spans are delivered.
+    pub to: Addressee,
     /// How it is spoken to.
     pub speaks: Speaks,
     /// The headers by which a request carries its trace on.
@@ -99,12 +82,7 @@ impl Collector {
         let address = address.filter(|address| mesh.enable_tracing && !address.is_empty())?;
         let (host, port) = address.rsplit_once(':')?;
         Some(Self {
-            name: "defaultConfig.tracing.zipkin".into(),
-            hosts: hosts(host),
-            port: port.parse().ok()?,
-            headers: Vec::new(),
-            variables: Vec::new(),
-            timeout: TIMEOUT,
+            to: Addressee::new(BY_DEFAULT, host, port.parse().ok()?),
             speaks: Speaks::Zipkin { path: ZIPKIN_PATH.into(), short: false },
             forms: B3,
             most: MOST,
@@ -115,67 +93,26 @@ impl Collector {
         let path = if it.path.is_empty() { ZIPKIN_PATH } else { &it.path };
         let with_w3c = it.trace_context_option == ZipkinContext::B3WithW3c;
         Self {
-            hosts: hosts(&it.service),
-            port: it.port.get(),
-            timeout: it.timeout.map_or(TIMEOUT, Written::get),
+            to: Addressee::new(name, &it.service, it.port.get()).with(it.timeout, &it.headers),
             speaks: Speaks::Zipkin { path: path.into(), short: it.enable_64bit_trace_id },
             forms: Forms { w3c: with_w3c, ..B3 },
             most: most(it.max_tag_length),
-            ..Self::bare(name, &it.headers)
         }
     }
 
     fn otlp(name: &str, it: &OpenTelemetryTracing) -> Self {
-        let bare = match (&it.http, &it.grpc) {
+        let to = Addressee::new(name, &it.service, it.port.get());
+        let (to, speaks) = match (&it.http, &it.grpc) {
             (Some(http), _) => {
                 let path = if http.path.is_empty() { OTLP_PATH } else { &http.path };
-                Self {
-                    timeout: http.timeout.map_or(TIMEOUT, Written::get),
-                    speaks: Speaks::OtlpHttp { path: path.into() },
-                    ..Self::bare(name, &http.headers)
-                }
+                (to.with(http.timeout, &http.headers), Speaks::OtlpHttp { path: path.into() })
             }
-            (None, Some(grpc)) => Self {
-                timeout: grpc.timeout.map_or(TIMEOUT, Written::get),
-                ..Self::bare(name, &grpc.initial_metadata)
-            },
-            (None, None) => Self::bare(name, &[]),
+            (None, Some(grpc)) => (to.with(grpc.timeout, &grpc.initial_metadata), Speaks::OtlpGrpc),
+            (None, None) => (to, Speaks::OtlpGrpc),
         };
-        Self { hosts: hosts(&it.service), port: it.port.get(), most: most(it.max_tag_length), ..bare }
+        let forms = Forms { w3c: true, b3: false, single: false };
+        Self { to, speaks, forms, most: most(it.max_tag_length) }
     }
-
-    /// Without an address, in OTLP over gRPC.
-    fn bare(name: &str, headers: &[HttpHeader]) -> Self {
-        let named = headers.iter().filter_map(|header| {
-            let name = HeaderName::from_bytes(header.name.as_bytes()).ok().filter(may_be_set)?;
-            Some((name, &header.value))
-        });
-        let (mut given, mut variables) = (Vec::new(), Vec::new());
-        for (name, value) in named {
-            match value {
-                HttpHeaderValue::Text(text) => given.extend(HeaderValue::from_str(text).map(|it| (name, it))),
-                HttpHeaderValue::Variable(variable) => variables.push((name, variable.clone())),
-            }
-        }
-        Self {
-            name: name.into(),
-            hosts: Vec::new(),
-            port: 0,
-            headers: given,
-            variables,
-            timeout: TIMEOUT,
-            speaks: Speaks::OtlpGrpc,
-            forms: Forms { w3c: true, b3: false, single: false },
-            most: MOST,
-        }
-    }
-}
-
-/// What a service may be called in full: before a slash stands the namespace whose view of the name is meant.
-fn hosts(service: &str) -> Vec<Arc<str>> {
-    let host = service.split_once('/').map_or(service, |(_, host)| host).to_ascii_lowercase();
-    let ends = ["", ".svc.cluster.local", ".cluster.local"];
-    ends.iter().map(|end| format!("{host}{end}").into()).collect()
 }
 
 fn most(given: u32) -> usize {
@@ -183,8 +120,9 @@ fn most(given: u32) -> usize {
 }
 
 const B3: Forms = Forms { w3c: false, b3: true, single: false };
+/// What the Zipkin is called that proxies have without a provider: where it is written.
+const BY_DEFAULT: &str = "defaultConfig.tracing.zipkin";
 /// Where a provider says nothing: Envoy's.
-const TIMEOUT: Duration = Duration::from_secs(5);
 const ZIPKIN_PATH: &str = "/api/v2/spans";
 const OTLP_PATH: &str = "/v1/traces";
 /// Bytes of a tag's value where nobody says how many: Envoy's.
@@ -194,6 +132,10 @@ const MOST_EVER: usize = 16 << 10;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use http::HeaderName;
+
     use super::*;
     use crate::resource::Origin;
 
@@ -214,27 +156,29 @@ extensionProviders:
         );
         let of = |name: &str| Collector::find(&mesh, name);
         let zipkin = of("z").unwrap();
-        assert_eq!((&*zipkin.hosts[0], zipkin.port), ("zipkin.ns.svc.cluster.local", 9411));
+        assert_eq!((&*zipkin.to.hosts[0], zipkin.to.port), ("zipkin.ns.svc.cluster.local", 9411));
         assert_eq!(zipkin.speaks, Speaks::Zipkin { path: "/api/v2/spans".into(), short: true });
         assert_eq!((zipkin.forms.w3c, zipkin.forms.b3, zipkin.most), (true, true, 256));
         let grpc = of("g").unwrap();
-        assert_eq!((&*grpc.hosts[1], grpc.most), ("otel.svc.cluster.local", 12));
+        assert_eq!((&*grpc.to.hosts[1], grpc.most), ("otel.svc.cluster.local", 12));
         assert_eq!((grpc.speaks, grpc.forms.w3c, grpc.forms.b3), (Speaks::OtlpGrpc, true, false));
         let http = of("h").unwrap();
         assert_eq!(http.speaks, Speaks::OtlpHttp { path: "/x".into() });
         assert_eq!(
-            (http.timeout, http.headers.len()),
+            (http.to.timeout, http.to.headers.len()),
             (Duration::from_secs(3), 1),
             "who is spoken to stays ours"
         );
-        assert_eq!(http.variables, [(HeaderName::from_static("token"), "T".to_owned())]);
+        assert_eq!(http.to.variables, [(HeaderName::from_static("token"), "T".to_owned())]);
         assert_eq!(of("d").unwrap_err().to_string(), "provider d is neither zipkin nor opentelemetry");
         assert_eq!(of("n").unwrap_err().to_string(), "there is no provider n");
     }
 
     #[test]
     fn the_zipkin_of_all_proxies_needs_an_address_and_leave() {
-        let of = |text: &str| Collector::by_default(&mesh(text)).map(|it| (it.hosts[1].to_string(), it.port));
+        let of = |text: &str| {
+            Collector::by_default(&mesh(text)).map(|it| (it.to.hosts[1].to_string(), it.to.port))
+        };
         let address = "defaultConfig: {tracing: {zipkin: {address: 'zipkin.istio-system:9411'}}}";
         assert_eq!(of(address), Some(("zipkin.istio-system.svc.cluster.local".to_owned(), 9411)));
         assert_eq!(of(&format!("enableTracing: false\n{address}")), None);

@@ -198,8 +198,9 @@ async fn read_first(worker: &Rc<Worker>, pod: &Arc<LocalPod>, mut facts: Facts, 
         return requests::serve(worker, (pod, facts), plan, (io, input, read.origin)).await;
     }
     facts.carries = plan.bytes(&begins);
-    let (begun, workload) = begin(worker, &facts, read.origin.client);
-    let report = read.report.unwrap_or(begun);
+    let workload = worker.snapshot().workload_by_uid(&facts.uid).cloned();
+    // One connection has one report: a second would be counted and logged as a connection of its own.
+    let report = read.report.unwrap_or_else(|| begin(worker, &facts, read.origin.client).0);
     let Some(permit) = authorize(worker, &facts, workload.as_ref(), &report) else { return };
     if is_one_too_many(worker, &facts, workload.as_ref(), &report) {
         return;
@@ -289,7 +290,7 @@ fn read_within(
     Ok(Opened { tcp, report, facts: Facts { carries: Carries::Requests, ..facts } })
 }
 
-fn begin(worker: &Worker, facts: &Facts, client: SocketAddr) -> (ConnReport, Option<Arc<Workload>>) {
+fn begin(worker: &Rc<Worker>, facts: &Facts, client: SocketAddr) -> (ConnReport, Option<Arc<Workload>>) {
     let snapshot = worker.snapshot();
     let workload = snapshot.workload_by_uid(&facts.uid).cloned();
     let source = snapshot.workload_by_ip(facts.source_ip).cloned();
@@ -312,7 +313,11 @@ fn begin(worker: &Worker, facts: &Facts, client: SocketAddr) -> (ConnReport, Opt
         encrypted: facts.peer.is_some(),
         datagrams: false,
     });
-    report.tell(worker.shared.telemetry(&snapshot).of_connection(workload.as_deref(), Side::Server));
+    let told = worker.shared.telemetry(&snapshot).of_connection(workload.as_deref(), Side::Server);
+    match worker.local_pod(&facts.uid) {
+        Some(pod) => super::requests::tell(worker, &pod, &report, told),
+        None => report.tell(told),
+    }
     (report, workload)
 }
 

@@ -202,7 +202,7 @@ impl Story {
             encrypted: false,
             datagrams: false,
         });
-        report.tell(told);
+        requests::tell(&worker, &pod, &report, told);
         Self { worker, pod, client, report }
     }
 

@@ -25,11 +25,11 @@ use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
 use crate::l7::site::{self, Chosen, Client, Clients, Dial, DialError, Dialled, LocalBoxFuture, Site};
 use crate::l7::{
-    limit, sniff,
+    limit, outbox, sniff,
     stream::{self, Stream},
 };
 use crate::redirect::LocalPod;
-use crate::report::{ConnReport, Counters};
+use crate::report::{ConnReport, Counters, Told};
 use crate::run::drain::Drain;
 use crate::run::worker::Worker;
 use crate::tunnel::{ConnectRequest, TunnelKey};
@@ -136,6 +136,14 @@ impl PodRequests {
 /// The engine of what a pod sends.
 pub(super) fn engine(worker: &Rc<Worker>, pod: &Arc<LocalPod>) -> Rc<Engine> {
     Rc::clone(&worker.requests(pod, || PodRequests::new(worker, pod)).engine)
+}
+
+/// States what a Telemetry says is told about a connection of a pod, and the way to services that are told.
+pub(super) fn tell(worker: &Rc<Worker>, pod: &Arc<LocalPod>, report: &ConnReport, told: Option<Arc<Told>>) {
+    if told.as_ref().is_some_and(|told| told.tells_of_connections()) {
+        report.post(outbox::post(&engine(worker, pod)));
+    }
+    report.tell(told);
 }
 
 /// Whether rules that are compiled for one are good for the other.

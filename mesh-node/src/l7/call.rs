@@ -93,13 +93,18 @@ impl Call {
 }
 
 impl Answer {
+    /// Whether a call of gRPC went well; if not, why.
+    pub(super) fn succeeded(&self) -> Result<(), String> {
+        match (self.status, self.grpc) {
+            (StatusCode::OK, Some(0)) => Ok(()),
+            (StatusCode::OK, Some(code)) => Err(format!("gRPC status {code}")),
+            (status, _) => Err(format!("status {}", status.as_u16())),
+        }
+    }
+
     /// The message of gRPC that it is.
     pub(super) fn into_message(self) -> Result<Bytes, String> {
-        match (self.status, self.grpc) {
-            (StatusCode::OK, Some(0)) => {}
-            (StatusCode::OK, Some(code)) => return Err(format!("gRPC status {code}")),
-            (status, _) => return Err(format!("status {}", status.as_u16())),
-        }
+        self.succeeded()?;
         let (prefix, message) = self.body.split_at_checked(PREFIX).ok_or("no message")?;
         let length = prefix.get(1..).and_then(|it| Some(u32::from_be_bytes(it.try_into().ok()?)));
         let whole = length.and_then(|it| usize::try_from(it).ok()) == Some(message.len());

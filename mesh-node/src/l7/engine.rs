@@ -18,9 +18,10 @@ use tokio::sync::{Semaphore, watch};
 use super::cluster::Cluster;
 use super::edge::Trust;
 use super::health;
+use super::outbox::Outbox;
 use super::shared::Shared;
 use super::site::{Client, INBOUND};
-use super::trace::{Outbox, Teller};
+use super::trace::Teller;
 use crate::report::{PseudoService, Reporter, Telemetry, Told};
 use crate::run::tasks;
 
@@ -84,7 +85,7 @@ impl Engine {
         let providers = providers(&*client, &authentication);
         let clusters = HashMap::new();
         let told = client.told(&snapshot, &shared.telemetry(&snapshot));
-        let teller = teller(&*client, &snapshot, &told);
+        let teller = teller(&*client, &snapshot, (&told, &shared));
         let view = View {
             snapshot,
             workload,
@@ -173,7 +174,7 @@ impl Engine {
         Rc::clone(&self.view.borrow().teller)
     }
 
-    /// Spans that wait.
+    /// What waits to be told to services.
     pub(super) fn outbox(&self) -> &Outbox {
         &self.outbox
     }
@@ -321,7 +322,7 @@ impl Engine {
         view.authentication = self.shared.authentication(&snapshot);
         view.providers = providers(&*self.client, &view.authentication);
         view.told = self.client.told(&snapshot, &self.shared.telemetry(&snapshot));
-        view.teller = teller(&*self.client, &snapshot, &view.told);
+        view.teller = teller(&*self.client, &snapshot, (&view.told, &self.shared));
         view.snapshot = snapshot;
     }
 
@@ -342,7 +343,7 @@ impl Engine {
         if own.is_some() && !view.teller.is_of(own.as_ref()) {
             let snapshot = Arc::clone(&view.snapshot);
             view.told = self.client.told(&snapshot, &self.shared.telemetry(&snapshot));
-            view.teller = teller(&*self.client, &snapshot, &view.told);
+            view.teller = teller(&*self.client, &snapshot, (&view.told, &self.shared));
         }
         drop(view);
         let view = self.view.borrow();
@@ -374,8 +375,9 @@ fn providers(client: &dyn Client, authentication: &Authentication) -> Rc<Provide
     if authentication.is_empty() { Rc::default() } else { client.providers(authentication).into() }
 }
 
-fn teller(client: &dyn Client, snapshot: &Snapshot, told: &Told) -> Rc<Teller> {
-    let tells = told.effective.tracing.is_some();
+/// Whoever listens at some of the client's places may be told of more than what is told of the client in general.
+fn teller(client: &dyn Client, snapshot: &Snapshot, (told, shared): (&Told, &Shared)) -> Rc<Teller> {
+    let tells = told.effective.tracing.is_some() || !shared.telemetry(snapshot).rules().is_empty();
     Rc::new(if tells { Teller::of(client, snapshot) } else { Teller::nobody(client) })
 }
 

@@ -18,6 +18,7 @@ use super::cluster::Cluster;
 use super::exchange::Stage;
 use super::h1::{Authority, Target};
 use super::limit::Quota;
+use super::logs;
 use super::message::{Broken, Piece, RequestHead, Version, grpc_status};
 use super::reply::Refusal;
 use super::site::Facts;
@@ -355,11 +356,21 @@ impl Record {
             trace: self.active.map(trace::Active::trace),
             told: self.told.as_ref(),
         };
-        stage.engine.reporter.request(&told);
-        if let (Some(active), Some(how)) = (self.active, &self.told) {
-            trace::tell(stage, active, (how, &told), head);
-        }
+        self.tell(stage, head, &told);
         now
+    }
+
+    /// Tells whoever is to know.
+    fn tell(&self, stage: &Stage<'_>, head: &RequestHead, facts: &RequestFacts<'_>) {
+        stage.engine.reporter.request(facts);
+        let Some(told) = &self.told else { return };
+        let place = self.active.map(trace::Active::place);
+        for (service, entry) in told.entries(facts, (place, head.secure)) {
+            logs::put(stage.engine, service, entry);
+        }
+        if let Some(active) = self.active {
+            trace::tell(stage, active, (told, facts), head);
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -15,15 +14,16 @@ use mesh_core::telemetry::Tracing;
 use mesh_core::trace::{
     Facts, Incoming, Istio, Kind, Own, Parent, Span, Wish, cut, is_error, is_traced, mark, random_id, tags,
 };
+use mesh_proto::logs::Teller as LogTeller;
 
-pub(super) use self::outbox::Outbox;
 use super::engine::Engine;
 use super::exchange::Stage;
 use super::message::RequestHead;
+use super::outbox;
 use super::site::Client;
 use crate::report::{Perspective, RequestFacts, Told};
 
-mod outbox;
+mod delivery;
 
 /// A request that is traced: it has a span.
 #[derive(Debug, Clone, Copy)]
@@ -34,9 +34,14 @@ impl Active {
     pub fn trace(self) -> u128 {
         self.0.at.trace
     }
+
+    /// The trace, and the request's own span in it.
+    pub fn place(self) -> (u128, u64) {
+        (self.0.at.trace, self.0.at.span)
+    }
 }
 
-/// On whose behalf spans are told: the same for all requests of an engine.
+/// On whose behalf spans and access logs are told: the same for all requests of an engine.
 #[derive(Debug, Default)]
 pub(super) struct Teller {
     service: String,
@@ -50,6 +55,8 @@ pub(super) struct Teller {
     reads_environment: bool,
     /// What a gateway was known as.
     own: Option<Arc<GatewayOwn>>,
+    /// Who tells, in the words of access logs.
+    logs: Arc<LogTeller>,
 }
 
 /// Reads the trace of a request, decides whether it is traced, and has the request carry it on. `is_new` says that its id was
@@ -200,11 +207,18 @@ impl Teller {
             _ => "sidecar",
         };
         let named = workload.as_ref().map_or(own_name.as_str(), |it| &it.name);
+        let place = |of: fn(&Workload) -> &Arc<str>| {
+            workload.as_deref().map(|it| of(it).to_string()).unwrap_or_default()
+        };
+        let (region, zone) = (place(|it| &it.region), place(|it| &it.zone));
         let shown = address.map(|ip| ip.to_string()).unwrap_or_default();
         let revision = workload.as_ref().map_or("latest", |it| &it.canonical_revision).to_owned();
+        let node = format!("{role}~{shown}~{named}.{namespace}~{namespace}.svc.cluster.local");
+        let cluster = format!("{canonical}.{namespace}");
         Self {
+            logs: Arc::new(LogTeller { node: node.clone(), cluster, region, zone }),
             service,
-            node: format!("{role}~{shown}~{named}.{namespace}~{namespace}.svc.cluster.local"),
+            node,
             address,
             mesh: proxy
                 .mesh_id
@@ -216,6 +230,11 @@ impl Teller {
             own: client.own(),
             workload,
         }
+    }
+
+    /// Who tells, in the words of access logs.
+    pub(super) fn logs(&self) -> Arc<LogTeller> {
+        Arc::clone(&self.logs)
     }
 
     fn istio(&self) -> Istio<'_> {
@@ -265,11 +284,6 @@ impl Teller {
             _ => return None,
         })
     }
-}
-
-/// The engine by which spans of `engine` go out: who only takes in for an application sends as that would.
-fn sender(engine: &Rc<Engine>) -> Rc<Engine> {
-    engine.client.outbound().unwrap_or_else(|| Rc::clone(engine))
 }
 
 /// Who asks for a request to be traced, and is believed as far as such headers are.

@@ -11,10 +11,11 @@ use mesh_core::telemetry::{Attributes, Families, Value};
 use tokio::time::Instant;
 
 use super::access::Line;
+use super::entries::Carried;
 use super::protocol::Speaking;
 use super::series::Series;
 use super::table::Slot;
-use super::{ConnInfo, Direction, Event, Failure, Flag, Party, PseudoService, Reporter, Stage, Told};
+use super::{ConnInfo, Direction, Event, Failure, Flag, Party, Post, PseudoService, Reporter, Stage, Told};
 
 /// Bytes of application data a connection has carried, from the *local pod's* side, as the access log shows them.
 ///
@@ -101,6 +102,12 @@ impl ConnReport {
         }
     }
 
+    /// States the way for what services of access logs are told about the connection.
+    pub fn post(&self, post: Post) {
+        // Stated twice, the first counts.
+        let _ = self.live.post.set(post);
+    }
+
     /// States who the source is, once known.
     pub fn set_source(&self, source: Party) {
         self.live.lock().info.source = source;
@@ -160,6 +167,7 @@ impl Drop for ConnReport {
             return;
         }
         live.end(reporter);
+        live.post(reporter);
         if let Some(format) = reporter.access.format() {
             let state = live.lock();
             if live.told.get().is_some_and(|told| !told.logs_connection(&*state)) {
@@ -220,6 +228,8 @@ pub(super) struct Live {
     express: AtomicBool,
     /// What a Telemetry says is told about it.
     told: OnceLock<Arc<Told>>,
+    /// The way to services of access logs.
+    post: OnceLock<Post>,
 }
 
 /// Where a connection is counted.
@@ -261,6 +271,7 @@ impl Live {
             requests: AtomicBool::new(false),
             express: AtomicBool::new(false),
             told: OnceLock::new(),
+            post: OnceLock::new(),
         }
     }
 
@@ -303,6 +314,24 @@ impl Live {
         let failed = state.failure.as_ref().is_some_and(|failure| failure.stage.is_before_established());
         if failed && !established {
             series.usual.failed(flag).fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells services of access logs.
+    fn post(&self, reporter: &Reporter) {
+        let (Some(told), Some(post)) = (self.told.get(), self.post.get()) else { return };
+        let state = self.lock();
+        let carried = Carried {
+            info: &state.info,
+            bytes: (self.sent(), self.received()),
+            since: self.since,
+            duration: self.started.elapsed(),
+            failure: state.failure.as_ref(),
+        };
+        for (service, entry) in told.entries_of_connection(&*state, &carried) {
+            if !post.send(service, entry) {
+                reporter.count(Event::LogNoRoom);
+            }
         }
     }
 

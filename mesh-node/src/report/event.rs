@@ -99,13 +99,19 @@ pub enum Event {
     SpanNoRoom,
     /// A span whose collector could not be reached, or did not take it.
     SpanUndelivered,
+    /// An entry of an access log that its service has taken.
+    LogSent,
+    /// An entry of an access log for which there was no room.
+    LogNoRoom,
+    /// An entry of an access log whose service could not be reached, or did not take it.
+    LogUndelivered,
     /// A task that panicked; must stay 0.
     Panic,
 }
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 49] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -151,6 +157,9 @@ impl Event {
         Self::SpanSent,
         Self::SpanNoRoom,
         Self::SpanUndelivered,
+        Self::LogSent,
+        Self::LogNoRoom,
+        Self::LogUndelivered,
         Self::Panic,
     ];
 
@@ -196,6 +205,8 @@ impl Event {
             Self::LabelOverflow => &OVERFLOW,
             Self::SpanSent => &SPANS_SENT,
             Self::SpanNoRoom | Self::SpanUndelivered => &SPANS_DROPPED,
+            Self::LogSent => &LOGS_SENT,
+            Self::LogNoRoom | Self::LogUndelivered => &LOGS_DROPPED,
             Self::Panic => &PANICS,
         }
     }
@@ -227,7 +238,7 @@ impl Event {
             Self::ShedSession => "session",
             Self::DatagramNoRoom => "sessions",
             Self::DatagramRefused => "refused",
-            Self::DatagramQueue | Self::SpanNoRoom => "queue",
+            Self::DatagramQueue | Self::SpanNoRoom | Self::LogNoRoom => "queue",
             Self::DatagramSize => "size",
             Self::DatagramAddress => "address",
             Self::DatagramLeaving => "leaving",
@@ -235,7 +246,7 @@ impl Event {
             Self::LimitServicePassed | Self::AuthorizerPassed => "passed",
             Self::AdminHost => "host",
             Self::ShedConnections | Self::AdminConnections => "connections",
-            Self::SpanUndelivered => "delivery",
+            Self::SpanUndelivered | Self::LogUndelivered => "delivery",
             Self::TokenRefused
             | Self::NoWaypoint
             | Self::TunnelHbone
@@ -243,6 +254,7 @@ impl Event {
             | Self::AccessLogDropped
             | Self::LabelOverflow
             | Self::SpanSent
+            | Self::LogSent
             | Self::Panic => "",
         }
     }
@@ -331,6 +343,10 @@ static AUTHORIZERS: Family = Family {
 static SPANS_SENT: Family = Family { name: "mesh_spans_sent", help: "Spans that a collector has taken" };
 static SPANS_DROPPED: Family =
     Family { name: "mesh_spans_dropped", help: "Spans that no collector has taken" };
+static LOGS_SENT: Family =
+    Family { name: "mesh_log_entries_sent", help: "Entries of access logs that a service has taken" };
+static LOGS_DROPPED: Family =
+    Family { name: "mesh_log_entries_dropped", help: "Entries of access logs that no service has taken" };
 static TOKENS: Family = Family {
     name: "mesh_tokens_refused",
     help: "Requests refused because of a token that no RequestAuthentication accepts",

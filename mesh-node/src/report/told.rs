@@ -10,6 +10,7 @@ use mesh_core::telemetry::{Attributes, Chosen, Effective, Families, Group, Side,
 use mesh_core::trace::cut;
 use tracing::warn;
 
+use super::entries::Ledger;
 use super::labels::{Changes, FLAGS};
 use super::request::MAX_VALUE;
 use super::request::attributes::View;
@@ -35,6 +36,8 @@ pub struct Told {
     line: Option<AccessFormat>,
     /// Whether metrics are not as usual.
     reshapes: bool,
+    /// The services that are told what access logs have.
+    pub(super) ledgers: Vec<Ledger>,
 }
 
 impl Telemetry {
@@ -83,7 +86,13 @@ impl Told {
             let line = line(format);
             line.inspect_err(|error| warn!(%error, "A provider's format of access logs is not used.")).ok()
         });
-        Self { formats: formats.collect(), line, reshapes: !effective.has_usual_metrics(), effective }
+        Self {
+            formats: formats.collect(),
+            line,
+            reshapes: !effective.has_usual_metrics(),
+            ledgers: effective.log.services.iter().map(Ledger::new).collect(),
+            effective,
+        }
     }
 
     /// The value of a tag that has a format.

@@ -123,6 +123,7 @@ impl Report {
 const CONTROL: &[(&str, &str)] = &[
     ("/version", "version.txt"),
     ("/metrics", "metrics.txt"),
+    ("/debug/subscribers", "subscribers.json"),
     ("/debug/syncz", "syncz.json"),
     ("/debug/findings", "findings.json"),
     ("/api/v1/mesh", "mesh.json"),

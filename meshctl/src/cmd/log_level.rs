@@ -46,3 +46,19 @@ const EXAMPLES: &str = "\
 Example: meshctl log-level
          meshctl log-level info,mesh_node::l4=debug --proxy http://127.0.0.1:15101
          meshctl log-level reset";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_mean_nothing_else_in_a_question() {
+        assert_eq!(levels("info").unwrap(), "info");
+        assert_eq!(levels("info,mesh_node::l4=debug").unwrap(), "info,mesh_node::l4%3ddebug");
+        assert_eq!(levels("reset").unwrap(), "reset");
+        for bad in ["", "info&x=1", "a b", "info#", "info?", "a%20b", "info\r\nhost: x", "[span{x=1}]=trace"]
+        {
+            assert!(levels(bad).is_err(), "{bad:?}");
+        }
+    }
+}

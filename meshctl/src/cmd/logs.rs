@@ -7,26 +7,29 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, ListParams, LogParams};
-use mesh_source::kubernetes::connect_to;
+use anyhow::{Context as _, Result, bail};
 
 use crate::emit;
+
+mod cluster;
 
 /// Show the log of a node, of the control plane, or of any pod such as a gateway's or a waypoint's.
 ///
 /// In a cluster the pods of the mesh are looked for: `control` is the control plane, a node is named as Kubernetes names it,
-/// and NAMESPACE/NAME is a pod, or a gateway or waypoint by its name.
+/// and NAMESPACE/NAME is a pod, or a gateway or waypoint by its name. Of a pod with several containers the mesh's own is shown,
+/// or the one that the pod's annotation kubectl.kubernetes.io/default-container names.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// control, the name of a node, or NAMESPACE/NAME.
     #[arg(value_name = "WHO")]
     who: String,
-    /// Go on as more is written (a testbed only).
-    #[arg(short, long, requires = "bed")]
+    /// Go on as more is written, until all the pods have ended or nobody reads it any more.
+    #[arg(short, long)]
     follow: bool,
+    /// The container of a pod (a cluster only).
+    #[arg(short, long, value_name = "NAME", conflicts_with = "bed")]
+    container: Option<String>,
     /// Only the last lines.
     #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(1..))]
     tail: Option<u32>,
@@ -54,11 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let texts = runtime.block_on(of_cluster(args))?;
-    for (pod, text) in &texts {
-        let head = if texts.len() > 1 { format!("==> {pod} <==\n") } else { String::new() };
-        emit(&format!("{head}{text}"))?;
-    }
+    runtime.block_on(cluster::show(args))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -135,58 +134,6 @@ fn last(text: &str, lines: u32) -> &str {
     text.get(start..).unwrap_or_default()
 }
 
-/// The logs of all pods that are meant, by name.
-async fn of_cluster(args: &Args) -> Result<Vec<(String, String)>> {
-    let (client, _) = connect_to(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
-    let own = args.mesh_namespace.as_str();
-    let (namespace, wanted) = match args.who.split_once('/') {
-        Some((namespace, name)) => (namespace, Wanted::Name(name)),
-        None if args.who == "control" => (own, Wanted::Labels("app=istiod".to_owned())),
-        None => (own, Wanted::Node(&args.who)),
-    };
-    let pods: Api<Pod> = Api::namespaced(client, namespace);
-    let names = match wanted {
-        Wanted::Name(name) if pods.get_opt(name).await?.is_some() => vec![name.to_owned()],
-        Wanted::Name(name) => {
-            let label = format!("gateway.networking.k8s.io/gateway-name={name}");
-            names(&pods, &ListParams::default().labels(&label)).await?
-        }
-        Wanted::Labels(labels) => names(&pods, &ListParams::default().labels(&labels)).await?,
-        Wanted::Node(node) => {
-            let on_node = format!("spec.nodeName={node}");
-            names(&pods, &ListParams::default().labels("app=mesh-node").fields(&on_node)).await?
-        }
-    };
-    ensure!(!names.is_empty(), "there is no pod of {:?} in namespace {namespace:?}", args.who);
-    let params = LogParams {
-        tail_lines: args.tail.map(i64::from),
-        since_seconds: args.since.map(i64::from),
-        limit_bytes: i64::try_from(MAX_SHOWN).ok(),
-        ..LogParams::default()
-    };
-    let mut texts = Vec::new();
-    for name in names {
-        let text = pods.logs(&name, &params).await.with_context(|| format!("the log of {name}"))?;
-        texts.push((name, text));
-    }
-    Ok(texts)
-}
-
-/// Which pods are meant.
-enum Wanted<'a> {
-    /// One of this name, or those of the gateway or waypoint of this name.
-    Name(&'a str),
-    /// Those with these labels.
-    Labels(String),
-    /// The node proxy of this node.
-    Node(&'a str),
-}
-
-async fn names(pods: &Api<Pod>, params: &ListParams) -> Result<Vec<String>> {
-    let list = pods.list(params).await.context("listing pods")?;
-    Ok(list.items.into_iter().filter_map(|pod| pod.metadata.name).collect())
-}
-
 /// Bytes that are shown of a log, from its end.
 const MAX_SHOWN: u64 = 16 << 20;
 /// Between two looks at a file.
@@ -194,7 +141,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 
 const EXAMPLES: &str = "\
 Example: meshctl logs node-1
-         meshctl logs control --tail 20
+         meshctl logs control --tail 20 -f
          meshctl logs default/waypoint --since 300
          meshctl logs node-1 --bed /var/lib/mesh-testbed/bed -f";
 
@@ -205,9 +152,14 @@ mod tests {
     #[test]
     fn a_log_is_found_by_who_it_is_of() {
         let logs = tempfile::tempdir().unwrap();
-        for name in
-            ["mesh-control.log", "node-1.mesh-node.log", "default.way-pod.way.log", "default.web-1.c.log"]
-        {
+        // One that only begins with the name of another is not meant.
+        for name in [
+            "mesh-control.log",
+            "node-1.mesh-node.log",
+            "node-10.mesh-node.log",
+            "default.way-pod.way.log",
+            "default.web-1.c.log",
+        ] {
             fs::write(logs.path().join(name), "x").unwrap();
         }
         let found = |who: &str| file_of(logs.path(), who).map(|path| path.file_name().unwrap().to_owned());

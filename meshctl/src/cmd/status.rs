@@ -31,7 +31,7 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let answers = args.control.get_all("/debug/syncz")?;
+    let answers = args.control.get_all("/debug/subscribers")?;
     let answers = answers.iter().map(|answer| json(answer)).collect::<Result<Vec<_>>>();
     let mut answer = together(answers.context("asking the control plane")?);
     if let Some(node) = &args.node {
@@ -67,7 +67,7 @@ fn together(answers: Vec<Value>) -> Value {
     first
 }
 
-/// What `/debug/syncz` answers, as far as it is shown.
+/// What `/debug/subscribers` answers, as far as it is shown.
 #[derive(Debug, Deserialize)]
 struct Status {
     subscribers: Vec<Proxy>,

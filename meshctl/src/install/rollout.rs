@@ -68,6 +68,9 @@ mod tests {
         assert!(!of(2, 3, 2, 2), "an old one is left");
         assert!(!of(2, 2, 1, 2) && !of(2, 2, 2, 1));
         assert!(!progress(&deployment(Value::Null)).is_done);
+        let unsaid =
+            json!({"kind": "Deployment", "metadata": {"generation": 1}, "status": {"observedGeneration": 1}});
+        assert!(!progress(&unsaid).is_done, "who does not say how many wants one");
         let set = |updated: u64| {
             let status = json!({"observedGeneration": 1, "desiredNumberScheduled": 2, "updatedNumberScheduled": updated, "numberAvailable": 2});
             progress(&json!({"kind": "DaemonSet", "metadata": {"generation": 1}, "status": status})).is_done

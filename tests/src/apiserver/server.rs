@@ -22,6 +22,7 @@ use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
 use super::authn::User;
+use super::logs::Reading;
 use super::read::{self, Watch};
 use super::request::{Call, Path, Verb};
 use super::state::Shared;
@@ -102,23 +103,29 @@ async fn connection(place: Place, stream: TcpStream) {
 /// A body that is there, or one that comes bit by bit.
 pub(super) enum Answer {
     Whole(Full<Bytes>),
+    /// Of JSON.
     Lines(Option<Step>),
+    /// Of nothing in particular.
+    Text(Option<Step>),
 }
 
-/// The watch on its way to its next lines.
-type Step = Pin<Box<dyn Future<Output = (Watch, Option<Bytes>)> + Send>>;
+/// What comes next, and how it goes on then.
+pub(super) struct Step(Next);
 
-impl Answer {
-    fn lines(watch: Watch) -> Self {
-        Self::Lines(Some(step(watch)))
-    }
+type Next = Pin<Box<dyn Future<Output = Option<(Bytes, Step)>> + Send>>;
+
+fn watching(mut watch: Watch) -> Step {
+    Step(Box::pin(async move {
+        let lines = watch.next().await?;
+        Some((lines, watching(watch)))
+    }))
 }
 
-fn step(mut watch: Watch) -> Step {
-    Box::pin(async move {
-        let lines = watch.next().await;
-        (watch, lines)
-    })
+fn reading(mut log: Reading) -> Step {
+    Step(Box::pin(async move {
+        let lines = log.next().await?;
+        Some((lines, reading(log)))
+    }))
 }
 
 impl Body for Answer {
@@ -131,10 +138,11 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
             Self::Whole(body) => Pin::new(body).poll_frame(context),
-            Self::Lines(next) => {
-                let Some(future) = next else { return Poll::Ready(None) };
-                let (watch, lines) = std::task::ready!(future.as_mut().poll(context));
-                *next = lines.is_some().then(|| step(watch));
+            Self::Lines(next) | Self::Text(next) => {
+                let Some(Step(future)) = next else { return Poll::Ready(None) };
+                let come = std::task::ready!(future.as_mut().poll(context));
+                let (lines, step) = come.unzip();
+                *next = step;
                 Poll::Ready(lines.map(|lines| Ok(Frame::data(lines))))
             }
         }
@@ -152,11 +160,12 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<An
         Ok((code, body)) => (code, body, None),
         Err(refusal) => (refusal.code, whole(&refusal.to_json()), refusal.retry_after),
     };
+    let kind = if matches!(body, Answer::Text(_)) { "text/plain" } else { "application/json" };
     let mut response = Response::new(body);
     *response.status_mut() =
         http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     if let Some(seconds) = retry_after {
         headers.insert(header::RETRY_AFTER, seconds.into());
     }
@@ -255,9 +264,12 @@ async fn objects(
 ) -> Result<(u16, Answer), Refusal> {
     rbac::authorize(&shared.lock(), &call)?;
     match call.verb {
+        Verb::Get if call.subresource == "log" => {
+            Ok((200, Answer::Text(Some(reading(Reading::new(shared, &call)?)))))
+        }
         Verb::Get => Ok((200, whole(&read::get(&shared.lock(), &call)?))),
         Verb::List => Ok((200, whole(&read::list(&shared.lock(), &call)?))),
-        Verb::Watch => Ok((200, Answer::lines(Watch::new(shared, call)?))),
+        Verb::Watch => Ok((200, Answer::Lines(Some(watching(Watch::new(shared, call)?))))),
         Verb::DeleteCollection => {
             let list = read::list(&shared.lock(), &call)?;
             for item in list["items"].as_array().into_iter().flatten() {

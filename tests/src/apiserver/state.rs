@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::authn::Tokens;
 use super::kinds::Registry;
+use super::logs::Logs;
 use super::status::Refusal;
 use super::store::Store;
 
@@ -21,6 +22,7 @@ pub(super) struct State {
     pub(super) store: Store,
     pub(super) registry: Registry,
     pub(super) tokens: Tokens,
+    pub(super) logs: Logs,
     pub(super) faults: Vec<Fault>,
     /// What was asked, in order: `verb resource namespace/name`, or the method and path.
     pub(super) seen: Vec<String>,
@@ -63,6 +65,7 @@ impl State {
             store: Store::new(),
             registry: Registry::new(),
             tokens: Tokens::default(),
+            logs: Logs::default(),
             faults: Vec::new(),
             seen: Vec::new(),
             private: false,

@@ -57,7 +57,7 @@ impl ControlHandle {
         self.agent.health().ready
     }
 
-    /// What it answers to a path such as `/debug/syncz`.
+    /// What it answers to a path such as `/debug/subscribers`.
     pub fn debug(&self, path: &str) -> Result<String> {
         let response = fetch_inside(self.agent.netns(), READY_PORT, path, Duration::from_secs(5))?;
         if response.status == 200 {

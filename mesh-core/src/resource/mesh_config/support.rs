@@ -30,7 +30,8 @@ pub(super) fn mesh(tree: &Tree, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Notes which providers have no effect: all but those that are asked about requests, or told about them.
+/// Notes which providers have no effect: all but those that are asked about requests, or told about them; and of those that
+/// are told, which fields.
 fn providers(tree: &Tree, path: Path<'_>, problems: &mut Vec<Problem>) {
     let Tree::List(all) = tree else { return };
     let acts = |provider: &Tree| PROVIDERS.iter().any(|kind| provider.get(kind).is_some());
@@ -38,6 +39,14 @@ fn providers(tree: &Tree, path: Path<'_>, problems: &mut Vec<Problem>) {
         let reason = "is not supported yet and changes nothing";
         let problem = Problem::error(Path::Index(&path, index), reason);
         problems.push(Problem { level: Level::Warning, ..problem });
+    }
+    for (index, provider) in all.iter().enumerate() {
+        let item = Path::Index(&path, index);
+        for kind in ["envoyHttpAls", "envoyTcpAls"] {
+            if let Some(service) = provider.get(kind) {
+                note(service, Path::Key(&item, kind), (ALS, &[]), problems);
+            }
+        }
     }
 }
 
@@ -88,6 +97,15 @@ const PROVIDERS: &[&str] = &[
     "opentelemetry",
     "prometheus",
     "envoyFileAccessLog",
+    "envoyHttpAls",
+    "envoyTcpAls",
+    "envoyOtelAls",
+];
+/// The fields of `envoyHttpAls` and `envoyTcpAls` that have no effect.
+const ALS: &[Row] = &[
+    ("filterStateObjectsToLog", Foreign, ""),
+    ("additionalResponseHeadersToLog", Later, ""),
+    ("additionalResponseTrailersToLog", Later, ""),
 ];
 /// What `defaultConfig` says of spans, for all; pods have no say of their own yet.
 const TRACED: &[&str] = &["tracing", "tracingServiceName", "zipkinAddress", "meshId"];

@@ -114,6 +114,19 @@ fn what_has_no_effect_is_named() {
         ("defaultConfig: {tracing: {}}\n", vec![]),
         ("defaultConfig: {drainDuration: 1s}\n", warning("defaultConfig.drainDuration")),
         ("defaultConfig: {statusPort: 15020}\n", vec![]),
+        (
+            "extensionProviders: [{name: a, envoyHttpAls: {service: s, port: 1, logName: l, additionalRequestHeadersToLog: [x]}}]\n",
+            vec![],
+        ),
+        (
+            "extensionProviders: [{name: a, envoyHttpAls: {service: s, port: 1, additionalResponseHeadersToLog: [x]}}]\n",
+            warning("extensionProviders[0].envoyHttpAls.additionalResponseHeadersToLog"),
+        ),
+        ("extensionProviders: [{name: a, envoyOtelAls: {service: s, port: 1}}]\n", vec![]),
+        (
+            "extensionProviders: [{name: a, datadog: {service: s, port: 1}}]\n",
+            warning("extensionProviders[0]"),
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(level(text), expected, "{text}");

@@ -1,0 +1,257 @@
+//! What services of access logs are told about requests and connections: entries, written at once and delivered later.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use mesh_core::log_service::{LogService, Takes};
+use mesh_core::telemetry::{Attributes, ToService};
+use mesh_core::trace::cut;
+use mesh_proto::logs::{Common, Record, Request, http_entry, record, tcp_entry};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::request::attributes::View;
+use super::request::{AccessFormat, RequestFacts, RequestHeaderFacts};
+use super::{AccessLogFormat, ConnInfo, Direction, Failure, Flag, Flags, Perspective, Told};
+
+/// The way for the entry of a connection to wherever entries are delivered from.
+#[derive(Clone, Debug)]
+pub struct Post(mpsc::Sender<(Arc<LogService>, Vec<u8>)>);
+
+impl Post {
+    /// To whoever holds the other end.
+    pub fn new(sender: mpsc::Sender<(Arc<LogService>, Vec<u8>)>) -> Self {
+        Self(sender)
+    }
+
+    /// Sends an entry off, unless there is no room; says which.
+    pub(super) fn send(&self, service: &Arc<LogService>, entry: Vec<u8>) -> bool {
+        self.0.try_send((Arc::clone(service), entry)).is_ok()
+    }
+}
+
+/// A service of access logs, and its formats if it takes records.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    to: ToService,
+    body: Option<AccessFormat>,
+    attributes: Vec<(String, AccessFormat)>,
+}
+
+/// What was carried by a connection that is over.
+pub(super) struct Carried<'a> {
+    pub(super) info: &'a ConnInfo,
+    /// Bytes the local pod has sent, and those it has received.
+    pub(super) bytes: (u64, u64),
+    pub(super) since: std::time::SystemTime,
+    pub(super) duration: Duration,
+    pub(super) failure: Option<&'a Failure>,
+}
+
+impl Ledger {
+    /// Of a service. A format that cannot be read is left out, Envoy's own stands in for that of a body.
+    pub(super) fn new(to: &ToService) -> Self {
+        let read = |name: &str, format: &str| {
+            let read = AccessFormat::parse(format);
+            let provider = &to.service.to.name;
+            read.inspect_err(|error| warn!(%provider, name, %error, "A format of access logs is not used."))
+                .ok()
+        };
+        let (body, attributes) = match &to.service.takes {
+            Takes::Records { body, attributes } => {
+                let all = attributes.iter().filter_map(|(name, it)| Some((name.clone(), read(name, it)?)));
+                (body.as_deref().and_then(|body| read("text", body)), all.collect())
+            }
+            Takes::Requests { .. } | Takes::Connections => (None, Vec::new()),
+        };
+        Self { to: to.clone(), body, attributes }
+    }
+
+    fn wants(&self, about: &dyn Attributes) -> bool {
+        self.to.filter.as_ref().is_none_or(|filter| filter.holds(about))
+    }
+
+    fn record(&self, facts: &RequestFacts<'_>, trace: Option<(u128, u64)>) -> Vec<u8> {
+        let start = facts.start.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let usual = AccessFormat::standard(AccessLogFormat::Text);
+        record(&Record {
+            time: u64::try_from(start.as_nanos()).unwrap_or(u64::MAX),
+            body: self.body.as_ref().unwrap_or(usual).text(facts),
+            attributes: self.attributes.iter().map(|(name, it)| (name.clone(), it.text(facts))).collect(),
+            trace,
+        })
+    }
+}
+
+impl Told {
+    /// Whether any service is told about connections.
+    pub fn tells_of_connections(&self) -> bool {
+        self.ledgers.iter().any(|it| it.to.service.takes_connections())
+    }
+
+    /// What services are told of a request: the trace and the span that it is part of, and whether it came by TLS, are not
+    /// among its facts.
+    pub fn entries<'a>(
+        &'a self,
+        facts: &'a RequestFacts<'_>,
+        (trace, secure): (Option<(u128, u64)>, bool),
+    ) -> impl Iterator<Item = (&'a Arc<LogService>, Vec<u8>)> {
+        let ledgers =
+            self.ledgers.iter().filter(|it| it.to.service.takes_requests() && it.wants(&View(facts)));
+        ledgers.map(move |it| {
+            let service = &it.to.service;
+            let entry = match &service.takes {
+                Takes::Requests { headers } => http_entry(&common(facts), &request(facts, headers, secure)),
+                Takes::Connections | Takes::Records { .. } => it.record(facts, trace),
+            };
+            (service, entry)
+        })
+    }
+
+    /// What services are told of a connection that is over.
+    pub(super) fn entries_of_connection<'a>(
+        &'a self,
+        about: &'a dyn Attributes,
+        carried: &'a Carried<'a>,
+    ) -> impl Iterator<Item = (&'a Arc<LogService>, Vec<u8>)> {
+        let ledgers = self.ledgers.iter().filter(|it| it.to.service.takes_connections() && it.wants(about));
+        ledgers.map(move |it| {
+            let service = &it.to.service;
+            let entry = carried.as_facts(|facts| match &service.takes {
+                Takes::Records { .. } => it.record(facts, None),
+                _ => tcp_entry(&common(facts), facts.bytes_received, facts.bytes_sent),
+            });
+            (service, entry)
+        })
+    }
+}
+
+impl Carried<'_> {
+    /// In the words of a request, of which a connection has only some: bytes are those that the client sent and was sent.
+    fn as_facts<T>(&self, then: impl FnOnce(&RequestFacts<'_>) -> T) -> T {
+        let info = self.info;
+        let is_inbound = info.direction == Direction::Inbound;
+        let (received, sent) = if is_inbound { (self.bytes.1, self.bytes.0) } else { self.bytes };
+        let cluster = cluster(info);
+        let reason = self.failure.map_or("", |it| it.reason.as_str());
+        then(&RequestFacts {
+            reporter: match info.direction {
+                Direction::Inbound => Perspective::Destination,
+                Direction::Outbound => Perspective::Source,
+                Direction::Through => Perspective::Waypoint,
+            },
+            start: self.since,
+            duration: self.duration,
+            source: info.source.workload.as_ref(),
+            source_identity: info.source.identity.as_ref(),
+            destination: info.destination.workload.as_ref(),
+            destination_identity: info.destination.identity.as_ref(),
+            service: info.service.as_ref(),
+            pseudo_service: info.pseudo_service,
+            encrypted: info.encrypted,
+            grpc: false,
+            protocol: "",
+            method: "",
+            path: "",
+            authority: "",
+            code: 0,
+            grpc_status: None,
+            flags: flags(self.failure.map_or(Flag::None, |it| it.flag)),
+            details: "",
+            termination_details: self.failure.map_or("", |it| it.flag.label()),
+            upstream_failure: reason,
+            bytes_received: received,
+            bytes_sent: sent,
+            request_messages: 0,
+            response_messages: 0,
+            upstream_service_time: None,
+            headers: RequestHeaderFacts::NONE,
+            upstream_host: Some(info.destination.addr),
+            upstream_cluster: &cluster,
+            upstream_local: None,
+            downstream_local: is_inbound.then_some(info.destination.addr),
+            downstream_remote: info.source.addr,
+            sni: "",
+            route_name: "",
+            trace: None,
+            told: None,
+        })
+    }
+}
+
+/// As Envoy calls where a connection goes; which port of a service was asked for is known only of services that have one.
+fn cluster(info: &ConnInfo) -> Cow<'static, str> {
+    let port = info.destination.addr.port();
+    match (&info.service, info.pseudo_service) {
+        _ if info.direction == Direction::Inbound => format!("inbound|{port}||").into(),
+        (Some(service), _) => {
+            let only = service.ports.first().filter(|_| service.ports.len() == 1);
+            format!("outbound|{}||{}", only.map_or(port, |it| it.number), service.hostname).into()
+        }
+        (None, Some(pseudo)) => pseudo.name().into(),
+        (None, None) => "".into(),
+    }
+}
+
+/// The nearest of Envoy's flags.
+const fn flags(flag: Flag) -> Flags {
+    match flag {
+        Flag::None | Flag::Deny => Flags::NONE,
+        Flag::Connect | Flag::TlsFailure | Flag::H2Failure | Flag::IdentityError => Flags::UF,
+        Flag::NoRoute => Flags::NR,
+        Flag::NoUpstream => Flags::UH,
+        Flag::NoCluster => Flags::NC,
+        Flag::Overflow => Flags::UO,
+        Flag::RateLimited => Flags::RL,
+        Flag::Terminated => Flags::UC,
+        Flag::Drained => Flags::LR,
+    }
+}
+
+fn common<'a>(facts: &RequestFacts<'a>) -> Common<'a> {
+    // What the client was shown is the server's at the server, and at a waypoint the waypoint's own, which is not known here.
+    let own = facts.destination_identity.filter(|_| facts.reporter == Perspective::Destination);
+    let peer = facts.source_identity.filter(|_| facts.encrypted && facts.reporter != Perspective::Source);
+    Common {
+        start: facts.start.duration_since(UNIX_EPOCH).unwrap_or_default(),
+        duration: facts.duration,
+        client: facts.downstream_remote,
+        local: facts.downstream_local,
+        upstream: facts.upstream_host,
+        upstream_local: facts.upstream_local,
+        cluster: facts.upstream_cluster,
+        flags: facts.flags.bits(),
+        failure: cut(facts.upstream_failure, MAX_VALUE),
+        route: facts.route_name,
+        termination: facts.termination_details,
+        sni: facts.sni,
+        peer: peer.map_or("", |it| it.uri()),
+        own: own.map_or("", |it| it.uri()),
+    }
+}
+
+fn request<'a>(facts: &RequestFacts<'a>, headers: &[String], secure: bool) -> Request<'a> {
+    let text =
+        |value: Option<&[u8]>| cut(&String::from_utf8_lossy(value.unwrap_or_default()), MAX_VALUE).to_owned();
+    let known = |name: &String| Some((name.clone(), text(Some((facts.headers.request)(name)?))));
+    Request {
+        protocol: facts.protocol,
+        method: facts.method,
+        scheme: if secure { "https" } else { "http" },
+        authority: facts.authority,
+        path: cut(facts.path, MAX_VALUE),
+        user_agent: text(facts.headers.user_agent),
+        referer: text((facts.headers.request)("referer")),
+        forwarded_for: text(facts.headers.x_forwarded_for),
+        id: text(facts.headers.request_id),
+        headers: headers.iter().filter_map(known).collect(),
+        received: facts.bytes_received,
+        code: facts.code,
+        sent: facts.bytes_sent,
+        details: facts.details,
+    }
+}
+
+/// Most bytes of a value, as in the proxy's own log.
+const MAX_VALUE: usize = 2_048;
