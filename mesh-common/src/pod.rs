@@ -43,7 +43,7 @@ pub struct Shortcut {
 
 impl NodeConfig {
     /// Whether the cgroup is the node's own; 0 is none.
-    #[inline(always)]
+    #[inline]
     pub fn is_agent(&self, cgroup: u64) -> bool {
         cgroup != 0 && (self.agent_cgroups[0] == cgroup || self.agent_cgroups[1] == cgroup)
     }

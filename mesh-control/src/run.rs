@@ -91,10 +91,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         relay: cluster.is_some().then(|| relay(&options, &hub, &serving)).transpose()?,
         machines,
     };
-    let listener = bind(options.grpc).await?;
-    let tls = Arc::clone(&serving);
-    services.serve(listen::accept(listener, Some(Arc::new(move || tls.config()))), "tls port");
-    services.serve(listen::accept(bind(options.plain).await?, None), "plain port");
+    services.open(&options, &serving).await?;
     let dashboard = Arc::new(Dashboard {
         hub: Arc::clone(&hub),
         findings,
@@ -188,6 +185,15 @@ struct Services {
 }
 
 impl Services {
+    /// On both ports.
+    async fn open(&self, options: &Options, serving: &Arc<Serving>) -> anyhow::Result<()> {
+        let listener = bind(options.grpc).await?;
+        let tls = Arc::clone(serving);
+        self.serve(listen::accept(listener, Some(Arc::new(move || tls.config()))), "tls port");
+        self.serve(listen::accept(bind(options.plain).await?, None), "plain port");
+        Ok(())
+    }
+
     fn serve(&self, connections: mpsc::Receiver<io::Result<Stream>>, name: &'static str) {
         let Self { hub, ca, authenticator, rules, traffic, relay, machines } = self.clone();
         let told = (Arc::clone(&authenticator), Arc::clone(&rules));

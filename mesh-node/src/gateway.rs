@@ -52,7 +52,7 @@ use crate::{
     report::{Component, ReportOptions, Reporter},
     run::{
         access_log,
-        drain::{self, DrainSwitch},
+        drain::{self, Drain, DrainSwitch},
         lookup::{Lookup, Lookups},
         node::{DEMANDS, LAST_LINES, start_log, stop_signal},
         publish::Publisher,
@@ -146,13 +146,12 @@ async fn serve(
     tasks::spawn_local("edge", edge.run(stopped));
     tasks::spawn_local("rotation", Arc::clone(&identities).run_rotation());
     tasks::spawn_local("sweep", Arc::clone(&reporter).run_sweeps());
-    let logged = access_log::follow(Arc::clone(&reporter), snapshots.subscribe(), options.access_log);
-    tasks::spawn_local("access log", logged);
+    access_log::start(&reporter, snapshots.subscribe(), options.access_log);
     // Addresses are asked for by nobody yet: an engine sends to what services have.
     let (_demand, demands) = mpsc::channel(DEMANDS);
     let publisher = Publisher { snapshots, identities, findings: told, wanted: identity.wanted() };
     // Another process of a gateway is a pod of its own: nothing is ever handed over.
-    let (_, on_duty) = drain::channel();
+    let on_duty = Drain::never();
     source.tell(&place, &reporter, Box::new(Captured::default), &on_duty);
     source.follow(&place, publisher, (demands, lookups), (identity.observer(), on_duty));
 

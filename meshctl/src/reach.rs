@@ -24,7 +24,7 @@ pub(crate) enum Admin {
     /// At an address.
     At(Server),
     /// In a pod.
-    In(Pod),
+    In(Box<Pod>),
 }
 
 impl Admin {
@@ -141,7 +141,7 @@ impl ControlPlane {
         let pods = in_cluster().with_context(|| {
             format!("no control plane at 127.0.0.1:{CONTROL_PORT} (--control names another), and none in a cluster")
         })?;
-        Ok(pods.into_iter().map(Admin::In).collect())
+        Ok(pods.into_iter().map(|pod| Admin::In(Box::new(pod))).collect())
     }
 }
 
@@ -159,21 +159,17 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Finds it.
     pub(crate) fn find(&self) -> Result<Admin> {
-        match &self.which {
-            Some(which) => which.find(&self.place),
-            None => {
-                if let Some(here) = (!self.place.is_said()).then(|| Admin::here(PROXY_PORT)).flatten() {
-                    return Ok(here);
-                }
-                let in_cluster = || self.place.cluster()?.only_node(PROXY_PORT);
-                let pod = in_cluster().with_context(|| {
-                    format!(
-                        "no proxy at 127.0.0.1:{PROXY_PORT} (--proxy names another), and none in a cluster"
-                    )
-                })?;
-                Ok(Admin::In(pod))
-            }
+        if let Some(which) = &self.which {
+            return which.find(&self.place);
         }
+        if let Some(here) = (!self.place.is_said()).then(|| Admin::here(PROXY_PORT)).flatten() {
+            return Ok(here);
+        }
+        let in_cluster = || self.place.cluster()?.only_node(PROXY_PORT);
+        let pod = in_cluster().with_context(|| {
+            format!("no proxy at 127.0.0.1:{PROXY_PORT} (--proxy names another), and none in a cluster")
+        })?;
+        Ok(Admin::In(Box::new(pod)))
     }
 }
 
@@ -206,7 +202,7 @@ impl Which {
     pub(crate) fn find(&self, place: &Place) -> Result<Admin> {
         match self {
             Self::Address(server) => Ok(Admin::At(server.clone())),
-            Self::Name(name) => Ok(Admin::In(place.cluster()?.proxy(name, PROXY_PORT)?)),
+            Self::Name(name) => Ok(Admin::In(Box::new(place.cluster()?.proxy(name, PROXY_PORT)?))),
         }
     }
 }

@@ -15,14 +15,14 @@ use super::{CallError, MANAGER, call};
 
 /// Makes classes while this process leads.
 pub(super) struct Classes {
-    classes: Api<DynamicObject>,
+    api: Api<DynamicObject>,
     leadership: Leadership,
     complaint: Option<String>,
 }
 
 impl Classes {
     pub(super) fn new(client: Client, leadership: Leadership) -> Self {
-        Self { classes: Api::all_with(client, &resource()), leadership, complaint: None }
+        Self { api: Api::all_with(client, &resource()), leadership, complaint: None }
     }
 
     /// Makes them until the election has ended.
@@ -43,12 +43,10 @@ impl Classes {
 
     async fn round(&self) -> Result<(), CallError> {
         for (name, controller, description) in OURS {
-            if call(self.classes.get_metadata_opt(name)).await?.is_some() {
+            if call(self.api.get_metadata_opt(name)).await?.is_some() {
                 continue;
             }
-            match call(self.classes.create(&PostParams::default(), &class(name, controller, description)))
-                .await
-            {
+            match call(self.api.create(&PostParams::default(), &class(name, controller, description))).await {
                 Ok(_) => tracing::info!(class = name, "Made a class of Gateways."),
                 // A cluster without the Gateway API has no classes, and somebody else may be faster.
                 Err(error) if matches!(error.code(), Some(404 | 409)) => {}

@@ -8,11 +8,20 @@ use mesh_core::resource::mesh_config::settings::AccessLogEncoding;
 use tokio::sync::watch;
 use tracing::warn;
 
+use super::tasks;
 use crate::report::{AccessFormat, AccessLogFormat, FormatError, Reporter};
 
 /// Keeps the access log as the mesh's settings have it, until the process ends. `given` is what the command line says,
 /// which counts more.
-pub async fn follow(
+pub fn start(
+    reporter: &Arc<Reporter>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    given: Option<AccessLogFormat>,
+) {
+    tasks::spawn_local("access log", follow(Arc::clone(reporter), snapshots, given));
+}
+
+async fn follow(
     reporter: Arc<Reporter>,
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     given: Option<AccessLogFormat>,

@@ -52,6 +52,11 @@ impl DrainSwitch {
 }
 
 impl Drain {
+    /// One that never begins.
+    pub fn never() -> Self {
+        channel().1
+    }
+
     /// Resolves when the graceful phase begins.
     pub async fn graceful(&self) {
         self.reached(Phase::Graceful).await;

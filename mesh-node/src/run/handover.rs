@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -70,7 +71,13 @@ impl Door {
     ///
     /// # Errors
     /// If the socket cannot be made.
-    pub fn open(socket: &Path, pins: PathBuf) -> io::Result<Self> {
+    pub fn open(socket: &Path, pins: PathBuf) -> anyhow::Result<Self> {
+        let listener = Self::bind(socket);
+        let listener = listener.with_context(|| format!("opening {} for a successor", socket.display()))?;
+        Ok(Self { listener, pins })
+    }
+
+    fn bind(socket: &Path) -> io::Result<UnixListener> {
         if let Some(directory) = socket.parent() {
             fs::create_dir_all(directory)?;
         }
@@ -80,7 +87,7 @@ impl Door {
         let listener = UnixListener::bind(&prepared)?;
         fs::set_permissions(&prepared, fs::Permissions::from_mode(0o600))?;
         fs::rename(&prepared, socket)?;
-        Ok(Self { listener, pins })
+        Ok(listener)
     }
 
     /// The next one that comes and may.
@@ -175,7 +182,7 @@ mod tests {
         let pins = PathBuf::from("/pins");
         let door = Door::open(&socket, pins.clone()).unwrap();
         let new = async { drop(Predecessor::relieve(&socket, &pins).await.unwrap()) };
-        let (_, introduced) = tokio::join!(new, async { door.successor().await.introduce().await });
+        let ((), introduced) = tokio::join!(new, async { door.successor().await.introduce().await });
         assert_eq!(introduced.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

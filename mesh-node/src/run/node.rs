@@ -62,8 +62,8 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let files = limits::set_open_files(options.open_files).context("raising the limit of open files")?;
     info!(node = %options.node, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
     let mut redirect = redirect_options(&options)?;
-    // Before anything that only one may have is opened.
     let meeting = meeting_point(&options);
+    // Before anything that only one may have is opened.
     let predecessor = Predecessor::relieve(&meeting, &redirect.pins.root()).await;
     redirect.beside = predecessor.is_some();
     let reporter = Reporter::new(ReportOptions::logging(options.access_log), Box::new(io::stdout()))?;
@@ -75,7 +75,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let (relief, on_duty) = drain::channel();
 
     let (seeds, threads) = prepare_threads(&options, &redirect, &snapshots);
-    let mut manager = Manager::start(redirect.clone(), seeds)?;
+    let manager = Manager::start(redirect.clone(), seeds)?;
     let (demand, demands) = mpsc::channel(DEMANDS);
     let (lookup, lookups) = Lookup::new();
     let watchdog = Watchdog::start(&reporter).context("starting the watchdog")?;
@@ -93,39 +93,22 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         wanted: Box::new(publish::local_identities),
     };
     source.tell(&place, &reporter, captures(manager.status(), identities.clone()), &on_duty);
-    let state = Arc::new(NodeState {
-        node: options.node.clone(),
-        is_machine: options.machine.host,
-        settings: settings(&options),
-        log,
-        snapshots: snapshots.subscribe(),
-        findings: told.subscribe(),
-        pods: manager.status(),
-        identities: identities.clone(),
-        watchdog,
-        maps: Mutex::new(ControlMaps::open(&redirect.pins)?),
-        pins: redirect.pins.clone(),
-    });
+    let known = (log, snapshots.subscribe(), told.subscribe(), manager.status());
+    let state = state(&options, &redirect, known, (identities.clone(), watchdog))?;
     announce(&state, &reporter, &on_duty).await?;
 
-    follow_kernel_log(&mut manager, &on_duty);
     follow_flows(&manager, &redirect, (reporter.clone(), snapshots.subscribe(), shared), &on_duty)?;
     start_cni(&options, &redirect, snapshots.subscribe(), &on_duty)?;
-    let status = manager.status();
-    tasks::spawn_local("capture", on_duty.clone().during(manager.run(snapshots.subscribe())));
-    tasks::spawn_local("rotation", on_duty.clone().during(identities.run_rotation()));
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
-    let logged = access_log::follow(reporter.clone(), snapshots.subscribe(), options.access_log);
-    tasks::spawn_local("access log", logged);
-    source.follow(&place, publisher, (demands, lookups), (None, on_duty));
-    let door = Door::open(&meeting, redirect.pins.root());
-    let door = door.with_context(|| format!("opening {} for a successor", meeting.display()))?;
+    tasks::spawn_local("rotation", on_duty.clone().during(identities.run_rotation()));
+    access_log::start(&reporter, snapshots.subscribe(), options.access_log);
     if let Some(predecessor) = predecessor {
-        tasks::spawn_local("predecessor", dismiss(predecessor, status));
+        tasks::spawn_local("predecessor", dismiss(predecessor, manager.status()));
     }
-
+    capture(manager, snapshots.subscribe(), &on_duty);
+    source.follow(&place, publisher, (demands, lookups), (None, on_duty));
     tasks::settle();
-    let end = serve_until(&door, relief).await?;
+    let end = serve_until(Door::open(&meeting, redirect.pins.root())?, relief).await?;
     until_stopped(end, (switch, drained), options.drain).await?;
     // What it says is what data threads decide by, until they have ended.
     drop(snapshots);
@@ -134,6 +117,34 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     info!("Stopped.");
     Ok(())
 }
+
+/// What there is to be seen of this process.
+fn state(
+    options: &NodeOptions,
+    redirect: &redirect::Options,
+    (log, snapshots, findings, pods): Known,
+    (identities, watchdog): (Arc<IdentityStore>, Arc<Watchdog>),
+) -> anyhow::Result<Arc<NodeState>> {
+    Ok(Arc::new(NodeState {
+        node: options.node.clone(),
+        is_machine: options.machine.host,
+        settings: settings(options),
+        log,
+        snapshots,
+        findings,
+        pods,
+        identities,
+        watchdog,
+        maps: Mutex::new(ControlMaps::open(&redirect.pins)?),
+        pins: redirect.pins.clone(),
+    }))
+}
+
+/// What changes of it.
+type Known = (LogControl, watch::Receiver<Arc<Snapshot>>, watch::Receiver<Findings>, watch::Receiver<Pods>);
+
+/// How every pod is, once somebody has looked.
+type Pods = Option<Arc<Vec<admin::PodStatus>>>;
 
 /// Opens the ports for people and tools, and tells systemd when this process is ready.
 async fn announce(state: &Arc<NodeState>, reporter: &Arc<Reporter>, on_duty: &Drain) -> anyhow::Result<()> {
@@ -146,10 +157,7 @@ async fn announce(state: &Arc<NodeState>, reporter: &Arc<Reporter>, on_duty: &Dr
 }
 
 /// How far the capture of pods is, and what is wrong with them.
-fn captures(
-    pods: watch::Receiver<Option<Arc<Vec<admin::PodStatus>>>>,
-    identities: Arc<IdentityStore>,
-) -> Captures {
+fn captures(pods: watch::Receiver<Pods>, identities: Arc<IdentityStore>) -> Captures {
     Box::new(move || {
         let pods = pods.borrow().clone();
         let all = || pods.as_deref().into_iter().flatten();
@@ -182,7 +190,7 @@ fn meeting_point(options: &NodeOptions) -> PathBuf {
 }
 
 /// Lets the process before this one go when every pod that it may have served has its listeners here.
-async fn dismiss(predecessor: Predecessor, mut pods: watch::Receiver<Option<Arc<Vec<admin::PodStatus>>>>) {
+async fn dismiss(predecessor: Predecessor, mut pods: watch::Receiver<Pods>) {
     // Gone only with the whole process.
     let _ = pods.wait_for(Option::is_some).await;
     predecessor.dismiss().await;
@@ -198,7 +206,7 @@ enum End {
 }
 
 /// Waits for the wish to stop, or for a successor that serves.
-async fn serve_until(door: &Door, relief: DrainSwitch) -> anyhow::Result<End> {
+async fn serve_until(door: Door, relief: DrainSwitch) -> anyhow::Result<End> {
     let successor = tokio::select! {
         signal = stop_signal() => return signal.map(|()| End::Stopped),
         successor = door.successor() => successor,
@@ -242,11 +250,13 @@ async fn until_stopped(
     Ok(())
 }
 
-fn follow_kernel_log(manager: &mut Manager, on_duty: &Drain) {
+/// Keeps the kernel's part in step, and hears what it has to say.
+fn capture(mut manager: Manager, snapshots: watch::Receiver<Arc<Snapshot>>, on_duty: &Drain) {
     match KernelLog::of(manager.programs().ebpf()) {
         Ok(log) => drop(tasks::spawn_local("kernel log", on_duty.clone().during(log.pump()))),
         Err(error) => warn!(%error, "Messages of the kernel programs cannot be read."),
     }
+    tasks::spawn_local("capture", on_duty.clone().during(manager.run(snapshots)));
 }
 
 fn follow_flows(

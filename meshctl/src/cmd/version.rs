@@ -85,18 +85,18 @@ fn ask(control: &ControlPlane) -> Result<Versions> {
 }
 
 fn text(versions: &Versions) -> String {
-    let mut text = format!("client version: {OWN}\n");
+    let mut lines = vec![format!("client version: {OWN}")];
     let listed = |of: &BTreeMap<String, usize>, what: &str| {
         let each = of.iter().map(|(version, count)| format!("{version} ({count} {what})"));
         each.collect::<Vec<_>>().join(", ")
     };
     if !versions.control.is_empty() {
-        text += &format!("control plane version: {}\n", listed(&versions.control, "replicas"));
+        lines.push(format!("control plane version: {}", listed(&versions.control, "replicas")));
     }
     if !versions.nodes.is_empty() {
-        text += &format!("data plane version: {}\n", listed(&versions.nodes, "nodes"));
+        lines.push(format!("data plane version: {}", listed(&versions.nodes, "nodes")));
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 const OWN: &str = env!("CARGO_PKG_VERSION");

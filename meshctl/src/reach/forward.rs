@@ -48,7 +48,8 @@ impl Pod {
         let text = self.runtime.block_on(self.pods.logs(&self.name, &params));
         let text = text.with_context(|| format!("the log of {self}"))?;
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let start = text.ceil_char_boundary(text.len().saturating_sub(most));
+        let start = text.len().saturating_sub(most);
+        let start = (start..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or_default();
         Ok(text.get(start..).unwrap_or_default().to_owned())
     }
 
