@@ -152,9 +152,9 @@ mod tests {
         let pins = Pins::new(Path::new("/p"), "node-1");
         let pod = PinnedPod { cookie: 42, uid: "0a1b-2c".into() };
         let path = pins.pod_link("guard-in-my_if.7", &pod);
-        assert_eq!(path, Path::new("/p/node-1/v3/link/guard-in-my_if,7_42_0a1b-2c"));
+        assert_eq!(path, Path::new("/p/node-1/v4/link/guard-in-my_if,7_42_0a1b-2c"));
         assert_eq!(pod_of(&path), Some(pod));
-        assert_eq!(pod_of(Path::new("/p/node-1/v3/link/connect4")), None);
+        assert_eq!(pod_of(Path::new("/p/node-1/v4/link/connect4")), None);
     }
 
     #[test]

@@ -85,7 +85,9 @@ impl Report {
     /// What each of them says, and what it has logged where that can be had.
     fn ask_all(&mut self, role: &str, them: &[Admin], paths: &[(&str, &str)]) {
         for (number, one) in them.iter().enumerate() {
-            let who = if number == 0 { role.to_owned() } else { format!("{role}-{}", number + 1) };
+            // There is one control plane, as a rule, and proxies are counted.
+            let is_alone = number == 0 && role == "control";
+            let who = if is_alone { role.to_owned() } else { format!("{role}-{}", number + 1) };
             self.add(&format!("{who}/who.txt"), &(one.name() + "\n"));
             for (path, name) in paths {
                 self.take(&format!("{who}/{name}"), one.get(path));

@@ -62,6 +62,9 @@ fn the_role_grants_what_is_watched_and_nothing_else() {
         let needed = if resource == "/services" {
             // They are made for Gateways as well.
             MADE.to_vec()
+        } else if resource == "networking.istio.io/workloadentries" {
+            // Machines that register themselves have one made for them.
+            MADE.to_vec()
         } else if resource == "gateway.networking.k8s.io/gatewayclasses" {
             // Those that are ours are made where they are missing.
             vec!["create", "get", "list", "watch"]
