@@ -5,6 +5,7 @@
 //! somebody else's in a browser here gets at it; the page is all in this binary and asks nobody else for anything.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -43,6 +44,8 @@ pub struct Dashboard {
     pub cluster: String,
     /// The namespace of mesh-wide configuration.
     pub root_namespace: String,
+    /// The directory that is followed, where it is one.
+    pub config: Option<PathBuf>,
 }
 
 /// Why there is no answer.
@@ -74,6 +77,9 @@ struct Mesh {
     namespaces: Vec<workloads::Namespace>,
     counts: Counts,
     links: PageOptions,
+    /// The directory that is followed, where it is one: tools on this machine read the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_directory: Option<PathBuf>,
     /// Seconds since 1970, of this machine.
     now: u64,
 }
@@ -175,6 +181,7 @@ impl Dashboard {
             namespaces,
             counts,
             links: self.options.clone(),
+            config_directory: self.config.clone(),
             now,
         }
     }

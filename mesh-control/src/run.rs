@@ -99,6 +99,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         options: options.page.clone(),
         cluster: options.cluster.clone(),
         root_namespace: options.root_namespace.clone(),
+        config: options.config.as_deref().map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned())),
     });
     let debug = Debug { hub, ca: Arc::clone(&ca), dashboard, turns: Semaphore::new(debug::TURNS) };
     let debug = Arc::new(debug);

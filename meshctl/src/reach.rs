@@ -207,6 +207,13 @@ impl Which {
     }
 }
 
+/// The directory that the control plane on this machine follows, if there is one that follows any.
+pub(crate) fn followed_here() -> Option<PathBuf> {
+    let mesh = Admin::here(CONTROL_PORT)?.get("/api/v1/mesh").ok()?;
+    let directory = json(&mesh).ok()?.get("configDirectory")?.as_str().map(PathBuf::from)?;
+    directory.is_dir().then_some(directory)
+}
+
 /// JSON that the control plane or a proxy has answered.
 pub(crate) fn json(answer: &str) -> Result<Value> {
     serde_json::from_str(answer).context("the answer is not JSON")

@@ -14,6 +14,7 @@ fn dashboard() -> Dashboard {
         options: PageOptions::default(),
         cluster: "Kubernetes".to_owned(),
         root_namespace: "istio-system".to_owned(),
+        config: None,
     }
 }
 

@@ -188,6 +188,7 @@ fn a_node_is_believed_about_what_is_wrong_with_its_own_pods() {
         options: crate::config::PageOptions::default(),
         cluster: String::new(),
         root_namespace: String::new(),
+        config: None,
     };
     let ask = |path: &str| -> serde_json::Value {
         let request = http::Request::builder().uri(format!("/api/v1/{path}")).header("host", "localhost");

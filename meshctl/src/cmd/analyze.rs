@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use mesh_core::analyze::{self, Message, Options, analyzers};
 use mesh_core::resource::{Level, Object, Parsed};
@@ -12,7 +12,7 @@ use mesh_core::resource::{Level, Object, Parsed};
 use self::cluster::Access;
 use self::read::Input;
 use self::suppress::Suppression;
-use crate::{emit, note};
+use crate::{emit, note, reach};
 
 mod cluster;
 pub(super) mod read;
@@ -87,13 +87,14 @@ enum Format {
     Log,
 }
 
-/// Where a command reads the configuration: files, or a cluster.
+/// Where a command reads the configuration. Without any of this: what the control plane on this machine reads, if there is one
+/// that reads files; else the cluster that kubectl would talk to.
 #[derive(Debug, clap::Args)]
 pub(super) struct Source {
-    /// The file or directory to read, without directories within it.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    config: PathBuf,
-    /// Read the cluster that kubectl would talk to instead.
+    /// The file or directory to read.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubernetes", "kubeconfig", "context"])]
+    config: Option<PathBuf>,
+    /// Read the cluster that kubectl would talk to.
     #[arg(short = 'k', long)]
     kubernetes: bool,
     /// Kubeconfig to find the cluster in; implies --kubernetes.
@@ -110,12 +111,23 @@ pub(super) struct Source {
 /// The objects there.
 pub(super) fn load(source: &Source) -> Result<Vec<Object>> {
     let Source { config, kubernetes, kubeconfig, context, root_namespace } = source;
-    if !kubernetes && kubeconfig.is_none() && context.is_none() {
-        return Ok(read::all(std::slice::from_ref(config), false)?.parsed.objects);
+    let is_said = *kubernetes || kubeconfig.is_some() || context.is_some();
+    let files = config.clone().or_else(|| if is_said { None } else { reach::followed_here() });
+    if let Some(files) = files {
+        if config.is_none() {
+            note(&format!("reading {}, as the control plane on this machine does", files.display()));
+        }
+        return Ok(read::all(&[files], true)?.parsed.objects);
     }
     let access = Access { kubeconfig: kubeconfig.as_deref(), context: context.as_deref() };
     let options = Options { root_namespace: root_namespace.clone(), ..Options::default() };
-    Ok(cluster::with_files(&access, &Parsed::default(), &options)?.objects)
+    let read = cluster::with_files(&access, &Parsed::default(), &options);
+    let read = if is_said {
+        read
+    } else {
+        read.context("there is no --config, and no control plane on this machine that reads files")
+    };
+    Ok(read?.objects)
 }
 
 /// A level, as users name it.

@@ -1,7 +1,6 @@
-//! `meshctl authz check`: one question, asked of the policies in a directory.
+//! `meshctl authz check`: one question, asked of the policies in a directory or a cluster.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -18,12 +17,12 @@ use serde_json::{Map, Value, json};
 
 use super::place::Place;
 use super::show;
-use crate::cmd::analyze::read;
+use crate::cmd::analyze::{Source, load};
 use crate::{emit, note};
 
 /// Tell what policies say of a connection to a pod, or of a request on it, and why.
 ///
-/// Reads Kubernetes YAML as `kubectl apply` takes it, and asks what a node asks about the pod: policies with a selector or
+/// Reads Kubernetes YAML as `kubectl apply` takes it, or a cluster, and asks what a node asks about the pod: policies with a selector or
 /// without one, of its namespace and of the root namespace. Those with targetRefs are asked at waypoints and gateways: with
 /// --waypoint it is asked what a waypoint asks about a service, and with --gateway what a gateway asks about whoever comes to it.
 ///
@@ -69,12 +68,8 @@ pub(crate) struct Args {
     /// What the token of a request says, as a JSON object; it counts as verified.
     #[arg(long, value_name = "JSON", value_parser = claims)]
     claims: Option<Map<String, Value>>,
-    /// The directory to read, with those in it.
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub(super) config: PathBuf,
-    /// Namespace of mesh-wide configuration.
-    #[arg(long, value_name = "NAMESPACE", default_value = "istio-system")]
-    root_namespace: String,
+    #[command(flatten)]
+    source: Source,
     /// How the answer is printed.
     #[arg(short, long, value_name = "FORMAT", default_value = "table", ignore_case = true)]
     output: Format,
@@ -91,11 +86,11 @@ enum Format {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let input = read::all(std::slice::from_ref(&args.config), true)?;
     let (namespace, name) = args.pod.split_once('/').context("name the pod as NAMESPACE/NAME")?;
-    let mut objects = input.parsed.objects;
+    let mut objects = load(&args.source)?;
     objects.extend(stand_in(&objects, namespace, name));
-    let options = CompileOptions { root_namespace: args.root_namespace.clone(), ..CompileOptions::default() };
+    let options =
+        CompileOptions { root_namespace: args.source.root_namespace.clone(), ..CompileOptions::default() };
     let snapshot = compile(&objects, &options).snapshot;
     let place = Place::of(args, &snapshot, &objects)?;
     let targeted = objects.iter().filter(|object| has_targets(object)).count();
@@ -223,7 +218,7 @@ const STAND_IN: &str = "192.0.2.200";
 const EXAMPLES: &str = "\
 Example: meshctl authz check default/ratings-v1 --config deploy/ \\
              --from cluster.local/ns/default/sa/bookinfo-reviews --method POST --path /ratings/0
-         meshctl authz check shop/cart-0 --from shop/web --port 8080
+         meshctl authz check shop/cart-0 --from shop/web --port 8080 -k
          meshctl authz check shop/cart --waypoint shop/waypoint --from shop/web --path /items
          meshctl authz check istio-system/istio-ingressgateway --gateway --host shop.example --path /admin
          meshctl authz check shop/cart-0 --host shop.example --claims '{\"iss\": \"me\", \"sub\": \"ann\"}' -o json";

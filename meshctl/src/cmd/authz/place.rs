@@ -41,9 +41,7 @@ impl Place {
         }
         let mut workloads = snapshot.workloads();
         let workload = workloads.find(|it| *it.namespace == *namespace && *it.name == *name);
-        let workload = workload.with_context(|| {
-            format!("there is no pod or Deployment {} in {}", args.pod, args.config.display())
-        })?;
+        let workload = workload.with_context(|| format!("there is no pod or Deployment {}", args.pod))?;
         Ok(Self::Pod(Arc::clone(workload)))
     }
 
