@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use mesh_ca::{Bundle, Ca, CaError, Csr};
 use mesh_core::id::SpiffeId;
 use rustls::client::{Resumption, WebPkiServerVerifier};
@@ -59,19 +59,22 @@ impl Serving {
     /// The configuration of the moment. A certificate that has come of age since anybody looked (the process may have
     /// been stopped for a while) is renewed first: its clients would refuse it.
     pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.fresh().tls)
+    }
+
+    fn fresh(&self) -> Guard<Arc<Config>> {
         let now = SystemTime::now();
         if now >= self.config.load().due
             && let Err(error) = self.refresh(now)
         {
             tracing::error!(%error, "The control plane's certificate cannot be renewed.");
         }
-        Arc::clone(&self.config.load().tls)
+        self.config.load()
     }
 
     /// The configuration for connections to other replicas, which show the same identity.
     pub fn client_config(&self) -> Arc<ClientConfig> {
-        drop(self.config());
-        Arc::clone(&self.config.load().client)
+        Arc::clone(&self.fresh().client)
     }
 
     /// Who this control plane is.

@@ -44,8 +44,7 @@ impl DrainSwitch {
 
     /// Runs the graceful phase until nobody listens any more or `grace` is over, then forces the rest.
     pub async fn run(self, grace: Duration) {
-        self.start();
-        let _ = tokio::time::timeout(grace, self.0.closed()).await;
+        self.graceful(grace).await;
         self.force();
         let _ = tokio::time::timeout(FORCED, self.0.closed()).await;
     }
