@@ -54,7 +54,7 @@ use crate::{
         access_log,
         drain::{self, Drain, DrainSwitch},
         lookup::{Lookup, Lookups},
-        node::{DEMANDS, LAST_LINES, start_log, stop_signal},
+        node::{DEMANDS, LAST_LINES, Stops, start_log},
         publish::Publisher,
         state::Findings,
         tasks,
@@ -166,7 +166,8 @@ async fn serve(
 /// Waits to be told to stop, and drains: the control thread's part first, so that listeners say so to their clients.
 async fn stop(grace: Duration, (stopping, switch): (DrainSwitch, DrainSwitch)) -> anyhow::Result<()> {
     tasks::settle();
-    stop_signal().await?;
+    let mut stops = Stops::listen()?;
+    stops.next().await;
     info!(grace_s = grace.as_secs(), "Draining.");
     stopping.start();
     tasks::spawn_local("force", async move {
@@ -178,7 +179,7 @@ async fn stop(grace: Duration, (stopping, switch): (DrainSwitch, DrainSwitch)) -
     tokio::pin!(drain);
     tokio::select! {
         () = &mut drain => {}
-        signal = stop_signal() => signal?,
+        () = stops.next() => {}
     }
     Ok(())
 }

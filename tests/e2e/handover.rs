@@ -1,6 +1,8 @@
 //! A new process of a node beside the old one, as rolling updates have it.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -91,6 +93,29 @@ fn replace(node: &NodeHandle<'_>) -> Result<Process> {
     node.stop(Duration::from_secs(3))?;
     thread::sleep(Duration::from_millis(300));
     Ok(new)
+}
+
+/// Whoever updates nodes tells the old process to end as soon as the new one is ready: what the old one carries has its time all
+/// the same.
+#[test]
+fn what_a_replaced_process_carries_outlasts_the_wish_that_it_stop() -> Result<()> {
+    let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
+    let (client, node) = (bed.pod("mesh/client")?, bed.node("node-1")?);
+    let to_far = at(&bed.pod("mesh/far")?);
+    let mut held = client.spawn(&["netprobe", "hold", &to_far, "--count", "1"])?;
+    ensure!(held.line(Duration::from_secs(5))? == "holding 1");
+    let old = node.pid()?.context("it does not run")?.to_string();
+    let new = another(&node, &[])?;
+    eventually("the new process serves", || Ok(node.log()?.contains("Draining")))
+        .with_context(|| new.errors())?;
+    ensure!(Command::new("kill").arg(&old).status()?.success());
+    let ended = held.line(Duration::from_secs(2));
+    ensure!(ended.is_err(), "its connection ended: {ended:?}");
+    ensure!(Path::new("/proc").join(&old).exists(), "it has ended before its connections");
+    // A second wish ends what is left.
+    ensure!(Command::new("kill").arg(&old).status()?.success());
+    held.line(Duration::from_secs(3)).context("the end of its connection")?;
+    Ok(())
 }
 
 /// Somebody who takes over and dies at once leaves nobody who follows the configuration: the old process ends, so that whoever

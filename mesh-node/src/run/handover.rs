@@ -7,7 +7,6 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,6 +18,8 @@ use tokio::{
     time::timeout,
 };
 use tracing::{info, warn};
+
+use crate::cni::serve::listen;
 
 /// A process that has stepped aside for this one.
 #[derive(Debug)]
@@ -72,22 +73,9 @@ impl Door {
     /// # Errors
     /// If the socket cannot be made.
     pub fn open(socket: &Path, pins: PathBuf) -> anyhow::Result<Self> {
-        let listener = Self::bind(socket);
+        let listener = listen(socket);
         let listener = listener.with_context(|| format!("opening {} for a successor", socket.display()))?;
         Ok(Self { listener, pins })
-    }
-
-    fn bind(socket: &Path) -> io::Result<UnixListener> {
-        if let Some(directory) = socket.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        // Bound beside it and moved there: a predecessor's own is left to those who are connected to it.
-        let prepared = socket.with_extension("new");
-        let _ = fs::remove_file(&prepared);
-        let listener = UnixListener::bind(&prepared)?;
-        fs::set_permissions(&prepared, fs::Permissions::from_mode(0o600))?;
-        fs::rename(&prepared, socket)?;
-        Ok(listener)
     }
 
     /// The next one that comes and may.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context;
 use mesh_core::model::Snapshot;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
 use tracing::{info, warn};
@@ -108,8 +108,9 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     capture(manager, snapshots.subscribe(), &on_duty);
     source.follow(&place, publisher, (demands, lookups), (None, on_duty));
     tasks::settle();
-    let end = serve_until(Door::open(&meeting, redirect.pins.root())?, relief).await?;
-    until_stopped(end, (switch, drained), options.drain).await?;
+    let mut stops = Stops::listen()?;
+    let end = serve_until(Door::open(&meeting, redirect.pins.root())?, relief, &mut stops).await?;
+    until_stopped(end, (switch, drained), (options.drain, &mut stops)).await;
     // What it says is what data threads decide by, until they have ended.
     drop(snapshots);
     drop(workers);
@@ -206,9 +207,9 @@ enum End {
 }
 
 /// Waits for the wish to stop, or for a successor that serves.
-async fn serve_until(door: Door, relief: DrainSwitch) -> anyhow::Result<End> {
+async fn serve_until(door: Door, relief: DrainSwitch, stops: &mut Stops) -> anyhow::Result<End> {
     let successor = tokio::select! {
-        signal = stop_signal() => return signal.map(|()| End::Stopped),
+        () = stops.next() => return Ok(End::Stopped),
         successor = door.successor() => successor,
     };
     info!("Another process takes over; serving on until it has begun.");
@@ -216,7 +217,7 @@ async fn serve_until(door: Door, relief: DrainSwitch) -> anyhow::Result<End> {
         warn!("Not everything was let go of in time.");
     }
     tokio::select! {
-        signal = stop_signal() => signal.map(|()| End::Stopped),
+        () = stops.next() => Ok(End::Stopped),
         introduced = successor.introduce() => match introduced {
             Ok(()) => Ok(End::Replaced),
             // Nobody follows the configuration now. A fresh start does.
@@ -225,29 +226,37 @@ async fn serve_until(door: Door, relief: DrainSwitch) -> anyhow::Result<End> {
     }
 }
 
-/// Ends connections, or waits until they have ended.
+/// Gives connections `grace` to end by themselves. The wish to stop after the one that has begun this ends what is left.
 async fn until_stopped(
     end: End,
     (switch, drained): (DrainSwitch, Drain),
-    grace: Duration,
-) -> anyhow::Result<()> {
+    (grace, stops): (Duration, &mut Stops),
+) {
+    // Of a process that was replaced nobody has wished that it stop: whoever started it does so once its successor is ready.
+    let mut is_wished = end == End::Stopped;
     if end == End::Replaced {
         // What has connected before the kernel programs knew of the new listeners is still in the queues.
         tokio::time::sleep(LAST_ARRIVALS).await;
     }
     info!(grace_s = grace.as_secs(), "Draining; what is captured stays captured.");
     drop(drained);
-    // A second signal ends what is left.
-    tokio::select! {
-        () = switch.run(grace) => {}
-        signal = stop_signal() => return signal,
+    let mut running = std::pin::pin!(switch.run(grace));
+    loop {
+        tokio::select! {
+            () = &mut running => break,
+            () = stops.next() => {
+                if is_wished {
+                    return;
+                }
+                is_wished = true;
+            }
+        }
     }
-    if end == End::Replaced {
+    if !is_wished {
         // Whoever started this process would start it again, and that one would take over.
         info!("Nothing is left to do; waiting to be stopped.");
-        stop_signal().await?;
+        stops.next().await;
     }
-    Ok(())
 }
 
 /// Keeps the kernel's part in step, and hears what it has to say.
@@ -404,15 +413,25 @@ pub(crate) fn start_log(levels: &str) -> anyhow::Result<LogControl> {
     Ok(control)
 }
 
-/// Resolves when somebody wants the process to stop.
-pub(crate) async fn stop_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// Wishes that the process stop. One that comes while nobody waits for it is not lost.
+pub(crate) struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stops {
+    /// Hears of every wish from now on.
+    pub(crate) fn listen() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    /// Resolves with the next.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Addresses that wait to be asked for.
