@@ -165,7 +165,7 @@ pub struct Options {
     /// Names and addresses that clients know this control plane by, beside the usual ones.
     #[arg(long = "serve-as", value_name = "NAME")]
     pub names: Vec<String>,
-    /// Trust domain, unless the mesh configuration names one.
+    /// Trust domain of all identities.
     #[arg(long, default_value = "cluster.local", value_parser = TrustDomain::parse)]
     pub trust_domain: TrustDomain,
     /// Namespace of mesh-wide configuration.

@@ -129,7 +129,7 @@ fn relay(options: &Options, hub: &Arc<Hub>, serving: &Arc<Serving>) -> anyhow::R
 fn compile_options(options: &Options) -> CompileOptions {
     CompileOptions {
         node: String::new(),
-        trust_domain: options.trust_domain.clone(),
+        trust_domain: Some(options.trust_domain.clone()),
         root_namespace: options.root_namespace.clone(),
         cluster: options.cluster.clone(),
         credentials: CredentialScope::Everybody,

@@ -167,8 +167,11 @@ struct Conf {
     exclude_namespaces: Vec<String>,
     wait_seconds: Option<u64>,
     prev_result: Option<Value>,
-    #[serde(default, rename = "cni.dev/valid-attachments", alias = "cni.dev/attachments")]
-    attachments: Vec<Attachment>,
+    #[serde(rename = "cni.dev/valid-attachments")]
+    valid: Option<Vec<Attachment>>,
+    /// The name that version 1.1.0 of the specification first had; libraries of today send both.
+    #[serde(rename = "cni.dev/attachments")]
+    attachments: Option<Vec<Attachment>>,
 }
 
 #[derive(Deserialize)]
@@ -200,9 +203,12 @@ impl Call {
             // Without the agent no enrolled pod starts, but those that run are well, and so is the node's network:
             // to say otherwise would take the whole node out of every Service while the agent is replaced.
             Verb::Status => {}
+            // Without a list nothing is known to be gone.
             Verb::Gc => {
-                let containers = conf.attachments.into_iter().map(|it| it.container).collect();
-                call.question = Some(Question { containers, ..Question::about(verb, DEL_PATIENCE_MS) });
+                call.question = conf.valid.or(conf.attachments).map(|valid| {
+                    let containers = valid.into_iter().map(|it| it.container).collect();
+                    Question { containers, ..Question::about(verb, DEL_PATIENCE_MS) }
+                });
             }
             Verb::Add | Verb::Del | Verb::Check => call.attachment(&variable, conf)?,
         }

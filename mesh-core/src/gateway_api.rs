@@ -335,6 +335,10 @@ pub const GROUP: &str = "gateway.networking.k8s.io";
 pub const CONTROLLER: &str = "istio.io/gateway-controller";
 /// The class that is ours whether there is such a GatewayClass or not.
 pub const CLASS: &str = "istio";
+/// Who takes care of Gateways that run somewhere else; the name is Istio's.
+pub const REMOTE_CONTROLLER: &str = "istio.io/unmanaged-gateway";
+/// The class of such Gateways, whether there is such a GatewayClass or not.
+pub const REMOTE_CLASS: &str = "istio-remote";
 /// What every API server labels a namespace with.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 

@@ -112,7 +112,7 @@ pub struct NodeOptions {
     /// Limit of open files of this process [default: the hard limit].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(MIN_OPEN_FILES..))]
     pub open_files: Option<u64>,
-    /// Trust domain, unless the mesh configuration names one.
+    /// Trust domain of all identities.
     #[arg(long, default_value = "cluster.local", value_parser = TrustDomain::parse)]
     pub trust_domain: TrustDomain,
     /// Lifetime of the certificates of pods, for example 24h, 90m or 30s.
@@ -217,7 +217,7 @@ pub struct GatewayOptions {
     /// Port for readiness probes.
     #[arg(long, value_name = "PORT", default_value_t = 15021)]
     pub ready_port: u16,
-    /// Trust domain, unless the mesh configuration names one.
+    /// Trust domain of all identities.
     #[arg(long, default_value = "cluster.local", value_parser = TrustDomain::parse)]
     pub trust_domain: TrustDomain,
     /// Lifetime of the gateway's own certificate, for example 24h, 90m or 30s.

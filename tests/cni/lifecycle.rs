@@ -126,7 +126,10 @@ fn what_a_collection_does_not_name_is_let_go() -> Result<()> {
     stand.add(&gone)?;
     ensure!(stand.hooks(&kept) > 0 && stand.hooks(&gone) > 0, "not captured");
     let mut conf = stand.conf()?;
-    conf["cni.dev/valid-attachments"] = json!([{"containerID": valid.container, "ifname": "eth0"}]);
+    // As libraries of today do, which send what they know by two names.
+    for name in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+        conf[name] = json!([{"containerID": valid.container, "ifname": "eth0"}]);
+    }
     ensure!(stand.plugin("GC", None, &conf)?.is_ok());
     stand.wait("no hook of what is gone", || stand.hooks(&gone) == 0)?;
     ensure!(stand.hooks(&kept) > 0, "what was named is gone as well");

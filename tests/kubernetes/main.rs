@@ -8,3 +8,4 @@ mod image;
 mod install;
 mod manifests;
 mod real;
+mod schemas;

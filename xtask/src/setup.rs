@@ -6,6 +6,8 @@
 
 mod envoy;
 mod plan;
+mod schemas;
+mod wheel;
 
 use std::{
     env,
@@ -39,6 +41,8 @@ pub(crate) enum Part {
     Tools,
     /// The browser that the mesh page is tested with.
     Browser,
+    /// What Kubernetes says of the form of its objects.
+    Schemas,
     /// Those that the bench of layer 7 compares the gateway with, and their load.
     Peers,
     /// What only `check` uses.
@@ -47,7 +51,7 @@ pub(crate) enum Part {
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let parts = [Part::Ebpf, Part::Tools, Part::Browser];
+    let parts = [Part::Ebpf, Part::Tools, Part::Schemas, Part::Browser];
     if args.check {
         return Ok(list(&parts));
     }
@@ -124,6 +128,7 @@ fn carry_out(action: &Action) -> Result<()> {
             must(&mut install)
         }
         Action::Envoy => envoy::install(plan::ENVOY),
+        Action::Schemas => schemas::install(plan::SCHEMAS),
     }
 }
 
@@ -187,6 +192,7 @@ impl Facts {
             llvm: installed_llvm(),
             programs: plan::PROGRAMS.into_iter().filter(|name| has_program(name)).collect(),
             envoy: envoy::installed(),
+            schemas: schemas::installed(),
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use kube::api::{Api, ApiResource, DynamicObject, PostParams};
-use mesh_core::gateway_api::{CLASS, CONTROLLER};
+use mesh_core::gateway_api::{CLASS, CONTROLLER, REMOTE_CLASS, REMOTE_CONTROLLER};
 use mesh_core::waypoint::{WAYPOINT_CLASS, WAYPOINT_CONTROLLER};
 use mesh_source::kubernetes::Client;
 use mesh_source::kubernetes::leader::Leadership;
@@ -80,9 +80,14 @@ fn resource() -> ApiResource {
 }
 
 /// Name, controller and description of each: Istio's names, so that Gateways written for it are served.
-const OURS: [(&str, &str, &str); 2] = [
+const OURS: [(&str, &str, &str); 3] = [
     (CLASS, CONTROLLER, "Gateways at the edge of the mesh."),
     (WAYPOINT_CLASS, WAYPOINT_CONTROLLER, "Waypoints, for rules about requests to services of the mesh."),
+    (
+        REMOTE_CLASS,
+        REMOTE_CONTROLLER,
+        "Gateways that run somewhere else: nothing is deployed or configured for them.",
+    ),
 ];
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(5);

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_core::allocate::{Allocator, Ranges, same};
+use mesh_core::gateway_api::{CONTROLLER, REMOTE_CONTROLLER};
 use mesh_core::resource::status::{WAYPOINT_ACCEPTED, WAYPOINT_BOUND};
 use mesh_core::resource::{Finding, Level, Object, ObjectKey, Origin, Spec};
-use mesh_core::waypoint::{Attachments, Verdict, targets};
+use mesh_core::waypoint::{Attachments, Verdict, WAYPOINT_CONTROLLER, targets};
 use mesh_source::kubernetes::status::{Addresses, Condition, Status, Statuses};
 use mesh_source::{About, Change};
 use tokio::sync::watch;
@@ -373,8 +374,8 @@ const OF_GATEWAY_API: [&str; 9] = [
     "UDPRoute",
     "BackendTLSPolicy",
 ];
-/// Who takes care of a `GatewayClass` that is ours: of gateways, and of waypoints. The names are Istio's.
-const CONTROLLERS: [&str; 2] = ["istio.io/gateway-controller", "istio.io/mesh-controller"];
+/// Who takes care of a `GatewayClass` that is ours.
+const CONTROLLERS: [&str; 3] = [CONTROLLER, WAYPOINT_CONTROLLER, REMOTE_CONTROLLER];
 /// Bytes; Kubernetes allows a condition 32 KiB, and nobody reads more than this.
 const MAX_MESSAGE: usize = 2048;
 

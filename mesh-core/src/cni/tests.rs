@@ -100,10 +100,24 @@ fn the_other_verbs() {
     assert_eq!(version.output.expect("printed")["supportedVersions"], json!(VERSIONS));
     let attachments =
         json!([{"containerID": "c1", "ifname": "eth0"}, {"containerID": "c2", "ifname": "eth0"}]);
-    let gc = json!({"cniVersion": "1.1.0", "cni.dev/valid-attachments": attachments});
-    let gc = parse(&[("CNI_COMMAND", "GC")], &gc).expect("good");
-    assert_eq!(gc.question.clone().expect("told").containers, ["c1", "c2"]);
-    assert_eq!(gc.conclude(Err("away".into())), Ok(None));
+    // libcni sends both names since the first one was found to differ from the specification.
+    for names in [
+        &["cni.dev/valid-attachments"][..],
+        &["cni.dev/attachments"],
+        &["cni.dev/valid-attachments", "cni.dev/attachments"],
+    ] {
+        let mut gc = json!({"cniVersion": "1.1.0"});
+        names.iter().for_each(|name| gc[name] = attachments.clone());
+        let gc = parse(&[("CNI_COMMAND", "GC")], &gc).expect("good");
+        assert_eq!(gc.question.clone().expect("told").containers, ["c1", "c2"]);
+        assert_eq!(gc.conclude(Err("away".into())), Ok(None));
+    }
+    let nothing = parse(&[("CNI_COMMAND", "GC")], &json!({"cniVersion": "1.1.0"})).expect("good");
+    assert_eq!(
+        (nothing.question, nothing.output),
+        (None, None),
+        "without a list nothing is known to be gone"
+    );
 }
 
 #[test]

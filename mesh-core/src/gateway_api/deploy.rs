@@ -13,7 +13,7 @@ use serde_json::Value;
 
 pub use self::parameters::Fault as ParametersFault;
 use self::template::Template;
-use super::{CLASS, CONTROLLER, Facts, Gateway, Resources};
+use super::{CLASS, CONTROLLER, Facts, Gateway, REMOTE_CLASS, REMOTE_CONTROLLER, Resources};
 use crate::resource::ObjectKey;
 use crate::resource::gateway_api::{AddressKind, GatewaySpec};
 use crate::service_host::{service_of, variable_of};
@@ -30,7 +30,7 @@ pub struct Settings {
     pub image: String,
     /// The control plane that they follow, a URL.
     pub control: String,
-    /// The trust domain, unless the mesh configuration names one.
+    /// The trust domain of all identities.
     pub trust_domain: String,
 }
 
@@ -129,6 +129,14 @@ impl<'a> Resources<'a> {
             None if class == CLASS => Some(Role::Gateway),
             None => (class == WAYPOINT_CLASS).then_some(Role::Waypoint),
         }
+    }
+
+    /// The Gateways that run somewhere else: nothing is deployed or configured for them.
+    pub fn remotes(&self) -> impl Iterator<Item = &Gateway<'a>> {
+        self.gateways.values().filter(|it| match self.classes.get(&*it.spec.gateway_class_name) {
+            Some(class) => *class.controller_name == *REMOTE_CONTROLLER,
+            None => *it.spec.gateway_class_name == *REMOTE_CLASS,
+        })
     }
 
     /// The Gateways that are waypoints of ours, by namespace and name.

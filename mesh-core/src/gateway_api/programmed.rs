@@ -103,6 +103,37 @@ impl<'a> Resources<'a> {
     }
 }
 
+/// What is told of one that runs somewhere else: it is where it says that it is.
+pub(super) fn status_of_remote(gateway: &Gateway<'_>) -> GatewayStatus {
+    let taken = "it runs somewhere else: nothing is deployed or configured for it here";
+    let accepted = Condition::new(ACCEPTED, true, "Accepted", taken);
+    let addresses: Vec<Arc<str>> = gateway.spec.addresses.iter().map(|it| Arc::from(&*it.value)).collect();
+    let programmed = if addresses.is_empty() {
+        refuse("AddressNotAssigned", "spec.addresses of a Gateway that runs somewhere else says where").0
+    } else {
+        Condition::new(PROGRAMMED, true, "Programmed", "it is reached where spec.addresses says")
+    };
+    let listeners = gateway.spec.listeners.iter().map(elsewhere).collect();
+    GatewayStatus { conditions: [accepted, programmed].into(), listeners, addresses, sets: 0 }
+}
+
+fn elsewhere(listener: &Listener) -> ListenerStatus {
+    let held = [
+        (ACCEPTED, true, "Accepted"),
+        ("Conflicted", false, "NoConflicts"),
+        (RESOLVED, true, "ResolvedRefs"),
+        (PROGRAMMED, true, "Programmed"),
+    ];
+    let conditions =
+        held.map(|(sort, holds, reason)| Condition::new(sort, holds, reason, "is served somewhere else"));
+    ListenerStatus {
+        name: Arc::from(&*listener.name),
+        kinds: Vec::new(),
+        attached: 0,
+        conditions: conditions.into(),
+    }
+}
+
 /// Whether a Gateway is taken that has these listeners.
 fn gateway_accepted(gateway: &Gateway<'_>, listeners: &[ListenerStatus], plan: &Plan) -> Condition {
     let refuse = |reason, message: String| Condition::new(ACCEPTED, false, reason, message);

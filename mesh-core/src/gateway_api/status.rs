@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::contest::Contest;
 use super::mesh::is_service;
+use super::programmed::status_of_remote;
 use super::refs::CertificateFault;
 use super::{
     AncestorStatus, AuthorityFault, BackendFault, Facts, Gateway, Listener, ListenerFault, Name, Owner,
@@ -141,6 +142,9 @@ impl<'a> Resources<'a> {
         }
         for waypoint in self.waypoints() {
             report.gateways.insert(waypoint.object.key(), self.status_of_waypoint(waypoint, facts));
+        }
+        for remote in self.remotes() {
+            report.gateways.insert(remote.object.key(), status_of_remote(remote));
         }
         self.report_sets((&listeners, &attached), facts, &mut report);
         self.report_policies(&senders, facts, &mut report);

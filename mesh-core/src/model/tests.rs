@@ -572,6 +572,24 @@ fn the_older_service_keeps_an_address() {
 }
 
 #[test]
+fn identities_are_of_the_trust_domain_that_issues_them() {
+    let map = "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: 'trustDomain: td.new'}}";
+    let all = objects(&format!("---\n{map}\n{}", running("app/a", "10.0.0.1", "")));
+    for (issued, findings) in [("td.new", 0), ("td.other", 1)] {
+        let trust_domain = Some(TrustDomain::parse(issued).unwrap());
+        let compiled = compile(&all, &CompileOptions { trust_domain, ..CompileOptions::default() });
+        assert_eq!(compiled.snapshot.workloads().next().unwrap().identity.trust_domain().as_str(), issued);
+        assert_eq!(compiled.findings.len(), findings, "{:?}", compiled.findings);
+        assert!(
+            compiled
+                .findings
+                .iter()
+                .all(|it| it.level == Level::Error && it.field == "data.mesh.trustDomain")
+        );
+    }
+}
+
+#[test]
 fn mesh_config_sets_the_trust_domain() {
     let config = |mesh: &str| {
         compiled(&format!(

@@ -64,8 +64,9 @@ mod waypoints;
 pub struct CompileOptions {
     /// The name of the node that the snapshot is for; empty where there is none (gateways).
     pub node: String,
-    /// The trust domain if `MeshConfig` sets none.
-    pub trust_domain: TrustDomain,
+    /// The trust domain of the certificate authority, where one is known: identities can have no other. Otherwise `MeshConfig`'s,
+    /// or `cluster.local`.
+    pub trust_domain: Option<TrustDomain>,
     /// The namespace of mesh-wide configuration, normally `istio-system`.
     pub root_namespace: String,
     /// The cluster's name as telemetry shows it, normally `Kubernetes`.
@@ -125,7 +126,7 @@ impl Default for CompileOptions {
     fn default() -> Self {
         Self {
             node: String::new(),
-            trust_domain: TrustDomain::default(),
+            trust_domain: None,
             root_namespace: "istio-system".to_owned(),
             cluster: "Kubernetes".to_owned(),
             credentials: CredentialScope::default(),

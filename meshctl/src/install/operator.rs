@@ -103,7 +103,8 @@ impl Translated {
                 _ => self.warn(&format!("{field}.{key}"), "means nothing here", "leave it out"),
             }
         }
-        self.values[part] = values;
+        // The CNI plugin, which is a component of its own in Istio, is part of the agent here.
+        super::values::merge(&mut self.values[part], &values);
     }
 
     fn gateways(&mut self, field: &str, list: &Value, role: &str, service: &str) {

@@ -107,6 +107,10 @@ fn complete(said: &Value) -> Result<Value> {
         }
     }
     merge(&mut values, said);
+    // Where an IstioOperator names it. Certificates and configuration must not disagree.
+    if said["trustDomain"].is_null() && !values["meshConfig"]["trustDomain"].is_null() {
+        values["trustDomain"] = values["meshConfig"]["trustDomain"].clone();
+    }
     Ok(values)
 }
 

@@ -143,6 +143,13 @@ impl Values {
         if let Err(error) = TrustDomain::parse(&self.trust_domain) {
             bail!("trustDomain: {error}");
         }
+        let configured = self.mesh_config.get("trustDomain");
+        if let Some(other) = configured.filter(|it| it.as_str() != Some(&self.trust_domain)) {
+            bail!(
+                "trustDomain: is {}, and meshConfig.trustDomain is {other}: leave one of them out",
+                self.trust_domain
+            );
+        }
         scale("control", self.control.replicas, &self.control.autoscale)?;
         if self.control.budget && !self.control.autoscale.enabled && self.control.replicas < 2 {
             bail!(

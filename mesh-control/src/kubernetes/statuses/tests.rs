@@ -246,7 +246,7 @@ fn classes_that_name_us_are_accepted() {
         reports.saw(&[Change::Apply(Arc::new(received.object.unwrap()))]);
     }
     let names = || said.0.lock().unwrap().0.keys().map(|key| key.name.to_string()).collect::<Vec<_>>();
-    assert_eq!(names(), ["istio", "istio-waypoint"]);
+    assert_eq!(names(), ["istio", "istio-remote", "istio-waypoint"]);
     let status = said.0.lock().unwrap().0[&key("istio")].clone();
     let [condition] = &status.conditions[..] else { panic!("{status:?}") };
     assert_eq!(
@@ -255,7 +255,7 @@ fn classes_that_name_us_are_accepted() {
     );
     assert_eq!(status.uid.as_deref(), Some("u"));
     reports.saw(&[Change::Delete(key("istio"))]);
-    assert_eq!(names(), ["istio-waypoint"]);
+    assert_eq!(names(), ["istio-remote", "istio-waypoint"]);
 }
 
 #[test]

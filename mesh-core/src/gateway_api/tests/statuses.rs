@@ -55,6 +55,32 @@ pub(super) fn check(yaml: &str, expected: &str) {
 }
 
 #[test]
+fn a_gateway_that_runs_somewhere_else_is_where_it_says() {
+    check(
+        "
+        gateway infra/lost
+          gatewayClassName: istio-remote
+          listeners: [{name: http, port: 80, protocol: HTTP}]
+        gateway infra/there
+          gatewayClassName: istio-remote
+          addresses: [{type: IPAddress, value: 192.0.2.9}, {type: Hostname, value: east.example}]
+          listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+        service infra/lost
+          {ports: [{port: 80}], externalIPs: [192.0.2.7]}
+        http infra/a
+          parentRefs: [{name: there}]
+          rules: [{backendRefs: [{name: lost, port: 80}]}]
+        ",
+        "
+        lost: Accepted !Programmed=AddressNotAssigned []
+        lost/http: 0  Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        there: Accepted Programmed [\"192.0.2.9\", \"east.example\"]
+        there/mesh: 0  Accepted !Conflicted=NoConflicts ResolvedRefs Programmed
+        ",
+    );
+}
+
+#[test]
 fn a_gateway_that_is_fine_says_so_and_counts_its_routes() {
     check(
         "

@@ -36,7 +36,21 @@ pub(super) fn compile(
         }
         None => resource::mesh_config::MeshConfig::default(),
     };
-    let trust_domain = parsed.trust_domain.clone().unwrap_or_else(|| options.trust_domain.clone());
+    let trust_domain = match (&options.trust_domain, parsed.trust_domain.clone()) {
+        (Some(issued), said) => {
+            if let Some((object, _)) = found
+                && let Some(said) = said.filter(|said| said != issued)
+            {
+                let reason = format!(
+                    "is {said}, and the certificate authority issues identities of {issued}, which hold (set the installation's \
+                     trustDomain as well, which makes strangers of all identities until they are renewed)"
+                );
+                report.error_at(&object.origin, "data.mesh.trustDomain", reason);
+            }
+            issued.clone()
+        }
+        (None, said) => said.unwrap_or_default(),
+    };
     let mut aliases: Vec<_> = parsed.trust_domain_aliases.iter().map(|alias| alias.0.clone()).collect();
     aliases.retain(|alias| *alias != trust_domain);
     aliases.sort();

@@ -274,7 +274,7 @@ fn ask(
 }
 
 fn options() -> CompileOptions {
-    CompileOptions { trust_domain: TrustDomain::parse("td.one").unwrap(), ..CompileOptions::default() }
+    CompileOptions { trust_domain: TrustDomain::parse("td.one").ok(), ..CompileOptions::default() }
 }
 
 fn with_pods(policies: &[Object]) -> Vec<Object> {

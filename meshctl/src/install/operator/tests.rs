@@ -83,6 +83,15 @@ meshConfig: {accessLogFile: /dev/stdout}
 }
 
 #[test]
+fn components_that_are_one_here_do_not_overrule_each_other() {
+    let spec = "components: {cni: {enabled: false}, ztunnel: {enabled: true, k8s: {resources: {requests: {cpu: 50m}}}}}";
+    let wanted = json!({"node": {
+        "enabled": true, "cni": {"enabled": false}, "resources": {"requests": {"cpu": "50m"}},
+    }});
+    assert_eq!(translated(spec).values, wanted);
+}
+
+#[test]
 fn images_of_istio_are_not_taken_for_ours() {
     let Translated { values, warnings } = translated("{hub: docker.io/istio, tag: 1.27.1, revision: canary}");
     assert_eq!(values, json!({}));

@@ -104,6 +104,25 @@ fn what_is_said_is_in_the_objects() {
 }
 
 #[test]
+fn the_configurations_trust_domain_is_that_of_certificates() {
+    let good = plan(&["meshConfig.trustDomain=td.one"]).expect("good");
+    assert_eq!(good.values["trustDomain"], "td.one");
+    for name in ["mesh-control", "mesh-node", "gateways"] {
+        let text = &good.texts.iter().find(|(it, _)| it.starts_with(name)).expect("a template").1;
+        assert!(
+            text.contains("--trust-domain=td.one") && !text.contains("--trust-domain=cluster.local"),
+            "{name}"
+        );
+    }
+    let two = ["meshConfig.trustDomain=td.one", "trustDomain=td.two"];
+    let error = plan(&two).map(drop).expect_err("two").to_string();
+    assert_eq!(
+        error,
+        "trustDomain: is td.two, and meshConfig.trustDomain is \"td.one\": leave one of them out"
+    );
+}
+
+#[test]
 fn what_cannot_be_is_refused_with_its_field() {
     for (set, field) in [
         ("profile=none", "profile"),

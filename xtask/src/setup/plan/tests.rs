@@ -99,6 +99,18 @@ fn peers_come_after_what_fetches_them() {
 }
 
 #[test]
+fn schemas_come_after_what_fetches_them() {
+    let mut facts = debian();
+    assert_eq!(packages(next(Part::Schemas, &facts)), ["python3-pip"]);
+    assert_eq!(missing(Part::Schemas, &facts).len(), 2);
+    facts.programs.insert("pip3");
+    assert_eq!(next(Part::Schemas, &facts), Ok(Some(Action::Schemas)));
+    facts.schemas = Some(SCHEMAS.to_owned());
+    assert_eq!(next(Part::Schemas, &facts), Ok(None));
+    assert_eq!(missing(Part::Schemas, &facts), Vec::<String>::new());
+}
+
+#[test]
 fn check_takes_clippy_where_the_distribution_has_the_same_release() {
     let mut facts = debian();
     facts.programs.insert("cargo-deny");
