@@ -93,9 +93,13 @@ fn the_image_is_a_layout_that_says_what_it_is_and_runs() {
     let list = json(&root.join("usr/local/share/mesh/sbom.spdx.json"));
     assert_eq!(list["spdxVersion"], "SPDX-2.3");
     let packages = list["packages"].as_array().expect("packages");
-    for wanted in ["mesh-node", "rustls", "libc.so.6"] {
+    for wanted in ["mesh-node", "rustls", "aya-ebpf", "libc.so.6"] {
         let has = |it: &&Value| it["name"] == wanted && it["versionInfo"].is_string();
         assert_eq!(packages.iter().filter(has).count(), 1, "{wanted}");
+    }
+    // What only builds or tests the programs is not in them.
+    for unwanted in ["xtask", "mesh-tests", "proptest", "jsonschema", "tonic-prost-build"] {
+        assert!(!packages.iter().any(|it| it["name"] == unwanted), "{unwanted}");
     }
 }
 

@@ -123,6 +123,24 @@ fn what_is_not_there_is_not_upgraded_and_what_is_helms_is_left_to_helm() {
     }
 }
 
+/// What Helm's chart runs before Helm removes the rest.
+#[test]
+fn nodes_alone_are_cleaned_for_helm() {
+    let cluster = Cluster::alive();
+    succeeds(&cluster, &["install", "-y"]);
+    let mut agents = cluster.server.read("DaemonSet", "istio-system", "mesh-node").expect("the agents");
+    agents["metadata"]["annotations"]["meta.helm.sh/release-name"] = json!("mesh");
+    cluster.server.put(&agents);
+    let before = cluster.parts();
+    let said = succeeds(&cluster, &["uninstall", "--nodes-only", "-y"]);
+    assert!(said.contains("✔ 2 nodes cleaned"), "{said}");
+    let mut wanted = before.clone();
+    wanted.retain(|it| it != "DaemonSet mesh-node");
+    assert_eq!((cluster.parts(), before.len()), (wanted.clone(), wanted.len() + 1));
+    let said = succeeds(&cluster, &["uninstall", "--nodes-only", "-y"]);
+    assert!(said.contains("There are no agents on nodes."), "{said}");
+}
+
 #[test]
 fn a_node_that_does_not_answer_is_told() {
     let cluster = Cluster::own();

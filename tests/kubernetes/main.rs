@@ -4,8 +4,10 @@
 
 mod cluster;
 mod guide;
+mod helm;
 mod image;
 mod install;
+mod life;
 mod manifests;
 mod real;
 mod schemas;

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::manifests::{generated, program};
 
 /// The versions of Kubernetes that the guide names, by their second number.
-const MINORS: std::ops::RangeInclusive<u32> = 30..=37;
+pub(super) const MINORS: std::ops::RangeInclusive<u32> = 30..=37;
 
 /// The schemas of one version of Kubernetes; nothing may be in an object that its schema does not have.
-struct Published {
+pub(super) struct Published {
     directory: PathBuf,
     definitions: Definitions,
     validators: HashMap<String, Validator>,
@@ -34,7 +34,7 @@ impl Retrieve for Definitions {
 }
 
 impl Published {
-    fn load(minor: u32) -> Self {
+    pub(super) fn load(minor: u32) -> Self {
         let target = program("meshctl").ancestors().nth(2).expect("a target directory").to_owned();
         let directory = target.join(format!("schemas/v1.{minor}"));
         assert!(directory.is_dir(), "there is no {} (`cargo xtask setup` fetches it)", directory.display());
@@ -43,7 +43,7 @@ impl Published {
     }
 
     /// What the schema of its kind says against an object.
-    fn complaints(&mut self, object: &Value) -> Vec<String> {
+    pub(super) fn complaints(&mut self, object: &Value) -> Vec<String> {
         let Self { directory, definitions, validators } = self;
         let name = schema_of(object);
         let validator = validators.entry(name.clone()).or_insert_with(|| {

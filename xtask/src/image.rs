@@ -97,11 +97,16 @@ fn fill(
         }
         libraries.extend(linked);
     }
+    let certificates = Path::new(CERTIFICATES);
+    if certificates.is_file() {
+        libraries.insert(certificates.to_owned());
+    } else if profile == Profile::Release {
+        bail!(
+            "{CERTIFICATES} is not there, and an image without it trusts no server (package ca-certificates)"
+        );
+    }
     for library in &libraries {
         copy(library, root)?;
-    }
-    for certificates in [CERTIFICATES].map(Path::new).into_iter().filter(|it| it.is_file()) {
-        copy(certificates, root)?;
     }
     let users = root.join("etc");
     fs::create_dir_all(&users)?;
@@ -109,7 +114,10 @@ fn fill(
     fs::write(users.join("group"), "root:x:0:\nmesh:x:1337:\n")?;
     let list = root.join("usr/local/share/mesh");
     fs::create_dir_all(&list)?;
-    fs::write(list.join("sbom.spdx.json"), sbom::write(workspace, &version(workspace)?, &libraries)?)?;
+    fs::write(
+        list.join("sbom.spdx.json"),
+        sbom::write(workspace, (&version(workspace)?, &PROGRAMS), &libraries)?,
+    )?;
     Ok(())
 }
 

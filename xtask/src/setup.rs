@@ -5,6 +5,7 @@
 //! parts they need, so that nobody has to know about this one.
 
 mod envoy;
+mod helm;
 mod plan;
 mod schemas;
 mod wheel;
@@ -41,8 +42,8 @@ pub(crate) enum Part {
     Tools,
     /// The browser that the mesh page is tested with.
     Browser,
-    /// What Kubernetes says of the form of its objects.
-    Schemas,
+    /// What manifests are held against: what Kubernetes says of the form of its objects, and Helm.
+    Manifests,
     /// Those that the bench of layer 7 compares the gateway with, and their load.
     Peers,
     /// What only `check` uses.
@@ -51,7 +52,7 @@ pub(crate) enum Part {
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let parts = [Part::Ebpf, Part::Tools, Part::Schemas, Part::Browser];
+    let parts = [Part::Ebpf, Part::Tools, Part::Manifests, Part::Browser];
     if args.check {
         return Ok(list(&parts));
     }
@@ -128,6 +129,7 @@ fn carry_out(action: &Action) -> Result<()> {
             must(&mut install)
         }
         Action::Envoy => envoy::install(plan::ENVOY),
+        Action::Helm => helm::install(plan::HELM),
         Action::Schemas => schemas::install(plan::SCHEMAS),
     }
 }
@@ -192,6 +194,7 @@ impl Facts {
             llvm: installed_llvm(),
             programs: plan::PROGRAMS.into_iter().filter(|name| has_program(name)).collect(),
             envoy: envoy::installed(),
+            helm: helm::installed(),
             schemas: schemas::installed(),
         }
     }

