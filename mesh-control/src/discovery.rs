@@ -11,6 +11,7 @@ use mesh_core::machine::Claim;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use mesh_proto::names::{self, ResourceType};
+use mesh_proto::protocol;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
@@ -217,6 +218,8 @@ impl Stream {
     }
 
     fn admit(&mut self, node: Option<&Node>) -> Result<(Session, Registration), Status> {
+        let skew = protocol::skew(node.and_then(|node| metadata(node, protocol::FIELD)));
+        let skew = skew.map_err(|error| Status::failed_precondition(error.to_string()))?;
         let claimed = node.and_then(|node| metadata(node, "NODE_NAME"));
         let proven = self.proven.node(&self.rules);
         let node_name = match (&self.proven, proven, claimed) {
@@ -246,6 +249,7 @@ impl Stream {
                 id = &*client.id,
                 node = client.node.as_deref().unwrap_or("-"),
                 identity = &*client.identity,
+                protocol = ?skew,
                 muted,
                 "A subscriber has come."
             );

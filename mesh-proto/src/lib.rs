@@ -15,6 +15,7 @@ pub mod limit;
 pub mod logs;
 pub mod names;
 mod policy;
+pub mod protocol;
 pub mod spans;
 
 /// Messages and services; `proto/` says what they mean.

@@ -296,3 +296,26 @@ async fn names_and_addresses_on_demand() -> Result<()> {
     ensure!(told == [format!("-{}", workload("b"))], "{told:?}");
     Ok(())
 }
+
+/// One is upgraded after the other: neighbours understand each other, and who is further away is told why not and what to do.
+#[tokio::test]
+async fn versions_next_to_each_other_understand_each_other() -> Result<()> {
+    let plane = over(&two())?;
+    let own = mesh_proto::protocol::VERSION;
+    for version in [own - 1, own, own + 1] {
+        let mut subscriber = Subscriber::plain(&plane, "n1").await?.speaking(&version.to_string());
+        subscriber.ask(&ResourceType::ALL).await?;
+        ensure!(!subscriber.told().await?.is_empty(), "version {version}");
+    }
+    for far in ["57", "next"] {
+        let mut subscriber = Subscriber::plain(&plane, "n1").await?.speaking(far);
+        subscriber.ask(&ResourceType::ALL).await?;
+        let status = subscriber.end().await?;
+        ensure!(status.code() == tonic::Code::FailedPrecondition, "{status:?}");
+        ensure!(
+            status.message().starts_with(&format!("you speak version {far} of the mesh's protocol")),
+            "{status:?}"
+        );
+    }
+    Ok(())
+}

@@ -23,6 +23,7 @@ mod manifests;
 mod marks;
 mod nack;
 mod plane;
+mod reach;
 mod real;
 mod resume;
 mod rotation;

@@ -48,6 +48,14 @@ impl Subscriber {
         Ok(Self { requests, responses, node: node.map(describe), held: BTreeMap::new(), bytes: 0 })
     }
 
+    /// The same, of a program that says that it speaks a version of the mesh's protocol.
+    pub(crate) fn speaking(mut self, version: &str) -> Self {
+        let version = Value { kind: Some(Kind::StringValue(version.to_owned())) };
+        let metadata = self.node.as_mut().and_then(|node| node.metadata.as_mut()).expect("it is described");
+        metadata.fields.insert(mesh_proto::protocol::FIELD.to_owned(), version);
+        self
+    }
+
     /// Asks for everything of these types, and says which of it is there.
     pub(crate) async fn ask(&mut self, kinds: &[ResourceType]) -> Result<()> {
         for kind in kinds {

@@ -39,6 +39,7 @@ mod authn;
 mod clock;
 mod discovery;
 mod fields;
+mod forward;
 mod kinds;
 mod logs;
 mod patch;

@@ -7,6 +7,7 @@ use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::machine::registered_name;
 use mesh_proto::discovery::Node;
 use mesh_proto::names::{self, ResourceType};
+use mesh_proto::protocol;
 use prost_types::{Struct, Value, value::Kind};
 
 use crate::config::Namespaced;
@@ -131,7 +132,9 @@ impl Subscriber {
                 (id, vec![(names::GATEWAY, text(&gateway.to_string())), ("NAMESPACE", text(namespace))])
             }
         };
-        let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let version = (protocol::FIELD, text(&protocol::VERSION.to_string()));
+        let fields =
+            fields.into_iter().chain([version]).map(|(key, value)| (key.to_owned(), value)).collect();
         Node { id, cluster: String::new(), metadata: Some(Struct { fields }) }
     }
 }
@@ -161,5 +164,7 @@ mod tests {
         let fields = gateway().describe().metadata.unwrap().fields;
         assert_eq!(fields["GATEWAY"].kind, Some(Kind::StringValue("edge/shop".to_owned())));
         assert!(!fields.contains_key("NODE_NAME"));
+        let version = Some(Kind::StringValue(protocol::VERSION.to_string()));
+        assert_eq!(fields[protocol::FIELD].kind, version);
     }
 }

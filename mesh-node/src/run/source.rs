@@ -191,7 +191,7 @@ impl Source {
                 let (feed, changes) = *source;
                 let compile = CompileOptions {
                     node: place.subscriber.node().to_owned(),
-                    trust_domain: place.trust_domain.clone(),
+                    trust_domain: Some(place.trust_domain.clone()),
                     credentials: place.credentials.clone(),
                     ..CompileOptions::default()
                 };

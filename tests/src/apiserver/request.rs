@@ -21,7 +21,7 @@ pub(super) struct Call {
     pub(super) namespace: String,
     /// Empty for a collection.
     pub(super) name: String,
-    /// `status`, `token`, `finalize`, `log` or nothing.
+    /// `status`, `token`, `finalize`, `log`, `portforward` or nothing.
     pub(super) subresource: String,
     pub(super) query: Query,
     pub(super) user: User,
@@ -111,7 +111,7 @@ impl Call {
             "" => true,
             "status" => resource.status,
             "token" => resource.plural == "serviceaccounts",
-            "log" => resource.plural == "pods" && head.method == http::Method::GET,
+            "log" | "portforward" => resource.plural == "pods" && head.method == http::Method::GET,
             _ => false,
         };
         if !known || (!namespace.is_empty() && !resource.namespaced) {

@@ -28,7 +28,7 @@ use super::request::{Call, Path, Verb};
 use super::state::Shared;
 use super::status::Refusal;
 use super::write::{self, Plan};
-use super::{discovery, rbac, webhook};
+use super::{discovery, forward, rbac, webhook};
 
 /// Where the server is, and whether it should be there.
 #[derive(Clone)]
@@ -92,10 +92,10 @@ async fn connection(place: Place, stream: TcpStream) {
     http.timer(hyper_util::rt::TokioTimer::new());
     // A client that breaks off is a client that has what it wants.
     let _ = match place.tls {
-        None => http.serve_connection(TokioIo::new(stream), service).await,
+        None => http.serve_connection(TokioIo::new(stream), service).with_upgrades().await,
         Some(acceptor) => {
             let Ok(stream) = acceptor.accept(stream).await else { return };
-            http.serve_connection(TokioIo::new(stream), service).await
+            http.serve_connection(TokioIo::new(stream), service).with_upgrades().await
         }
     };
 }
@@ -107,6 +107,8 @@ pub(super) enum Answer {
     Lines(Option<Step>),
     /// Of nothing in particular.
     Text(Option<Step>),
+    /// None: the connection is for something else from here on, which the client knows by this key.
+    Upgraded(String),
 }
 
 /// What comes next, and how it goes on then.
@@ -138,6 +140,7 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
             Self::Whole(body) => Pin::new(body).poll_frame(context),
+            Self::Upgraded(_) => Poll::Ready(None),
             Self::Lines(next) | Self::Text(next) => {
                 let Some(Step(future)) = next else { return Poll::Ready(None) };
                 let come = std::task::ready!(future.as_mut().poll(context));
@@ -160,6 +163,9 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<An
         Ok((code, body)) => (code, body, None),
         Err(refusal) => (refusal.code, whole(&refusal.to_json()), refusal.retry_after),
     };
+    if let Answer::Upgraded(key) = &body {
+        return upgraded(key.clone());
+    }
     let kind = if matches!(body, Answer::Text(_)) { "text/plain" } else { "application/json" };
     let mut response = Response::new(body);
     *response.status_mut() =
@@ -176,6 +182,15 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>) -> Response<An
         }
     }
     response
+}
+
+/// The answer to who wants a web socket.
+fn upgraded(key: String) -> Response<Answer> {
+    let response = Response::builder().status(http::StatusCode::SWITCHING_PROTOCOLS);
+    let response = response.header(header::CONNECTION, "Upgrade").header(header::UPGRADE, "websocket");
+    let response = response.header(header::SEC_WEBSOCKET_ACCEPT, &key);
+    let response = response.header(header::SEC_WEBSOCKET_PROTOCOL, forward::PROTOCOL);
+    response.body(Answer::Upgraded(key)).expect("good headers")
 }
 
 async fn handle(
@@ -215,6 +230,10 @@ async fn handle(
         return Err(Refusal::new(401, "Unauthorized", "Unauthorized"));
     }
     match (call, path) {
+        (Some(call), _) if call.subresource == "portforward" => {
+            rbac::authorize(&shared.lock(), &call)?;
+            Ok((101, Answer::Upgraded(forward::open(shared, &call, head)?)))
+        }
         (Some(call), _) => objects(shared, call, warnings).await,
         (None, Path::Objects { .. }) => review_token(shared, head, body, &user),
         (None, Path::Other(parts)) => {

@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use super::{
     DISTURBING, Failure, Outcome, PAUSE, Plan,
     case::{Load, Place, Traffic},
-    figures::{Sample, rows},
+    figures::{Metric, Row, Sample, Summary, Verdict, rows},
     load, manifests,
     process::Disturbance,
     shown,
@@ -50,6 +50,14 @@ impl Subject {
         match self {
             Self::Requests => &[Told::Nothing, Told::Usual, Told::Traces],
             Self::Connections => &[Told::Nothing, Told::Usual],
+        }
+    }
+
+    /// What telling more may cost at most, in CPU of a request or connection, beside telling less.
+    fn limits(self) -> &'static [(Told, Told, f64)] {
+        match self {
+            Self::Requests => &[(Told::Usual, Told::Nothing, 1.10), (Told::Traces, Told::Usual, 1.01)],
+            Self::Connections => &[(Told::Usual, Told::Nothing, 1.03)],
         }
     }
 
@@ -116,7 +124,12 @@ fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &
     let mut samples: Vec<(String, Vec<Sample>)> =
         subject.turns().iter().map(|told| (told.name().to_owned(), Vec::new())).collect();
     for round in 1..=plan.runs {
-        for (told, (name, samples)) in subject.turns().iter().zip(&mut samples) {
+        let mut turns: Vec<_> = subject.turns().iter().zip(&mut samples).collect();
+        // What comes later in a round is not to have the better or the worse of it.
+        if round % 2 == 0 {
+            turns.reverse();
+        }
+        for (told, (name, samples)) in turns {
             bed.apply(&subject.telemetry(*told))?;
             settle(&stand, subject, *told)?;
             let watch = Disturbance::watch(stand.cgroups())?;
@@ -129,9 +142,44 @@ fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &
             samples.push(sample);
         }
     }
-    outcome.rows.extend(rows(&subject.to_string(), &samples));
+    let mut rows = rows(&subject.to_string(), &samples);
+    judge(subject, &samples, &mut rows, tell);
+    outcome.rows.extend(rows);
     tell("Ending the pods.");
     Ok(())
+}
+
+/// Holds what telling costs against what it may. Turns of one round stand next to each other in time, so they are compared in pairs: what
+/// changes on the machine from one round to the next is in both.
+fn judge(subject: Subject, samples: &[(String, Vec<Sample>)], rows: &mut [Row], tell: &mut dyn FnMut(&str)) {
+    let of = |told: Told| samples.iter().find(|(name, _)| name == told.name()).map(|(_, samples)| samples);
+    let cpu = |sample: &Sample| {
+        sample.iter().find(|(metric, _)| *metric == Metric::CpuPer1k).map(|(_, value)| *value)
+    };
+    for (more, less, wanted) in subject.limits() {
+        let (Some(ours), Some(theirs)) = (of(*more), of(*less)) else { continue };
+        let pairs = ours.iter().zip(theirs).filter_map(|(ours, theirs)| Some(cpu(ours)? / cpu(theirs)?));
+        let Some(ratios) = Summary::of(&pairs.collect::<Vec<_>>()) else { continue };
+        let verdict = Verdict {
+            against: less.name(),
+            wanted: *wanted,
+            is: ratios.median,
+            pass: ratios.median <= *wanted,
+        };
+        tell(&format!(
+            "{subject}: {} takes {:.3} ({:.3}..{:.3}) of the CPU of {}, at most {wanted}: {}",
+            more.name(),
+            ratios.median,
+            ratios.min,
+            ratios.max,
+            less.name(),
+            if verdict.pass { "pass" } else { "fail" },
+        ));
+        let is_its = |row: &&mut Row| row.system == more.name() && row.metric == Metric::CpuPer1k.name();
+        if let Some(row) = rows.iter_mut().find(is_its) {
+            row.must = Some(verdict);
+        }
+    }
 }
 
 /// Waits until the proxies tell what they should, which shows in what they count.

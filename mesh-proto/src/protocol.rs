@@ -1,0 +1,71 @@
+//! The version of what proxies and control planes say to each other, so that one can be upgraded after the other.
+
+/// The version that this program speaks. It is raised by one, once between two minor versions of the mesh, with a change that a
+/// program of the version before would get wrong; what can be left unread needs none. Programs understand the version before
+/// theirs and are understood by it.
+pub const VERSION: u32 = 1;
+
+/// The field of a subscriber's metadata in which it says its version.
+pub const FIELD: &str = "MESH_PROTOCOL";
+
+/// How a peer's version stands to [`VERSION`], where the two understand each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skew {
+    /// Another implementation, which speaks what Istio's control plane and its proxies speak.
+    Unsaid,
+    /// The same.
+    Same,
+    /// The one before.
+    Older,
+    /// The next one.
+    Newer,
+}
+
+/// The two do not understand each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "you speak version {said} of the mesh's protocol, and this is version {VERSION}, which understands its neighbours alone: upgrade \
+     one minor version at a time, the control plane first"
+)]
+pub struct TooFar {
+    said: String,
+}
+
+/// How what a peer says of itself stands to [`VERSION`].
+///
+/// # Errors
+/// If the versions are more than one apart, or it is none.
+pub fn skew(said: Option<&str>) -> Result<Skew, TooFar> {
+    let Some(said) = said else { return Ok(Skew::Unsaid) };
+    let too_far = || TooFar { said: said.chars().filter(|it| !it.is_control()).take(MAX_SAID).collect() };
+    let version: u32 = said.parse().map_err(|_| too_far())?;
+    match i64::from(version) - i64::from(VERSION) {
+        -1 => Ok(Skew::Older),
+        0 => Ok(Skew::Same),
+        1 => Ok(Skew::Newer),
+        _ => Err(too_far()),
+    }
+}
+
+const MAX_SAID: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_understand_each_other() {
+        let said = |version: u32| skew(Some(&version.to_string()));
+        assert_eq!(skew(None), Ok(Skew::Unsaid));
+        assert_eq!(
+            [VERSION - 1, VERSION, VERSION + 1].map(said),
+            [Ok(Skew::Older), Ok(Skew::Same), Ok(Skew::Newer)]
+        );
+        for far in [VERSION + 2, u32::MAX] {
+            assert!(said(far).unwrap_err().to_string().contains(&format!("version {far} of")));
+        }
+        for none in ["", "one", "-1", "99999999999"] {
+            assert!(skew(Some(none)).is_err(), "{none:?}");
+        }
+    }
+}
