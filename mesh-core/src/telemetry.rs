@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 pub use self::effective::{Effective, Families, Group, Log, Tag, ToService, Tracing};
 pub use self::expression::{Attributes, Expression, ExpressionError, Value};
+pub use self::label::{BadLabel, label_name};
 use self::rule::{LogProvider, Rule};
 use crate::model::{Service, Snapshot, Workload};
 use crate::own::Own;
@@ -18,6 +19,7 @@ use crate::waypoint::WAYPOINT_CLASS;
 
 mod effective;
 mod expression;
+mod label;
 mod rule;
 
 /// Which side of requests is told about.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Side;
 use super::expression::Expression;
+use super::label::label_name;
 use super::rule::{LogProvider, Rule, is_prometheus};
 use crate::log_service::LogService;
 use crate::resource::mesh_config::MeshConfig;
@@ -205,8 +206,12 @@ fn metrics(mesh: &MeshConfig, rules: &[&Rule], side: Side) -> Vec<Group> {
             MetricMatch::Standard(meant) => *meant == metric,
             MetricMatch::Custom(_) => false,
         };
-        let tags =
-            || change.tag_overrides.iter().filter_map(|(name, tag)| Some((label(name), rule.tag(tag)?)));
+        let tags = || {
+            change
+                .tag_overrides
+                .iter()
+                .filter_map(|(name, tag)| Some((label_name(name).ok()?, rule.tag(tag)?)))
+        };
         for (_, disabled, known) in states.iter_mut().filter(|(metric, ..)| is_meant(*metric)) {
             *disabled = change.disabled.unwrap_or(*disabled);
             known.extend(tags());
@@ -222,13 +227,6 @@ fn metrics(mesh: &MeshConfig, rules: &[&Rule], side: Side) -> Vec<Group> {
         groups.iter_mut().skip(place).take(1).for_each(|group| group.metrics.insert(metric));
     }
     groups
-}
-
-/// As Prometheus takes names of labels.
-fn label(name: &str) -> String {
-    let fits = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    let label: String = name.chars().map(fits).collect();
-    if label.starts_with(|c: char| c.is_ascii_digit()) { format!("_{label}") } else { label }
 }
 
 /// Whoever is nearest and names providers decides which there are, as in Istio; where nobody does, it is the proxy's own log.

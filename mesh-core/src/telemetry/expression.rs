@@ -101,6 +101,11 @@ impl Expression {
         Ok(Self { root: Parser::new(lex::tokens(text)?).whole()?, text: text.into() })
     }
 
+    /// Whether it may be about an attribute whose parts these are: whether all of them are written in it.
+    pub fn mentions(&self, parts: [&str; 2]) -> bool {
+        parts.iter().all(|part| self.text.contains(part))
+    }
+
     /// What it comes to as a text; `None` if it has no value.
     pub fn text(&self, attributes: &dyn Attributes) -> Option<String> {
         Some(match self.root.eval(attributes)? {

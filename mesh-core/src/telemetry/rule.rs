@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::READ_REQUESTS;
 use super::effective::Tag;
 use super::expression::Expression;
+use super::label::label_name;
 use crate::log_service::LogService;
 use crate::resource::Meta;
 use crate::resource::mesh_config::MeshConfig;
@@ -126,7 +127,21 @@ impl Rule {
                 MetricMatch::Custom(name) => Some(format!("there is no metric {name}")),
                 _ => None,
             });
-        unread.chain(spans).chain(logs).chain(metrics).chain(custom).map(say).collect()
+        let named =
+            self.spec.metrics.iter().flat_map(|it| &it.overrides).flat_map(|it| it.tag_overrides.keys());
+        let named = named.filter_map(|name| Some((name, label_name(name).err()?)));
+        let named = named.map(|(name, error)| format!("metrics have no label {name:?}: {error}"));
+        let waits = self.spec.metrics.iter().any(|it| it.reporting_interval.is_some());
+        let waits = waits.then(|| WAITS_FOR_NOTHING.to_owned());
+        unread
+            .chain(spans)
+            .chain(logs)
+            .chain(metrics)
+            .chain(custom)
+            .chain(named)
+            .chain(waits)
+            .map(say)
+            .collect()
     }
 }
 
@@ -158,3 +173,7 @@ pub(super) fn is_prometheus(mesh: &MeshConfig, name: &str) -> bool {
     let known = mesh.extension_providers.iter().find(|it| it.name == name);
     known.map_or(name == "prometheus", |it| matches!(it.kind, ProviderKind::Prometheus))
 }
+
+/// What becomes of `reportingInterval`.
+const WAITS_FOR_NOTHING: &str =
+    "reportingInterval changes nothing: metrics of connections are brought up to date every 5 s";

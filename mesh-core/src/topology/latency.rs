@@ -2,9 +2,10 @@
 
 use super::float;
 
-/// A histogram with the limits that Istio's metrics have: nothing is lost on the way from there.
+/// A histogram with the limits that Istio's metrics have: nothing is lost on the way from there, and counts since the start of a
+/// busy proxy are beyond 32 bits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Latency([u32; BUCKETS]);
+pub struct Latency([u64; BUCKETS]);
 
 impl Latency {
     /// From counts by bucket, the lowest first. Buckets do not include those below them; what is missing is zero, and what
@@ -12,20 +13,20 @@ impl Latency {
     pub fn from_counts(counts: impl IntoIterator<Item = u64>) -> Self {
         let mut buckets = [0; BUCKETS];
         for (bucket, count) in buckets.iter_mut().zip(counts) {
-            *bucket = u32::try_from(count).unwrap_or(u32::MAX);
+            *bucket = count;
         }
         Self(buckets)
     }
 
     /// Counts by bucket, the lowest first.
-    pub fn counts(&self) -> &[u32; BUCKETS] {
+    pub fn counts(&self) -> &[u64; BUCKETS] {
         &self.0
     }
 
     /// The time, in milliseconds, that this share of requests took at most; `None` if there were none. Between the limits of
     /// a bucket it is a guess, as Prometheus makes it; beyond the last limit it is that limit.
     pub fn quantile(&self, share: f64) -> Option<f64> {
-        let total: u64 = self.0.iter().map(|count| u64::from(*count)).sum();
+        let total: u64 = self.0.iter().sum();
         if total == 0 {
             return None;
         }
@@ -33,9 +34,9 @@ impl Latency {
         let mut below = 0;
         let mut lower = 0.0;
         for (count, upper) in self.0.iter().zip(LIMITS_MS) {
-            let up_to = below + u64::from(*count);
+            let up_to = below + *count;
             if *count > 0 && float(up_to) >= rank {
-                let inside = (rank - float(below)) / f64::from(*count);
+                let inside = (rank - float(below)) / float(*count);
                 return Some(lower + (upper - lower) * inside);
             }
             (below, lower) = (up_to, upper);

@@ -174,6 +174,18 @@ fn counters_that_begin_anew_count_from_zero() {
     assert_eq!(requests(3, 0).since(&requests(5, 0)).requests, 3);
 }
 
+#[test]
+fn a_proxy_may_have_carried_more_than_32_bits_of_requests() {
+    let before = Tally { requests: 1 << 33, latency: Latency::from_counts([0, 1 << 33]), ..Tally::default() };
+    let after = Tally {
+        requests: (1 << 33) + 5,
+        latency: Latency::from_counts([0, (1 << 33) + 5]),
+        ..Tally::default()
+    };
+    let since = after.since(&before);
+    assert_eq!((since.requests, since.latency), (5, Latency::from_counts([0, 5])));
+}
+
 proptest! {
     #[test]
     fn quantiles_lie_between_the_limits_of_what_there_was(counts in prop::array::uniform20(0_u64..50)) {

@@ -15,6 +15,8 @@ pub struct Incoming {
     pub forms: Forms,
     /// Whether `tracestate` belongs to it.
     pub(super) with_state: bool,
+    /// Whether headers came that are of no use without a trace to go on with: ids of B3, `tracestate`.
+    pub(super) rest: bool,
 }
 
 /// A span by its numbers, neither of which is 0.
@@ -51,26 +53,28 @@ pub struct Own {
 impl Incoming {
     /// Reads it off a request. Where it has several forms, `first` says whose word counts: W3C's, or B3's.
     pub fn read(headers: &HeaderMap, first: Forms) -> Self {
-        let w3c = w3c(headers);
-        let b3 = single(headers).or_else(|| several(headers));
+        // Of most requests nobody has said anything yet, and every request is asked: one look at its headers has to do.
+        let Some(found) = Found::among(headers) else { return Self::default() };
+        let w3c = w3c(&found);
+        let b3 = single(&found).or_else(|| several(&found));
         let forms = Forms {
-            w3c: headers.contains_key(TRACEPARENT),
-            b3: [TRACE_ID, SPAN_ID, SAMPLED, FLAGS].iter().any(|name| headers.contains_key(name)),
-            single: headers.contains_key(B3),
+            w3c: found.traceparent.is_there(),
+            b3: [found.trace_id, found.span_id, found.sampled, found.flags].iter().any(Field::is_there),
+            single: found.b3.is_there(),
         };
         let chosen = if first.w3c && !first.b3 { w3c.or(b3) } else { b3.or(w3c) };
-        Self { forms, ..chosen.unwrap_or_default() }
+        Self { forms, rest: found.rest, ..chosen.unwrap_or_default() }
     }
 
     /// Writes `own` over it: in the forms that are `wanted`, and in those that the request came with.
     pub fn pass_on(&self, headers: &mut HeaderMap, own: &Own, wanted: Forms) {
         let Own { at: Parent { trace, span }, parent, sampled } = *own;
         if wanted.w3c || self.forms.w3c {
-            if !self.with_state {
+            if self.rest && !self.with_state {
                 // It is about a trace that nobody goes on with.
                 headers.remove(TRACESTATE);
             }
-            set(headers, TRACEPARENT, format!("00-{trace:032x}-{span:016x}-{:02x}", u8::from(sampled)));
+            headers.insert(TRACEPARENT, traceparent(trace, span, sampled));
         }
         if self.forms.single {
             let state = match (sampled, self.debug) {
@@ -91,14 +95,17 @@ impl Incoming {
         headers.insert(SAMPLED, HeaderValue::from_static(if sampled { "1" } else { "0" }));
         if !sampled && self.parent.is_none() {
             // Of a trace that nobody is told of, all there is to say is that.
-            [TRACE_ID, SPAN_ID, PARENT_ID].iter().for_each(|name| _ = headers.remove(name));
+            if self.rest {
+                [TRACE_ID, SPAN_ID, PARENT_ID].iter().for_each(|name| _ = headers.remove(name));
+            }
             return;
         }
         set(headers, TRACE_ID, short(trace));
         set(headers, SPAN_ID, format!("{span:016x}"));
         match parent {
             Some(parent) => set(headers, PARENT_ID, format!("{parent:016x}")),
-            None => _ = headers.remove(PARENT_ID),
+            None if self.rest => _ = headers.remove(PARENT_ID),
+            None => {}
         }
     }
 }
@@ -112,16 +119,90 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
     headers.insert(name, HeaderValue::try_from(value).expect("digits and dashes are a header's value"));
 }
 
-/// The value of a header that is there once.
-fn only(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    let mut all = headers.get_all(name).iter();
-    let value = all.next()?.to_str().ok()?.trim();
-    all.next().is_none().then_some(value)
+/// W3C's header, without an allocation for its text: those who ask for this form want it of every request.
+fn traceparent(trace: u128, span: u64, sampled: bool) -> HeaderValue {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    write_hex(text.iter_mut().skip(3).take(32), trace);
+    write_hex(text.iter_mut().skip(36).take(16), u128::from(span));
+    write_hex(text.iter_mut().skip(53), u128::from(sampled));
+    HeaderValue::from_bytes(&text).expect("digits and dashes are a header's value")
+}
+
+fn write_hex<'t>(places: impl DoubleEndedIterator<Item = &'t mut u8>, mut number: u128) {
+    for place in places.rev() {
+        let digit = u8::try_from(number & 0xf).unwrap_or_default();
+        *place = if digit < 10 { b'0' + digit } else { b'a' - 10 + digit };
+        number >>= 4;
+    }
+}
+
+/// A header that counts only if it is there once.
+#[derive(Clone, Copy, Default)]
+enum Field<'h> {
+    #[default]
+    Absent,
+    Once(&'h HeaderValue),
+    Repeated,
+}
+
+impl<'h> Field<'h> {
+    fn add(&mut self, value: &'h HeaderValue) {
+        *self = if self.is_there() { Self::Repeated } else { Self::Once(value) };
+    }
+
+    fn is_there(&self) -> bool {
+        !matches!(self, Self::Absent)
+    }
+
+    fn text(self) -> Option<&'h str> {
+        match self {
+            Self::Once(value) => Some(value.to_str().ok()?.trim()),
+            Self::Absent | Self::Repeated => None,
+        }
+    }
+}
+
+/// What of a request's headers is about a trace.
+#[derive(Default)]
+struct Found<'h> {
+    traceparent: Field<'h>,
+    b3: Field<'h>,
+    trace_id: Field<'h>,
+    span_id: Field<'h>,
+    sampled: Field<'h>,
+    flags: Field<'h>,
+    rest: bool,
+}
+
+impl<'h> Found<'h> {
+    /// `None` if nothing is.
+    fn among(headers: &'h HeaderMap) -> Option<Self> {
+        let mut found: Option<Self> = None;
+        for (name, value) in headers {
+            let name = name.as_str();
+            if !matches!(name.as_bytes(), [b'x', b'-', b'b', ..] | [b't', b'r', b'a', ..] | [b'b', b'3']) {
+                continue;
+            }
+            let found = found.get_or_insert_default();
+            match name {
+                "traceparent" => found.traceparent.add(value),
+                "b3" => found.b3.add(value),
+                "x-b3-traceid" => found.trace_id.add(value),
+                "x-b3-spanid" => found.span_id.add(value),
+                "x-b3-sampled" => found.sampled.add(value),
+                "x-b3-flags" => found.flags.add(value),
+                "x-b3-parentspanid" | "tracestate" => found.rest = true,
+                _ => {}
+            }
+            found.rest |= found.trace_id.is_there() || found.span_id.is_there();
+        }
+        found
+    }
 }
 
 /// `00-<trace>-<span>-<flags>`; a later version may have more behind it (W3C Trace Context, 3.2).
-fn w3c(headers: &HeaderMap) -> Option<Incoming> {
-    let mut parts = only(headers, TRACEPARENT)?.split('-');
+fn w3c(found: &Found<'_>) -> Option<Incoming> {
+    let mut parts = found.traceparent.text()?.split('-');
     let version = digits(parts.next()?, 2, false)?;
     let trace = digits(parts.next()?, 32, false)?;
     let span = digits(parts.next()?, 16, false)?;
@@ -138,8 +219,8 @@ fn w3c(headers: &HeaderMap) -> Option<Incoming> {
 }
 
 /// `<trace>-<span>[-<state>[-<parent>]]`, or the state alone.
-fn single(headers: &HeaderMap) -> Option<Incoming> {
-    let text = only(headers, B3)?;
+fn single(found: &Found<'_>) -> Option<Incoming> {
+    let text = found.b3.text()?;
     if let Some((decided, debug)) = state(text) {
         return Some(Incoming { decided: Some(decided), debug, ..Incoming::default() });
     }
@@ -158,15 +239,15 @@ fn single(headers: &HeaderMap) -> Option<Incoming> {
     })
 }
 
-fn several(headers: &HeaderMap) -> Option<Incoming> {
-    let debug = only(headers, FLAGS) == Some("1");
-    let decided = match only(headers, SAMPLED) {
+fn several(found: &Found<'_>) -> Option<Incoming> {
+    let debug = found.flags.text() == Some("1");
+    let decided = match found.sampled.text() {
         _ if debug => Some(true),
         Some("1" | "true") => Some(true),
         Some("0" | "false") => Some(false),
         _ => None,
     };
-    let ids = only(headers, TRACE_ID).and_then(id).zip(only(headers, SPAN_ID));
+    let ids = found.trace_id.text().and_then(id).zip(found.span_id.text());
     let parent = ids.and_then(|(trace, span)| parent(trace, digits(span, 16, true)?));
     (parent.is_some() || decided.is_some()).then_some(Incoming {
         parent,
@@ -213,7 +294,6 @@ const TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
 const SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
 const PARENT_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");
 const SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
-const FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
 
 #[cfg(test)]
 mod tests;

@@ -23,10 +23,11 @@ pub fn is_traced(wish: &Wish<'_>) -> bool {
     if let Some(decided) = wish.incoming.decided {
         return decided;
     }
-    if wish.forced || wish.request_id.is_some_and(is_marked) {
+    let id = wish.request_id.filter(|id| is_uuid(id));
+    if wish.forced || id.is_some_and(is_marked) {
         return true;
     }
-    let drawn = wish.request_id.and_then(number).map_or(wish.draw % MILLION, |number| number % STEPS * STEP);
+    let drawn = id.and_then(number).map_or(wish.draw % MILLION, |number| number % STEPS * STEP);
     drawn < u64::from(wish.sampling.parts_per_million())
 }
 
@@ -45,14 +46,14 @@ pub fn random_id(draw: u64) -> u64 {
     draw.max(1)
 }
 
-/// The version of a UUID, by which Envoy remembers that it is traced: by chance, because the server or the client wants it.
+/// The version of a UUID says so, by which Envoy remembers that it is traced: by chance, because the server or the client wants it.
 fn is_marked(id: &[u8]) -> bool {
-    is_uuid(id) && matches!(id.get(MARK), Some(b'9' | b'a' | b'b'))
+    matches!(id.get(MARK), Some(b'9' | b'a' | b'b'))
 }
 
-/// Its first 32 bits.
+/// The first 32 bits of a UUID.
 fn number(id: &[u8]) -> Option<u64> {
-    let start = id.get(..8).filter(|_| is_uuid(id))?;
+    let start = id.get(..8)?;
     u64::from_str_radix(std::str::from_utf8(start).ok()?, 16).ok()
 }
 

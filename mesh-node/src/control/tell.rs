@@ -197,7 +197,8 @@ fn message(edge: &Edge, tally: &Tally) -> TopologyEdge {
         Protection::SameNode => wire::Protection::SameNode,
         Protection::MutualTls => wire::Protection::MutualTls,
     };
-    let mut latency = tally.latency.counts().to_vec();
+    let mut latency: Vec<_> =
+        tally.latency.counts().iter().map(|count| u32::try_from(*count).unwrap_or(u32::MAX)).collect();
     latency.truncate(latency.iter().rposition(|count| *count > 0).map_or(0, |last| last + 1));
     TopologyEdge {
         source: edge.source.as_ref().map(workload),

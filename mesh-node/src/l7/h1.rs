@@ -14,6 +14,7 @@ mod encode;
 mod fields;
 mod hop;
 mod limits;
+mod names;
 mod refused;
 mod request;
 mod response;

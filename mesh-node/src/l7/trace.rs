@@ -66,13 +66,15 @@ pub(super) fn begin(stage: &Stage<'_>, head: &mut RequestHead, told: &Told, is_n
     // Who tells nobody has no place in the trace: it goes on as it came.
     tracing.collector.as_ref()?;
     let incoming = Incoming::read(&head.headers, tracing.forms);
-    let forced = !stage.site.is_edge() && head.headers.contains_key(FORCE);
-    let id = head.headers.get(X_REQUEST_ID).map(HeaderValue::as_bytes).filter(|_| tracing.by_id);
-    let (sampling, draw) = (tracing.sampling, stage.engine.random());
-    let sampled = is_traced(&Wish { incoming: &incoming, forced, request_id: id, sampling, draw });
-    if !sampled && incoming.decided.is_some() {
+    if incoming.decided == Some(false) {
         return None;
     }
+    let is_open = incoming.decided.is_none();
+    let forced = is_open && !stage.site.is_edge() && head.headers.contains_key(FORCE);
+    let id = if is_open && tracing.by_id { head.headers.get(X_REQUEST_ID) } else { None };
+    let id = id.map(HeaderValue::as_bytes);
+    let (sampling, draw) = (tracing.sampling, stage.engine.random());
+    let sampled = is_traced(&Wish { incoming: &incoming, forced, request_id: id, sampling, draw });
     if sampled && tracing.by_id && is_new {
         note_in_id(head);
     }

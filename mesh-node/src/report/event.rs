@@ -370,7 +370,7 @@ static ACCESS_LOG: Family = Family {
 };
 static OVERFLOW: Family = Family {
     name: "mesh_label_sets_overflow",
-    help: "Connections counted under unknown labels because there are too many label sets",
+    help: "Connections and requests counted under unknown labels because there are too many label sets",
 };
 static PANICS: Family = Family { name: "mesh_panics", help: "Tasks that panicked" };
 

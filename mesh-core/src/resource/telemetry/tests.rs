@@ -46,7 +46,11 @@ fn every_field_is_read() {
     filter: {expression: response.code >= 400}
 ",
     ));
-    assert!(parsed.findings.is_empty(), "{:?}", parsed.findings);
+    let fields: Vec<_> = parsed.findings.iter().map(|it| it.field.to_string()).collect();
+    assert_eq!(
+        fields,
+        ["spec.metrics[0].reportingInterval", "spec.metrics[0].overrides[1].match.customMetric"]
+    );
     let Spec::Telemetry(spec) = &parsed.objects[0].spec else { panic!("kind") };
     let tracing = &spec.tracing[0];
     assert_eq!(tracing.r#match.mode, WorkloadMode::Server);
@@ -180,7 +184,37 @@ fn rules_are_checked() {
                 "spec.metrics[0].overrides[0].tagOverrides[\"\"]",
                 "must have a name",
             ),
+            (
+                "{metrics: [{overrides: [{tagOverrides: {le: {value: request.path}}}]}]}",
+                Error,
+                "spec.metrics[0].overrides[0].tagOverrides.le",
+                "Prometheus keeps the name le for itself",
+            ),
+            (
+                "{metrics: [{overrides: [{tagOverrides: {__name__: {operation: REMOVE}}}]}]}",
+                Error,
+                "spec.metrics[0].overrides[0].tagOverrides.__name__",
+                "Prometheus keeps the name __* for itself",
+            ),
+            (
+                "{metrics: [{overrides: [{tagOverrides: {'a-b': {value: request.path}}}]}]}",
+                Warning,
+                "spec.metrics[0].overrides[0].tagOverrides.a-b",
+                "is called a_b in metrics",
+            ),
+            (
+                "{metrics: [{overrides: [{match: {customMetric: mine}}]}]}",
+                Warning,
+                "spec.metrics[0].overrides[0].match.customMetric",
+                "there is no metric mine",
+            ),
             ("{metrics: [{reportingInterval: 1us}]}", Error, "spec.metrics[0].reportingInterval", ""),
+            (
+                "{metrics: [{reportingInterval: 10s}]}",
+                Warning,
+                "spec.metrics[0].reportingInterval",
+                "changes nothing",
+            ),
             (
                 "{accessLogging: [{providers: [{name: ''}]}]}",
                 Error,

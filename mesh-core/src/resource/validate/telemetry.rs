@@ -1,10 +1,12 @@
 //! Telemetry: the checks of Istio's schema and of its validating webhook.
 
 use super::super::Meta;
-use super::super::telemetry::{ProviderRef, TagOverride, TelemetrySpec, Tracing};
+use super::super::telemetry::{
+    MetricMatch, MetricsOverride, ProviderRef, TagOverride, TelemetrySpec, Tracing,
+};
 use super::security::targets;
 use super::{Report, child};
-use crate::telemetry::Expression;
+use crate::telemetry::{Expression, label_name};
 
 pub(super) fn telemetry(spec: &TelemetrySpec, meta: &Meta, report: &mut Report<'_>) {
     targets(spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs, meta, report);
@@ -19,18 +21,12 @@ pub(super) fn telemetry(spec: &TelemetrySpec, meta: &Meta, report: &mut Report<'
     for (index, it) in spec.metrics.iter().enumerate() {
         let field = format!("spec.metrics[{index}]");
         providers(&field, &it.providers, report);
+        if it.reporting_interval.is_some() {
+            let reason = "changes nothing: metrics of connections are brought up to date every 5 s";
+            report.warning(format_args!("{field}.reportingInterval"), reason);
+        }
         for (index, it) in it.overrides.iter().enumerate() {
-            let field = format!("{field}.overrides[{index}].tagOverrides");
-            if it.tag_overrides.contains_key("") {
-                report.error(child(&field, ""), "a tag must have a name");
-            }
-            for (name, change) in &it.tag_overrides {
-                if let TagOverride::Upsert(text) = change
-                    && let Err(error) = Expression::parse(text)
-                {
-                    report.warning(child(&field, name), format!("the label stays as it is: {error}"));
-                }
-            }
+            override_of_metrics(&format!("{field}.overrides[{index}]"), it, report);
         }
     }
     for (index, it) in spec.access_logging.iter().enumerate() {
@@ -44,6 +40,32 @@ pub(super) fn telemetry(spec: &TelemetrySpec, meta: &Meta, report: &mut Report<'
         {
             let reason = format!("nothing is filtered out: {error}");
             report.warning(format_args!("{field}.filter.expression"), reason);
+        }
+    }
+}
+
+fn override_of_metrics(field: &str, change: &MetricsOverride, report: &mut Report<'_>) {
+    if let MetricMatch::Custom(name) = &change.r#match.metric
+        && !name.is_empty()
+    {
+        let reason = format!("changes nothing: there is no metric {name}");
+        report.warning(format_args!("{field}.match.customMetric"), reason);
+    }
+    let field = format!("{field}.tagOverrides");
+    for (name, change) in &change.tag_overrides {
+        match label_name(name) {
+            Err(error) => {
+                report.error_with(child(&field, name), error.to_string(), "give the tag another name")
+            }
+            Ok(label) if label != *name => {
+                report.warning(child(&field, name), format!("is called {label} in metrics"));
+            }
+            Ok(_) => {}
+        }
+        if let TagOverride::Upsert(text) = change
+            && let Err(error) = Expression::parse(text)
+        {
+            report.warning(child(&field, name), format!("the label stays as it is: {error}"));
         }
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::hop::{self, Connection};
+use super::names;
 use super::{Framing, Limits, Reason, Underscores, Upgrade, Version};
 
 /// What the fields of a head say.
@@ -108,7 +109,7 @@ impl Fields {
     }
 
     fn add(&mut self, head: &Bytes, field: &httparse::Header<'_>, message: Message) -> Result<(), Reason> {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Reason::FieldName)?;
+        let name = names::of(field.name).ok_or(Reason::FieldName)?;
         let raw = head.slice_ref(field.value);
         if message == Message::Request {
             self.underscores |= field.name.contains('_');
