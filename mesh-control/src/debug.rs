@@ -28,7 +28,7 @@ use crate::dashboard::{Dashboard, sync_status};
 use crate::hub::{Client, Hub};
 use crate::listen::{Place, Places};
 use crate::metrics::{self, short};
-use crate::tasks;
+use crate::{process, tasks};
 
 pub mod guard;
 
@@ -141,18 +141,30 @@ impl Debug {
     fn subscribers(&self) -> Value {
         let sequence = self.hub.shelf().sequence();
         let clients = self.hub.clients();
-        json!({ "sequence": sequence, "subscribers": clients.iter().map(|one| client(one, sequence)).collect::<Vec<_>>() })
+        let versions = self.versions();
+        let told = |one: &Client| {
+            let mut told = client(one, sequence);
+            told["cluster"] = json!(self.dashboard.cluster);
+            told["version"] = json!(versions(one));
+            told
+        };
+        let clients: Vec<_> = clients.iter().map(told).collect();
+        json!({ "sequence": sequence, "controlPlane": process::host_name(), "subscribers": clients })
     }
 
     /// How far everybody is, in the form of Istio's control plane.
     fn sync(&self) -> Value {
-        let proxies = self.dashboard.traffic.proxies();
-        let version = |client: &Client| {
-            let told = client.node.as_ref().and_then(|node| proxies.get(node));
-            told.map_or_else(version, |proxy| proxy.version.to_string())
-        };
         let clients = self.hub.clients();
-        clients.iter().map(|it| synced(it, &self.dashboard.cluster, &version(it))).collect()
+        let versions = self.versions();
+        // Tools want one of each; who has said nothing has the control plane's, as a rule.
+        let told = |it: &Client| versions(it).unwrap_or_else(version);
+        clients.iter().map(|it| synced(it, &self.dashboard.cluster, &told(it))).collect()
+    }
+
+    /// The versions that proxies have told.
+    fn versions(&self) -> impl Fn(&Client) -> Option<String> {
+        let proxies = self.dashboard.traffic.proxies();
+        move |client| Some(proxies.get(client.node.as_ref()?)?.version.to_string())
     }
 }
 
@@ -178,8 +190,8 @@ fn registered(service: &Service) -> Value {
 /// What Istio says of a proxy, which tools compare: what was sent last, and what was answered last. Each kind of Envoy's
 /// configuration goes as far as the types that it would be made from; what was never sent is left out, as Istio does.
 fn synced(client: &Client, cluster: &str, version: &str) -> Value {
-    let mut parts = client.id.split('~');
-    let (sort, name) = (parts.next().unwrap_or_default(), parts.nth(1));
+    let sort = client.id.split('~').next().unwrap_or_default();
+    let name = name_of(&client.id);
     let mut out = json!({
         "cluster_id": cluster,
         "proxy": name.unwrap_or(&client.id),
@@ -208,6 +220,11 @@ const MADE_FROM: [(&str, &[ResourceType]); 4] = [
     ("route", &[ResourceType::Config]),
 ];
 
+/// The name of a proxy whose id is `SORT~ADDRESS~NAME~DOMAIN`, as Istio's are: a pod's and its namespace.
+fn name_of(id: &str) -> Option<&str> {
+    id.split('~').nth(2)
+}
+
 fn client(client: &Client, sequence: u64) -> Value {
     let types: Vec<Value> = client
         .types
@@ -227,6 +244,7 @@ fn client(client: &Client, sequence: u64) -> Value {
     let since = SystemTime::now().duration_since(client.since).unwrap_or_default().as_secs();
     json!({
         "id": &*client.id,
+        "name": name_of(&client.id).unwrap_or(&client.id),
         "node": client.node.as_deref(),
         "identity": &*client.identity,
         "address": client.address.map(|address| address.to_string()),
