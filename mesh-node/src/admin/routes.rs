@@ -268,10 +268,8 @@ fn metrics(admin: &Admin, request: &Parts) -> Reply {
 
 fn profiles(_: &Admin, _: &Parts) -> Reply {
     let profiles = ADMIN.iter().filter(|route| route.path.starts_with("/debug/pprof/"));
-    text(
-        StatusCode::OK,
-        &profiles.map(|route| format!("{:<22} {}\n", route.path, route.about)).collect::<String>(),
-    )
+    let lines = profiles.map(|route| format!("{:<22} {}\n", route.path, route.about));
+    text(StatusCode::OK, &lines.collect::<String>())
 }
 
 /// As Go programs answer it; `go tool pprof` names a profile by it.

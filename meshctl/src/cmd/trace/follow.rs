@@ -320,7 +320,7 @@ impl Trace<'_> {
         }
         let nobody = BTreeMap::new();
         let unknown = Party { role: Role::Waypoint, namespace, labels: &nobody, identity: None, ip: None };
-        let from = first.map_or(unknown, |pod| Party::of_waypoint(pod));
+        let from = first.map_or(unknown, Party::of_waypoint);
         let about = self.snapshot.virtuals().about(&service.hostname);
         let asker = Client { namespace: leg.from.namespace, labels: leg.from.labels };
         let owners = Owners { service: &service.namespace, waypoint: &waypoint.service.namespace };
