@@ -65,6 +65,20 @@ impl Authenticator {
         }
     }
 
+    /// Who holds the token of a service account, which the API server vouches for. Join tokens are no such tokens, and are not
+    /// used up here.
+    ///
+    /// # Errors
+    /// If it is nobody's, or there is nobody to ask.
+    pub async fn account(&self, token: &str) -> Result<Caller, ReviewError> {
+        if token.len() > MAX_TOKEN {
+            return Err(ReviewError::Refused("the token is longer than any".to_owned()));
+        }
+        let reviewer = self.reviewer.as_ref();
+        let nobody = || ReviewError::Unavailable("there is no API server to ask".to_owned());
+        reviewer.ok_or_else(nobody)?.review(token).await
+    }
+
     /// How the caller of `request` tries to prove who it is, as a stable token: a certificate comes before a token.
     pub fn method<T>(request: &Request<T>) -> &'static str {
         let connection = request.extensions().get::<Connection>();

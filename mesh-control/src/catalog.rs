@@ -36,19 +36,19 @@ struct Content {
 }
 
 impl Catalog {
-    /// Takes in an object, in place of the one that had its key.
-    pub fn put(&self, object: Arc<Object>) {
+    /// Takes in an object, in place of the one that had its key; whether there was one.
+    pub fn put(&self, object: Arc<Object>) -> bool {
         if matches!(object.spec, Spec::Secret(_)) {
-            return;
+            return false;
         }
         let mut content = self.content();
         let key = object.key();
         if content.objects.len() >= MAX_OBJECTS && !content.objects.contains_key(&key) {
             content.left_out = true;
-            return;
+            return false;
         }
         content.version += 1;
-        content.objects.insert(key, object);
+        content.objects.insert(key, object).is_some()
     }
 
     /// Forgets an object.
@@ -127,7 +127,7 @@ mod tests {
         let text = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: a, namespace: n}, \
                     spec: {hosts: [gone], http: [{route: [{destination: {host: gone}}]}]}}";
         let all = objects(text);
-        all.iter().cloned().for_each(|object| catalog.put(object));
+        all.iter().cloned().for_each(|object| _ = catalog.put(object));
         let first = catalog.analysis("istio-system");
         assert!(first.messages.iter().any(|message| message.code.to_string() == "IST0101"), "{first:?}");
         assert!(Arc::ptr_eq(&first, &catalog.analysis("istio-system")), "nothing has changed");
@@ -142,7 +142,7 @@ mod tests {
                     data: {tls.crt: YQ==, tls.key: YQ==}}";
         let all = objects(text);
         assert_eq!(all.len(), 1);
-        all.into_iter().for_each(|object| catalog.put(object));
+        all.into_iter().for_each(|object| _ = catalog.put(object));
         assert!(catalog.objects(|_| true).is_empty());
     }
 }

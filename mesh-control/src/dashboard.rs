@@ -14,6 +14,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
+pub(crate) use self::guard::names_this_machine;
 pub(crate) use self::nodes::status as sync_status;
 use self::query::Query;
 use crate::config::PageOptions;

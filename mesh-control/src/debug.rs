@@ -1,10 +1,12 @@
 //! What the control plane knows, over HTTP: `/metrics`, `/healthz/ready`, under `/debug` who subscribes, how far
-//! everybody is, and what there is to say about the resources, and the mesh page. On loopback by default: it shows names
-//! of everybody's.
+//! everybody is, and what there is to say about the resources, and the mesh page. On loopback by default. Where it is open to
+//! others, [`guard`] keeps what names everybody's from them.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -17,13 +19,18 @@ use mesh_ca::Ca;
 use mesh_core::model::{Record, Service};
 use mesh_proto::names::ResourceType;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 
+use self::guard::{Doorkeeper, Refused};
 use crate::dashboard::{Dashboard, sync_status};
 use crate::hub::{Client, Hub};
+use crate::listen::{Place, Places};
 use crate::metrics::{self, short};
-use crate::tasks;
+use crate::{process, tasks};
+
+pub mod guard;
 
 /// What is shown.
 #[derive(Debug)]
@@ -36,24 +43,42 @@ pub struct Debug {
     pub dashboard: Arc<Dashboard>,
     /// Requests of the page that are answered at a time: each looks at the whole mesh.
     pub turns: Semaphore,
+    /// Who may see what names everybody's.
+    pub doorkeeper: Doorkeeper,
 }
 
 impl Debug {
-    /// Answers for ever.
+    /// Answers for ever: at most [`CONNECTIONS`] at a time, and so many of one machine. This machine has places of its own, so
+    /// that nobody can keep its owner out.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let (own, others) = (Places::of(OF_ONE, OF_ONE), Places::of(CONNECTIONS, OF_ONE));
         loop {
             let Ok((io, peer)) = listener.accept().await else {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let this = Arc::clone(&self);
-            drop(tasks::spawn("monitoring connection", async move {
-                let service = service_fn(move |request| Arc::clone(&this).reply(peer.ip(), request));
-                let mut server = hyper::server::conn::http1::Builder::new();
-                server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
-                // A client that goes away has lost nothing.
-                let _ = server.serve_connection(TokioIo::new(io), service).await;
-            }));
+            let peer = peer.ip().to_canonical();
+            let places = if peer.is_loopback() { &own } else { &others };
+            let Some(place) = places.take_now(peer) else {
+                self.hub.counters.debug_crowded.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(%peer, "A connection to the monitoring port is one too many.");
+                continue;
+            };
+            drop(tasks::spawn("monitoring connection", Arc::clone(&self).connection(io, peer, place)));
+        }
+    }
+
+    /// Answers on one connection, for as long as one may last.
+    async fn connection(self: Arc<Self>, io: TcpStream, peer: IpAddr, _place: Place) {
+        let service = service_fn(move |request| Arc::clone(&self).reply(peer, request));
+        let mut server = hyper::server::conn::http1::Builder::new();
+        server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(5));
+        let mut connection = pin!(server.serve_connection(TokioIo::new(io), service));
+        // A client that goes away has lost nothing.
+        let ended = timeout(LIFE, connection.as_mut()).await;
+        if ended.is_err() {
+            connection.as_mut().graceful_shutdown();
+            let _ = timeout(LAST_ANSWER, connection).await;
         }
     }
 
@@ -65,16 +90,20 @@ impl Debug {
         Ok(self.answer(peer, request).await)
     }
 
-    async fn answer(&self, peer: IpAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer<B>(&self, peer: IpAddr, request: Request<B>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
         }
-        if !Dashboard::serves(request.uri().path()) {
-            return self.show(request.uri().path());
+        let (request, _) = request.into_parts();
+        if !Dashboard::serves(request.uri.path()) {
+            if let Err(refused) = self.doorkeeper.admit(peer, &request).await {
+                self.hub.counters.debug_refused.fetch_add(1, Ordering::Relaxed);
+                return refuse(&refused);
+            }
+            return self.show(request.uri.path());
         }
         let _turn = self.turns.acquire().await;
         let dashboard = Arc::clone(&self.dashboard);
-        let (request, _) = request.into_parts();
         let answered = tokio::task::spawn_blocking(move || dashboard.answer(peer, &request)).await;
         answered.unwrap_or_else(|error| {
             tracing::error!(%error, "A request of the mesh page could not be answered.");
@@ -112,18 +141,30 @@ impl Debug {
     fn subscribers(&self) -> Value {
         let sequence = self.hub.shelf().sequence();
         let clients = self.hub.clients();
-        json!({ "sequence": sequence, "subscribers": clients.iter().map(|one| client(one, sequence)).collect::<Vec<_>>() })
+        let versions = self.versions();
+        let told = |one: &Client| {
+            let mut told = client(one, sequence);
+            told["cluster"] = json!(self.dashboard.cluster);
+            told["version"] = json!(versions(one));
+            told
+        };
+        let clients: Vec<_> = clients.iter().map(told).collect();
+        json!({ "sequence": sequence, "controlPlane": process::host_name(), "subscribers": clients })
     }
 
     /// How far everybody is, in the form of Istio's control plane.
     fn sync(&self) -> Value {
-        let proxies = self.dashboard.traffic.proxies();
-        let version = |client: &Client| {
-            let told = client.node.as_ref().and_then(|node| proxies.get(node));
-            told.map_or_else(version, |proxy| proxy.version.to_string())
-        };
         let clients = self.hub.clients();
-        clients.iter().map(|it| synced(it, &self.dashboard.cluster, &version(it))).collect()
+        let versions = self.versions();
+        // Tools want one of each; who has said nothing has the control plane's, as a rule.
+        let told = |it: &Client| versions(it).unwrap_or_else(version);
+        clients.iter().map(|it| synced(it, &self.dashboard.cluster, &told(it))).collect()
+    }
+
+    /// The versions that proxies have told.
+    fn versions(&self) -> impl Fn(&Client) -> Option<String> {
+        let proxies = self.dashboard.traffic.proxies();
+        move |client| Some(proxies.get(client.node.as_ref()?)?.version.to_string())
     }
 }
 
@@ -149,8 +190,8 @@ fn registered(service: &Service) -> Value {
 /// What Istio says of a proxy, which tools compare: what was sent last, and what was answered last. Each kind of Envoy's
 /// configuration goes as far as the types that it would be made from; what was never sent is left out, as Istio does.
 fn synced(client: &Client, cluster: &str, version: &str) -> Value {
-    let mut parts = client.id.split('~');
-    let (sort, name) = (parts.next().unwrap_or_default(), parts.nth(1));
+    let sort = client.id.split('~').next().unwrap_or_default();
+    let name = name_of(&client.id);
     let mut out = json!({
         "cluster_id": cluster,
         "proxy": name.unwrap_or(&client.id),
@@ -179,6 +220,11 @@ const MADE_FROM: [(&str, &[ResourceType]); 4] = [
     ("route", &[ResourceType::Config]),
 ];
 
+/// The name of a proxy whose id is `SORT~ADDRESS~NAME~DOMAIN`, as Istio's are: a pod's and its namespace.
+fn name_of(id: &str) -> Option<&str> {
+    id.split('~').nth(2)
+}
+
 fn client(client: &Client, sequence: u64) -> Value {
     let types: Vec<Value> = client
         .types
@@ -198,12 +244,21 @@ fn client(client: &Client, sequence: u64) -> Value {
     let since = SystemTime::now().duration_since(client.since).unwrap_or_default().as_secs();
     json!({
         "id": &*client.id,
+        "name": name_of(&client.id).unwrap_or(&client.id),
         "node": client.node.as_deref(),
         "identity": &*client.identity,
         "address": client.address.map(|address| address.to_string()),
         "connectedSeconds": since,
         "types": types,
     })
+}
+
+fn refuse(refused: &Refused) -> Response<Full<Bytes>> {
+    let mut response = text(refused.status(), format!("{refused}\n"));
+    if refused.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    }
+    response
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
@@ -221,6 +276,17 @@ fn respond(status: StatusCode, kind: &'static str, body: String) -> Response<Ful
     response
 }
 
+/// Connections of others than this machine at a time: metrics are scraped by one or two.
+const CONNECTIONS: usize = 64;
+/// Connections of one machine at a time: a browser has six.
+const OF_ONE: usize = 16;
+/// How long a connection may last; its client makes another.
+const LIFE: Duration = Duration::from_secs(300);
+/// How long the last answer of a connection may take.
+const LAST_ANSWER: Duration = Duration::from_secs(10);
 /// Requests of the page at a time.
 pub const TURNS: usize = 4;
 const INDEX: &str = "/\n/api/v1/mesh\n/metrics\n/healthz/ready\n/version\n/debug/subscribers\n/debug/syncz\n/debug/registryz\n/debug/findings\n";
+
+#[cfg(test)]
+mod tests;

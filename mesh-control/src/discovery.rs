@@ -10,7 +10,7 @@ use mesh_ca::authorize::Rules;
 use mesh_core::machine::Claim;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
-use mesh_proto::names::{self, ResourceType};
+use mesh_proto::names;
 use mesh_proto::protocol;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -18,8 +18,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::authn::Authenticator;
-use crate::convergence::Convergence;
 use crate::gate::Gate;
+use crate::histogram::Histogram;
 use crate::hub::{Client, Hub, Registration};
 use crate::intake::Intake;
 use crate::machines::{Attending, Machines};
@@ -143,9 +143,14 @@ impl Stream {
                 () = self.intake.used_up() => large = true,
                 slot = self.responses.reserve(), if more => {
                     let Ok(slot) = slot else { return Ok(()) };
-                    let next = session.next(&self.hub.shelf()).map_err(|refusal| Status::aborted(refusal.to_string()))?;
+                    let begun = Instant::now();
+                    let next = session.next(&self.hub.shelf()).map_err(|refusal| {
+                        self.hub.counters.internal_errors.fetch_add(1, Ordering::Relaxed);
+                        Status::aborted(refusal.to_string())
+                    })?;
                     if let Some(response) = next {
-                        self.count(&response);
+                        let bytes = response.resources.iter().map(bytes::Bytes::len).sum();
+                        self.hub.counters.responded(&response.type_url, bytes, begun.elapsed());
                         lag.is_told = true;
                         slot.send(Ok(response));
                         if !awaits_answer {
@@ -303,7 +308,7 @@ impl Stream {
             return Ok(());
         }
         if let Some(error) = &request.error_detail {
-            self.hub.counters.rejections.fetch_add(1, Ordering::Relaxed);
+            self.hub.counters.rejected(&request.type_url);
             let text: String = error.message.chars().take(MAX_LOGGED).collect();
             if let Some(muted) = self.complaints.pass() {
                 let kind: String = request.type_url.chars().take(MAX_LOGGED).collect();
@@ -313,15 +318,6 @@ impl Stream {
         session
             .request(request, &self.hub.shelf())
             .map_err(|refusal| Status::resource_exhausted(refusal.to_string()))
-    }
-
-    fn count(&self, response: &DeltaDiscoveryResponse) {
-        let bytes: usize = response.resources.iter().map(bytes::Bytes::len).sum();
-        let of_type = ResourceType::ALL.iter().zip(&self.hub.counters.responses);
-        if let Some((_, count)) = of_type.into_iter().find(|(kind, _)| kind.url() == response.type_url) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        self.hub.counters.bytes.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -341,9 +337,9 @@ impl Lag {
         }
     }
 
-    fn ends(&mut self, convergence: &Convergence) {
+    fn ends(&mut self, convergence: &Histogram) {
         if let Some(since) = self.since.take().filter(|_| self.is_told) {
-            convergence.record(since.elapsed());
+            convergence.took(since.elapsed());
         }
     }
 }

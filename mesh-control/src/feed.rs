@@ -116,14 +116,20 @@ impl Feed {
             observer.saw(&batch);
             self.remarks.set(About::WrittenBack, observer.conclude());
         }
+        let (events, mut kinds) = (&hub.counters.events, BTreeSet::new());
         for change in batch {
             match change {
                 Change::Apply(object) => {
                     self.world.upsert(&object);
-                    findings.catalog.put(object);
+                    let kind = object.key().kind;
+                    let known = findings.catalog.put(object);
+                    events.saw(kind, if known { "update" } else { "add" });
+                    kinds.insert(kind);
                 }
                 Change::Delete(key) => {
                     self.world.remove(&key);
+                    events.saw(key.kind, "delete");
+                    kinds.insert(key.kind);
                     findings.catalog.remove(&key);
                     self.remarks.set(About::Object(key), Vec::new());
                 }
@@ -132,7 +138,9 @@ impl Feed {
             }
         }
         let news = self.world.commit();
-        hub.publish_with(news, self.world.take_reaches());
+        if hub.publish_with(news, self.world.take_reaches()) {
+            events.triggered(&kinds);
+        }
         self.remarks.update(&self.world);
         if let Some(observer) = &mut self.observer {
             observer.compiled(&mut self.remarks.iter());

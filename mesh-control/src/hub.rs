@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use mesh_core::model::{Reach, Record, RecordKey};
 use mesh_proto::names::ResourceType;
 use tokio::sync::watch;
 
 use crate::allotment::Allotment;
-use crate::convergence::Convergence;
+use crate::events::Events;
+use crate::histogram::Histogram;
 use crate::session::{Progress, Session};
 use crate::shelf::Shelf;
 use crate::turns::Turns;
@@ -35,7 +36,7 @@ pub struct Hub {
 }
 
 /// Totals since the start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
     /// Streams that were opened.
     pub streams: AtomicU64,
@@ -44,15 +45,77 @@ pub struct Counters {
     /// Responses sent, in the order of [`ResourceType::ALL`].
     pub responses: [AtomicU64; ResourceType::ALL.len()],
     /// What subscribers took for changes.
-    pub convergence: Convergence,
+    pub convergence: Histogram,
+    /// How long responses took to make, in the order of [`ResourceType::ALL`].
+    pub push_times: [Histogram; ResourceType::ALL.len()],
+    /// How large they were, in the same order.
+    pub sizes: [Histogram; ResourceType::ALL.len()],
+    /// Responses that could not be made.
+    pub internal_errors: AtomicU64,
+    /// What came from the sources.
+    pub events: Events,
+    /// Objects that the webhook has let in.
+    pub reviews_passed: AtomicU64,
+    /// Objects that it has refused.
+    pub reviews_failed: AtomicU64,
     /// Bytes of resources sent.
     pub bytes: AtomicU64,
-    /// Answers that rejected something.
-    pub rejections: AtomicU64,
+    /// Answers that rejected something, in the same order; the last are of a type that is not served.
+    pub rejections: [AtomicU64; ResourceType::ALL.len() + 1],
     /// Certificates issued.
     pub certificates: AtomicU64,
     /// Requests for certificates that were refused or failed.
     pub certificate_failures: AtomicU64,
+    /// Requests of the monitoring port for what its caller may not see.
+    pub debug_refused: AtomicU64,
+    /// Connections to the monitoring port that there was no room for.
+    pub debug_crowded: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            streams: AtomicU64::default(),
+            refused: AtomicU64::default(),
+            responses: Default::default(),
+            convergence: Histogram::of_convergence(),
+            push_times: ResourceType::ALL.map(|_| Histogram::of_pushes()),
+            sizes: ResourceType::ALL.map(|_| Histogram::of_sizes()),
+            internal_errors: AtomicU64::default(),
+            events: Events::default(),
+            reviews_passed: AtomicU64::default(),
+            reviews_failed: AtomicU64::default(),
+            bytes: AtomicU64::default(),
+            rejections: Default::default(),
+            certificates: AtomicU64::default(),
+            certificate_failures: AtomicU64::default(),
+            debug_refused: AtomicU64::default(),
+            debug_crowded: AtomicU64::default(),
+        }
+    }
+}
+
+impl Counters {
+    /// A subscriber has rejected something of this type.
+    pub fn rejected(&self, type_url: &str) {
+        let place = ResourceType::ALL.iter().position(|kind| kind.url() == type_url);
+        if let Some(count) = self.rejections.get(place.unwrap_or(ResourceType::ALL.len())) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A response of this type was made, of so many bytes, in this time.
+    pub fn responded(&self, type_url: &str, bytes: usize, took: Duration) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let place = ResourceType::ALL.iter().position(|kind| kind.url() == type_url);
+        let Some(place) = place else { return };
+        if let Some(count) = self.responses.get(place) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.push_times.get(place).into_iter().for_each(|it| it.took(took));
+        self.sizes.get(place).into_iter().for_each(|it| it.record(bytes));
+    }
 }
 
 /// A subscriber, as it is shown.
@@ -100,10 +163,14 @@ impl Hub {
         self.publish_with(news, Vec::new());
     }
 
-    /// As [`Self::publish`], with what the pods of some nodes see from now on.
-    pub fn publish_with(&self, news: Vec<(RecordKey, Option<Record>)>, reaches: Vec<(Arc<str>, Arc<Reach>)>) {
+    /// As [`Self::publish`], with what the pods of some nodes see from now on; whether there was anything.
+    pub fn publish_with(
+        &self,
+        news: Vec<(RecordKey, Option<Record>)>,
+        reaches: Vec<(Arc<str>, Arc<Reach>)>,
+    ) -> bool {
         if news.is_empty() && reaches.is_empty() {
-            return;
+            return false;
         }
         let sequence = {
             let mut shelf = self.shelf.write().unwrap_or_else(PoisonError::into_inner);
@@ -112,6 +179,7 @@ impl Hub {
             shelf.sequence()
         };
         self.changed.send_replace(sequence);
+        true
     }
 
     /// Everything that exists has been published.

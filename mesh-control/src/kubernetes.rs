@@ -160,10 +160,15 @@ impl Cluster {
     }
 
     /// Serves the admission webhook with the certificate of `serving`.
-    pub async fn serve_webhook(&self, address: SocketAddr, serving: &Arc<Serving>) -> anyhow::Result<()> {
+    pub async fn serve_webhook(
+        &self,
+        address: SocketAddr,
+        serving: &Arc<Serving>,
+        hub: &Arc<Hub>,
+    ) -> anyhow::Result<()> {
         let listener = tokio::net::TcpListener::bind(address).await;
         let listener = listener.with_context(|| format!("listening on {address}"))?;
-        drop(tasks::spawn("webhook", webhook::serve(listener, Arc::clone(serving))));
+        drop(tasks::spawn("webhook", webhook::serve(listener, Arc::clone(serving), Arc::clone(hub))));
         Ok(())
     }
 }

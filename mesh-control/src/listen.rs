@@ -22,8 +22,7 @@ use crate::tasks;
 
 mod places;
 
-pub use places::machine;
-use places::{Place, Places};
+pub use places::{Place, Places, machine};
 
 /// A connection that gRPC is spoken on.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use mesh_ca::Ca;
 use mesh_proto::names::ResourceType;
 
-use crate::convergence::Convergence;
+use crate::histogram::Histogram;
 use crate::hub::Hub;
 use crate::tasks;
 use crate::topology::Traffic;
@@ -87,17 +87,24 @@ fn process(text: &mut String) {
     }
 }
 
-fn convergence(convergence: &Convergence, text: &mut String) {
-    let shown = convergence.shown();
-    let name = "pilot_proxy_convergence_time";
-    let help = "Seconds from a change to a subscriber's answer to the last response about it.";
+/// One of each kind, or one without a kind.
+fn histograms<'h>(
+    text: &mut String,
+    (name, help): (&str, &str),
+    all: impl IntoIterator<Item = (Option<ResourceType>, &'h Histogram)>,
+) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
-    for (limit, count) in &shown.buckets {
-        let _ = writeln!(text, "{name}_bucket{{le=\"{limit}\"}} {count}");
+    for (kind, histogram) in all {
+        let shown = histogram.shown();
+        let label = kind.map(|kind| format!("type=\"{}\",", short(kind))).unwrap_or_default();
+        for (limit, count) in &shown.buckets {
+            let _ = writeln!(text, "{name}_bucket{{{label}le=\"{limit}\"}} {count}");
+        }
+        let count = shown.buckets.last().map_or(0, |(_, count)| *count);
+        let of = kind.map(of_type).unwrap_or_default();
+        let _ = writeln!(text, "{name}_sum{of} {}\n{name}_count{of} {count}", shown.sum);
     }
-    let count = shown.buckets.last().map_or(0, |(_, count)| *count);
-    let _ = writeln!(text, "{name}_sum {}\n{name}_count {count}", shown.sum);
 }
 
 fn of_type(kind: ResourceType) -> String {
@@ -107,7 +114,7 @@ fn of_type(kind: ResourceType) -> String {
 /// What has only ever grown.
 fn totals(hub: &Hub, text: &mut String) {
     let counters = &hub.counters;
-    let totals: [(&str, &str, &AtomicU64); 6] = [
+    let totals: [(&str, &str, &AtomicU64); 10] = [
         ("mesh_control_streams_total", "Discovery streams that were opened.", &counters.streams),
         (
             "mesh_control_streams_refused_total",
@@ -116,9 +123,21 @@ fn totals(hub: &Hub, text: &mut String) {
         ),
         ("mesh_control_sent_bytes_total", "Bytes of resources sent.", &counters.bytes),
         (
-            "pilot_total_xds_rejects",
-            "Responses of which a subscriber rejected something.",
-            &counters.rejections,
+            "pilot_total_xds_internal_errors",
+            "Discovery responses that could not be made.",
+            &counters.internal_errors,
+        ),
+        ("galley_validation_passed", "Objects that the webhook let in.", &counters.reviews_passed),
+        ("galley_validation_failed", "Objects that the webhook refused.", &counters.reviews_failed),
+        (
+            "mesh_control_debug_refused_total",
+            "Requests of the monitoring port for what their caller may not see.",
+            &counters.debug_refused,
+        ),
+        (
+            "mesh_control_debug_crowded_total",
+            "Connections to the monitoring port that there was no room for.",
+            &counters.debug_crowded,
         ),
         ("citadel_server_success_cert_issuance_count", "Certificates issued.", &counters.certificates),
         (
@@ -132,11 +151,40 @@ fn totals(hub: &Hub, text: &mut String) {
     }
     let pushes = ResourceType::ALL.iter().zip(&counters.responses);
     let pushes = pushes.map(|(kind, count)| (of_type(*kind), count.load(Ordering::Relaxed)));
-    family(text, ("pilot_xds_pushes_total", "counter", "Discovery responses sent."), pushes);
-    convergence(&counters.convergence, text);
+    family(text, ("pilot_xds_pushes", "counter", "Discovery responses sent."), pushes);
+    let kinds = ResourceType::ALL.map(of_type).into_iter().chain(["{type=\"unknown\"}".to_owned()]);
+    let rejects = kinds.zip(&counters.rejections).map(|(kind, count)| (kind, count.load(Ordering::Relaxed)));
+    let help = "Responses of which a subscriber rejected something.";
+    family(text, ("pilot_total_xds_rejects", "counter", help), rejects);
+    let help = "Seconds from a change to a subscriber's answer to the last response about it.";
+    histograms(text, ("pilot_proxy_convergence_time", help), [(None, &counters.convergence)]);
+    let kinds = || ResourceType::ALL.into_iter().map(Some);
+    let help = "Seconds that a discovery response took to be made.";
+    histograms(text, ("pilot_xds_push_time", help), kinds().zip(&counters.push_times));
+    let help = "Bytes of the resources of a discovery response.";
+    histograms(text, ("pilot_xds_config_size_bytes", help), kinds().zip(&counters.sizes));
+    sources(hub, text);
     let help = "Requests for certificates that were one too many of their caller, or of all.";
     let limited = ("mesh_control_certificates_limited_total", "counter", help);
     family(text, limited, [(String::new(), hub.certificates.refused())]);
+}
+
+/// What came from the sources.
+fn sources(hub: &Hub, text: &mut String) {
+    let counts = hub.counters.events.shown();
+    let by_event = |all: BTreeMap<(&str, &str), u64>| {
+        let labelled = all
+            .into_iter()
+            .map(|((kind, event), count)| (format!("{{type=\"{kind}\",event=\"{event}\"}}"), count));
+        labelled.collect::<Vec<_>>()
+    };
+    let help = "Services, endpoints, pods, nodes and namespaces that were new, different or gone.";
+    family(text, ("pilot_k8s_reg_events", "counter", help), by_event(counts.registry));
+    let help = "Other resources that were new, different or gone.";
+    family(text, ("pilot_k8s_cfg_events", "counter", help), by_event(counts.config));
+    let triggers = counts.triggers.into_iter().map(|(sort, count)| (format!("{{type=\"{sort}\"}}"), count));
+    let help = "Changes of what subscribers are told, by what brought them.";
+    family(text, ("pilot_push_triggers", "counter", help), triggers);
 }
 
 /// What proxies have told of traffic.

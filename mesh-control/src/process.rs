@@ -12,6 +12,12 @@ pub(crate) fn read() -> ProcessFigures {
     )
 }
 
+/// What this machine is called, which in a cluster is the pod's name; nothing if it has no name.
+pub(crate) fn host_name() -> Option<String> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,7 @@ use crate::authn::{Authenticator, ReviewToken};
 use crate::certificates::Certificates;
 use crate::config::{Keep, Options, RotateOptions, RotateStep, TokenTerms};
 use crate::dashboard::Dashboard;
+use crate::debug::guard::Doorkeeper;
 use crate::debug::{self, Debug};
 use crate::discovery::{Discovery, MAX_REQUEST};
 use crate::feed::{self, Findings};
@@ -73,7 +74,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let membership = match &cluster {
         None => follow(&options, told, registered).map(|()| None)?,
         Some(cluster) => {
-            cluster.serve_webhook(options.webhook, &serving).await?;
+            cluster.serve_webhook(options.webhook, &serving, &hub).await?;
             let made = (compile_options(&options), options.gateways());
             Some(cluster.join(Arc::clone(&ca), made, told, registered))
         }
@@ -85,7 +86,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let services = Services {
         hub: Arc::clone(&hub),
         ca: Arc::clone(&ca),
-        authenticator,
+        authenticator: Arc::clone(&authenticator),
         rules,
         traffic: Arc::clone(&traffic),
         relay: cluster.is_some().then(|| relay(&options, &hub, &serving)).transpose()?,
@@ -101,8 +102,9 @@ async fn run(options: Options) -> anyhow::Result<()> {
         root_namespace: options.root_namespace.clone(),
         config: options.config.as_deref().map(|path| path.canonicalize().unwrap_or_else(|_| path.to_owned())),
     });
-    let debug = Debug { hub, ca: Arc::clone(&ca), dashboard, turns: Semaphore::new(debug::TURNS) };
-    let debug = Arc::new(debug);
+    let doorkeeper = Doorkeeper::new(authenticator, &options.root_namespace);
+    let turns = Semaphore::new(debug::TURNS);
+    let debug = Arc::new(Debug { hub, ca: Arc::clone(&ca), dashboard, turns, doorkeeper });
     drop(tasks::spawn("monitoring", debug.serve(bind(options.monitoring).await?)));
     drop(tasks::spawn("certificates", keep_certificates(ca, serving, trust)));
     info!(grpc = %options.grpc, plain = %options.plain, monitoring = %options.monitoring, "Serving.");

@@ -13,6 +13,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 mod cmd;
 mod http;
 mod install;
+mod kubeconfig;
 mod output;
 mod reach;
 mod table;

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use crate::http::Server;
+use crate::kubeconfig::Kubeconfig;
 use crate::reach::cluster::{Cluster, Pod};
 
 mod cluster;
@@ -71,12 +72,8 @@ impl Admin {
 /// Which cluster, if it comes to one.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Place {
-    /// Kubeconfig to find the cluster in [default: the one that kubectl takes].
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// Context of the kubeconfig.
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
+    #[command(flatten)]
+    kubeconfig: Kubeconfig,
     /// The namespace of the mesh in the cluster.
     #[arg(long, visible_alias = "istioNamespace", value_name = "NAMESPACE", default_value = "istio-system")]
     mesh_namespace: String,
@@ -85,11 +82,11 @@ pub(crate) struct Place {
 impl Place {
     /// Whether a cluster was asked for by name.
     fn is_said(&self) -> bool {
-        self.kubeconfig.is_some() || self.context.is_some()
+        self.kubeconfig.is_said()
     }
 
     fn cluster(&self) -> Result<Cluster> {
-        Cluster::find(self.kubeconfig.as_deref(), self.context.as_deref(), &self.mesh_namespace)
+        Cluster::find(&self.kubeconfig, &self.mesh_namespace)
     }
 }
 

@@ -238,7 +238,7 @@ async fn a_rejection_is_shown_and_not_repeated() -> Result<()> {
 async fn quick_edits_are_told_together() -> Result<()> {
     let plane = over(&two())?;
     let (mut subscriber, _) = everything(&plane, "n1").await?;
-    let (responses, started) = (plane.metric("pilot_xds_pushes_total")?, Instant::now());
+    let (responses, started) = (plane.metric("pilot_xds_pushes")?, Instant::now());
     let writer = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             (1..=500).try_for_each(|n| plane.write("b.yaml", &app("b", "n2", "10.2.0.2", 1000 + n)))
@@ -257,7 +257,7 @@ async fn quick_edits_are_told_together() -> Result<()> {
         ensure!(now >= last, "{last} and then {now}");
         last = now;
     }
-    let pushed = plane.metric("pilot_xds_pushes_total")? - responses;
+    let pushed = plane.metric("pilot_xds_pushes")? - responses;
     // A scan each 300 ms at most while files change, of which the service and its pod may be told apart.
     let most = 2 * (edited.as_millis() / 300 + 2);
     ensure!(u128::from(pushed) <= most, "{pushed} responses to 500 edits in {edited:?}");

@@ -153,6 +153,7 @@ fn a_trace_goes_through_all_hops_and_prometheus_answers_what_dashboards_ask() ->
     );
     through_a_waypoint(&bed)?;
     connections_are_told(&bed)?;
+    crate::meshctl::answers(&bed).context("meshctl")?;
     dashboards(&bed)
 }
 
@@ -265,6 +266,14 @@ const QUERIES: &[&str] = &[
     "sum(rate(istio_requests_total{reporter=~\"source|waypoint\"}[1m])) by (source_cluster,source_workload_namespace,source_workload,source_canonical_service,source_canonical_revision,destination_cluster,destination_service_namespace,destination_service,destination_service_name,destination_workload_namespace,destination_workload,destination_canonical_service,destination_canonical_revision,request_protocol,response_code,grpc_response_status,response_flags) > 0",
     "sum(rate(istio_requests_total{reporter=\"destination\",response_code=\"404\"}[1m])) by (destination_workload)",
     "sum(mesh_spans_sent_total) > 0",
+    "sum(pilot_xds_pushes) by (type) > 0",
+    "sum(pilot_k8s_reg_events{type=\"Pods\",event=\"add\"}) > 0",
+    "sum(pilot_k8s_cfg_events) by (type, event)",
+    "sum(pilot_push_triggers{type=\"service\"}) > 0",
+    "histogram_quantile(0.5, sum(pilot_xds_push_time_bucket) by (le))",
+    "histogram_quantile(0.5, sum(pilot_xds_config_size_bytes_bucket) by (le))",
+    "sum(pilot_total_xds_rejects) by (type)",
+    "galley_validation_passed + galley_validation_failed + pilot_total_xds_internal_errors",
     "process_open_fds",
     "sum(rate(process_cpu_seconds_total[1m]))",
 ];

@@ -5,6 +5,7 @@ mod bed;
 mod dashboards;
 mod gateway;
 mod logs;
+mod meshctl;
 mod prometheus;
 
 use mesh_tests::edge::process;

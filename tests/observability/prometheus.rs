@@ -132,7 +132,11 @@ const ISTIO: &[&str] = &[
     "istio_request_duration_milliseconds",
     "workload_manager_",
     "citadel_server_",
-    "pilot_total_xds_rejects",
+    "galley_validation_",
+    "pilot_k8s_",
+    "pilot_push_triggers",
+    "pilot_total_xds_",
+    "pilot_xds_pushes",
     "pilot_proxy_convergence_time",
 ];
 

@@ -16,6 +16,11 @@ pub(super) fn check(peer: IpAddr, request: &Parts) -> Result<(), &'static str> {
     if !peer.to_canonical().is_loopback() {
         return Err("the page is for this machine only: use kubectl port-forward, or meshctl dashboard");
     }
+    names_this_machine(request)
+}
+
+/// Accepts requests for a loopback name or address, and for nothing else.
+pub(crate) fn names_this_machine(request: &Parts) -> Result<(), &'static str> {
     let mut hosts = request.headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         return Err("the request has no Host header, or several");
@@ -23,5 +28,5 @@ pub(super) fn check(peer: IpAddr, request: &Parts) -> Result<(), &'static str> {
     let host = host.to_str().map_err(|_| "the Host header is not text")?;
     let target = request.uri.host();
     let is_here = loopback::is_named_by(host) && target.is_none_or(loopback::is_named_by);
-    is_here.then_some(()).ok_or("the page answers only requests for localhost")
+    is_here.then_some(()).ok_or("only requests for localhost are answered here")
 }

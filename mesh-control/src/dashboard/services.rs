@@ -29,6 +29,9 @@ pub(super) struct Row {
     headless: bool,
     /// `NAMESPACE/NAME` of the waypoint that connections to it go through.
     waypoint: Option<String>,
+    /// Why nothing may be sent through that, so that nothing gets through.
+    #[serde(rename = "waypointRefused", skip_serializing_if = "Option::is_none")]
+    waypoint_refused: Option<Arc<str>>,
     #[serde(flatten)]
     rates: Rates,
 }
@@ -171,6 +174,7 @@ fn row(service: &Service, behind: &Behind, rates: Rates) -> Row {
         external: service.entry.as_ref().is_some_and(|entry| entry.external),
         headless: service.headless,
         waypoint: service.waypoint.as_ref().map(|waypoint| WaypointName(&waypoint.service).to_string()),
+        waypoint_refused: service.waypoint.as_ref().and_then(|waypoint| waypoint.refused.clone()),
         rates,
     }
 }

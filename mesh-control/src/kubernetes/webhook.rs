@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,18 +19,19 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::admission;
+use crate::hub::Hub;
 use crate::listen::{self, Stream, Tls};
 use crate::tasks;
 use crate::tls::Serving;
 
-/// Answers for ever, with the certificate that `serving` has at the moment.
-pub(super) async fn serve(listener: TcpListener, serving: Arc<Serving>) {
+/// Answers for ever, with the certificate that `serving` has at the moment; `hub` counts the answers.
+pub(super) async fn serve(listener: TcpListener, serving: Arc<Serving>, hub: Arc<Hub>) {
     let tls: Tls = Arc::new(move || tls(&serving.config()));
     let mut connections = listen::accept(listener, Some(tls));
-    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let reviews = Arc::new(Reviews { places: Semaphore::new(AT_ONCE), hub });
     while let Some(connection) = connections.recv().await {
         let Ok(stream) = connection else { continue };
-        drop(tasks::spawn("webhook connection", converse(stream, Arc::clone(&places))));
+        drop(tasks::spawn("webhook connection", converse(stream, Arc::clone(&reviews))));
     }
 }
 
@@ -47,11 +49,17 @@ fn tls(discovery: &Arc<ServerConfig>) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-async fn converse(stream: Stream, places: Arc<Semaphore>) {
+/// Room for reviews, and where they are counted.
+struct Reviews {
+    places: Semaphore,
+    hub: Arc<Hub>,
+}
+
+async fn converse(stream: Stream, reviews: Arc<Reviews>) {
     let service = service_fn(move |request| {
-        let places = Arc::clone(&places);
+        let reviews = Arc::clone(&reviews);
         async move {
-            let answered = timeout(DEADLINE, answer(request, &places)).await;
+            let answered = timeout(DEADLINE, answer(request, &reviews)).await;
             let late = || text(StatusCode::GATEWAY_TIMEOUT, "the review took too long");
             Ok::<_, Infallible>(answered.unwrap_or_else(|_| late()))
         }
@@ -62,7 +70,7 @@ async fn converse(stream: Stream, places: Arc<Semaphore>) {
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn answer(request: Request<Incoming>, places: &Semaphore) -> Response<Full<Bytes>> {
+async fn answer(request: Request<Incoming>, reviews: &Reviews) -> Response<Full<Bytes>> {
     if request.uri().path() != "/validate" {
         return text(StatusCode::NOT_FOUND, "only /validate");
     }
@@ -74,7 +82,7 @@ async fn answer(request: Request<Incoming>, places: &Semaphore) -> Response<Full
         return text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "only application/json");
     }
     // It is never closed.
-    let Ok(_place) = places.acquire().await else {
+    let Ok(_place) = reviews.places.acquire().await else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "closed");
     };
     let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
@@ -91,6 +99,9 @@ async fn answer(request: Request<Incoming>, places: &Semaphore) -> Response<Full
     });
     match reviewed.await {
         Ok(Ok((allowed, bytes))) => {
+            let counters = &reviews.hub.counters;
+            let count = if allowed { &counters.reviews_passed } else { &counters.reviews_failed };
+            count.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(allowed, "An object was reviewed.");
             respond(StatusCode::OK, JSON, bytes)
         }

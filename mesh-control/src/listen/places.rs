@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 #[derive(Debug)]
 pub struct Places {
     all: Arc<Semaphore>,
+    of_one_machine: usize,
     taken: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -26,7 +27,12 @@ impl Places {
     /// At most `limit`, and no more than half of what the process has descriptors for: there are two ports.
     pub fn new(limit: usize) -> Arc<Self> {
         let room = descriptors().saturating_sub(RESERVE) / 2;
-        Arc::new(Self { all: Arc::new(Semaphore::new(limit.min(room).max(1))), taken: Mutex::default() })
+        Self::of(limit.min(room).max(1), OF_ONE_MACHINE)
+    }
+
+    /// So many in all, and of one machine; what they take of the process's descriptors is the caller's to see to.
+    pub fn of(all: usize, of_one_machine: usize) -> Arc<Self> {
+        Arc::new(Self { all: Arc::new(Semaphore::new(all)), of_one_machine, taken: Mutex::default() })
     }
 
     /// Waits until there is room for anybody.
@@ -34,12 +40,18 @@ impl Places {
         Arc::clone(&self.all).acquire_owned().await.expect("nobody closes the places")
     }
 
+    /// A place for `address` if there is room at once, for anybody and for that machine.
+    pub fn take_now(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let one = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        self.take(address, one)
+    }
+
     /// Takes the place for `address`; `None` if that machine has enough of them.
     pub fn take(self: &Arc<Self>, address: IpAddr, one: OwnedSemaphorePermit) -> Option<Place> {
         let machine = machine(address);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(machine).or_default();
-        if *count >= OF_ONE_MACHINE {
+        if *count >= self.of_one_machine {
             return None;
         }
         *count += 1;

@@ -31,6 +31,16 @@ impl Fault {
         (delay.is_some() || abort.is_some()).then_some(Self { delay, abort })
     }
 
+    /// How requests are made to wait, and which share of them.
+    pub fn delay(&self) -> Option<(Duration, Percent)> {
+        self.delay
+    }
+
+    /// How requests are made to fail, and which share of them.
+    pub fn abort(&self) -> Option<(AbortError, Percent)> {
+        self.abort
+    }
+
     /// What happens to a request. Both lots are drawn from all of `u64`, and independent.
     pub fn decide(&self, delay_lot: u64, abort_lot: u64) -> Injection {
         Injection {

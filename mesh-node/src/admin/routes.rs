@@ -266,6 +266,18 @@ fn metrics(admin: &Admin, request: &Parts) -> Reply {
     }
 }
 
+fn profiles(_: &Admin, _: &Parts) -> Reply {
+    let profiles = ADMIN.iter().filter(|route| route.path.starts_with("/debug/pprof/"));
+    let lines = profiles.map(|route| format!("{:<22} {}\n", route.path, route.about));
+    text(StatusCode::OK, &lines.collect::<String>())
+}
+
+/// As Go programs answer it; `go tool pprof` names a profile by it.
+fn command_line(_: &Admin, _: &Parts) -> Reply {
+    let words: Vec<_> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+    reply(StatusCode::OK, "text/plain; charset=utf-8", words.join("\0"))
+}
+
 fn ready(admin: &Admin, _: &Parts) -> Reply {
     match admin.state.ready() {
         Ok(()) => text(StatusCode::OK, "ready"),
@@ -354,6 +366,9 @@ const ADMIN: &[Route] = &[
         post: true,
         answer: Answer::Now(logging),
     },
+    Route::get("/metrics", "metrics in Prometheus' text format, as port 15020 has them", metrics),
+    Route::get("/debug/pprof/", "what there is of profiles", profiles),
+    Route::get("/debug/pprof/cmdline", "the command line, its words apart by zero bytes", command_line),
     Route {
         path: "/debug/pprof/profile",
         about: "CPU profile of ?seconds=N (30), for `go tool pprof`",
@@ -409,6 +424,16 @@ mod tests {
         assert!(!accepts(&with("*/*"), "text/html"));
         assert!(!accepts(&with("text/html;q=0, */*"), "text/html"));
         assert!(!accepts(&HeaderMap::new(), "text/html"));
+    }
+
+    #[test]
+    fn the_page_leads_to_what_can_be_looked_at() {
+        let leads = |path: &str| PAGE.contains(&format!("<a href=\"{path}\">"));
+        for route in ADMIN.iter().filter(|route| !route.path.starts_with("/debug/") && route.path != "/") {
+            let changes = matches!(route.path, "/drain" | "/quitquitquit");
+            assert_eq!(leads(route.path), !changes, "{}", route.path);
+        }
+        assert!(leads("/debug/pprof/"));
     }
 
     #[test]

@@ -503,3 +503,17 @@ async fn failures_of_connections_do_not_hide_from_metrics() {
         |line: &&str| line.starts_with("istio_tcp_connections_failed_total{") && line.contains("\"DENY\"");
     assert_eq!(metrics.body.lines().filter(failed).count(), 1);
 }
+
+#[tokio::test]
+async fn what_is_asked_of_proxies_elsewhere_is_answered_by_the_admin_port_as_well() {
+    let bed = Bed::new().await;
+    let metrics = bed.get(Endpoint::Admin, "/metrics").await;
+    assert_eq!(metrics.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    assert!(metrics.body.contains("# TYPE istio_tcp_connections_opened_total counter\n"));
+    let elsewhere = bed.ask(Endpoint::Admin, "GET /metrics", &["Host: evil.example"]).await;
+    assert_eq!(elsewhere.status(), 403, "of this port the host is looked at");
+    let index = bed.get(Endpoint::Admin, "/debug/pprof/").await;
+    assert!(index.status() == 200 && index.body.contains("/debug/pprof/profile"), "{}", index.body);
+    let words = bed.get(Endpoint::Admin, "/debug/pprof/cmdline").await;
+    assert_eq!(words.body, std::env::args().collect::<Vec<_>>().join("\0"));
+}

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -69,7 +71,7 @@ enum What {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// Columns as `istioctl ztunnel-config` prints them.
+    /// Columns as `istioctl ztunnel-config` and `istioctl proxy-config` print them; what they do not have comes last.
     #[value(alias = "text", alias = "short")]
     Table,
     /// As the proxy says it.
@@ -123,12 +125,15 @@ fn table(what: What, dump: &Value, args: &Args) -> Result<String> {
     )?;
     let (head, mut rows): (&[&str], Vec<Vec<String>>) = match what {
         What::Workload => (WORKLOAD, typed.workloads.iter().filter_map(|it| it.row(args)).collect()),
-        What::Service => (SERVICE, typed.services.iter().filter_map(|it| it.row(args)).collect()),
+        What::Service => (SERVICE, typed.services.iter().filter_map(|it| it.row(dump, args)).collect()),
         What::Endpoint => (ENDPOINT, traffic::endpoints(dump, args)),
         What::Route => (ROUTE, traffic::routes(dump, args)),
         What::Listener => (LISTENER, traffic::listeners(dump)?),
         What::Policy => (POLICY, typed.policies.iter().filter_map(|it| it.row(args)).collect()),
-        What::Certificate => (CERTIFICATE, typed.certificates.iter().flat_map(Certificate::rows).collect()),
+        What::Certificate => {
+            let now = SystemTime::now();
+            (CERTIFICATE, typed.certificates.iter().flat_map(|it| it.rows(now)).collect())
+        }
         What::Connection => (CONNECTION, typed.pods.values().flat_map(|it| it.rows(args)).collect()),
         What::All => bail!("everything is no table: use -o json or -o yaml"),
     };
@@ -250,7 +255,7 @@ impl Workload {
 }
 
 impl Service {
-    fn row(&self, args: &Args) -> Option<Vec<String>> {
+    fn row(&self, dump: &Value, args: &Args) -> Option<Vec<String>> {
         args.wants(&self.namespace, &self.name).then(|| {
             // The part before the slash names a network; there is one.
             let vips: Vec<_> = self.vips.iter().map(|vip| vip.trim_start_matches('/')).collect();
@@ -259,7 +264,7 @@ impl Service {
                 self.name.clone(),
                 or_none(&vips.join(",")),
                 or_none(self.waypoint.as_deref().unwrap_or_default()),
-                self.endpoints.len().to_string(),
+                traffic::counted(dump, (&self.namespace, &self.name), &self.endpoints),
             ]
         })
     }
@@ -274,21 +279,39 @@ impl Policy {
 }
 
 impl Certificate {
-    fn rows(&self) -> Vec<Vec<String>> {
+    fn rows(&self, now: SystemTime) -> Vec<Vec<String>> {
+        let status = match &*self.state {
+            "Valid" => "Available",
+            "Pending" => "Initializing",
+            "Expired" => "Unavailable",
+            other => other,
+        };
+        let begin = || vec![self.identity.clone(), "Leaf".to_owned(), status.to_owned()];
         if self.cert_chain.is_empty() {
-            return vec![vec![self.identity.clone(), self.state.clone()]];
+            return vec![[begin(), vec!["false".to_owned()]].concat()];
         }
         let row = |link: &Link| {
             let serial = or_none(link.serial_number.as_deref().unwrap_or_default());
-            vec![
-                self.identity.clone(),
-                self.state.clone(),
+            let mut row = begin();
+            row.extend([
+                link.is_valid(now).to_string(),
                 serial,
                 link.expiration_time.clone(),
                 link.valid_from.clone(),
-            ]
+            ]);
+            row
         };
         self.cert_chain.iter().map(row).collect()
+    }
+}
+
+impl Link {
+    /// Whether its time has begun, and has not ended.
+    fn is_valid(&self, now: SystemTime) -> bool {
+        let time =
+            |text: &str| serde_json::from_value::<Time>(text.into()).ok().map(|it| SystemTime::from(it.0));
+        let (from, until) = (time(&self.valid_from), time(&self.expiration_time));
+        from.is_some_and(|from| from <= now) && until.is_some_and(|until| now < until)
     }
 }
 
@@ -327,10 +350,11 @@ fn or_none(text: &str) -> String {
 const WORKLOAD: &[&str] = &["NAMESPACE", "POD NAME", "ADDRESS", "NODE", "WAYPOINT", "PROTOCOL"];
 const SERVICE: &[&str] = &["NAMESPACE", "SERVICE NAME", "SERVICE VIP", "WAYPOINT", "ENDPOINTS"];
 const ENDPOINT: &[&str] = &["ENDPOINT", "STATUS", "OUTLIER CHECK", "CLUSTER"];
-const ROUTE: &[&str] = &["KIND", "NAMESPACE", "NAME", "HOSTS", "MATCH", "DESTINATION"];
-const LISTENER: &[&str] = &["ADDRESS", "PROTOCOL", "STATE", "GATEWAY", "HOSTS", "TLS"];
+const ROUTE: &[&str] = &["NAME", "VHOST NAME", "DOMAINS", "MATCH", "VIRTUAL SERVICE", "DESTINATION", "KIND"];
+const LISTENER: &[&str] = &["ADDRESSES", "PORT", "MATCH", "DESTINATION", "PROTOCOL", "STATE", "TLS"];
 const POLICY: &[&str] = &["NAMESPACE", "POLICY NAME", "ACTION", "SCOPE"];
-const CERTIFICATE: &[&str] = &["CERTIFICATE NAME", "STATUS", "SERIAL NUMBER", "NOT AFTER", "NOT BEFORE"];
+const CERTIFICATE: &[&str] =
+    &["CERTIFICATE NAME", "TYPE", "STATUS", "VALID CERT", "SERIAL NUMBER", "NOT AFTER", "NOT BEFORE"];
 const CONNECTION: &[&str] = &["WORKLOAD", "DIRECTION", "LOCAL", "REMOTE", "REMOTE TARGET", "PROTOCOL"];
 
 const EXAMPLES: &str = "\

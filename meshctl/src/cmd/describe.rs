@@ -148,6 +148,8 @@ struct Workload {
     identities: Vec<String>,
     services: Vec<String>,
     waypoint: Option<String>,
+    #[serde(default, rename = "waypointRefused")]
+    waypoint_refused: Option<String>,
     instances: Vec<Instance>,
     policies: Vec<Policy>,
     inbound: Rates,
@@ -179,6 +181,8 @@ struct Service {
     external: bool,
     headless: bool,
     waypoint: Option<String>,
+    #[serde(default, rename = "waypointRefused")]
+    waypoint_refused: Option<String>,
     workloads: Vec<String>,
     policies: Vec<Policy>,
     #[serde(flatten)]
@@ -246,7 +250,7 @@ fn pod_text(workload: &Workload, namespace: &str, pod: &str) -> String {
     line(&mut out, "Workload", &kind);
     line(&mut out, "Identity", &list(&workload.identities));
     line(&mut out, "Services", &list(&workload.services));
-    line(&mut out, "Waypoint", workload.waypoint.as_deref().unwrap_or("none"));
+    line(&mut out, "Waypoint", &waypoint(workload.waypoint.as_deref(), workload.waypoint_refused.as_deref()));
     line(&mut out, "Is asked", &workload.inbound.text());
     line(&mut out, "Asks", &workload.outbound.text());
     rules(&mut out, &workload.policies);
@@ -271,7 +275,7 @@ fn service_text(service: &Service) -> String {
     if service.external {
         line(&mut out, "Servers", "outside of the mesh");
     }
-    line(&mut out, "Waypoint", service.waypoint.as_deref().unwrap_or("none"));
+    line(&mut out, "Waypoint", &waypoint(service.waypoint.as_deref(), service.waypoint_refused.as_deref()));
     line(&mut out, "Is asked", &service.rates.text());
     rules(&mut out, &service.policies);
     out
@@ -335,6 +339,15 @@ fn problem_line(out: &mut String, indent: &str, problem: &Problem) {
     let field = if field.is_empty() { String::new() } else { format!("{field}: ") };
     let hint = hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
     let _ = writeln!(out, "{indent}{}", one_line(&format!("{level} [{code}] {field}{reason}{hint}")));
+}
+
+/// A waypoint, and whether anything gets through it.
+fn waypoint(name: Option<&str>, refused: Option<&str>) -> String {
+    let name = name.unwrap_or("none");
+    match refused {
+        Some(why) => format!("{name}, which cannot be used: {why}. Nothing gets through"),
+        None => name.to_owned(),
+    }
 }
 
 fn line(out: &mut String, title: &str, value: &str) {
@@ -444,6 +457,12 @@ mod tests {
             "workloads": ["default/reviews-v1"], "policies": [], "requestsPerSecond": 0.0,
             "connectionsPerSecond": 0.5, "errorShare": 1.0, "p95Ms": null,
         });
+        let mut refused = service.clone();
+        refused["waypointRefused"] = json!("Gateway default/shop is not there");
+        let refused = service_text(&serde_json::from_value(refused).unwrap());
+        let why =
+            "default/shop, which cannot be used: Gateway default/shop is not there. Nothing gets through\n";
+        assert!(refused.contains(&format!("   Waypoint     {why}")), "{refused}");
         let text = service_text(&serde_json::from_value(service).unwrap());
         for wanted in [
             "   Endpoints    0 of 2 ready: nobody answers\n",

@@ -1,7 +1,6 @@
 //! `meshctl install`, `upgrade` and `uninstall`: the mesh in a cluster.
 
 use std::io::{self, BufRead as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use super::manifest::Wish;
 use crate::install::cluster::{Cluster, cleanup, is_ours, release};
 use crate::install::objects::STAGES;
 use crate::install::{NAMESPACE, Object, Plan, Stage, chart};
+use crate::kubeconfig::Kubeconfig;
 use crate::{emit, note};
 
 /// Install the mesh in a cluster, or change an installation.
@@ -71,12 +71,8 @@ pub(crate) struct UninstallArgs {
 /// Which cluster, and how patient to be with it.
 #[derive(Debug, clap::Args)]
 struct Place {
-    /// Kubeconfig to find the cluster in [default: the one that kubectl takes].
-    #[arg(short = 'c', long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// Context of the kubeconfig.
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
+    #[command(flatten)]
+    kubeconfig: Kubeconfig,
     /// Do not ask.
     #[arg(short = 'y', long = "skip-confirmation", visible_alias = "yes")]
     yes: bool,
@@ -288,7 +284,7 @@ fn summary(plan: &Plan) -> String {
 
 impl Place {
     async fn find(&self) -> Result<Cluster> {
-        Cluster::find(self.kubeconfig.as_deref(), self.context.as_deref()).await
+        Ok(Cluster::of(self.kubeconfig.connect().await?))
     }
 
     /// Whether the user says yes.

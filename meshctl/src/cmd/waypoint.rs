@@ -1,6 +1,5 @@
 //! `meshctl waypoint`: the Gateways that are waypoints, made, shown and removed.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use mesh_core::resource::value::time;
 
 use self::cluster::Cluster;
 use self::gateway::{Found, Wish};
+use crate::kubeconfig::Kubeconfig;
 use crate::output::Format;
 use crate::table::align;
 use crate::{emit, note};
@@ -29,12 +29,8 @@ pub(crate) struct Args {
     /// Namespace [default: that of the kubeconfig's context].
     #[arg(short, long, value_name = "NAMESPACE", global = true)]
     namespace: Option<String>,
-    /// Kubeconfig to find the cluster in [default: the one that kubectl takes].
-    #[arg(short = 'c', long, value_name = "FILE", global = true)]
-    kubeconfig: Option<PathBuf>,
-    /// Context of the kubeconfig.
-    #[arg(long, value_name = "NAME", global = true)]
-    context: Option<String>,
+    #[command(flatten)]
+    kubeconfig: Kubeconfig,
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,7 +146,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let cluster = Cluster::find(args.kubeconfig.as_deref(), args.context.as_deref()).await?;
+        let cluster = Cluster::of(args.kubeconfig.connect().await?.0);
         let namespace = args.namespace.clone().unwrap_or_else(|| cluster.namespace().to_owned());
         match &args.command {
             Command::Generate(_) => Ok(ExitCode::SUCCESS),

@@ -16,6 +16,7 @@ use mesh_core::resource::{Object, SourceFile, Spec, WorkloadGroupSpec, parse};
 use serde_json::{Value, json};
 
 use self::cluster::Cluster;
+use crate::kubeconfig::Kubeconfig;
 use crate::{emit, note};
 
 mod cluster;
@@ -151,12 +152,8 @@ struct Configure {
     /// As Istio has it; machines always register themselves here.
     #[arg(long)]
     autoregister: bool,
-    /// Kubeconfig to find the cluster in [default: the one that kubectl takes].
-    #[arg(short = 'c', long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// Context of the kubeconfig.
-    #[arg(long, value_name = "NAME")]
-    context: Option<String>,
+    #[command(flatten)]
+    kubeconfig: Kubeconfig,
 }
 
 /// What a machine of a group is given.
@@ -238,7 +235,7 @@ impl Configure {
     }
 
     async fn ask_cluster(&self) -> Result<(Object, Given)> {
-        let cluster = Cluster::find(self.kubeconfig.as_deref(), self.context.as_deref()).await?;
+        let cluster = Cluster::of(self.kubeconfig.connect().await?.0);
         let group = match (self.group_of_file()?, &self.name, &self.namespace) {
             (Some(group), _, _) => group,
             (None, Some(name), Some(namespace)) => {

@@ -1,6 +1,5 @@
 //! Installations in a cluster.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, bail};
@@ -9,7 +8,7 @@ use kube::api::{
     Api, ApiResource, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams,
     PropagationPolicy,
 };
-use mesh_source::kubernetes::{Client, connect_to};
+use mesh_source::kubernetes::Client;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -25,10 +24,9 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// With nothing given, the one that `kubectl` would talk to.
-    pub(crate) async fn find(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self> {
-        let (client, address) = connect_to(kubeconfig, context).await?;
-        Ok(Self { client, address })
+    /// The one that `client` asks, at `address`.
+    pub(crate) fn of((client, address): (Client, String)) -> Self {
+        Self { client, address }
     }
 
     /// Makes an object, or changes what of it is said; fields that others have written stay theirs.

@@ -75,6 +75,15 @@ struct Control {
     autoscale: Autoscale,
     budget: bool,
     priority_class_name: String,
+    links: Links,
+}
+
+/// What the mesh page links to; nothing where it is empty.
+#[derive(Debug, Serialize, Deserialize)]
+struct Links {
+    kiali: String,
+    grafana: String,
+    jaeger: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -155,6 +164,15 @@ impl Values {
             bail!(
                 "control.budget: one replica alone could not be drained: control.budget=false, or two replicas"
             );
+        }
+        let Links { kiali, grafana, jaeger } = &self.control.links;
+        for (field, link) in [("kiali", kiali), ("grafana", grafana), ("jaeger", jaeger)] {
+            let is_web = ["http://", "https://"]
+                .iter()
+                .any(|scheme| link.len() > scheme.len() && link.starts_with(scheme));
+            if !link.is_empty() && !is_web {
+                bail!("control.links.{field}: {link:?} does not begin with http:// or https://");
+            }
         }
         for (field, path) in [("confDir", &self.node.cni.conf_dir), ("binDir", &self.node.cni.bin_dir)] {
             if !path.starts_with('/') || path.contains("..") {

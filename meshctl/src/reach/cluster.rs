@@ -1,15 +1,15 @@
 //! Which pods of a cluster are meant.
 
-use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1;
 use kube::api::{Api, ListParams};
-use mesh_source::kubernetes::{Client, connect_to};
+use mesh_source::kubernetes::Client;
 use tokio::runtime::Runtime;
 
 pub(super) use super::forward::Pod;
+use crate::kubeconfig::Kubeconfig;
 
 /// A cluster, asked as whoever owns the kubeconfig.
 pub(super) struct Cluster {
@@ -20,10 +20,10 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// With nothing given, the one that `kubectl` would talk to.
-    pub(super) fn find(file: Option<&Path>, context: Option<&str>, namespace: &str) -> Result<Self> {
+    /// The one that is named, with the mesh in `namespace`.
+    pub(super) fn find(place: &Kubeconfig, namespace: &str) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (client, _) = runtime.block_on(connect_to(file, context))?;
+        let (client, _) = runtime.block_on(place.connect())?;
         Ok(Self { runtime: Rc::new(runtime), client, namespace: namespace.to_owned() })
     }
 

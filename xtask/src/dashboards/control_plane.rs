@@ -54,7 +54,7 @@ const DISCOVERY: &[Panel] = &[
         shape: Shape::Graph,
         unit: Unit::PerSecond,
         questions: &[(
-            "sum(rate(pilot_xds_pushes_total{instance=~\"$replica\"}[$__rate_interval])) by (type)",
+            "sum(rate(pilot_xds_pushes{instance=~\"$replica\"}[$__rate_interval])) by (type)",
             "{{type}}",
         )],
     },

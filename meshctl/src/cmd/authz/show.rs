@@ -87,7 +87,8 @@ pub(super) fn table(answer: &Answer) -> String {
     if answer.policies.is_empty() {
         return text + "No policy applies.\n";
     }
-    let head = ["POLICY", "ACTION", "RULE", "MATCHES", "WHY NOT"].map(str::to_owned).to_vec();
+    let head =
+        ["ACTION", "AuthorizationPolicy", "RULES", "RULE", "MATCHES", "WHY NOT"].map(str::to_owned).to_vec();
     let rows = answer.policies.iter().flat_map(rows);
     text + "\n" + &align(&std::iter::once(head).chain(rows).collect::<Vec<_>>())
 }
@@ -95,7 +96,8 @@ pub(super) fn table(answer: &Answer) -> String {
 fn rows(policy: &Explained) -> Vec<Vec<String>> {
     let action = format!("{}{}", effect(policy.effect), if policy.dry_run { " (dry run)" } else { "" });
     let row = |rule: String, matches: Matches, why: &str| {
-        vec![policy.policy.to_string(), action.clone(), rule, word(matches).to_owned(), one_line(why)]
+        let (name, rules) = (policy.policy.to_string(), policy.rules.len().to_string());
+        vec![action.clone(), name, rules, rule, word(matches).to_owned(), one_line(why)]
     };
     if policy.rules.is_empty() {
         return vec![row("-".to_owned(), Matches::No, "it has no rule that can match")];

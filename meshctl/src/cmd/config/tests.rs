@@ -22,7 +22,12 @@ fn dump() -> Value {
     json!({
         "workloads": [
             {"namespace": "default", "name": "reviews-v1", "workloadIps": ["10.0.0.5"], "node": "node-1",
-             "protocol": "HBONE", "waypoint": "default/shop"},
+             "protocol": "HBONE", "waypoint": "default/shop", "uid": "a", "status": "Healthy",
+             "services": ["default/reviews"]},
+            {"namespace": "default", "name": "reviews-v2", "workloadIps": ["10.0.0.7"], "node": "node-1",
+             "protocol": "HBONE", "uid": "b", "status": "Unhealthy", "services": ["default/reviews"]},
+            {"namespace": "default", "name": "reviews-v3", "workloadIps": ["10.0.0.8"], "node": "node-1",
+             "protocol": "HBONE", "uid": "c", "status": "Unhealthy", "services": ["default/reviews"]},
             {"namespace": "other", "name": "plain", "workloadIps": ["10.0.0.6", "fd00::6"], "node": "",
              "protocol": "TCP"},
         ],
@@ -30,9 +35,9 @@ fn dump() -> Value {
             "endpoints": {"a": {}, "b": {}}}],
         "policies": [{"namespace": "default", "name": "deny\u{1b}[31m", "action": "Deny", "scope": "Namespace"}],
         "certificates": [
-            {"identity": "spiffe://a/ns/b/sa/c", "state": "Available", "certChain": [{"serialNumber": "0a",
+            {"identity": "spiffe://a/ns/b/sa/c", "state": "Valid", "certChain": [{"serialNumber": "0a",
              "validFrom": "2026-01-01T00:00:00Z", "expirationTime": "2026-01-02T00:00:00Z"}]},
-            {"identity": "spiffe://a/ns/b/sa/d", "state": "Initializing", "certChain": []},
+            {"identity": "spiffe://a/ns/b/sa/d", "state": "Pending", "certChain": []},
         ],
         "workloadState": {"x": {
             "info": {"name": "reviews-v1", "namespace": "default"},
@@ -53,14 +58,18 @@ fn columns_are_those_that_people_know() {
         shown(&["workload"], &dump),
         "NAMESPACE  POD NAME    ADDRESS            NODE    WAYPOINT      PROTOCOL\n\
          default    reviews-v1  10.0.0.5           node-1  default/shop  HBONE\n\
+         default    reviews-v2  10.0.0.7           node-1  None          HBONE\n\
+         default    reviews-v3  10.0.0.8           node-1  None          HBONE\n\
          other      plain       10.0.0.6,fd00::6  None    None          TCP\n"
             .replace("ADDRESS            ", "ADDRESS           ")
             .replace("10.0.0.5           ", "10.0.0.5          ")
+            .replace("10.0.0.7           ", "10.0.0.7          ")
+            .replace("10.0.0.8           ", "10.0.0.8          ")
     );
     assert_eq!(
         shown(&["services"], &dump),
         "NAMESPACE  SERVICE NAME  SERVICE VIP  WAYPOINT  ENDPOINTS\n\
-         default    reviews       10.96.0.3    None      2\n"
+         default    reviews       10.96.0.3    None      1/3\n"
     );
     let connections = shown(&["connection"], &dump);
     assert!(
@@ -72,7 +81,25 @@ fn columns_are_those_that_people_know() {
         "{connections}"
     );
     let certificates = shown(&["cert"], &dump);
-    assert!(certificates.contains("spiffe://a/ns/b/sa/d  Initializing\n"), "{certificates}");
+    let lines: Vec<_> = certificates
+        .lines()
+        .map(|line| line.split("  ").map(str::trim).filter(|it| !it.is_empty()).collect::<Vec<_>>())
+        .collect();
+    let head =
+        ["CERTIFICATE NAME", "TYPE", "STATUS", "VALID CERT", "SERIAL NUMBER", "NOT AFTER", "NOT BEFORE"];
+    assert_eq!(lines[0], head);
+    // Its day is long over.
+    let old = [
+        "spiffe://a/ns/b/sa/c",
+        "Leaf",
+        "Available",
+        "false",
+        "0a",
+        "2026-01-02T00:00:00Z",
+        "2026-01-01T00:00:00Z",
+    ];
+    assert_eq!(lines[1], old);
+    assert_eq!(lines[2], ["spiffe://a/ns/b/sa/d", "Leaf", "Initializing", "false"]);
 }
 
 #[test]
@@ -84,7 +111,7 @@ fn names_write_nothing_on_the_terminal_but_themselves() {
 #[test]
 fn one_may_be_asked_for_by_name_and_namespace() {
     let dump = dump();
-    assert_eq!(shown(&["workload", "rev", "-n", "default"], &dump).lines().count(), 2);
+    assert_eq!(shown(&["workload", "reviews-v1", "-n", "default"], &dump).lines().count(), 2);
     assert_eq!(shown(&["workload", "rev", "-n", "other"], &dump).lines().count(), 1);
     let args = asked(&["service", "rev", "-o", "json"]);
     assert_eq!(part(args.what, &dump, &args)[0]["name"], "reviews");
@@ -115,9 +142,11 @@ fn routes_say_what_they_match_and_where_they_lead() {
         .map(|line| line.split("  ").map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned).collect())
         .collect();
     assert_eq!(lines.len(), 4, "{lines:?}");
-    assert_eq!(lines[1], ["HTTPRoute", "shop", "web", "a.example", "Exact /b", "web"]);
-    assert_eq!(lines[2][4..], ["everything", "reviews/v1 (90), reviews (10)"]);
-    assert_eq!(lines[3][4..], ["headers end-user and prefix /a", "reviews/v2"]);
+    let head = ["NAME", "VHOST NAME", "DOMAINS", "MATCH", "VIRTUAL SERVICE", "DESTINATION", "KIND"];
+    assert_eq!(lines[0], head);
+    assert_eq!(lines[1], ["None", "a.example", "a.example", "Exact /b", "web.shop", "web", "HTTPRoute"]);
+    assert_eq!(lines[2][3..6], ["everything", "reviews.default", "reviews/v1 (90), reviews (10)"]);
+    assert_eq!(lines[3][3..6], ["headers end-user and prefix /a", "reviews.default", "reviews/v2"]);
 }
 
 #[test]
@@ -146,7 +175,24 @@ fn listeners_are_those_of_a_gateway() {
         "servers": [{"gateway": "shop/edge", "hosts": ["a.example", "b.example"], "tls": "Simple"}]}]);
     let text = shown(&["listener"], &dump);
     assert!(
-        text.contains("0.0.0.0:443  TLS       failed: in use  shop/edge  a.example,b.example  Simple"),
+        text.contains("0.0.0.0    443   SNI: a.example,b.example  Gateway: shop/edge  TLS       failed: in use  Simple\n"),
         "{text}"
     );
+}
+
+#[test]
+fn a_certificate_is_valid_in_its_time() {
+    let link = Link {
+        serial_number: None,
+        valid_from: "2026-01-01T00:00:00.000000Z".to_owned(),
+        expiration_time: "2026-01-02T00:00:00Z".to_owned(),
+    };
+    let at = |seconds: u64| link.is_valid(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds));
+    let begin = 1_767_225_600;
+    assert_eq!(
+        [at(begin - 1), at(begin), at(begin + 86_399), at(begin + 86_400)],
+        [false, true, true, false]
+    );
+    let none = Link { expiration_time: "tomorrow".to_owned(), ..link };
+    assert!(!none.is_valid(SystemTime::now()));
 }

@@ -1,6 +1,6 @@
 //! What a proxy does with traffic: endpoints, routes and listeners of its dump.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -44,9 +44,27 @@ pub(super) fn endpoints(dump: &Value, args: &Args) -> Vec<Vec<String>> {
     rows
 }
 
+/// How many endpoints of a service are well, of how many that there are.
+pub(super) fn counted(
+    dump: &Value,
+    (namespace, name): (&str, &str),
+    endpoints: &BTreeMap<String, Value>,
+) -> String {
+    let service = format!("{namespace}/{name}");
+    let workloads = || list(dump, "workloads");
+    let members = workloads().filter(|it| strings(it, "services").contains(&service));
+    let members: BTreeSet<String> = members.map(|it| text(it, "uid")).collect();
+    let unwell: BTreeSet<String> =
+        workloads().filter(|it| text(it, "status") == "Unhealthy").map(|it| text(it, "uid")).collect();
+    let others = endpoints.keys().filter(|key| !members.contains(*key)).count();
+    let well = endpoints.keys().filter(|key| !unwell.contains(*key)).count();
+    format!("{well}/{}", members.len() + others)
+}
+
 /// Rules of resources that have any, one row each.
 pub(super) fn routes(dump: &Value, args: &Args) -> Vec<Vec<String>> {
     let wanted = |it: &&Value| args.wants(&text(it, "namespace"), &text(it, "name"));
+    let of_namespace = |config: &Value| format!("{}.{}", text(config, "name"), text(config, "namespace"));
     let mut rows = Vec::new();
     for config in list(dump, "configs").filter(wanted) {
         let Some(spec) = config.get("spec") else { continue };
@@ -56,12 +74,13 @@ pub(super) fn routes(dump: &Value, args: &Args) -> Vec<Vec<String>> {
             let matches: Vec<_> = list(rule, "match").chain(list(rule, "matches")).map(matched).collect();
             let matches = if matches.is_empty() { "everything".to_owned() } else { matches.join(" or ") };
             rows.push(vec![
-                text(config, "kind"),
-                text(config, "namespace"),
-                text(config, "name"),
+                or_none(&text(rule, "name")),
+                or_none(hosts.first().map_or("", String::as_str)),
                 or_none(&hosts.join(",")),
                 matches,
+                of_namespace(config),
                 or_none(&destinations(rule)),
+                text(config, "kind"),
             ]);
         }
     }
@@ -76,22 +95,26 @@ pub(super) fn listeners(dump: &Value) -> Result<Vec<Vec<String>>> {
     for listener in listeners {
         let error = text(listener, "error");
         let why = if error.is_empty() { String::new() } else { format!(": {error}") };
-        let place = [
-            text(listener, "address"),
-            text(listener, "protocol"),
-            format!("{}{why}", text(listener, "state")),
-        ];
+        let address = text(listener, "address");
+        let (host, port) = address.rsplit_once(':').unwrap_or((&address, ""));
+        let (protocol, state) = (text(listener, "protocol"), format!("{}{why}", text(listener, "state")));
+        let row = |matched: String, leads: String, tls: String| {
+            let place = [host.to_owned(), port.to_owned(), matched, leads];
+            [place, [protocol.clone(), state.clone(), tls, String::new()]].concat()
+        };
         let servers: Vec<_> = list(listener, "servers").collect();
         if servers.is_empty() {
-            rows.push(place.to_vec());
+            rows.push(row("ALL".to_owned(), "None".to_owned(), "None".to_owned()));
         }
         for server in servers {
-            let own = [
-                text(server, "gateway"),
-                or_none(&strings(server, "hosts").join(",")),
-                or_none(&text(server, "tls")),
-            ];
-            rows.push([&place[..], &own].concat());
+            let hosts = strings(server, "hosts").join(",");
+            let matched = match (&*protocol, &*hosts) {
+                (_, "" | "*") => "ALL".to_owned(),
+                ("TLS", hosts) => format!("SNI: {hosts}"),
+                (_, hosts) => format!("Host: {hosts}"),
+            };
+            let leads = format!("Gateway: {}", text(server, "gateway"));
+            rows.push(row(matched, leads, or_none(&text(server, "tls"))));
         }
     }
     Ok(rows)

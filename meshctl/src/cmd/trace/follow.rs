@@ -7,28 +7,36 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use http::{HeaderMap, Method};
-use mesh_core::cluster::{self, ClusterPolicy, Destination};
+use mesh_core::cluster::{self, Destination};
 use mesh_core::http::path::{EscapedSlashes, normalize};
+use mesh_core::id::SpiffeId;
 use mesh_core::model::{
-    CompileOptions, Endpoint, Service, Snapshot, Target, WaypointName, Workload, compile,
+    CompileOptions, Endpoint, Service, Snapshot, Target, Waypoint, WaypointName, Workload, compile,
 };
-use mesh_core::policy::{Connection, Decision, Host, Question, Request, Seen};
-use mesh_core::resource::{Object, SourceFile, Spec, parse};
-use mesh_core::route::{Action, Client, ClusterRef, Owners, Picked, RequestView, Route, RouteTable};
+use mesh_core::policy::{Connection, Decision, Gate, Host, Question, Request, Seen, Targeted};
+use mesh_core::resource::Object;
+use mesh_core::route::{
+    Action, Client, ClusterRef, Forward, Owners, Picked, RequestView, Route, RouteTable, StreamRoute,
+    StreamTable, StreamView,
+};
 use serde::Serialize;
-use serde_json::json;
 
-use super::Url;
+use self::edge::Edge;
+use self::words::{described, fault, own, rule, selects};
+use super::{From, Url};
 use crate::cmd::authz::normalization;
 use crate::table::one_line;
+
+mod edge;
+mod stand_in;
+mod words;
 
 /// What is asked.
 pub(super) struct Asked<'a> {
     pub(super) method: &'a Method,
     pub(super) url: &'a Url,
     pub(super) headers: &'a HeaderMap,
-    /// `NAMESPACE/POD`.
-    pub(super) from: &'a str,
+    pub(super) from: &'a From,
 }
 
 /// What would become of it.
@@ -41,7 +49,7 @@ pub(super) struct Answer {
 /// One thing that is decided.
 #[derive(Debug, Serialize)]
 struct Step {
-    /// What is decided: client, service, waypoint, rule, destination, endpoint.
+    /// What is decided: client, listener, service, waypoint, policy, rule, fault, destination, endpoint.
     what: &'static str,
     /// What comes of it.
     outcome: String,
@@ -74,68 +82,90 @@ impl Answer {
 /// # Errors
 /// If nothing can be said: the client is not there, the path is none.
 pub(super) fn follow(objects: &[Object], root_namespace: &str, asked: &Asked<'_>) -> Result<Answer> {
-    let (namespace, name) = asked.from.split_once('/').context("name the pod as NAMESPACE/NAME")?;
     let mut objects = objects.to_vec();
-    objects.extend(pods_to_be(&objects));
+    objects.extend(stand_in::pods(&objects));
     let options = CompileOptions { root_namespace: root_namespace.to_owned(), ..CompileOptions::default() };
     let snapshot = compile(&objects, &options).snapshot;
-    let here = || snapshot.workloads().filter(|it| *it.namespace == *namespace);
-    let named = here().find(|it| *it.name == *name);
-    let client = named.or_else(|| here().find(|it| *it.workload_name == *name));
-    let client = client.with_context(|| format!("there is no pod or Deployment {}", asked.from))?;
     let path = normalize(&asked.url.path, normalization(&snapshot), EscapedSlashes::Keep);
     let path = path.map_err(|wrong| anyhow!("the path {wrong}: such a request is refused with 400"))?;
+    let trace = Trace { snapshot: &snapshot, asked, path: &path };
     let mut answer = Answer { steps: Vec::new(), carried: false };
-    Trace { snapshot: &snapshot, client, asked, path: &path }.run(&mut answer);
+    match asked.from {
+        From::Gateway(namespace, name) => {
+            Edge::find(&objects, &snapshot, (namespace, name))?.run(&trace, &mut answer);
+        }
+        From::Pod(namespace, name) => {
+            let here = || snapshot.workloads().filter(|it| *it.namespace == **namespace);
+            let named = here().find(|it| *it.name == **name);
+            let client = named.or_else(|| here().find(|it| *it.workload_name == **name));
+            let client =
+                client.with_context(|| format!("there is no pod or Deployment {namespace}/{name}"))?;
+            trace.run(client, &mut answer);
+        }
+    }
     Ok(answer)
-}
-
-/// A pod for each Deployment of which none runs: files say what will run.
-fn pods_to_be(objects: &[Object]) -> Vec<Object> {
-    let runs = |namespace: &str, labels: &BTreeMap<String, String>| {
-        objects.iter().any(|object| {
-            matches!(object.spec, Spec::Pod(_))
-                && *object.meta.namespace == *namespace
-                && labels.iter().all(|(key, value)| object.meta.labels.get(key) == Some(value))
-        })
-    };
-    let deployments = objects.iter().filter_map(|object| match &object.spec {
-        Spec::Deployment(deployment) => Some((&object.meta, &deployment.spec.template)),
-        _ => None,
-    });
-    let deployments = deployments.filter(|(meta, template)| {
-        let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
-        labels.is_some_and(|labels| !runs(&meta.namespace, labels))
-    });
-    let pods = (1_u32..).zip(deployments).map(|(number, (meta, template))| {
-        let labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
-        let account = template.spec.as_ref().and_then(|spec| spec.service_account_name.clone());
-        let pod = json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": meta.name, "namespace": meta.namespace, "labels": labels},
-            "spec": {"serviceAccountName": account, "containers": [{"name": "any", "image": "any"}]},
-            "status": {
-                "podIP": Ipv4Addr::from(FIRST_TO_BE + number).to_string(),
-                "conditions": [{"type": "Ready", "status": "True"}],
-            },
-        });
-        parse(&SourceFile { name: "pods of Deployments", text: &pod.to_string() }).objects
-    });
-    pods.flatten().collect()
 }
 
 struct Trace<'a> {
     snapshot: &'a Snapshot,
-    client: &'a Arc<Workload>,
     asked: &'a Asked<'a>,
     /// In its normal form.
     path: &'a str,
 }
 
+/// Who sends, from one proxy to the next.
+#[derive(Clone)]
+struct Party<'a> {
+    role: Role,
+    namespace: &'a str,
+    labels: &'a BTreeMap<String, String>,
+    /// If it can prove one.
+    identity: Option<SpiffeId>,
+    ip: Option<IpAddr>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// A pod in the mesh, by its node.
+    Pod,
+    /// A pod outside of the mesh.
+    Stranger,
+    Gateway,
+    Waypoint,
+}
+
+/// A part of the way.
+struct Leg<'a> {
+    from: Party<'a>,
+    /// Whether requests are read there, rather than bytes passed on.
+    reads: bool,
+}
+
+impl<'a> Party<'a> {
+    fn of(workload: &'a Workload, role: Role) -> Self {
+        let Workload { namespace, labels, .. } = workload;
+        let identity = workload.enrolled.then(|| workload.identity.clone());
+        Self { role, namespace, labels, identity, ip: workload.ips.first().copied() }
+    }
+
+    /// The one that it sends this service's through, if any.
+    fn way<'s>(&self, service: &'s Service) -> Option<&'s Waypoint> {
+        let waypoint = service.waypoint.as_deref()?;
+        match self.role {
+            Role::Pod => Some(waypoint),
+            Role::Gateway => Some(waypoint).filter(|it| it.ingress),
+            Role::Stranger | Role::Waypoint => None,
+        }
+    }
+}
+
 impl Trace<'_> {
-    fn run(&self, answer: &mut Answer) {
-        let Workload { namespace, name, node, identity, enrolled, .. } = &**self.client;
+    /// Follows what a pod sends.
+    fn run(&self, client: &Workload, answer: &mut Answer) {
+        let Workload { namespace, name, node, identity, enrolled, .. } = client;
         let place = node.as_deref().unwrap_or("no node yet");
+        let role = if *enrolled { Role::Pod } else { Role::Stranger };
+        let leg = Leg { from: Party::of(client, role), reads: !self.asked.url.is_https() };
         if *enrolled {
             answer.step("client", format!("{namespace}/{name} on {place}, as {identity}"));
         } else {
@@ -146,47 +176,99 @@ impl Trace<'_> {
                 ),
             );
         }
-        let Some((service, port)) = self.service(answer) else { return };
+        let Some((service, port)) = self.service(answer, client) else { return };
         if !enrolled {
-            return self.destination(answer, &own(&service, port), "all of it");
+            return self.destination(answer, &own(&service, port), "all of it", &leg);
         }
-        let table = self.table(answer, &service, port);
+        if leg.from.way(&service).is_some() {
+            answer.step("listener", format!("{CAPTURED}; its bytes go through the service's waypoint"));
+            return self.destination(answer, &own(&service, port), "all of it", &leg);
+        }
+        let about = self.snapshot.virtuals().about(&service.hostname);
+        let asker = Client { namespace: leg.from.namespace, labels: leg.from.labels };
+        if leg.reads {
+            let table = RouteTable::for_service(&about, asker, port);
+            answer.step("listener", captured(table.is_some(), "requests"));
+            self.requests(answer, table.as_ref(), (&service, port), &leg);
+        } else {
+            let table = StreamTable::for_service(&about, asker, port);
+            answer.step("listener", captured(table.is_some(), "the server name of its TLS"));
+            self.streams(answer, table.as_ref(), (&service, port), &leg);
+        }
+    }
+
+    /// What rules about requests to a service say.
+    fn requests(
+        &self,
+        answer: &mut Answer,
+        table: Option<&RouteTable>,
+        (service, port): (&Service, u16),
+        leg: &Leg<'_>,
+    ) {
         let Some(table) = table else {
             answer.step("rule", "none: no VirtualService or route of the Gateway API is about it");
-            return self.destination(answer, &own(&service, port), "all of it");
+            return self.destination(answer, &own(service, port), "all of it", leg);
         };
         match table.pick(&self.view(port)) {
             Picked::Route(route, matched) => {
                 answer.step("rule", rule(route, &matched.name));
-                self.act(answer, route, "");
+                self.act(answer, route, "", leg);
             }
             Picked::NoRoute => answer.step("rule", "none of those about it matches: 404"),
             Picked::NoHost | Picked::ToHttps | Picked::Misdirected => {
                 answer.step("rule", "none for this host");
-                self.destination(answer, &own(&service, port), "all of it");
+                self.destination(answer, &own(service, port), "all of it", leg);
             }
         }
     }
 
+    /// What rules about connections to a service say.
+    fn streams(
+        &self,
+        answer: &mut Answer,
+        table: Option<&StreamTable>,
+        (service, port): (&Service, u16),
+        leg: &Leg<'_>,
+    ) {
+        let destination = service.vips.first().copied().unwrap_or(NOWHERE);
+        let view = StreamView { server_name: Some(&self.asked.url.host), destination };
+        match table.and_then(|table| table.pick(&view)) {
+            None => {
+                answer.step("rule", "none: no rule about TLS or TCP is about it");
+                self.destination(answer, &own(service, port), "all of it", leg);
+            }
+            route => self.stream(answer, route.map(|route| &**route), leg),
+        }
+    }
+
+    /// What a rule about connections says.
+    fn stream(&self, answer: &mut Answer, route: Option<&StreamRoute>, leg: &Leg<'_>) {
+        let Some(StreamRoute { virtual_service, forward }) = route else {
+            return answer.step("rule", "none is about it: the connection is ended");
+        };
+        answer.step("rule", format!("{virtual_service}, about TLS or TCP"));
+        self.forward(answer, forward, "", leg);
+    }
+
     /// The service that it is for, and the service's port.
-    fn service(&self, answer: &mut Answer) -> Option<(Arc<Service>, u16)> {
+    fn service(&self, answer: &mut Answer, client: &Workload) -> Option<(Arc<Service>, u16)> {
         let Url { host, port, .. } = self.asked.url;
+        let namespace = &client.namespace;
         let found = match host.parse::<IpAddr>() {
-            Ok(ip) => match self.snapshot.resolve_for(&self.client.namespace, SocketAddr::new(ip, *port)) {
+            Ok(ip) => match self.snapshot.resolve_for(namespace, SocketAddr::new(ip, *port)) {
                 Target::Service { service, .. } => Some(service),
                 _ => None,
             },
-            Err(_) => self.names(host).find_map(|name| {
-                self.snapshot.service_by_host(&name.into(), &self.client.namespace).map(Arc::clone)
-            }),
+            Err(_) => self
+                .names(host, namespace)
+                .find_map(|name| self.snapshot.service_by_host(&name.into(), namespace).map(Arc::clone)),
         };
         let Some(service) = found else {
             answer.step(
                 "service",
                 format!(
-                    "none: {host} is the name or address of no service that {} sees; \
-                         it leaves the mesh as outboundTrafficPolicy lets it",
-                    self.client.namespace
+                    "none: {host} is the name or address of no service that {namespace} sees; \
+                         it leaves the mesh as outboundTrafficPolicy lets it"
                 ),
             );
             return None;
@@ -202,9 +284,8 @@ impl Trace<'_> {
     }
 
     /// The names that a resolver would try.
-    fn names<'n>(&'n self, host: &'n str) -> impl Iterator<Item = String> + 'n {
+    fn names<'n>(&'n self, host: &'n str, namespace: &str) -> impl Iterator<Item = String> + 'n {
         let domain = self.snapshot.rules().defaults().cluster_domain.clone();
-        let namespace = &self.client.namespace;
         let searched =
             [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_string(), String::new()];
         searched.into_iter().map(move |search| {
@@ -212,27 +293,101 @@ impl Trace<'_> {
         })
     }
 
-    /// The rules about it, where they are in force.
-    fn table(&self, answer: &mut Answer, service: &Service, port: u16) -> Option<RouteTable> {
-        let client = Client { namespace: &self.client.namespace, labels: &self.client.labels };
-        let about = self.snapshot.virtuals().about(&service.hostname);
-        let Some(waypoint) = &service.waypoint else { return RouteTable::for_service(&about, client, port) };
+    /// Follows it through the waypoint of the service.
+    fn through(
+        &self,
+        answer: &mut Answer,
+        waypoint: &Waypoint,
+        (service, port): (&Service, u16),
+        leg: &Leg<'_>,
+    ) {
         let name = WaypointName(&waypoint.service).to_string();
-        answer.step(
-            "waypoint",
-            match &waypoint.refused {
-                Some(why) => format!("{name}, which cannot be used: {why}. Nothing gets through"),
-                None => format!("{name} decides what follows"),
-            },
-        );
+        let pods = match self.snapshot.way_through(waypoint, true, 0) {
+            Ok(pods) => pods,
+            Err(why) => {
+                let outcome = format!("{name}, which cannot be used: {why}. Nothing gets through");
+                return answer.step("waypoint", outcome);
+            }
+        };
+        let first = pods.first().and_then(|pod| pod.workload.as_deref());
+        let at = pods.first().map(|pod| format!(" at {}", pod.addr)).unwrap_or_default();
+        answer.step("waypoint", format!("{name}{at} decides what follows"));
+        let (namespace, short) = name.split_once('/').unwrap_or(("", &name));
+        let gate = Targeted::of(self.snapshot, (namespace, short)).gate(Some(service));
+        let asked = service.vips.first().map(|vip| SocketAddr::new(*vip, port));
+        if !self.passes_to(answer, &gate, leg, (&format!("waypoint {name}"), asked)) {
+            return;
+        }
+        let nobody = BTreeMap::new();
+        let unknown = Party { role: Role::Waypoint, namespace, labels: &nobody, identity: None, ip: None };
+        let from = first.map_or(unknown, Party::of_waypoint);
+        let about = self.snapshot.virtuals().about(&service.hostname);
+        let asker = Client { namespace: leg.from.namespace, labels: leg.from.labels };
         let owners = Owners { service: &service.namespace, waypoint: &waypoint.service.namespace };
-        RouteTable::for_waypoint(&about, client, port, owners)
+        let next = Leg { from, reads: leg.reads };
+        if leg.reads {
+            let table = RouteTable::for_waypoint(&about, asker, port, owners);
+            self.requests(answer, table.as_ref(), (service, port), &next);
+        } else {
+            let table = StreamTable::for_waypoint(&about, asker, port, owners);
+            self.streams(answer, table.as_ref(), (service, port), &next);
+        }
+    }
+
+    /// Whether the policies of a gateway let it through.
+    fn passes(&self, answer: &mut Answer, gate: &Gate, leg: &Leg<'_>, whose: &str) -> bool {
+        // Nobody outside has an identity of the mesh, or an address that is known.
+        let outside = Leg { from: Party { identity: None, ip: None, ..leg.from.clone() }, reads: leg.reads };
+        self.passes_to(answer, gate, &outside, (whose, None))
+    }
+
+    /// Whether the policies of a gateway or of a waypoint, which is asked for an address, let it through.
+    fn passes_to(
+        &self,
+        answer: &mut Answer,
+        gate: &Gate,
+        leg: &Leg<'_>,
+        (whose, asked): (&str, Option<SocketAddr>),
+    ) -> bool {
+        if gate.is_empty() {
+            answer.step("policy", format!("none at {whose}"));
+            return true;
+        }
+        let asked = asked.unwrap_or(SocketAddr::new(NOWHERE, self.asked.url.port));
+        let (allowed, said) = said(&self.ask(leg, asked, leg.from.identity.as_ref(), |it| gate.decide(it)));
+        answer.step("policy", format!("{whose}: {said}"));
+        allowed
+    }
+
+    /// Asks policies about it, at whoever is asked for `destination`.
+    fn ask<T>(
+        &self,
+        leg: &Leg<'_>,
+        destination: SocketAddr,
+        peer: Option<&SpiffeId>,
+        decide: impl FnOnce(&Question<'_>) -> Decision<T>,
+    ) -> Decision<T> {
+        let source_ip = leg.from.ip.unwrap_or(NOWHERE);
+        let connection = Connection { peer, source_ip, destination, encrypted: peer.is_some() };
+        let host = Host::of(&self.asked.url.authority);
+        let request = Request {
+            method: self.asked.method.as_str(),
+            host: Some(&host),
+            path: self.path,
+            headers: self.asked.headers,
+            remote_ip: source_ip,
+            server_name: None,
+            claims: None,
+        };
+        let bytes = Seen::Bytes { server_name: Some(&self.asked.url.host) };
+        let seen = if leg.reads { Seen::Request(&request) } else { bytes };
+        decide(&Question { connection: &connection, seen, approved: &[] })
     }
 
     fn view(&self, port: u16) -> RequestView<'_> {
         RequestView {
             method: self.asked.method,
-            scheme: "http",
+            scheme: self.asked.url.scheme,
             authority: &self.asked.url.authority,
             path: self.path,
             query: self.asked.url.query.as_deref(),
@@ -242,48 +397,51 @@ impl Trace<'_> {
         }
     }
 
-    fn act(&self, answer: &mut Answer, route: &Route, share: &str) {
-        match &route.action {
-            Action::Forward(forward) => {
-                let all: u64 = forward.destinations().iter().map(|it| u64::from(it.weight)).sum();
-                for weighted in forward.destinations() {
-                    let percent = u64::from(weighted.weight) * 100 / all.max(1);
-                    let own = if forward.destinations().len() == 1 {
-                        String::new()
-                    } else {
-                        format!("{percent} %")
-                    };
-                    let share = [share, &own]
-                        .into_iter()
-                        .filter(|it| !it.is_empty())
-                        .collect::<Vec<_>>()
-                        .join(" of ");
-                    self.destination(
-                        answer,
-                        &weighted.to,
-                        if share.is_empty() { "all of it" } else { &share },
-                    );
-                }
+    fn act(&self, answer: &mut Answer, route: &Route, share: &str, leg: &Leg<'_>) {
+        if let Some(injected) = &route.fault {
+            let (outcome, lets_some) = fault(injected);
+            answer.step("fault", outcome);
+            if !lets_some {
+                return;
             }
+        }
+        match &route.action {
+            Action::Forward(forward) => self.forward(answer, forward, share, leg),
             Action::Redirect(_) => answer.step("destination", "none: the client is sent elsewhere"),
             Action::Respond(response) => {
                 answer.step("destination", format!("none: it is answered with {}", response.status));
             }
             Action::Split(split) => {
                 for branch in split.branches() {
-                    self.act(answer, branch, "a share");
+                    self.act(answer, branch, "a share", leg);
                 }
             }
         }
     }
 
-    fn destination(&self, answer: &mut Answer, to: &ClusterRef, share: &str) {
-        let service = self.snapshot.service_by_host(&to.host, &self.client.namespace);
+    fn forward(&self, answer: &mut Answer, forward: &Forward, share: &str, leg: &Leg<'_>) {
+        let all: u64 = forward.destinations().iter().map(|it| u64::from(it.weight)).sum();
+        for weighted in forward.destinations() {
+            let percent = u64::from(weighted.weight) * 100 / all.max(1);
+            let own = if forward.destinations().len() == 1 { String::new() } else { format!("{percent} %") };
+            let share =
+                [share, &own].into_iter().filter(|it| !it.is_empty()).collect::<Vec<_>>().join(" of ");
+            let share = if share.is_empty() { "all of it" } else { &share };
+            self.destination(answer, &weighted.to, share, leg);
+        }
+    }
+
+    fn destination(&self, answer: &mut Answer, to: &ClusterRef, share: &str, leg: &Leg<'_>) {
+        let namespace = leg.from.namespace;
+        let service = self.snapshot.service_by_host(&to.host, namespace);
         let Some(service) = service else {
             return answer.step("destination", format!("{share}: {} is no service: 503, flag NC", to.host));
         };
         let port = to.port_of(service.ports.iter().map(|it| it.number), self.asked.url.port);
-        let client = cluster::Client { namespace: &self.client.namespace, labels: &self.client.labels };
+        if let Some(waypoint) = leg.from.way(service) {
+            return self.through(answer, waypoint, (service, port), leg);
+        }
+        let client = cluster::Client { namespace, labels: leg.from.labels };
         let destination = Destination::new(&service.namespace, &service.hostname, port);
         let policy =
             match cluster::resolve(self.snapshot.rules(), &client, &destination, to.subset.as_deref()) {
@@ -304,7 +462,7 @@ impl Trace<'_> {
             return answer.step("endpoint", "none that is ready: 503, flag UH");
         }
         for endpoint in chosen.iter().take(MOST) {
-            self.endpoint(answer, endpoint);
+            self.endpoint(answer, endpoint, leg);
         }
         if chosen.len() > MOST {
             answer.step("endpoint", format!("and {} more", chosen.len() - MOST));
@@ -312,7 +470,7 @@ impl Trace<'_> {
     }
 
     /// Where it is, and what policy says there.
-    fn endpoint(&self, answer: &mut Answer, endpoint: &Endpoint) {
+    fn endpoint(&self, answer: &mut Answer, endpoint: &Endpoint, leg: &Leg<'_>) {
         let Some(workload) = &endpoint.workload else {
             answer.carried = true;
             return answer.step("endpoint", format!("{}, outside of the mesh", endpoint.addr));
@@ -323,81 +481,44 @@ impl Trace<'_> {
             endpoint.addr,
             node.as_deref().unwrap_or("no node yet")
         );
-        let proven = self.client.enrolled && workload.accepts_tunnel();
-        let source = self.client.ips.first().copied().unwrap_or(endpoint.addr.ip());
-        let connection = Connection {
-            peer: proven.then_some(&self.client.identity),
-            source_ip: source,
-            destination: endpoint.addr,
-            encrypted: proven,
-        };
-        let host = Host::of(&self.asked.url.authority);
-        let request = Request {
-            method: self.asked.method.as_str(),
-            host: Some(&host),
-            path: self.path,
-            headers: self.asked.headers,
-            remote_ip: source,
-            server_name: None,
-            claims: None,
-        };
-        let question = Question { connection: &connection, seen: Seen::Request(&request), approved: &[] };
-        let (allowed, said) = match self.snapshot.policies().decide(workload, &question) {
-            Decision::Allowed(_) => (true, "allowed".to_owned()),
-            Decision::Denied(denied) => (false, format!("denied: {denied}")),
-            Decision::NeedsRequest => (false, "it depends on more of the request".to_owned()),
-            Decision::NeedsExternal(external) => (true, format!("left to provider {}", external.provider)),
-        };
+        let peer = leg.from.identity.as_ref().filter(|_| workload.accepts_tunnel());
+        let decided = self.ask(leg, endpoint.addr, peer, |it| self.snapshot.policies().decide(workload, it));
+        let (allowed, said) = said(&decided);
         answer.carried |= allowed;
-        let how = if proven { "mutual TLS, or within the node" } else { "plain text" };
+        let how = if peer.is_some() { "mutual TLS, or within the node" } else { "plain text" };
         answer.step("endpoint", format!("{place}, {how}; {said}"));
     }
 }
 
-/// The service itself.
-fn own(service: &Service, port: u16) -> ClusterRef {
-    ClusterRef { host: Arc::clone(&service.hostname), subset: None, port: Some(port) }
+impl<'a> Party<'a> {
+    /// A waypoint by one of its pods, which has an identity whether it is enrolled or not.
+    fn of_waypoint(pod: &'a Workload) -> Self {
+        Self { identity: Some(pod.identity.clone()), ..Self::of(pod, Role::Waypoint) }
+    }
 }
 
-fn rule(route: &Route, matched: &str) -> String {
-    let of = route
-        .virtual_service
-        .as_ref()
-        .map_or_else(|| "a route".to_owned(), |it| format!("VirtualService {it}"));
-    let mut told = if matched.is_empty() { of } else { format!("{of}, {matched:?}") };
-    let mut add = |text: String| told.extend(["; ", &text]);
-    if route.fault.is_some() {
-        add("with faults".to_owned());
+/// Whether a decision lets it through, and in words.
+fn said<T>(decision: &Decision<T>) -> (bool, String) {
+    match decision {
+        Decision::Allowed(_) => (true, "allowed".to_owned()),
+        Decision::Denied(denied) => (false, format!("denied: {denied}")),
+        Decision::NeedsRequest => (false, "it depends on more of the request".to_owned()),
+        Decision::NeedsExternal(external) => (true, format!("left to provider {}", external.provider)),
     }
-    if let Some(timeout) = route.timeout {
-        add(format!("at most {timeout:?}"));
-    }
-    if route.retries.is_some() {
-        add("tried again".to_owned());
-    }
-    if route.rewrite.is_some() {
-        add("with another path".to_owned());
-    }
-    for mirror in &route.mirrors {
-        add(format!("copies to {}", mirror.to.host));
-    }
-    told
 }
 
-fn described(to: &ClusterRef, policy: &ClusterPolicy, port: u16) -> String {
-    let subset = to.subset.as_ref().map(|subset| format!(", subset {subset}")).unwrap_or_default();
-    let rules: Vec<_> = policy.rules.iter().map(|it| format!("{}/{}", it.namespace, it.name)).collect();
-    let rules =
-        if rules.is_empty() { String::new() } else { format!(", DestinationRule {}", rules.join(", ")) };
-    format!(" port {port}{subset}{rules}")
+fn captured(has_rules: bool, what: &str) -> String {
+    if has_rules {
+        format!("{CAPTURED}; its node reads {what}, because rules are about it")
+    } else {
+        format!("{CAPTURED}, or none on the express path within the node; nobody's rules are about it")
+    }
 }
 
-fn selects(policy: &ClusterPolicy, endpoint: &Endpoint) -> bool {
-    endpoint.workload.as_ref().is_none_or(|it| policy.selects(&it.labels))
-}
-
-/// Before the addresses of pods that do not run yet; nobody's (RFC 2544).
-const FIRST_TO_BE: u32 = u32::from_be_bytes([198, 18, 0, 0]);
+/// Where a node takes what its pods send.
+const CAPTURED: &str = "127.0.0.1:15001 in the pod's network";
+/// An address that is not known; nobody's (RFC 5737).
+const NOWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 201));
 /// Endpoints of a destination that are told one by one.
 const MOST: usize = 10;
 

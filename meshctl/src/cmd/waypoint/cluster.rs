@@ -1,12 +1,11 @@
 //! Waypoints in a cluster.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Error, Result, anyhow};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
-use mesh_source::kubernetes::{Client, connect_to};
+use mesh_source::kubernetes::Client;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -18,10 +17,9 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// With nothing given, the one that `kubectl` would talk to.
-    pub(super) async fn find(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self> {
-        let (client, _) = connect_to(kubeconfig, context).await?;
-        Ok(Self { client })
+    /// The one that `client` asks.
+    pub(super) fn of(client: Client) -> Self {
+        Self { client }
     }
 
     /// The namespace of the kubeconfig's context.

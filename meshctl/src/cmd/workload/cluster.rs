@@ -1,12 +1,10 @@
 //! What a cluster has for machines: groups, roots, and tokens of service accounts.
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use kube::api::{Api, ApiResource, DynamicObject, PostParams};
-use mesh_source::kubernetes::{Client, connect_to};
+use mesh_source::kubernetes::Client;
 use serde_json::Value;
 
 /// A cluster, asked as whoever owns the kubeconfig.
@@ -15,10 +13,9 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// With nothing given, the one that `kubectl` would talk to.
-    pub(super) async fn find(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self> {
-        let (client, _) = connect_to(kubeconfig, context).await?;
-        Ok(Self { client })
+    /// The one that `client` asks.
+    pub(super) fn of(client: Client) -> Self {
+        Self { client }
     }
 
     /// A WorkloadGroup, as text.

@@ -162,3 +162,24 @@ fn files_are_operators_or_values() {
     assert_eq!(request("{node: {enabled: false}}").plan().unwrap().values["node"]["enabled"], false);
     assert!(request("{kind: Deployment}").plan().is_err());
 }
+
+#[test]
+fn the_page_links_to_what_is_said() {
+    let arguments = |sets: &[&str]| -> Vec<String> {
+        let plan = plan(sets).unwrap();
+        let control = find(&plan, "Deployment istio-system/mesh-control");
+        let arguments = control.pointer("/spec/template/spec/containers/0/args").unwrap();
+        let arguments = arguments.as_array().unwrap().iter().map(|it| it.as_str().unwrap().to_owned());
+        arguments
+            .filter(|it| ["--kiali", "--grafana", "--jaeger"].iter().any(|flag| it.starts_with(flag)))
+            .collect()
+    };
+    assert_eq!(arguments(&[]), [""; 0]);
+    let said = arguments(&[
+        "control.links.kiali=http://localhost:20001/kiali",
+        "control.links.jaeger=https://traces.example",
+    ]);
+    assert_eq!(said, ["--kiali=http://localhost:20001/kiali", "--jaeger=https://traces.example"]);
+    let error = plan(&["control.links.grafana=javascript:alert(1)"]).map(drop).unwrap_err();
+    assert!(error.to_string().contains("control.links.grafana"), "{error}");
+}

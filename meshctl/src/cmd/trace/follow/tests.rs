@@ -1,5 +1,7 @@
 //! A small shop, and what becomes of requests in it.
 
+use mesh_core::resource::{SourceFile, parse};
+
 use super::*;
 
 const SHOP: &str = r"
@@ -44,13 +46,23 @@ fn traced(
     url: &str,
     headers: &[(&'static str, &'static str)],
 ) -> (String, bool) {
+    traced_from("shop/page", yaml, (method, url), headers)
+}
+
+fn traced_from(
+    from: &str,
+    yaml: &str,
+    (method, url): (&Method, &str),
+    headers: &[(&'static str, &'static str)],
+) -> (String, bool) {
     let objects = parse(&SourceFile { name: "shop", text: yaml }).objects;
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.append(*name, value.parse().expect("a value"));
     }
     let url = url.parse().expect("an address");
-    let asked = Asked { method, url: &url, headers: &map, from: "shop/page" };
+    let from = from.parse().expect("somebody");
+    let asked = Asked { method, url: &url, headers: &map, from: &from };
     let answer = follow(&objects, "istio-system", &asked).expect("an answer");
     (answer.text(), answer.is_carried())
 }
@@ -151,4 +163,151 @@ fn files_with_deployments_alone_say_what_will_run() {
         ],
     );
     assert!(carried);
+}
+
+const WAYPOINT: &str = r"
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: way, namespace: shop},
+  spec: {gatewayClassName: istio-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: reads, namespace: shop},
+  spec: {targetRefs: [{kind: Service, group: '', name: reviews}], rules: [{to: [{operation: {methods: [GET]}}]}]}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: by-waypoint, namespace: shop},
+  spec: {selector: {matchLabels: {app: reviews}}, rules: [{from: [{source: {principals: ['*/sa/way']}}]}]}}
+";
+
+fn with_waypoint(name: &str) -> String {
+    let labels = format!("labels: {{istio.io/dataplane-mode: ambient, istio.io/use-waypoint: {name}}}");
+    SHOP.replace("labels: {istio.io/dataplane-mode: ambient}", &labels) + WAYPOINT
+}
+
+#[test]
+fn a_waypoint_is_asked_and_calls_as_itself() {
+    let shop = with_waypoint("way");
+    let (text, carried) = traced(&shop, &Method::GET, "http://reviews:9080/", &[]);
+    has(
+        &text,
+        &[
+            "listener     127.0.0.1:15001 in the pod's network; its bytes go through the service's waypoint\n",
+            "waypoint     shop/way at 198.18.0.1:15008 decides what follows\n",
+            "policy       waypoint shop/way: allowed\n",
+            "   endpoint     shop/reviews-1 at 10.0.0.2:9080 on node-1, mutual TLS, or within the node; allowed\n",
+        ],
+    );
+    assert!(carried, "{text}");
+    let (text, carried) = traced(&shop, &Method::POST, "http://reviews:9080/", &[]);
+    has(&text, &["policy       waypoint shop/way: denied: "]);
+    assert!(!text.contains("endpoint") && !carried, "{text}");
+    let (text, carried) = traced(&shop, &Method::GET, "https://reviews:9080/", &[]);
+    has(&text, &["policy       waypoint shop/way: denied: "]);
+    assert!(!carried, "bytes have no method: {text}");
+}
+
+#[test]
+fn nothing_gets_through_a_waypoint_that_is_refused_or_not_ready() {
+    let refused = with_waypoint("nowhere");
+    let unready = with_waypoint("way")
+        + "---\n{apiVersion: v1, kind: Pod, metadata: {name: way-1, namespace: shop, labels: \
+           {gateway.networking.k8s.io/gateway-name: way}}, spec: {containers: [{name: main, image: any}]}}\n";
+    for shop in [refused, unready] {
+        let (text, carried) = traced(&shop, &Method::GET, "http://reviews:9080/", &[]);
+        has(&text, &["which cannot be used: ", "Nothing gets through\n"]);
+        assert!(!text.contains("endpoint") && !carried, "{text}");
+    }
+}
+
+#[test]
+fn what_is_aborted_is_not_carried() {
+    let rule = |share: &str| {
+        format!(
+            "{SHOP}---\n{{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {{name: reviews, namespace: shop}}, \
+             spec: {{hosts: [reviews], http: [{{fault: {{delay: {{fixedDelay: 2s, percentage: {{value: 50}}}}, \
+             abort: {{httpStatus: 418, percentage: {{value: {share}}}}}}}, route: [{{destination: {{host: reviews}}}}]}}]}}}}\n"
+        )
+    };
+    let (text, carried) = traced(&rule("100"), &Method::GET, "http://reviews:9080/", &[]);
+    has(&text, &["fault        50 % wait 2s; all are answered with 418, flag FI, and not sent\n"]);
+    assert!(!text.contains("endpoint") && !carried, "{text}");
+    let (text, carried) = traced(&rule("0.5"), &Method::GET, "http://reviews:9080/", &[]);
+    has(&text, &["; 0.5 % are answered with 418", "shop/reviews-1"]);
+    assert!(carried, "{text}");
+}
+
+#[test]
+fn tls_goes_by_its_name() {
+    let tls = SHOP.to_owned()
+        + "---\n{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: names, namespace: shop}, \
+           spec: {hosts: [reviews], tls: [{match: [{sniHosts: [reviews]}], route: [{destination: {host: reviews}}]}]}}\n";
+    let (text, carried) = traced(&tls, &Method::GET, "https://reviews:9080/", &[]);
+    has(&text, &["its node reads the server name of its TLS", "rule         shop/names, about TLS or TCP\n"]);
+    assert!(carried, "{text}");
+    let (text, carried) = traced(SHOP, &Method::GET, "https://reviews:9080/", &[]);
+    has(&text, &["rule         none: no rule about TLS or TCP is about it\n", "shop/reviews-2"]);
+    assert!(carried, "{text}");
+}
+
+const EDGE: &str = r"
+---
+{apiVersion: v1, kind: Service, metadata: {name: edge, namespace: front},
+  spec: {selector: {app: edge}, ports: [{name: http, port: 80, targetPort: 8080}, {name: https, port: 443, targetPort: 8443}]}}
+---
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: edge, namespace: front}, spec: {selector: {matchLabels: {app: edge}},
+  template: {metadata: {labels: {app: edge}}, spec: {serviceAccountName: edge-account, containers: [{name: main, image: any}]}}}}
+---
+{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: shop, namespace: front}, spec: {selector: {app: edge}, servers: [
+  {port: {number: 80, name: http, protocol: HTTP}, hosts: [shop.example]},
+  {port: {number: 443, name: https, protocol: HTTPS}, hosts: [shop.example], tls: {mode: SIMPLE, credentialName: shop}}]}}
+---
+{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: shop, namespace: front}, spec: {
+  hosts: [shop.example], gateways: [shop], http: [
+    {name: all, match: [{uri: {prefix: /reviews}}], route: [{destination: {host: reviews.shop.svc.cluster.local}}]}]}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: no-admin, namespace: front},
+  spec: {action: DENY, selector: {matchLabels: {app: edge}}, rules: [{to: [{operation: {paths: [/reviews/admin]}}]}]}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: by-edge, namespace: shop},
+  spec: {selector: {matchLabels: {app: reviews}}, rules: [{from: [{source: {principals: ['*/ns/front/sa/edge-account']}}]}]}}
+";
+
+#[test]
+fn a_gateway_takes_it_by_a_listener() {
+    let shop = SHOP.to_owned() + EDGE;
+    let asked = |url: &str| traced_from("gateway/front/edge", &shop, (&Method::GET, url), &[]);
+    for (url, listener) in [
+        ("http://shop.example/reviews/1", "listener     port 8080 of Gateway front/shop: HTTP\n"),
+        (
+            "https://shop.example/reviews/1",
+            "listener     port 8443 of Gateway front/shop: TLS, which is opened here\n",
+        ),
+    ] {
+        let (text, carried) = asked(url);
+        has(
+            &text,
+            &[
+                "client       somebody outside, who asks gateway front/edge\n",
+                listener,
+                "policy       gateway front/edge: allowed\n",
+                "rule         VirtualService front/shop, \"all\"",
+                "   endpoint     shop/reviews-1 at 10.0.0.2:9080 on node-1, mutual TLS, or within the node; allowed\n",
+            ],
+        );
+        assert!(carried, "{text}");
+    }
+    for (url, why) in [
+        ("http://shop.example:81/", "listener     none on port 81: its listeners are on 8080, 8443\n"),
+        ("http://shop.example:443/", "takes TLS, and this is plain HTTP"),
+        ("https://shop.example:80/", "takes plain HTTP, and this is TLS"),
+        ("https://other.example/", "no server of it is for other.example"),
+        ("http://other.example/", "none is about this host: 404"),
+        ("http://shop.example/", "none of those about the host matches: 404"),
+        ("http://shop.example/reviews/admin", "policy       gateway front/edge: denied: "),
+    ] {
+        let (text, carried) = asked(url);
+        has(&text, &[why]);
+        assert!(!carried && !text.contains("endpoint"), "{text}");
+    }
+    // The pods may be called by the gateway alone.
+    let (text, carried) = traced(&shop, &Method::GET, "http://reviews:9080/", &[]);
+    assert!(!carried, "{text}");
 }
