@@ -26,7 +26,9 @@ impl Stand {
     /// Starts everything; there is traffic when this returns.
     pub fn start() -> Result<Self> {
         let samples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples/bookinfo");
-        let bed = Bed::builder().nodes(2).manifests(samples.as_path()).start()?;
+        let bed = Bed::builder().nodes(2).manifests(samples.as_path());
+        let bed =
+            LINKS.iter().fold(bed, |bed, (name, url)| bed.control_arg(format!("--{name}={url}"))).start()?;
         scenario::captured(&bed, Duration::from_secs(20))?;
         bed.apply(&bookinfo::routes())?;
         bed.apply(&scenario::manifests())?;
@@ -78,5 +80,11 @@ impl Stand {
     }
 }
 
+/// What the page is told to link to.
+pub const LINKS: [(&str, &str); 3] = [
+    ("kiali", "http://kiali.example:20001/kiali"),
+    ("grafana", "https://grafana.example/d/mesh"),
+    ("jaeger", "http://127.0.0.1:16686/search"),
+];
 /// What takes as long as a few refreshes and reports.
 pub const PATIENCE: Duration = Duration::from_secs(30);

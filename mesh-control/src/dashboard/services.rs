@@ -29,6 +29,8 @@ pub(super) struct Row {
     headless: bool,
     /// `NAMESPACE/NAME` of the waypoint that connections to it go through.
     waypoint: Option<String>,
+    /// Why nothing is sent there; connections are refused then.
+    waypoint_refused: Option<Arc<str>>,
     #[serde(flatten)]
     rates: Rates,
 }
@@ -171,6 +173,7 @@ fn row(service: &Service, behind: &Behind, rates: Rates) -> Row {
         external: service.entry.as_ref().is_some_and(|entry| entry.external),
         headless: service.headless,
         waypoint: service.waypoint.as_ref().map(|waypoint| WaypointName(&waypoint.service).to_string()),
+        waypoint_refused: service.waypoint.as_ref().and_then(|waypoint| waypoint.refused.clone()),
         rates,
     }
 }
