@@ -63,7 +63,7 @@ class Chart extends Component {
     };
     this.plot = new uPlot({
       width: this.place.clientWidth, height: HEIGHT, legend: { show: false }, padding: [6, 6, 0, 0],
-      cursor: { drag: { x: false, y: false }, points: { size: 6 } },
+      cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
       scales: { x: { range: () => [this.begin(), this.end()] }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] } },
       axes: [
         { ...axis, grid: { show: false }, size: 24, space: 60, values: (_, times) => times.map(clock) },
