@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use mesh_tests::http::{self, Request};
 use serde_json::Value;
 
-use crate::stand::{LINKS, PATIENCE, Stand};
+use crate::stand::{ELSEWHERE, PATIENCE, Stand};
 
 /// A script that finds the label of an edge whose figures are those of requests, and gives `what` of it.
 fn label(from: &str, to: &str, what: &str) -> String {
@@ -178,7 +178,7 @@ pub fn workload(stand: &Stand) -> Result<()> {
     let charts = "return document.querySelectorAll('.chart canvas').length >= 5";
     stand.browser.until("charts", PATIENCE, charts)?;
     // What is drawn has the colour that its legend shows.
-    stand.browser.until("figures over time", PATIENCE, LINE_IS_DRAWN)?;
+    stand.browser.until("figures over time", PATIENCE, &is_drawn("requests"))?;
     let text = stand.browser.script("return document.querySelector('main').innerText")?;
     let text = text.as_str().unwrap_or_default();
     for word in
@@ -213,16 +213,20 @@ pub fn fault(stand: &Stand) -> Result<()> {
     stand.picture("graph-fault")
 }
 
-/// Whether the first chart has pixels of the colour that its first line has in the legend.
-pub const LINE_IS_DRAWN: &str = "\
-    const chart = document.querySelector('.chart'), canvas = chart.querySelector('canvas'); \
-    if (!canvas) return false; \
-    const wanted = getComputedStyle(chart.querySelector('.legend .mark')).color.match(/[0-9]+/g).map(Number); \
-    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height); \
-    let found = 0; \
-    for (let at = 0; at < data.length; at += 4) \
-      found += data[at + 3] > 200 && wanted.every((channel, of) => Math.abs(data[at + of] - channel) < 12); \
-    return found > 20";
+/// A script that says whether the first chart has pixels of the colour that the line of this name has in its legend.
+pub fn is_drawn(line: &str) -> String {
+    format!(
+        "const chart = document.querySelector('.chart'), canvas = chart?.querySelector('canvas'); \
+         const line = chart && [...chart.querySelectorAll('.legend li')].find((it) => it.textContent.startsWith('{line}')); \
+         if (!canvas || !line) return false; \
+         const wanted = getComputedStyle(line.querySelector('.mark')).color.match(/[0-9]+/g).map(Number); \
+         const {{ data }} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height); \
+         let found = 0; \
+         for (let at = 0; at < data.length; at += 4) \
+           found += data[at + 3] > 200 && wanted.every((channel, of) => Math.abs(data[at + of] - channel) < 12); \
+         return found > 20"
+    )
+}
 
 pub fn delay(stand: &Stand) -> Result<()> {
     let delay = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: details}, spec: {hosts: \
@@ -252,14 +256,14 @@ pub fn links(stand: &Stand) -> Result<()> {
     let all = "return [...document.querySelectorAll('#foot .links a')].map((it) => [it.textContent.toLowerCase(), \
                it.getAttribute('href'), it.rel])";
     let seen = stand.browser.script(all)?;
-    let expected = LINKS.map(|(name, url)| serde_json::json!([name, url, "noreferrer"]));
     let seen = seen.as_array().context("no links")?;
-    ensure!(expected.iter().all(|link| seen.contains(link)), "{seen:?}");
-    // Whoever clicks gets there; nobody has asked before.
-    stand.browser.click("#foot .links a[href^='http://127.0.0.1:16686']")?;
-    let there = stand.browser.until("the other address", PATIENCE, "return location.href")?;
-    ensure!(there.as_str().is_some_and(|url| url.starts_with(LINKS[2].1)), "{there}");
-    Ok(())
+    let is_there =
+        |(name, url): &(&str, String)| seen.contains(&serde_json::json!([name, url, "noreferrer"]));
+    ensure!(stand.links.iter().all(is_there), "{seen:?}");
+    let [.., (_, jaeger)] = &stand.links;
+    stand.browser.click(&format!("#foot .links a[href='{jaeger}']"))?;
+    let there = format!("return document.title === '{ELSEWHERE}'");
+    stand.browser.until("what was linked to", PATIENCE, &there).map(drop)
 }
 
 pub fn problem(stand: &Stand) -> Result<()> {
@@ -309,7 +313,7 @@ pub fn quiet(stand: &Stand) -> Result<()> {
         let message: Value = serde_json::from_str(entry["message"].as_str().unwrap_or_default())?;
         let Some(url) = message["message"]["params"]["request"]["url"].as_str() else { continue };
         // What `links` has clicked.
-        let is_own = ["about:", "data:", "chrome:", "chrome-error:", "http://127.0.0.1:16686/"]
+        let is_own = ["about:", "data:", "chrome:", stand.links[2].1.trim_end_matches("search")]
             .iter()
             .any(|scheme| url.starts_with(scheme));
         let is_ours = url.starts_with(&base) || is_own;
