@@ -66,7 +66,7 @@ class Chart extends Component {
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
       scales: { x: { range: () => [this.begin(), this.end()] }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] } },
       axes: [
-        { ...axis, grid: { show: false }, size: 24, space: 60, values: (_, times) => times.map(clock) },
+        { ...axis, grid: { show: false }, size: 24, space: 60, incrs: [60, 120, 300, 600, 900, 1800, 3600], values: (_, times) => times.map(clock) },
         { ...axis, size: 68, space: 36, values: (_, values) => values.map((value) => this.props.show(value)) },
       ],
       series: [{}, ...lines.map((line, at) => ({

@@ -83,7 +83,7 @@ function verdicts(it) {
   const tried = it.series.verdicts.some((point) => point.wouldDenyPerSecond > 0);
   const audits = it.series.verdicts.some((point) => point.auditedPerSecond > 0);
   return chart("Allowed and denied", it.series.verdicts, [
-    it.kind === "AuthorizationPolicy" && line("allowed", "main", (point) => point.allowedPerSecond),
+    (it.summary.startsWith("ALLOW") || it.series.verdicts.some((point) => point.allowedPerSecond > 0)) && line("allowed", "main", (point) => point.allowedPerSecond),
     line("denied", "bad", (point) => point.deniedPerSecond),
     tried && line("would be denied", "third", (point) => point.wouldDenyPerSecond),
     audits && line("audited", "second", (point) => point.auditedPerSecond),

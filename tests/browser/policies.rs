@@ -53,6 +53,9 @@ pub fn verdicts(stand: &Stand) -> Result<()> {
         let traffic = browser
             .script("return document.querySelector('[aria-label=\"Traffic that it is for\"]').innerText")?;
         ensure!(traffic.as_str().is_some_and(|it| it.contains("Latency")), "{traffic}");
+        let allowed = browser
+            .script("return document.querySelector('.chart .legend').textContent.includes('allowed')")?;
+        ensure!(allowed == (name != "closed"), "{name}: a policy that denies allows nothing");
         stand.picture(&format!("policy-{name}"))?;
     }
     // A resource that neither allows nor denies has the traffic of its hosts.

@@ -96,20 +96,14 @@ impl Store {
     pub fn series(&self, now: u64, wanted: impl Fn(&Edge) -> bool) -> Vec<Point> {
         let now = self.traffic.at(now);
         let from = now.saturating_sub(KEPT);
-        let heard = Heard::of(
-            self.traffic
-                .buckets_since(from)
-                .flat_map(|(_, _, bucket)| bucket.cells.keys().map(AsRef::as_ref)),
-        );
         let mut points = Vec::new();
-        for (start, seconds, bucket) in self.traffic.buckets_since(from) {
+        for (start, seconds, cells) in self.counted(from) {
             // What is not over yet would look like a drop.
             if start + seconds > now {
                 continue;
             }
             let mut total = Tally::default();
-            let cells = bucket.cells.iter().filter(|(edge, _)| wanted(edge) && heard.counts(edge));
-            cells.for_each(|(_, tally)| total.add(tally));
+            cells.iter().filter(|(edge, _)| wanted(edge)).for_each(|(_, tally)| total.add(tally));
             points.push(Point { at: start, seconds, rates: Rates::of(&total, seconds) });
         }
         points
@@ -133,17 +127,31 @@ impl Store {
     fn sums(&self, now: u64, from: u64) -> (BTreeMap<&Edge, Tally>, u64) {
         let mut sums: BTreeMap<&Edge, Tally> = BTreeMap::new();
         let mut earliest = None;
-        for (start, _, bucket) in self.traffic.buckets_since(from) {
+        for (start, _, cells) in self.counted(from) {
             earliest.get_or_insert(start);
-            for (edge, tally) in &bucket.cells {
+            for (edge, tally) in cells {
                 sums.entry(edge).or_default().add(tally);
             }
         }
-        let heard = Heard::of(sums.keys().copied());
-        sums.retain(|edge, _| heard.counts(edge));
         let now = self.traffic.at(now);
         let begins = from.min(earliest.unwrap_or(from)).max(self.traffic.begun().unwrap_or(from));
         (sums, now.saturating_sub(begins).max(FINE))
+    }
+
+    /// Start and length of each bucket since `from`, and of what it has that of which each connection or request counts once.
+    fn counted(&self, from: u64) -> Vec<(u64, u64, Vec<(&Edge, &Tally)>)> {
+        let buckets: Vec<_> = self.traffic.buckets_since(from).collect();
+        let heard = buckets.iter().map(|(.., bucket)| Heard::of(bucket.cells.keys().map(AsRef::as_ref)));
+        let heard: Vec<_> = heard.collect();
+        let counted = buckets.iter().enumerate().map(|(at, (start, seconds, bucket))| {
+            // The same request may be told of in the bucket before or after: its two ends tell at times of their own.
+            let near = heard.get(at.saturating_sub(1)..heard.len().min(at + 2)).unwrap_or_default();
+            let cells = bucket.cells.iter().map(|(edge, tally)| (&**edge, tally));
+            let counts =
+                |edge: &Edge| near.iter().filter_map(|heard| heard.side(edge)).min() == Some(edge.side);
+            (*start, *seconds, cells.filter(|(edge, _)| counts(edge)).collect())
+        });
+        counted.collect()
     }
 }
 
@@ -166,7 +174,7 @@ impl Sum for Tally {
     }
 }
 
-/// Who has told of the traffic between two ends: of those that have, one is believed.
+/// Who has told of the traffic between two ends in one bucket: of those that have, one is believed.
 struct Heard<'a>(BTreeMap<Ends<'a>, Side>);
 
 /// Source, destination, and whether it is about requests.
@@ -182,8 +190,8 @@ impl<'a> Heard<'a> {
         Self(heard)
     }
 
-    fn counts(&self, edge: &Edge) -> bool {
-        self.0.get(&ends(edge)).is_none_or(|side| *side == edge.side)
+    fn side(&self, edge: &Edge) -> Option<Side> {
+        self.0.get(&ends(edge)).copied()
     }
 }
 

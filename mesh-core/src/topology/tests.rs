@@ -215,6 +215,28 @@ proptest! {
     }
 }
 
+#[test]
+fn who_is_believed_may_change_in_time() {
+    let mut store = Store::default();
+    let to = ("reviews", "v1");
+    // Both tell, one a bucket later than the other; then the client's node looks at requests no more.
+    for at in 0..5 {
+        store.record(NOW + 10 * at, edge("page", to, Side::Source), &requests(10, 0));
+        store.record(NOW + 10 * (at + 1), edge("page", to, Side::Destination), &requests(10, 0));
+    }
+    for at in 10..15 {
+        store.record(NOW + 10 * at, edge("page", to, Side::Destination), &requests(20, 20));
+    }
+    let series = store.series(NOW + 150, |_| true);
+    let rates: Vec<_> = series.iter().map(|it| it.rates.requests_per_second).collect();
+    assert!(rates[..5].iter().all(|rate| is(*rate, 1.0)), "{rates:?}");
+    assert!(is(rates[5], 0.0), "told of already: {rates:?}");
+    assert!(rates[6..].len() == 5 && rates[6..].iter().all(|rate| is(*rate, 2.0)), "{rates:?}");
+    let graph = store.graph(NOW + 150, 3_600, Level::App, |_| true);
+    let total = graph.edges[0].rates.requests_per_second * 150.0;
+    assert!((total - 150.0).abs() < 1e-6, "50 and then 100 requests: {total}");
+}
+
 fn policy(name: &str) -> PolicyId {
     PolicyId { kind: PolicyKind::AuthorizationPolicy, namespace: "default".into(), name: name.into() }
 }

@@ -120,7 +120,8 @@ impl<K: Ord, V: Sum> Timeline<K, V> {
     /// nothing where nothing was told.
     pub(super) fn steps(&self, now: u64, begun: u64, key: &K) -> Vec<(u64, u64, V)> {
         let now = self.at(now);
-        let from = begun.max(now.saturating_sub(KEPT));
+        // What an older stretch had is forgotten in part.
+        let from = begun.max(now.saturating_sub(KEPT).div_ceil(COARSE) * COARSE);
         let border = now.saturating_sub(KEPT_FINE).div_ceil(FINE) * FINE;
         let mut sums: BTreeMap<u64, V> = BTreeMap::new();
         for (start, _, bucket) in self.buckets_since(from) {
