@@ -97,7 +97,7 @@ impl Store {
         let now = self.traffic.at(now);
         let from = now.saturating_sub(KEPT);
         let mut points = Vec::new();
-        for (start, seconds, cells) in self.counted(from) {
+        for Counted { start, seconds, cells } in self.counted(from) {
             // What is not over yet would look like a drop.
             if start + seconds > now {
                 continue;
@@ -127,7 +127,7 @@ impl Store {
     fn sums(&self, now: u64, from: u64) -> (BTreeMap<&Edge, Tally>, u64) {
         let mut sums: BTreeMap<&Edge, Tally> = BTreeMap::new();
         let mut earliest = None;
-        for (start, _, cells) in self.counted(from) {
+        for Counted { start, cells, .. } in self.counted(from) {
             earliest.get_or_insert(start);
             for (edge, tally) in cells {
                 sums.entry(edge).or_default().add(tally);
@@ -138,8 +138,8 @@ impl Store {
         (sums, now.saturating_sub(begins).max(FINE))
     }
 
-    /// Start and length of each bucket since `from`, and of what it has that of which each connection or request counts once.
-    fn counted(&self, from: u64) -> Vec<(u64, u64, Vec<(&Edge, &Tally)>)> {
+    /// Each bucket since `from`, the oldest first.
+    fn counted(&self, from: u64) -> Vec<Counted<'_>> {
         let buckets: Vec<_> = self.traffic.buckets_since(from).collect();
         let heard = buckets.iter().map(|(.., bucket)| Heard::of(bucket.cells.keys().map(AsRef::as_ref)));
         let heard: Vec<_> = heard.collect();
@@ -149,7 +149,8 @@ impl Store {
             let cells = bucket.cells.iter().map(|(edge, tally)| (&**edge, tally));
             let counts =
                 |edge: &Edge| near.iter().filter_map(|heard| heard.side(edge)).min() == Some(edge.side);
-            (*start, *seconds, cells.filter(|(edge, _)| counts(edge)).collect())
+            let cells = cells.filter(|(edge, _)| counts(edge)).collect();
+            Counted { start: *start, seconds: *seconds, cells }
         });
         counted.collect()
     }
@@ -172,6 +173,13 @@ impl Sum for Tally {
     fn is_empty(&self) -> bool {
         Self::is_empty(self)
     }
+}
+
+/// What a bucket has, each connection or request once.
+struct Counted<'a> {
+    start: u64,
+    seconds: u64,
+    cells: Vec<(&'a Edge, &'a Tally)>,
 }
 
 /// Who has told of the traffic between two ends in one bucket: of those that have, one is believed.

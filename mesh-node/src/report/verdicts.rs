@@ -48,9 +48,11 @@ pub struct Refusal {
     pub reason: String,
 }
 
+type Key = (Arc<PolicyName>, PolicyKind, Verdict);
+
 #[derive(Debug, Default)]
 pub(super) struct Verdicts {
-    by_policy: Mutex<BTreeMap<(Arc<PolicyName>, PolicyKind, Verdict), u64>>,
+    by_policy: Mutex<BTreeMap<Key, u64>>,
     recent: Mutex<VecDeque<Refusal>>,
 }
 
