@@ -150,6 +150,9 @@ impl Dashboard {
                 json(&self.service((namespace, name), query).ok_or_else(|| missing("such service"))?)
             }
             ["policies"] => json(&self.policies(query)),
+            ["policies", kind, namespace, name] => {
+                json(&self.policy_detail(kind, namespace, name).ok_or_else(|| missing("such policy"))?)
+            }
             ["problems"] => json(&self.problems(query)),
             ["nodes"] => json(&self.nodes()),
             _ => {

@@ -1,7 +1,7 @@
 //! Takes in what proxies tell of the traffic that they carry, for the mesh page.
 //!
 //! Invariants: a proxy is believed only about traffic that one end of is its own: a node about workloads that run on it,
-//! a gateway about its own pods, a waypoint about what is bound to it. Names are those of the model, whatever a report
+//! a gateway about its own pods, a waypoint about what is bound to it; and about policies that are for those. Names are those of the model, whatever a report
 //! says. What is kept is bounded: of traffic by [`Store`], of proxies by a limit here.
 
 use std::collections::BTreeMap;
@@ -44,9 +44,9 @@ pub struct Counters {
     pub reports: AtomicU64,
     /// Reports that were refused as a whole.
     pub refused: AtomicU64,
-    /// Edges that were not believed.
+    /// Edges and policies that were not believed.
     pub disbelieved: AtomicU64,
-    /// Edges for which there was no room, here or in a report.
+    /// Edges and policies for which there was no room, here or in a report.
     pub left_out: AtomicU64,
 }
 
@@ -181,20 +181,20 @@ impl Topology {
         if let Some(relay) = self.relay.as_ref().filter(|_| !is_relayed) {
             relay.pass_on(&name, &own, &report);
         }
-        let refused = self.take_edges(&own, report, now);
+        let refused = self.take_counts(&own, report, now);
         let counters = &self.traffic.counters;
         counters.reports.fetch_add(1, Ordering::Relaxed);
         counters.disbelieved.fetch_add(refused.into(), Ordering::Relaxed);
         if refused > 0
             && let Some(muted) = self.complaints.pass()
         {
-            tracing::debug!(proxy = name, refused, muted, "Edges of a report are not believed.");
+            tracing::debug!(proxy = name, refused, muted, "Parts of a report are not believed.");
         }
         Ok(TopologyReceived { refused })
     }
 
-    /// How many edges were not believed.
-    fn take_edges(&self, own: &Own, report: TopologyReport, now: u64) -> u32 {
+    /// How many edges and policies were not believed.
+    fn take_counts(&self, own: &Own, report: TopologyReport, now: u64) -> u32 {
         let (mut refused, mut left_out) = (0, report.left_out);
         let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         let shelf = self.hub.shelf();
@@ -208,11 +208,24 @@ impl Topology {
                 Some((edge?, directory::tally(&told)))
             })
             .collect();
+        let held = if report.policies.is_empty() { None } else { Some(directory.held(own, &shelf)) };
+        let rulings: Vec<_> = report
+            .policies
+            .iter()
+            .filter_map(|told| {
+                let policy = held.as_ref().and_then(|held| held.policy(told, &shelf));
+                refused += u32::from(policy.is_none());
+                Some((policy?, directory::verdicts(told)))
+            })
+            .collect();
         drop((shelf, directory));
         let mut store = self.traffic.store();
         store.roll(now);
         for (edge, tally) in believed {
             left_out += u64::from(!store.record(now, edge, &tally));
+        }
+        for (policy, verdicts) in rulings {
+            left_out += u64::from(!store.record_verdicts(now, policy, &verdicts));
         }
         self.traffic.counters.left_out.fetch_add(left_out, Ordering::Relaxed);
         refused

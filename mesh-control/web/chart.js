@@ -1,79 +1,84 @@
 // Figures over time.
 
-import { h } from "/kit.js";
+import { Component, h } from "/kit.js";
 
-const WIDTH = 400;
 const HEIGHT = 158;
-const LEFT = 64;
-const BOTTOM = 20;
-const TOP = 8;
 
 /** A chart of `points` ({at, seconds, …}) with `lines` [{name, kind, value: point → number or null}], `show` making words of a value. */
-export function chart(title, points, lines, show) {
-  const end = points.length ? points[points.length - 1].at + points[points.length - 1].seconds : 0;
-  const begin = Math.min(points[0]?.at ?? 0, end - 300);
-  const values = points.flatMap((point) => lines.map((line) => line.value(point) ?? 0));
-  const most = nice(Math.max(0, ...values));
-  const x = (at) => LEFT + ((at - begin) / Math.max(1, end - begin)) * (WIDTH - LEFT - 6);
-  const y = (value) => TOP + (1 - value / most) * (HEIGHT - TOP - BOTTOM);
-  const last = points[points.length - 1];
-  const legend = lines.map((line) => h("li", { class: line.kind, "data-key": line.name },
-    h("span", { class: "mark", "aria-hidden": "true" }), `${line.name} `, h("strong", {}, last ? show(line.value(last)) : "–")));
-  const body = points.length < 2
-    ? h("p", { class: "quiet" }, "Not enough has happened yet: a point is made every 10 seconds.")
-    : h("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}, the last ${Math.round((end - begin) / 60)} minutes` },
-      [0, 0.5, 1].map((part) => grid(y(most * part), show(most * part))),
-      times(begin, end).map(([at, text]) => h("text", { x: x(at), y: HEIGHT - 5, "text-anchor": "middle", class: "tick" }, text)),
-      lines.map((line) => drawn(points, line, x, y)));
-  return h("figure", { class: "chart", "data-key": `chart ${title}` }, h("figcaption", {}, title), h("ul", { class: "legend" }, legend), body);
-}
+export const chart = (title, points, lines, show) => h(Chart, { key: `chart ${title}`, title, points, lines, show });
 
-function grid(y, text) {
-  return [h("line", { x1: LEFT, x2: WIDTH - 6, y1: y, y2: y, class: "grid" }), h("text", { x: LEFT - 6, y: y + 3.5, "text-anchor": "end", class: "tick" }, text)];
-}
-
-function times(begin, end) {
-  const step = end - begin > 1800 ? 900 : end - begin > 600 ? 300 : 120;
-  const all = [];
-  for (let at = Math.ceil(begin / step) * step; at < end; at += step) {
-    if (at - begin > (end - begin) * 0.04 && end - at > (end - begin) * 0.04) {
-      all.push([at, new Date(at * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })]);
-    }
+class Chart extends Component {
+  render({ title, points, lines, show }, { at }) {
+    const point = points[at] ?? points[points.length - 1];
+    const legend = lines.map((line) => h("li", { class: line.kind, key: line.name },
+      h("span", { class: "mark", "aria-hidden": "true" }), `${line.name} `, h("strong", {}, point ? show(line.value(point)) : "–")));
+    const minutes = Math.round((this.end() - this.begin()) / 60);
+    const body = points.length < 2
+      ? h("p", { key: "nothing", class: "quiet" }, "Not enough has happened yet: a point is made every 10 seconds.")
+      : h("div", { key: "plot", class: "plot", role: "img", "aria-label": `${title}, the last ${minutes} minutes`, ref: (place) => (this.place = place) });
+    return h("figure", { class: "chart", ref: (figure) => (this.figure = figure) }, h("figcaption", {}, title),
+      h("ul", { class: "legend" }, legend, points[at] && h("li", { key: "when" }, `at ${clock(points[at].at)}`)), body);
   }
-  return all;
-}
 
-/** A line where there are values, with gaps where there are none. */
-function drawn(points, line, x, y) {
-  let text = "";
-  let area = "";
-  let open = null;
-  let before = null;
-  const close = () => {
-    if (open !== null) area += `L${before},${y(0)}L${open},${y(0)}Z`;
-    open = null;
-  };
-  for (const point of points) {
-    const value = line.value(point);
-    if (value === null || value === undefined) {
-      close();
-      continue;
-    }
-    const at = (x(point.at) + x(point.at + point.seconds)) / 2;
-    const step = `${open === null ? "M" : "L"}${at.toFixed(1)},${y(value).toFixed(1)}`;
-    text += step;
-    area += step;
-    open ??= at.toFixed(1);
-    before = at.toFixed(1);
+  componentDidMount() {
+    this.componentDidUpdate();
   }
-  close();
-  return h("g", { class: line.kind, "data-key": line.name }, line.filled && h("path", { d: area || "M0,0", class: "area" }), h("path", { d: text || "M0,0", class: "line" }));
+
+  componentDidUpdate() {
+    if (!this.place) return this.componentWillUnmount();
+    if (this.plot?.root.parentNode !== this.place) this.draw();
+    // Moving the pointer changes the legend alone.
+    if (this.drawn === this.props.points && this.colours === colour(this.place)) return;
+    [this.drawn, this.colours] = [this.props.points, colour(this.place)];
+    this.plot.setData(this.data());
+  }
+
+  componentWillUnmount() {
+    this.watch?.disconnect();
+    this.plot?.destroy();
+    this.plot = this.drawn = null;
+  }
+
+  end() {
+    const last = this.props.points[this.props.points.length - 1];
+    return last ? last.at + last.seconds : 0;
+  }
+
+  begin() {
+    return Math.min(this.props.points[0]?.at ?? 0, this.end() - 300);
+  }
+
+  data() {
+    const { points, lines } = this.props;
+    return [points.map(({ at, seconds }) => at + seconds / 2), ...lines.map((line) => points.map((point) => line.value(point) ?? null))];
+  }
+
+  draw() {
+    this.componentWillUnmount();
+    const { lines } = this.props;
+    const tone = (at) => colour(this.figure.querySelectorAll(".legend .mark")[at]);
+    const axis = {
+      stroke: () => colour(this.place), font: `11px ${getComputedStyle(this.place).fontFamily}`,
+      grid: { stroke: () => getComputedStyle(this.place).borderTopColor, width: 1 }, ticks: { show: false },
+    };
+    this.plot = new uPlot({
+      width: this.place.clientWidth, height: HEIGHT, legend: { show: false }, padding: [6, 6, 0, 0],
+      cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
+      scales: { x: { range: () => [this.begin(), this.end()] }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.05 : 1] } },
+      axes: [
+        { ...axis, grid: { show: false }, size: 24, space: 60, incrs: [60, 120, 300, 600, 900, 1800, 3600], values: (_, times) => times.map(clock) },
+        { ...axis, size: 68, space: 36, values: (_, values) => values.map((value) => this.props.show(value)) },
+      ],
+      series: [{}, ...lines.map((line, at) => ({
+        stroke: () => tone(at), width: 1.8, points: { show: false }, fill: line.filled && (() => tone(at).replace(/\)$/, " / 0.13)").replaceAll(",", "")),
+      }))],
+      hooks: { setCursor: [({ cursor: { idx } }) => idx !== this.state.at && this.setState({ at: idx })] },
+    }, this.data(), this.place);
+    this.watch = new ResizeObserver(() => this.plot.setSize({ width: this.place.clientWidth, height: HEIGHT }));
+    this.watch.observe(this.place);
+  }
 }
 
-/** A round figure that is not less. */
-function nice(value) {
-  if (value <= 0) return 1;
-  const power = 10 ** Math.floor(Math.log10(value));
-  const step = [1, 2, 2.5, 5, 10].find((factor) => factor * power >= value * 1.02) ?? 10;
-  return step * power;
-}
+const colour = (element) => getComputedStyle(element).color;
+
+const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });

@@ -19,7 +19,7 @@ export async function workloadPage([namespace, name]) {
     card("What it is", facts([
       ["Identity", list(it.identities)], ["App", it.app], ["Version", it.version], ["Pods", ready(it.ready, it.pods)], ["Nodes", list(it.nodes)],
       ["Services", it.services.length ? h("span", {}, it.services.map((service, at) => [at > 0 && ", ", h("a", { href: link("services", ...service.split("/")) }, service)])) : "–"],
-      ["Waypoint", it.waypoint],
+      ["Waypoint", waypoint(it)],
     ]), it.enrolled === 0 && h("p", { class: "hint" }, "Its traffic is not captured: neither its namespace nor its pods are labelled ", code("istio.io/dataplane-mode=ambient"), ".")),
     charts("Asked", it.series.inbound),
     it.series.outbound.some((point) => point.requestsPerSecond > 0 || point.connectionsPerSecond > 0) && charts("Asks", it.series.outbound),
@@ -43,7 +43,7 @@ export async function servicePage([namespace, name]) {
     card("What it is", facts([
       ["Host", it.hostname], ["Addresses", list(it.addresses)],
       ["Ports", list(it.ports.map((port) => `${port.number}/${port.protocol}${port.name ? ` ${port.name}` : ""}`))],
-      ["Waypoint", it.waypoint],
+      ["Waypoint", waypoint(it)],
       ["Workloads", it.workloads.length ? h("span", {}, it.workloads.map((workload, at) => [at > 0 && ", ", h("a", { href: link("workloads", ...workload.split("/")) }, workload)])) : "–"],
     ]), it.endpoints.total === 0 && !it.external && h("p", { class: "hint" }, "Nothing answers: no pod has the labels that its selector asks for.")),
     charts("Asked", it.series),
@@ -53,29 +53,48 @@ export async function servicePage([namespace, name]) {
 }
 
 export async function policyPage([kind, namespace, name]) {
-  const all = await ask("policies", { namespace });
-  const it = all.find((policy) => policy.kind === kind && policy.name === name);
-  if (!it) throw Object.assign(new Error(`There is no ${kind} ${namespace}/${name}.`), { status: 404 });
+  const it = await ask(`policies/${[kind, namespace, name].map(encodeURIComponent).join("/")}`);
   return () => [
     crumb("policies", "Policies"),
     heading(name, `${kind} in ${namespace}`, problemCount(it.problems)),
     card("What it is", facts([["What it does", it.summary || "–"], ["For", audience(it)], ["Hosts", it.hosts.length ? list(it.hosts) : null], ["Attached to", it.targets.length ? list(it.targets) : null]])),
+    it.series.verdicts && h("section", { class: "charts", key: "verdicts", "aria-label": "What it has come to" }, h("h2", {}, "What it has come to"),
+      h("div", { class: "row" }, verdicts(it)),
+      quiet("Requests where the mesh looks at them, else connections. What the kernel lets pass between pods of one node is not counted.")),
+    charts("Traffic that it is for", it.series.traffic),
     (it.scope === "mesh" || it.scope === "namespace" || it.scope === "workloads") && card("Workloads that it is for", it.workloads.length
-      ? h("ul", { class: "columns" }, it.workloads.map((workload) => h("li", { "data-key": workload }, h("a", { href: link("workloads", ...workload.split("/")) }, workload))))
+      ? h("ul", { class: "columns" }, it.workloads.map((workload) => h("li", { key: workload }, h("a", { href: link("workloads", ...workload.split("/")) }, workload))))
       : quiet("It selects no workload: compare its selector with the labels of the pods.")),
     card("Problems", it.problems.length ? h("ol", { class: "problems" }, it.problems.map(problem)) : quiet("Analysis finds nothing wrong with it.")),
   ];
 }
+
+/** The waypoint that its connections go through, and why it is not used. */
+const waypoint = (it) => it.waypoint && [it.waypoint, it.waypointRefused && [" ", badge("bad", "refused"), h("p", { class: "hint" }, it.waypointRefused)]];
 
 function membership(it) {
   if (it.enrolled === 0) return badge("none", "not in the mesh");
   return it.enrolled === it.pods ? badge("good", "in the mesh") : badge("warn", `${it.enrolled} of ${it.pods} pods in the mesh`);
 }
 
+/** What a policy has allowed and refused; what can never be of its kind is left out. */
+function verdicts(it) {
+  const line = (name, kind, value) => ({ name, kind, value, filled: true });
+  const tried = it.series.verdicts.some((point) => point.wouldDenyPerSecond > 0);
+  const audits = it.series.verdicts.some((point) => point.auditedPerSecond > 0);
+  return chart("Allowed and denied", it.series.verdicts, [
+    (it.summary.startsWith("ALLOW") || it.series.verdicts.some((point) => point.allowedPerSecond > 0)) && line("allowed", "main", (point) => point.allowedPerSecond),
+    line("denied", "bad", (point) => point.deniedPerSecond),
+    tried && line("would be denied", "third", (point) => point.wouldDenyPerSecond),
+    audits && line("audited", "second", (point) => point.auditedPerSecond),
+  ].filter(Boolean), perSecond);
+}
+
+const perSecond = (value) => (value === null || value === undefined ? "–" : `${number(value)}/s`);
+
 /** Requests and latency where there are requests, else connections; and bytes. */
 function charts(title, points) {
   const requests = points.some((point) => point.requestsPerSecond > 0);
-  const perSecond = (value) => (value === null || value === undefined ? "–" : `${number(value)}/s`);
   const line = (name, kind, value, filled) => ({ name, kind, value, filled });
   const first = requests
     ? chart("Requests", points, [
@@ -92,7 +111,7 @@ function charts(title, points) {
   const volume = chart("Bytes", points, [
     line("answers", "main", (point) => point.sentBytesPerSecond, true), line("requests", "second", (point) => point.receivedBytesPerSecond),
   ], (value) => bytes(value ?? 0));
-  return h("section", { class: "charts", "data-key": `charts ${title}`, "aria-label": title }, h("h2", {}, title), h("div", { class: "row" }, first, latency, volume));
+  return h("section", { class: "charts", key: `charts ${title}`, "aria-label": title }, h("h2", {}, title), h("div", { class: "row" }, first, latency, volume));
 }
 
 function traffic(edges, end, none) {

@@ -4,12 +4,15 @@ import {
   LOCKS, ask, chosen, choose, code, command, empty, errors, facts, flow, bytes, h, hasRequests, heading, health, link, load,
   lock, lockMark, many, ms, number, percent, scope, table,
 } from "/kit.js";
-import { labels, path, place } from "/layout.js";
+import { labels, path, remembered } from "/layout.js";
 
 const NODE = { width: 148, height: 56 };
 const SMALL = { width: 128, height: 54 };
 const LEVELS = [["app", "Applications"], ["workload", "Workloads"], ["namespace", "Namespaces"]];
 const NAMES = { unknown: "not in the mesh", PassthroughCluster: "other addresses", BlackHoleCluster: "refused addresses", InboundPassthroughCluster: "other ports" };
+
+/** More than these are too many to take in at once. */
+const CROWD = 60;
 
 /** What the reader looks at: the id of a node, or both ids of an edge. */
 let selected = null;
@@ -22,6 +25,7 @@ export async function graphPage(_, { mesh, redraw, refresh }) {
   };
   return () => [
     heading("Traffic", words(graph), tabs("Detail", LEVELS, "level", refresh), tabs("Show as", [["graph", "Graph"], ["table", "Table"]], "view", redraw)),
+    graph.nodes.length > CROWD && chosen.level !== "namespace" && h("p", { class: "notice" }, `These are ${many(graph.nodes.length, chosen.level === "app" ? "application" : "workload")}: choose a namespace above, or look at namespaces first.`),
     graph.edges.length === 0 ? nothing(mesh) : chosen.view === "table" ? asTable(graph) : drawn(graph, select),
   ];
 }
@@ -36,9 +40,9 @@ function words(graph) {
 }
 
 function tabs(label, options, name, then) {
-  return h("div", { class: "tabs", role: "group", "aria-label": label, "data-key": `tabs ${name}` }, options.map(([value, text]) =>
+  return h("div", { class: "tabs", role: "group", "aria-label": label, key: `tabs ${name}` }, options.map(([value, text]) =>
     h("button", {
-      type: "button", "data-key": value, "aria-pressed": String(chosen[name] === value),
+      type: "button", key: value, "aria-pressed": String(chosen[name] === value),
       onclick: () => {
         choose(name, value);
         then();
@@ -75,7 +79,7 @@ function drawn(graph, select) {
   const isNarrow = innerWidth < 700;
   const { width, height } = isNarrow ? SMALL : NODE;
   const nodes = graph.nodes.map((node) => ({ id: node.id, lane: chosen.level === "namespace" ? "" : node.namespace, width, height }));
-  const layout = place(nodes, graph.edges, { down: isNarrow, between: isNarrow ? 92 : 156 });
+  const layout = remembered(nodes, graph.edges, { down: isNarrow, between: isNarrow ? 92 : 156 });
   const told = new Map(graph.edges.map((edge) => [edgeId(edge), labelText(edge)]));
   const spots = labels(layout.routes, told, isNarrow);
   const [wide, high] = [layout.width + 8, layout.height + 8];
@@ -91,13 +95,13 @@ function drawn(graph, select) {
   graph.edges.map((edge) => edgeLine(edge, layout, isNarrow)),
   graph.nodes.map((node) => nodeBox(node, layout.places.get(node.id), { width, height }, graph, select)),
   graph.edges.map((edge) => edgeLabel(edge, spots.get(edgeId(edge)), select)));
-  return h("div", { class: `canvas ${selected ? "split" : ""}`, "data-key": "canvas" },
-    h("div", { class: "drawing", "data-key": "drawing" }, svg, legend()),
+  return h("div", { class: `canvas ${selected ? "split" : ""}`, key: "canvas" },
+    h("div", { class: "drawing", key: "drawing" }, svg, legend()),
     panel(graph, select));
 }
 
 function laneBox({ lane, x, y, width, height }) {
-  return h("g", { class: "lane", "data-key": `lane ${lane}` }, h("rect", { x, y, width, height, rx: 14 }), h("text", { x: x + 14, y: y + 18 }, lane));
+  return h("g", { class: "lane", key: `lane ${lane}` }, h("rect", { x, y, width, height, rx: 14 }), h("text", { x: x + 14, y: y + 18 }, lane));
 }
 
 function edgeId(edge) {
@@ -115,7 +119,7 @@ function edgeLine(edge, layout, down) {
   const at = layout.places.get(edge.from);
   const busy = edge.requestsPerSecond + edge.connectionsPerSecond;
   return h("path", {
-    "data-key": `line ${edgeId(edge)}`, class: `edge ${state} ${chosenEdge(edge)}`,
+    key: `line ${edgeId(edge)}`, class: `edge ${state} ${chosenEdge(edge)}`,
     d: points ? path(points, down) : loop(at, down ? SMALL : NODE),
     "stroke-width": (1.4 + Math.min(3, Math.log10(1 + busy))).toFixed(1), "marker-end": `url(#arrow-${state})`,
   });
@@ -145,7 +149,7 @@ function edgeLabel(edge, spot, select) {
   const { x, y, first, second, width } = spot;
   const state = health(edge.errorShare);
   const choosing = choosable(edgeId(edge), select, edgeWords(edge));
-  return h("g", { ...choosing, class: `label ${state} ${chosenEdge(edge)}`, "data-key": `label ${edgeId(edge)}`, transform: `translate(${x.toFixed(1)},${y.toFixed(1)})`, "data-from": edge.from, "data-to": edge.to },
+  return h("g", { ...choosing, class: `label ${state} ${chosenEdge(edge)}`, key: `label ${edgeId(edge)}`, transform: `translate(${x.toFixed(1)},${y.toFixed(1)})`, "data-from": edge.from, "data-to": edge.to },
     h("rect", { x: -width / 2, y: -18, width, height: 36, rx: 8 }),
     h("g", { transform: `translate(${-(first.length * 6.8 + 16) / 2},-14) scale(0.9)` }, lockMark(edge.secured)),
     h("text", { x: 8, y: -3, "text-anchor": "middle", class: "first" }, first),
@@ -179,7 +183,7 @@ function nodeBox(node, { x, y }, { width, height }, graph, select) {
   const short = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
   return h("g", {
     ...choosable(node.id, select, label), class: `node ${node.kind} ${state} ${selected ? (near ? "on" : "off") : ""}`,
-    "data-key": `node ${node.id}`, "data-node": node.id, transform: `translate(${(x - width / 2).toFixed(1)},${(y - height / 2).toFixed(1)})`,
+    key: `node ${node.id}`, "data-node": node.id, transform: `translate(${(x - width / 2).toFixed(1)},${(y - height / 2).toFixed(1)})`,
   },
   h("title", {}, label),
   h("rect", { class: "body", width, height, rx: 11 }),
@@ -203,7 +207,7 @@ function panel(graph, select) {
   const close = h("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => select(selected) }, "×");
   const node = graph.nodes.find(({ id }) => id === selected);
   const edge = graph.edges.find((it) => edgeId(it) === selected);
-  const box = (title, ...content) => h("aside", { class: "panel", "aria-label": title, "data-key": "panel" }, close, h("h2", {}, title), ...content);
+  const box = (title, ...content) => h("aside", { class: "panel", "aria-label": title, key: "panel" }, close, h("h2", {}, title), ...content);
   if (node) {
     const workloads = node.workloads.map((it) => h("li", {}, h("a", { href: link("workloads", node.namespace, it) }, it)));
     const isService = node.kind !== "unknown" && node.kind !== "outside" && chosen.level === "app";
@@ -241,7 +245,7 @@ const figures = (rates) => h("span", {}, load(rates), rates.errorShare !== null 
 
 function neighbours(title, edges, end, select) {
   if (edges.length === 0) return null;
-  return [h("h3", {}, title), h("ul", { class: "plain" }, edges.map((edge) => h("li", { "data-key": edgeId(edge) },
+  return [h("h3", {}, title), h("ul", { class: "plain" }, edges.map((edge) => h("li", { key: edgeId(edge) },
     h("button", { type: "button", class: "text", onclick: () => select(edgeId(edge)) }, short(edge[end])), " ", h("span", { class: "quiet" }, load(edge), " · ", errors(edge)))))];
 }
 

@@ -1,73 +1,12 @@
 // What every page is made of: elements, words for figures, and the way to the API.
 
-const SVG = "http://www.w3.org/2000/svg";
-const SVG_TAGS = new Set(["svg", "g", "path", "rect", "circle", "text", "tspan", "title", "line", "polyline", "defs", "marker", "desc"]);
+import { h as element } from "/lib/preact.mjs";
+
+export { Component, render } from "/lib/preact.mjs";
 
 /** An element. Properties that begin with `on` are listeners; what is null or false is left out. */
 export function h(tag, props, ...children) {
-  const node = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(props ?? {})) {
-    if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) node[name] = value;
-    else node.setAttribute(name, value === true ? "" : String(value));
-  }
-  append(node, children);
-  return node;
-}
-
-function append(node, children) {
-  for (const child of children) {
-    if (Array.isArray(child)) append(node, child);
-    else if (child instanceof Node) node.append(child);
-    else if (child !== null && child !== undefined && child !== false) node.append(String(child));
-  }
-}
-
-const LISTENERS = ["onclick", "onkeydown", "onchange", "oninput", "onpointerenter", "onpointerleave"];
-/** What the reader has chosen, which a refresh must not take back. */
-const KEPT = new Set(["open", "value", "checked"]);
-
-/** Makes `old` look like `fresh` with as little change as possible: focus, selection and scrolling stay. */
-export function morph(old, fresh) {
-  if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName || key(old) !== key(fresh)) {
-    old.replaceWith(fresh);
-    return fresh;
-  }
-  if (old.nodeType === Node.TEXT_NODE) {
-    if (old.data !== fresh.data) old.data = fresh.data;
-    return old;
-  }
-  for (const { name } of [...old.attributes]) {
-    if (!fresh.hasAttribute(name) && !KEPT.has(name)) old.removeAttribute(name);
-  }
-  for (const { name, value } of fresh.attributes) {
-    if (old.getAttribute(name) !== value && !KEPT.has(name)) old.setAttribute(name, value);
-  }
-  for (const name of LISTENERS) if (old[name] !== fresh[name]) old[name] = fresh[name];
-  const [had, has] = [[...old.childNodes], [...fresh.childNodes]];
-  const keyed = new Map(had.filter(key).map((node) => [key(node), node]));
-  let place = old.firstChild;
-  for (const child of has) {
-    const same = key(child) ? keyed.get(key(child)) : place && !key(place) ? place : null;
-    if (!same) {
-      old.insertBefore(child, place);
-      continue;
-    }
-    if (same !== place) old.insertBefore(same, place);
-    const next = same.nextSibling;
-    morph(same, child);
-    place = next;
-  }
-  while (place) {
-    const next = place.nextSibling;
-    place.remove();
-    place = next;
-  }
-  return old;
-}
-
-function key(node) {
-  return node.nodeType === Node.ELEMENT_NODE ? node.getAttribute("data-key") : null;
+  return element(tag, Object.fromEntries(Object.entries(props ?? {}).filter(([, value]) => value !== null && value !== false)), ...children);
 }
 
 /** What the reader has chosen for all pages. */
@@ -216,7 +155,7 @@ export const errors = (rates) => {
 export function table(caption, columns, rows, rowKey) {
   const head = columns.map(([heading, , isFigure]) => h("th", { scope: "col", class: isFigure && "figure" }, heading));
   const body = rows.map((row) =>
-    h("tr", { "data-key": rowKey(row) }, columns.map(([heading, cell, isFigure], place) =>
+    h("tr", { key: rowKey(row) }, columns.map(([heading, cell, isFigure], place) =>
       h(place === 0 ? "th" : "td", {
         scope: place === 0 && "row", class: isFigure && "figure", "data-label": heading,
       }, cell(row)))));
@@ -225,7 +164,7 @@ export function table(caption, columns, rows, rowKey) {
 }
 
 export function empty(title, ...what) {
-  return h("div", { class: "empty" }, h("h2", {}, title), ...what.map((text) => (text instanceof Node ? text : h("p", {}, text))));
+  return h("div", { class: "empty" }, h("h2", {}, title), ...what.map((it) => (it && typeof it === "string" ? h("p", {}, it) : it)));
 }
 
 export const code = (text) => h("code", {}, text);
@@ -239,12 +178,12 @@ export function heading(title, sub, ...beside) {
 }
 
 export function card(title, ...content) {
-  return h("section", { class: "card", "data-key": `card ${title}` }, h("h2", {}, title), ...content);
+  return h("section", { class: "card", key: `card ${title}` }, h("h2", {}, title), ...content);
 }
 
 export function facts(pairs) {
   return h("dl", { class: "facts" }, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
-    .map(([name, value]) => h("div", { "data-key": name }, h("dt", {}, name), h("dd", {}, value))));
+    .map(([name, value]) => h("div", { key: name }, h("dt", {}, name), h("dd", {}, value))));
 }
 
 /** A field that leaves what does not contain its text out of a list. */

@@ -8,6 +8,25 @@ const TITLE = 22;
 /** Of a place that a long edge passes a layer at. */
 const PASSAGE = 30;
 
+/** What was placed last: its nodes and edges, how, and where. */
+let last = { nodes: new Map(), edges: new Map(), how: "", layout: null };
+
+/**
+ * Places as `place` does, but leaves everything where it is for as long as nothing new has come: what carries nothing for a
+ * while leaves its place empty, until it is one of many.
+ */
+export function remembered(nodes, edges, options) {
+  const how = JSON.stringify(options);
+  const isKnown = how === last.how && nodes.every(({ id, lane }) => last.nodes.get(id)?.lane === lane) && edges.every(({ from, to }) => last.edges.has(`${from} ${to}`));
+  if (!isKnown || nodes.length + edges.length < (last.nodes.size + last.edges.size) * 0.6) {
+    last = {
+      nodes: new Map(nodes.map((node) => [node.id, node])), edges: new Map(edges.map((edge) => [`${edge.from} ${edge.to}`, edge])),
+      how, layout: place(nodes, edges, options),
+    };
+  }
+  return last.layout;
+}
+
 /**
  * Places `nodes` ({id, lane, width, height}) and `edges` ({from, to}). With `down` layers are rows, else columns, `between`
  * apart. Gives back {width, height, places: Map id → {x, y}, lanes: [{lane, x, y, width, height}], routes: Map "from to" → points}.
@@ -222,19 +241,24 @@ export function labels(routes, sizes, down) {
     return all;
   };
   const [out, into] = [count(0), count(1)];
-  const placed = [...routes].map(([id, points]) => {
+  const placed = [...routes].filter(([id]) => sizes.has(id)).map(([id, points]) => {
     const [from, to] = id.split(" ");
     return { id, ...sizes.get(id), ...labelPlace(points, into.get(to) > out.get(from), down) };
   });
   const [axis, size, other, thick] = down ? ["x", "width", "y", "height"] : ["y", "height", "x", "width"];
-  for (let round = 0; round < 12; round += 1) {
+  const reach = Math.max(0, ...placed.map((label) => label[size])) + 4;
+  for (let round = 0, hasMoved = true; round < 12 && hasMoved; round += 1) {
+    hasMoved = false;
     placed.sort((a, b) => a[axis] - b[axis] || (a.id < b.id ? -1 : 1));
     for (const [at, a] of placed.entries()) {
-      for (const b of placed.slice(at + 1)) {
+      for (let next = at + 1; next < placed.length; next += 1) {
+        const b = placed[next];
+        if (b[axis] - a[axis] > 2 * reach) break;
         const over = (a[size] + b[size]) / 2 + 4 - (b[axis] - a[axis]);
         if (over > 0 && Math.abs(a[other] - b[other]) < (a[thick] + b[thick]) / 2) {
           a[axis] -= over / 2;
           b[axis] += over / 2;
+          hasMoved = true;
         }
       }
     }

@@ -54,7 +54,7 @@ export async function servicesPage(_, { redraw }) {
         ["Service", (row) => h("span", {}, named("services", row), row.external && [" ", badge("none", "external")])],
         ["Ports", (row) => row.ports.map((port) => port.number).join(", ")],
         ["Endpoints", (row) => endpoints(row)],
-        ["Waypoint", (row) => row.waypoint ?? "–"],
+        ["Waypoint", (row) => (row.waypointRefused ? h("span", { title: row.waypointRefused }, row.waypoint, " ", badge("bad", "refused")) : row.waypoint ?? "–")],
         ["Load", (row) => load(row), true], ["Errors", (row) => errors(row), true], ["p95", (row) => ms(row.p95Ms), true],
       ],
     }),
@@ -111,7 +111,7 @@ export async function problemsPage() {
 
 export function problem(it) {
   const where = it.kind ? `${it.kind} ${it.namespace ? `${it.namespace}/` : ""}${it.name}` : it.origin;
-  return h("li", { class: `card problem ${it.level === "error" ? "bad" : "warn"}`, "data-key": `${it.code} ${it.origin} ${it.field} ${it.reason}` },
+  return h("li", { class: `card problem ${it.level === "error" ? "bad" : "warn"}`, key: `${it.code} ${it.origin} ${it.field} ${it.reason}` },
     h("p", { class: "what" }, badge(it.level === "error" ? "bad" : "warn", it.level), " ", h("strong", {}, where), " ", h("span", { class: "quiet" }, it.code)),
     h("p", {}, it.field && [code(it.field), ": "], it.reason),
     it.hint && h("p", { class: "hint" }, it.hint),

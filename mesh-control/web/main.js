@@ -1,6 +1,6 @@
 // Which page is shown, and that it stays up to date.
 
-import { ask, chosen, choose, command, empty, h, link, morph } from "/kit.js";
+import { ask, chosen, choose, command, empty, h, link, render } from "/kit.js";
 import { graphPage } from "/graph.js";
 import { nodesPage, policiesPage, problemsPage, servicesPage, workloadsPage } from "/lists.js";
 import { policyPage, servicePage, workloadPage } from "/details.js";
@@ -21,6 +21,8 @@ let mesh = null;
 let timer = 0;
 /** Answers to questions of another page or choice come too late. */
 let turn = 0;
+/** Whether anything stands there yet. */
+let isFilled = false;
 /** Draws the present page again from what was asked last. */
 let redraw = () => {};
 
@@ -50,7 +52,9 @@ async function refresh({ moved = false } = {}) {
     redraw = () => show(view(), false);
     say(null);
     frame(name);
+    performance.mark("drawing");
     show(view(), moved);
+    performance.measure("draw", "drawing");
   } catch (error) {
     if (mine !== turn) return;
     if (error.status === 404) show(empty("It is not there", h("p", {}, error.message), h("p", {}, "It may have gone meanwhile. ", h("a", { href: link(name) }, `All ${name}`))), moved);
@@ -63,8 +67,10 @@ async function refresh({ moved = false } = {}) {
 }
 
 function show(content, moved) {
-  const fresh = h("main", { id: "main", tabindex: "-1", "aria-busy": "false" }, content);
-  morph(main, fresh);
+  if (!isFilled) main.replaceChildren();
+  isFilled = true;
+  main.setAttribute("aria-busy", "false");
+  render(content, main);
   const title = main.querySelector("h1")?.textContent;
   document.title = title ? `${title} – Mesh` : "Mesh";
   if (moved) {
@@ -74,48 +80,40 @@ function show(content, moved) {
 }
 
 function say(problem) {
-  const notice = document.getElementById("notice");
-  const fresh = h("div", { id: "notice", role: "status", "aria-live": "polite" });
-  if (problem) {
-    fresh.append(h("p", { class: "notice bad" }, h("strong", {}, problem), " What is shown is from before. It is asked again every 5 seconds."));
-    if (main.querySelector(".loading")) main.replaceChildren(empty("Nothing to show yet", "The control plane has to answer first. If this page came through a port-forward, that may have ended:", command("meshctl dashboard")));
-  } else if (mesh && !mesh.ready) {
-    fresh.append(h("p", { class: "notice" }, "The control plane is still reading its configuration."));
-  }
-  morph(notice, fresh);
+  const isReading = mesh && !mesh.ready;
+  render(problem ? h("p", { class: "notice bad" }, h("strong", {}, problem), " What is shown is from before. It is asked again every 5 seconds.")
+    : isReading ? h("p", { class: "notice" }, "The control plane is still reading its configuration.") : null, document.getElementById("notice"));
+  if (problem && !isFilled) show(empty("Nothing to show yet", "The control plane has to answer first. If this page came through a port-forward, that may have ended:", command("meshctl dashboard")), false);
 }
 
 /** What is around the page. */
 function frame(current) {
   const links = PAGES.map(([id, label]) =>
-    h("a", { href: `#/${id}`, "aria-current": id === current && "page", "data-key": id }, label));
-  morph(document.getElementById("nav"), h("nav", { id: "nav", "aria-label": "Pages" }, links));
+    h("a", { href: `#/${id}`, "aria-current": id === current && "page", key: id }, label));
+  render(links, document.getElementById("nav"));
   const spaces = (mesh?.namespaces ?? []).map(({ name }) => name);
   if (chosen.namespace && mesh && !spaces.includes(chosen.namespace)) spaces.push(chosen.namespace);
-  const tools = h("div", { class: "tools", id: "tools" },
+  render([
     pick("Namespace", "namespace", [["", "all namespaces"], ...spaces.map((name) => [name, name])]),
     pick("Time", "window", WINDOWS),
-    h("button", { type: "button", class: "theme", "data-key": "theme", onclick: turnTheme, "aria-label": `Colours: ${theme()}. Change`, title: "Light, dark, or as the system has it" }, { light: "☀", dark: "☾", system: "◐" }[theme()]));
-  const old = document.getElementById("tools");
-  // A list that is open would close.
-  if (old.querySelector("select:focus") === null || old.querySelectorAll("option").length !== tools.querySelectorAll("option").length) morph(old, tools);
-  old.querySelectorAll("select").forEach((select) => (select.value = String(chosen[select.name])));
+    h("button", { type: "button", class: "theme", key: "theme", onclick: turnTheme, "aria-label": `Colours: ${theme()}. Change`, title: "Light, dark, or as the system has it" }, { light: "☀", dark: "☾", system: "◐" }[theme()]),
+  ], document.getElementById("tools"));
   const foreign = Object.entries(mesh?.links ?? {}).filter(([, url]) => url)
-    .map(([name, url]) => h("a", { href: url, rel: "noreferrer", "data-key": name }, name[0].toUpperCase() + name.slice(1)));
-  const foot = h("footer", { id: "foot", class: "foot" },
-    mesh && h("span", {}, `mesh-control ${mesh.version} · cluster ${mesh.cluster}`),
-    h("span", { class: "links" }, foreign, h("a", { href: "/api/v1/mesh" }, "API")));
-  morph(document.getElementById("foot"), foot);
+    .map(([name, url]) => h("a", { href: url, rel: "noreferrer", key: name }, name[0].toUpperCase() + name.slice(1)));
+  render([
+    h("span", {}, mesh && `mesh-control ${mesh.version} · cluster ${mesh.cluster}`),
+    h("span", { class: "links" }, foreign, h("a", { href: "/api/v1/mesh" }, "API")),
+  ], document.getElementById("foot"));
 }
 
 function pick(label, name, options) {
   return h("select", {
-    name, "aria-label": label, "data-key": name,
+    name, "aria-label": label, key: name, value: String(chosen[name]),
     onchange: (event) => {
       choose(name, name === "window" ? Number(event.target.value) : event.target.value);
       refresh();
     },
-  }, options.map(([value, text]) => h("option", { value, "data-key": `option ${value}` }, text)));
+  }, options.map(([value, text]) => h("option", { value, key: `option ${value}` }, text)));
 }
 
 function theme() {
@@ -135,6 +133,7 @@ function turnTheme() {
   }
   paint(next);
   frame(where()[0]);
+  redraw();
 }
 
 function paint(name) {
@@ -153,5 +152,6 @@ addEventListener("resize", () => {
   if (innerWidth !== width) redraw();
   width = innerWidth;
 });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
 paint(theme());
 refresh();

@@ -11,10 +11,13 @@ use serde::Serialize;
 pub use self::graph::{Graph, Kind, Level, Link, Node, Rates, Secured};
 pub use self::latency::{BUCKETS, Latency};
 pub use self::store::{Point, Store, Summary};
+pub use self::verdicts::{PolicyId, PolicyKind, VerdictPoint, Verdicts};
 
 mod graph;
 mod latency;
 mod store;
+mod timeline;
+mod verdicts;
 
 /// Traffic that is told apart from other traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -114,6 +114,7 @@ impl Limited for TopologyReport {
     const LIMITS: &'static [Limit] = &[
         Limit { what: "edges", tags: &[7], measure: Measure::Elements, most: MAX_TOLD_EDGES },
         Limit { what: "troubled pods", tags: &[9], measure: Measure::Elements, most: MAX_TOLD_PODS },
+        Limit { what: "policies", tags: &[12], measure: Measure::Elements, most: MAX_TOLD_POLICIES },
     ];
 }
 
@@ -195,6 +196,8 @@ impl<U: Message + Limited + Default> tonic::codec::Decoder for Decoder<U> {
 
 /// Edges in a report of traffic: more than the workloads of one node talk to within seconds.
 pub const MAX_TOLD_EDGES: usize = 1_000;
+/// Policies in it that have come to something.
+pub const MAX_TOLD_POLICIES: usize = 500;
 /// Pods in it that something is wrong with. The control plane keeps them of every node: with [`MAX_TOLD_REASON`] that is
 /// some 20 kB each at most.
 pub const MAX_TOLD_PODS: usize = 32;

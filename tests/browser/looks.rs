@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::driver::{ENTER, ESCAPE, TAB};
 use crate::stand::{PATIENCE, Stand};
 
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "#/graph",
     "#/workloads",
     "#/services",
@@ -16,6 +16,7 @@ const PAGES: [&str; 9] = [
     "#/workloads/default/productpage-v1",
     "#/services/default/reviews",
     "#/policies/VirtualService/default/lost",
+    "#/policies/AuthorizationPolicy/default/readers",
 ];
 
 pub fn phone(stand: &Stand) -> Result<()> {
@@ -32,6 +33,24 @@ pub fn phone(stand: &Stand) -> Result<()> {
         stand.picture(&format!("phone-{}", page.trim_start_matches("#/").replace('/', "-")))
     });
     stand.browser.resize(1280, 900, false)?;
+    outcome
+}
+
+/// Measured on every page, light and dark.
+pub fn contrast(stand: &Stand) -> Result<()> {
+    let browser = &stand.browser;
+    let outcome = ["light", "dark"].into_iter().try_for_each(|scheme| {
+        browser.prefer(scheme)?;
+        PAGES.iter().try_for_each(|page| {
+            stand.open(page)?;
+            let measured = browser.script(include_str!("contrast.js"))?;
+            ensure!(measured["looked"].as_u64() > Some(10), "{page} has no text: {measured}");
+            let faint = measured["bad"].as_array().is_none_or(|bad| !bad.is_empty());
+            ensure!(!faint, "{page}, {scheme}: {}", measured["bad"]);
+            Ok(())
+        })
+    });
+    browser.prefer("light")?;
     outcome
 }
 

@@ -3,9 +3,11 @@
 //!
 //! Every page that is looked at leaves a picture in `target/screenshots`.
 
+mod crowd;
 mod driver;
 mod looks;
 mod pages;
+mod policies;
 mod stand;
 
 use std::io::Write as _;
@@ -19,7 +21,7 @@ use self::stand::Stand;
 /// A name, and what is tried under it.
 type Test = (&'static str, fn(&Stand) -> Result<()>);
 
-const TESTS: [Test; 15] = [
+const TESTS: [Test; 21] = [
     ("graph::shows_who_asks_whom_with_rates_and_locks", pages::graph),
     ("graph::has_a_table_with_the_same_figures", pages::as_table),
     ("graph::connections_show_how_they_are_protected", pages::connections),
@@ -27,11 +29,17 @@ const TESTS: [Test; 15] = [
     ("pages::every_page_can_be_clicked_to", pages::click_through),
     ("pages::a_workload_has_figures_over_time", pages::workload),
     ("graph::a_fault_on_purpose_is_seen_on_its_edge", pages::fault),
+    ("graph::a_delay_on_purpose_is_seen_as_latency_on_its_edge", pages::delay),
+    ("policies::what_they_allow_and_deny_is_on_their_pages", policies::verdicts),
+    ("pages::a_waypoint_that_is_not_used_is_said_with_the_reason", policies::waypoint),
     ("pages::a_broken_resource_is_a_problem", pages::problem),
     ("looks::nothing_is_wider_than_a_phone", looks::phone),
     ("looks::dark_as_the_system_has_it_or_as_chosen", looks::dark),
+    ("looks::all_text_stands_out_from_what_is_behind_it", looks::contrast),
     ("looks::everything_is_reached_by_keyboard", looks::keyboard),
     ("looks::a_refresh_moves_nothing", looks::steady),
+    ("pages::it_links_to_what_it_is_told_of", pages::links),
+    ("crowd::two_hundred_services_are_drawn_fast_and_stay_where_they_are", crowd::drawn),
     ("pages::a_control_plane_that_is_away_is_said_to_be", pages::away),
     ("safety::nobody_else_is_asked_and_nothing_goes_wrong", pages::quiet),
     ("safety::the_page_is_for_this_machine_alone", pages::guarded),

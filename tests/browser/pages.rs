@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use mesh_tests::http::{self, Request};
 use serde_json::Value;
 
-use crate::stand::{PATIENCE, Stand};
+use crate::stand::{ELSEWHERE, PATIENCE, Stand};
 
 /// A script that finds the label of an edge whose figures are those of requests, and gives `what` of it.
 fn label(from: &str, to: &str, what: &str) -> String {
@@ -14,6 +14,19 @@ fn label(from: &str, to: &str, what: &str) -> String {
         "const label = document.querySelector('g.label[data-from=\"default/{from}\"][data-to=\"default/{to}\"]'); \
          return label && {what}"
     )
+}
+
+/// The milliseconds of the second line of a label, `0 % err · 12 ms`.
+fn latency(text: &str) -> Option<f64> {
+    let (share, time) = text.split_once(" err · ")?;
+    share.strip_suffix(" %")?;
+    let (figure, unit) = time.split_once(' ')?;
+    let factor = match unit {
+        "ms" => 1.0,
+        "s" => 1_000.0,
+        _ => return None,
+    };
+    Some(figure.parse::<f64>().ok()? * factor)
 }
 
 pub fn graph(stand: &Stand) -> Result<()> {
@@ -30,6 +43,9 @@ pub fn graph(stand: &Stand) -> Result<()> {
         let of_requests = "/^[0-9.]+\\/s$/.test(label.querySelector('.first').textContent)";
         let seen = browser.until(&what, PATIENCE, &label(from, to, &format!("{of_requests} && {rate}")))?;
         ensure!(seen.as_f64().is_some_and(|rate| rate > 0.2), "{what}: {seen} a second");
+        let figures = browser.script(&label(from, to, "label.querySelector('.second').textContent"))?;
+        let figures = figures.as_str().unwrap_or_default().to_owned();
+        ensure!(latency(&figures).is_some_and(|ms| ms > 0.0), "{what} show no latency: {figures:?}");
         let lock = browser.script(&label(from, to, "label.querySelector('.lock.closed') !== null"))?;
         ensure!(lock == true, "{what} have no lock");
     }
@@ -149,7 +165,7 @@ pub fn click_through(stand: &Stand) -> Result<()> {
         "return document.querySelector('tbody a[href=\"#/services/default/reviews\"]') !== null",
     )?;
     browser.click("tbody a[href='#/services/default/reviews']")?;
-    browser.until("a service", PATIENCE, "return document.querySelector('h1')?.textContent === 'reviews' && document.querySelector('.chart .line') !== null")?;
+    browser.until("a service", PATIENCE, "return document.querySelector('h1')?.textContent === 'reviews' && document.querySelector('.chart canvas') !== null")?;
     stand.picture("service")?;
     stand.open("#/policies/VirtualService/default/reviews")?;
     let hosts = browser.script("return document.querySelector('.facts').innerText")?;
@@ -159,8 +175,10 @@ pub fn click_through(stand: &Stand) -> Result<()> {
 
 pub fn workload(stand: &Stand) -> Result<()> {
     stand.open("#/workloads/default/productpage-v1")?;
-    let drawn = "return document.querySelectorAll('.chart .line').length >= 5 && document.querySelector('.chart .main .line').getAttribute('d').length > 20";
-    stand.browser.until("figures over time", PATIENCE, drawn)?;
+    let charts = "return document.querySelectorAll('.chart canvas').length >= 5";
+    stand.browser.until("charts", PATIENCE, charts)?;
+    // What is drawn has the colour that its legend shows.
+    stand.browser.until("figures over time", PATIENCE, &is_drawn("requests"))?;
     let text = stand.browser.script("return document.querySelector('main').innerText")?;
     let text = text.as_str().unwrap_or_default();
     for word in
@@ -193,6 +211,59 @@ pub fn fault(stand: &Stand) -> Result<()> {
     let fine = stand.browser.script(&label("productpage", "details", "label.classList.contains('good')"))?;
     ensure!(fine == true, "another edge has errors as well");
     stand.picture("graph-fault")
+}
+
+/// A script that says whether the first chart has pixels of the colour that the line of this name has in its legend.
+pub fn is_drawn(line: &str) -> String {
+    format!(
+        "const chart = document.querySelector('.chart'), canvas = chart?.querySelector('canvas'); \
+         const line = chart && [...chart.querySelectorAll('.legend li')].find((it) => it.textContent.startsWith('{line}')); \
+         if (!canvas || !line) return false; \
+         const wanted = getComputedStyle(line.querySelector('.mark')).color.match(/[0-9]+/g).map(Number); \
+         const {{ data }} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height); \
+         let found = 0; \
+         for (let at = 0; at < data.length; at += 4) \
+           found += data[at + 3] > 200 && wanted.every((channel, of) => Math.abs(data[at + of] - channel) < 12); \
+         return found > 20"
+    )
+}
+
+pub fn delay(stand: &Stand) -> Result<()> {
+    let delay = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: details}, spec: {hosts: \
+                 [details], http: [{fault: {delay: {percentage: {value: 100}, fixedDelay: 0.7s}}, route: [{destination: \
+                 {host: details}}]}]}}";
+    stand.bed.apply(delay)?;
+    stand.open("#/graph")?;
+    let text = label("productpage", "details", "label.querySelector('.second').textContent");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = stand.browser.script(&text)?;
+        let shown = latency(seen.as_str().unwrap_or_default());
+        // 700 ms are in the bucket from 500 to 1,000.
+        if shown.is_some_and(|ms| (500.0..=1_000.0).contains(&ms)) {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "the label says {seen}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    stand.picture("graph-delay")?;
+    stand.bed.delete("VirtualService", "default", "details")?;
+    Ok(())
+}
+
+pub fn links(stand: &Stand) -> Result<()> {
+    stand.open("#/graph")?;
+    let all = "return [...document.querySelectorAll('#foot .links a')].map((it) => [it.textContent.toLowerCase(), \
+               it.getAttribute('href'), it.rel])";
+    let seen = stand.browser.script(all)?;
+    let seen = seen.as_array().context("no links")?;
+    let is_there =
+        |(name, url): &(&str, String)| seen.contains(&serde_json::json!([name, url, "noreferrer"]));
+    ensure!(stand.links.iter().all(is_there), "{seen:?}");
+    let [.., (_, jaeger)] = &stand.links;
+    stand.browser.click(&format!("#foot .links a[href='{jaeger}']"))?;
+    let there = format!("return document.title === '{ELSEWHERE}'");
+    stand.browser.until("what was linked to", PATIENCE, &there).map(drop)
 }
 
 pub fn problem(stand: &Stand) -> Result<()> {
@@ -241,7 +312,10 @@ pub fn quiet(stand: &Stand) -> Result<()> {
     for entry in stand.browser.log("performance")? {
         let message: Value = serde_json::from_str(entry["message"].as_str().unwrap_or_default())?;
         let Some(url) = message["message"]["params"]["request"]["url"].as_str() else { continue };
-        let is_own = ["about:", "data:", "chrome:"].iter().any(|scheme| url.starts_with(scheme));
+        // What `links` has clicked.
+        let is_own = ["about:", "data:", "chrome:", stand.links[2].1.trim_end_matches("search")]
+            .iter()
+            .any(|scheme| url.starts_with(scheme));
         let is_ours = url.starts_with(&base) || is_own;
         ensure!(is_ours, "the page asks {url}");
         asked += usize::from(url.starts_with(&base));

@@ -1,7 +1,9 @@
 //! A bed on which Bookinfo has traffic, and a browser that looks at its mesh page.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -18,6 +20,8 @@ pub struct Stand {
     pub bed: Bed,
     /// The browser.
     pub browser: Browser,
+    /// What the page is told to link to, by name.
+    pub links: [(&'static str, String); 3],
     page: SocketAddr,
     _traffic: Vec<Process>,
 }
@@ -26,7 +30,14 @@ impl Stand {
     /// Starts everything; there is traffic when this returns.
     pub fn start() -> Result<Self> {
         let samples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples/bookinfo");
-        let bed = Bed::builder().nodes(2).manifests(samples.as_path()).start()?;
+        let bed = Bed::builder().nodes(2).manifests(samples.as_path());
+        let links = [
+            ("kiali", "http://kiali.example:20001/kiali".to_owned()),
+            ("grafana", "https://grafana.example/d/mesh".to_owned()),
+            ("jaeger", elsewhere()?),
+        ];
+        let bed = links.iter().fold(bed, |bed, (name, url)| bed.control_arg(format!("--{name}={url}")));
+        let bed = bed.start()?;
         scenario::captured(&bed, Duration::from_secs(20))?;
         bed.apply(&bookinfo::routes())?;
         bed.apply(&scenario::manifests())?;
@@ -42,7 +53,7 @@ impl Stand {
         }
         let browser = Browser::start()?;
         browser.resize(1280, 900, false)?;
-        Ok(Self { bed, browser, page, _traffic: traffic })
+        Ok(Self { bed, browser, links, page, _traffic: traffic })
     }
 
     /// Where the page is.
@@ -78,5 +89,24 @@ impl Stand {
     }
 }
 
+/// The address of a page of somebody else's, whose title is [`ELSEWHERE`].
+fn elsewhere() -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for mut client in listener.incoming().map_while(std::io::Result::ok) {
+            let page = format!("<!doctype html><title>{ELSEWHERE}</title>");
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\n", page.len());
+            // One that has gone again needs no answer.
+            let _ = client.read(&mut [0; 4096]);
+            let _ = client.write_all(format!("{head}connection: close\r\n\r\n{page}").as_bytes());
+        }
+    });
+    Ok(format!("http://{address}/search"))
+}
+
+/// The title of a page that is not ours.
+pub const ELSEWHERE: &str = "Traces of somebody else";
 /// What takes as long as a few refreshes and reports.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use mesh_core::analyze::Message;
 use mesh_core::gateway_api::Route;
-use mesh_core::model::{Record, RecordKey, Service};
+use mesh_core::model::{Record, RecordKey, Service, ServiceKey};
 use mesh_core::resource::gateway_api::Backend;
 use mesh_core::resource::networking::VirtualServiceSpec;
 use mesh_core::resource::security::{Action, MutualTlsMode, PolicyTargetReference, WorkloadSelector};
 use mesh_core::resource::{Level, Object, ObjectKey, Spec};
+use mesh_core::topology::{Edge, Point, PolicyId, PolicyKind, VerdictPoint};
 use mesh_proto::names::{self, ResourceType};
 use serde::Serialize;
 
 use super::Dashboard;
 use super::query::Query;
+use crate::topology;
 
 /// An element of `/api/v1/policies`.
 #[derive(Debug, Clone, Serialize)]
@@ -37,6 +39,24 @@ pub(super) struct Policy {
     #[serde(skip)]
     leads_to: BTreeSet<String>,
     problems: Vec<Problem>,
+}
+
+/// `/api/v1/policies/KIND/NAMESPACE/NAME`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Detail {
+    #[serde(flatten)]
+    policy: Policy,
+    series: Series,
+}
+
+/// Over the last hour.
+#[derive(Debug, Serialize)]
+struct Series {
+    /// What it has allowed and refused; `None` of resources that do neither.
+    verdicts: Option<Vec<VerdictPoint>>,
+    /// The traffic that it is for: of its workloads, or of the services that it is about.
+    traffic: Vec<Point>,
 }
 
 /// Whom a policy is for.
@@ -106,6 +126,51 @@ impl Dashboard {
         let objects = self.findings.catalog.objects(is_policy);
         let wanted = objects.iter().filter(|object| query.wants(&object.meta.namespace));
         wanted.map(|object| self.policy(object, &pods, &problems)).collect()
+    }
+
+    /// One of them; of two that differ in nothing but their group the first.
+    pub(super) fn policy_detail(&self, kind: &str, namespace: &str, name: &str) -> Option<Detail> {
+        let is = |object: &Object| {
+            let key = object.key();
+            shown_kind(key.kind) == kind && *key.namespace == *namespace && *key.name == *name
+        };
+        let object =
+            self.findings.catalog.objects(|object| is_policy(object) && is(object)).into_iter().next()?;
+        let policy = self.policy(&object, &self.selectable(), &self.problems_by_object());
+        let services = self.services_of(&policy);
+        let concerns = |edge: &Edge| {
+            let asked = edge.service.as_deref().map(|it| (Arc::clone(&it.namespace), Arc::clone(&it.name)));
+            let party = edge.destination.as_deref();
+            party.is_some_and(|it| policy.workloads.contains(&format!("{}/{}", it.namespace, it.workload)))
+                || asked.is_some_and(|asked| services.contains(&asked))
+        };
+        let now = topology::now();
+        let store = self.traffic.store();
+        let verdicts = PolicyKind::of(policy.kind).map(|kind| {
+            let (namespace, name) = (Arc::clone(&policy.namespace), Arc::clone(&policy.name));
+            store.verdict_series(now, &PolicyId { kind, namespace, name })
+        });
+        let traffic = store.series(now, concerns);
+        drop(store);
+        Some(Detail { policy, series: Series { verdicts, traffic } })
+    }
+
+    /// The services that a policy is about, and those bound to a waypoint that it is attached to, by namespace and name.
+    fn services_of(&self, policy: &Policy) -> BTreeSet<(Arc<str>, Arc<str>)> {
+        let gateways = policy.targets.iter().filter_map(|target| target.strip_prefix("Gateway/"));
+        let waypoints: Vec<_> =
+            gateways.map(|name| ServiceKey::of_waypoint(&policy.namespace, name)).collect();
+        let shelf = self.hub.shelf();
+        let services = shelf.store(ResourceType::Address).iter().filter_map(|entry| match &entry.record {
+            Record::Service(service) => Some(service),
+            _ => None,
+        });
+        let wanted = services.filter(|service| {
+            let bound = service.waypoint.as_ref();
+            policy.is_about((&service.namespace, &service.name, &service.hostname))
+                || bound.is_some_and(|waypoint| waypoints.iter().any(|key| waypoint.is(key)))
+        });
+        wanted.map(|service| (Arc::clone(&service.namespace), Arc::clone(&service.name))).collect()
     }
 
     /// Those that are for a workload, by its id, or about one of its services.

@@ -29,8 +29,8 @@ pub(super) struct Row {
     headless: bool,
     /// `NAMESPACE/NAME` of the waypoint that connections to it go through.
     waypoint: Option<String>,
-    /// Why nothing may be sent through that, so that nothing gets through.
-    #[serde(rename = "waypointRefused", skip_serializing_if = "Option::is_none")]
+    /// Why nothing is sent there; connections are refused then.
+    #[serde(skip_serializing_if = "Option::is_none")]
     waypoint_refused: Option<Arc<str>>,
     #[serde(flatten)]
     rates: Rates,

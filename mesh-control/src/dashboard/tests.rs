@@ -74,12 +74,32 @@ fn everything_it_needs_is_here() {
     assert_eq!(response.headers().get("x-content-type-options").unwrap(), "nosniff");
 }
 
+/// Libraries are what their authors have published: the sums are those of the files in their packages.
+#[test]
+fn libraries_are_as_published() {
+    let notes = include_str!("../../web/lib/LIBRARIES.md");
+    let rows: Vec<Vec<&str>> = notes
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| file"))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    assert_eq!(rows.len(), 5);
+    for row in rows {
+        let [file, .., sum] = row[..] else { panic!("{row:?}") };
+        let asset =
+            assets::find(&format!("/lib/{file}")).unwrap_or_else(|| panic!("{file} is not in the binary"));
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, asset.content);
+        let seen: Vec<String> = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(seen.concat(), sum, "{file}");
+    }
+}
+
 #[test]
 fn every_path_of_the_api_answers() {
     for path in ["mesh", "graph", "workloads", "services", "policies", "problems", "nodes"] {
         assert_eq!(status(&format!("/api/v1/{path}")), 200, "{path}");
     }
-    for path in ["", "nothing", "workloads/a", "workloads/a/b", "services/a/b", "mesh/x"] {
+    for path in ["", "nothing", "workloads/a", "workloads/a/b", "services/a/b", "policies/a/b/c", "mesh/x"] {
         assert_eq!(status(&format!("/api/v1/{path}")), 404, "{path}");
     }
     for query in ["window=9", "window=3601", "window=x", "level=pod", "name=x", "namespace=%ff"] {

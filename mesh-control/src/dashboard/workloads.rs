@@ -44,8 +44,8 @@ pub(super) struct Row {
     services: BTreeSet<String>,
     /// `NAMESPACE/NAME` of the waypoint that connections to its pods go through.
     waypoint: Option<String>,
-    /// Why nothing may be sent through that, so that nothing gets through.
-    #[serde(rename = "waypointRefused", skip_serializing_if = "Option::is_none")]
+    /// Why nothing is sent there; connections are refused then.
+    #[serde(skip_serializing_if = "Option::is_none")]
     waypoint_refused: Option<Arc<str>>,
     inbound: Rates,
     outbound: Rates,
@@ -172,7 +172,7 @@ fn row(pods: &[Arc<Workload>], (inbound, outbound): (Rates, Rates)) -> Option<Ro
         nodes: pods.iter().filter_map(|pod| pod.node.clone()).collect(),
         services: services.map(|member| short(&member.service.namespace, &member.service.hostname)).collect(),
         waypoint: first.waypoint.as_ref().map(|waypoint| WaypointName(&waypoint.service).to_string()),
-        waypoint_refused: first.waypoint.as_ref().and_then(|waypoint| waypoint.refused.clone()),
+        waypoint_refused: pods.iter().find_map(|pod| pod.waypoint.as_ref()?.refused.clone()),
         inbound,
         outbound,
     })

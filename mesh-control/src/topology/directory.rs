@@ -4,10 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mesh_core::model::{Record, RecordKey, Service, ServiceKey, Waypoint};
-use mesh_core::topology::{Edge, Latency, Party, Protection, Protocol, Served, Side, Tally};
+use mesh_core::policy::{MUTUAL_TLS_PREFIX, PolicyName, Scope};
+use mesh_core::resource::ObjectKey;
+use mesh_core::topology::{
+    Edge, Latency, Party, PolicyId, PolicyKind, Protection, Protocol, Served, Side, Tally, Verdicts,
+};
 use mesh_proto::names::{self, ResourceType};
 use mesh_proto::topology::topology_edge as wire;
-use mesh_proto::topology::{TopologyEdge, Workload as Named};
+use mesh_proto::topology::{PolicyVerdicts, TopologyEdge, Workload as Named, policy_verdicts};
 
 use crate::shelf::Shelf;
 
@@ -40,6 +44,15 @@ struct Entry {
     nodes: BTreeSet<Arc<str>>,
     accounts: BTreeSet<Arc<str>>,
     waypoints: Vec<Arc<Waypoint>>,
+    /// Keys of those that select it.
+    policies: BTreeSet<Arc<PolicyName>>,
+}
+
+/// What a proxy may tell of policies: those of its own.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    namespaces: BTreeSet<Arc<str>>,
+    policies: BTreeSet<Arc<PolicyName>>,
 }
 
 impl Directory {
@@ -65,7 +78,9 @@ impl Directory {
                 nodes: BTreeSet::new(),
                 accounts: BTreeSet::new(),
                 waypoints: Vec::new(),
+                policies: BTreeSet::new(),
             });
+            entry.policies.extend(workload.policies.iter().cloned());
             entry.nodes.extend(workload.node.clone());
             entry.accounts.insert(Arc::clone(&workload.service_account));
             if let Some(waypoint) = &workload.waypoint
@@ -100,9 +115,64 @@ impl Directory {
         })
     }
 
+    /// What a proxy may tell of policies. Takes time in proportion to the workloads there are.
+    pub(super) fn held(&self, own: &Own, shelf: &Shelf) -> Held {
+        let mut held = Held::default();
+        for entry in self.workloads.values() {
+            if own.has(entry) {
+                held.namespaces.insert(Arc::clone(&entry.party.namespace));
+                held.policies.extend(entry.policies.iter().cloned());
+            } else if entry.waypoints.iter().any(|waypoint| own.is(waypoint)) {
+                held.namespaces.insert(Arc::clone(&entry.party.namespace));
+            }
+        }
+        if let Own::Gateway { namespace, .. } = own {
+            held.namespaces.insert(Arc::clone(namespace));
+            for entry in shelf.store(ResourceType::Address).iter() {
+                let Record::Service(service) = &entry.record else { continue };
+                if service.waypoint.as_ref().is_some_and(|waypoint| own.is(waypoint)) {
+                    held.namespaces.insert(Arc::clone(&service.namespace));
+                }
+            }
+        }
+        held
+    }
+
     fn find(&self, named: Option<&Named>) -> Option<&Entry> {
         let Named { namespace, name } = named?;
         self.workloads.get(&(namespace.as_str().into(), name.as_str().into()))
+    }
+}
+
+impl Held {
+    /// Which policy somebody tells of, if it is one of the model and its own.
+    pub(super) fn policy(&self, told: &PolicyVerdicts, shelf: &Shelf) -> Option<PolicyId> {
+        let (namespace, name): (Arc<str>, Arc<str>) =
+            (told.namespace.as_str().into(), told.name.as_str().into());
+        let kind = match told.kind() {
+            policy_verdicts::Kind::AuthorizationPolicy => PolicyKind::AuthorizationPolicy,
+            policy_verdicts::Kind::PeerAuthentication => PolicyKind::PeerAuthentication,
+        };
+        let key = PolicyName {
+            namespace: Arc::clone(&namespace),
+            name: match kind {
+                PolicyKind::AuthorizationPolicy => Arc::clone(&name),
+                PolicyKind::PeerAuthentication => format!("{MUTUAL_TLS_PREFIX}{name}").into(),
+            },
+        };
+        let selects = self.policies.contains(&key);
+        let record = names::name(&RecordKey::Policy(Arc::new(key)));
+        let is_here = self.namespaces.contains(&namespace);
+        let applies = match shelf.store(ResourceType::Authorization).get(&record).map(|entry| &entry.record) {
+            Some(Record::Policy(policy)) => match policy.scope {
+                Scope::Mesh => true,
+                Scope::Namespace => is_here,
+                Scope::Listed => selects || is_here,
+            },
+            // One that is for waypoints or gateways.
+            _ => is_here && is_attached(kind, &namespace, &name, shelf),
+        };
+        applies.then_some(PolicyId { kind, namespace, name })
     }
 }
 
@@ -123,6 +193,18 @@ impl Own {
             Self::Gateway { namespace, name, .. } => waypoint.is(&ServiceKey::of_waypoint(namespace, name)),
         }
     }
+}
+
+/// Whether a policy of that name goes by what it is attached to.
+fn is_attached(kind: PolicyKind, namespace: &Arc<str>, name: &Arc<str>, shelf: &Shelf) -> bool {
+    let key = ObjectKey { kind: kind.name(), namespace: Arc::clone(namespace), name: Arc::clone(name) };
+    shelf.store(ResourceType::Config).get(&names::name(&RecordKey::Config(Arc::new(key)))).is_some()
+}
+
+/// What a policy has come to.
+pub(super) fn verdicts(told: &PolicyVerdicts) -> Verdicts {
+    let PolicyVerdicts { allowed, denied, would_deny, audited, .. } = *told;
+    Verdicts { allowed, denied, would_deny, audited }
 }
 
 /// What an edge has carried.

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use mesh_core::model::{CompileOptions, World};
 use mesh_core::resource::{SourceFile, parse};
-use mesh_core::topology::Level;
-use mesh_proto::topology::{TopologyEdge, Workload};
+use mesh_core::topology::{Level, PolicyId, PolicyKind};
+use mesh_proto::topology::{PolicyVerdicts, TopologyEdge, Workload, policy_verdicts};
 
 use super::*;
 use crate::peer::Security;
@@ -20,6 +20,11 @@ fn hub() -> Arc<Hub> {
         "{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}}\n---\n",
         "{apiVersion: v1, kind: Service, metadata: {name: till, namespace: shop}, spec: {clusterIP: 10.9.0.1, \
          selector: {app: till}, ports: [{port: 80}]}}\n---\n",
+        "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: guard, namespace: shop}, spec: \
+         {selector: {matchLabels: {app: till}}, action: DENY, rules: [{}]}}\n---\n",
+        "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: other, namespace: bank}, spec: {}}\n---\n",
+        "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: strict, namespace: shop}, spec: \
+         {mtls: {mode: STRICT}}}\n---\n",
         &pod("page", "n1", "10.1.0.1", ""),
         &pod("till", "n2", "10.1.0.2", ""),
         &pod("edge", "n3", "10.1.0.3", ""),
@@ -64,7 +69,7 @@ fn edge() -> TopologyEdge {
 fn believed(own: &Own, edge: TopologyEdge) -> bool {
     let topology = topology(hub());
     let report = TopologyReport { edges: vec![edge], ..TopologyReport::default() };
-    topology.take_edges(own, report, 1_000) == 0
+    topology.take_counts(own, report, 1_000) == 0
 }
 
 fn node(name: &str) -> Own {
@@ -112,7 +117,7 @@ fn names_are_those_of_the_model() {
         ..edge()
     };
     let report = TopologyReport { edges: vec![edge(), strange], ..TopologyReport::default() };
-    assert_eq!(topology.take_edges(&node("n1"), report, 1_000), 0);
+    assert_eq!(topology.take_counts(&node("n1"), report, 1_000), 0);
     let graph = topology.traffic.store().graph(1_000, 60, Level::App, |_| true);
     let ids: Vec<_> = graph.nodes.iter().map(|node| &*node.id).collect();
     assert_eq!(ids, ["shop/page", "shop/till", "outside:unknown"]);
@@ -206,6 +211,37 @@ fn a_node_is_believed_about_what_is_wrong_with_its_own_pods() {
     let of = |name: &str| nodes["nodes"].as_array().unwrap().iter().find(|it| it["name"] == name).unwrap();
     assert_eq!(of("n2")["troubles"].as_array().unwrap().len(), 1);
     assert_eq!(of("n1")["troubles"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn a_proxy_is_believed_about_policies_of_its_own_only() {
+    let topology = topology(hub());
+    let tell = |own: &Own, namespace: &str, name: &str, kind: policy_verdicts::Kind| {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        let told =
+            PolicyVerdicts { kind: kind.into(), namespace, name, denied: 7, ..PolicyVerdicts::default() };
+        let report = TopologyReport { policies: vec![told], ..TopologyReport::default() };
+        topology.take_counts(own, report, 1_000) == 0
+    };
+    let (authorization, peer) =
+        (policy_verdicts::Kind::AuthorizationPolicy, policy_verdicts::Kind::PeerAuthentication);
+    assert!(tell(&node("n2"), "shop", "guard", authorization));
+    assert!(tell(&node("n1"), "shop", "strict", peer), "it is for all of the namespace");
+    assert!(!tell(&node("n1"), "shop", "strict", authorization), "there is none of that kind");
+    assert!(!tell(&node("n1"), "shop", "ghost", authorization), "there is none of that name");
+    assert!(!tell(&node("n1"), "bank", "other", authorization), "nothing of that namespace runs there");
+    assert!(!tell(&node("n4"), "shop", "guard", authorization), "nothing at all runs there");
+    assert!(tell(&gateway("edge", "edge"), "shop", "guard", authorization));
+    assert!(!tell(&gateway("edge", "edge"), "bank", "other", authorization));
+    let series = |kind, name: &str| {
+        let id = PolicyId { kind, namespace: "shop".into(), name: name.into() };
+        topology.traffic.store().verdict_series(1_010, &id)
+    };
+    let denied: f64 =
+        series(PolicyKind::AuthorizationPolicy, "guard").iter().map(|it| it.denied_per_second).sum();
+    assert!((denied - 1.4).abs() < 1e-9, "7 of the node and 7 of the gateway in 10 seconds: {denied}");
+    let ghost = series(PolicyKind::AuthorizationPolicy, "ghost");
+    assert!(ghost.iter().all(|it| it.denied_per_second == 0.0), "{ghost:?}");
 }
 
 /// What one replica was told, another shows, and it goes no further; nobody else may speak for a proxy.

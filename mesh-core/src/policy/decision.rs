@@ -47,6 +47,8 @@ pub struct External {
 /// What is to be recorded of something that is allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Notes {
+    /// The ALLOW policy that has allowed it; `None` where none applies.
+    pub allowed_by: Option<Arc<PolicyName>>,
     /// The dry-run policy that would have denied it if it were enforced.
     pub would_be_denied: Option<Arc<PolicyName>>,
     /// The first AUDIT policy that matched.

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use serde::Serialize;
 
 use super::index::Index;
+use super::permit::MAX_NAMED;
 use super::request::{Seen, Truth};
 use super::rule::{Attributes, Effect, Policy, Rule};
 use super::{Decision, Denied, DeniedBy, External, Notes, PolicyName};
@@ -85,12 +86,13 @@ impl Effective {
     /// Decides. `approved` are the external authorizers that have been asked about just this, and have nothing against it.
     pub(super) fn decide(&self, a: &Attributes<'_>, approved: &[Arc<str>]) -> Decision<Notes> {
         match self.enforce(a, approved) {
-            Decision::Allowed(()) => self.note(a),
-            other => other.map(|()| Notes::default()),
+            Decision::Allowed(by) => self.note(a, by),
+            other => other.map(|_| Notes::default()),
         }
     }
 
-    fn enforce(&self, a: &Attributes<'_>, approved: &[Arc<str>]) -> Decision<()> {
+    /// What is allowed comes with the policy that has allowed it.
+    fn enforce(&self, a: &Attributes<'_>, approved: &[Arc<str>]) -> Decision<Option<&Arc<PolicyName>>> {
         let denied = |by: DeniedBy| Decision::Denied(Denied::from(by));
         let by = |(policy, rule): (&Arc<Policy>, usize)| DeniedBy::Policy {
             policy: Arc::clone(&policy.name),
@@ -119,18 +121,21 @@ impl Effective {
         let allow = self.allow.find(a);
         let allowed = self.allow.policies.is_empty() || allow.hit.is_some();
         if !allowed && !allow.open {
-            return denied(DeniedBy::NoAllowMatched { applied: self.allow.policies.len() });
+            let names = self.allow.policies.iter().take(MAX_NAMED).map(|policy| Arc::clone(&policy.name));
+            let (applied, policies) = (self.allow.policies.len(), names.collect());
+            return denied(DeniedBy::NoAllowMatched { applied, policies });
         }
         if !allowed || deny.open || custom.open || custom.hit.is_some() {
             return Decision::NeedsRequest;
         }
-        Decision::Allowed(())
+        Decision::Allowed(allow.hit.map(|(policy, _)| &policy.name))
     }
 
     /// What there is to note of something that is allowed.
-    fn note(&self, a: &Attributes<'_>) -> Decision<Notes> {
+    fn note(&self, a: &Attributes<'_>, allowed_by: Option<&Arc<PolicyName>>) -> Decision<Notes> {
+        let allowed_by = allowed_by.cloned();
         if !self.notes() {
-            return Decision::Allowed(Notes::default());
+            return Decision::Allowed(Notes { allowed_by, ..Notes::default() });
         }
         let (audit, deny, allow) =
             (self.audit.find(a), self.dry_run_deny.find(a), self.dry_run_allow.find(a));
@@ -143,6 +148,7 @@ impl Effective {
         let would_deny = deny.hit.map(|(policy, _)| policy).or(tried);
         let name = |policy: &Arc<Policy>| Arc::clone(&policy.name);
         Decision::Allowed(Notes {
+            allowed_by,
             would_be_denied: would_deny.map(name),
             audited: audit.hit.map(|(policy, _)| name(policy)),
         })

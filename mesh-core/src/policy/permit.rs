@@ -72,6 +72,8 @@ pub enum DeniedBy {
     NoAllowMatched {
         /// How many apply, 1 or more.
         applied: usize,
+        /// The first of them, at most eight.
+        policies: Box<[Arc<PolicyName>]>,
     },
     /// A policy applies that was not received yet, so that nobody knows what it refuses.
     PolicyMissing {
@@ -133,6 +135,14 @@ impl DeniedBy {
         }
     }
 
+    /// The policies that it is to be counted with: the one that denied it, or those of which none has allowed it.
+    pub fn policies(&self) -> &[Arc<PolicyName>] {
+        match self {
+            Self::NoAllowMatched { policies, .. } => policies,
+            _ => self.policy().map_or(&[], std::slice::from_ref),
+        }
+    }
+
     /// What Envoy would state in its log for it: which policy has matched, and nothing of what is in it.
     pub fn details(&self) -> String {
         match self {
@@ -158,7 +168,7 @@ impl fmt::Display for DeniedBy {
                 write!(f, "PeerAuthentication {policy} is STRICT and the connection is plaintext")
             }
             Self::Policy { policy, rule } => write!(f, "AuthorizationPolicy {policy} denies it, rule {rule}"),
-            Self::NoAllowMatched { applied } => write!(f, "no ALLOW policy matched ({applied} apply)"),
+            Self::NoAllowMatched { applied, .. } => write!(f, "no ALLOW policy matched ({applied} apply)"),
             Self::PolicyMissing { policy } => write!(f, "policy {policy} applies but was not received yet"),
             Self::Undecided => f.write_str("it depends on requests, and nobody has looked for any"),
             Self::NotLoaded => f.write_str("no configuration was received yet"),
@@ -171,3 +181,6 @@ impl fmt::Display for DeniedBy {
         }
     }
 }
+
+/// Policies that a refusal names because none of them has allowed it: each is counted, and whoever is refused decides how often.
+pub(super) const MAX_NAMED: usize = 8;

@@ -763,6 +763,14 @@ const DATAGRAMS: &str = "
   {addresses: [10.96.0.1]}, {addresses: [127.0.0.5]}]}
 ";
 
+fn none_of(names: &[&str]) -> DeniedBy {
+    let name = |it: &&str| {
+        let (namespace, name) = it.split_once('/').unwrap();
+        Arc::new(PolicyName { namespace: namespace.into(), name: name.into() })
+    };
+    DeniedBy::NoAllowMatched { applied: names.len(), policies: names.iter().map(name).collect() }
+}
+
 #[test]
 fn datagrams_of_gateways_are_asked_about_like_plain_text() {
     let ask = |policies: &str, to: &str, port: usize| {
@@ -794,13 +802,9 @@ fn datagrams_of_gateways_are_asked_about_like_plain_text() {
         authz("app/a", &format!("{{rules: [{{from: [{{source: {{ipBlocks: [{block}]}}}}]}}]}}"))
     };
     assert!(allowed(&from("192.0.2.1"), "10.0.0.1:5353"), "the address that the pod sees");
-    assert_eq!(ask(&from("192.0.2.9"), "10.0.0.1:5353", 0), Err(DeniedBy::NoAllowMatched { applied: 1 }));
+    assert_eq!(ask(&from("192.0.2.9"), "10.0.0.1:5353", 0), Err(none_of(&["app/a"])));
     let named = authz("app/a", "{rules: [{from: [{source: {principals: ['*']}}]}]}");
-    assert_eq!(
-        ask(&named, "10.0.0.1:5353", 0),
-        Err(DeniedBy::NoAllowMatched { applied: 1 }),
-        "nobody has proven who it is"
-    );
+    assert_eq!(ask(&named, "10.0.0.1:5353", 0), Err(none_of(&["app/a"])), "nobody has proven who it is");
     let nothing = Snapshot::default();
     let dns = world(DATAGRAMS).snapshot.services().find(|it| *it.name == *"dns").unwrap().clone();
     let unknown =

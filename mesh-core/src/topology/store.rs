@@ -1,36 +1,25 @@
-//! An hour of traffic: the last minutes in short buckets, the rest in longer ones.
+//! What was told in the last hour, added up as somebody wants to see it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::graph::{Graph, Level, Rates, build};
+use super::timeline::{FINE, KEPT, Sum, Timeline};
+use super::verdicts::{PolicyId, VerdictPoint, Verdicts};
 use super::{Edge, Party, Side, Tally};
 
-/// What was told in the last hour.
+/// What was told in the last hour, in buckets of ten seconds for the last ten minutes and of a minute before.
 ///
 /// Memory: a cell is what one [`Edge`] carried in one bucket, some 170 bytes; there are at most [`Store::MAX_CELLS`] (some
 /// 85 MB), and when there are more the oldest bucket is forgotten. There are at most [`Store::MAX_EDGES`] edges at a time;
-/// what is told of others is not kept.
-#[derive(Debug, Default)]
-pub struct Store {
-    /// Of [`FINE`] seconds, the oldest first.
-    fine: VecDeque<Bucket>,
-    /// Of [`COARSE`] seconds, the oldest first.
-    coarse: VecDeque<Bucket>,
-    edges: BTreeSet<Arc<Edge>>,
-    cells: usize,
-    /// When the first was told.
-    begun: Option<u64>,
-    /// The latest time that was told: a clock that goes back stands still here.
-    latest: u64,
-}
-
+/// what is told of others is not kept. So it is of policies: [`Store::MAX_VERDICTS`] cells of some 70 bytes (14 MB), and
+/// [`Store::MAX_POLICIES`] policies.
 #[derive(Debug)]
-struct Bucket {
-    start: u64,
-    cells: BTreeMap<Arc<Edge>, Tally>,
+pub struct Store {
+    traffic: Timeline<Edge, Tally>,
+    pub(super) verdicts: Timeline<PolicyId, Verdicts>,
 }
 
 /// What was carried in one stretch of time.
@@ -61,59 +50,38 @@ impl Store {
     /// Most cells.
     pub const MAX_CELLS: usize = 500_000;
 
+    /// Most policies at a time.
+    pub const MAX_POLICIES: usize = 5_000;
+    /// Most cells of policies.
+    pub const MAX_VERDICTS: usize = 200_000;
+
     /// Takes in what an edge has carried in the last seconds. False if there is no room for another edge. `now` is in
     /// seconds since 1970.
     pub fn record(&mut self, now: u64, edge: Edge, tally: &Tally) -> bool {
-        if tally.is_empty() {
-            return true;
-        }
-        self.roll(now);
-        let now = self.latest;
-        self.begun.get_or_insert(now);
-        let edge = match self.edges.get(&edge) {
-            Some(known) => Arc::clone(known),
-            None if self.edges.len() >= Self::MAX_EDGES => return false,
-            None => {
-                let edge = Arc::new(edge);
-                self.edges.insert(Arc::clone(&edge));
-                edge
-            }
-        };
-        let start = now / FINE * FINE;
-        if self.fine.back().is_none_or(|bucket| bucket.start != start) {
-            self.fine.push_back(Bucket::new(start));
-        }
-        let bucket = self.fine.back_mut().expect("there is one now");
-        self.cells += bucket.add(edge, tally);
-        if self.cells > Self::MAX_CELLS {
-            self.forget_oldest();
-        }
-        true
+        self.traffic.record(now, edge, tally)
+    }
+
+    /// Takes in what a policy has come to in the last seconds. False if there is no room for another policy.
+    pub fn record_verdicts(&mut self, now: u64, policy: PolicyId, verdicts: &Verdicts) -> bool {
+        self.verdicts.record(now, policy, verdicts)
     }
 
     /// Lets go of what is older than an hour, as of `now`.
     pub fn roll(&mut self, now: u64) {
-        self.latest = self.latest.max(now);
-        let now = self.latest;
-        while self.fine.front().is_some_and(|bucket| bucket.start + KEPT_FINE < now) {
-            let Some(old) = self.fine.pop_front() else { break };
-            self.fold(old);
-        }
-        while self.coarse.front().is_some_and(|bucket| bucket.start + KEPT < now) {
-            self.forget_oldest();
-        }
+        self.traffic.roll(now);
+        self.verdicts.roll(now);
     }
 
     /// The graph of what was carried in the last `window` seconds between edges that `wanted` is true for.
     pub fn graph(&self, now: u64, window: u64, level: Level, wanted: impl Fn(&Edge) -> bool) -> Graph {
-        let from = now.max(self.latest).saturating_sub(window);
+        let from = self.traffic.at(now).saturating_sub(window);
         let (sums, seconds) = self.sums(now, from);
         build(level, seconds, sums.into_iter().filter(|(edge, _)| wanted(edge)))
     }
 
     /// What each service was asked for in the last `window` seconds, by namespace and name.
     pub fn by_service(&self, now: u64, window: u64) -> BTreeMap<(Arc<str>, Arc<str>), Rates> {
-        let (sums, seconds) = self.sums(now, now.max(self.latest).saturating_sub(window));
+        let (sums, seconds) = self.sums(now, self.traffic.at(now).saturating_sub(window));
         let mut totals: BTreeMap<(Arc<str>, Arc<str>), Tally> = BTreeMap::new();
         for (edge, tally) in sums {
             if let Some(service) = &edge.service {
@@ -126,93 +94,95 @@ impl Store {
 
     /// What edges that `wanted` is true for have carried, over the hour.
     pub fn series(&self, now: u64, wanted: impl Fn(&Edge) -> bool) -> Vec<Point> {
-        let now = now.max(self.latest);
+        let now = self.traffic.at(now);
         let from = now.saturating_sub(KEPT);
-        let heard = Heard::of(
-            self.buckets_since(from).flat_map(|(_, _, bucket)| bucket.cells.keys().map(AsRef::as_ref)),
-        );
         let mut points = Vec::new();
-        for (start, seconds, bucket) in self.buckets_since(from) {
+        for Counted { start, seconds, cells } in self.counted(from) {
             // What is not over yet would look like a drop.
             if start + seconds > now {
                 continue;
             }
             let mut total = Tally::default();
-            let cells = bucket.cells.iter().filter(|(edge, _)| wanted(edge) && heard.counts(edge));
-            cells.for_each(|(_, tally)| total.add(tally));
+            cells.iter().filter(|(edge, _)| wanted(edge)).for_each(|(_, tally)| total.add(tally));
             points.push(Point { at: start, seconds, rates: Rates::of(&total, seconds) });
         }
         points
     }
 
-    /// How much is kept.
+    /// What a policy has come to, over the hour; empty if nothing at all was told within it.
+    pub fn verdict_series(&self, now: u64, policy: &PolicyId) -> Vec<VerdictPoint> {
+        // Where there was traffic and nothing was told of the policy, it has come to nothing.
+        let begun = [self.traffic.begun(), self.verdicts.begun()].into_iter().flatten().min();
+        let Some(begun) = begun else { return Vec::new() };
+        let steps = self.verdicts.steps(self.traffic.at(now), begun, policy);
+        steps.into_iter().map(|(at, seconds, sum)| VerdictPoint::of(at, seconds, &sum)).collect()
+    }
+
+    /// How much is kept of traffic.
     pub fn summary(&self) -> Summary {
-        Summary { edges: self.edges.len(), cells: self.cells }
+        self.traffic.summary()
     }
 
     /// What each edge has carried since `from`, where each connection or request counts once; and in how many seconds.
     fn sums(&self, now: u64, from: u64) -> (BTreeMap<&Edge, Tally>, u64) {
         let mut sums: BTreeMap<&Edge, Tally> = BTreeMap::new();
         let mut earliest = None;
-        for (start, _, bucket) in self.buckets_since(from) {
+        for Counted { start, cells, .. } in self.counted(from) {
             earliest.get_or_insert(start);
-            for (edge, tally) in &bucket.cells {
+            for (edge, tally) in cells {
                 sums.entry(edge).or_default().add(tally);
             }
         }
-        let heard = Heard::of(sums.keys().copied());
-        sums.retain(|edge, _| heard.counts(edge));
-        let now = now.max(self.latest);
-        let begins = from.min(earliest.unwrap_or(from)).max(self.begun.unwrap_or(from));
+        let now = self.traffic.at(now);
+        let begins = from.min(earliest.unwrap_or(from)).max(self.traffic.begun().unwrap_or(from));
         (sums, now.saturating_sub(begins).max(FINE))
     }
 
-    /// Start, length and content of what ends after `from`, the oldest first.
-    fn buckets_since(&self, from: u64) -> impl Iterator<Item = (u64, u64, &Bucket)> {
-        // The last long bucket ends where the short ones begin: the rest of its minute is still among those.
-        let ends = self.fine.front().map_or(u64::MAX, |bucket| bucket.start);
-        let length = move |start: u64| COARSE.min(ends.saturating_sub(start)).max(1);
-        let coarse = self.coarse.iter().map(move |bucket| (bucket.start, length(bucket.start), bucket));
-        let fine = self.fine.iter().map(|bucket| (bucket.start, FINE, bucket));
-        coarse.chain(fine).filter(move |(start, seconds, _)| start + seconds > from)
-    }
-
-    /// Adds a bucket that is over to the longer one of its time.
-    fn fold(&mut self, old: Bucket) {
-        let start = old.start / COARSE * COARSE;
-        if self.coarse.back().is_none_or(|bucket| bucket.start != start) {
-            self.coarse.push_back(Bucket::new(start));
-        }
-        let bucket = self.coarse.back_mut().expect("there is one now");
-        self.cells -= old.cells.len();
-        for (edge, tally) in old.cells {
-            self.cells += bucket.add(edge, &tally);
-        }
-    }
-
-    fn forget_oldest(&mut self) {
-        let Some(old) = self.coarse.pop_front().or_else(|| self.fine.pop_front()) else { return };
-        self.cells -= old.cells.len();
-        drop(old);
-        // One reference is that of the set itself.
-        self.edges.retain(|edge| Arc::strong_count(edge) > 1);
+    /// Each bucket since `from`, the oldest first.
+    fn counted(&self, from: u64) -> Vec<Counted<'_>> {
+        let buckets: Vec<_> = self.traffic.buckets_since(from).collect();
+        let heard = buckets.iter().map(|(.., bucket)| Heard::of(bucket.cells.keys().map(AsRef::as_ref)));
+        let heard: Vec<_> = heard.collect();
+        let counted = buckets.iter().enumerate().map(|(at, (start, seconds, bucket))| {
+            // The same request may be told of in the bucket before or after: its two ends tell at times of their own.
+            let near = heard.get(at.saturating_sub(1)..heard.len().min(at + 2)).unwrap_or_default();
+            let cells = bucket.cells.iter().map(|(edge, tally)| (&**edge, tally));
+            let counts =
+                |edge: &Edge| near.iter().filter_map(|heard| heard.side(edge)).min() == Some(edge.side);
+            let cells = cells.filter(|(edge, _)| counts(edge)).collect();
+            Counted { start: *start, seconds: *seconds, cells }
+        });
+        counted.collect()
     }
 }
 
-impl Bucket {
-    fn new(start: u64) -> Self {
-        Self { start, cells: BTreeMap::new() }
-    }
-
-    /// How many cells there are more.
-    fn add(&mut self, edge: Arc<Edge>, tally: &Tally) -> usize {
-        let before = self.cells.len();
-        self.cells.entry(edge).or_default().add(tally);
-        self.cells.len() - before
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            traffic: Timeline::new(Self::MAX_EDGES, Self::MAX_CELLS),
+            verdicts: Timeline::new(Self::MAX_POLICIES, Self::MAX_VERDICTS),
+        }
     }
 }
 
-/// Who has told of the traffic between two ends: of those that have, one is believed.
+impl Sum for Tally {
+    fn add(&mut self, more: &Self) {
+        Self::add(self, more);
+    }
+
+    fn is_empty(&self) -> bool {
+        Self::is_empty(self)
+    }
+}
+
+/// What a bucket has, each connection or request once.
+struct Counted<'a> {
+    start: u64,
+    seconds: u64,
+    cells: Vec<(&'a Edge, &'a Tally)>,
+}
+
+/// Who has told of the traffic between two ends in one bucket: of those that have, one is believed.
 struct Heard<'a>(BTreeMap<Ends<'a>, Side>);
 
 /// Source, destination, and whether it is about requests.
@@ -228,20 +198,11 @@ impl<'a> Heard<'a> {
         Self(heard)
     }
 
-    fn counts(&self, edge: &Edge) -> bool {
-        self.0.get(&ends(edge)).is_none_or(|side| *side == edge.side)
+    fn side(&self, edge: &Edge) -> Option<Side> {
+        self.0.get(&ends(edge)).copied()
     }
 }
 
 fn ends(edge: &Edge) -> Ends<'_> {
     (edge.source.as_deref(), edge.destination.as_deref(), edge.protocol.has_requests())
 }
-
-/// Seconds of a short bucket: twice as long as the pause between two reports, so that steady traffic looks steady.
-const FINE: u64 = 10;
-/// Seconds of a long bucket.
-const COARSE: u64 = 60;
-/// Seconds that short buckets are kept.
-const KEPT_FINE: u64 = 600;
-/// Seconds that anything is kept.
-const KEPT: u64 = 3_600;

@@ -226,3 +226,81 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_believed_may_change_in_time() {
+    let mut store = Store::default();
+    let to = ("reviews", "v1");
+    // Both tell, one a bucket later than the other; then the client's node looks at requests no more.
+    for at in 0..5 {
+        store.record(NOW + 10 * at, edge("page", to, Side::Source), &requests(10, 0));
+        store.record(NOW + 10 * (at + 1), edge("page", to, Side::Destination), &requests(10, 0));
+    }
+    for at in 10..15 {
+        store.record(NOW + 10 * at, edge("page", to, Side::Destination), &requests(20, 20));
+    }
+    let series = store.series(NOW + 150, |_| true);
+    let rates: Vec<_> = series.iter().map(|it| it.rates.requests_per_second).collect();
+    assert!(rates[..5].iter().all(|rate| is(*rate, 1.0)), "{rates:?}");
+    assert!(is(rates[5], 0.0), "told of already: {rates:?}");
+    assert!(rates[6..].len() == 5 && rates[6..].iter().all(|rate| is(*rate, 2.0)), "{rates:?}");
+    let graph = store.graph(NOW + 150, 3_600, Level::App, |_| true);
+    let total = graph.edges[0].rates.requests_per_second * 150.0;
+    assert!((total - 150.0).abs() < 1e-6, "50 and then 100 requests: {total}");
+}
+
+fn policy(name: &str) -> PolicyId {
+    PolicyId { kind: PolicyKind::AuthorizationPolicy, namespace: "default".into(), name: name.into() }
+}
+
+#[test]
+fn a_policy_has_figures_over_time() {
+    let mut store = Store::default();
+    assert!(store.verdict_series(NOW, &policy("a")).is_empty(), "nothing was told of anything");
+    let (denied, allowed) =
+        (Verdicts { denied: 20, ..Verdicts::default() }, Verdicts { allowed: 5, ..Verdicts::default() });
+    assert!(store.record(NOW, edge("page", ("reviews", "v1"), Side::Source), &requests(1, 0)));
+    assert!(store.record_verdicts(NOW + 30, policy("a"), &denied));
+    assert!(store.record_verdicts(NOW + 34, policy("a"), &allowed));
+    assert!(store.record_verdicts(NOW + 34, policy("b"), &allowed));
+    let series = store.verdict_series(NOW + 45, &policy("a"));
+    let seen: Vec<_> = series.iter().map(|it| (it.at - NOW, it.seconds)).collect();
+    assert_eq!(seen, [(0, 10), (10, 10), (20, 10), (30, 10)], "since there is traffic, and what is over");
+    let rates: Vec<_> = series.iter().map(|it| (it.denied_per_second, it.allowed_per_second)).collect();
+    assert!(rates[..3].iter().all(|(denied, allowed)| is(*denied, 0.0) && is(*allowed, 0.0)), "{rates:?}");
+    assert!(is(rates[3].0, 2.0) && is(rates[3].1, 0.5), "{rates:?}");
+}
+
+#[test]
+fn what_a_policy_has_come_to_is_all_there_in_longer_stretches() {
+    let mut store = Store::default();
+    let one = Verdicts { denied: 1, ..Verdicts::default() };
+    for at in (0..5_000).step_by(10) {
+        assert!(store.record_verdicts(NOW + at, policy("a"), &one));
+    }
+    let now = NOW + 5_003;
+    let series = store.verdict_series(now, &policy("a"));
+    assert!(series.windows(2).all(|two| two[0].at + two[0].seconds == two[1].at), "no gaps: {series:?}");
+    assert!(series.iter().all(|it| is(it.denied_per_second, 0.1)), "{series:?}");
+    assert!((100..=125).contains(&series.len()), "{} points", series.len());
+    let (first, last) = (series.first().unwrap(), series.last().unwrap());
+    assert!(first.at <= now - 3_540 && last.at + last.seconds == NOW + 5_000, "{series:?}");
+}
+
+#[test]
+fn policies_are_bounded() {
+    let mut store = Store::default();
+    let one = Verdicts { audited: 1, ..Verdicts::default() };
+    for name in 0..Store::MAX_POLICIES {
+        assert!(store.record_verdicts(NOW, policy(&name.to_string()), &one));
+    }
+    assert!(!store.record_verdicts(NOW, policy("more"), &one));
+    for round in 1..60 {
+        for name in 0..Store::MAX_POLICIES {
+            store.record_verdicts(NOW + 10 * round, policy(&name.to_string()), &one);
+        }
+        assert!(store.verdicts.summary().cells <= Store::MAX_VERDICTS);
+    }
+    // What is an hour old makes room.
+    assert!(store.record_verdicts(NOW + 5_000, policy("more"), &one));
+}

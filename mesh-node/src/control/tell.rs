@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_core::topology::{Edge, Party, Protection, Protocol, Side, Tally};
-use mesh_proto::codec::{MAX_TOLD_EDGES, MAX_TOLD_PODS, MAX_TOLD_REASON};
+use mesh_core::topology::{Edge, Party, PolicyId, PolicyKind, Protection, Protocol, Side, Tally, Verdicts};
+use mesh_proto::codec::{MAX_TOLD_EDGES, MAX_TOLD_PODS, MAX_TOLD_POLICIES, MAX_TOLD_REASON};
 use mesh_proto::topology::topology_client::TopologyClient;
 use mesh_proto::topology::topology_edge as wire;
-use mesh_proto::topology::{TopologyEdge, TopologyReport, TroubledPod, Workload};
+use mesh_proto::topology::{
+    PolicyVerdicts, TopologyEdge, TopologyReport, TroubledPod, Workload, policy_verdicts,
+};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tonic::{Code, Status};
 
@@ -55,6 +57,13 @@ pub struct Trouble {
     pub certificate: Option<Arc<str>>,
 }
 
+/// What has been counted since the start.
+#[derive(Debug, Default)]
+struct Counted {
+    edges: BTreeMap<Edge, Tally>,
+    policies: BTreeMap<PolicyId, Verdicts>,
+}
+
 /// Why a report was not taken.
 #[derive(Debug, thiserror::Error)]
 enum TellError {
@@ -75,13 +84,13 @@ impl Teller {
 
     /// Tells every few seconds.
     pub async fn run(mut self) {
-        let mut told = BTreeMap::new();
+        let mut told = Counted::default();
         let mut ticks = interval(PAUSE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut complained = false;
         loop {
             ticks.tick().await;
-            let now = self.reporter.edges();
+            let now = self.counted();
             let report = self.report(&told, &now);
             told = now;
             match self.send(report).await {
@@ -97,7 +106,7 @@ impl Teller {
                     complained = true;
                     let is_final = matches!(error, TellError::NoPage);
                     sleep(if is_final { LONG_PAUSE } else { PAUSE }).await;
-                    told = self.reporter.edges();
+                    told = self.counted();
                 }
             }
         }
@@ -116,9 +125,13 @@ impl Teller {
         timeout(PATIENCE, attempt).await.map_err(|_| TellError::Deadline)?
     }
 
-    fn report(&self, told: &BTreeMap<Edge, Tally>, now: &BTreeMap<Edge, Tally>) -> TopologyReport {
+    fn counted(&self) -> Counted {
+        Counted { edges: self.reporter.edges(), policies: self.reporter.policies() }
+    }
+
+    fn report(&self, told: &Counted, now: &Counted) -> TopologyReport {
         let Captured { captured, pending, troubles } = (self.captures)();
-        let (edges, left_out) = news(told, now);
+        let (edges, left_out) = news(&told.edges, &now.edges);
         let (node, gateway) = match &self.subscriber {
             Subscriber::Node(name) => (name.clone(), String::new()),
             Subscriber::Gateway(name) => (String::new(), name.to_string()),
@@ -135,6 +148,7 @@ impl Teller {
             edges,
             left_out,
             troubles: troubles.iter().take(MAX_TOLD_PODS).map(troubled).collect(),
+            policies: rulings(&told.policies, &now.policies),
             ..TopologyReport::default()
         }
     }
@@ -173,6 +187,32 @@ fn news(told: &BTreeMap<Edge, Tally>, now: &BTreeMap<Edge, Tally>) -> (Vec<Topol
     }
     let edges = news.into_iter().map(|(edge, tally)| message(edge, &tally)).collect();
     (edges, u64::try_from(left_out).unwrap_or(u64::MAX))
+}
+
+/// What policies have come to in between; of too many those that have come to least are left out.
+fn rulings(told: &BTreeMap<PolicyId, Verdicts>, now: &BTreeMap<PolicyId, Verdicts>) -> Vec<PolicyVerdicts> {
+    let since = now.iter().map(|(id, sum)| (id, sum.since(&told.get(id).copied().unwrap_or_default())));
+    let mut news: Vec<_> = since.filter(|(_, sum)| !sum.is_empty()).collect();
+    if news.len() > MAX_TOLD_POLICIES {
+        news.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.total()));
+        news.truncate(MAX_TOLD_POLICIES);
+    }
+    let told = news.into_iter().map(|(id, sum)| {
+        let kind = match id.kind {
+            PolicyKind::AuthorizationPolicy => policy_verdicts::Kind::AuthorizationPolicy,
+            PolicyKind::PeerAuthentication => policy_verdicts::Kind::PeerAuthentication,
+        };
+        PolicyVerdicts {
+            kind: kind.into(),
+            namespace: id.namespace.to_string(),
+            name: id.name.to_string(),
+            allowed: sum.allowed,
+            denied: sum.denied,
+            would_deny: sum.would_deny,
+            audited: sum.audited,
+        }
+    });
+    told.collect()
 }
 
 fn message(edge: &Edge, tally: &Tally) -> TopologyEdge {
@@ -267,6 +307,23 @@ mod tests {
         let (edges, left_out) = news(&told, &now);
         let counts: Vec<_> = edges.iter().map(|edge| (edge.requests, edge.latency.clone())).collect();
         assert_eq!((counts, left_out), (vec![(4, vec![0, 4]), (1, vec![0, 1])], 0));
+    }
+
+    #[test]
+    fn of_policies_the_busiest_are_told_and_only_what_is_new() {
+        let id = |name: usize| {
+            let (namespace, name) = ("n".into(), name.to_string().into());
+            PolicyId { kind: PolicyKind::PeerAuthentication, namespace, name }
+        };
+        let denied = |count| Verdicts { denied: count, ..Verdicts::default() };
+        let told: BTreeMap<_, _> = [(id(1), denied(5)), (id(2), denied(5))].into();
+        let now: BTreeMap<_, _> = [(id(1), denied(5)), (id(2), denied(7))].into();
+        let news = rulings(&told, &now);
+        assert_eq!(news.iter().map(|it| (&*it.name, it.denied)).collect::<Vec<_>>(), [("2", 2)]);
+        let now = (0..MAX_TOLD_POLICIES + 7).map(|name| (id(name), denied(1 + name as u64))).collect();
+        let news = rulings(&BTreeMap::new(), &now);
+        let least = news.iter().map(|it| it.denied).min();
+        assert_eq!((news.len(), least), (MAX_TOLD_POLICIES, Some(8)));
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Outcome {
             (Self::Policy(matches), Err(DeniedBy::Policy { policy, rule })) => {
                 matches.contains(&(policy.to_string(), *rule))
             }
-            (Self::NoAllowMatched(count), Err(DeniedBy::NoAllowMatched { applied })) => count == applied,
+            (Self::NoAllowMatched(count), Err(DeniedBy::NoAllowMatched { applied, .. })) => count == applied,
             _ => false,
         }
     }
