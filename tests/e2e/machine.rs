@@ -400,6 +400,28 @@ fn a_machine_without_its_node_is_closed() -> Result<()> {
     Ok(())
 }
 
+/// A unit that starts anew has another control group: it is captured as the one before, also while the WorkloadEntry is wrong.
+#[test]
+fn a_unit_that_starts_anew_is_captured_whatever_its_entry_says() -> Result<()> {
+    let bed = bed()?;
+    bed.apply(&(STRICT.to_owned() + &entry(&bed)?))?;
+    let machine = Machine::start(&bed, "vm", &["--workload-entry", "mesh/vm"])?;
+    let far = at(&bed.pod("mesh/far")?);
+    machine.eventually("unit", &far, Dialled::served)?;
+    bed.apply(&entry(&bed)?.replace(&machine.ip(), "192.168.77.250"))?;
+    bed.wait("word of the foreign address", Duration::from_secs(10), |_| {
+        machine.state().is_ok_and(|state| state == "failed")
+    })?;
+    let unit = machine.node.cgroup().join("unit");
+    fs::remove_dir(&unit)?;
+    fs::create_dir(&unit)?;
+    // In plain text nobody gets in there.
+    machine.eventually("unit", &far, Dialled::served)?;
+    let said = machine.agent.errors().matches("Enrolled processes cannot be served").count();
+    ensure!(said == 1, "it was said {said} times");
+    Ok(())
+}
+
 /// The listener that enrolled processes are led to is of no use to others, whatever address they come from.
 #[test]
 fn nobody_rides_on_what_an_enrolled_process_has_opened() -> Result<()> {

@@ -103,7 +103,8 @@ impl AdminState for NodeState {
         };
         let captured = || pods.iter().filter(|pod| pod.state == PodState::Captured);
         if self.is_machine && captured().next().is_none() {
-            return Err("nothing of this machine is captured yet".to_owned());
+            let reason = pods.iter().find_map(|pod| pod.state.reason()).map(|reason| format!(": {reason}"));
+            return Err(format!("nothing of this machine is captured yet{}", reason.unwrap_or_default()));
         }
         let captured = captured();
         for pod in captured {
