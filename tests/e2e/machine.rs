@@ -422,6 +422,29 @@ fn a_unit_that_starts_anew_is_captured_whatever_its_entry_says() -> Result<()> {
     Ok(())
 }
 
+/// What is started after `mesh-node enrolled` is captured from its first byte.
+#[test]
+fn a_service_waits_for_its_capture() -> Result<()> {
+    let bed = bed()?;
+    bed.apply(&entry(&bed)?)?;
+    let node = bed.node("node-3")?;
+    let pins = bed.layout().pins.display().to_string();
+    let gate = |group: &str, patience: &str| -> Result<std::process::Output> {
+        let words = ["mesh-node", "enrolled", "--node", "vm", "--pin-root", &pins, "--patience", patience];
+        Ok(node.exec_in(group, &words)?)
+    };
+    let output = gate("unit", "1s")?;
+    ensure!(!output.status.success(), "nothing is captured yet: {output:?}");
+    let machine = Machine::begin(&bed, &join_token(&bed, "vm")?, &["--workload-entry", "mesh/vm"])?;
+    let output = gate("unit", "20s")?;
+    ensure!(output.status.success(), "{output:?}; {}", machine.agent.errors());
+    let output = gate("unit/inside", "0s")?;
+    ensure!(output.status.success(), "a group inside of it: {output:?}");
+    let output = gate("host", "1s")?;
+    ensure!(!output.status.success(), "what is not enrolled is never captured: {output:?}");
+    Ok(())
+}
+
 /// The listener that enrolled processes are led to is of no use to others, whatever address they come from.
 #[test]
 fn nobody_rides_on_what_an_enrolled_process_has_opened() -> Result<()> {

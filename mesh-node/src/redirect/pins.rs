@@ -82,6 +82,18 @@ impl Pins {
         Ok(pods)
     }
 
+    /// Numbers of the control groups of a machine whose capture is complete: the guard of what is sent comes last.
+    ///
+    /// # Errors
+    /// If the links cannot be listed.
+    pub fn guarded_groups(&self) -> io::Result<BTreeSet<u64>> {
+        let links = self.links()?;
+        let guards = links.iter().filter(|path| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(LAST_GUARD))
+        });
+        Ok(guards.filter_map(|path| pod_of(path)).filter(|it| it.uid == UNIT).map(|it| it.cookie).collect())
+    }
+
     /// Paths of the pinned links of one pod.
     pub fn links_of(&self, pod: &PinnedPod) -> io::Result<Vec<PathBuf>> {
         Ok(self.links()?.into_iter().filter(|path| pod_of(path).as_ref() == Some(pod)).collect())
@@ -127,6 +139,10 @@ fn pod_of(link: &Path) -> Option<PinnedPod> {
     Some(PinnedPod { cookie, uid })
 }
 
+/// In place of the uid of a pod, in the names of links of a control group of a machine.
+pub const UNIT: &str = "unit";
+/// The guard of what enrolled processes of a machine send.
+const LAST_GUARD: &[u8] = b"guard-out_";
 /// What names of a guard's links begin with.
 const GUARD: &[u8] = b"guard-";
 
@@ -169,6 +185,27 @@ mod tests {
         assert_eq!(path, Path::new("/p/node-1/v4/link/guard-in-my_if,7_42_0a1b-2c"));
         assert_eq!(pod_of(&path), Some(pod));
         assert_eq!(pod_of(Path::new("/p/node-1/v4/link/connect4")), None);
+    }
+
+    #[test]
+    fn a_group_is_captured_when_its_last_guard_is_there() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let pins = Pins::new(root.path(), "n");
+        assert_eq!(pins.guarded_groups().expect("nothing is there"), BTreeSet::new());
+        pins.create().expect("created");
+        let unit = |cookie| PinnedPod { cookie, uid: UNIT.to_owned() };
+        let pod = PinnedPod { cookie: 9, uid: "0a1b".to_owned() };
+        for link in [
+            pins.pod_link("connect4", &unit(7)),
+            pins.pod_link("guard-in", &unit(7)),
+            pins.pod_link("guard-in", &unit(8)),
+            pins.pod_link("guard-out", &unit(8)),
+            pins.pod_link("guard-out-eth0", &pod),
+            pins.pod_link("guard-out", &pod),
+        ] {
+            fs::write(link, "").expect("written");
+        }
+        assert_eq!(pins.guarded_groups().expect("listed"), BTreeSet::from([8]));
     }
 
     #[test]

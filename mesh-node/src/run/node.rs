@@ -42,6 +42,7 @@ use crate::{
         lookup::Lookup,
         notify,
         publish::{self, Publisher},
+        ready,
         source::{Place, RUN, Source},
         state::{Findings, NodeState},
         tasks,
@@ -132,6 +133,7 @@ fn state(
 ) -> anyhow::Result<Arc<NodeState>> {
     Ok(Arc::new(NodeState {
         node: options.node.clone(),
+        instance: ready::instance(),
         is_machine: options.machine.host,
         settings: settings(options),
         log,
@@ -191,7 +193,7 @@ fn trouble(pod: &admin::PodStatus, failed: &[CertificateStatus]) -> Option<Troub
 /// Where processes of one node meet that replace each other.
 fn meeting_point(options: &NodeOptions) -> PathBuf {
     let directory = options.svid_cache.clone().unwrap_or_else(|| Path::new(RUN).join(&options.node));
-    directory.join("agent.sock")
+    directory.join(MEETING)
 }
 
 /// Lets the process before this one go when every pod that it may have served has its listeners here. What cannot be captured
@@ -460,6 +462,8 @@ impl Stops {
     }
 }
 
+/// The socket where processes of one node meet.
+pub(super) const MEETING: &str = "agent.sock";
 /// Addresses that wait to be asked for.
 pub(crate) const DEMANDS: usize = 256;
 /// Pods whose listeners wait for a data thread to take them over.

@@ -172,7 +172,7 @@ impl Source {
                 (Self::embedded(path)?, Arc::new(ca), None)
             }
             (None, Some(url)) => {
-                let cache = open_cache(place, "pods");
+                let cache = open_cache(place, KEYS[0]);
                 let control = Control::open(place, url)?;
                 let signer = RemoteCa::new(control.link.clone(), control.trust.clone());
                 (Self::Control(Box::new(control)), Arc::new(signer), cache)
@@ -281,7 +281,7 @@ impl Control {
         let endpoint = Endpoint::parse(url, place.control_ca.clone(), trust.clone()).context("--control")?;
         let own = place.subscriber.identity(&place.trust_domain).map_err(anyhow::Error::msg)?;
         let exchanges = place.subscriber.exchanges_tokens();
-        let own = Own { id: own, cache: open_cache(place, "node"), exchanges };
+        let own = Own { id: own, cache: open_cache(place, KEYS[1]), exchanges };
         let link = Arc::new(Link::new(endpoint, place.token.clone(), own));
         Ok(Self { link, trust, journal: (journal, remembered) })
     }
@@ -306,6 +306,8 @@ pub async fn embedded_ca(place: &Place) -> anyhow::Result<Ca> {
 
 /// In memory on every distribution that has systemd, and most others.
 pub(super) const RUN: &str = "/run/mesh";
+/// Directories of keys below: of pods, and the process's own.
+pub(super) const KEYS: [&str; 2] = ["pods", "node"];
 /// How often a name that nobody can answer for yet is asked for.
 const LOOK_UP: Duration = Duration::from_secs(1);
 

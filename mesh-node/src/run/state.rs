@@ -27,6 +27,8 @@ pub type Findings = Arc<BTreeSet<String>>;
 pub struct NodeState {
     /// Name of the node.
     pub node: String,
+    /// The pod that this process is of.
+    pub instance: Option<String>,
     /// Whether this is the node of a machine in place of pods.
     pub is_machine: bool,
     /// The process's settings, for the configuration dump.
@@ -52,6 +54,10 @@ pub struct NodeState {
 impl AdminState for NodeState {
     fn node(&self) -> &str {
         &self.node
+    }
+
+    fn instance(&self) -> Option<&str> {
+        self.instance.as_deref()
     }
 
     fn config(&self) -> serde_json::Value {

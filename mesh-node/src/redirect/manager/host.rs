@@ -19,7 +19,11 @@ use tracing::{info, warn};
 use super::{Captured, Manager, status_of};
 use crate::{
     admin::PodState,
-    redirect::{LocalPod, Machine, RedirectError, machine::Unit, pins::PinnedPod},
+    redirect::{
+        LocalPod, Machine, RedirectError,
+        machine::Unit,
+        pins::{PinnedPod, UNIT},
+    },
     sys::{diag, netns::NetNs},
 };
 
@@ -245,4 +249,3 @@ pub(super) const LOOK: Duration = Duration::from_millis(250);
 /// In place of the uid of a pod, in status and in the names of pins.
 const HOST: &str = "host";
 const AGENT: &str = "agent";
-const UNIT: &str = "unit";
