@@ -163,7 +163,7 @@ fn a_replaced_process_comes_back_when_its_successor_is_gone() -> Result<()> {
 /// A process that beside another asks for its own readiness is not told of the other's.
 #[test]
 fn readiness_is_of_the_process_that_is_asked_for() -> Result<()> {
-    let bed = start(disabled(Bed::builder().nodes(1).manifests(manifests())))?;
+    let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
     let node = bed.node("node-1")?;
     ensure!(node.exec(&["mesh-node", "ready"])?.status.success(), "whichever it is");
     let output = node.exec(&["env", "MESH_INSTANCE=another", "mesh-node", "ready"])?;

@@ -438,7 +438,7 @@ fn a_service_waits_for_its_capture() -> Result<()> {
     let machine = Machine::begin(&bed, &join_token(&bed, "vm")?, &["--workload-entry", "mesh/vm"])?;
     let output = gate("unit", "20s")?;
     ensure!(output.status.success(), "{output:?}; {}", machine.agent.errors());
-    let output = gate("unit/inside", "0s")?;
+    let output = gate("unit/inside", "1ms")?;
     ensure!(output.status.success(), "a group inside of it: {output:?}");
     let output = gate("host", "1s")?;
     ensure!(!output.status.success(), "what is not enrolled is never captured: {output:?}");
