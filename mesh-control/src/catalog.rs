@@ -1,8 +1,8 @@
 //! The resources themselves, for whoever looks at all of them together: the analysis, and lists of policies.
 //!
 //! Invariants: Secrets are not among them; there are at most [`MAX_OBJECTS`], beyond which an analysis says nothing rather
-//! than something wrong. WorkloadGroups and WorkloadEntries do not count: who may be which machine is decided by them, so they
-//! are all there. An analysis is made when somebody asks for one, and again only after something has changed.
+//! than something wrong. Beyond that each WorkloadGroup and WorkloadEntry is there all the same: they decide about who may be
+//! which machine. An analysis is made when somebody asks for one, and again only after something has changed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

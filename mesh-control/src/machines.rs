@@ -261,16 +261,12 @@ impl Machines {
     }
 
     async fn put(&self, key: &ObjectKey, text: &str) -> Result<(), String> {
-        match &self.written {
-            Some(written) => {
-                let value = serde_json::from_str(text).map_err(|error| error.to_string())?;
-                written.put(key, &value).await
-            }
-            None => {
-                let object = object_of(key, text).ok_or("it is no WorkloadEntry")?;
-                self.compile(Change::Apply(Arc::new(object))).await
-            }
-        }
+        let Some(written) = &self.written else {
+            let object = object_of(key, text).ok_or("it is no WorkloadEntry")?;
+            return self.compile(Change::Apply(Arc::new(object))).await;
+        };
+        let value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        written.put(key, &value).await
     }
 
     async fn remove(&self, key: &ObjectKey) -> Result<(), String> {

@@ -221,7 +221,7 @@ mod tests {
             sender.try_send(Arc::default()).unwrap();
         }
         let other = Other { at, serving: Arc::new(serving), name };
-        (sender, tokio::spawn(other.run(reports)))
+        (sender, tasks::spawn("replica", other.run(reports)))
     }
 
     #[tokio::test]

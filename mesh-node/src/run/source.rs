@@ -115,12 +115,11 @@ async fn subscriber(options: &NodeOptions) -> anyhow::Result<Subscriber> {
         return Ok(Subscriber::Machine(Machine::of_entry(entry.clone())));
     }
     let Some(group) = workload_group else { return Ok(Subscriber::Node(options.node.clone())) };
-    let address = match address {
-        Some(address) => *address,
-        None => {
-            let (host, port) = control_of(options)?;
-            own_address(|| (host.as_str(), port).to_socket_addrs()?.next().map(source_to).transpose()).await
-        }
+    let address = if let Some(address) = address {
+        *address
+    } else {
+        let (host, port) = control_of(options)?;
+        own_address(|| (host.as_str(), port).to_socket_addrs()?.next().map(source_to).transpose()).await
     };
     let network = network.as_deref().unwrap_or_default();
     Ok(Subscriber::Machine(Machine::of_group(group, address, network)))
