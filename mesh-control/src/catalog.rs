@@ -1,7 +1,8 @@
 //! The resources themselves, for whoever looks at all of them together: the analysis, and lists of policies.
 //!
 //! Invariants: Secrets are not among them; there are at most [`MAX_OBJECTS`], beyond which an analysis says nothing rather
-//! than something wrong. An analysis is made when somebody asks for one, and again only after something has changed.
+//! than something wrong. Beyond that each WorkloadGroup and WorkloadEntry is there all the same: they decide about who may be
+//! which machine. An analysis is made when somebody asks for one, and again only after something has changed.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,8 @@ pub struct Analysis {
 #[derive(Debug, Default)]
 struct Content {
     objects: BTreeMap<ObjectKey, Arc<Object>>,
+    /// How many of them count.
+    counted: usize,
     findings: Vec<Finding>,
     /// Objects that there was no room for.
     left_out: bool,
@@ -43,20 +46,32 @@ impl Catalog {
         }
         let mut content = self.content();
         let key = object.key();
-        if content.objects.len() >= MAX_OBJECTS && !content.objects.contains_key(&key) {
+        let counts = !is_of_machines(&object);
+        let is_full = content.counted >= MAX_OBJECTS && counts;
+        if is_full && !content.objects.contains_key(&key) {
             content.left_out = true;
             return false;
         }
         content.version += 1;
-        content.objects.insert(key, object).is_some()
+        let was_there = content.objects.insert(key, object).is_some();
+        if !was_there && counts {
+            content.counted += 1;
+        }
+        was_there
     }
 
     /// Forgets an object.
     pub fn remove(&self, key: &ObjectKey) {
         let mut content = self.content();
-        if content.objects.remove(key).is_some() {
+        if let Some(object) = content.objects.remove(key) {
             content.version += 1;
+            content.counted -= usize::from(!is_of_machines(&object));
         }
+    }
+
+    /// Whether there was room for all.
+    pub fn is_complete(&self) -> bool {
+        !self.content().left_out
     }
 
     /// Takes over what parsing and compiling have to say now.
@@ -108,6 +123,10 @@ impl Catalog {
     }
 }
 
+fn is_of_machines(object: &Object) -> bool {
+    matches!(object.spec, Spec::WorkloadGroup(_) | Spec::WorkloadEntry(_))
+}
+
 /// Some hundred megabytes of pods, and an analysis of some tenths of a second.
 pub const MAX_OBJECTS: usize = 50_000;
 
@@ -133,6 +152,29 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &catalog.analysis("istio-system")), "nothing has changed");
         catalog.remove(&all[0].key());
         assert!(catalog.analysis("istio-system").messages.is_empty());
+    }
+
+    #[test]
+    fn what_says_who_is_which_machine_is_never_left_out() {
+        let catalog = Catalog::default();
+        let one =
+            objects("{apiVersion: v1, kind: ServiceAccount, metadata: {name: a, namespace: n}}").remove(0);
+        for number in 0..=MAX_OBJECTS {
+            let mut object = Object::clone(&one);
+            object.meta.name = number.to_string().into();
+            catalog.put(Arc::new(object));
+        }
+        assert!(!catalog.is_complete() && catalog.objects(|_| true).len() == MAX_OBJECTS);
+        let entry = "{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: vm, namespace: n}, \
+                     spec: {address: 10.0.0.1, serviceAccount: db}}";
+        let entry = objects(entry).remove(0);
+        catalog.put(Arc::clone(&entry));
+        assert!(catalog.get(&entry.key()).is_some());
+        catalog.remove(&entry.key());
+        catalog.put(
+            objects("{apiVersion: v1, kind: ServiceAccount, metadata: {name: b, namespace: n}}").remove(0),
+        );
+        assert_eq!(catalog.objects(|_| true).len(), MAX_OBJECTS, "its place was none");
     }
 
     #[test]

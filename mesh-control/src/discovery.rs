@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use mesh_ca::authorize::Rules;
+use mesh_core::id::SpiffeId;
 use mesh_core::machine::Claim;
 use mesh_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
@@ -78,6 +79,7 @@ impl AggregatedDiscoveryService for Discovery {
             rules: Arc::clone(&self.rules),
             machines: Arc::clone(&self.machines),
             attending: None,
+            standing_in: None,
             complaints: Arc::clone(&self.complaints),
             arrivals: Arc::clone(&self.arrivals),
             proven,
@@ -98,6 +100,8 @@ struct Stream {
     machines: Arc<Machines>,
     /// Of a machine that has registered itself, for as long as it is here.
     attending: Option<Attending>,
+    /// Who is told as the machine of a WorkloadEntry that somebody has written, and of which.
+    standing_in: Option<(SpiffeId, Arc<str>)>,
     complaints: Arc<Gate>,
     arrivals: Arc<Gate>,
     proven: Proven,
@@ -168,6 +172,7 @@ impl Stream {
                     if changed.is_err() {
                         return Ok(());
                     }
+                    self.check_machine()?;
                     more = true;
                     lag.begins();
                 }
@@ -273,7 +278,10 @@ impl Stream {
         };
         let claim = node.map(claim_of).transpose().map_err(Status::invalid_argument)?.flatten();
         match claim {
-            None => self.machines.check(&identity, claimed).map_err(|error| refuse(&error))?,
+            None => {
+                self.machines.check(&identity, claimed).map_err(|error| refuse(&error))?;
+                self.standing_in = Some((identity, claimed.into()));
+            }
             Some(claim) if format!("{}/{}", claim.namespace, claim.entry_name()) != claimed => {
                 return Err(Status::invalid_argument("NODE_NAME is not what the machine is registered as"));
             }
@@ -283,6 +291,15 @@ impl Stream {
             }
         }
         Ok(claimed.into())
+    }
+
+    /// What a machine is may come to be another's, and a WorkloadEntry that was not there yet may come.
+    fn check_machine(&self) -> Result<(), Status> {
+        let standing_in = self.standing_in.as_ref();
+        let told_as = standing_in.map_or(Ok(()), |(identity, entry)| self.machines.check(identity, entry));
+        told_as.map_err(|error| Status::permission_denied(error.to_string()))?;
+        let registered = self.attending.as_ref().map_or(Ok(()), Attending::check);
+        registered.map_err(|error| Status::permission_denied(error.to_string()))
     }
 
     /// What a gateway of this name, `NAMESPACE/NAME`, may know. Keys of its namespace are told to who has proven to be
@@ -364,7 +381,8 @@ fn claim_of(node: &Node) -> Result<Option<Claim>, &'static str> {
     let Some(group) = metadata(node, names::GROUP) else { return Ok(None) };
     let namespace = metadata(node, "NAMESPACE").ok_or("a WorkloadGroup without NAMESPACE")?;
     // There may be several, of which the first is the machine's.
-    let address = metadata(node, names::INSTANCE_IPS).and_then(|all| all.split(',').next()?.parse().ok());
+    let first = |all: &str| all.split(',').next()?.parse::<IpAddr>().ok();
+    let address = metadata(node, names::INSTANCE_IPS).and_then(first).map(|address| address.to_canonical());
     let network = metadata(node, names::NETWORK).unwrap_or_default();
     let texts = [namespace, group, network];
     if texts.iter().any(|text| text.len() > MAX_ID || text.contains('/')) {

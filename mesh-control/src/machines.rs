@@ -5,12 +5,13 @@
 //! machine that is connected is registered anew within moments after a restart. In a cluster it is written there, and comes
 //! back from there to be compiled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_core::id::{SpiffeId, TrustDomain};
-use mesh_core::machine::{self, Claim, Refusal, Registry};
+use mesh_core::machine::{self, Attendance, Claim, Refusal, Registry};
+use mesh_core::model::RecordKey;
 use mesh_core::resource::{Object, ObjectKey, Origin, ServedKind, Spec, WorkloadGroupSpec, from_json};
 use mesh_source::Change;
 use tokio::sync::{Notify, mpsc};
@@ -18,11 +19,13 @@ use tokio::time::timeout;
 
 use crate::config::Options;
 use crate::feed::Findings;
+use crate::hub::Hub;
 use crate::kubernetes::machines::Written;
 
 /// All of them.
 #[derive(Debug)]
 pub struct Machines {
+    hub: Arc<Hub>,
     findings: Arc<Findings>,
     domain: TrustDomain,
     grace: Duration,
@@ -39,7 +42,25 @@ pub struct Machines {
 #[derive(Debug)]
 pub struct Attending {
     machines: Arc<Machines>,
+    caller: SpiffeId,
     claim: Claim,
+}
+
+/// A WorkloadEntry that there should be.
+struct Wanted {
+    /// As JSON.
+    text: String,
+    /// Whether its machine is connected here, and not just expected back.
+    is_here: bool,
+    /// How often it has come.
+    arrivals: u64,
+}
+
+/// What this process has brought about last of a WorkloadEntry.
+struct Kept {
+    text: String,
+    arrivals: u64,
+    at: Instant,
 }
 
 /// Why somebody is not told what the node of a WorkloadEntry is told. Says nothing of what is in the WorkloadEntry.
@@ -55,12 +76,13 @@ pub struct NotTheMachine {
 impl Machines {
     /// None yet. What comes of them is for the compiler.
     pub fn new(
-        findings: Arc<Findings>,
+        (hub, findings): (Arc<Hub>, Arc<Findings>),
         options: &Options,
         written: Option<Written>,
     ) -> (Arc<Self>, mpsc::Receiver<Change>) {
         let (compiled, registered) = mpsc::channel(WAITING);
         let machines = Self {
+            hub,
             findings,
             domain: options.trust_domain.clone(),
             grace: options.machine_grace,
@@ -78,12 +100,34 @@ impl Machines {
     /// # Errors
     /// If it may not be what it says it is.
     pub fn register(self: &Arc<Self>, caller: &SpiffeId, claim: Claim) -> Result<Attending, Refusal> {
-        let group = self.group(&claim);
-        claim.admit(caller, group.as_deref().and_then(spec_of), &self.domain)?;
-        self.registry().connected(&claim);
+        self.admit(caller, &claim)?;
+        if self.is_taken(&claim) {
+            return Err(Refusal::Taken(claim.address));
+        }
+        let mut registry = self.registry();
+        if !registry.has_room(&claim) {
+            return Err(Refusal::Full(claim.to_string()));
+        }
+        registry.connected(&claim);
+        drop(registry);
         tracing::info!(machine = claim.entry_name(), group = %claim, identity = %caller, "A machine has registered.");
         self.moved.notify_one();
-        Ok(Attending { machines: Arc::clone(self), claim })
+        Ok(Attending { machines: Arc::clone(self), caller: caller.clone(), claim })
+    }
+
+    fn admit(&self, caller: &SpiffeId, claim: &Claim) -> Result<(), Refusal> {
+        claim.admit(caller, self.group(claim).as_deref().and_then(spec_of), &self.domain)
+    }
+
+    /// Whether the machine's address is known to be another's. An address that a ServiceEntry lists without saying who is there
+    /// may be the machine's.
+    fn is_taken(&self, claim: &Claim) -> bool {
+        let own = format!("/networking.istio.io/WorkloadEntry/{}/{}", claim.namespace, claim.entry_name());
+        match self.hub.shelf().at(claim.address) {
+            Some(RecordKey::Workload(uid) | RecordKey::LocalPod(uid)) => !uid.ends_with(&own),
+            Some(RecordKey::Service(_)) => true,
+            _ => false,
+        }
     }
 
     /// Checks that `caller` may be told as the machine of `entry`, `NAMESPACE/NAME`, which somebody has written. One that is
@@ -103,11 +147,13 @@ impl Machines {
         is_it.then_some(()).ok_or_else(not_it)
     }
 
-    /// Keeps the `WorkloadEntries` as the machines are, for ever.
+    /// Keeps the `WorkloadEntries` as the machines are, for ever, as soon as it is known what there is.
     pub async fn run(self: Arc<Self>) {
+        self.hub.until_ready().await;
         let mut kept = BTreeMap::new();
         let mut seen = None;
-        let mut complaint = None;
+        let mut complaints = BTreeSet::new();
+        let mut is_settled = true;
         loop {
             // Machines that have gone are looked for now and then; a group may have changed meanwhile.
             let moved = timeout(LOOK, self.moved.notified()).await.is_ok();
@@ -120,17 +166,18 @@ impl Machines {
             for claim in &gone {
                 tracing::info!(machine = claim.entry_name(), group = %claim, "A machine has been gone for too long.");
             }
-            if !moved && !changed && gone.is_empty() && complaint.is_none() {
+            if !moved && !changed && gone.is_empty() && is_settled {
                 continue;
             }
-            let error = self.settle(&mut kept, self.wanted()).await.err();
-            if let Some(error) = error.as_ref().filter(|error| complaint.as_ref() != Some(*error)) {
+            let errors;
+            (errors, is_settled) = self.settle(&mut kept, self.wanted()).await;
+            for error in errors.difference(&complaints).take(MAX_SAID) {
                 tracing::warn!(
                     error,
-                    "WorkloadEntries of machines cannot be written; that will be tried again."
+                    "The WorkloadEntry of a machine cannot be written; that will be tried again."
                 );
             }
-            complaint = error;
+            complaints = errors;
         }
     }
 
@@ -144,49 +191,89 @@ impl Machines {
         }
     }
 
-    /// The `WorkloadEntries` that there should be, as JSON.
-    fn wanted(&self) -> BTreeMap<ObjectKey, String> {
-        let machines: Vec<_> =
-            self.registry().all().map(|(claim, one)| (claim.clone(), one.health)).collect();
-        let entry = |(claim, health): &(Claim, Option<bool>)| {
+    /// The `WorkloadEntries` that there should be.
+    fn wanted(&self) -> BTreeMap<ObjectKey, Wanted> {
+        let machines: Vec<_> = self.registry().all().map(|(claim, one)| (claim.clone(), *one)).collect();
+        let entry = |(claim, one): &(Claim, Attendance)| {
             let group = self.group(claim)?;
-            let value = machine::entry(claim, (&group.meta, spec_of(&group)?), *health);
-            Some((key("WorkloadEntry", &claim.namespace, &claim.entry_name()), value.to_string()))
+            let text = machine::entry(claim, (&group.meta, spec_of(&group)?), one.health).to_string();
+            let wanted = Wanted { text, is_here: one.connections > 0, arrivals: one.arrivals };
+            Some((key("WorkloadEntry", &claim.namespace, &claim.entry_name()), wanted))
         };
         machines.iter().filter_map(entry).collect()
     }
 
-    /// Brings what there is in line with what there should be. `kept` is what has been brought about.
+    /// Brings what there is in line with what there should be. `kept` is what has been brought about. What fails keeps nothing
+    /// else from being done: why, by the names of the `WorkloadEntries`, and whether all is as it should be.
     async fn settle(
         &self,
-        kept: &mut BTreeMap<ObjectKey, String>,
-        wanted: BTreeMap<ObjectKey, String>,
-    ) -> Result<(), String> {
+        kept: &mut BTreeMap<ObjectKey, Kept>,
+        wanted: BTreeMap<ObjectKey, Wanted>,
+    ) -> (BTreeSet<String>, bool) {
+        let (mut errors, mut is_settled) = (BTreeSet::new(), true);
         let gone: Vec<_> = kept.keys().filter(|key| !wanted.contains_key(key)).cloned().collect();
         for key in gone {
-            match &self.written {
-                Some(written) => written.remove(&key).await?,
-                None => self.compile(Change::Delete(key.clone())).await?,
+            match self.remove(&key).await {
+                Ok(()) => drop(kept.remove(&key)),
+                Err(error) => drop(errors.insert(format!("{key}: {error}"))),
             }
-            kept.remove(&key);
         }
-        for (key, text) in wanted {
-            if kept.get(&key) == Some(&text) {
+        for (key, wanted) in wanted {
+            match self.is_kept(&key, &wanted) {
+                Ok(true) => continue,
+                Ok(false) => is_settled = false,
+                Err(error) => {
+                    errors.insert(format!("{key}: {error}"));
+                    continue;
+                }
+            }
+            // Others may want it otherwise, or the word that it is there is on its way.
+            let is_news = |kept: &Kept| {
+                kept.text != wanted.text || kept.arrivals != wanted.arrivals || kept.at.elapsed() > AGAIN
+            };
+            if !kept.get(&key).is_none_or(is_news) {
                 continue;
             }
-            let object = object_of(&key, &text);
-            let object =
-                object.ok_or_else(|| format!("what its group makes of {key} is no WorkloadEntry"))?;
-            match &self.written {
-                Some(written) => {
-                    let value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-                    written.put(&key, &value).await?;
+            match self.put(&key, &wanted.text).await {
+                Ok(()) => {
+                    let Wanted { text, arrivals, .. } = wanted;
+                    kept.insert(key, Kept { text, arrivals, at: Instant::now() });
                 }
-                None => self.compile(Change::Apply(Arc::new(object))).await?,
+                Err(error) => drop(errors.insert(format!("{key}: {error}"))),
             }
-            kept.insert(key, text);
         }
-        Ok(())
+        let is_settled = is_settled && errors.is_empty();
+        (errors, is_settled)
+    }
+
+    /// Whether a WorkloadEntry is as it should be, or somebody else's to write: one that is not connected here may be to another.
+    fn is_kept(&self, key: &ObjectKey, wanted: &Wanted) -> Result<bool, String> {
+        let own = object_of(key, &wanted.text).ok_or("what its group makes of it is no WorkloadEntry")?;
+        let found = self.findings.catalog.get(key);
+        let Some(found) = found else { return Ok(!wanted.is_here && self.written.is_some()) };
+        let is_other = self.written.as_ref().is_some_and(|written| !written.is_own(&found));
+        let is_left =
+            || self.written.as_ref().is_some_and(|written| written.is_orphan(&found, &self.findings.catalog));
+        if is_other {
+            return Ok(!wanted.is_here && !is_left());
+        }
+        Ok(has_all(&found, &own))
+    }
+
+    async fn put(&self, key: &ObjectKey, text: &str) -> Result<(), String> {
+        let Some(written) = &self.written else {
+            let object = object_of(key, text).ok_or("it is no WorkloadEntry")?;
+            return self.compile(Change::Apply(Arc::new(object))).await;
+        };
+        let value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        written.put(key, &value).await
+    }
+
+    async fn remove(&self, key: &ObjectKey) -> Result<(), String> {
+        match &self.written {
+            Some(written) => written.remove(key).await,
+            None => self.compile(Change::Delete(key.clone())).await,
+        }
     }
 
     async fn compile(&self, change: Change) -> Result<(), String> {
@@ -202,7 +289,31 @@ impl Machines {
     }
 }
 
+/// Whether an object has everything that is written of it. Others may have given it more.
+fn has_all(found: &Object, own: &Object) -> bool {
+    let pairs = |own: &BTreeMap<String, String>, found: &BTreeMap<String, String>| {
+        own.iter().all(|(key, value)| found.get(key) == Some(value))
+    };
+    let health = own.status.is_healthy;
+    let is_same = match (&found.spec, &own.spec) {
+        (Spec::WorkloadEntry(found), Spec::WorkloadEntry(own)) => found == own,
+        _ => false,
+    };
+    is_same
+        && pairs(&own.meta.labels, &found.meta.labels)
+        && pairs(&own.meta.annotations, &found.meta.annotations)
+        && (health.is_none() || found.status.is_healthy == health)
+}
+
 impl Attending {
+    /// Checks that the machine may still be what it is registered as: its group may have become another identity's.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn check(&self) -> Result<(), Refusal> {
+        self.machines.admit(&self.caller, &self.claim)
+    }
+
     /// The machine's own probe says this: nothing, or what is wrong.
     pub fn report(&self, wrong: Option<&str>) {
         if self.machines.registry().reported(&self.claim, wrong.is_none()) {
@@ -240,5 +351,9 @@ fn object_of(key: &ObjectKey, text: &str) -> Option<Object> {
 const WAITING: usize = 1024;
 /// How often machines that have gone are looked for.
 const LOOK: Duration = Duration::from_millis(500);
+/// How soon what was written and is not there is written again.
+const AGAIN: Duration = Duration::from_secs(10);
+/// What is said at a time of `WorkloadEntries` that cannot be written.
+const MAX_SAID: usize = 10;
 /// Characters of what a machine says is wrong with it, in the log.
 const MAX_REASON: usize = 200;

@@ -103,6 +103,14 @@ impl Replicas {
     }
 }
 
+/// What a connection to a replica leads to.
+enum Way {
+    /// Another one.
+    Other(TopologyClient<Channel>),
+    /// This process.
+    Itself,
+}
+
 /// Another replica.
 struct Other {
     at: SocketAddr,
@@ -115,28 +123,41 @@ impl Other {
     async fn run(self, mut reports: mpsc::Receiver<Arc<TopologyReport>>) {
         let mut client: Option<TopologyClient<Channel>> = None;
         while let Some(report) = reports.recv().await {
+            // Nobody counts on it any more: what still waits is for a pod that is gone.
+            if reports.is_closed() {
+                return;
+            }
             let known = match client.take() {
-                Some(known) => Ok(known),
+                Some(known) => Ok(Way::Other(known)),
                 None => self.connect().await,
             };
             match known {
-                Ok(mut known) => match timeout(ANSWER, known.report(TopologyReport::clone(&report))).await {
-                    Ok(Err(status)) if !is_of_the_way(&status) => {
-                        tracing::debug!(replica = %self.at, reason = status.message(), "A replica refuses a report.");
-                        client = Some(known);
+                Ok(Way::Itself) => return idle(reports).await,
+                Ok(Way::Other(mut known)) => {
+                    match timeout(ANSWER, known.report(TopologyReport::clone(&report))).await {
+                        Ok(Err(status)) if !is_of_the_way(&status) => {
+                            tracing::debug!(replica = %self.at, reason = status.message(), "A replica refuses a report.");
+                            client = Some(known);
+                        }
+                        Ok(Ok(_)) => client = Some(known),
+                        Ok(Err(_)) | Err(_) => {}
                     }
-                    Ok(Ok(_)) => client = Some(known),
-                    Ok(Err(_)) | Err(_) => {}
-                },
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => return idle(reports).await,
-                Err(error) => tracing::debug!(replica = %self.at, %error, "A replica is not reached."),
+                }
+                Err(error) => {
+                    tracing::debug!(replica = %self.at, %error, "A replica is not reached.");
+                    // What has come meanwhile would fail in the same way, one after the other.
+                    while reports.try_recv().is_ok() {}
+                }
             }
         }
     }
 
-    async fn connect(&self) -> io::Result<TopologyClient<Channel>> {
+    async fn connect(&self) -> io::Result<Way> {
         let stream = timeout(ANSWER, self.dial()).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        let mut stream = Some(stream);
+        if stream.is_none() {
+            return Ok(Way::Itself);
+        }
+        let mut stream = stream;
         // A connection that is lost is made anew from the start: the replica may be another process by then.
         let once = tower::service_fn(move |_: Uri| {
             let stream = stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
@@ -144,16 +165,17 @@ impl Other {
         });
         let endpoint = Endpoint::from_static("http://mesh-control");
         let channel = endpoint.connect_with_connector(once).await.map_err(io::Error::other)?;
-        Ok(TopologyClient::new(channel))
+        Ok(Way::Other(TopologyClient::new(channel)))
     }
 
-    /// `AddrInUse` if it is this machine that answers.
-    async fn dial(&self) -> io::Result<TlsStream<TcpStream>> {
+    /// `None` if it is this machine that answers.
+    async fn dial(&self) -> io::Result<Option<TlsStream<TcpStream>>> {
         let stream = TcpStream::connect(self.at).await?;
         if stream.local_addr()?.ip() == self.at.ip() {
-            return Err(io::ErrorKind::AddrInUse.into());
+            return Ok(None);
         }
-        TlsConnector::from(self.serving.client_config()).connect(self.name.clone(), stream).await
+        let connector = TlsConnector::from(self.serving.client_config());
+        connector.connect(self.name.clone(), stream).await.map(Some)
     }
 }
 
@@ -172,3 +194,70 @@ const LOOK: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Reports that wait for another: as many as some hundred nodes have in five seconds.
 const PENDING: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use mesh_ca::{Ca, FileVault, Limits};
+    use mesh_core::id::{SpiffeId, TrustDomain};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    /// Whoever is to be told at `at`, with reports that wait already.
+    async fn other(at: SocketAddr, waiting: usize) -> (mpsc::Sender<Arc<TopologyReport>>, JoinHandle<()>) {
+        let place = tempfile::tempdir().unwrap();
+        let domain = TrustDomain::default();
+        let vault = Arc::new(FileVault::ca(place.path()));
+        let limits = Limits::up_to(Duration::from_secs(3600));
+        let ca = Arc::new(Ca::open(vault, &domain, limits, SystemTime::now()).await.unwrap());
+        let id = SpiffeId::new(&domain, "istio-system", "mesh-control").unwrap();
+        let serving = Serving::new(ca, id, vec!["mesh-control".to_owned()]).unwrap();
+        let name = ServerName::try_from("mesh-control").unwrap();
+        let (sender, reports) = mpsc::channel(PENDING);
+        for _ in 0..waiting {
+            sender.try_send(Arc::default()).unwrap();
+        }
+        let other = Other { at, serving: Arc::new(serving), name };
+        (sender, tasks::spawn("replica", other.run(reports)))
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_replica_that_is_gone_is_forgotten() {
+        // It takes connections and says nothing: each attempt lasts five seconds.
+        let silent = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let (sender, run) = other(silent.local_addr().unwrap(), PENDING).await;
+        drop(sender);
+        timeout(Duration::from_secs(3), run).await.expect("an end").unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_failure_is_not_repeated_for_all_that_waits() {
+        let closed = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let at = closed.local_addr().unwrap();
+        drop(closed);
+        let (sender, run) = other(at, PENDING).await;
+        let room = async {
+            while sender.capacity() < PENDING {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(3), room).await.expect("there is room again");
+        drop(sender);
+        timeout(Duration::from_secs(3), run).await.expect("an end").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_replica_knows_itself() {
+        // Whoever connects to 127.0.0.1 does so from there.
+        let own = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (sender, run) = other(own.local_addr().unwrap(), 1).await;
+        own.accept().await.unwrap();
+        sender.send(Arc::default()).await.unwrap();
+        assert!(timeout(Duration::from_millis(300), own.accept()).await.is_err(), "it looked again");
+        drop(sender);
+        timeout(Duration::from_secs(3), run).await.expect("an end").unwrap();
+    }
+}

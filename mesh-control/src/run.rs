@@ -70,7 +70,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
 
     let serving = Arc::new(serving(&options, &ca)?);
     let told = (Arc::clone(&hub), Arc::clone(&findings));
-    let (machines, registered) = follow_machines(&options, cluster.as_ref(), &findings);
+    let (machines, registered) = follow_machines(&options, cluster.as_ref(), (&hub, &findings));
     let membership = match &cluster {
         None => follow(&options, told, registered).map(|()| None)?,
         Some(cluster) => {
@@ -142,10 +142,10 @@ fn compile_options(options: &Options) -> CompileOptions {
 fn follow_machines(
     options: &Options,
     cluster: Option<&Cluster>,
-    findings: &Arc<Findings>,
+    (hub, findings): (&Arc<Hub>, &Arc<Findings>),
 ) -> (Arc<Machines>, mpsc::Receiver<Change>) {
     let written = cluster.map(Cluster::machines);
-    let (machines, registered) = Machines::new(Arc::clone(findings), options, written);
+    let (machines, registered) = Machines::new((Arc::clone(hub), Arc::clone(findings)), options, written);
     drop(tasks::spawn("machines", Arc::clone(&machines).run()));
     (machines, registered)
 }

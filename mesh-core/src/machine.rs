@@ -16,7 +16,7 @@ pub use self::standing::Standing;
 use crate::id::{IdError, SpiffeId, TrustDomain};
 use crate::resource::networking::WorkloadEntrySpec;
 use crate::resource::networking::workload::Address;
-use crate::resource::{Meta, WorkloadGroupSpec};
+use crate::resource::{Meta, WorkloadGroupSpec, is_subdomain};
 
 mod registry;
 mod standing;
@@ -50,6 +50,17 @@ pub enum Refusal {
     /// Nobody reaches anybody there.
     #[error("{0} is no address that others reach a machine at")]
     Address(IpAddr),
+    /// It is the address of another workload, or of a service.
+    #[error("the address {0} is another workload's")]
+    Taken(IpAddr),
+    /// No object in Kubernetes can be called so.
+    #[error(
+        "{0:?} is no name of a WorkloadEntry: the network, or the end of the address, does not fit into one"
+    )]
+    Name(String),
+    /// There are too many machines of the group.
+    #[error("the WorkloadGroup {0} has as many machines as a group may have")]
+    Full(String),
     /// The template's account cannot be part of an identity.
     #[error("the WorkloadGroup's serviceAccount {0}")]
     Account(IdError),
@@ -88,11 +99,11 @@ impl Claim {
         if *caller != own.map_err(Refusal::Account)? {
             return Err(not_yours());
         }
-        let ip = self.address;
-        if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
-            return Err(Refusal::Address(ip));
+        if !is_of_others_use(self.address) {
+            return Err(Refusal::Address(self.address));
         }
-        Ok(())
+        let name = self.entry_name();
+        if is_subdomain(&name) { Ok(()) } else { Err(Refusal::Name(name)) }
     }
 }
 
@@ -100,6 +111,16 @@ impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.group)
     }
+}
+
+/// Whether others may reach a machine at this address, whichever way it is written.
+fn is_of_others_use(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let is_near = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || is_near)
 }
 
 /// The name that Istio gives to the WorkloadEntry of a machine: `GROUP-ADDRESS[-NETWORK]`, of which the last 253 bytes.

@@ -56,6 +56,7 @@ mod validate;
 pub mod value;
 
 pub(crate) use self::tree::quote;
+pub(crate) use self::validate::is_subdomain;
 
 /// A file as it was read: what [`parse`] takes.
 #[derive(Debug, Clone, Copy)]

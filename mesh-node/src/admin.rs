@@ -36,6 +36,11 @@ pub trait AdminState: Send + Sync {
     /// The node's name.
     fn node(&self) -> &str;
 
+    /// Which pod the process is of, where it was told and several may have the same ports one after the other.
+    fn instance(&self) -> Option<&str> {
+        None
+    }
+
     /// The process's own settings, for `/config_dump`. Must not hold secrets.
     fn config(&self) -> serde_json::Value {
         serde_json::Value::Null

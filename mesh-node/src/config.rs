@@ -46,6 +46,14 @@ pub enum Role {
     ///
     /// Example: mesh-node waypoint --name shop/waypoint --config /etc/mesh/config
     Waypoint(Box<GatewayOptions>),
+    /// Succeed when the node process of this pod is ready, for a readiness probe: beside another pod of the same machine, whoever
+    /// answers at port 15021 may be the other's. Both read which pod they are of from the variable `MESH_INSTANCE`.
+    Ready,
+    /// Wait until the control group of whoever runs this is captured by the node of this machine. Run before a service of the
+    /// machine (`ExecStartPre=` of systemd), it keeps the service from starting in the clear.
+    ///
+    /// Example: mesh-node enrolled --node vm
+    Enrolled(EnrolledOptions),
     /// Remove everything that a node process has put into the kernel: its pods are outside of the mesh then.
     ///
     /// Example: mesh-node cleanup --node node-1
@@ -253,6 +261,20 @@ impl std::fmt::Display for Namespaced {
     }
 }
 
+/// Options of those who wait for capture.
+#[derive(Clone, Debug, Args)]
+pub struct EnrolledOptions {
+    /// Name of the node.
+    #[arg(long)]
+    pub node: String,
+    /// Where kernel objects are pinned.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_ROOT)]
+    pub pin_root: PathBuf,
+    /// How long to wait before this fails [default: for as long as it takes].
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub patience: Option<Duration>,
+}
+
 /// Options of the cleanup role.
 #[derive(Clone, Debug, Args)]
 pub struct CleanupOptions {
@@ -271,7 +293,8 @@ pub struct CleanupOptions {
     /// Directory of the node's CNI plugins, to remove ours from it.
     #[arg(long, value_name = "DIR", requires = "cni_conf_dir")]
     pub cni_bin_dir: Option<PathBuf>,
-    /// Where the node process has kept certificates and keys [default: /run/mesh/NODE].
+    /// Where the node process has kept certificates and keys, as it was told [default: /run/mesh/NODE, which is not where that of
+    /// a machine (`--host`) has them].
     #[arg(long, value_name = "DIR")]
     pub svid_cache: Option<PathBuf>,
     /// Where it has kept what a control plane told. A certificate authority there stays.

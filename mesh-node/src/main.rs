@@ -13,6 +13,8 @@ fn main() -> ExitCode {
         Role::Node(options) => run::node::run(*options),
         Role::Gateway(options) => gateway::run(*options),
         Role::Waypoint(options) => waypoint::run(*options),
+        Role::Ready => run::ready::run(),
+        Role::Enrolled(options) => run::enrolled::run(&options),
         Role::Cleanup(options) => run::cleanup::run(&options),
     };
     match result {

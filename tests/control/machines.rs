@@ -150,3 +150,89 @@ async fn what_meshctl_writes_lets_a_machine_in() {
     let _machine = attend(&control, &shop, said("istio-token").trim()).await;
     soon("the WorkloadEntry", async || entry(&cluster, &shop).await.is_some()).await;
 }
+
+/// What a machine that is here needs is written again, whoever has taken it away or over; one registration that cannot be is
+/// nobody else's business.
+#[tokio::test]
+async fn a_machine_that_is_here_keeps_its_workload_entry() {
+    let cluster = Cluster::mesh().await;
+    let shop = shop(&cluster, &Value::Null).await;
+    let control = Control::ready(&cluster).await;
+    let token = token(&cluster, &shop, "db").await;
+    let said = |name: &str, address: &str, network: &str| {
+        let node = format!("{shop}/{name}");
+        [
+            ("NODE_NAME", node),
+            ("NAMESPACE", shop.clone()),
+            ("AUTO_REGISTER_GROUP", "db".to_owned()),
+            ("INSTANCE_IPS", address.to_owned()),
+            ("NETWORK", network.to_owned()),
+        ]
+    };
+    for (name, address, network, reason) in [
+        ("db-10.9.8.6-Bad_Net", "10.9.8.6", "Bad_Net", "is no name of a WorkloadEntry"),
+        ("db-fd00--", "fd00::", "", "is no name of a WorkloadEntry"),
+        ("db-127.0.0.1", "::ffff:127.0.0.1", "", "no address that others reach"),
+        ("db-169.254.0.1", "169.254.0.1", "", "no address that others reach"),
+    ] {
+        let said = said(name, address, network);
+        let said: Vec<_> = said.iter().map(|(key, value)| (*key, &**value)).collect();
+        let refused = control.attend(&said, &token).await.refusal().await;
+        assert!(refused.message().contains(reason), "{name}: {refused}");
+    }
+    let _machine = attend(&control, &shop, &token).await;
+    soon("the WorkloadEntry", async || entry(&cluster, &shop).await.is_some()).await;
+    cluster.remove("WorkloadEntry", &shop, "db-10.9.8.7").await;
+    soon("it is there again", async || entry(&cluster, &shop).await.is_some()).await;
+    let controller = async || {
+        let entry = entry(&cluster, &shop).await?;
+        entry["metadata"]["annotations"]["istio.io/workloadController"].as_str().map(str::to_owned)
+    };
+    let own = controller().await.expect("it says who has written it");
+    let mut taken = entry(&cluster, &shop).await.expect("it is there");
+    taken["metadata"]["annotations"]["istio.io/workloadController"] = json!("another_1");
+    taken["metadata"]["managedFields"] = Value::Null;
+    cluster.put(&taken).await;
+    soon("it is its own again", async || controller().await.as_ref() == Some(&own)).await;
+}
+
+/// An address that a workload has is not another machine's for the asking.
+#[tokio::test]
+async fn an_address_that_another_has_is_refused() {
+    let cluster = Cluster::mesh().await;
+    let shop = shop(&cluster, &Value::Null).await;
+    let control = Control::ready(&cluster).await;
+    cluster
+        .put(&json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry",
+            "metadata": {"name": "till", "namespace": shop},
+            "spec": {"address": "10.9.8.7", "serviceAccount": "web"},
+        }))
+        .await;
+    let mut others = control.subscribe().await;
+    others.until("the workload", |it| it.knows("/till")).await;
+    let token = token(&cluster, &shop, "db").await;
+    let refused = attend(&control, &shop, &token).await.refusal().await;
+    assert!(refused.message().contains("the address 10.9.8.7 is another workload's"), "{refused}");
+}
+
+/// A machine is told what its WorkloadEntry entitles it to for as long as it does.
+#[tokio::test]
+async fn a_machine_whose_entry_becomes_anothers_is_sent_away() {
+    let cluster = Cluster::mesh().await;
+    let shop = shop(&cluster, &Value::Null).await;
+    let control = Control::ready(&cluster).await;
+    let token = token(&cluster, &shop, "db").await;
+    // It is not there yet.
+    let node = format!("{shop}/till");
+    let mut machine = control.attend(&[("NODE_NAME", &node)], &token).await;
+    cluster
+        .put(&json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry",
+            "metadata": {"name": "till", "namespace": shop},
+            "spec": {"address": "10.9.8.9", "serviceAccount": "web"},
+        }))
+        .await;
+    let refused = machine.refusal().await;
+    assert!(refused.message().contains("is not the machine of the WorkloadEntry"), "{refused}");
+}

@@ -90,6 +90,8 @@ fn node() -> (PodTemplateSpec, NodeOptions) {
         mesh_node::config::Role::Node(options) => Some(options),
         mesh_node::config::Role::Gateway(_)
         | mesh_node::config::Role::Waypoint(_)
+        | mesh_node::config::Role::Ready
+        | mesh_node::config::Role::Enrolled(_)
         | mesh_node::config::Role::Cleanup(_) => None,
     };
     let options = options.expect("the role of a node");

@@ -119,18 +119,81 @@ fn what_a_replaced_process_carries_outlasts_the_wish_that_it_stop() -> Result<()
 }
 
 /// Somebody who takes over and dies at once leaves nobody who follows the configuration: the old process ends, so that whoever
-/// looks after it starts it anew.
+/// looks after it starts it anew. What it carries has its time before.
 #[test]
 fn a_successor_that_dies_at_once_is_no_loss() -> Result<()> {
     let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
-    let node = bed.node("node-1")?;
+    let (client, near, node) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?, bed.node("node-1")?);
+    let to_far = at(&bed.pod("mesh/far")?);
+    let mut held = client.spawn(&["netprobe", "hold", &to_far, "--count", "1"])?;
+    ensure!(held.line(Duration::from_secs(5))? == "holding 1");
     let before = node.pid()?;
     let nowhere = "/nowhere/at/all";
     let new = another(&node, &[("--config", nowhere), ("--control-ca", nowhere)])?;
     let took_over = || Ok(new.errors().contains("Taking over from the process before this one"));
     eventually("it takes over", took_over)?;
+    eventually("the old process notices", || Ok(node.log()?.contains("has not begun to serve")))?;
+    let ended = held.line(Duration::from_secs(2));
+    ensure!(ended.is_err(), "its connection ended: {ended:?}");
+    ensure!(node.pid()? == before, "it has ended before its connections");
+    held.kill();
     eventually("the node serves again", || Ok(node.pid()?.is_some_and(|pid| Some(pid) != before)))?;
     node.wait_ready(Duration::from_secs(10))?;
-    let (client, near) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?);
     eventually("connections", || Ok(dial(&client, &[&at(&near)])?.served()))
+}
+
+/// A process that was replaced is not lost with its successor: it ends, and whoever looks after it starts it anew.
+#[test]
+fn a_replaced_process_comes_back_when_its_successor_is_gone() -> Result<()> {
+    let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
+    let (client, near, node) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?, bed.node("node-1")?);
+    let before = node.pid()?;
+    let mut new = another(&node, &[])?;
+    eventually("the old process has nothing left to do", || {
+        Ok(node.log()?.contains("Nothing is left to do"))
+    })
+    .with_context(|| new.errors())?;
+    ensure!(dial(&client, &[&at(&near)])?.served(), "by the new one");
+    new.kill();
+    eventually("the old one comes back", || Ok(node.pid()?.is_some_and(|pid| Some(pid) != before)))?;
+    node.wait_ready(Duration::from_secs(10))?;
+    eventually("connections", || Ok(dial(&client, &[&at(&near)])?.served()))
+}
+
+/// A process that beside another asks for its own readiness is not told of the other's.
+#[test]
+fn readiness_is_of_the_process_that_is_asked_for() -> Result<()> {
+    let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
+    let node = bed.node("node-1")?;
+    ensure!(node.exec(&["mesh-node", "ready"])?.status.success(), "whichever it is");
+    let output = node.exec(&["env", "MESH_INSTANCE=another", "mesh-node", "ready"])?;
+    ensure!(!output.status.success(), "another is not: {output:?}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(text.contains("another process of this node answers here"), "{text}");
+    Ok(())
+}
+
+/// What a version before this one with other maps has left goes when the new one has every pod, though the old one still runs.
+#[test]
+fn a_process_of_another_version_is_replaced() -> Result<()> {
+    let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
+    let (client, node) = (bed.pod("mesh/client")?, bed.node("node-1")?);
+    let (near, far) = (at(&bed.pod("mesh/near")?), at(&bed.pod("mesh/far")?));
+    ensure!(dial(&client, &[&near])?.served());
+    let pins = bed.layout().pins.join("node-1");
+    fs::rename(pins.join(mesh_common::ABI), pins.join("v0"))?;
+    let new = another(&node, &[])?;
+    eventually("the new process has all pods", || Ok(node.log()?.contains("Draining")))
+        .with_context(|| new.errors())?;
+    ensure!(!pins.join("v0").exists(), "{}", new.errors());
+    // The ports that the old process has are its own until it ends.
+    let listeners = client.exec(&["ss", "-Htlnp"])?;
+    let text = String::from_utf8_lossy(&listeners.stdout).into_owned();
+    let at_usual = text.lines().filter(|line| line.contains("127.0.0.1:15001 "));
+    let pid = format!("pid={},", node.pid()?.context("it does not run")?);
+    ensure!(at_usual.clone().all(|line| line.contains(&pid)), "{text}");
+    for to in [near, far] {
+        eventually("connections", || Ok(dial(&client, &[&to])?.served())).with_context(|| new.errors())?;
+    }
+    Ok(())
 }

@@ -400,6 +400,51 @@ fn a_machine_without_its_node_is_closed() -> Result<()> {
     Ok(())
 }
 
+/// A unit that starts anew has another control group: it is captured as the one before, also while the WorkloadEntry is wrong.
+#[test]
+fn a_unit_that_starts_anew_is_captured_whatever_its_entry_says() -> Result<()> {
+    let bed = bed()?;
+    bed.apply(&(STRICT.to_owned() + &entry(&bed)?))?;
+    let machine = Machine::start(&bed, "vm", &["--workload-entry", "mesh/vm"])?;
+    let far = at(&bed.pod("mesh/far")?);
+    machine.eventually("unit", &far, Dialled::served)?;
+    bed.apply(&entry(&bed)?.replace(&machine.ip(), "192.168.77.250"))?;
+    bed.wait("word of the foreign address", Duration::from_secs(10), |_| {
+        machine.state().is_ok_and(|state| state == "failed")
+    })?;
+    let unit = machine.node.cgroup().join("unit");
+    fs::remove_dir(&unit)?;
+    fs::create_dir(&unit)?;
+    // In plain text nobody gets in there.
+    machine.eventually("unit", &far, Dialled::served)?;
+    let said = machine.agent.errors().matches("Enrolled processes cannot be served").count();
+    ensure!(said == 1, "it was said {said} times");
+    Ok(())
+}
+
+/// What is started after `mesh-node enrolled` is captured from its first byte.
+#[test]
+fn a_service_waits_for_its_capture() -> Result<()> {
+    let bed = bed()?;
+    bed.apply(&entry(&bed)?)?;
+    let node = bed.node("node-3")?;
+    let pins = bed.layout().pins.display().to_string();
+    let gate = |group: &str, patience: &str| -> Result<std::process::Output> {
+        let words = ["mesh-node", "enrolled", "--node", "vm", "--pin-root", &pins, "--patience", patience];
+        Ok(node.exec_in(group, &words)?)
+    };
+    let output = gate("unit", "1s")?;
+    ensure!(!output.status.success(), "nothing is captured yet: {output:?}");
+    let machine = Machine::begin(&bed, &join_token(&bed, "vm")?, &["--workload-entry", "mesh/vm"])?;
+    let output = gate("unit", "20s")?;
+    ensure!(output.status.success(), "{output:?}; {}", machine.agent.errors());
+    let output = gate("unit/inside", "1ms")?;
+    ensure!(output.status.success(), "a group inside of it: {output:?}");
+    let output = gate("host", "1s")?;
+    ensure!(!output.status.success(), "what is not enrolled is never captured: {output:?}");
+    Ok(())
+}
+
 /// The listener that enrolled processes are led to is of no use to others, whatever address they come from.
 #[test]
 fn nobody_rides_on_what_an_enrolled_process_has_opened() -> Result<()> {

@@ -96,21 +96,29 @@ impl Written {
     /// `WorkloadEntries` of machines whose replica is not there any more: this one's own predecessor in the same pod, or one whose
     /// pod is gone. Nothing where this replica is in no pod, and so cannot tell.
     pub fn orphans(&self, catalog: &Catalog) -> Vec<Arc<Object>> {
-        let own = pod_of(&self.controller);
-        let is_pod = |name: &str| {
-            let (namespace, name) = (self.root_namespace.as_str().into(), name.into());
-            catalog.get(&ObjectKey { kind: "Pod", namespace, name }).is_some()
-        };
-        let in_cluster = is_pod(own);
-        let is_orphan = |object: &Object| {
-            let annotations = &object.meta.annotations;
-            let of = annotations.get(CONTROLLER).filter(|_| annotations.contains_key(GROUP));
-            of.is_some_and(|of| {
-                let pod = pod_of(of);
-                *of != self.controller && (pod == own || (in_cluster && !is_pod(pod)))
-            })
-        };
-        catalog.objects(|object| object.meta.kind == "WorkloadEntry" && is_orphan(object))
+        let entries = catalog.objects(|object| object.meta.kind == "WorkloadEntry");
+        entries.into_iter().filter(|object| self.is_orphan(object, catalog)).collect()
+    }
+
+    /// Whether it is one of these.
+    pub fn is_orphan(&self, object: &Object, catalog: &Catalog) -> bool {
+        let annotations = &object.meta.annotations;
+        let of = annotations.get(CONTROLLER).filter(|_| annotations.contains_key(GROUP));
+        let Some(of) = of.filter(|of| **of != self.controller) else { return false };
+        let (own, pod) = (pod_of(&self.controller), pod_of(of));
+        // Of a pod that there was no room for it is not known whether it is there.
+        let knows = || catalog.is_complete() && self.is_pod(own, catalog);
+        pod == own || (knows() && !self.is_pod(pod, catalog))
+    }
+
+    /// Whether this replica has written a WorkloadEntry, and nobody else since.
+    pub fn is_own(&self, object: &Object) -> bool {
+        object.meta.annotations.get(CONTROLLER) == Some(&self.controller)
+    }
+
+    fn is_pod(&self, name: &str, catalog: &Catalog) -> bool {
+        let (namespace, name) = (self.root_namespace.as_str().into(), name.into());
+        catalog.get(&ObjectKey { kind: "Pod", namespace, name }).is_some()
     }
 
     fn entries(&self, namespace: &str) -> Api<DynamicObject> {

@@ -2,6 +2,7 @@
 //! control planes.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::Claim;
@@ -17,6 +18,8 @@ pub struct Registry {
 pub struct Attendance {
     /// Connections that are open.
     pub connections: usize,
+    /// How often one was opened.
+    pub arrivals: u64,
     /// When the last one ended, if none is open.
     pub gone_since: Option<Duration>,
     /// What its own probe says.
@@ -24,10 +27,19 @@ pub struct Attendance {
 }
 
 impl Registry {
+    /// Whether this machine may be registered as well: whoever has a token of a group can say any number of addresses.
+    pub fn has_room(&self, claim: &Claim) -> bool {
+        let first = Claim { address: Ipv4Addr::UNSPECIFIED.into(), network: "".into(), ..claim.clone() };
+        let is_of_group = |one: &Claim| one.namespace == claim.namespace && one.group == claim.group;
+        let of_group = self.machines.range(first..).take_while(|(one, _)| is_of_group(one));
+        self.machines.contains_key(claim) || of_group.count() < MAX_OF_GROUP
+    }
+
     /// A connection of this machine is open. What its probe has said before stays until it says something else.
     pub fn connected(&mut self, claim: &Claim) {
         let known = self.machines.entry(claim.clone()).or_default();
         known.connections += 1;
+        known.arrivals += 1;
         known.gone_since = None;
     }
 
@@ -57,9 +69,14 @@ impl Registry {
     pub fn sweep(&mut self, now: Duration, grace: Duration) -> Vec<Claim> {
         let is_over =
             |one: &Attendance| one.gone_since.is_some_and(|since| now.saturating_sub(since) > grace);
-        let over: Vec<_> =
-            self.machines.iter().filter(|(_, one)| is_over(one)).map(|(it, _)| it.clone()).collect();
-        self.machines.retain(|claim, _| !over.contains(claim));
+        let mut over = Vec::new();
+        self.machines.retain(|claim, one| {
+            let stays = !is_over(one);
+            if !stays {
+                over.push(claim.clone());
+            }
+            stays
+        });
         over
     }
 
@@ -73,3 +90,6 @@ impl Registry {
         self.machines.get(claim).copied()
     }
 }
+
+/// Machines of one WorkloadGroup.
+const MAX_OF_GROUP: usize = 1_000;

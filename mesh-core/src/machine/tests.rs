@@ -103,10 +103,46 @@ fn a_machine_is_of_the_group_whose_identity_it_has() {
     let absent = claim("10.0.0.1").admit(&id("shop", "web"), None, &domain).unwrap_err();
     let other = claim("10.0.0.1").admit(&id("shop", "web"), spec, &domain).unwrap_err();
     assert_eq!(absent.to_string(), other.to_string());
-    for address in ["127.0.0.1", "0.0.0.0", "::1", "224.0.0.1"] {
+    for address in [
+        "127.0.0.1",
+        "0.0.0.0",
+        "::1",
+        "224.0.0.1",
+        "::ffff:127.0.0.1",
+        "169.254.0.9",
+        "::ffff:169.254.0.9",
+        "fe80::1",
+        "255.255.255.255",
+    ] {
         let refused = claim(address).admit(&id("shop", "db"), spec, &domain);
         assert!(matches!(refused, Err(Refusal::Address(_))), "{address}");
     }
+    for (address, network) in
+        [("fd00::", ""), ("10.0.0.1", "Bad_Net"), ("10.0.0.1", "a b"), ("10.0.0.1", "-")]
+    {
+        let claim = Claim { network: network.into(), ..claim(address) };
+        let refused = claim.admit(&id("shop", "db"), spec, &domain);
+        assert!(matches!(refused, Err(Refusal::Name(_))), "{address} {network}: {refused:?}");
+    }
+}
+
+#[test]
+fn a_group_has_so_many_machines_and_no_more() {
+    let mut registry = Registry::default();
+    let machine = |number: usize| claim(&format!("10.0.{}.{}", number / 250, number % 250 + 1));
+    for number in 0..1_000 {
+        assert!(registry.has_room(&machine(number)));
+        registry.connected(&machine(number));
+    }
+    assert!(!registry.has_room(&machine(1_000)) && !registry.has_room(&claim("fd00::1")));
+    assert!(registry.has_room(&machine(7)), "one that is there already");
+    assert!(registry.has_room(&Claim { group: "web".into(), ..machine(1_000) }), "another group");
+    assert!(registry.has_room(&Claim { namespace: "other".into(), ..machine(1_000) }));
+    for number in 0..1_000 {
+        registry.disconnected(&machine(number), Duration::ZERO);
+    }
+    assert_eq!(registry.sweep(Duration::from_secs(9), Duration::from_secs(1)).len(), 1_000);
+    assert!(registry.has_room(&machine(1_000)));
 }
 
 #[test]

@@ -165,11 +165,7 @@ impl<'a> Report<'a> {
     /// What API servers take for a DNS subdomain: parts joined by dots, at most 253 characters. A part may be longer than a
     /// label of DNS.
     fn subdomain(&mut self, field: impl fmt::Display, value: &str) {
-        let is_part = |part: &str| {
-            let byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-            !part.is_empty() && part.bytes().all(byte) && !part.starts_with('-') && !part.ends_with('-')
-        };
-        if value.len() > 253 || !value.split('.').all(is_part) {
+        if !is_subdomain(value) {
             let reason = format!("{} is not a DNS name", quote(value));
             self.error_with(
                 field,
@@ -351,6 +347,15 @@ fn labels<'l>(
 /// The path of a map's entry.
 fn child(field: &str, key: &str) -> String {
     Path::Key(&Path::Root(field), key).to_string()
+}
+
+/// Whether an API server takes it for a DNS subdomain, and so for the name of most objects.
+pub(crate) fn is_subdomain(value: &str) -> bool {
+    let is_part = |part: &str| {
+        let byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !part.is_empty() && part.bytes().all(byte) && !part.starts_with('-') && !part.ends_with('-')
+    };
+    value.len() <= 253 && value.split('.').all(is_part)
 }
 
 /// `[prefix/]name`: the prefix a DNS name, the name at most 63 characters.

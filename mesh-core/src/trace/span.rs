@@ -28,6 +28,14 @@ pub struct Span {
     pub failed: bool,
 }
 
+impl Span {
+    /// Bytes of its texts.
+    pub fn text_bytes(&self) -> usize {
+        let tags = self.tags.iter().map(|(name, value)| name.len() + value.len());
+        self.name.len() + self.service.len() + tags.sum::<usize>()
+    }
+}
+
 /// Which end of a request tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

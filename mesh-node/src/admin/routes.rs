@@ -278,7 +278,12 @@ fn command_line(_: &Admin, _: &Parts) -> Reply {
     reply(StatusCode::OK, "text/plain; charset=utf-8", words.join("\0"))
 }
 
-fn ready(admin: &Admin, _: &Parts) -> Reply {
+fn ready(admin: &Admin, request: &Parts) -> Reply {
+    let asked = parse_query(request.uri.query().unwrap_or_default()).unwrap_or_default();
+    let mut of = asked.iter().filter(|(key, _)| key == "of").map(|(_, instance)| instance.as_str());
+    if of.any(|instance| admin.state.instance() != Some(instance)) {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "not ready: another process of this node answers here");
+    }
     match admin.state.ready() {
         Ok(()) => text(StatusCode::OK, "ready"),
         Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("not ready: {why}")),
@@ -382,7 +387,11 @@ const METRICS: &[Route] = &[
     Route::get("/stats/prometheus", "the same", metrics),
 ];
 
-const READY: &[Route] = &[Route::get("/healthz/ready", "200 if the node is ready, else 503 and why", ready)];
+const READY: &[Route] = &[Route::get(
+    "/healthz/ready",
+    "200 if the node is ready, else 503 and why; with ?of=POD if it is that pod's",
+    ready,
+)];
 
 const LOGGING_HELP: &str = "\
 To change levels, POST with any of:

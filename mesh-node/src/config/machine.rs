@@ -106,6 +106,17 @@ mod tests {
         assert_eq!(options.machine.cgroups, [PathBuf::from("/sys/fs/cgroup/mesh.slice")]);
     }
 
+    /// What keeps a unit of deploy/vm from starting in the clear.
+    #[test]
+    fn a_unit_waits_for_the_node_that_captures_it() {
+        let mut lines = include_str!("../../../deploy/vm/enrol.conf").lines();
+        let line = lines.find_map(|line| line.strip_prefix("ExecStartPre=+")).expect("a command");
+        let command =
+            Command::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{error}"));
+        let Role::Enrolled(options) = command.role else { panic!("{line}") };
+        assert_eq!((&*options.node, options.patience), ("vm", None), "as long as systemd lets it");
+    }
+
     #[test]
     fn units_have_processes_and_stay_where_they_are() {
         for good in ["db.service", "a@b-1.service", "session-2.scope", "mesh.slice", r"a\x2db.service"] {

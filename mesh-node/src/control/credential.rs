@@ -3,7 +3,10 @@
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -43,6 +46,8 @@ pub struct Link {
     own: Own,
     /// Held while one is made, so that one token makes one certificate.
     credential: Mutex<Option<Arc<Credential>>>,
+    /// The control plane does not take it.
+    doubted: AtomicBool,
 }
 
 /// Who a process is for the control plane, if it has a certificate of its own.
@@ -125,7 +130,13 @@ impl Link {
         let kept = own.cache.as_ref().and_then(load);
         let kept =
             kept.and_then(|kept| Credential::assemble(kept.chain, kept.key.secret_pkcs8_der().to_vec()).ok());
-        Self { endpoint, token, credential: Mutex::new(kept.map(Arc::new)), own }
+        Self {
+            endpoint,
+            token,
+            credential: Mutex::new(kept.map(Arc::new)),
+            doubted: AtomicBool::new(false),
+            own,
+        }
     }
 
     /// Connects, and gets or renews the node's own certificate where that is how it shows itself.
@@ -144,11 +155,21 @@ impl Link {
         Ok(Opened { channel, authorization: None })
     }
 
+    /// The control plane refuses who the certificate says that this is, perhaps because that has changed: the next connection
+    /// tries the token first.
+    pub fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+    }
+
     /// The node's own certificate: the one there is, or its successor, or the first one for the join token.
     async fn join(&self, token: Result<Option<String>, LinkError>) -> Result<Arc<Credential>, LinkError> {
         let mut held = self.credential.lock().await;
         let now = SystemTime::now();
-        let valid = held.clone().filter(|credential| now < credential.not_after);
+        let kept = held.clone().filter(|credential| now < credential.not_after);
+        // A token may say who this is by now.
+        let has_token = token.as_ref().is_ok_and(Option::is_some);
+        let is_doubted = self.doubted.swap(false, Ordering::Relaxed) && has_token;
+        let valid = kept.clone().filter(|_| !is_doubted);
         if let Some(fresh) = valid.as_ref().filter(|credential| now < credential.due) {
             return Ok(Arc::clone(fresh));
         }
@@ -162,7 +183,7 @@ impl Link {
             Ok(channel) => own_certificate(Opened { channel, authorization }).await,
             Err(error) => Err(error.into()),
         };
-        match (renewed, valid) {
+        match (renewed, kept) {
             (Ok(credential), _) => {
                 tracing::info!(identity = %credential.id, "The node has a certificate of its own.");
                 let id = if self.own.exchanges { &credential.id } else { &self.own.id };

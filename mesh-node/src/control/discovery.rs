@@ -131,6 +131,9 @@ impl Discovery {
         let mut pause = FIRST_PAUSE;
         loop {
             let ended = self.session().await;
+            if matches!(ended, Err(LinkError::Refused(_))) {
+                self.link.doubt();
+            }
             let was_connected = self.status.load().connected;
             let reason = ended
                 .err()

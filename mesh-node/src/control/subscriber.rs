@@ -52,6 +52,7 @@ impl Machine {
 
     /// A machine that registers with a WorkloadGroup.
     pub fn of_group(group: &Namespaced, address: IpAddr, network: &str) -> Self {
+        let address = address.to_canonical();
         let name = registered_name(&group.name, address, network);
         let entry = Namespaced { namespace: group.namespace.clone(), name };
         let joining = Joining { group: group.name.clone(), address, network: network.to_owned() };

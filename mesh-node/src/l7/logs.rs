@@ -42,6 +42,10 @@ impl Recipient for Journal {
         &self.service.to
     }
 
+    fn size(entry: &Vec<u8>) -> usize {
+        entry.len()
+    }
+
     fn question(&self, entries: &[Vec<u8>], to: &ClusterRef) -> Result<(Call, RequestHead), String> {
         let (teller, name) = (&self.teller, &self.service.log_name);
         let (message, method) = match &self.service.takes {

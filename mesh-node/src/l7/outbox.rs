@@ -5,9 +5,9 @@
 //! Invariant: whoever serves requests never waits here. What finds no room, or nobody who takes it, is dropped and counted.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -23,7 +23,7 @@ use super::exchange::Stage;
 use super::logs::{self, Journal};
 use super::message::RequestHead;
 use super::site::{Chosen, Clients, Facts, Site};
-use crate::report::{Event, Post};
+use crate::report::{Event, Post, Reporter};
 use crate::run::tasks;
 
 /// Of one client on one data thread.
@@ -48,6 +48,9 @@ pub(super) trait Recipient: Clone + PartialEq + 'static {
 
     /// Where it is found.
     fn to(&self) -> &Addressee;
+
+    /// About how many bytes a thing has when it is told.
+    fn size(item: &Self::Item) -> usize;
 
     /// What delivers things to it, as the service that it is.
     fn question(&self, items: &[Self::Item], to: &ClusterRef) -> Result<(Call, RequestHead), String>;
@@ -76,9 +79,15 @@ impl<R: Recipient> Default for Lanes<R> {
 /// What waits for one recipient. Lives as long as something does.
 struct Lane<R: Recipient> {
     recipient: R,
-    waiting: RefCell<VecDeque<R::Item>>,
+    waiting: RefCell<Waiting<R::Item>>,
     /// There is enough for a delivery.
     full: Notify,
+}
+
+/// Things that wait, with what they have in bytes.
+struct Waiting<T> {
+    things: VecDeque<(usize, T)>,
+    bytes: usize,
 }
 
 impl<R: Recipient> std::fmt::Debug for Lane<R> {
@@ -91,12 +100,11 @@ impl<R: Recipient> std::fmt::Debug for Lane<R> {
 pub(super) fn put<R: Recipient>(engine: &Rc<Engine>, recipient: &R, item: R::Item) {
     let engine = sender(engine);
     let lane = lane(&engine, recipient);
-    let mut waiting = lane.waiting.borrow_mut();
-    if waiting.len() >= MAX_WAITING {
+    let size = R::size(&item);
+    if !lane.waiting.borrow_mut().put(size, item) {
         return engine.reporter.count(R::COUNTED.no_room);
     }
-    waiting.push_back(item);
-    if waiting.len() >= BATCH {
+    if lane.waiting.borrow().is_enough() {
         lane.full.notify_one();
     }
 }
@@ -107,7 +115,8 @@ fn lane<R: Recipient>(engine: &Rc<Engine>, recipient: &R) -> Rc<Lane<R>> {
     if let Some(lane) = lanes.iter().find(|lane| lane.recipient == *recipient) {
         return Rc::clone(lane);
     }
-    let (recipient, waiting) = (recipient.clone(), RefCell::default());
+    let waiting = RefCell::new(Waiting { things: VecDeque::new(), bytes: 0 });
+    let recipient = recipient.clone();
     let lane = Rc::new(Lane { recipient, waiting, full: Notify::new() });
     lanes.push(Rc::clone(&lane));
     tasks::spawn_local(R::TASK, attend(Rc::clone(engine), Rc::clone(&lane)));
@@ -119,7 +128,9 @@ async fn attend<R: Recipient>(engine: Rc<Engine>, lane: Rc<Lane<R>>) {
     let mut failures = 0;
     loop {
         let _ = tokio::time::timeout(PAUSE, lane.full.notified()).await;
-        while let Some(items) = lane.take() {
+        // What comes while a delivery is under way waits for company as well.
+        let mut is_due = true;
+        while is_due && let Some(items) = lane.take() {
             let count = u64::try_from(items.len()).unwrap_or(u64::MAX);
             match deliver(&engine, &lane.recipient, &items).await {
                 Ok(()) => {
@@ -130,12 +141,16 @@ async fn attend<R: Recipient>(engine: Rc<Engine>, lane: Rc<Lane<R>>) {
                     engine.reporter.count_several(R::COUNTED.undelivered, count);
                     let (client, to) = (engine.client.key(), &lane.recipient.to().name);
                     tracing::debug!(%client, %to, reason, task = R::TASK, "A delivery failed.");
+                    if reason.starts_with(NO_SERVICE) && is_news(&reason) {
+                        tracing::warn!(%client, %to, reason, task = R::TASK, "Nothing can be delivered.");
+                    }
                     tokio::time::sleep(PAUSE * (1 << failures.min(MOST_DOUBLINGS))).await;
                     failures += 1;
                 }
             }
+            is_due = lane.waiting.borrow().is_enough();
         }
-        if lane.waiting.borrow().is_empty() {
+        if lane.waiting.borrow().things.is_empty() {
             R::lanes(engine.outbox()).0.borrow_mut().retain(|known| !Rc::ptr_eq(known, &lane));
             return;
         }
@@ -144,10 +159,48 @@ async fn attend<R: Recipient>(engine: Rc<Engine>, lane: Rc<Lane<R>>) {
 
 impl<R: Recipient> Lane<R> {
     fn take(&self) -> Option<Vec<R::Item>> {
-        let mut waiting = self.waiting.borrow_mut();
-        let count = waiting.len().min(BATCH);
-        (count > 0).then(|| waiting.drain(..count).collect())
+        let items = self.waiting.borrow_mut().take();
+        (!items.is_empty()).then_some(items)
     }
+}
+
+impl<T> Waiting<T> {
+    /// Takes in a thing, if there is room for it; one that no delivery has room for is not taken in either.
+    fn put(&mut self, size: usize, item: T) -> bool {
+        let has_room = self.things.len() < MAX_WAITING && self.bytes + size <= MAX_WAITING_BYTES;
+        if !has_room || size > BATCH_BYTES {
+            return false;
+        }
+        self.bytes += size;
+        self.things.push_back((size, item));
+        true
+    }
+
+    /// Whether there is enough for a delivery.
+    fn is_enough(&self) -> bool {
+        self.things.len() >= BATCH || self.bytes >= BATCH_BYTES
+    }
+
+    /// The things of the next delivery.
+    fn take(&mut self) -> Vec<T> {
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        while let Some((size, _)) = self.things.front() {
+            if items.len() >= BATCH || bytes + size > BATCH_BYTES {
+                break;
+            }
+            bytes += size;
+            items.extend(self.things.pop_front().map(|(_, item)| item));
+        }
+        self.bytes -= bytes;
+        items
+    }
+}
+
+/// Whether nobody of this process has said that yet. Every client and thread would otherwise.
+fn is_news(reason: &str) -> bool {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    said.len() < MAX_SAID && said.insert(reason.to_owned())
 }
 
 async fn deliver<R: Recipient>(engine: &Rc<Engine>, recipient: &R, items: &[R::Item]) -> Result<(), String> {
@@ -155,8 +208,7 @@ async fn deliver<R: Recipient>(engine: &Rc<Engine>, recipient: &R, items: &[R::I
     let (namespace, _) = engine.client.namespace_and_labels(&snapshot);
     let addressee = recipient.to();
     let host = addressee.hosts.iter().find(|host| snapshot.service_by_host(host, &namespace).is_some());
-    let host =
-        host.ok_or_else(|| format!("there is no service {}", addressee.hosts.first().map_or("", |it| it)))?;
+    let host = host.ok_or_else(|| format!("{NO_SERVICE} {}", addressee.hosts.first().map_or("", |it| it)))?;
     let to = ClusterRef { host: Arc::clone(host), subset: None, port: Some(addressee.port) };
     let (facts, site) = (Facts::stranger(([127, 0, 0, 1], 0).into(), None), Delivery(addressee.port));
     let stage = Stage { engine, site: &site, facts: &facts };
@@ -169,8 +221,9 @@ async fn deliver<R: Recipient>(engine: &Rc<Engine>, recipient: &R, items: &[R::I
     // Whoever reads requests to the recipient does not tell it of these.
     head.headers.insert(B3, HeaderValue::from_static("0"));
     let answer = call.ask(&stage, &to, &mut head);
-    let answer = tokio::time::timeout(addressee.timeout.min(MAX_TIMEOUT), Box::pin(answer)).await;
-    let answer = answer.map_err(|_| format!("no answer within {:?}", addressee.timeout))??;
+    let patience = addressee.timeout.min(MAX_TIMEOUT);
+    let answer = tokio::time::timeout(patience, Box::pin(answer)).await;
+    let answer = answer.map_err(|_| format!("no answer within {patience:?}"))??;
     recipient.took(answer)
 }
 
@@ -178,18 +231,24 @@ async fn deliver<R: Recipient>(engine: &Rc<Engine>, recipient: &R, items: &[R::I
 pub fn post(engine: &Rc<Engine>) -> Post {
     let open = || {
         let (sender, mail) = mpsc::channel(MAX_WAITING);
-        tasks::spawn_local("post", collect(Rc::downgrade(engine), mail));
+        let reporter = Arc::clone(&engine.reporter);
+        tasks::spawn_local("post", collect((Rc::downgrade(engine), reporter), mail));
         Post::new(sender)
     };
     engine.outbox().post.get_or_init(open).clone()
 }
 
 /// Takes the entries of connections in, until nobody can send any more.
-async fn collect(engine: Weak<Engine>, mut mail: mpsc::Receiver<(Arc<LogService>, Vec<u8>)>) {
+async fn collect(
+    (engine, reporter): (Weak<Engine>, Arc<Reporter>),
+    mut mail: mpsc::Receiver<(Arc<LogService>, Vec<u8>)>,
+) {
     while let Some((service, entry)) = mail.recv().await {
-        // Nobody is left on whose behalf it could be told.
-        let Some(engine) = engine.upgrade() else { continue };
-        logs::put(&engine, &service, entry);
+        match engine.upgrade() {
+            Some(engine) => logs::put(&engine, &service, entry),
+            // Nobody is left on whose behalf it could be told.
+            None => reporter.count(Event::LogUndelivered),
+        }
     }
 }
 
@@ -224,6 +283,14 @@ const B3: HeaderName = HeaderName::from_static("b3");
 const BATCH: usize = 128;
 /// Things that wait for one recipient, some 2 KB each; more are dropped.
 const MAX_WAITING: usize = 1_024;
+/// Bytes of these.
+const MAX_WAITING_BYTES: usize = 4 << 20;
+/// Bytes of one delivery: gRPC's usual limit is 4 MiB.
+const BATCH_BYTES: usize = 1 << 20;
+/// How the reason begins where the recipient is not known.
+const NO_SERVICE: &str = "there is no service";
+/// Recipients of which it is said that they are not known.
+const MAX_SAID: usize = 64;
 /// How long things wait for company, and after the first delivery that fails.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often the wait after failures doubles: up to 8 s.
@@ -232,3 +299,34 @@ const MOST_DOUBLINGS: u32 = 3;
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of an answer, which nobody reads.
 pub(super) const MAX_ANSWER: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting() -> Waiting<usize> {
+        Waiting { things: VecDeque::new(), bytes: 0 }
+    }
+
+    #[test]
+    fn deliveries_are_bounded_by_number_and_by_bytes() {
+        let mut small = waiting();
+        assert!((0..MAX_WAITING).all(|it| small.put(100, it)) && !small.put(100, 0));
+        assert!(small.is_enough());
+        assert_eq!(small.take(), (0..BATCH).collect::<Vec<_>>());
+        assert_eq!(small.bytes, (MAX_WAITING - BATCH) * 100);
+        let mut large = waiting();
+        assert!(!large.put(BATCH_BYTES + 1, 0), "no delivery has room for it");
+        assert!((0..4).all(|it| large.put(BATCH_BYTES, it)) && !large.put(1, 4));
+        assert_eq!((large.take(), large.take()), (vec![0], vec![1]));
+        let mut few = waiting();
+        assert!(few.put(1, 7) && !few.is_enough());
+        assert_eq!((few.take(), few.take(), few.bytes), (vec![7], Vec::new(), 0));
+    }
+
+    #[test]
+    fn what_is_missing_is_said_once() {
+        assert!(is_news("there is no service a") && !is_news("there is no service a"));
+        assert!(is_news("there is no service b"));
+    }
+}

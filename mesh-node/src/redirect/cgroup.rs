@@ -88,6 +88,14 @@ pub fn id(group: &Path) -> io::Result<u64> {
     Ok(fs::metadata(group)?.ino())
 }
 
+/// The control group of this process.
+///
+/// # Errors
+/// If it is in none of cgroup v2, or that cannot be seen.
+pub fn own(mount: &Path) -> io::Result<PathBuf> {
+    own_group(mount)
+}
+
 /// The cgroup of this process below `mount`. A container may be told a path that begins at itself: there the whole
 /// tree is looked through.
 fn own_group(mount: &Path) -> io::Result<PathBuf> {

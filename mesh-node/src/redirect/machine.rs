@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -116,24 +116,38 @@ fn add_below(directory: &Path, ids: &mut BTreeSet<u64>) {
     }
 }
 
+/// Units of the machine's own systemd: they are in slices, which lie in one another, and only root makes anything there. Below
+/// everything else, and in `user.slice`, users and containers name groups as they like.
 fn collect(directory: &Path, depth: usize, units: &[String], found: &mut Vec<PathBuf>) {
+    if !is_roots(directory) {
+        return;
+    }
     for path in cgroup::children(directory) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if units.iter().any(|unit| unit == name) {
             found.push(path);
-        } else if depth < UNIT_DEPTH {
+        } else if depth < SLICE_DEPTH && name.ends_with(SLICE) && name != USERS {
             collect(&path, depth + 1, units, found);
         }
     }
 }
 
-/// `user.slice/user-1000.slice/user@1000.service/app.slice/NAME.service` is at four.
-const UNIT_DEPTH: usize = 4;
+/// Whether nobody but root, or whoever this process runs as, makes groups in this one.
+fn is_roots(directory: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let trusted = fs::metadata("/proc/self").map_or(0, |own| own.uid());
+    fs::metadata(directory).is_ok_and(|it| it.uid() == 0 || it.uid() == trusted)
+}
+
+/// What names of slices end in.
+const SLICE: &str = ".slice";
+/// The slice of those who have logged in, and of their own units.
+const USERS: &str = "user.slice";
+/// So deep may slices lie in one another: `a.slice/a-b.slice/…`.
+const SLICE_DEPTH: usize = 8;
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn tree() -> tempfile::TempDir {
@@ -160,6 +174,34 @@ mod tests {
         assert_eq!(found.missing(), ["gone.service"]);
         let all: Vec<_> = found.enrolled().iter().map(|unit| unit.ids().len()).collect();
         assert_eq!(all, [2, 2], "each with the group inside of it");
+    }
+
+    #[test]
+    fn a_unit_of_a_user_or_a_container_is_not_the_machines() {
+        let root = tree();
+        for path in [
+            "user.slice/user-1000.slice/user@1000.service/app.slice/db.service",
+            "user.slice/user-1000.slice/db.service",
+            "system.slice/container.scope/system.slice/db.service",
+            "machine.slice/machine-one.scope/payload/db.service",
+            "shop.slice/shop-a.slice/shop-a-b.slice/cache.service",
+        ] {
+            fs::create_dir_all(root.path().join(path)).expect("created");
+        }
+        let found = machine(root.path(), &["db.service", "cache.service"], &[]).expect("fine").enrolled();
+        let paths: Vec<_> = found.into_iter().map(|unit| unit.path).collect();
+        let own = ["shop.slice/shop-a.slice/shop-a-b.slice/cache.service", "system.slice/db.service"];
+        assert_eq!(paths, own.map(|path| root.path().join(path)));
+    }
+
+    #[test]
+    fn a_slice_that_a_user_owns_holds_no_unit_of_the_machine() {
+        let root = tree();
+        let slice = root.path().join("system.slice");
+        // Without the right to give it away there is nothing to try.
+        if std::os::unix::fs::chown(&slice, Some(1000), None).is_ok() {
+            assert_eq!(machine(root.path(), &["db.service"], &[]).expect("fine").enrolled(), BTreeSet::new());
+        }
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub struct Manager {
     waiting: BTreeMap<Arc<str>, PodStatus>,
     /// What this process has attached to on the machine itself.
     attached: BTreeSet<PinnedPod>,
+    /// What was said last to be wrong with it.
+    complaint: Option<String>,
     status: watch::Sender<Option<Arc<Vec<PodStatus>>>>,
 }
 
@@ -134,6 +136,7 @@ impl Manager {
             captured,
             waiting: BTreeMap::new(),
             attached: BTreeSet::new(),
+            complaint: None,
             status,
         })
     }
@@ -224,7 +227,9 @@ impl Manager {
     }
 
     fn tell_status(&self) {
-        let mut all: Vec<PodStatus> = self.captured.values().map(|pod| pod.status.clone()).collect();
+        // Of what is captured and cannot be kept in step, the trouble is what counts.
+        let well = self.captured.iter().filter(|(uid, _)| !self.waiting.contains_key(*uid));
+        let mut all: Vec<PodStatus> = well.map(|(_, pod)| pod.status.clone()).collect();
         all.extend(self.waiting.values().cloned());
         all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         self.status.send_replace(Some(Arc::new(all)));
@@ -280,19 +285,22 @@ impl Manager {
     }
 
     /// Removes what a node of another version has left, once every pod that runs is captured by this one: until then both
-    /// kinds of hooks stand, and nothing gets through between them.
+    /// kinds of hooks stand, and nothing gets through between them. A pod whose capture fails keeps its old guard, which is all
+    /// that closes it.
     fn take_over(&mut self) {
         if self.alone {
             return;
         }
-        match self.options.pins.remove_others() {
+        let is_failed = |(_, status): &(&Arc<str>, &PodStatus)| matches!(status.state, PodState::Failed(_));
+        let failed: BTreeSet<&str> = self.waiting.iter().filter(is_failed).map(|(uid, _)| &**uid).collect();
+        match self.options.pins.remove_others(&failed) {
             Ok(0) => {}
             Ok(removed) => info!(removed, "Took over from a node of another version."),
             Err(error) => {
                 return warn!(%error, "What a node of another version has left cannot be removed yet.");
             }
         }
-        self.alone = true;
+        self.alone = failed.is_empty();
     }
 
     /// Tells the kernel what it may decide by itself. A predecessor's word stands until all its pods are captured again.
@@ -384,7 +392,7 @@ impl Manager {
         let inside = |source| RedirectError::Namespace { uid: pod.uid.to_string(), source };
         let pinned = pod.pinned();
         let adopted = !self.options.pins.links_of(&pinned)?.is_empty();
-        let (ports, release) = self.listen(&pod, adopted).await?;
+        let (ports, release) = self.listen(&pod).await?;
         let mut captured = Captured {
             pod: pod.clone(),
             ports,
@@ -420,14 +428,10 @@ impl Manager {
     }
 
     /// Opens the listeners of a pod and has the data threads accept from them.
-    async fn listen(
-        &mut self,
-        pod: &Arc<LocalPod>,
-        adopted: bool,
-    ) -> Result<(Ports, watch::Sender<bool>), RedirectError> {
+    async fn listen(&mut self, pod: &Arc<LocalPod>) -> Result<(Ports, watch::Sender<bool>), RedirectError> {
         let inside = |source| RedirectError::Namespace { uid: pod.uid.to_string(), source };
-        // A predecessor has the usual ports; sharing them would share its connections.
-        let usual = !(self.options.beside && adopted);
+        // A predecessor, of whatever version, has the usual ports; sharing them would share its connections.
+        let usual = !self.options.beside;
         let listeners = pod.listen(self.threads.len(), usual).map_err(inside)?;
         for thread in &listeners.threads {
             for listener in thread.plaintext.iter().chain(&thread.tunnel) {
@@ -529,7 +533,9 @@ impl Manager {
         for path in self.options.pins.links_of(pod).unwrap_or_default() {
             note("link", std::fs::remove_file(&path).map_err(RedirectError::from));
         }
-        note("pod entry", self.maps.remove_pod(pod.cookie).map_err(RedirectError::from));
+        if !host::is_of_group(pod) {
+            note("pod entry", self.maps.remove_pod(pod.cookie).map_err(RedirectError::from));
+        }
         if let Some(captured) = captured {
             let _ = detach_where_needed(self.options.hook, &captured.pod.netns);
             // An address may be another pod's by now.

@@ -4,6 +4,7 @@
 //! knows what its predecessor captured without asking anyone.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -81,6 +82,18 @@ impl Pins {
         Ok(pods)
     }
 
+    /// Numbers of the control groups of a machine whose capture is complete: the guard of what is sent comes last.
+    ///
+    /// # Errors
+    /// If the links cannot be listed.
+    pub fn guarded_groups(&self) -> io::Result<BTreeSet<u64>> {
+        let links = self.links()?;
+        let guards = links.iter().filter(|path| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(LAST_GUARD))
+        });
+        Ok(guards.filter_map(|path| pod_of(path)).filter(|it| it.uid == UNIT).map(|it| it.cookie).collect())
+    }
+
     /// Paths of the pinned links of one pod.
     pub fn links_of(&self, pod: &PinnedPod) -> io::Result<Vec<PathBuf>> {
         Ok(self.links()?.into_iter().filter(|path| pod_of(path).as_ref() == Some(pod)).collect())
@@ -88,17 +101,22 @@ impl Pins {
 
     /// Removes everything, of every ABI version: hooks detach, maps are freed. Returns how many objects went.
     pub fn remove_all(&self) -> io::Result<usize> {
-        remove_tree(&self.node)
+        remove_tree(&self.node, &|_| false)
     }
 
     /// Removes what a node of another ABI version has left. Both kinds of hooks are there until then, and what one steers the
-    /// other knows nothing of: connections fail. Returns how many objects went.
-    pub fn remove_others(&self) -> io::Result<usize> {
+    /// other knows nothing of: connections fail. Guards of pods with the uids `closed` stay: nothing of theirs passes, since
+    /// what would let it past is gone. Returns how many objects went.
+    pub fn remove_others(&self, closed: &BTreeSet<&str>) -> io::Result<usize> {
+        let keeps = |path: &Path| {
+            let is_guard = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(GUARD));
+            is_guard && pod_of(path).is_some_and(|pod| closed.contains(pod.uid.as_str()))
+        };
         let mut removed = 0;
         for entry in fs::read_dir(&self.node)? {
             let path = entry?.path();
             if path != self.base {
-                removed += remove_tree(&path)?;
+                removed += remove_tree(&path, &keeps)?;
             }
         }
         Ok(removed)
@@ -121,9 +139,16 @@ fn pod_of(link: &Path) -> Option<PinnedPod> {
     Some(PinnedPod { cookie, uid })
 }
 
-/// Links go first, so that no hook runs while its maps disappear one by one.
-fn remove_tree(directory: &Path) -> io::Result<usize> {
-    let mut removed = 0;
+/// In place of the uid of a pod, in the names of links of a control group of a machine.
+pub const UNIT: &str = "unit";
+/// The guard of what enrolled processes of a machine send.
+const LAST_GUARD: &[u8] = b"guard-out_";
+/// What names of a guard's links begin with.
+const GUARD: &[u8] = b"guard-";
+
+/// Links go first, so that no hook runs while its maps disappear one by one. Directories with something that is kept stay.
+fn remove_tree(directory: &Path, keeps: &impl Fn(&Path) -> bool) -> io::Result<usize> {
+    let (mut removed, mut is_empty) = (0, true);
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -133,13 +158,18 @@ fn remove_tree(directory: &Path) -> io::Result<usize> {
     paths.sort();
     for path in paths {
         if path.is_dir() {
-            removed += remove_tree(&path)?;
+            removed += remove_tree(&path, keeps)?;
+            is_empty &= !path.exists();
+        } else if keeps(&path) {
+            is_empty = false;
         } else {
             fs::remove_file(&path)?;
             removed += 1;
         }
     }
-    fs::remove_dir(directory)?;
+    if is_empty {
+        fs::remove_dir(directory)?;
+    }
     Ok(removed)
 }
 
@@ -158,6 +188,27 @@ mod tests {
     }
 
     #[test]
+    fn a_group_is_captured_when_its_last_guard_is_there() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let pins = Pins::new(root.path(), "n");
+        assert_eq!(pins.guarded_groups().expect("nothing is there"), BTreeSet::new());
+        pins.create().expect("created");
+        let unit = |cookie| PinnedPod { cookie, uid: UNIT.to_owned() };
+        let pod = PinnedPod { cookie: 9, uid: "0a1b".to_owned() };
+        for link in [
+            pins.pod_link("connect4", &unit(7)),
+            pins.pod_link("guard-in", &unit(7)),
+            pins.pod_link("guard-in", &unit(8)),
+            pins.pod_link("guard-out", &unit(8)),
+            pins.pod_link("guard-out-eth0", &pod),
+            pins.pod_link("guard-out", &pod),
+        ] {
+            fs::write(link, "").expect("written");
+        }
+        assert_eq!(pins.guarded_groups().expect("listed"), BTreeSet::from([8]));
+    }
+
+    #[test]
     fn what_another_version_has_left_goes() {
         let root = tempfile::tempdir().expect("a temporary directory");
         let pins = Pins::new(root.path(), "n");
@@ -166,9 +217,14 @@ mod tests {
         let old = root.path().join("n/v0/link");
         fs::create_dir_all(&old).expect("created");
         fs::write(old.join("connect4"), "").expect("written");
-        assert_eq!(pins.remove_others().expect("removed"), 1);
+        for link in ["guard-in-eth0_7_bad", "lookup_7_bad", "guard-in-eth0_8_good"] {
+            fs::write(old.join(link), "").expect("written");
+        }
+        assert_eq!(pins.remove_others(&BTreeSet::from(["bad"])).expect("removed"), 3);
+        assert!(old.join("guard-in-eth0_7_bad").exists(), "the guard of a pod that nobody else closes");
+        assert_eq!(pins.remove_others(&BTreeSet::new()).expect("removed"), 1);
         assert!(!root.path().join("n/v0").exists() && pins.map("PODS").exists());
-        assert_eq!(pins.remove_others().expect("nothing left"), 0);
+        assert_eq!(pins.remove_others(&BTreeSet::new()).expect("nothing left"), 0);
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! `mesh-node cleanup`: takes everything of one node out of the kernel, the plugin out of its CNI configuration, and what the
 //! node process has kept for its next start.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 
-use super::source::RUN;
+use super::{
+    node::MEETING,
+    source::{KEYS, RUN},
+};
 use crate::{
     cni,
     config::CleanupOptions,
@@ -27,16 +33,38 @@ pub fn run(options: &CleanupOptions) -> anyhow::Result<()> {
     let removed = pins.remove_all().with_context(|| format!("removing the pins of node {}", options.node))?;
     say(&format!("removed {removed} kernel objects of node {}", options.node));
     let cache = options.svid_cache.clone().unwrap_or_else(|| PathBuf::from(RUN).join(&options.node));
-    let is_gone = |removed: io::Result<()>| removed.is_ok();
-    if is_gone(fs::remove_dir_all(&cache)) {
+    if forget(&cache).with_context(|| format!("removing certificates and keys in {}", cache.display()))? {
         say(&format!("removed certificates and keys in {}", cache.display()));
     }
-    if is_gone(Journal::remove(&options.state)) {
+    let journal = was_there(Journal::remove(&options.state));
+    if journal
+        .with_context(|| format!("removing what a control plane told, in {}", options.state.display()))?
+    {
         say(&format!("removed what a control plane told, in {}", options.state.display()));
     }
     // Only where no other node of this machine has anything there.
     let _ = fs::remove_dir(&options.pin_root);
     Ok(())
+}
+
+/// Removes what a node process keeps in a directory in memory, which may be others' as well; whether there were any keys.
+fn forget(cache: &Path) -> io::Result<bool> {
+    let mut found = false;
+    for keys in KEYS {
+        found |= was_there(fs::remove_dir_all(cache.join(keys)))?;
+    }
+    was_there(fs::remove_file(cache.join(MEETING)))?;
+    // What others have there stays.
+    let _ = fs::remove_dir(cache);
+    Ok(found)
+}
+
+fn was_there(removed: io::Result<()>) -> io::Result<bool> {
+    match removed {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Filters of the clsact qdisc are the one thing that does not go with its pin. Where there are none this finds none.
@@ -54,4 +82,34 @@ fn detach_filters(options: &CleanupOptions, pins: &Pins) {
 #[expect(clippy::print_stdout, reason = "the result of the command")]
 fn say(text: &str) {
     println!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_keep_beside_it_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let cache = place.path().join("mesh");
+        assert!(!forget(&cache).unwrap(), "nothing was there");
+        for kept in ["node", "pods", "shop.db"] {
+            fs::create_dir_all(cache.join(kept)).unwrap();
+            fs::write(cache.join(kept).join("key"), "secret").unwrap();
+        }
+        fs::write(cache.join(MEETING), "").unwrap();
+        assert!(forget(&cache).unwrap());
+        let left: Vec<_> = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["shop.db"]);
+        fs::remove_dir_all(cache.join("shop.db")).unwrap();
+        fs::create_dir_all(cache.join("pods")).unwrap();
+        assert!(forget(&cache).unwrap() && !cache.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_said() {
+        let place = tempfile::tempdir().unwrap();
+        fs::write(place.path().join("pods"), "a file").unwrap();
+        assert!(forget(place.path()).is_err());
+    }
 }

@@ -14,6 +14,7 @@ use mesh_core::model::Snapshot;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
+    time::timeout,
 };
 use tracing::{info, warn};
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
@@ -37,10 +38,11 @@ use crate::{
         access_log,
         drain::{self, Drain, DrainSwitch},
         figures::Figures,
-        handover::{Door, Predecessor},
+        handover::{Door, Predecessor, Successor},
         lookup::Lookup,
         notify,
         publish::{self, Publisher},
+        ready,
         source::{Place, RUN, Source},
         state::{Findings, NodeState},
         tasks,
@@ -63,11 +65,13 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     info!(node = %options.node, version = env!("CARGO_PKG_VERSION"), open_files = files, "Starting.");
     let mut redirect = redirect_options(&options)?;
     let meeting = meeting_point(&options);
+    // It may wait for long.
+    let place = Place::of_node(&options).await?;
     // Before anything that only one may have is opened.
-    let predecessor = Predecessor::relieve(&meeting, &redirect.pins.root()).await;
+    let predecessor = Predecessor::relieve(&meeting, &redirect.pins.root()).await?;
     redirect.beside = predecessor.is_some();
+    let door = Door::open(&meeting, redirect.pins.root())?;
     let reporter = Reporter::new(ReportOptions::logging(options.access_log), Box::new(io::stdout()))?;
-    let place = Place::of_node(&options)?;
     let (source, identities) = Source::open(&place).await?;
     let snapshots = watch::Sender::new(Arc::<Snapshot>::default());
     let told = watch::Sender::new(Findings::default());
@@ -105,18 +109,19 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     if let Some(predecessor) = predecessor {
         tasks::spawn_local("predecessor", dismiss(predecessor, manager.status()));
     }
+    let looked = manager.status();
     capture(manager, snapshots.subscribe(), &on_duty);
     source.follow(&place, publisher, (demands, lookups), (None, on_duty));
     tasks::settle();
     let mut stops = Stops::listen()?;
-    let end = serve_until(Door::open(&meeting, redirect.pins.root())?, relief, &mut stops).await?;
-    until_stopped(end, (switch, drained), (options.drain, &mut stops)).await;
+    let end = serve_until((door, looked), relief, &mut stops).await;
+    let outcome = until_stopped(end, (switch, drained), (options.drain, &mut stops)).await;
     // What it says is what data threads decide by, until they have ended.
     drop(snapshots);
     drop(workers);
     reporter.flush_access_log(LAST_LINES);
     info!("Stopped.");
-    Ok(())
+    outcome
 }
 
 /// What there is to be seen of this process.
@@ -128,6 +133,7 @@ fn state(
 ) -> anyhow::Result<Arc<NodeState>> {
     Ok(Arc::new(NodeState {
         node: options.node.clone(),
+        instance: ready::instance(),
         is_machine: options.machine.host,
         settings: settings(options),
         log,
@@ -187,56 +193,67 @@ fn trouble(pod: &admin::PodStatus, failed: &[CertificateStatus]) -> Option<Troub
 /// Where processes of one node meet that replace each other.
 fn meeting_point(options: &NodeOptions) -> PathBuf {
     let directory = options.svid_cache.clone().unwrap_or_else(|| Path::new(RUN).join(&options.node));
-    directory.join("agent.sock")
+    directory.join(MEETING)
 }
 
-/// Lets the process before this one go when every pod that it may have served has its listeners here.
+/// Lets the process before this one go when every pod that it may have served has its listeners here. What cannot be captured
+/// for long was not served before either.
 async fn dismiss(predecessor: Predecessor, mut pods: watch::Receiver<Pods>) {
     // Gone only with the whole process.
     let _ = pods.wait_for(Option::is_some).await;
+    let all_captured = pods
+        .wait_for(|pods| pods.iter().flat_map(|pods| pods.iter()).all(|pod| pod.state.reason().is_none()));
+    let _ = timeout(ALL_CAPTURED, all_captured).await;
     predecessor.dismiss().await;
 }
 
 /// How the time of a process as the one that serves the node has ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Debug)]
 enum End {
     /// It was told to stop.
     Stopped,
     /// Another has taken over.
-    Replaced,
+    Replaced(Successor),
+    /// Another was to take over and has not: nobody follows the configuration now.
+    Forsaken(io::Error),
 }
 
-/// Waits for the wish to stop, or for a successor that serves.
-async fn serve_until(door: Door, relief: DrainSwitch, stops: &mut Stops) -> anyhow::Result<End> {
+/// Waits for the wish to stop, or for a successor that serves. Nobody takes over before this process has `looked` at its pods.
+async fn serve_until(
+    (door, looked): (Door, watch::Receiver<Pods>),
+    relief: DrainSwitch,
+    stops: &mut Stops,
+) -> End {
     let successor = tokio::select! {
-        () = stops.next() => return Ok(End::Stopped),
-        successor = door.successor() => successor,
+        () = stops.next() => return End::Stopped,
+        successor = door.successor(|| looked.borrow().is_some()) => successor,
     };
     info!("Another process takes over; serving on until it has begun.");
     if !relief.graceful(ASIDE).await {
         warn!("Not everything was let go of in time.");
     }
     tokio::select! {
-        () = stops.next() => Ok(End::Stopped),
-        introduced = successor.introduce() => match introduced {
-            Ok(()) => Ok(End::Replaced),
-            // Nobody follows the configuration now. A fresh start does.
-            Err(error) => Err(error).context("the process that was to take over has not begun to serve"),
-        },
+        () = stops.next() => End::Stopped,
+        introduced = successor.introduce() => introduced.map_or_else(End::Forsaken, End::Replaced),
     }
 }
 
 /// Gives connections `grace` to end by themselves. The wish to stop after the one that has begun this ends what is left.
+///
+/// # Errors
+/// If nobody has wished that it end: a fresh start is needed.
 async fn until_stopped(
     end: End,
     (switch, drained): (DrainSwitch, Drain),
     (grace, stops): (Duration, &mut Stops),
-) {
+) -> anyhow::Result<()> {
     // Of a process that was replaced nobody has wished that it stop: whoever started it does so once its successor is ready.
-    let mut is_wished = end == End::Stopped;
-    if end == End::Replaced {
+    let mut is_wished = matches!(end, End::Stopped);
+    match &end {
+        End::Stopped => {}
         // What has connected before the kernel programs knew of the new listeners is still in the queues.
-        tokio::time::sleep(LAST_ARRIVALS).await;
+        End::Replaced(_) => tokio::time::sleep(LAST_ARRIVALS).await,
+        End::Forsaken(error) => warn!(%error, "The process that was to take over has not begun to serve."),
     }
     info!(grace_s = grace.as_secs(), "Draining; what is captured stays captured.");
     drop(drained);
@@ -246,16 +263,27 @@ async fn until_stopped(
             () = &mut running => break,
             () = stops.next() => {
                 if is_wished {
-                    return;
+                    return Ok(());
                 }
                 is_wished = true;
             }
         }
     }
-    if !is_wished {
-        // Whoever started this process would start it again, and that one would take over.
-        info!("Nothing is left to do; waiting to be stopped.");
-        stops.next().await;
+    match end {
+        End::Replaced(successor) if !is_wished => until_needed(successor, stops).await,
+        End::Forsaken(error) if !is_wished => Err(error).context("nobody has taken over"),
+        _ => Ok(()),
+    }
+}
+
+/// Waits to be stopped. Whoever started this process would start it again, and that one would take over: so it ends only when
+/// its successor has ended, or when nobody has stopped this one for so long that it must be the one that is wanted.
+async fn until_needed(mut successor: Successor, stops: &mut Stops) -> anyhow::Result<()> {
+    info!("Nothing is left to do; waiting to be stopped.");
+    tokio::select! {
+        () = stops.next() => Ok(()),
+        () = successor.gone() => anyhow::bail!("the process that has taken over has ended"),
+        () = tokio::time::sleep(FORGOTTEN) => anyhow::bail!("nobody has stopped this process after it was replaced"),
     }
 }
 
@@ -434,12 +462,18 @@ impl Stops {
     }
 }
 
+/// The socket where processes of one node meet.
+pub(super) const MEETING: &str = "agent.sock";
 /// Addresses that wait to be asked for.
 pub(crate) const DEMANDS: usize = 256;
 /// Pods whose listeners wait for a data thread to take them over.
 const PENDING_PODS: usize = 64;
 /// How long others may take to let go of what only one process may have.
 const ASIDE: Duration = Duration::from_secs(2);
+/// How long a process that was replaced waits to be stopped.
+const FORGOTTEN: Duration = Duration::from_secs(300);
+/// How long a process before this one is kept for pods that cannot be captured at once.
+const ALL_CAPTURED: Duration = Duration::from_secs(30);
 /// How long a process that was replaced still accepts.
 const LAST_ARRIVALS: Duration = Duration::from_millis(500);
 /// How long the process waits at its end for its last access-log lines.

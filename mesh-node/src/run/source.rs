@@ -1,7 +1,8 @@
 //! Where the model and the certificates come from: a control plane inside this process, or one outside.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs, UdpSocket},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -18,6 +19,7 @@ use mesh_source::{
     keys::{KeyFeed, KeyOptions, Schedule},
 };
 use tokio::sync::{mpsc, watch};
+use tracing::warn;
 
 use super::{
     drain::Drain,
@@ -87,10 +89,11 @@ impl Place {
     /// Where a node's come from.
     ///
     /// # Errors
-    /// If a machine's own address cannot be found out.
-    pub fn of_node(options: &NodeOptions) -> anyhow::Result<Self> {
+    /// If the control plane's URL leads nowhere. That its name is not known yet is waited for: a machine that has just started
+    /// may ask before anybody can answer.
+    pub async fn of_node(options: &NodeOptions) -> anyhow::Result<Self> {
         Ok(Self {
-            subscriber: subscriber(options)?,
+            subscriber: subscriber(options).await?,
             config: options.config.clone(),
             control: options.control.clone(),
             control_ca: options.control_ca.clone(),
@@ -106,27 +109,53 @@ impl Place {
     }
 }
 
-fn subscriber(options: &NodeOptions) -> anyhow::Result<Subscriber> {
+async fn subscriber(options: &NodeOptions) -> anyhow::Result<Subscriber> {
     let MachineOptions { workload_entry, workload_group, address, network, .. } = &options.machine;
     if let Some(entry) = workload_entry {
         return Ok(Subscriber::Machine(Machine::of_entry(entry.clone())));
     }
     let Some(group) = workload_group else { return Ok(Subscriber::Node(options.node.clone())) };
-    let address = match address {
-        Some(address) => *address,
-        None => own_address(options).context("finding out this machine's address (--address names it)")?,
+    let address = if let Some(address) = address {
+        *address
+    } else {
+        let (host, port) = control_of(options)?;
+        own_address(|| (host.as_str(), port).to_socket_addrs()?.next().map(source_to).transpose()).await
     };
     let network = network.as_deref().unwrap_or_default();
     Ok(Subscriber::Machine(Machine::of_group(group, address, network)))
 }
 
-/// The address that this machine would reach the control plane from. Nothing is sent.
-fn own_address(options: &NodeOptions) -> anyhow::Result<IpAddr> {
+/// Host and port of the control plane.
+fn control_of(options: &NodeOptions) -> anyhow::Result<(String, u16)> {
     let url = options.control.as_deref().context("--control is needed")?;
     let uri: http::Uri = url.parse().context("--control")?;
     let host = uri.host().context("--control has no host")?.trim_matches(['[', ']']);
-    let to = (host, uri.port_u16().unwrap_or(15012)).to_socket_addrs()?.next();
-    let to = to.with_context(|| format!("{host} has no address"))?;
+    Ok((host.to_owned(), uri.port_u16().unwrap_or(15012)))
+}
+
+/// The address that this machine reaches the control plane from, as soon as `find` finds one.
+async fn own_address(find: impl Fn() -> io::Result<Option<IpAddr>>) -> IpAddr {
+    let mut said = None;
+    loop {
+        let reason = match find() {
+            Ok(Some(address)) => return address,
+            Ok(None) => "its name has no address".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        if said.as_ref() != Some(&reason) {
+            warn!(
+                reason,
+                "The control plane cannot be reached yet, so this machine's own address is not known (--address \
+                 names it); will retry."
+            );
+            said = Some(reason);
+        }
+        tokio::time::sleep(LOOK_UP).await;
+    }
+}
+
+/// The address that this machine would reach another from. Nothing is sent.
+fn source_to(to: SocketAddr) -> io::Result<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(to)?;
@@ -142,7 +171,7 @@ impl Source {
                 (Self::embedded(path)?, Arc::new(ca), None)
             }
             (None, Some(url)) => {
-                let cache = open_cache(place, "pods");
+                let cache = open_cache(place, KEYS[0]);
                 let control = Control::open(place, url)?;
                 let signer = RemoteCa::new(control.link.clone(), control.trust.clone());
                 (Self::Control(Box::new(control)), Arc::new(signer), cache)
@@ -251,7 +280,7 @@ impl Control {
         let endpoint = Endpoint::parse(url, place.control_ca.clone(), trust.clone()).context("--control")?;
         let own = place.subscriber.identity(&place.trust_domain).map_err(anyhow::Error::msg)?;
         let exchanges = place.subscriber.exchanges_tokens();
-        let own = Own { id: own, cache: open_cache(place, "node"), exchanges };
+        let own = Own { id: own, cache: open_cache(place, KEYS[1]), exchanges };
         let link = Arc::new(Link::new(endpoint, place.token.clone(), own));
         Ok(Self { link, trust, journal: (journal, remembered) })
     }
@@ -263,7 +292,7 @@ fn open_cache(place: &Place, of: &str) -> Option<Cache> {
         place.svid_cache.clone().unwrap_or_else(|| Path::new(RUN).join(place.subscriber.file_name()));
     let opened = Cache::open(&directory.join(of));
     let reason = "Certificates will not outlive this process: after a restart it needs the control plane.";
-    opened.inspect_err(|error| tracing::warn!(%error, "{reason}")).ok()
+    opened.inspect_err(|error| warn!(%error, "{reason}")).ok()
 }
 
 /// The certificate authority in the state directory, made if there is none yet.
@@ -276,3 +305,28 @@ pub async fn embedded_ca(place: &Place) -> anyhow::Result<Ca> {
 
 /// In memory on every distribution that has systemd, and most others.
 pub(super) const RUN: &str = "/run/mesh";
+/// Directories of keys below: of pods, and the process's own.
+pub(super) const KEYS: [&str; 2] = ["pods", "node"];
+/// How often a name that nobody can answer for yet is asked for.
+const LOOK_UP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_nobody_knows_yet_is_asked_for_again() {
+        let asked = Cell::new(0);
+        let find = || {
+            asked.set(asked.get() + 1);
+            match asked.get() {
+                1..=3 => Err(io::Error::other("no resolver yet")),
+                4 => Ok(None),
+                _ => source_to(SocketAddr::from((Ipv4Addr::LOCALHOST, 15012))).map(Some),
+            }
+        };
+        assert_eq!((own_address(find).await, asked.get()), (Ipv4Addr::LOCALHOST.into(), 5));
+    }
+}

@@ -27,6 +27,8 @@ pub type Findings = Arc<BTreeSet<String>>;
 pub struct NodeState {
     /// Name of the node.
     pub node: String,
+    /// The pod that this process is of.
+    pub instance: Option<String>,
     /// Whether this is the node of a machine in place of pods.
     pub is_machine: bool,
     /// The process's settings, for the configuration dump.
@@ -52,6 +54,10 @@ pub struct NodeState {
 impl AdminState for NodeState {
     fn node(&self) -> &str {
         &self.node
+    }
+
+    fn instance(&self) -> Option<&str> {
+        self.instance.as_deref()
     }
 
     fn config(&self) -> serde_json::Value {
@@ -103,7 +109,8 @@ impl AdminState for NodeState {
         };
         let captured = || pods.iter().filter(|pod| pod.state == PodState::Captured);
         if self.is_machine && captured().next().is_none() {
-            return Err("nothing of this machine is captured yet".to_owned());
+            let reason = pods.iter().find_map(|pod| pod.state.reason()).map(|reason| format!(": {reason}"));
+            return Err(format!("nothing of this machine is captured yet{}", reason.unwrap_or_default()));
         }
         let captured = captured();
         for pod in captured {

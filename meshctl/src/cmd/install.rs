@@ -170,12 +170,25 @@ async fn uninstall(args: &UninstallArgs) -> Result<ExitCode> {
     }
     // Nobody is to be asked who is not there any more, and what depends on others goes before them.
     parts.reverse();
+    let (classes, parts): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| part.kind == "GatewayClass");
     let mut code = ExitCode::SUCCESS;
     for part in &parts {
         if part.kind == "DaemonSet" && !args.keep_nodes && !clean(&cluster, part, args.place.timeout).await? {
             code = ExitCode::FAILURE;
         } else {
             cluster.delete(part).await?;
+        }
+    }
+    if !classes.is_empty() {
+        // The control plane makes them anew for as long as one of its pods is there.
+        let control = Object::of("apps/v1", "Deployment", NAMESPACE, "istiod");
+        if !cluster.wait_for_nobody(&control, args.place.timeout).await? {
+            note(
+                "not all pods of the control plane have ended in time; one may make its GatewayClasses again",
+            );
+        }
+        for class in &classes {
+            cluster.delete(class).await?;
         }
     }
     unmark(&cluster).await?;

@@ -126,8 +126,9 @@ struct Configure {
     )]
     token_duration: i64,
     /// The control plane, as the machine reaches it.
-    #[arg(long, value_name = "URL", default_value = "https://istiod.istio-system.svc:15012")]
-    control: String,
+    /// [default: `https://istiod.NAMESPACE.svc:15012`, the namespace being that of the mesh].
+    #[arg(long, value_name = "URL")]
+    control: Option<String>,
     /// The address that its name stands for, where the machine's DNS does not know it.
     #[arg(long = "ingressIP", visible_alias = "ingress-ip", value_name = "IP")]
     ingress_ip: Option<IpAddr>,
@@ -140,6 +141,15 @@ struct Configure {
     /// The control plane's root certificates (PEM), in place of asking the cluster.
     #[arg(long, value_name = "FILE", requires = "join_token")]
     root_cert: Option<PathBuf>,
+    /// The trust domain of the mesh, where the cluster is not asked.
+    #[arg(
+        long,
+        visible_alias = "trustDomain",
+        value_name = "NAME",
+        default_value = "cluster.local",
+        requires = "join_token"
+    )]
+    trust_domain: String,
     /// The namespace that the mesh is installed in.
     #[arg(
         short,
@@ -204,7 +214,7 @@ impl Configure {
         let (group, given) = match (&self.join_token, &self.root_cert) {
             (Some(token), Some(roots)) => {
                 let given = Given {
-                    trust_domain: "cluster.local".to_owned(),
+                    trust_domain: self.trust_domain.clone(),
                     roots: read(roots)?,
                     token: read(token)?.trim().to_owned(),
                 };
@@ -215,10 +225,10 @@ impl Configure {
         let spec = spec_of(&group)?;
         fs::create_dir_all(&self.output).with_context(|| format!("making {}", self.output.display()))?;
         let hosts =
-            self.ingress_ip.map(|ip| Ok::<_, anyhow::Error>(format!("{ip} {}\n", host_of(&self.control)?)));
+            self.ingress_ip.map(|ip| Ok::<_, anyhow::Error>(format!("{ip} {}\n", host_of(&self.control())?)));
         let hosts = hosts.transpose()?.unwrap_or_default();
         for (name, text, mode) in [
-            ("cluster.env", self.environment(&group, spec, &given.trust_domain), 0o644),
+            ("cluster.env", self.environment(&group, spec, &given.trust_domain)?, 0o644),
             ("root-cert.pem", given.roots, 0o644),
             ("istio-token", given.token, 0o600),
             ("hosts", hosts, 0o644),
@@ -258,22 +268,44 @@ impl Configure {
     }
 
     /// What the machine's node is told, in the form of systemd's environment files.
-    fn environment(&self, group: &Object, spec: &WorkloadGroupSpec, trust_domain: &str) -> String {
+    ///
+    /// What a group says comes into the command line of a process of root's: it is names, or nothing.
+    fn environment(&self, group: &Object, spec: &WorkloadGroupSpec, trust_domain: &str) -> Result<String> {
+        let network = &spec.template.network;
+        for (what, name) in [
+            ("the trust domain", trust_domain),
+            ("template.network of the WorkloadGroup", network),
+            ("the name of the WorkloadGroup", &*group.meta.name),
+            ("the namespace of the WorkloadGroup", &*group.meta.namespace),
+        ] {
+            if !name.is_empty() && !is_name(name) {
+                bail!("{what}, {name:?}, is not a name of a-z, 0-9, - and .");
+            }
+        }
+        let control = self.control();
+        if control.contains(|c: char| c.is_whitespace() || c.is_control() || "'\"\\$`".contains(c)) {
+            bail!("--control: {control:?} is no URL");
+        }
         let mut options = Vec::new();
         if let Some(ip) = self.internal_ip {
             options.push(format!("--address {ip}"));
         }
-        if !spec.template.network.is_empty() {
-            options.push(format!("--network {}", spec.template.network));
+        if !network.is_empty() {
+            options.push(format!("--network {network}"));
         }
         let lines = [
-            ("MESH_CONTROL", self.control.clone()),
+            ("MESH_CONTROL", control),
             ("MESH_WORKLOAD_GROUP", format!("{}/{}", group.meta.namespace, group.meta.name)),
             ("MESH_TRUST_DOMAIN", trust_domain.to_owned()),
             ("MESH_ENROL", "--enrol-cgroup /sys/fs/cgroup/mesh.slice".to_owned()),
             ("MESH_OPTIONS", options.join(" ")),
         ];
-        lines.map(|(name, value)| format!("{name}='{value}'\n")).concat()
+        Ok(lines.map(|(name, value)| format!("{name}='{value}'\n")).concat())
+    }
+
+    fn control(&self) -> String {
+        let usual = || format!("https://istiod.{}.svc:15012", self.istio_namespace);
+        self.control.clone().unwrap_or_else(usual)
     }
 }
 
@@ -295,6 +327,15 @@ fn spec_of(group: &Object) -> Result<&WorkloadGroupSpec> {
         Spec::WorkloadGroup(spec) => Ok(spec),
         _ => bail!("{} is no WorkloadGroup", group.meta.name),
     }
+}
+
+/// Parts joined by dots, as names of DNS are.
+fn is_name(text: &str) -> bool {
+    let byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(byte) && !part.starts_with('-') && !part.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(is_part)
 }
 
 fn host_of(url: &str) -> Result<String> {

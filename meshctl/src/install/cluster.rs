@@ -143,7 +143,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until there is no pod of a daemon set any more; whether it came to that.
+    /// Waits until there is no pod any more that is labelled as `set`'s; whether it came to that.
     pub(crate) async fn wait_for_nobody(&self, set: &Object, patience: Duration) -> Result<bool> {
         let end = Instant::now() + patience;
         let pods = Object::of("v1", "Pod", NAMESPACE, "");

@@ -28,6 +28,11 @@ impl Recipient for Arc<Collector> {
         &self.to
     }
 
+    fn size(span: &Span) -> usize {
+        // Numbers, times, and the names of fields.
+        SPAN_AT_LEAST + span.text_bytes()
+    }
+
     fn question(&self, spans: &[Span], to: &ClusterRef) -> Result<(Call, RequestHead), String> {
         let export = || mesh_proto::spans::export(spans, &[], env!("CARGO_PKG_VERSION"));
         let (body, kind, path) = match &self.speaks {
@@ -52,6 +57,9 @@ impl Recipient for Arc<Collector> {
         }
     }
 }
+
+/// Bytes of a span without its texts, with room for what frames these.
+const SPAN_AT_LEAST: usize = 1024;
 
 fn http_head(
     to: &ClusterRef,

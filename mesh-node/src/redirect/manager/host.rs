@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -18,36 +19,67 @@ use tracing::{info, warn};
 use super::{Captured, Manager, status_of};
 use crate::{
     admin::PodState,
-    redirect::{LocalPod, RedirectError, machine::Unit, pins::PinnedPod},
+    redirect::{
+        LocalPod, Machine, RedirectError,
+        machine::Unit,
+        pins::{PinnedPod, UNIT},
+    },
     sys::{diag, netns::NetNs},
 };
+
+/// What there is to capture on the machine.
+struct Seen {
+    units: BTreeSet<Unit>,
+    /// Where enrolled processes listen.
+    ports: io::Result<BTreeSet<u16>>,
+}
 
 impl Manager {
     /// Brings capture in line with the units that run and the workload that the machine is.
     pub(super) async fn reconcile_host(&mut self, snapshot: &Arc<Snapshot>) {
         let Some(machine) = self.options.machine.clone() else { return };
-        let units = machine.enrolled();
+        // The process ends, or the next look finds out.
+        let Some(seen) = look(machine).await else { return };
         let workload = snapshot.local_pods().find(|workload| workload.enrolled).cloned();
-        self.waiting.clear();
-        if let Some(workload) = workload.filter(|_| snapshot.is_loaded()) {
-            if let Err(state) = self.ensure_host(&workload, &units).await {
-                self.waiting.insert(HOST.into(), status_of(&workload, state));
-            }
-            self.take_over();
-        } else if let Err(error) = self.follow_units(&units) {
+        let workload = workload.filter(|_| snapshot.is_loaded());
+        let ensured = match &workload {
+            Some(workload) => self.ensure_host(workload).await,
             // Not told yet, or not any more: what was captured stays so.
-            warn!(%error, "Enrolled processes cannot be captured.");
-        }
+            None => Ok(()),
+        };
+        // Whatever is wrong with the workload, what is enrolled and starts anew has to be closed.
+        let followed = self.follow_units(&seen.units).map_err(|error| failed(&error));
+        let followed = ensured.and(followed);
+        let outcome = match (&workload, followed) {
+            (Some(workload), Ok(())) => self.follow_ports(workload, seen.ports),
+            (_, followed) => followed,
+        };
+        self.note_host(workload.as_deref(), outcome);
         if snapshot.is_loaded() {
             self.tell_status();
         }
     }
 
-    async fn ensure_host(
-        &mut self,
-        workload: &Arc<Workload>,
-        units: &BTreeSet<Unit>,
-    ) -> Result<(), PodState> {
+    /// Says what has come of it, where that is news.
+    fn note_host(&mut self, workload: Option<&Workload>, outcome: Result<(), PodState>) {
+        self.waiting.clear();
+        let reason = outcome.as_ref().err().and_then(PodState::reason).map(str::to_owned);
+        if let Some(reason) = reason.as_ref().filter(|reason| self.complaint.as_ref() != Some(*reason)) {
+            warn!(reason, "Enrolled processes cannot be served; will retry.");
+        }
+        self.complaint = reason;
+        match (workload, outcome) {
+            // Before that, what another version has left is all that keeps enrolled processes closed.
+            (Some(_), Ok(())) => self.take_over(),
+            (Some(workload), Err(state)) => {
+                self.waiting.insert(HOST.into(), status_of(workload, state));
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// Makes sure that the listeners are there, for the addresses that the workload has now.
+    async fn ensure_host(&mut self, workload: &Arc<Workload>) -> Result<(), PodState> {
         if let Some(foreign) = workload.ips.iter().find(|ip| !is_local(**ip)) {
             let reason = format!(
                 "the WorkloadEntry has the address {foreign}, which is none of this machine (write the one that \
@@ -59,13 +91,10 @@ impl Manager {
             return Err(PodState::Pending("the WorkloadEntry has no address".into()));
         }
         let is_same = |known: &Captured| known.pod.workload == workload.uid && known.pod.ips == workload.ips;
-        let known = self.captured.get(HOST);
-        if !known.is_some_and(is_same) {
-            self.capture_host(workload).await.map_err(|error| failed(workload, &error))?;
+        if !self.captured.get(HOST).is_some_and(is_same) {
+            self.capture_host(workload).await.map_err(|error| failed(&error))?;
         }
-        self.follow_units(units)
-            .and_then(|()| self.follow_ports(workload, units))
-            .map_err(|error| failed(workload, &error))
+        Ok(())
     }
 
     /// Makes the listeners and tells the kernel of them. Whatever of before leads to others leads to these from then on.
@@ -83,7 +112,7 @@ impl Manager {
             }
             old.release.send_replace(true);
         }
-        let (ports, release) = self.listen(&pod, true).await?;
+        let (ports, release) = self.listen(&pod).await?;
         let dns = !workload.dns_bypass;
         self.maps.put_pod(pod.netns.cookie(), pod.entry(ports, dns))?;
         self.captured.insert(
@@ -106,65 +135,80 @@ impl Manager {
         Ok(())
     }
 
-    /// Attaches to the units that have come, and forgets those that have gone. For those that have come the order is that of
-    /// a pod: outbound capture, reset of older connections, guard.
+    /// Attaches to the units that have come, and forgets those that have gone. One that fails keeps none of the others open; the
+    /// first error is told.
     fn follow_units(&mut self, units: &BTreeSet<Unit>) -> Result<(), RedirectError> {
-        let host = NetNs::own()?;
-        // Without its entry the hooks would let everything pass.
-        let Some(captured) = self.captured.get(HOST) else { return Ok(()) };
-        let cookie = captured.pod.netns.cookie();
+        let cookie = self.host.cookie();
+        // Without its entry the hooks would let everything pass. With that of a process before this one, whose listeners are
+        // gone, they close what they are attached to.
+        if !self.maps.pods()?.contains(&cookie) {
+            return Ok(());
+        }
+        let pinned = self.options.pins.pods()?;
         let place = PinnedPod { cookie, uid: HOST.to_owned() };
         let agent = PinnedPod { cookie: self.options.agent_cgroup, uid: AGENT.to_owned() };
-        let pinned = self.options.pins.pods()?;
-        let own = self.options.machine.as_ref().map(|machine| machine.own().to_owned());
-        if !self.attached.contains(&agent) {
-            if let Some(own) = own {
-                self.programs.attach_agent(&own, &agent)?;
-            }
-            self.programs.attach_host_lookup(&place, &host)?;
-            self.attached.extend([agent.clone(), place.clone()]);
-        }
+        let mut outcome = self.follow_machine(&agent, &place);
         let mut wanted = BTreeSet::from([agent, place]);
         for unit in units {
             let name = PinnedPod { cookie: unit.id, uid: UNIT.to_owned() };
-            wanted.insert(name.clone());
-            if self.attached.contains(&name) {
-                continue;
+            if !self.attached.contains(&name) {
+                outcome = outcome.and(self.capture_unit(unit, &name, pinned.contains(&name)));
             }
-            let adopted = pinned.contains(&name);
-            self.programs.attach_unit(&unit.path, &name)?;
-            let mut reset = 0;
-            if !adopted {
-                reset = diag::reset_connections_of(&unit.ids()).unwrap_or_else(|error| {
-                    warn!(%error, "Older connections cannot be reset; the guard stops them.");
-                    0
-                });
-            }
-            self.programs.attach_unit_guard(&unit.path, &name)?;
-            info!(group = %unit.path.display(), adopted, reset, "Captured a control group of this machine.");
-            self.attached.insert(name);
+            wanted.insert(name);
         }
         self.attached.retain(|name| wanted.contains(name));
         for gone in pinned.iter().filter(|name| !wanted.contains(name)) {
             self.unhook(gone, None);
         }
+        outcome
+    }
+
+    /// Attaches what is there once: to the group of this process, and to the machine's network namespace.
+    fn follow_machine(&mut self, agent: &PinnedPod, place: &PinnedPod) -> Result<(), RedirectError> {
+        if self.attached.contains(agent) {
+            return Ok(());
+        }
+        if let Some(machine) = &self.options.machine {
+            self.programs.attach_agent(machine.own(), agent)?;
+        }
+        self.programs.attach_host_lookup(place, &self.host)?;
+        self.attached.extend([agent.clone(), place.clone()]);
+        Ok(())
+    }
+
+    /// Attaches to one unit. The order is that of a pod: outbound capture, reset of older connections, guard.
+    fn capture_unit(&mut self, unit: &Unit, name: &PinnedPod, adopted: bool) -> Result<(), RedirectError> {
+        self.programs.attach_unit(&unit.path, name)?;
+        let mut reset = 0;
+        if !adopted {
+            reset = diag::reset_connections_of(&unit.ids()).unwrap_or_else(|error| {
+                warn!(%error, "Older connections cannot be reset; the guard stops them.");
+                0
+            });
+        }
+        self.programs.attach_unit_guard(&unit.path, name)?;
+        info!(group = %unit.path.display(), adopted, reset, "Captured a control group of this machine.");
+        self.attached.insert(name.clone());
         Ok(())
     }
 
     /// Has what comes to the machine's ports go through the node: those of services, those that enrolled processes listen at,
     /// and the tunnel's. All others are of processes that are not in the mesh, and no tunnel leads to them.
-    fn follow_ports(&mut self, workload: &Workload, units: &BTreeSet<Unit>) -> Result<(), RedirectError> {
+    fn follow_ports(
+        &mut self,
+        workload: &Workload,
+        listening: io::Result<BTreeSet<u16>>,
+    ) -> Result<(), PodState> {
         let Some(captured) = self.captured.get_mut(HOST) else { return Ok(()) };
         let declared = workload.services.iter().flat_map(|one| one.ports.iter().map(|(_, own)| *own));
         let mut ports: BTreeSet<u16> = declared.collect();
-        let groups: BTreeSet<u64> = units.iter().flat_map(Unit::ids).collect();
-        ports.extend(diag::listening_ports(&groups)?);
+        ports.extend(listening.map_err(|error| failed(&error.into()))?);
         // A name server on the machine is asked by the machine.
         ports.remove(&DOMAIN);
         ports.remove(&TUNNEL_PORT);
         let steered = ports.iter().copied().chain([TUNNEL_PORT]);
         let all = steered.flat_map(|port| workload.ips.iter().map(move |ip| SocketAddr::new(*ip, port)));
-        self.maps.set_host_ports(&all.collect())?;
+        self.maps.set_host_ports(&all.collect()).map_err(|error| failed(&error.into()))?;
         if let Some(open) = &captured.pod.open
             && **open.load() != ports
         {
@@ -176,8 +220,22 @@ impl Manager {
     }
 }
 
-fn failed(workload: &Workload, error: &RedirectError) -> PodState {
-    warn!(workload = %workload.name, namespace = %workload.namespace, %error, "Capture failed; will retry.");
+/// Looks at control groups and sockets, of which there may be many, on a thread that nobody waits for.
+async fn look(machine: Machine) -> Option<Seen> {
+    let look = move || {
+        let units = machine.enrolled();
+        let groups: BTreeSet<u64> = units.iter().flat_map(Unit::ids).collect();
+        Seen { ports: diag::listening_ports(&groups), units }
+    };
+    tokio::task::spawn_blocking(look).await.ok()
+}
+
+/// Whether a pinned link is of a control group: its number is none of a network namespace.
+pub(super) fn is_of_group(pinned: &PinnedPod) -> bool {
+    [AGENT, UNIT].contains(&pinned.uid.as_str())
+}
+
+fn failed(error: &RedirectError) -> PodState {
     PodState::Failed(error.to_string())
 }
 
@@ -191,4 +249,3 @@ pub(super) const LOOK: Duration = Duration::from_millis(250);
 /// In place of the uid of a pod, in status and in the names of pins.
 const HOST: &str = "host";
 const AGENT: &str = "agent";
-const UNIT: &str = "unit";

@@ -61,6 +61,31 @@ fn a_machine_gets_what_it_needs_and_nobody_else_can_read_its_token() {
     assert_eq!(mode("istio-token"), 0o600);
 }
 
+fn environment(network: &str, options: &str) -> Result<String> {
+    let spec = json!({"template": {"serviceAccount": "db", "network": network}});
+    let (kind, meta) = ("WorkloadGroup", json!({"name": "db", "namespace": "shop"}));
+    let group = json!({"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": meta, "spec": spec});
+    let group = parse_group("g", &group.to_string())?;
+    let words = format!("entry configure -f g -o o --join-token t --root-cert r{options}");
+    let Workload::Entry(Entry::Configure(configure)) = workload(&words) else { panic!("another command") };
+    configure.environment(&group, spec_of(&group)?, &configure.trust_domain)
+}
+
+#[test]
+fn what_a_group_says_is_no_command_line() {
+    for network in ["a --svid-cache /", "a'b", "a\nMESH_OPTIONS=x", "$(reboot)", "-x", "a\"", "a\\", "Vpc"] {
+        let error = environment(network, "").unwrap_err().to_string();
+        assert!(error.contains("template.network"), "{network}: {error}");
+    }
+    for options in [" --trust-domain a'b", " --trust-domain x;y", " --control https://a'b"] {
+        assert!(environment("", options).is_err(), "{options}");
+    }
+    let fine = environment("vpc-1.eu", " --trust-domain shop.example --istioNamespace mesh").unwrap();
+    assert!(fine.contains("MESH_TRUST_DOMAIN='shop.example'\n"), "{fine}");
+    assert!(fine.contains("MESH_CONTROL='https://istiod.mesh.svc:15012'\n"), "{fine}");
+    assert!(fine.contains("MESH_OPTIONS='--network vpc-1.eu'\n"), "{fine}");
+}
+
 #[test]
 fn what_is_no_group_is_refused_by_name() {
     let pod = "{apiVersion: v1, kind: Namespace, metadata: {name: a}}";

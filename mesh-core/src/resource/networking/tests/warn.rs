@@ -325,11 +325,7 @@ fn users_are_told_what_nothing_acts_on() {
         assert_eq!(parsed.objects.len(), 1, "{:?}", parsed.findings);
         parsed.findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     };
-    assert!(
-        group("").contains("no effect without a probe: WorkloadEntries are not made of it"),
-        "{}",
-        group("")
-    );
+    assert_eq!(group(""), "", "machines register themselves with it");
     let labelled = |probe: &str| group(&format!(", metadata: {{labels: {{a: b}}}}, probe: {{{probe}}}"));
     assert_eq!(labelled("tcpSocket: {port: 1}"), "");
     assert!(labelled("exec: {command: [a]}").contains("spec.probe.exec: has no effect"));
@@ -338,7 +334,12 @@ fn users_are_told_what_nothing_acts_on() {
             .contains("spec.probe.tcpSocket.host: nobody connects there")
     );
     assert!(labelled("httpGet: {port: 1, host: a}").contains("spec.probe.httpGet.host: nobody"));
-    assert!(group(", probe: {tcpSocket: {port: 1}}").contains("spec.probe: has no effect: without labels"));
+    assert_eq!(group(", probe: {tcpSocket: {port: 1}}"), "", "it is the machine's own node that asks");
+    let refused = "{template: {address: 1.1.1.1}, metadata: {annotations: {a/b/c: x, fine.io/d: y}}}";
+    let refused = yaml(&document("WorkloadGroup", refused));
+    let said: Vec<_> = refused.findings.iter().map(ToString::to_string).collect();
+    assert!(refused.objects.is_empty() && said.len() == 1, "{said:?}");
+    assert!(said[0].contains("not a valid annotation key"), "{said:?}");
     let list = "apiVersion: networking.istio.io/v1\nkind: WorkloadGroupList\nitems: [{metadata: {name: x}, spec: {template: {address: 1.1.1.1}}}]\n";
     let parsed = yaml(list);
     assert_eq!(parsed.findings[0].field, "items[0]");

@@ -6,6 +6,7 @@ use super::super::super::networking::workload::{
     Address, ReadinessProbe, WorkloadEntrySpec, WorkloadGroupSpec,
 };
 use super::super::super::tree::{Path, quote};
+use super::super::is_qualified_name;
 use super::{Report, labels_at};
 
 pub(in crate::resource::validate) fn workload_entry(spec: &WorkloadEntrySpec, report: &mut Report<'_>) {
@@ -18,6 +19,10 @@ pub(in crate::resource::validate) fn workload_group(spec: &WorkloadGroupSpec, re
     let root = Path::Root("spec");
     let metadata = root.key("metadata");
     labels_at(metadata.key("labels"), &spec.metadata.labels, report);
+    for key in spec.metadata.annotations.keys().filter(|key| !is_qualified_name(key)) {
+        // API servers refuse every WorkloadEntry with it.
+        report.error(metadata.key("annotations").key(key), "not a valid annotation key");
+    }
     for (name, map) in [("labels", &spec.metadata.labels), ("annotations", &spec.metadata.annotations)] {
         entries(metadata.key(name), map.len(), 256, report);
     }
@@ -25,18 +30,8 @@ pub(in crate::resource::validate) fn workload_group(spec: &WorkloadGroupSpec, re
     let template = root.key("template");
     sizes(template, &spec.template, report);
     endpoint_ports(template, &spec.template, None, report);
-    match &spec.probe {
-        Some(probe) => {
-            self::probe(root.key("probe"), probe, report);
-            if spec.metadata.labels.is_empty() && spec.template.labels.is_empty() {
-                let reason = "has no effect: without labels it is not known which WorkloadEntries are of the group";
-                report.warning_with(root.key("probe"), reason, "give metadata.labels or template.labels");
-            }
-        }
-        None => report.warning(
-            "",
-            "WorkloadGroup has no effect without a probe: WorkloadEntries are not made of it, write them yourself",
-        ),
+    if let Some(probe) = &spec.probe {
+        self::probe(root.key("probe"), probe, report);
     }
 }
 
@@ -137,9 +132,8 @@ fn probe(path: Path<'_>, probe: &ReadinessProbe, report: &mut Report<'_>) {
     }
     if let Some(exec) = &probe.exec {
         let path = path.key("exec");
-        let reason =
-            "has no effect: nothing of the mesh runs on the machine, and nobody else can run a command there";
-        report.warning_with(path, reason, "use httpGet, grpc or tcpSocket, which are asked from outside");
+        let reason = "has no effect: commands that are written into a cluster are not run on machines";
+        report.warning_with(path, reason, "use httpGet, grpc or tcpSocket");
         if exec.command.is_empty() {
             report.error(path.key("command"), "required, but missing or empty");
         }
