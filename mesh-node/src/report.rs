@@ -10,6 +10,7 @@
 //! `opened - closed` is the number of connections that were opened and are still alive.
 
 mod access;
+mod age;
 mod conn;
 mod edges;
 mod entries;
@@ -51,6 +52,8 @@ pub use request::{
 };
 pub use time::Rfc3339;
 pub use told::{Telemetry, Told};
+
+pub(crate) use told::name_unknown;
 pub use verdicts::{Refusal, Verdict};
 
 use conn::Live;
@@ -293,6 +296,12 @@ impl Reporter {
         self.access.set_format(format);
     }
 
+    /// Whether `accessLogFile` of the mesh's settings asks for an access log. Without, there are no lines of requests but those that a
+    /// Telemetry asks for, as in Istio; a node's of connections are there anyway, as ztunnel's are.
+    pub fn set_access_log_file(&self, is_set: bool) {
+        self.access.set_all(is_set || self.component == Component::Node, is_set);
+    }
+
     /// Adds metrics of another part of the process to every scrape.
     pub fn register(&self, collector: Arc<dyn Collector>) {
         self.extra.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(collector);
@@ -301,11 +310,17 @@ impl Reporter {
     /// Brings the metrics up to date with what live connections have carried. One sweep at a time is enough; more do no
     /// harm.
     pub fn sweep(&self) {
+        self.sweep_at(Instant::now());
+    }
+
+    fn sweep_at(&self, now: Instant) {
         self.live.for_each(|live| live.flush(self));
         let sweeps = self.sweeps.fetch_add(1, Ordering::Relaxed);
         if sweeps % SWEEPS_PER_EPOCH == SWEEPS_PER_EPOCH - 1 {
             self.series.forget_cached();
             self.requests.forget_cached();
+            self.requests.forget_idle(now);
+            self.series.forget_idle(now);
         }
     }
 

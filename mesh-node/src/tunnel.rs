@@ -10,6 +10,7 @@
 //! Invariant: a tunnel carries streams of one source identity to one destination identity, both proven when it was
 //! made; it is never lent to any other pair.
 
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,7 +36,6 @@ pub use serve::{Handler, Incoming, LocalBoxFuture, ServeLimits, Server};
 pub struct Stream {
     carrier: Carrier,
     /// Client side: keeps the tunnel's count of streams.
-    #[expect(dead_code, reason = "held for what its destructor does")]
     lease: Option<client::Lease>,
 }
 
@@ -48,6 +48,11 @@ enum Carrier {
 impl Stream {
     fn new(carrier: Carrier, lease: Option<client::Lease>) -> Self {
         Self { carrier, lease }
+    }
+
+    /// Client side: the tunnel's own address, as its other end sees it.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.lease.as_ref()?.tunnel().local
     }
 
     /// The next bytes that came; none after the peer's FIN. [`Stream::taken`] must be told of them once they are passed on.

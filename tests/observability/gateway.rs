@@ -38,6 +38,9 @@ spec:
   http:
   - match: [{ uri: { prefix: /broken } }]
     directResponse: { status: 503 }
+  - match: [{ uri: { prefix: /old/ } }]
+    rewrite: { uri: /new/, authority: other.example }
+    route: [{ destination: { host: web.shop.svc.cluster.local, port: { number: 80 } } }]
   - match: [{ uri: { prefix: /mesh.test.Who } }]
     route: [{ destination: { host: who.shop.svc.cluster.local, port: { number: 80 } } }]
   - route: [{ destination: { host: web.shop.svc.cluster.local, port: { number: 80 } } }]
@@ -55,6 +58,7 @@ const PROVIDERS: &str = "extensionProviders:
 - {name: otlp-grpc, opentelemetry: {service: otlp.shop.svc.cluster.local, port: 4317, grpc: {initialMetadata: [{name: x-tenant, value: t1}]}}}
 - {name: otlp-http, opentelemetry: {service: zipkin.shop.svc.cluster.local, port: 9411, http: {path: /v1/traces, headers: [{name: x-tenant, value: t2}]}}}
 - {name: file, envoyFileAccessLog: {path: /dev/stdout, logFormat: {labels: {who: '%REQ(X-WHO)%', code: '%RESPONSE_CODE%'}}}}
+- {name: all, envoyFileAccessLog: {path: /dev/stdout, logFormat: {text: 'LINE %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %REQ(:PATH)% %REQ(:AUTHORITY)% %REQ(:SCHEME)% %REQ(:METHOD)% %RESP(CONTENT-TYPE)% %RESP(X-NONE)% %UPSTREAM_LOCAL_ADDRESS% %UPSTREAM_HOST% %NO_SUCH(x)% %START_TIME(%Y)% %CONNECTION_TERMINATION_DETAILS%'}}}
 - {name: als, envoyHttpAls: {service: logs.shop.svc.cluster.local, port: 9001, additionalRequestHeadersToLog: [X-Who, x-none]}}
 - {name: otel, envoyOtelAls: {service: logs.shop.svc.cluster.local, port: 9001, logName: shop,
     logFormat: {text: '%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE%', labels: {who: '%REQ(X-WHO)%', code: '%RESPONSE_CODE%', odd: '%ODD%'}}}}
@@ -333,6 +337,54 @@ fn the_access_log_has_what_a_telemetry_wants() -> Result<()> {
             stand.gateway.access_log().len() == before
         }
     })
+}
+
+#[test]
+fn lines_have_what_was_sent_on_and_what_was_answered() -> Result<()> {
+    let stand = Stand::start(
+        "{accessLogging: [{providers: [{name: all}], filter: {expression: \"response.headers['content-type'] == 'text/plain' && request.path != '/'\"}}]}",
+    )?;
+    stand.ask("/old/a?b=1", &[])?;
+    stand.ask("/plain", &[])?;
+    wait(Duration::from_secs(3), || {
+        stand.gateway.access_log().lines().filter(|line| line.contains("LINE /")).count() == 2
+    })
+    .with_context(|| stand.gateway.access_log())?;
+    let log = stand.gateway.access_log();
+    let words = |path: &str| -> Result<Vec<String>> {
+        let line =
+            log.lines().find(|line| line.contains(&format!("LINE {path} "))).context(path.to_owned())?;
+        Ok(line.split(' ').map(str::to_owned).collect())
+    };
+    let rewritten = words("/old/a?b=1")?;
+    let expected = ["LINE", "/old/a?b=1", "/new/a?b=1", "other.example", "http", "GET", "text/plain", "-"];
+    ensure!(rewritten[..8] == expected, "{rewritten:?}");
+    ensure!(rewritten[8].starts_with("127.0.0.1:") && rewritten[8] != rewritten[9], "{rewritten:?}");
+    ensure!(rewritten[10] == "-" && rewritten[11].starts_with("20") && rewritten[12] == "-", "{rewritten:?}");
+    ensure!(words("/plain")?[2..4] == ["/plain", "shop.example"], "{log}");
+    wait(Duration::from_secs(3), || stand.gateway.log().contains("%NO_SUCH(x)%"))
+        .with_context(|| stand.gateway.log())
+}
+
+#[test]
+fn no_tag_breaks_the_scrape() -> Result<()> {
+    let tags = "{le: {value: request.path}, __name__: {value: request.path}, path: {value: request.path}}";
+    let stand = Stand::start(&format!("{{metrics: [{{overrides: [{{tagOverrides: {tags}}}]}}]}}"))?;
+    stand.ask("/counted", &[])?;
+    wait(Duration::from_secs(3), || stand.gateway.log().contains("Prometheus keeps the name le for itself"))
+        .with_context(|| stand.gateway.log())?;
+    wait(Duration::from_secs(3), || {
+        stand.gateway.sum("istio_requests_total", &["response_code=\"200\""]).is_ok_and(|it| it > 0)
+    })?;
+    ensure!(stand.gateway.sum("istio_requests_total", &["le="])? == 0);
+    ensure!(stand.gateway.sum("istio_requests_total", &["__name__="])? == 0);
+    let text = fetch(stand.gateway.at(15020), &Request::get("/metrics"), Duration::from_secs(5))?.text();
+    let limits = text.lines().filter(|line| line.starts_with("istio_request_duration_milliseconds_bucket{"));
+    ensure!(
+        limits.clone().count() > 0 && limits.clone().all(|line| line.matches("le=").count() == 1),
+        "{text}"
+    );
+    Ok(())
 }
 
 #[test]

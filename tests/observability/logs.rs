@@ -30,8 +30,8 @@ fn records_reach_opentelemetry_in_the_formats_of_their_providers() -> Result<()>
     let (own, plain): (Vec<_>, Vec<_>) = entries.iter().partition(|it| it.log == "shop");
     let (own, plain) = (own[0], plain[0]);
     ensure!(own.body == format!("GET /{mark} 200"), "{own:#?}");
-    is(own, &[("who", "ann"), ("code", "200")])?;
-    ensure!(own.says.len() == 2, "what cannot be read is left out: {own:#?}");
+    is(own, &[("who", "ann"), ("code", "200"), ("odd", "-")])?;
+    ensure!(own.says.len() == 3, "what nobody can tell is nothing: {own:#?}");
     ensure!(own.cluster == "istio-ingressgateway.istio-system", "{own:#?}");
     ensure!(own.node.starts_with("router~") && own.node.contains("istio-system"), "{own:#?}");
     ensure!(plain.log == "otel_envoy_accesslog" && plain.says.is_empty(), "{plain:#?}");

@@ -79,6 +79,8 @@ pub struct Log {
     pub format: Option<Arc<LogFormat>>,
     /// The services that are told as well, or instead.
     pub services: Vec<ToService>,
+    /// Whether it is written whatever `accessLogFile` says, because somebody has named a provider.
+    pub asked: bool,
 }
 
 /// A service that is told what an access log would have.
@@ -243,7 +245,8 @@ fn log(mesh: &MeshConfig, rules: &[&Rule], side: Side) -> Log {
             chosen = own;
         }
     }
-    if chosen.is_empty() {
+    let asked = !chosen.is_empty();
+    if !asked {
         chosen.push((String::new(), LogProvider::File(None)));
     }
     let mut states: Vec<_> = chosen.into_iter().map(|(name, to)| (name, to, Share::default())).collect();
@@ -259,7 +262,7 @@ fn log(mesh: &MeshConfig, rules: &[&Rule], side: Side) -> Log {
             meant.for_each(|(_, _, state)| *state = share.clone());
         }
     }
-    put_together(states)
+    Log { asked, ..put_together(states) }
 }
 
 fn log_entries(rule: &Rule, side: Side) -> impl Iterator<Item = &AccessLogging> {
@@ -282,7 +285,7 @@ fn put_together(states: Vec<(String, LogProvider, Share)>) -> Log {
                 files += 1;
                 // There is one log of its own that a proxy writes.
                 if files == 1 {
-                    log = Log { disabled, filter, format, services: log.services };
+                    log = Log { disabled, filter, format, services: log.services, asked: false };
                 }
             }
             LogProvider::Service(service) if !disabled => {

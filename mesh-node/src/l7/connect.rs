@@ -18,7 +18,7 @@ use super::message::{Broken, Piece, RequestHead, ResponseHead, Version};
 use super::originate::{self, Origination, Speaks};
 use super::pool::{Kept, Place};
 use super::shared::SharedCluster;
-use super::site::{Dial, DialError, Dialled, Facts};
+use super::site::{Dial, DialError, Dialled, Facts, Link};
 use super::transfer::{Body, Sink, Upstream};
 use super::up::h1::{H1Connection, H1Upstream};
 use super::up::h2::H2Upstream;
@@ -32,8 +32,8 @@ pub struct Server {
     member: Rc<Member>,
     /// Whether the connection had been used before.
     pub reused: bool,
-    /// Whether identities were proven at both ends.
-    pub encrypted: bool,
+    /// What is told of the connection.
+    pub link: Link,
 }
 
 enum Kind {
@@ -102,8 +102,9 @@ impl Engine {
             return h1(member, kept, head, (leave, true));
         }
         let speaks = (Speaks::Http1, name.as_deref());
-        let Dialled { io, encrypted, held } = self.dial(cluster, member, speaks, facts).await?;
-        let connection = H1Connection::new(io, encrypted, held);
+        let dialled = self.dial(cluster, member, speaks, facts).await?;
+        let link = dialled.link();
+        let connection = H1Connection::new(dialled.io, link, dialled.held);
         h1(member, Kept { connection, born: Instant::now(), name }, head, (leave, false))
     }
 
@@ -131,9 +132,9 @@ impl Engine {
             }
             match begun {
                 Ok(Some(upstream)) => {
-                    let encrypted = place.is_encrypted();
+                    let link = place.link();
                     let kind = Kind::H2 { upstream: Box::new(upstream), place };
-                    return Ok(Server { kind, member: Rc::clone(member), reused, encrypted });
+                    return Ok(Server { kind, member: Rc::clone(member), reused, link });
                 }
                 // The server has said since that it has no room on the connection, or that it is over, and nothing was
                 // sent: that is no try.
@@ -158,10 +159,10 @@ impl Engine {
             Err(overflow) => return Err(BeginError::Overflow(overflow)),
         };
         let dialled = self.dial(cluster, member, (Speaks::Http2, name.as_deref()), facts).await?;
-        let encrypted = dialled.encrypted;
+        let link = dialled.link();
         let (sender, watch) =
             handshake(dialled, cluster.policy.pool.http.keepalive).await.map_err(BeginError::Broken)?;
-        Ok(member.pool.add((sender, watch), encrypted, (name, ticket), Instant::now()))
+        Ok(member.pool.add((sender, watch), link, (name, ticket), Instant::now()))
     }
 
     /// A new connection; in TLS that is made here, for the server name that the request asks for.
@@ -261,10 +262,10 @@ fn h1(
     (leave, reused): (Option<Leave>, bool),
 ) -> Result<Server, BeginError> {
     let Kept { connection, born, name } = kept;
-    let encrypted = connection.is_encrypted();
+    let link = connection.link();
     let upstream = Box::new(connection.begin(head, Limits::default()).map_err(BeginError::Broken)?);
     let kind = Kind::H1 { upstream, born, name, leave };
-    Ok(Server { kind, member: Rc::clone(member), reused, encrypted })
+    Ok(Server { kind, member: Rc::clone(member), reused, link })
 }
 
 /// The server name that TLS asks for because of a request: its host without a port, as the endpoint gets to see it. `None`

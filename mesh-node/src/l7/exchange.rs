@@ -93,7 +93,7 @@ async fn run<D: Downstream>(
         Ended::Refused(Refusal::BadRequest(StatusCode::BAD_REQUEST), wrong.as_str().to_owned())
     });
     let active = received.as_ref().ok().and_then(|is_new| trace::begin(stage, head, &told, *is_new));
-    record.told(told, active);
+    record.told(told, active, stage.engine.reporter.reads_answers());
     received?;
     if stage.site.is_edge() && edge::is_looping(head) {
         let reason = "more proxies have passed it on than there can be, by its x-forwarded-for";

@@ -294,7 +294,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
             None => return Err(self.late()),
             Some(server) => server?,
         };
-        self.record.encrypted(server.encrypted);
+        self.record.reached(server.link);
         let mut upload = Upload::new(self.head, &mut server);
         let answer = within(until, self.await_head(&mut server, &mut upload)).await;
         let answer = match answer {
@@ -379,7 +379,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
         (answered, took, weighted): (Instant, Duration, &Weighted),
     ) -> Result<(), Ended> {
         let stage = self.stage;
-        self.record.service_time(took);
+        self.record.service_time(took, answered);
         edge::answer(stage, &mut answer.headers, took);
         if let Some(cookie) = self.set_cookie.take().and_then(|cookie| cookie.parse().ok()) {
             answer.headers.append(http::header::SET_COOKIE, cookie);

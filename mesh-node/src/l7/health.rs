@@ -241,7 +241,8 @@ impl Probe<'_> {
             return answer(upstream, body).await.map_err(broken);
         }
         let dialled = self.dial(Speaks::Http1).await?;
-        let connection = H1Connection::new(dialled.io, dialled.encrypted, dialled.held);
+        let link = dialled.link();
+        let connection = H1Connection::new(dialled.io, link, dialled.held);
         let upstream = connection.begin(head, Limits::default()).map_err(broken)?;
         answer(upstream, body).await.map_err(broken)
     }

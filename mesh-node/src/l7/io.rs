@@ -1,6 +1,7 @@
 //! The byte streams that HTTP travels on: a socket, TLS on a socket, or a stream of a tunnel.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -62,6 +63,18 @@ impl Io {
     #[must_use]
     pub fn with_prefix(self, prefix: Bytes) -> Self {
         if prefix.is_empty() { self } else { Self::Prefixed(Box::new(Prefixed { prefix, io: self })) }
+    }
+
+    /// Our own address; that of the tunnel, where it is a stream of one. Asks the kernel.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok(),
+            Self::Tls(tls) => tls.get_ref().0.local_addr().ok(),
+            Self::Nested(tls) => tls.get_ref().0.local(),
+            Self::Prefixed(it) => it.io.local(),
+            Self::Tunnel(it) => it.stream.as_ref()?.local(),
+            Self::Closed => None,
+        }
     }
 
     /// The socket at the bottom, unless there is none of its own.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use mesh_core::cluster::Ticket;
 
+use super::site::Link;
 use super::up::h1::H1Connection;
 use crate::frames::Watch;
 
@@ -42,7 +43,7 @@ pub struct Multiplexed {
     served: Cell<u32>,
     born: Instant,
     idle_since: Cell<Instant>,
-    encrypted: bool,
+    link: Link,
     watch: Watch,
     name: Option<Arc<str>>,
     _ticket: Option<Ticket>,
@@ -101,7 +102,7 @@ impl EndpointPool {
     pub fn add(
         &self,
         (sender, watch): (SendRequest<Bytes>, Watch),
-        encrypted: bool,
+        link: Link,
         (name, ticket): (Option<Arc<str>>, Option<Ticket>),
         now: Instant,
     ) -> Place {
@@ -116,7 +117,7 @@ impl EndpointPool {
             served: Cell::new(0),
             born: now,
             idle_since: Cell::new(now),
-            encrypted,
+            link,
             watch,
             name,
             _ticket: ticket,
@@ -175,9 +176,9 @@ impl Place {
         self.0.served.get()
     }
 
-    /// Whether identities were proven at both ends.
-    pub fn is_encrypted(&self) -> bool {
-        self.0.encrypted
+    /// What is told of the connection.
+    pub fn link(&self) -> Link {
+        self.0.link
     }
 }
 

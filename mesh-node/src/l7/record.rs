@@ -9,8 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mesh_core::dynamodb;
 use mesh_core::http::messages::Messages;
+use mesh_core::id::SpiffeId;
 use mesh_core::limit::Standing;
-use mesh_core::model::Endpoint;
+use mesh_core::model::{Endpoint, Workload};
 use mesh_core::policy::Denied;
 use mesh_core::route::MatchInfo;
 
@@ -21,9 +22,16 @@ use super::limit::Quota;
 use super::logs;
 use super::message::{Broken, Piece, RequestHead, Version, grpc_status};
 use super::reply::Refusal;
-use super::site::Facts;
+use super::site::{Facts, Link};
 use super::trace;
 use crate::report::{Flags, Operation, Perspective, RequestFacts, RequestHeaderFacts, Told};
+
+/// What an answer said, as it was sent on.
+#[derive(Debug, Default)]
+struct Shown {
+    headers: HeaderMap,
+    trailers: HeaderMap,
+}
 
 /// See the module.
 pub struct Record {
@@ -37,7 +45,7 @@ pub struct Record {
     route: Option<Arc<MatchInfo>>,
     cluster: Option<Rc<Cluster>>,
     endpoint: Option<Endpoint>,
-    encrypted: bool,
+    link: Link,
     status: Option<StatusCode>,
     grpc_status: Option<u32>,
     flags: Flags,
@@ -46,6 +54,8 @@ pub struct Record {
     sent: u64,
     received: u64,
     service_time: Option<Duration>,
+    until_answer: Option<Duration>,
+    attempts: u32,
     quota: Option<Quota>,
     /// What a rate limit service wants the answer to say.
     extra: Vec<(HeaderName, HeaderValue)>,
@@ -57,6 +67,10 @@ pub struct Record {
     asked: u64,
     /// Those of the response.
     answers: Messages,
+    /// The answer's headers and trailers, if anybody asks for them by name.
+    shown: Option<Box<Shown>>,
+    /// Why the client's connection was cut.
+    termination: bool,
     active: Option<trace::Active>,
 }
 
@@ -74,7 +88,7 @@ impl Record {
             route: None,
             cluster: None,
             endpoint: None,
-            encrypted: false,
+            link: Link::default(),
             status: None,
             grpc_status: None,
             flags: Flags::NONE,
@@ -83,6 +97,8 @@ impl Record {
             sent: 0,
             received: 0,
             service_time: None,
+            until_answer: None,
+            attempts: 0,
             quota: None,
             extra: Vec::new(),
             dynamodb: head
@@ -93,12 +109,16 @@ impl Record {
             told: None,
             asked: 0,
             answers: Messages::default(),
+            shown: None,
+            termination: false,
             active: None,
         }
     }
 
-    /// What is told about it, and its span if it is traced.
-    pub fn told(&mut self, told: Arc<Told>, active: Option<trace::Active>) {
+    /// What is told about it, and its span if it is traced. Whatever `others` want as well: headers of the answer are kept only
+    /// where somebody asks for them.
+    pub fn told(&mut self, told: Arc<Told>, active: Option<trace::Active>, others: bool) {
+        self.shown = (others || told.reads_answers()).then(Box::default);
         (self.told, self.active) = (Some(told), active);
     }
 
@@ -123,17 +143,19 @@ impl Record {
     }
 
     /// The endpoint that is tried, for the how-manieth time.
-    pub fn upstream(&mut self, endpoint: &Endpoint, _: u32) {
+    pub fn upstream(&mut self, endpoint: &Endpoint, tries: u32) {
+        self.attempts = tries;
         self.endpoint = Some(endpoint.clone());
     }
 
-    /// Whether identities were proven at both ends.
-    pub fn encrypted(&mut self, encrypted: bool) {
-        self.encrypted = encrypted;
+    /// The connection to the server that it goes by.
+    pub fn reached(&mut self, link: Link) {
+        self.link = link;
     }
 
-    /// From sending it to the head of the answer.
-    pub fn service_time(&mut self, took: Duration) {
+    /// From sending it to the head of the answer, which came at `answered`.
+    pub fn service_time(&mut self, took: Duration, answered: Instant) {
+        self.until_answer = Some(answered.saturating_duration_since(self.start));
         self.service_time = Some(took);
     }
 
@@ -209,6 +231,7 @@ impl Record {
             Broken::Io(_) | Broken::Closed(_) => Flags::UC,
         });
         self.details = Cow::Borrowed("upstream_reset_after_response_started");
+        self.termination = true;
         self.reason = broken.to_string();
     }
 
@@ -221,10 +244,16 @@ impl Record {
         if let Some((_, error)) = &mut self.dynamodb {
             *error = headers.get(ERROR_TYPE).map(|it| dynamodb::error(it.as_bytes()));
         }
+        if let Some(shown) = &mut self.shown {
+            shown.headers = headers.clone();
+        }
     }
 
     /// A piece of the answer.
     pub fn piece(&mut self, piece: &Piece) {
+        if let (Piece::End(Some(trailers)), Some(shown)) = (piece, &mut self.shown) {
+            shown.trailers = trailers.clone();
+        }
         match piece {
             Piece::Data(data) => {
                 self.sent(data.len());
@@ -278,6 +307,7 @@ impl Record {
             "DOWNSTREAM_LOCAL_ADDRESS" => stage.facts.local?.to_string(),
             "PROTOCOL" => self.version.name().to_owned(),
             "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => self.endpoint.as_ref()?.addr.to_string(),
+            "UPSTREAM_LOCAL_ADDRESS" => self.link.local?.to_string(),
             "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => self.cluster.as_ref()?.name.to_string(),
             "ROUTE_NAME" => self.route.as_ref()?.name.to_string(),
             "RESPONSE_CODE" => self.status?.as_u16().to_string(),
@@ -304,7 +334,10 @@ impl Record {
         let facts = stage.facts;
         let header = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
         let destination = self.endpoint.as_ref().and_then(|it| it.workload.as_ref());
-        let request = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
+        let request = |name: &str| sent(head, name);
+        let shown = |of: fn(&Shown) -> &HeaderMap| self.shown.as_deref().map(of);
+        let response = |name: &str| shown(|it| &it.headers)?.get(name).map(HeaderValue::as_bytes);
+        let trailer = |name: &str| shown(|it| &it.trailers)?.get(name).map(HeaderValue::as_bytes);
         let reporter = stage.engine.client.perspective();
         // A waypoint sends what others have sent.
         let source = stage.engine.client_workload().filter(|_| reporter != Perspective::Waypoint);
@@ -314,15 +347,16 @@ impl Record {
             start: self.wall,
             duration: now.saturating_duration_since(self.start),
             source: facts.source.as_ref().or(source.as_ref()),
-            source_identity: facts.identity.as_ref(),
+            source_identity: self.sender(stage, source.as_ref()),
+            client_identity: facts.identity.as_ref(),
             destination,
-            destination_identity: destination.filter(|_| self.encrypted).map(|it| &it.identity),
+            destination_identity: destination.filter(|_| self.link.encrypted).map(|it| &it.identity),
             service: self.cluster.as_ref().map(|it| &it.service),
             pseudo_service: match (&self.cluster, &self.route) {
                 (None, Some(route)) => stage.site.nobody(route),
                 _ => None,
             },
-            encrypted: self.encrypted,
+            encrypted: self.link.encrypted,
             grpc: self.grpc,
             protocol: self.version.name(),
             method: head.method.as_str(),
@@ -332,25 +366,29 @@ impl Record {
             grpc_status: self.grpc_status,
             flags: self.flags,
             details: &self.details,
-            termination_details: "",
+            termination_details: if self.termination { &self.reason } else { "" },
             upstream_failure: &self.reason,
             bytes_received: self.received,
             bytes_sent: self.sent,
             request_messages: self.asked,
             response_messages: self.answers.count(),
+            until_answer: self.until_answer,
+            attempts: self.attempts,
             upstream_service_time: self.service_time,
             headers: RequestHeaderFacts {
                 x_forwarded_for: header("x-forwarded-for"),
                 user_agent: header("user-agent"),
                 request_id: header("x-request-id"),
                 request: &request,
-                response: &|_| None,
+                response: &response,
+                trailer: &trailer,
             },
             upstream_host: self.endpoint.as_ref().map(|it| it.addr),
             upstream_cluster: self.cluster.as_ref().map_or("", |it| &it.name),
-            upstream_local: None,
+            upstream_local: self.link.local,
             downstream_local: facts.local,
             downstream_remote: client_of(facts, head),
+            downstream_direct: facts.peer,
             sni: facts.sni.as_deref().unwrap_or_default(),
             route_name: self.route.as_ref().map_or("", |it| &it.name),
             trace: self.active.map(trace::Active::trace),
@@ -358,6 +396,14 @@ impl Record {
         };
         self.tell(stage, head, &told);
         now
+    }
+
+    /// The proven identity of whoever sends the request on: a gateway does so as itself, whoever its client is.
+    fn sender<'a>(&self, stage: &'a Stage<'_>, own: Option<&'a Arc<Workload>>) -> Option<&'a SpiffeId> {
+        if stage.site.is_edge() && stage.facts.source.is_none() {
+            return own.filter(|_| self.link.encrypted).map(|it| &it.identity);
+        }
+        stage.facts.identity.as_ref()
     }
 
     /// Tells whoever is to know.
@@ -371,6 +417,17 @@ impl Record {
         if let Some(active) = self.active {
             trace::tell(stage, active, (told, facts), head);
         }
+    }
+}
+
+/// A header of a request as it was sent on, with what HTTP/2 has among them.
+fn sent<'h>(head: &'h RequestHead, name: &str) -> Option<&'h [u8]> {
+    match name {
+        ":path" => Some(head.target.as_bytes()),
+        ":authority" => Some(head.authority.as_ref()?.as_str().as_bytes()),
+        ":method" => Some(head.method.as_str().as_bytes()),
+        ":scheme" => Some(if head.secure { b"https" } else { b"http" }),
+        name => head.headers.get(name).map(HeaderValue::as_bytes),
     }
 }
 

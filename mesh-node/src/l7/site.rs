@@ -163,6 +163,22 @@ pub struct Dialled {
     pub held: Option<Held>,
 }
 
+/// What is told of a connection to a server, the same for all requests on it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Link {
+    /// Whether identities were proven at both ends.
+    pub encrypted: bool,
+    /// Our own address.
+    pub local: Option<SocketAddr>,
+}
+
+impl Dialled {
+    /// What is told of it. Asks the kernel: once is enough.
+    pub fn link(&self) -> Link {
+        Link { encrypted: self.encrypted, local: self.io.local() }
+    }
+}
+
 /// A task that watches over a connection to a pod of this node, and ends with it; and that end's own report.
 #[derive(Debug)]
 pub struct Held {

@@ -22,6 +22,7 @@ use arc_swap::ArcSwapOption;
 
 pub(super) use line::{Line, escape, is_plain};
 
+use super::Told;
 use super::request::{AccessFormat, RequestFacts};
 use ring::Ring;
 use writer::{Message, Writer};
@@ -53,8 +54,12 @@ impl AccessLogFormat {
 #[derive(Debug)]
 pub(super) struct AccessLog {
     format: AtomicU8,
+    /// Whether all connections are logged, and all requests; others only if a Telemetry asks for it.
+    all: [AtomicBool; 2],
     /// How requests are logged, if it is not as connections are.
     requests: ArcSwapOption<AccessFormat>,
+    /// Whether that has headers or trailers of answers.
+    reads_answers: AtomicBool,
     queue: SyncSender<Message>,
     shared: Arc<Shared>,
 }
@@ -84,11 +89,22 @@ impl AccessLog {
         });
         let mut writer = Writer::new(lines, sink, shared.clone());
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { format: AtomicU8::new(format as u8), requests: ArcSwapOption::empty(), queue, shared })
+        Ok(Self {
+            all: [true, true].map(AtomicBool::new),
+            format: AtomicU8::new(format as u8),
+            requests: ArcSwapOption::empty(),
+            reads_answers: AtomicBool::new(false),
+            queue,
+            shared,
+        })
     }
 
     /// Logs a request; never waits.
     pub(super) fn request(&self, facts: &RequestFacts<'_>) {
+        let [_, all] = &self.all;
+        if !all.load(Ordering::Relaxed) && !facts.told.is_some_and(|told| told.asks_for_log()) {
+            return;
+        }
         let own = self.requests.load();
         let named = facts.told.and_then(|told| told.line());
         let format = match (named.or(own.as_deref()), self.format()) {
@@ -104,13 +120,34 @@ impl AccessLog {
 
     /// Logs requests in a format of their own, or again as connections are.
     pub(super) fn set_requests(&self, format: Option<AccessFormat>) {
+        let reads = format.as_ref().is_some_and(AccessFormat::reads_answers);
+        self.reads_answers.store(reads, Ordering::Relaxed);
         self.requests.store(format.map(Arc::new));
+    }
+
+    /// Whether the format of requests has headers or trailers of answers.
+    pub(super) fn reads_answers(&self) -> bool {
+        self.reads_answers.load(Ordering::Relaxed)
     }
 
     /// How to format lines; `None` if nobody wants any.
     pub(super) fn format(&self) -> Option<AccessLogFormat> {
         let format = self.format.load(Ordering::Relaxed);
         [AccessLogFormat::Text, AccessLogFormat::Json].into_iter().find(|known| *known as u8 == format)
+    }
+
+    /// The same of a connection.
+    pub(super) fn format_of_connection(&self, told: Option<&Arc<Told>>) -> Option<AccessLogFormat> {
+        let [all, _] = &self.all;
+        let wanted = all.load(Ordering::Relaxed) || told.is_some_and(|told| told.asks_for_log());
+        self.format().filter(|_| wanted)
+    }
+
+    /// Whether all connections are logged, and all requests, or only those of which a Telemetry wants it.
+    pub(super) fn set_all(&self, connections: bool, requests: bool) {
+        let [of_connections, of_requests] = &self.all;
+        of_connections.store(connections, Ordering::Relaxed);
+        of_requests.store(requests, Ordering::Relaxed);
     }
 
     pub(super) fn set_format(&self, format: AccessLogFormat) {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::access::Line;
 use super::entries::Carried;
 use super::protocol::Speaking;
-use super::series::Series;
+use super::series::{Series, Uncounted};
 use super::table::Slot;
 use super::{ConnInfo, Direction, Event, Failure, Flag, Party, Post, PseudoService, Reporter, Stage, Told};
 
@@ -168,7 +168,7 @@ impl Drop for ConnReport {
         }
         live.end(reporter);
         live.post(reporter);
-        if let Some(format) = reporter.access.format() {
+        if let Some(format) = reporter.access.format_of_connection(live.told.get()) {
             let state = live.lock();
             if live.told.get().is_some_and(|told| !told.logs_connection(&*state)) {
                 return;
@@ -236,16 +236,49 @@ pub(super) struct Live {
 #[derive(Debug)]
 struct Bound {
     usual: Arc<Series>,
+    /// What the mesh page tells: the same, if there was room for it.
+    edge: Arc<Series>,
     /// Metrics of which a Telemetry changes labels.
     changed: Box<[(Families, Arc<Series>)]>,
 }
 
 impl Bound {
-    fn of(&self, metric: Metric) -> &Series {
+    fn of(&self, metric: Metric) -> &Arc<Series> {
         let changed = self.changed.iter().find(|(families, _)| families.has(metric));
         changed.map_or(&self.usual, |(_, series)| series)
     }
+
+    /// Adds to a metric if it is `made`, and once to what the mesh page tells.
+    fn add(&self, figure: &Figure, by: u64, made: bool) {
+        let series = self.of(figure.metric);
+        if made {
+            (figure.counted)(series).fetch_add(by, Ordering::Relaxed);
+        }
+        if !made || !Arc::ptr_eq(series, &self.edge) {
+            (figure.uncounted)(&self.edge.uncounted).fetch_add(by, Ordering::Relaxed);
+        }
+    }
 }
+
+/// A metric that the mesh page tells as well.
+struct Figure {
+    metric: Metric,
+    counted: fn(&Series) -> &AtomicU64,
+    uncounted: fn(&Uncounted) -> &AtomicU64,
+}
+
+const OPENED: Figure = Figure {
+    metric: Metric::TcpOpenedConnections,
+    counted: |series| &series.opened,
+    uncounted: |it| &it.opened,
+};
+const SENT: Figure =
+    Figure { metric: Metric::TcpSentBytes, counted: |series| &series.sent, uncounted: |it| &it.sent };
+const RECEIVED: Figure = Figure {
+    metric: Metric::TcpReceivedBytes,
+    counted: |series| &series.received,
+    uncounted: |it| &it.received,
+};
 
 #[derive(Debug)]
 struct State {
@@ -283,20 +316,13 @@ impl Live {
         }
         let series = self.bind(reporter);
         let inbound = self.direction == Direction::Inbound;
-        let (of_sent, of_received) = if inbound {
-            (Metric::TcpSentBytes, Metric::TcpReceivedBytes)
-        } else {
-            (Metric::TcpReceivedBytes, Metric::TcpSentBytes)
-        };
-        let (sent_bytes, received_bytes) =
-            (&series.of(Metric::TcpSentBytes).sent, &series.of(Metric::TcpReceivedBytes).received);
-        let (sent_metric, received_metric) =
-            if inbound { (sent_bytes, received_bytes) } else { (received_bytes, sent_bytes) };
-        if self.counts(of_sent) {
-            carry(sent, &self.flushed.sent, sent_metric);
-        }
-        if self.counts(of_received) {
-            carry(received, &self.flushed.received, received_metric);
+        let (of_sent, of_received) = if inbound { (SENT, RECEIVED) } else { (RECEIVED, SENT) };
+        for (figure, now, flushed) in
+            [(of_sent, sent, &self.flushed.sent), (of_received, received, &self.flushed.received)]
+        {
+            if let Some(moved) = moved(now, flushed) {
+                series.add(&figure, moved, self.counts(figure.metric));
+            }
         }
     }
 
@@ -314,6 +340,9 @@ impl Live {
         let failed = state.failure.as_ref().is_some_and(|failure| failure.stage.is_before_established());
         if failed && !established {
             series.usual.failed(flag).fetch_add(1, Ordering::Relaxed);
+            if !Arc::ptr_eq(&series.usual, &series.edge) {
+                series.edge.failed(flag).fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 
@@ -340,19 +369,18 @@ impl Live {
         self.series.get_or_init(|| {
             let state = self.lock();
             let (usual, mut is_over) = reporter.series.find(&state.info);
+            let edge = if is_over { reporter.series.of_edge(&state.info) } else { Arc::clone(&usual) };
             let changes = self.told.get().map(|told| told.changes(&*state)).unwrap_or_default();
             let changed = changes.into_iter().map(|(families, changes)| {
                 let (series, overflow) = reporter.series.find_changed(&state.info, changes);
                 is_over |= overflow;
                 (families, series)
             });
-            let bound = Bound { changed: changed.collect(), usual };
+            let bound = Bound { changed: changed.collect(), usual, edge };
             if is_over {
                 reporter.count(Event::LabelOverflow);
             }
-            if self.counts(Metric::TcpOpenedConnections) {
-                bound.of(Metric::TcpOpenedConnections).opened.fetch_add(1, Ordering::Relaxed);
-            }
+            bound.add(&OPENED, 1, self.counts(OPENED.metric));
             bound
         })
     }
@@ -413,13 +441,11 @@ impl Attributes for State {
     }
 }
 
-/// Adds to the metric what lies between `flushed` and `now`, and moves `flushed` there.
+/// What lies between `flushed` and `now`, if anything does; moves `flushed` there.
 ///
 /// `fetch_max` makes each interval somebody's alone: of two threads that race, the one that moves `flushed` further
 /// gets the rest, the other nothing.
-fn carry(now: u64, flushed: &AtomicU64, metric: &AtomicU64) {
+fn moved(now: u64, flushed: &AtomicU64) -> Option<u64> {
     let before = flushed.fetch_max(now, Ordering::Relaxed);
-    if let Some(moved) = now.checked_sub(before).filter(|moved| *moved > 0) {
-        metric.fetch_add(moved, Ordering::Relaxed);
-    }
+    now.checked_sub(before).filter(|moved| *moved > 0)
 }

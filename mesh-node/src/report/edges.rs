@@ -10,7 +10,7 @@ use mesh_core::topology::{Edge, Party, Protection, Protocol, Served, Side, Tally
 use super::{ConnInfo, Direction, Perspective, PseudoService, Reporter, RequestFacts};
 
 /// What became of a request, as far as the page tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Outcome {
     Good,
     /// The client is to blame.
@@ -24,9 +24,8 @@ impl Reporter {
     /// the name of [`PseudoService`]. Takes time in proportion to the label sets there are.
     pub fn edges(&self) -> BTreeMap<Edge, Tally> {
         let mut edges: BTreeMap<Edge, Tally> = BTreeMap::new();
-        let connections = self.series.all().into_iter().map(|series| (series.edge.clone(), series.tally()));
-        for (edge, tally) in connections.chain(self.requests.tallies()) {
-            if let Some(edge) = edge.filter(|_| !tally.is_empty()) {
+        for (edge, tally) in self.series.tallies().into_iter().chain(self.requests.tallies()) {
+            if !tally.is_empty() {
                 edges.entry(edge).or_default().add(&tally);
             }
         }
@@ -109,3 +108,6 @@ fn protection(encrypted: bool, both_proven: bool) -> Protection {
 
 /// `UNKNOWN`, `DEADLINE_EXCEEDED`, `UNIMPLEMENTED`, `INTERNAL`, `UNAVAILABLE` and `DATA_LOSS`.
 const GRPC_SERVER_ERRORS: [u32; 6] = [2, 4, 12, 13, 14, 15];
+
+#[cfg(test)]
+mod tests;

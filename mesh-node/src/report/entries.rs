@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::request::attributes::View;
 use super::request::{AccessFormat, RequestFacts, RequestHeaderFacts};
+use super::told::{ANSWER, name_unknown};
 use super::{AccessLogFormat, ConnInfo, Direction, Failure, Flag, Flags, Perspective, Told};
 
 /// The way for the entry of a connection to wherever entries are delivered from.
@@ -53,7 +54,7 @@ impl Ledger {
     /// Of a service. A format that cannot be read is left out, Envoy's own stands in for that of a body.
     pub(super) fn new(to: &ToService) -> Self {
         let read = |name: &str, format: &str| {
-            let read = AccessFormat::parse(format);
+            let read = AccessFormat::parse(format).inspect(|it| name_unknown(it, &to.service.to.name));
             let provider = &to.service.to.name;
             read.inspect_err(|error| warn!(%provider, name, %error, "A format of access logs is not used."))
                 .ok()
@@ -66,6 +67,13 @@ impl Ledger {
             Takes::Requests { .. } | Takes::Connections => (None, Vec::new()),
         };
         Self { to: to.clone(), body, attributes }
+    }
+
+    /// Whether it is about headers or trailers of answers.
+    pub(super) fn reads_answers(&self) -> bool {
+        let formats = self.body.iter().chain(self.attributes.iter().map(|(_, format)| format));
+        formats.into_iter().any(AccessFormat::reads_answers)
+            || self.to.filter.as_ref().is_some_and(|it| it.mentions(ANSWER))
     }
 
     fn wants(&self, about: &dyn Attributes) -> bool {
@@ -145,6 +153,7 @@ impl Carried<'_> {
             duration: self.duration,
             source: info.source.workload.as_ref(),
             source_identity: info.source.identity.as_ref(),
+            client_identity: info.source.identity.as_ref(),
             destination: info.destination.workload.as_ref(),
             destination_identity: info.destination.identity.as_ref(),
             service: info.service.as_ref(),
@@ -165,6 +174,8 @@ impl Carried<'_> {
             bytes_sent: sent,
             request_messages: 0,
             response_messages: 0,
+            until_answer: None,
+            attempts: 0,
             upstream_service_time: None,
             headers: RequestHeaderFacts::NONE,
             upstream_host: Some(info.destination.addr),
@@ -172,6 +183,7 @@ impl Carried<'_> {
             upstream_local: None,
             downstream_local: is_inbound.then_some(info.destination.addr),
             downstream_remote: info.source.addr,
+            downstream_direct: info.source.addr,
             sni: "",
             route_name: "",
             trace: None,
@@ -212,7 +224,7 @@ const fn flags(flag: Flag) -> Flags {
 fn common<'a>(facts: &RequestFacts<'a>) -> Common<'a> {
     // What the client was shown is the server's at the server, and at a waypoint the waypoint's own, which is not known here.
     let own = facts.destination_identity.filter(|_| facts.reporter == Perspective::Destination);
-    let peer = facts.source_identity.filter(|_| facts.encrypted && facts.reporter != Perspective::Source);
+    let peer = facts.client_identity.filter(|_| facts.encrypted && facts.reporter != Perspective::Source);
     Common {
         start: facts.start.duration_since(UNIX_EPOCH).unwrap_or_default(),
         duration: facts.duration,

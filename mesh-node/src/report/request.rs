@@ -67,8 +67,10 @@ pub struct RequestFacts<'a> {
     pub duration: Duration,
     /// The client, if the configuration knows it.
     pub source: Option<&'a Arc<Workload>>,
-    /// The client's *proven* identity.
+    /// The *proven* identity of whoever is told of as the client; at a gateway, which sends as itself, its own.
     pub source_identity: Option<&'a SpiffeId>,
+    /// The identity that the certificate of the connection's client proves.
+    pub client_identity: Option<&'a SpiffeId>,
     /// The server, if one was chosen and the configuration knows it.
     pub destination: Option<&'a Arc<Workload>>,
     /// The server's *proven* identity.
@@ -109,6 +111,10 @@ pub struct RequestFacts<'a> {
     pub request_messages: u64,
     /// Messages of a gRPC response; 0 if nobody has counted.
     pub response_messages: u64,
+    /// From the request's first byte to the head of the server's answer.
+    pub until_answer: Option<Duration>,
+    /// How often servers were tried.
+    pub attempts: u32,
     /// What `x-envoy-upstream-service-time` says.
     pub upstream_service_time: Option<Duration>,
     /// What the log shows of headers.
@@ -123,6 +129,8 @@ pub struct RequestFacts<'a> {
     pub downstream_local: Option<SocketAddr>,
     /// The client's address.
     pub downstream_remote: SocketAddr,
+    /// The address of the connection's other end, whoever the client is by headers that are believed.
+    pub downstream_direct: SocketAddr,
     /// The server name of the client's TLS handshake.
     pub sni: &'a str,
     /// The name of the route that was taken.
@@ -142,10 +150,12 @@ pub struct RequestHeaderFacts<'a> {
     pub user_agent: Option<&'a [u8]>,
     /// `x-request-id`.
     pub request_id: Option<&'a [u8]>,
-    /// Any other header of the request; only formats of the user's own ask.
+    /// Any other header of the request as it was sent on, `:path` and the like among them; only formats of the user's own ask.
     pub request: HeaderLookup<'a>,
     /// Any header of the response; only formats of the user's own ask.
     pub response: HeaderLookup<'a>,
+    /// Any of the response's trailers; only formats of the user's own ask.
+    pub trailer: HeaderLookup<'a>,
 }
 
 /// Finds a header's first value by its name in lower case.
@@ -159,6 +169,7 @@ impl RequestHeaderFacts<'_> {
         request_id: None,
         request: &|_| None,
         response: &|_| None,
+        trailer: &|_| None,
     };
 }
 
@@ -171,6 +182,11 @@ impl Reporter {
         if facts.told.is_none_or(|told| told.logs(facts)) {
             self.access.request(facts);
         }
+    }
+
+    /// Whether the log's format has headers or trailers of answers.
+    pub fn reads_answers(&self) -> bool {
+        self.access.reads_answers()
     }
 
     /// Logs requests in a format of their own, whether connections are logged or not; with `None` as connections are

@@ -5,13 +5,16 @@
 //! the first time. From then on a connection touches atomics only.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use mesh_core::id::SpiffeId;
 use mesh_core::topology::{Edge, Tally};
+use tokio::time::Instant;
 
+use super::age::{self, Age, may_have, patience};
 use super::edges;
 use super::labels::{Changes, Labels};
 use super::{ConnInfo, Direction, Flag, PseudoService};
@@ -25,17 +28,35 @@ pub(super) struct Series {
     pub(super) opened: AtomicU64,
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
+    /// What the mesh page tells of the edge, and these metrics do not have: a Telemetry has it under other labels, or not at all.
+    pub(super) uncounted: Uncounted,
+    owner: Option<Owner>,
+    age: Age,
     /// By [`Flag::index`].
     closed: [AtomicU64; Flag::ALL.len()],
     /// By [`Flag::index`].
     failed: [AtomicU64; Flag::ALL.len()],
 }
 
+/// See [`Series::uncounted`].
+#[derive(Debug, Default)]
+pub(super) struct Uncounted {
+    pub(super) opened: AtomicU64,
+    pub(super) sent: AtomicU64,
+    pub(super) received: AtomicU64,
+}
+
+/// The namespace and the workload whose Telemetry changes labels.
+type Owner = (Arc<str>, Arc<str>);
+
 impl Series {
-    fn new(labels: Arc<Labels>, edge: Option<Edge>) -> Self {
+    fn new(labels: Arc<Labels>, edge: Option<Edge>, owner: Option<Owner>) -> Self {
         Self {
             labels,
             edge,
+            uncounted: Uncounted::default(),
+            owner,
+            age: Age::default(),
             opened: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -56,13 +77,26 @@ impl Series {
 
     /// All of it, as it stands now.
     pub(super) fn tally(&self) -> Tally {
+        let sum = |one: &AtomicU64, other: &AtomicU64| {
+            one.load(Ordering::Relaxed).wrapping_add(other.load(Ordering::Relaxed))
+        };
         Tally {
-            sent: self.sent.load(Ordering::Relaxed),
-            received: self.received.load(Ordering::Relaxed),
-            opened: self.opened.load(Ordering::Relaxed),
+            sent: sum(&self.sent, &self.uncounted.sent),
+            received: sum(&self.received, &self.uncounted.received),
+            opened: sum(&self.opened, &self.uncounted.opened),
             failed: self.failed.iter().map(|count| count.load(Ordering::Relaxed)).sum(),
             ..Tally::default()
         }
+    }
+
+    /// Moves with everything that is counted.
+    fn activity(&self) -> u64 {
+        let tally = self.tally();
+        let closed = self.closed.iter().map(|count| count.load(Ordering::Relaxed));
+        [tally.sent, tally.received, tally.opened]
+            .into_iter()
+            .chain(closed)
+            .fold(tally.failed, u64::wrapping_add)
     }
 }
 
@@ -83,14 +117,20 @@ struct Known {
     by_labels: HashMap<Arc<Labels>, Arc<Series>>,
     /// In the order of their birth, so that output is stable.
     ordered: Vec<Arc<Series>>,
+    /// Of connections for whose labels there was no room.
+    by_edge: BTreeMap<Edge, Arc<Series>>,
+    /// What series that are gone had counted, as long as another one of the edge is there.
+    gone: BTreeMap<Edge, Tally>,
+    /// How many label sets Telemetries have made for whom.
+    shares: HashMap<Owner, usize>,
 }
 
 impl SeriesMap {
     /// A map of at most `cap` label sets.
     pub(super) fn new(cap: usize) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        let overflow =
-            Direction::ALL.map(|direction| Arc::new(Series::new(Arc::new(Labels::unknown(direction)), None)));
+        let overflow = Direction::ALL
+            .map(|direction| Arc::new(Series::new(Arc::new(Labels::unknown(direction)), None, None)));
         let known = Mutex::default();
         Self { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), cap, epoch: AtomicU64::new(0), overflow, known }
     }
@@ -98,6 +138,9 @@ impl SeriesMap {
     /// As [`Self::find`], for a connection of which a Telemetry changes labels. Nothing remembers it: their values may be
     /// different for each connection.
     pub(super) fn find_changed(&self, info: &ConnInfo, changes: Changes) -> (Arc<Series>, bool) {
+        if changes.is_empty() {
+            return self.find(info);
+        }
         match self.intern(info, changes) {
             Some(series) => (series, false),
             None => (self.overflow_of(info.direction).clone(), true),
@@ -109,8 +152,8 @@ impl SeriesMap {
         CACHE.with_borrow_mut(|cache| {
             cache.refresh(self.id, self.epoch.load(Ordering::Relaxed));
             let key = CacheKey::of(info);
-            if let Some(hit) = cache.entries.get(&key) {
-                return (hit.series.clone(), false);
+            if let Some(hit) = cache.entries.get(&key).and_then(|it| it.series.upgrade()) {
+                return (hit, false);
             }
             let Some(series) = self.intern(info, Changes::new()) else {
                 // Not cached: room may appear, and each such connection is to be counted as overflow.
@@ -126,6 +169,36 @@ impl SeriesMap {
         self.epoch.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What the mesh page tells of a connection for whose labels there is no room; beyond the cap that of all of them.
+    pub(super) fn of_edge(&self, info: &ConnInfo) -> Arc<Series> {
+        let edge = edges::of_connection(info);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let edge = if known.by_edge.contains_key(&edge) || known.by_edge.len() < self.cap {
+            edge
+        } else {
+            Edge { source: None, destination: None, service: None, ..edge }
+        };
+        let labels = || Arc::clone(&self.overflow_of(info.direction).labels);
+        let made = || Arc::new(Series::new(labels(), Some(edge.clone()), None));
+        Arc::clone(known.by_edge.entry(edge.clone()).or_insert_with(made))
+    }
+
+    /// What was carried, by edge.
+    pub(super) fn tallies(&self) -> Vec<(Edge, Tally)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = known.ordered.iter().chain(known.by_edge.values());
+        let all = all.filter_map(|series| Some((series.edge.clone()?, series.tally())));
+        all.chain(known.gone.iter().map(|(edge, tally)| (edge.clone(), tally.clone()))).collect()
+    }
+
+    /// Forgets what was not counted for long. What a connection holds that is open stays. To be called once an epoch.
+    pub(super) fn forget_idle(&self, now: Instant) {
+        let known = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.ordered.iter().chain(known.by_edge.values()).for_each(|it| it.age.grow(it.activity(), now));
+        let patience = patience(known.ordered.len().max(known.by_edge.len()), self.cap);
+        known.forget(patience, now);
+    }
+
     /// Every series, oldest first, overflow last.
     pub(super) fn all(&self) -> Vec<Arc<Series>> {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner).ordered.clone();
@@ -135,16 +208,23 @@ impl SeriesMap {
 
     /// Finds or makes the series of the connection's labels; `None` beyond the cap.
     fn intern(&self, info: &ConnInfo, changes: Changes) -> Option<Arc<Series>> {
+        let is_usual = changes.is_empty();
         let labels = Labels::of(info, changes);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(series) = known.by_labels.get(&labels) {
             return Some(series.clone());
         }
-        if known.ordered.len() >= self.cap {
+        let owner = if is_usual { None } else { owner(info) };
+        if !known.has_room(owner.as_ref(), self.cap) {
             return None;
         }
+        if let Some(owner) = &owner {
+            *known.shares.entry(owner.clone()).or_default() += 1;
+        }
         let labels = Arc::new(labels);
-        let series = Arc::new(Series::new(labels.clone(), Some(edges::of_connection(info))));
+        // Of changed labels only some metrics are made, and what a label set has in common need not be an edge.
+        let edge = is_usual.then(|| edges::of_connection(info));
+        let series = Arc::new(Series::new(labels.clone(), edge, owner));
         known.by_labels.insert(labels, series.clone());
         known.ordered.push(series.clone());
         Some(series)
@@ -160,6 +240,53 @@ impl SeriesMap {
     }
 }
 
+impl Known {
+    /// Whether there is room for one more label set.
+    fn has_room(&self, owner: Option<&Owner>, cap: usize) -> bool {
+        let free = cap.saturating_sub(self.ordered.len());
+        let share = owner.and_then(|owner| self.shares.get(owner)).copied().unwrap_or_default();
+        free > 0 && (owner.is_none() || may_have(share, free))
+    }
+
+    /// Of a series that is gone nobody may have a hold: what was counted in it later would be lost.
+    fn forget(&mut self, patience: Duration, now: Instant) {
+        let is_unused =
+            |it: &Arc<Series>, holds| it.age.is_beyond(patience, now) && Arc::strong_count(it) == holds;
+        // Here and by its labels.
+        let old: Vec<_> = self.ordered.extract_if(.., |it| is_unused(it, 2)).collect();
+        let mut over = Vec::new();
+        for series in old {
+            self.by_labels.remove(&series.labels);
+            match Arc::try_unwrap(series) {
+                Ok(series) => over.push(series),
+                Err(series) => {
+                    self.by_labels.insert(Arc::clone(&series.labels), Arc::clone(&series));
+                    self.ordered.push(series);
+                }
+            }
+        }
+        for owner in over.iter().filter_map(|it| it.owner.as_ref()) {
+            self.shares.entry(owner.clone()).and_modify(|share| *share = share.saturating_sub(1));
+        }
+        self.shares.retain(|_, share| *share > 0);
+        // Nobody else is given these without the lock.
+        over.extend(
+            self.by_edge.extract_if(.., |_, it| is_unused(it, 1)).filter_map(|(_, it)| Arc::into_inner(it)),
+        );
+        let living: Vec<_> =
+            self.ordered.iter().chain(self.by_edge.values()).filter_map(|it| it.edge.clone()).collect();
+        let gone = over.iter().filter_map(|it| Some((it.edge.clone()?, it.tally())));
+        age::keep(&mut self.gone, gone, living.into_iter());
+    }
+}
+
+/// Whose Telemetry a connection is told about by: the local workload's.
+fn owner(info: &ConnInfo) -> Option<Owner> {
+    let party = if info.direction == Direction::Outbound { &info.source } else { &info.destination };
+    let workload = party.workload.as_ref()?;
+    Some((Arc::clone(&workload.namespace), Arc::clone(&workload.workload_name)))
+}
+
 /// What a thread remembers. Addresses stay valid because an entry holds the objects they point to.
 #[derive(Default)]
 struct Cache {
@@ -168,9 +295,9 @@ struct Cache {
     entries: HashMap<CacheKey, Cached>,
 }
 
-/// A remembered series, with a hold on whatever its key names by address.
+/// A remembered series, unless it is forgotten, with a hold on whatever its key names by address.
 struct Cached {
-    series: Arc<Series>,
+    series: Weak<Series>,
     _held: Held,
 }
 
@@ -194,7 +321,7 @@ impl Cache {
             self.entries.clear();
         }
         let held = (info.source.workload.clone(), info.destination.workload.clone(), info.service.clone());
-        self.entries.insert(key, Cached { series: series.clone(), _held: held });
+        self.entries.insert(key, Cached { series: Arc::downgrade(series), _held: held });
     }
 }
 

@@ -469,7 +469,7 @@ fn cost_of_one_connection() {
 }
 
 /// What a Telemetry of the mesh with these overrides says of connections.
-fn told(overrides: &str) -> Option<Arc<Told>> {
+pub(crate) fn told(overrides: &str) -> Option<Arc<Told>> {
     use mesh_core::resource::{SourceFile, parse};
     let text = format!(
         "{{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {{name: t, namespace: istio-system}}, \

@@ -21,7 +21,7 @@ impl fmt::Display for Rfc3339 {
 /// Year, month and day of the Gregorian calendar for a count of days since 1970-01-01.
 ///
 /// Counts in years that begin on 1 March, so that the leap day is the last of its year.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(super) fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + DAYS_FROM_YEAR_0_TO_1970;
     let (era, day_of_era) = (shifted / DAYS_IN_400_YEARS, shifted % DAYS_IN_400_YEARS);
     let leap_days = day_of_era / 1_460 + day_of_era / 146_096 - day_of_era / 36_524;

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mesh_core::model::{Snapshot, Workload};
 use mesh_core::resource::mesh_config::provider::LogFormat;
 use mesh_core::resource::telemetry::{CustomTag, Metric};
-use mesh_core::telemetry::{Attributes, Chosen, Effective, Families, Group, Side, Tag, Telemetries};
+use mesh_core::telemetry::{
+    Attributes, Chosen, Effective, Expression, Families, Group, Side, Tag, Telemetries,
+};
 use mesh_core::trace::cut;
 use tracing::warn;
 
@@ -36,6 +38,8 @@ pub struct Told {
     line: Option<AccessFormat>,
     /// Whether metrics are not as usual.
     reshapes: bool,
+    /// Whether headers or trailers of answers are asked for.
+    reads_answers: bool,
     /// The services that are told what access logs have.
     pub(super) ledgers: Vec<Ledger>,
 }
@@ -76,21 +80,30 @@ impl Told {
         let tags = effective.tracing.iter().flat_map(|tracing| &tracing.tags);
         let formats = tags.filter_map(|(name, tag)| match tag {
             CustomTag::Formatter(format) => {
-                let format = AccessFormat::parse(format);
+                let format = AccessFormat::parse(format).inspect(|it| name_unknown(it, name));
                 let format = format.inspect_err(|error| warn!(tag = name, %error, "A tag is left out."));
                 Some((name.clone(), format.ok()?))
             }
             _ => None,
         });
         let line = effective.log.format.as_deref().and_then(|format| {
-            let line = line(format);
+            let line = line(format).inspect(|it| name_unknown(it, "a provider of access logs"));
             line.inspect_err(|error| warn!(%error, "A provider's format of access logs is not used.")).ok()
         });
+        let formats: Vec<_> = formats.collect();
+        let ledgers: Vec<_> = effective.log.services.iter().map(Ledger::new).collect();
         Self {
-            formats: formats.collect(),
-            line,
             reshapes: !effective.has_usual_metrics(),
-            ledgers: effective.log.services.iter().map(Ledger::new).collect(),
+            reads_answers: formats
+                .iter()
+                .map(|(_, format)| format)
+                .chain(&line)
+                .any(AccessFormat::reads_answers)
+                || ledgers.iter().any(Ledger::reads_answers)
+                || expressions(&effective).any(|it| it.mentions(ANSWER)),
+            formats,
+            line,
+            ledgers,
             effective,
         }
     }
@@ -99,6 +112,11 @@ impl Told {
     pub fn formatted(&self, tag: &str, facts: &RequestFacts<'_>) -> Option<String> {
         let (_, format) = self.formats.iter().find(|(name, _)| name == tag)?;
         Some(format.text(facts))
+    }
+
+    /// Whether headers or trailers of answers are asked for.
+    pub fn reads_answers(&self) -> bool {
+        self.reads_answers
     }
 
     /// Whether metrics are not as without any Telemetry.
@@ -122,6 +140,11 @@ impl Told {
         changed.map(|group| (group.metrics, changes(group, connection))).collect()
     }
 
+    /// Whether there is an access log whatever the mesh's settings say.
+    pub(super) fn asks_for_log(&self) -> bool {
+        self.effective.log.asked
+    }
+
     /// Whether the access log has a line about a connection.
     pub(super) fn logs_connection(&self, connection: &dyn Attributes) -> bool {
         let log = &self.effective.log;
@@ -139,6 +162,26 @@ impl Told {
         self.line.as_ref()
     }
 }
+
+/// Says which operators of a format say nothing here.
+pub(crate) fn name_unknown(format: &AccessFormat, of: &str) {
+    for operator in format.unknown() {
+        warn!(of, "A format has the operator %{operator}%, which nothing here can tell: it says \"-\".");
+    }
+}
+
+/// What labels and the log's filter ask for.
+fn expressions(effective: &Effective) -> impl Iterator<Item = &Arc<Expression>> {
+    let tags = effective.metrics.iter().flat_map(|group| group.tags.values());
+    let set = tags.filter_map(|tag| match tag {
+        Tag::Set(expression) => Some(expression),
+        Tag::Remove => None,
+    });
+    set.chain(&effective.log.filter)
+}
+
+/// The attribute of an answer's headers.
+pub(super) const ANSWER: [&str; 2] = ["response", "headers"];
 
 /// The flag is not known before a connection ends, and without it series could not be told apart: it stays.
 fn changes(group: &Group, connection: &dyn Attributes) -> Changes {

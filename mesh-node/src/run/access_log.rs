@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use super::tasks;
-use crate::report::{AccessFormat, AccessLogFormat, FormatError, Reporter};
+use crate::report::{AccessFormat, AccessLogFormat, FormatError, Reporter, name_unknown};
 
 /// Keeps the access log as the mesh's settings have it, until the process ends. `given` is what the command line says,
 /// which counts more.
@@ -43,13 +43,18 @@ async fn follow(
 }
 
 fn apply(reporter: &Reporter, mesh: &MeshConfig) {
-    if let Some(file) = mesh.access_log_file.as_deref().filter(|file| *file != STANDARD_OUTPUT) {
+    let file = mesh.access_log_file.as_deref().filter(|file| !file.is_empty());
+    reporter.set_access_log_file(file.is_some());
+    if let Some(file) = file.filter(|file| *file != STANDARD_OUTPUT) {
         warn!(file, "accessLogFile: the access log goes to standard output, not to a file.");
     }
     let (lines, requests) = formats(mesh);
     reporter.set_access_log(lines);
     match requests.transpose() {
-        Ok(format) => reporter.set_request_log(format),
+        Ok(format) => {
+            format.iter().for_each(|it| name_unknown(it, "accessLogFormat"));
+            reporter.set_request_log(format);
+        }
         Err(error) => warn!(%error, "accessLogFormat is not used: it cannot be read."),
     }
 }

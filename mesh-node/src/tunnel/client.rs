@@ -1,6 +1,7 @@
 //! One client-side tunnel: what carries it, the task that drives it, and who uses it.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -28,6 +29,8 @@ pub(super) struct Tunnel {
     peer_not_after: SystemTime,
     /// What the peer has proven.
     proof: Proof,
+    /// Our address.
+    pub(super) local: Option<SocketAddr>,
     streams: Cell<usize>,
     /// Whether it is known how many streams the peer takes.
     pub(super) settled: Cell<bool>,
@@ -68,7 +71,7 @@ pub(super) struct Timing {
 impl Tunnel {
     /// Starts the protocol that was agreed on over a TLS connection.
     pub(super) async fn start(
-        tls: TlsStream,
+        (tls, local): (TlsStream, Option<SocketAddr>),
         peer: &Peer,
         svid: Arc<Svid>,
     ) -> Result<(Rc<Self>, Driver), OpenError> {
@@ -88,6 +91,7 @@ impl Tunnel {
             svid,
             peer_not_after: peer.not_after,
             proof: peer.proof.clone(),
+            local,
             streams: Cell::new(0),
             settled: Cell::new(false),
             idle_since: Cell::new(Instant::now()),

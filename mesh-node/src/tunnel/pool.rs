@@ -248,11 +248,12 @@ impl Pool {
             Ok(Err(e)) => return Err(OpenError::Dial(Arc::new(e))),
             Ok(Ok(tcp)) => tcp,
         };
+        let local = tcp.local_addr().ok();
         let (stream, peer) = tls::connect(tcp, svid, &key.destination).await.map_err(|e| match e {
             tls::TlsError::Deadline => OpenError::Deadline(Stage::Tls),
             other => OpenError::Tls(other),
         })?;
-        Tunnel::start(stream, &peer, svid.clone()).await
+        Tunnel::start((stream, local), &peer, svid.clone()).await
     }
 }
 

@@ -98,7 +98,7 @@ fn without_resolution_clients_go_where_they_want() -> Result<()> {
     eventually(&bed, &client, &to, Dialled::served)?;
     bed.apply(
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, \
-         data: {mesh: \"outboundTrafficPolicy: {mode: REGISTRY_ONLY}\"}}",
+         data: {mesh: \"{accessLogFile: /dev/stdout, outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\"}}",
     )?;
     eventually(&bed, &client, &to, Dialled::refused)?;
     bed.apply(&entry(
@@ -121,7 +121,7 @@ fn networks_lead_to_entries() -> Result<()> {
     let _server = serve(&bed, "node-2")?;
     bed.apply(
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, \
-         data: {mesh: \"outboundTrafficPolicy: {mode: REGISTRY_ONLY}\"}}",
+         data: {mesh: \"{accessLogFile: /dev/stdout, outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\"}}",
     )?;
     let to = format!("{two}:7100");
     eventually(&bed, &client, &to, Dialled::refused)?;

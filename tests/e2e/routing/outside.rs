@@ -14,7 +14,7 @@ use crate::scrape::{Scrape, counted};
 const NOWHERE: &str = "192.0.2.77";
 
 const REGISTRY_ONLY: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, \
-     data: {mesh: \"outboundTrafficPolicy: {mode: REGISTRY_ONLY}\"}}";
+     data: {mesh: \"{accessLogFile: /dev/stdout, outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\"}}";
 
 /// Asks for a path of a host that the client believes to be at an address of nobody.
 fn at_nowhere<'a>(resolve: &'a str, url: &'a str) -> [&'a str; 5] {

@@ -52,6 +52,10 @@ impl FromStr for Inbound {
     }
 }
 
+/// Settings of a mesh that logs requests: those of beds made of texts, whose tests read them.
+const ACCESS_LOG: &str = "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, \
+                          data: {mesh: 'accessLogFile: /dev/stdout'}}";
+
 /// Where the manifests of a bed come from.
 #[derive(Debug, Clone)]
 pub enum Manifests {
@@ -324,7 +328,9 @@ impl Builder {
                 texts.extend(super::manifests::read_directory(directory)?.into_values());
             }
         }
-        for (name, text) in texts.iter().flat_map(|text| separate(text)) {
+        // Who brings settings of the mesh along has those instead.
+        let all = separate(ACCESS_LOG).into_iter().chain(texts.iter().flat_map(|text| separate(text)));
+        for (name, text) in all {
             let path = source.join(name);
             fs::write(&path, text).at("write", &path)?;
         }

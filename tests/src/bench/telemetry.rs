@@ -243,6 +243,7 @@ kind: ConfigMap
 metadata: {name: istio, namespace: istio-system}
 data:
   mesh: |
+    accessLogFile: /dev/stdout
     extensionProviders:
     - {name: bench, zipkin: {service: zipkin.tracing.svc.cluster.local, port: 9411}}
 ---

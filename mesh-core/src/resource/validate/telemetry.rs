@@ -55,7 +55,7 @@ fn override_of_metrics(field: &str, change: &MetricsOverride, report: &mut Repor
     for (name, change) in &change.tag_overrides {
         match label_name(name) {
             Err(error) => {
-                report.error_with(child(&field, name), error.to_string(), "give the tag another name")
+                report.error_with(child(&field, name), error.to_string(), "give the tag another name");
             }
             Ok(label) if label != *name => {
                 report.warning(child(&field, name), format!("is called {label} in metrics"));

@@ -15,7 +15,7 @@ use crate::l7::h1::{
 use crate::l7::io::Io;
 use crate::l7::message::{Broken, Piece, RequestHead, ResponseHead};
 use crate::l7::out::Out;
-use crate::l7::site::Held;
+use crate::l7::site::{Held, Link};
 use crate::l7::transfer::{Body, Sink, Upstream};
 use crate::run::tasks;
 
@@ -28,7 +28,7 @@ pub struct H1Connection {
     spare: HeaderMap,
     /// Requests that were sent on it.
     served: u32,
-    encrypted: bool,
+    link: Link,
     #[expect(dead_code, reason = "held for what its destructor does")]
     held: Option<Held>,
 }
@@ -54,9 +54,9 @@ pub struct H1Upstream {
 
 impl H1Connection {
     /// A connection that nothing was sent on.
-    pub fn new(io: Io, encrypted: bool, held: Option<Held>) -> Self {
+    pub fn new(io: Io, link: Link, held: Option<Held>) -> Self {
         let (input, out, spare) = (BytesMut::new(), Out::default(), HeaderMap::new());
-        Self { io, input, out, spare, served: 0, encrypted, held }
+        Self { io, input, out, spare, served: 0, link, held }
     }
 
     /// Requests that were sent on it.
@@ -64,9 +64,9 @@ impl H1Connection {
         self.served
     }
 
-    /// Whether identities were proven at both ends.
-    pub fn is_encrypted(&self) -> bool {
-        self.encrypted
+    /// What is told of it.
+    pub fn link(&self) -> Link {
+        self.link
     }
 
     /// Whether the server has closed it, or said something that nobody asked for. Costs nothing while it is silent.

@@ -83,7 +83,7 @@ impl View<'_, '_> {
         match name {
             "mtls" => Some(Value::Bool(self.0.encrypted)),
             "requested_server_name" => text(self.0.sni),
-            "uri_san_peer_certificate" => text(self.0.source_identity?.uri()),
+            "uri_san_peer_certificate" => text(self.0.client_identity?.uri()),
             "uri_san_local_certificate" => text(self.0.destination_identity?.uri()),
             "termination_details" => text(self.0.termination_details),
             _ => None,

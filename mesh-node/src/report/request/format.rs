@@ -6,6 +6,7 @@
 //! Invariant: whatever a peer has sent, a line is one line, and one of JSON is JSON.
 
 mod clock;
+mod date;
 mod operator;
 mod parse;
 mod write;
@@ -22,6 +23,8 @@ use operator::Operator;
 #[derive(Debug)]
 pub struct AccessFormat {
     pieces: Vec<Piece>,
+    /// Operators that nobody here has an answer to.
+    unknown: Vec<String>,
     /// What follows the last operator; ends in a newline.
     tail: Box<str>,
 }
@@ -32,9 +35,6 @@ pub enum FormatError {
     /// A `%` that does not begin an operator; `%%` stands for one.
     #[error("has a '%' that begins no operator, before {0:?}")]
     NotAnOperator(String),
-    /// An operator that is not known.
-    #[error("has an unknown operator %{0}%")]
-    Unknown(String),
     /// Arguments where there may be none, none where there must be some, or some of another form.
     #[error("has an operator whose arguments are missing or cannot be used: %{0}%")]
     Arguments(String),
@@ -75,6 +75,16 @@ impl AccessFormat {
     /// The format that Istio has for whoever asks for none.
     pub fn standard(format: AccessLogFormat) -> &'static Self {
         if format == AccessLogFormat::Json { &JSON } else { &TEXT }
+    }
+
+    /// The operators in it that say `-` of every request, because nothing here knows what they ask for.
+    pub fn unknown(&self) -> &[String] {
+        &self.unknown
+    }
+
+    /// Whether it has headers or trailers of answers.
+    pub(in crate::report) fn reads_answers(&self) -> bool {
+        self.pieces.iter().any(|piece| piece.operator.reads_answers())
     }
 
     /// What it says of a request, without the newline.

@@ -6,10 +6,11 @@
 //! it is a load and a store. A scrape adds the shards up.
 
 mod cache;
+mod idle;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use mesh_core::resource::telemetry::Metric;
@@ -20,6 +21,7 @@ use mesh_core::topology::{Edge, Latency, Tally};
 use super::labels;
 use super::shape::Shape;
 use super::{Perspective, RequestFacts};
+use crate::report::age::Age;
 use crate::report::edges::{self, Outcome};
 
 /// Every series there is, at most [`RequestMap::cap`] of them and one more per perspective for what came later.
@@ -39,20 +41,43 @@ struct Known {
     by_labels: HashMap<Arc<str>, Arc<Series>>,
     /// In the order of their birth, so that output is stable.
     ordered: Vec<Arc<Series>>,
+    /// What the mesh page knows of requests that are not counted in the usual series: of their labels it can tell nothing.
+    by_edge: BTreeMap<(Edge, Outcome), Arc<Series>>,
+    /// What series that are gone had counted, as long as another one of the edge is there.
+    gone: BTreeMap<Edge, Tally>,
+    /// How many label sets Telemetries have made for whom.
+    shares: HashMap<Owner, usize>,
 }
 
-/// A request, and how its metrics differ from the usual.
-type Counted<'a, 'f> = (&'a RequestFacts<'f>, Option<&'a Shape<'a>>);
+/// A request, and what of it is counted.
+type Counted<'a, 'f> = (&'a RequestFacts<'f>, Kind<'a>);
+
+/// What of a request is counted.
+#[derive(Clone, Copy)]
+enum Kind<'a> {
+    /// All metrics, with the labels that they have everywhere.
+    Usual,
+    /// Some, as a Telemetry has them.
+    Shaped(&'a Shape<'a>),
+    /// What the mesh page tells, whatever metrics there are.
+    Edge,
+}
+
+/// The namespace and the workload whose Telemetry changes labels.
+type Owner = (Arc<str>, Arc<str>);
 
 /// The counters of one label set.
 #[derive(Debug)]
 pub(super) struct Series {
     /// As between the braces of a sample, with a comma at the end.
     pub(super) labels: Arc<str>,
-    /// Between whom, and what became of it; of what there was no room for nobody knows.
-    edge: Option<(Edge, Outcome)>,
-    /// By the number of the thread that writes them.
-    shards: Mutex<Vec<(usize, Arc<Shard>)>>,
+    /// Between whom, and what became of it, of requests that are counted as usual; of what there was no room for nobody knows.
+    edge: OnceLock<(Edge, Outcome)>,
+    /// Whose Telemetry has made it, if one has.
+    owner: Option<Owner>,
+    /// By the number of the thread that writes them, and whether it writes what is counted as usual.
+    shards: Mutex<Vec<((usize, bool), Arc<Shard>)>>,
+    age: Age,
 }
 
 /// What one thread has counted of one label set. Has cache lines of its own.
@@ -112,29 +137,33 @@ impl RequestMap {
     pub(in crate::report) fn new(cap: usize) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let overflow = Perspective::ALL
-            .map(|reporter| Arc::new(Series::new(labels::render_unknown(reporter).into(), None)));
+            .map(|reporter| Arc::new(Series::new(labels::render_unknown(reporter).into(), None, None)));
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Self { id, cap, epoch: AtomicU64::new(0), overflow, known: Mutex::default() }
     }
 
     /// Counts a request; the answer is whether the cap left only the series for unknown labels.
     pub(super) fn record(&self, facts: &RequestFacts<'_>) -> bool {
-        match facts.told.filter(|told| told.reshapes()) {
-            None => self.count((facts, None)),
-            Some(told) => {
-                let all = Shape::all(told, facts).map(|shape| self.count((facts, Some(&shape))));
-                all.fold(false, |any, overflow| any | overflow)
+        let Some(told) = facts.told.filter(|told| told.reshapes()) else {
+            let overflow = self.count((facts, Kind::Usual));
+            if overflow {
+                self.count((facts, Kind::Edge));
             }
-        }
+            return overflow;
+        };
+        let all = Shape::all(told, facts).map(|shape| self.count((facts, Kind::Shaped(&shape))));
+        let overflow = all.fold(false, |any, overflow| any | overflow);
+        self.count((facts, Kind::Edge));
+        overflow
     }
 
     fn count(&self, counted: Counted<'_, '_>) -> bool {
         cache::with(self.id, self.epoch.load(Ordering::Relaxed), |cache| {
             let cached = cache.find_or_insert(counted, |thread| {
                 let (series, overflow) = self.intern(counted);
-                (series.shard(thread), overflow)
+                (series.shard((thread, !matches!(counted.1, Kind::Shaped(_)))), overflow)
             });
-            let families = counted.1.map_or(Families::ALL, Shape::families);
+            let families = counted.1.shape().map_or(Families::ALL, Shape::families);
             cached.shard.record(counted.0, families);
             cached.overflow
         })
@@ -154,27 +183,37 @@ impl RequestMap {
     }
 
     /// The edge of every series, and what it has carried.
-    pub(in crate::report) fn tallies(&self) -> Vec<(Option<Edge>, Tally)> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).ordered.clone();
-        let told = known.iter().filter_map(|series| Some((series.edge.as_ref()?, series.totals())));
-        told.map(|((edge, outcome), totals)| (Some(edge.clone()), totals.tally(*outcome))).collect()
+    pub(in crate::report) fn tallies(&self) -> Vec<(Edge, Tally)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<_> = known.gone.iter().map(|(edge, tally)| (edge.clone(), tally.clone())).collect();
+        let all: Vec<_> = known.ordered.iter().chain(known.by_edge.values()).cloned().collect();
+        drop(known);
+        let all = all.iter().filter_map(|series| series.tally());
+        all.chain(gone).collect()
     }
 
     /// Finds or makes the series of a request's labels, or the one for unknown ones beyond the cap.
-    fn intern(&self, (facts, shape): Counted<'_, '_>) -> (Arc<Series>, bool) {
-        let labels = labels::render(facts, shape);
+    fn intern(&self, (facts, kind): Counted<'_, '_>) -> (Arc<Series>, bool) {
+        let edge = || (edges::of_request(facts), edges::outcome(facts));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(kind, Kind::Edge) {
+            return (known.of_edge(edge(), self.cap), false);
+        }
+        let labels = labels::render(facts, kind.shape());
+        let edge = matches!(kind, Kind::Usual).then(edge);
         if let Some(series) = known.by_labels.get(&*labels) {
+            if let Some(edge) = edge {
+                series.edge.get_or_init(|| edge);
+            }
             return (series.clone(), false);
         }
-        if known.ordered.len() >= self.cap {
+        let owner = kind.shape().and_then(|_| owner(facts));
+        if !known.has_room(owner.as_ref(), self.cap) {
             return (self.overflow_of(facts.reporter).clone(), true);
         }
         let labels: Arc<str> = labels.into();
-        let edge = (edges::of_request(facts), edges::outcome(facts));
-        let series = Arc::new(Series::new(labels.clone(), Some(edge)));
-        known.by_labels.insert(labels, series.clone());
-        known.ordered.push(series.clone());
+        let series = Arc::new(Series::new(labels.clone(), edge, owner));
+        known.add(labels, &series);
         (series, false)
     }
 
@@ -188,13 +227,38 @@ impl RequestMap {
     }
 }
 
+impl<'a> Kind<'a> {
+    fn shape(self) -> Option<&'a Shape<'a>> {
+        match self {
+            Self::Shaped(shape) => Some(shape),
+            Self::Usual | Self::Edge => None,
+        }
+    }
+}
+
+/// Whose Telemetry a request is told about by: the workload's at the end that tells.
+fn owner(facts: &RequestFacts<'_>) -> Option<Owner> {
+    let workload = match facts.reporter {
+        Perspective::Source => facts.source,
+        Perspective::Destination | Perspective::Waypoint => facts.destination,
+    };
+    workload.map(|it| (Arc::clone(&it.namespace), Arc::clone(&it.workload_name)))
+}
+
 impl Series {
-    fn new(labels: Arc<str>, edge: Option<(Edge, Outcome)>) -> Self {
-        Self { labels, edge, shards: Mutex::default() }
+    fn new(labels: Arc<str>, edge: Option<(Edge, Outcome)>, owner: Option<Owner>) -> Self {
+        let edge = edge.map_or_else(OnceLock::new, OnceLock::from);
+        Self { labels, edge, owner, shards: Mutex::default(), age: Age::default() }
+    }
+
+    /// What went over its edge.
+    fn tally(&self) -> Option<(Edge, Tally)> {
+        let (edge, outcome) = self.edge.get()?;
+        Some((edge.clone(), self.sum(|usual| usual).tally(*outcome)))
     }
 
     /// The counters of the thread that has this number now.
-    fn shard(&self, thread: usize) -> Arc<Shard> {
+    fn shard(&self, thread: (usize, bool)) -> Arc<Shard> {
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, shard)) = shards.iter().find(|(owner, _)| *owner == thread) {
             return shard.clone();
@@ -205,8 +269,14 @@ impl Series {
     }
 
     fn totals(&self) -> Totals {
+        self.sum(|_| true)
+    }
+
+    /// Of those counters that hold what is counted as usual, or of those that do not.
+    fn sum(&self, wanted: impl Fn(bool) -> bool) -> Totals {
         let mut totals = Totals::default();
-        for (_, shard) in self.shards.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, shard) in shards.iter().filter(|((_, usual), _)| wanted(*usual)) {
             totals.requests += shard.requests.load(Ordering::Relaxed);
             let exemplar = *shard.exemplar.lock().unwrap_or_else(PoisonError::into_inner);
             totals.exemplar = totals.exemplar.max(exemplar);

@@ -14,12 +14,16 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::of("client", "server")
+    }
+
+    pub(crate) fn of(client: &str, server: &str) -> Self {
         Self {
-            client: workload("client"),
-            server: workload("server"),
-            client_id: id("client"),
-            server_id: id("server"),
-            service: service("server"),
+            client: workload(client),
+            server: workload(server),
+            client_id: id(client),
+            server_id: id(server),
+            service: service(server),
         }
     }
 
@@ -30,6 +34,7 @@ impl World {
             duration: Duration::from_micros(12_345),
             source: Some(&self.client),
             source_identity: Some(&self.client_id),
+            client_identity: Some(&self.client_id),
             destination: Some(&self.server),
             destination_identity: Some(&self.server_id),
             service: Some(&self.service),
@@ -50,6 +55,8 @@ impl World {
             bytes_sent: 295,
             request_messages: 0,
             response_messages: 0,
+            until_answer: Some(Duration::from_millis(9)),
+            attempts: 2,
             upstream_service_time: Some(Duration::from_millis(8)),
             headers: RequestHeaderFacts {
                 user_agent: Some(b"curl/8.0"),
@@ -61,6 +68,7 @@ impl World {
             upstream_local: Some(([10, 0, 0, 1], 34_460).into()),
             downstream_local: Some(([10, 96, 0, 1], 8080).into()),
             downstream_remote: ([10, 0, 0, 1], 42_980).into(),
+            downstream_direct: ([10, 0, 0, 9], 5).into(),
             sni: "",
             route_name: "default",
             trace: None,

@@ -1,9 +1,12 @@
 //! Envoy's command operators, as far as there is something to say.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use mesh_core::id::SpiffeId;
+
+use super::date;
 
 use crate::report::request::{Flags, RequestFacts};
 
@@ -20,6 +23,18 @@ pub(super) enum Operator {
     BytesReceived,
     BytesSent,
     Duration,
+    /// Until the answer's head.
+    ResponseDuration,
+    /// From then on.
+    ResponseSendDuration,
+    Attempts,
+    /// Of the machine, or of the container.
+    HostName,
+    TraceId,
+    /// In a format of its own.
+    StartTimeAs(Box<str>),
+    /// Nobody here can tell.
+    Unknown(Box<str>),
     Address(Endpoint, Part),
     Cluster,
     ServerName,
@@ -32,6 +47,8 @@ pub(super) enum Operator {
     Header {
         header: Header,
         or: Option<Header>,
+        /// Whether what follows a `?` belongs to it.
+        query: bool,
         most: usize,
     },
 }
@@ -43,6 +60,8 @@ pub(super) enum Endpoint {
     UpstreamLocal,
     DownstreamLocal,
     DownstreamRemote,
+    /// Whoever is at the connection's other end, whatever headers say.
+    DownstreamDirect,
 }
 
 /// What of it.
@@ -57,7 +76,7 @@ pub(super) enum Part {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Header {
     Method,
-    /// The path that the client sent.
+    /// The path before a rule rewrote it.
     OriginalPath,
     /// The path, rewritten if the engine says so.
     Path,
@@ -70,10 +89,11 @@ pub(super) enum Header {
     Request(Box<str>),
     /// Any of the response's, in lower case.
     Response(Box<str>),
+    /// Any of the response's trailers, in lower case.
+    Trailer(Box<str>),
 }
 
 /// What an operator has to say about one request.
-#[derive(Clone, Copy)]
 pub(super) enum Value<'a> {
     /// Nothing.
     Absent,
@@ -89,9 +109,17 @@ pub(super) enum Value<'a> {
     Flags(Flags),
     Address(SocketAddr),
     Ip(IpAddr),
+    /// Written for this request.
+    Owned(String),
 }
 
 impl Operator {
+    /// Whether it is about headers or trailers of the answer, which nobody keeps otherwise.
+    pub(super) fn reads_answers(&self) -> bool {
+        let reads = |header: &Header| matches!(header, Header::Response(_) | Header::Trailer(_));
+        matches!(self, Self::Header { header, or, .. } if reads(header) || or.as_ref().is_some_and(reads))
+    }
+
     pub(super) fn value<'a>(&self, facts: &RequestFacts<'a>) -> Value<'a> {
         match self {
             Self::StartTime => Value::Time(facts.start),
@@ -104,18 +132,30 @@ impl Operator {
             Self::BytesReceived => Value::Number(facts.bytes_received),
             Self::BytesSent => Value::Number(facts.bytes_sent),
             Self::Duration => Value::Number(millis(facts.duration)),
+            Self::ResponseDuration => Value::time(facts.until_answer),
+            Self::ResponseSendDuration => {
+                Value::time(facts.until_answer.map(|until| facts.duration.saturating_sub(until)))
+            }
+            Self::Attempts => Value::Number(facts.attempts.into()),
+            Self::HostName => Value::text(&HOST_NAME),
+            Self::TraceId => facts.trace.map_or(Value::Absent, |trace| Value::Owned(format!("{trace:032x}"))),
+            Self::StartTimeAs(format) => Value::Owned(date::formatted(format, facts.start)),
+            Self::Unknown(_) => Value::Absent,
             Self::Address(endpoint, part) => address(facts, *endpoint, *part),
             Self::Cluster => Value::text(facts.upstream_cluster),
             Self::ServerName => Value::text(facts.sni),
             Self::RouteName => Value::text(facts.route_name),
             Self::GrpcStatus => grpc_status(facts),
             Self::GrpcStatusNumber => number(facts.grpc_status),
-            Self::SourceIdentity => identity(facts.source_identity),
+            Self::SourceIdentity => identity(facts.client_identity),
             Self::DestinationIdentity => identity(facts.destination_identity),
-            Self::Header { header, or, most } => match (header.value(facts), or) {
-                (Value::Absent, Some(or)) => or.value(facts).cut(*most),
-                (value, _) => value.cut(*most),
-            },
+            Self::Header { header, or, query, most } => {
+                let value = match (header.value(facts), or) {
+                    (Value::Absent, Some(or)) => or.value(facts),
+                    (value, _) => value,
+                };
+                if *query { value.cut(*most) } else { value.before_query().cut(*most) }
+            }
         }
     }
 }
@@ -125,9 +165,11 @@ impl Header {
         let headers = &facts.headers;
         match self {
             Self::Method => Value::text(facts.method),
-            Self::OriginalPath => Value::text(facts.path),
+            Self::OriginalPath => Value::header((headers.request)("x-envoy-original-path")),
             Self::Path => (headers.request)(":path").map_or(Value::text(facts.path), Value::Bytes),
-            Self::Authority => Value::text(facts.authority),
+            Self::Authority => {
+                (headers.request)(":authority").map_or(Value::text(facts.authority), Value::Bytes)
+            }
             Self::ForwardedFor => Value::header(headers.x_forwarded_for),
             Self::UserAgent => Value::header(headers.user_agent),
             Self::RequestId => Value::header(headers.request_id),
@@ -136,6 +178,7 @@ impl Header {
             }
             Self::Request(name) => Value::header((headers.request)(name)),
             Self::Response(name) => Value::header((headers.response)(name)),
+            Self::Trailer(name) => Value::header((headers.trailer)(name)),
         }
     }
 }
@@ -154,6 +197,17 @@ impl<'a> Value<'a> {
         header.map_or(Self::Absent, Self::Bytes)
     }
 
+    fn time(time: Option<std::time::Duration>) -> Self {
+        time.map_or(Self::Absent, |time| Self::Number(millis(time)))
+    }
+
+    fn before_query(self) -> Self {
+        match self {
+            Self::Bytes(bytes) => Self::Bytes(bytes.split(|byte| *byte == b'?').next().unwrap_or(bytes)),
+            other => other,
+        }
+    }
+
     fn cut(self, most: usize) -> Self {
         match self {
             Self::Bytes(bytes) => Self::Bytes(bytes.get(..most).unwrap_or(bytes)),
@@ -168,6 +222,7 @@ fn address<'a>(facts: &RequestFacts<'a>, endpoint: Endpoint, part: Part) -> Valu
         Endpoint::UpstreamLocal => facts.upstream_local,
         Endpoint::DownstreamLocal => facts.downstream_local,
         Endpoint::DownstreamRemote => Some(facts.downstream_remote),
+        Endpoint::DownstreamDirect => Some(facts.downstream_direct),
     };
     match (address, part) {
         (None, _) => Value::Absent,
@@ -195,6 +250,11 @@ fn grpc_status<'a>(facts: &RequestFacts<'a>) -> Value<'a> {
 fn millis(duration: std::time::Duration) -> u64 {
     duration.as_secs().saturating_mul(1_000).saturating_add(duration.subsec_millis().into())
 }
+
+/// As the kernel has it, which is the pod's name in Kubernetes. Asked once.
+static HOST_NAME: LazyLock<String> = LazyLock::new(|| {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim_end().to_owned()
+});
 
 /// By number, as Envoy spells them.
 const GRPC_STATUSES: [&str; 17] = [

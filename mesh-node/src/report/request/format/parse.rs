@@ -32,6 +32,7 @@ pub(super) fn fields(fields: &[(&str, &str)]) -> Result<AccessFormat, FormatErro
 #[derive(Default)]
 struct Builder {
     pieces: Vec<Piece>,
+    unknown: Vec<String>,
     /// What will stand before the next operator.
     text: String,
 }
@@ -41,10 +42,13 @@ impl Builder {
         if !self.text.ends_with('\n') {
             self.text.push('\n');
         }
-        AccessFormat { pieces: self.pieces, tail: self.text.into() }
+        AccessFormat { pieces: self.pieces, unknown: self.unknown, tail: self.text.into() }
     }
 
     fn operator(&mut self, operator: Operator, style: Style) {
+        if let Operator::Unknown(text) = &operator {
+            self.unknown.push(text.to_string());
+        }
         self.pieces.push(Piece { before: std::mem::take(&mut self.text).into(), operator, style });
     }
 
@@ -142,13 +146,15 @@ fn operator(text: &str) -> Result<(Operator, &str), FormatError> {
     };
     let operator = match (arguments, most) {
         (None, None) => plain(name),
+        (Some(arguments), None) if let Some(operator) = with_argument(name, arguments) => Some(operator),
         (Some(arguments), most) => with_headers(name, arguments, most.unwrap_or(usize::MAX)),
         (None, Some(_)) => None,
     };
     match operator {
         Some(operator) => Ok((operator, rest)),
         None if plain(name).is_some() || HEADERS.contains(&name) => Err(FormatError::Arguments(whole())),
-        None => Err(FormatError::Unknown(whole())),
+        // One that asks for more than there is costs its own value, not the whole line.
+        None => Ok((Operator::Unknown(whole().into()), rest)),
     }
 }
 
@@ -164,6 +170,11 @@ fn plain(name: &str) -> Option<Operator> {
         "BYTES_RECEIVED" => Operator::BytesReceived,
         "BYTES_SENT" => Operator::BytesSent,
         "DURATION" => Operator::Duration,
+        "RESPONSE_DURATION" => Operator::ResponseDuration,
+        "RESPONSE_TX_DURATION" => Operator::ResponseSendDuration,
+        "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Operator::Attempts,
+        "HOSTNAME" => Operator::HostName,
+        "TRACE_ID" => Operator::TraceId,
         "UPSTREAM_CLUSTER" | "UPSTREAM_CLUSTER_RAW" => Operator::Cluster,
         "REQUESTED_SERVER_NAME" => Operator::ServerName,
         "ROUTE_NAME" => Operator::RouteName,
@@ -183,6 +194,9 @@ fn address(name: &str) -> Option<Operator> {
         "UPSTREAM_LOCAL_ADDRESS" => (Endpoint::UpstreamLocal, Part::Whole),
         "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => (Endpoint::UpstreamLocal, Part::Ip),
         "UPSTREAM_LOCAL_PORT" => (Endpoint::UpstreamLocal, Part::Port),
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => (Endpoint::DownstreamDirect, Part::Whole),
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => (Endpoint::DownstreamDirect, Part::Ip),
+        "DOWNSTREAM_DIRECT_REMOTE_PORT" => (Endpoint::DownstreamDirect, Part::Port),
         "DOWNSTREAM_LOCAL_ADDRESS" => (Endpoint::DownstreamLocal, Part::Whole),
         "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => (Endpoint::DownstreamLocal, Part::Ip),
         "DOWNSTREAM_LOCAL_PORT" => (Endpoint::DownstreamLocal, Part::Port),
@@ -194,19 +208,31 @@ fn address(name: &str) -> Option<Operator> {
     Some(Operator::Address(endpoint, part))
 }
 
+/// Operators that say how their value is written.
+fn with_argument(name: &str, argument: &str) -> Option<Operator> {
+    Some(match (name, argument) {
+        ("START_TIME", format) => Operator::StartTimeAs(format.into()),
+        ("GRPC_STATUS", "CAMEL_STRING") => Operator::GrpcStatus,
+        ("GRPC_STATUS", "NUMBER") => Operator::GrpcStatusNumber,
+        _ => return None,
+    })
+}
+
 /// Operators that name one header, or two of which the second stands in for the first.
 fn with_headers(name: &str, arguments: &str, most: usize) -> Option<Operator> {
     let (first, second) =
         arguments.split_once('?').map_or((arguments, None), |(first, second)| (first, Some(second)));
-    let header = match name {
-        "REQ" => request_header,
+    let header: fn(&str) -> Header = match name {
+        "REQ" | "REQ_WITHOUT_QUERY" => request_header,
         "RESP" => response_header,
+        "TRAILER" => |name: &str| Header::Trailer(name.to_ascii_lowercase().into()),
         _ => return None,
     };
     if first.is_empty() || second.is_some_and(str::is_empty) {
         return None;
     }
-    Some(Operator::Header { header: header(first), or: second.map(header), most })
+    let query = name != "REQ_WITHOUT_QUERY";
+    Some(Operator::Header { header: header(first), or: second.map(header), query, most })
 }
 
 fn request_header(name: &str) -> Header {
@@ -232,6 +258,6 @@ fn response_header(name: &str) -> Header {
 }
 
 /// Operators that name headers.
-const HEADERS: [&str; 2] = ["REQ", "RESP"];
+const HEADERS: [&str; 4] = ["REQ", "REQ_WITHOUT_QUERY", "RESP", "TRAILER"];
 /// Characters shown of a text that is no operator.
 const SHOWN: usize = 20;

@@ -85,19 +85,34 @@ fn formats_of_users_text() {
     let world = World::new();
     let request = |name: &str| match name {
         "x-b" => Some(&b"from b"[..]),
-        ":path" => Some(&b"/rewritten"[..]),
+        ":path" => Some(&b"/rewritten?q=1"[..]),
+        "x-envoy-original-path" => Some(&b"/reviews/0"[..]),
+        ":authority" => Some(&b"sent:80"[..]),
         _ => None,
     };
     let response = |name: &str| (name == "content-type").then_some(&b"text/html; charset=utf-8"[..]);
-    let headers = RequestHeaderFacts { request: &request, response: &response, ..RequestHeaderFacts::NONE };
-    let facts = RequestFacts { grpc_status: Some(14), headers, ..world.facts(Perspective::Source) };
+    let trailer = |name: &str| (name == "grpc-message").then_some(&b"said last"[..]);
+    let headers = RequestHeaderFacts {
+        request: &request,
+        response: &response,
+        trailer: &trailer,
+        ..RequestHeaderFacts::NONE
+    };
+    let trace = Some(0xabc);
+    let facts = RequestFacts { grpc_status: Some(14), headers, trace, ..world.facts(Perspective::Source) };
     for (format, expected) in [
         ("", "\n"),
         ("100 %% ü\n", "100 % ü\n"),
         ("%REQ(X-A?x-b)%|%REQ(X-A?X-B):4%|%REQ(X-A)%|%REQ(X-B):0%", "from b|from|-|\n"),
-        ("%REQ(:PATH)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH):4% %REQ(HOST)%", "/rewritten /rev server:8080\n"),
+        ("%REQ(:PATH)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH):4% %REQ(HOST)%", "/rewritten?q=1 /rev sent:80\n"),
         ("%RESP(Content-Type):9%%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%", "text/html8\n"),
         ("%GRPC_STATUS% %GRPC_STATUS_NUMBER%", "Unavailable 14\n"),
+        ("%GRPC_STATUS(NUMBER)% %REQ_WITHOUT_QUERY(:PATH):5%", "14 /rewr\n"),
+        ("%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%|%START_TIME(%s)%", "2026-11-21T09:00:00.123Z|1795251600\n"),
+        ("%RESPONSE_DURATION% %RESPONSE_TX_DURATION% %UPSTREAM_REQUEST_ATTEMPT_COUNT%", "9 3 2\n"),
+        ("%DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %TRACE_ID%", "10.0.0.9:5 00000000000000000000000000000abc\n"),
+        ("%TRAILER(GRPC-MESSAGE)% %TRAILER(x)%", "said last -\n"),
+        ("a %NO_SUCH% %DYNAMIC_METADATA(a:b):3% b", "a - - b\n"),
         ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_PORT%", "10.0.0.1 8080\n"),
         ("%DOWNSTREAM_PEER_URI_SAN%", "spiffe://cluster.local/ns/default/sa/client\n"),
         ("%UPSTREAM_PEER_URI_SAN%", "spiffe://cluster.local/ns/default/sa/server\n"),
@@ -128,14 +143,12 @@ fn formats_of_users_json() {
 
 #[test]
 fn what_is_no_format_says_why() {
-    use FormatError::{Arguments, NotAnObject, NotAnOperator, Unknown};
+    use FormatError::{Arguments, NotAnObject, NotAnOperator};
     for (format, error) in [
         ("50% of all", NotAnOperator(" of all".to_owned())),
         ("%START_TIME", NotAnOperator("START_TIME".to_owned())),
         ("%REQ(X", NotAnOperator("REQ(X".to_owned())),
         ("%REQ(X)y%", NotAnOperator("REQ(X)y%".to_owned())),
-        ("a %NO_SUCH% b", Unknown("NO_SUCH".to_owned())),
-        ("%DYNAMIC_METADATA(a:b):3%", Unknown("DYNAMIC_METADATA(a:b):3".to_owned())),
         ("%REQ%", Arguments("REQ".to_owned())),
         ("%REQ()%", Arguments("REQ()".to_owned())),
         ("%RESP(A?)%", Arguments("RESP(A?)".to_owned())),
@@ -144,6 +157,8 @@ fn what_is_no_format_says_why() {
     ] {
         assert_eq!(AccessFormat::parse(format).unwrap_err(), error, "{format}");
     }
+    let odd = AccessFormat::parse("%NO_SUCH% %DURATION% %DYNAMIC_METADATA(a:b):3%").unwrap();
+    assert_eq!(odd.unknown(), ["NO_SUCH", "DYNAMIC_METADATA(a:b):3"]);
     for format in ["", "[]", "{", "\"%DURATION%\""] {
         assert_eq!(AccessFormat::parse_json(format).unwrap_err(), NotAnObject, "{format}");
     }

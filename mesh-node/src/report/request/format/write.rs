@@ -15,16 +15,17 @@ pub(super) fn value(out: &mut Vec<u8>, clock: &mut Clock, value: &Value<'_>, sty
     if is_quoted {
         out.push(b'"');
     }
-    match *value {
+    match value {
         Value::Absent if style == Style::Value => out.extend_from_slice(b"null"),
         Value::Absent => out.push(b'-'),
-        Value::Time(time) => clock.write(out, time),
-        Value::Number(value) | Value::Digits(value) => number(out, value),
+        Value::Time(time) => clock.write(out, *time),
+        Value::Number(value) | Value::Digits(value) => number(out, *value),
         Value::Bytes(bytes) => escaped(out, bytes),
         Value::Word(text) => word(out, text),
-        Value::Flags(flags) => self::flags(out, flags),
-        Value::Address(address) => self::address(out, address),
-        Value::Ip(ip) => self::ip(out, ip),
+        Value::Flags(flags) => self::flags(out, *flags),
+        Value::Address(address) => self::address(out, *address),
+        Value::Ip(ip) => self::ip(out, *ip),
+        Value::Owned(text) => escaped(out, text.as_bytes()),
     }
     if is_quoted {
         out.push(b'"');

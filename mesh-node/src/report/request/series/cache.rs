@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Service, Workload};
 
-use super::{Counted, Shard};
+use super::{Counted, Kind, Shard};
+use crate::report::request::Perspective;
 use crate::report::request::labels::{GrpcStatus, Outcome};
-use crate::report::request::{Perspective, RequestFacts};
 use crate::report::{PseudoService, Told};
 
 /// Uses this thread's cache, which is emptied first if it is another map's or of an earlier epoch. A thread that is
@@ -81,7 +81,7 @@ impl Cache {
         counted: Counted<'_, '_>,
         make: impl FnOnce(usize) -> (Arc<Shard>, bool),
     ) -> &Entry {
-        let small = small(counted.0);
+        let small = small(counted);
         let hash = hash(counted, small);
         let set = usize::try_from(hash >> (u64::BITS - SET_BITS)).unwrap_or_default() * WAYS;
         let place = self.find(set, hash, |entry| entry.is(counted, small)).unwrap_or_else(|| {
@@ -115,7 +115,7 @@ impl Cache {
 }
 
 impl Entry {
-    fn new((facts, shape): Counted<'_, '_>, small: u64, (shard, overflow): (Arc<Shard>, bool)) -> Self {
+    fn new((facts, kind): Counted<'_, '_>, small: u64, (shard, overflow): (Arc<Shard>, bool)) -> Self {
         Self {
             shard,
             overflow,
@@ -125,18 +125,18 @@ impl Entry {
             service: facts.service.cloned(),
             source_identity: facts.source_identity.cloned(),
             destination_identity: facts.destination_identity.cloned(),
-            shape: shape.map(|it| (Arc::clone(it.key().0), it.key().1, it.values.clone().into())),
+            shape: kind.shape().map(|it| (Arc::clone(it.key().0), it.key().1, it.values.clone().into())),
         }
     }
 
-    fn is(&self, (facts, shape): Counted<'_, '_>, small: u64) -> bool {
+    fn is(&self, (facts, kind): Counted<'_, '_>, small: u64) -> bool {
         self.small == small
             && address(self.source.as_ref()) == address(facts.source)
             && address(self.destination.as_ref()) == address(facts.destination)
             && address(self.service.as_ref()) == address(facts.service)
             && text(self.source_identity.as_ref()) == text(facts.source_identity)
             && text(self.destination_identity.as_ref()) == text(facts.destination_identity)
-            && match (&self.shape, shape) {
+            && match (&self.shape, kind.shape()) {
                 (None, None) => true,
                 (Some((told, group, values)), Some(shape)) => {
                     Arc::ptr_eq(told, shape.key().0) && *group == shape.key().1 && **values == *shape.values
@@ -148,7 +148,7 @@ impl Entry {
 
 /// All that labels depend on but objects and identities: perspective, security, protocol, kind of service, status codes
 /// and flags.
-fn small(facts: &RequestFacts<'_>) -> u64 {
+fn small((facts, what): Counted<'_, '_>) -> u64 {
     let reporter = match facts.reporter {
         Perspective::Source => 0,
         Perspective::Destination => 1,
@@ -166,13 +166,15 @@ fn small(facts: &RequestFacts<'_>) -> u64 {
         GrpcStatus::Unknown => 0xfe,
         GrpcStatus::Absent => 0xff,
     };
+    let is_edge = u64::from(matches!(what, Kind::Edge));
     let kind = reporter | pseudo_service << 2 | u64::from(facts.encrypted) << 4 | u64::from(facts.grpc) << 5;
-    kind | status << 8
+    kind | is_edge << 6
+        | status << 8
         | u64::from(outcome.code.unwrap_or(u16::MAX)) << 16
         | u64::from(facts.flags.bits()) << 32
 }
 
-fn hash((facts, shape): Counted<'_, '_>, small: u64) -> u64 {
+fn hash((facts, kind): Counted<'_, '_>, small: u64) -> u64 {
     let mut hash = fold(SEED, small);
     for object in [address(facts.source), address(facts.destination), address(facts.service)] {
         hash = fold(hash, object as u64);
@@ -180,7 +182,7 @@ fn hash((facts, shape): Counted<'_, '_>, small: u64) -> u64 {
     for identity in [text(facts.source_identity), text(facts.destination_identity)] {
         hash = fold_text(hash, identity);
     }
-    let Some(shape) = shape else { return hash };
+    let Some(shape) = kind.shape() else { return hash };
     let (told, group) = shape.key();
     hash = fold(fold(hash, Arc::as_ptr(told).addr() as u64), group as u64);
     shape.values.iter().fold(hash, |hash, value| fold_text(hash, value.as_deref().unwrap_or_default()))
