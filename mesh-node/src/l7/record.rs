@@ -329,6 +329,7 @@ impl Record {
     }
 
     /// The request is over.
+    #[expect(clippy::too_many_lines, reason = "a list of facts, each in its place")]
     pub fn finish(self, stage: &Stage<'_>, head: &RequestHead) -> Instant {
         let now = Instant::now();
         let facts = stage.facts;

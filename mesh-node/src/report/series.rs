@@ -270,9 +270,11 @@ impl Known {
         }
         self.shares.retain(|_, share| *share > 0);
         // Nobody else is given these without the lock.
-        over.extend(
-            self.by_edge.extract_if(.., |_, it| is_unused(it, 1)).filter_map(|(_, it)| Arc::into_inner(it)),
-        );
+        let by_edge = std::mem::take(&mut self.by_edge);
+        let (old, kept) = by_edge.into_iter().partition(|(_, it)| is_unused(it, 1));
+        self.by_edge = kept;
+        let old: BTreeMap<_, _> = old;
+        over.extend(old.into_values().filter_map(Arc::into_inner));
         let living: Vec<_> =
             self.ordered.iter().chain(self.by_edge.values()).filter_map(|it| it.edge.clone()).collect();
         let gone = over.iter().filter_map(|it| Some((it.edge.clone()?, it.tally())));

@@ -46,7 +46,7 @@ fn every_field_is_read() {
     filter: {expression: response.code >= 400}
 ",
     ));
-    let fields: Vec<_> = parsed.findings.iter().map(|it| it.field.to_string()).collect();
+    let fields: Vec<_> = parsed.findings.iter().map(|it| it.field.clone()).collect();
     assert_eq!(
         fields,
         ["spec.metrics[0].reportingInterval", "spec.metrics[0].overrides[1].match.customMetric"]

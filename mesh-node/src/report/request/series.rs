@@ -63,6 +63,9 @@ enum Kind<'a> {
     Edge,
 }
 
+/// The counters of a thread by its number, and whether they hold what is counted as usual.
+type Owned = ((usize, bool), Arc<Shard>);
+
 /// The namespace and the workload whose Telemetry changes labels.
 type Owner = (Arc<str>, Arc<str>);
 
@@ -76,7 +79,7 @@ pub(super) struct Series {
     /// Whose Telemetry has made it, if one has.
     owner: Option<Owner>,
     /// By the number of the thread that writes them, and whether it writes what is counted as usual.
-    shards: Mutex<Vec<((usize, bool), Arc<Shard>)>>,
+    shards: Mutex<Vec<Owned>>,
     age: Age,
 }
 

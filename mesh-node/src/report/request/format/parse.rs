@@ -146,8 +146,9 @@ fn operator(text: &str) -> Result<(Operator, &str), FormatError> {
     };
     let operator = match (arguments, most) {
         (None, None) => plain(name),
-        (Some(arguments), None) if let Some(operator) = with_argument(name, arguments) => Some(operator),
-        (Some(arguments), most) => with_headers(name, arguments, most.unwrap_or(usize::MAX)),
+        (Some(arguments), most) => with_argument(name, arguments)
+            .filter(|_| most.is_none())
+            .or_else(|| with_headers(name, arguments, most.unwrap_or(usize::MAX))),
         (None, Some(_)) => None,
     };
     match operator {
