@@ -147,14 +147,7 @@ impl Stream {
                 () = self.intake.used_up() => large = true,
                 slot = self.responses.reserve(), if more => {
                     let Ok(slot) = slot else { return Ok(()) };
-                    let begun = Instant::now();
-                    let next = session.next(&self.hub.shelf()).map_err(|refusal| {
-                        self.hub.counters.internal_errors.fetch_add(1, Ordering::Relaxed);
-                        Status::aborted(refusal.to_string())
-                    })?;
-                    if let Some(response) = next {
-                        let bytes = response.resources.iter().map(bytes::Bytes::len).sum();
-                        self.hub.counters.responded(&response.type_url, bytes, begun.elapsed());
+                    if let Some(response) = self.compose(&mut session)? {
                         lag.is_told = true;
                         slot.send(Ok(response));
                         if !awaits_answer {
@@ -186,6 +179,20 @@ impl Stream {
                 (more, awaits_answer) = (true, false);
             }
         }
+    }
+
+    /// What is to be told next, counted; nothing if all is told.
+    fn compose(&self, session: &mut Session) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        let begun = Instant::now();
+        let next = session.next(&self.hub.shelf()).map_err(|refusal| {
+            self.hub.counters.internal_errors.fetch_add(1, Ordering::Relaxed);
+            Status::aborted(refusal.to_string())
+        })?;
+        if let Some(response) = &next {
+            let bytes = response.resources.iter().map(bytes::Bytes::len).sum();
+            self.hub.counters.responded(&response.type_url, bytes, begun.elapsed());
+        }
+        Ok(next)
     }
 
     /// Reads what the subscriber says at first: who it is, what it wants and what it has. `None` if it says nothing.

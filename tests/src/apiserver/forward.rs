@@ -38,12 +38,12 @@ pub(super) fn open(shared: &Arc<Shared>, call: &Call, head: &Parts) -> Result<St
     let object = state.store.get(&pod).ok_or_else(|| Refusal::not_found("pods", &call.name))?;
     let address = address(object).ok_or_else(|| Refusal::bad_request("the pod is not running"))?;
     // It ends with the client's connection.
-    tokio::spawn(async move {
+    drop(mesh_control::tasks::spawn("forwarded port", async move {
         if let Ok(upgraded) = upgrade.await {
             let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
             forward(socket, SocketAddr::new(address, port)).await;
         }
-    });
+    }));
     Ok(derive_accept_key(key.as_bytes()))
 }
 
