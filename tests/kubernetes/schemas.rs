@@ -56,7 +56,7 @@ impl Published {
 }
 
 fn read(path: &Path) -> Value {
-    let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = fs::read(path).expect("a schema of this kind");
     serde_json::from_slice(&text).expect("JSON")
 }
 
