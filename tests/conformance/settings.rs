@@ -100,6 +100,9 @@ fn others() -> Vec<Row> {
     ]
 }
 
+/// What every stand's configuration says.
+const LOGS: &str = "accessLogFile: /dev/stdout\\n";
+
 /// A gateway with these settings and a rule for `own.test`.
 struct Own {
     gateway: Gateway,
@@ -111,8 +114,8 @@ struct Own {
 impl Own {
     async fn start(case: Case, settings: &str, json: bool) -> Result<Self> {
         let ports = free_ports::<4>()?;
-        let settings = format!("{}\\n", settings.replace('\n', "\\n"));
-        let base = case.stand.shared(ports).replace("accessLogFile: /dev/stdout\\n", &settings);
+        let settings = format!("{LOGS}{}\\n", settings.replace('\n', "\\n"));
+        let base = case.stand.shared(ports).replace(LOGS, &settings);
         let rules = virtual_service("own", "own.test", "[{route: [{destination: {host: echo}}]}]");
         let files = [("base.yaml".to_owned(), base.clone()), ("own.yaml".to_owned(), rules)];
         let options: &[&str] =

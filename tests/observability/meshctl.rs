@@ -68,7 +68,7 @@ fn who_is_there(bed: &Bed) -> Result<()> {
 
 fn what_a_node_decides_with(bed: &Bed) -> Result<()> {
     for (what, wanted) in [
-        ("workload", &["NAMESPACE", "default    httpbin", "default/way", "HBONE"][..]),
+        ("workload", &["NAMESPACE", "default    httpbin", "HBONE"][..]),
         ("service", &["SERVICE VIP", "reviews", "3/3", "default/way"]),
         ("endpoint", &["HEALTHY", "outbound|9080||reviews.default.svc.cluster.local"]),
         ("route", &["VIRTUAL SERVICE", "httpbin.default", "prefix /broken", "VirtualService"]),

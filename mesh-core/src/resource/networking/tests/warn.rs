@@ -340,7 +340,7 @@ fn users_are_told_what_nothing_acts_on() {
     let said: Vec<_> = refused.findings.iter().map(ToString::to_string).collect();
     assert!(refused.objects.is_empty() && said.len() == 1, "{said:?}");
     assert!(said[0].contains("not a valid annotation key"), "{said:?}");
-    let list = "apiVersion: networking.istio.io/v1\nkind: WorkloadGroupList\nitems: [{metadata: {name: x}, spec: {template: {address: 1.1.1.1}}}]\n";
+    let list = "apiVersion: networking.istio.io/v1\nkind: WorkloadGroupList\nitems: [{metadata: {name: x}, spec: {template: {address: 1.1.1.1}, probe: {exec: {command: [a]}}}}]\n";
     let parsed = yaml(list);
-    assert_eq!(parsed.findings[0].field, "items[0]");
+    assert_eq!(parsed.findings[0].field, "items[0].spec.probe.exec");
 }
