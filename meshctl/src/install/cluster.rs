@@ -85,12 +85,11 @@ impl Cluster {
         list.into_iter().map(part).collect()
     }
 
-    /// Waits until what of a stage runs pods is ready. A line tells of every step.
+    /// Waits until what of a stage runs pods is ready, and what asks the control plane knows it. A line tells of every step.
     pub(crate) async fn wait(&self, stage: Stage, objects: &[Object], patience: Duration) -> Result<()> {
         let end = Instant::now() + patience;
-        let runs =
-            |it: &&Object| it.stage() == stage && ["Deployment", "DaemonSet"].contains(&it.kind.as_str());
-        for object in objects.iter().filter(runs) {
+        let takes_time = |it: &&Object| it.stage() == stage && rollout::KINDS.contains(&it.kind.as_str());
+        for object in objects.iter().filter(takes_time) {
             let mut told = String::new();
             loop {
                 let found = self.get(object).await?.with_context(|| format!("{} is gone", object.title()))?;

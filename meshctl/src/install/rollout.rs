@@ -1,8 +1,8 @@
-//! How far what runs pods is, by its own status.
+//! How far what is not there at once is: what runs pods, by its own status, and whom the API server asks.
 
 use serde_json::Value;
 
-/// How far a deployment or a daemon set is.
+/// How far an object is.
 #[derive(Debug, PartialEq)]
 pub(super) struct Progress {
     /// All pods are those of the newest template, and ready.
@@ -11,8 +11,14 @@ pub(super) struct Progress {
     pub(super) text: String,
 }
 
-/// Reads a deployment or a daemon set as the API server tells it.
+/// The kinds that [`progress`] reads.
+pub(super) const KINDS: [&str; 3] = ["Deployment", "DaemonSet", "ValidatingWebhookConfiguration"];
+
+/// Reads an object of [`KINDS`] as the API server tells it.
 pub(super) fn progress(object: &Value) -> Progress {
+    if object["kind"] == "ValidatingWebhookConfiguration" {
+        return trusted(object);
+    }
     let status = &object["status"];
     let number = |field: &str| status[field].as_u64().unwrap_or_default();
     if !is_seen(object) {
@@ -28,6 +34,14 @@ pub(super) fn progress(object: &Value) -> Progress {
     let old = if object["kind"] == "DaemonSet" { 0 } else { number("replicas").saturating_sub(updated) };
     let is_done = updated >= wanted && available >= wanted && old == 0;
     Progress { is_done, text: format!("{available} of {wanted} ready, {updated} of this version") }
+}
+
+/// Until the control plane has written whom to trust, the API server refuses all that users configure.
+fn trusted(configuration: &Value) -> Progress {
+    let mut webhooks = configuration["webhooks"].as_array().into_iter().flatten();
+    let is_said = |it: &Value| it["clientConfig"]["caBundle"].as_str().is_some_and(|roots| !roots.is_empty());
+    let text = "the control plane has not written yet by what the API server is to know it";
+    Progress { is_done: webhooks.all(is_said), text: text.to_owned() }
 }
 
 /// How many nodes a daemon set is for, once its controller has said so: a new one's status has 0 there.
@@ -55,6 +69,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn the_api_server_is_told_whom_to_trust() {
+        let with = |roots: Value| {
+            let webhooks =
+                json!([{"clientConfig": {"caBundle": "Q0E="}}, {"clientConfig": {"caBundle": roots}}]);
+            progress(&json!({"kind": "ValidatingWebhookConfiguration", "webhooks": webhooks})).is_done
+        };
+        assert!(with("Q0E=".into()) && !with("".into()) && !with(Value::Null));
+    }
 
     #[test]
     fn it_is_done_when_all_pods_are_new_and_ready() {
