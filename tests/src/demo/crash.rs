@@ -69,9 +69,9 @@ fn outgoing(tour: &mut Tour, sleep: &PodHandle) -> Result<()> {
     );
     let attempt = Attempt::make(tour, sleep, sleep, ip)?;
     let readable = attempt.readable();
-    let left = attempt.own.without_tunnels().packets_from(sleep.ip());
+    let left = attempt.own.without_tunnels().sent_from(sleep.ip());
     let seen = format!(
-        "{}; {} left the pod; packets that show the number: {readable}",
+        "{}; {} that opens or carries something left the pod; packets that show the number: {readable}",
         attempt.fetched.outcome(),
         count(left, "TCP packet"),
     );

@@ -69,6 +69,13 @@ impl Wire {
         self.segments.iter().filter(|s| s.from.ip() == ip).count()
     }
 
+    /// Of those, the ones that ask for a connection or carry something. When a node dies, the kernel says goodbye for what it had
+    /// open in its pods.
+    pub(super) fn sent_from(&self, ip: IpAddr) -> usize {
+        let says_something = |s: &&Segment| s.from.ip() == ip && (s.opens || !s.payload.is_empty());
+        self.segments.iter().filter(says_something).count()
+    }
+
     /// How many frames have these bytes in them, of TCP or not.
     pub(super) fn showing(&self, text: &str) -> usize {
         let found = |frame: &&Vec<u8>| frame.windows(text.len()).any(|window| window == text.as_bytes());

@@ -107,3 +107,14 @@ fn what_cannot_be_read_is_not_taken_for_tls() {
     let frames = [frame(&data(A, B, 1, &record)), frame(&data(A, B, 100, &record))];
     assert_eq!(Wire::new(frames.to_vec()).tls(), Tls { handshake: 0, data: 1, bytes: 12, foreign: 6 });
 }
+
+#[test]
+fn goodbyes_ask_for_nothing() {
+    let goodbye = frame(&Packet { from: A, to: B, sequence: 9, flags: ACK | 0x01, payload: b"" });
+    let reset = frame(&Packet { from: A, to: B, sequence: 9, flags: 0x04, payload: b"" });
+    let opening = frame(&Packet { from: A, to: B, sequence: 7, flags: SYN, payload: b"" });
+    let request = frame(&data(A, B, 8, b"GET"));
+    let ip = "10.244.1.2".parse().unwrap();
+    assert_eq!(Wire::new(vec![goodbye, reset]).sent_from(ip), 0);
+    assert_eq!(Wire::new(vec![opening, request]).sent_from(ip), 2);
+}
