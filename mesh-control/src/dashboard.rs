@@ -224,4 +224,4 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 const LATELY: u64 = 60;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

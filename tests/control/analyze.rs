@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::api::{Cluster, unique};
 use crate::control::{manifests, program_at};
+use crate::meshctl::Meshctl;
 
 /// A cluster with Istio's kinds, a namespace in it, and a way for somebody to see it.
 struct Bed {
@@ -54,11 +55,8 @@ impl Bed {
 
     /// Analyzes as the administrator, or as the owner of a token.
     fn analyze(&self, token: Option<&str>, args: &[&str]) -> Output {
-        let kubeconfig = self.directory.path().join("kubeconfig");
-        fs::write(&kubeconfig, self.cluster.kubeconfig(token).to_string()).expect("written");
-        let mut command = Command::new(program_at("meshctl"));
-        command.args(["analyze", "--kubeconfig"]).arg(kubeconfig).args(["-n", &self.namespace]).args(args);
-        command.stdin(Stdio::null()).output().expect("meshctl starts")
+        let words = ["analyze", "-n", &self.namespace];
+        Meshctl::of(&self.cluster, token).run(&[&words, args].concat())
     }
 
     /// Writes a file with a `VirtualService` for `reviews`.

@@ -1,6 +1,5 @@
 //! `meshctl logs`, as users run it, over the suite's own API server.
 
-use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
@@ -9,21 +8,22 @@ use std::time::Duration;
 
 use mesh_tests::apiserver::ApiServer;
 use serde_json::json;
-use tempfile::TempDir;
 
 use crate::api::Cluster;
-use crate::control::{pod, program_at};
+use crate::control::pod;
+use crate::meshctl::Meshctl;
 
 /// A cluster with a mesh's pods, which have written something, and a kubeconfig.
 struct Bed {
     cluster: Cluster,
-    directory: TempDir,
+    meshctl: Meshctl,
 }
 
 impl Bed {
     fn new() -> Self {
         let cluster = Cluster::own();
-        let bed = Self { cluster, directory: tempfile::tempdir().expect("a directory") };
+        let meshctl = Meshctl::of(&cluster, None);
+        let bed = Self { cluster, meshctl };
         bed.put(("istio-system", "node-a"), "n1", ("app", "mesh-node"), &["mesh-node"]);
         bed.put(("istio-system", "node-b"), "n2", ("app", "mesh-node"), &["mesh-node"]);
         bed.put(("istio-system", "control-a"), "n1", ("app", "istiod"), &["discovery"]);
@@ -55,11 +55,7 @@ impl Bed {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let kubeconfig = self.directory.path().join("kubeconfig");
-        fs::write(&kubeconfig, self.cluster.kubeconfig(None).to_string()).expect("written");
-        let mut command = Command::new(program_at("meshctl"));
-        command.arg("logs").args(args).arg("--kubeconfig").arg(kubeconfig).stdin(Stdio::null());
-        command
+        self.meshctl.command(&[&["logs"], args].concat())
     }
 
     async fn logs(&self, args: &[&str]) -> Output {

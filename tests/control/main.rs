@@ -21,6 +21,7 @@ mod logs;
 mod machines;
 mod manifests;
 mod marks;
+mod meshctl;
 mod nack;
 mod plane;
 mod reach;

@@ -1,16 +1,12 @@
 //! `meshctl` from outside of a cluster: it finds what it asks by itself, and asks through the API server.
 
-use std::fs;
-use std::process::{Command, Output, Stdio};
-
 use anyhow::{Result, ensure};
 use mesh_tests::apiserver::ApiServer;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::api::Cluster;
-use crate::control::program_at;
 use crate::discovery::{app, over};
+use crate::meshctl::Meshctl;
 use crate::plane::Plane;
 use crate::subscriber::Subscriber;
 use mesh_proto::names::ResourceType;
@@ -18,12 +14,14 @@ use mesh_proto::names::ResourceType;
 /// A cluster whose control plane is a process of this machine, at an address of its own.
 struct Outside {
     cluster: Cluster,
-    directory: TempDir,
+    meshctl: Meshctl,
 }
 
 impl Outside {
     fn new() -> Self {
-        Self { cluster: Cluster::own(), directory: tempfile::tempdir().expect("a directory") }
+        let cluster = Cluster::own();
+        let meshctl = Meshctl::of(&cluster, None);
+        Self { cluster, meshctl }
     }
 
     fn server(&self) -> &ApiServer {
@@ -43,21 +41,6 @@ impl Outside {
             },
         }));
     }
-
-    fn run(&self, words: &[&str]) -> Output {
-        let kubeconfig = self.directory.path().join("kubeconfig");
-        fs::write(&kubeconfig, self.cluster.kubeconfig(None).to_string()).expect("written");
-        let mut command = Command::new(program_at("meshctl"));
-        command.args(words).arg("--kubeconfig").arg(kubeconfig);
-        command.stdin(Stdio::null()).output().expect("meshctl starts")
-    }
-
-    fn prints(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "{words:?}: {}{}", text(&output.stdout), text(&output.stderr));
-        text(&output.stdout)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -67,13 +50,13 @@ async fn the_control_plane_is_found_and_asked_through_the_api_server() -> Result
     subscriber.ask(&ResourceType::ALL).await?;
     subscriber.told().await?;
     let outside = Outside::new();
-    let said = String::from_utf8(outside.run(&["proxy-status"]).stderr)?;
+    let said = String::from_utf8(outside.meshctl.run(&["proxy-status"]).stderr)?;
     ensure!(said.contains("no pod of the control plane is ready in namespace \"istio-system\""), "{said}");
 
     outside.replica("mesh-control-0", &plane, true);
-    let said: Value = serde_json::from_str(&outside.prints(&["proxy-status", "-o", "json"]))?;
+    let said: Value = serde_json::from_str(&outside.meshctl.prints(&["proxy-status", "-o", "json"]))?;
     ensure!(said.to_string().contains("\"n1\""), "{said}");
-    let said = outside.prints(&["version"]);
+    let said = outside.meshctl.prints(&["version"]);
     ensure!(said.contains(env!("CARGO_PKG_VERSION")), "{said}");
     // Once for finding it, and once for asking it, at the least.
     let asked = outside.server().requests();
@@ -87,7 +70,7 @@ async fn a_port_that_nobody_listens_to_is_told_with_its_pod() -> Result<()> {
     let outside = Outside::new();
     outside.replica("mesh-control-0", &plane, true);
     drop(plane);
-    let output = outside.run(&["proxy-status"]);
+    let output = outside.meshctl.run(&["proxy-status"]);
     let said = String::from_utf8(output.stderr)?;
     ensure!(
         !output.status.success() && said.contains("pod istio-system/mesh-control-0 port 15014"),

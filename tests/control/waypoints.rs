@@ -1,24 +1,21 @@
 //! `meshctl waypoint`, as users run it.
 
-use std::fs;
-use std::process::{Command, Output, Stdio};
-
 use mesh_tests::apiserver::{ApiServer, Resource};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::api::Cluster;
-use crate::control::program_at;
+use crate::meshctl::Meshctl;
 
 struct Bed {
     cluster: Cluster,
-    directory: TempDir,
+    meshctl: Meshctl,
 }
 
 impl Bed {
     fn new() -> Self {
         let cluster = Cluster::own();
-        let bed = Self { cluster, directory: tempfile::tempdir().expect("a directory") };
+        let meshctl = Meshctl::of(&cluster, None);
+        let bed = Self { cluster, meshctl };
         let mut gateways = Resource::custom("gateway.networking.k8s.io", &["v1"], "Gateway", "gateways");
         gateways.lists.clear();
         bed.server().define(gateways);
@@ -34,27 +31,14 @@ impl Bed {
         self.cluster.ours.as_ref().expect("the suite's own")
     }
 
-    fn run(&self, words: &[&str]) -> Output {
-        let kubeconfig = self.directory.path().join("kubeconfig");
-        fs::write(&kubeconfig, self.cluster.kubeconfig(None).to_string()).expect("written");
-        let mut command = Command::new(program_at("meshctl"));
-        command.arg("waypoint").args(words).arg("--kubeconfig").arg(kubeconfig);
-        command.stdin(Stdio::null()).output().expect("meshctl starts")
-    }
-
-    /// What a command prints that must succeed.
+    /// What `meshctl waypoint` prints that must succeed.
     fn prints(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(output.status.success(), "{words:?}: {}{}", text(&output.stdout), text(&output.stderr));
-        text(&output.stdout)
+        self.meshctl.prints(&[&["waypoint"], words].concat())
     }
 
     /// What it says that must fail.
     fn fails(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        assert!(!output.status.success(), "{words:?}");
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        self.meshctl.fails(&[&["waypoint"], words].concat())
     }
 
     fn gateway(&self, name: &str) -> Option<Value> {

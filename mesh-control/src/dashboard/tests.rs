@@ -6,7 +6,8 @@ use super::*;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-fn dashboard() -> Dashboard {
+/// Of a mesh in which nothing is.
+pub(crate) fn dashboard() -> Dashboard {
     Dashboard {
         hub: Arc::default(),
         findings: Arc::default(),

@@ -12,7 +12,7 @@ use super::*;
 use mesh_ca::authority::Limits;
 
 use crate::authn::{Authenticator, ReviewError, ReviewToken};
-use crate::config::PageOptions;
+use crate::dashboard::tests::dashboard;
 
 /// Knows the tokens `NAMESPACE/ACCOUNT`.
 struct Known;
@@ -41,19 +41,10 @@ async fn ca() -> Ca {
 }
 
 async fn debug(reviewer: Option<Arc<dyn ReviewToken>>) -> Arc<Debug> {
-    let dashboard = Dashboard {
-        hub: Arc::default(),
-        findings: Arc::default(),
-        traffic: Arc::default(),
-        options: PageOptions::default(),
-        cluster: "Kubernetes".to_owned(),
-        root_namespace: "istio-system".to_owned(),
-        config: None,
-    };
     Arc::new(Debug {
         hub: Arc::default(),
         ca: Arc::new(ca().await),
-        dashboard: Arc::new(dashboard),
+        dashboard: Arc::new(dashboard()),
         turns: Semaphore::new(TURNS),
         doorkeeper: Doorkeeper::new(Arc::new(Authenticator::new(None, reviewer)), "istio-system"),
     })

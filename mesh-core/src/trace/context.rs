@@ -50,22 +50,29 @@ pub struct Own {
     pub sampled: bool,
 }
 
-impl Incoming {
-    /// Reads it off a request. Where it has several forms, `first` says whose word counts: W3C's, or B3's.
-    pub fn read(headers: &HeaderMap, first: Forms) -> Self {
-        // Of most requests nobody has said anything yet, and every request is asked: one look at its headers has to do.
-        let Some(found) = Found::among(headers) else { return Self::default() };
-        let w3c = w3c(&found);
-        let b3 = single(&found).or_else(|| several(&found));
-        let forms = Forms {
-            w3c: found.traceparent.is_there(),
-            b3: [found.trace_id, found.span_id, found.sampled, found.flags].iter().any(Field::is_there),
-            single: found.b3.is_there(),
-        };
-        let chosen = if first.w3c && !first.b3 { w3c.or(b3) } else { b3.or(w3c) };
-        Self { forms, rest: found.rest, ..chosen.unwrap_or_default() }
-    }
+/// What a request says that has to do with being traced.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'h> {
+    /// The trace that it is part of.
+    pub incoming: Incoming,
+    /// Whether somebody wants it to be traced (`x-envoy-force-trace`), who is yet to be trusted.
+    pub forced: bool,
+    /// `x-request-id`.
+    pub request_id: Option<&'h [u8]>,
+}
 
+impl<'h> Received<'h> {
+    /// Reads it off the headers of a request. Where its trace has several forms, `first` says whose word counts: W3C's, or B3's.
+    pub fn read(headers: &'h HeaderMap, first: Forms) -> Self {
+        // Every request is asked, and most have nothing to say: one look at the headers has to do.
+        let found = Found::among(headers);
+        let incoming = if found.any { found.incoming(first) } else { Incoming::default() };
+        let request_id = found.request_id.map(HeaderValue::as_bytes);
+        Self { incoming, forced: found.forced, request_id }
+    }
+}
+
+impl Incoming {
     /// Writes `own` over it: in the forms that are `wanted`, and in those that the request came with.
     pub fn pass_on(&self, headers: &mut HeaderMap, own: &Own, wanted: Forms) {
         let Own { at: Parent { trace, span }, parent, sampled } = *own;
@@ -162,7 +169,7 @@ impl<'h> Field<'h> {
     }
 }
 
-/// What of a request's headers is about a trace.
+/// What of a request's headers is about being traced.
 #[derive(Default)]
 struct Found<'h> {
     traceparent: Field<'h>,
@@ -172,31 +179,53 @@ struct Found<'h> {
     sampled: Field<'h>,
     flags: Field<'h>,
     rest: bool,
+    /// Whether there is anything of the above.
+    any: bool,
+    forced: bool,
+    request_id: Option<&'h HeaderValue>,
 }
 
 impl<'h> Found<'h> {
-    /// `None` if nothing is.
-    fn among(headers: &'h HeaderMap) -> Option<Self> {
-        let mut found: Option<Self> = None;
+    fn among(headers: &'h HeaderMap) -> Self {
+        let mut found = Self::default();
         for (name, value) in headers {
-            let name = name.as_str();
-            if !matches!(name.as_bytes(), [b'x', b'-', b'b', ..] | [b't', b'r', b'a', ..] | [b'b', b'3']) {
-                continue;
-            }
-            let found = found.get_or_insert_default();
-            match name {
-                "traceparent" => found.traceparent.add(value),
-                "b3" => found.b3.add(value),
-                "x-b3-traceid" => found.trace_id.add(value),
-                "x-b3-spanid" => found.span_id.add(value),
-                "x-b3-sampled" => found.sampled.add(value),
-                "x-b3-flags" => found.flags.add(value),
-                "x-b3-parentspanid" | "tracestate" => found.rest = true,
+            match name.as_str().as_bytes() {
+                b"x-request-id" => _ = found.request_id.get_or_insert(value),
+                b"x-envoy-force-trace" => found.forced = true,
+                [b'x', b'-', b'b', ..] | [b't', b'r', b'a', ..] | [b'b', b'3'] => {
+                    found.add(name.as_str(), value)
+                }
                 _ => {}
             }
-            found.rest |= found.trace_id.is_there() || found.span_id.is_there();
         }
         found
+    }
+
+    fn add(&mut self, name: &str, value: &'h HeaderValue) {
+        self.any = true;
+        match name {
+            "traceparent" => self.traceparent.add(value),
+            "b3" => self.b3.add(value),
+            "x-b3-traceid" => self.trace_id.add(value),
+            "x-b3-spanid" => self.span_id.add(value),
+            "x-b3-sampled" => self.sampled.add(value),
+            "x-b3-flags" => self.flags.add(value),
+            "x-b3-parentspanid" | "tracestate" => self.rest = true,
+            _ => {}
+        }
+        self.rest |= self.trace_id.is_there() || self.span_id.is_there();
+    }
+
+    fn incoming(&self, first: Forms) -> Incoming {
+        let w3c = w3c(self);
+        let b3 = single(self).or_else(|| several(self));
+        let forms = Forms {
+            w3c: self.traceparent.is_there(),
+            b3: [self.trace_id, self.span_id, self.sampled, self.flags].iter().any(Field::is_there),
+            single: self.b3.is_there(),
+        };
+        let chosen = if first.w3c && !first.b3 { w3c.or(b3) } else { b3.or(w3c) };
+        Incoming { forms, rest: self.rest, ..chosen.unwrap_or_default() }
     }
 }
 

@@ -23,11 +23,11 @@ pub fn is_traced(wish: &Wish<'_>) -> bool {
     if let Some(decided) = wish.incoming.decided {
         return decided;
     }
-    let id = wish.request_id.filter(|id| is_uuid(id));
+    let id = wish.request_id.filter(|id| looks_like_uuid(id));
     if wish.forced || id.is_some_and(is_marked) {
         return true;
     }
-    let drawn = id.and_then(number).map_or(wish.draw % MILLION, |number| number % STEPS * STEP);
+    let drawn = id.and_then(number).map_or(wish.draw % MILLION, |number| u64::from(number % STEPS) * STEP);
     drawn < u64::from(wish.sampling.parts_per_million())
 }
 
@@ -52,23 +52,27 @@ fn is_marked(id: &[u8]) -> bool {
 }
 
 /// The first 32 bits of a UUID.
-fn number(id: &[u8]) -> Option<u64> {
-    let start = id.get(..8)?;
-    u64::from_str_radix(std::str::from_utf8(start).ok()?, 16).ok()
+fn number(id: &[u8]) -> Option<u32> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    id.get(..8)?.iter().try_fold(0, |number: u32, byte| Some(number << 4 | digit(byte)?))
+}
+
+/// Every request is asked: what a decision does not need is not looked at.
+fn looks_like_uuid(id: &[u8]) -> bool {
+    id.len() == 36 && DASHES.iter().all(|at| id.get(*at) == Some(&b'-'))
 }
 
 fn is_uuid(id: &[u8]) -> bool {
-    let fits = |(at, byte): (usize, &u8)| match at {
-        8 | 13 | 18 | 23 => *byte == b'-',
-        _ => byte.is_ascii_hexdigit(),
-    };
-    id.len() == 36 && id.iter().enumerate().all(fits)
+    let is_digit = |(at, byte): (usize, &u8)| DASHES.contains(&at) || byte.is_ascii_hexdigit();
+    looks_like_uuid(id) && id.iter().enumerate().all(is_digit)
 }
 
 /// Where the version stands.
 const MARK: usize = 14;
+/// Where a UUID has dashes.
+const DASHES: [usize; 4] = [8, 13, 18, 23];
 /// A request id decides in steps of 0.01 %: Envoy's.
-const STEPS: u64 = 10_000;
+const STEPS: u32 = 10_000;
 /// Parts per million of one.
 const STEP: u64 = 100;
 const MILLION: u64 = 1_000_000;
@@ -101,6 +105,9 @@ mod tests {
             (Wish { request_id: Some(PLAIN), ..wish(&fresh, 1) }, false),
             (Wish { request_id: Some(PLAIN), draw: 999_999, ..wish(&fresh, 2) }, true),
             (Wish { request_id: Some(b"mine"), ..wish(&fresh, 2) }, true),
+            // As long as one, and no number: drawn.
+            (Wish { request_id: Some(b"0000006g-d7cf-4c68-9468-6fbc5f927335"), ..wish(&fresh, 1) }, false),
+            (Wish { request_id: Some(b"0000006g-d7cf-4c68-9468-6fbc5f927335"), ..wish(&fresh, 2) }, true),
             (Wish { request_id: Some(b"00000064-d7cf-9c68-9468-6fbc5f927335"), ..wish(&fresh, 0) }, true),
             (Wish { request_id: Some(b"00000064-d7cf-bc68-9468-6fbc5f927335"), ..wish(&no, 0) }, false),
         ] {

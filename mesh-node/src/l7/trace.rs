@@ -12,7 +12,8 @@ use mesh_core::resource::mesh_config::proxy::TracingServiceName;
 use mesh_core::resource::telemetry::CustomTag;
 use mesh_core::telemetry::Tracing;
 use mesh_core::trace::{
-    Facts, Incoming, Istio, Kind, Own, Parent, Span, Wish, cut, is_error, is_traced, mark, random_id, tags,
+    Facts, Incoming, Istio, Kind, Own, Parent, Received, Span, Wish, cut, is_error, is_traced, mark,
+    random_id, tags,
 };
 use mesh_proto::logs::Teller as LogTeller;
 
@@ -65,16 +66,15 @@ pub(super) fn begin(stage: &Stage<'_>, head: &mut RequestHead, told: &Told, is_n
     let tracing = told.effective.tracing.as_ref()?;
     // Who tells nobody has no place in the trace: it goes on as it came.
     tracing.collector.as_ref()?;
-    let incoming = Incoming::read(&head.headers, tracing.forms);
+    let received = Received::read(&head.headers, tracing.forms);
+    let incoming = received.incoming;
     if incoming.decided == Some(false) {
         return None;
     }
-    let is_open = incoming.decided.is_none();
-    let forced = is_open && !stage.site.is_edge() && head.headers.contains_key(FORCE);
-    let id = if is_open && tracing.by_id { head.headers.get(X_REQUEST_ID) } else { None };
-    let id = id.map(HeaderValue::as_bytes);
+    let forced = received.forced && !stage.site.is_edge();
+    let request_id = received.request_id.filter(|_| tracing.by_id);
     let (sampling, draw) = (tracing.sampling, stage.engine.random());
-    let sampled = is_traced(&Wish { incoming: &incoming, forced, request_id: id, sampling, draw });
+    let sampled = is_traced(&Wish { incoming: &incoming, forced, request_id, sampling, draw });
     if sampled && tracing.by_id && is_new {
         note_in_id(head);
     }
@@ -288,8 +288,6 @@ impl Teller {
     }
 }
 
-/// Who asks for a request to be traced, and is believed as far as such headers are.
-const FORCE: HeaderName = HeaderName::from_static("x-envoy-force-trace");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Where nobody says what the cluster is called: Istio's.
 const CLUSTER: &str = "Kubernetes";

@@ -1,5 +1,8 @@
 //! What it costs to tell about requests and connections: the same load over the same proxies, in turns with nothing told, with metrics
 //! and the access log, and with 1 % of the requests traced as well.
+//!
+//! What is looked for is smaller than what a machine that others use changes within seconds. So turns are short, there are many, and
+//! each is compared with the one next to it.
 
 use std::fmt;
 use std::thread;
@@ -123,7 +126,8 @@ fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &
     bed.wait_ready(Duration::from_secs(30), |_| ())?;
     let mut samples: Vec<(String, Vec<Sample>)> =
         subject.turns().iter().map(|told| (told.name().to_owned(), Vec::new())).collect();
-    for round in 1..=plan.runs {
+    let rounds = plan.runs * usize::try_from(plan.seconds / TURN)?.max(1);
+    for round in 1..=rounds {
         let mut turns: Vec<_> = subject.turns().iter().zip(&mut samples).collect();
         // What comes later in a round is not to have the better or the worse of it.
         if round % 2 == 0 {
@@ -133,10 +137,10 @@ fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &
             bed.apply(&subject.telemetry(*told))?;
             settle(&stand, subject, *told)?;
             let watch = Disturbance::watch(stand.cgroups())?;
-            let sample = load::run(&stand, system, subject.traffic(), plan.seconds)?;
+            let sample = load::run(&stand, system, subject.traffic(), TURN)?;
             let others = watch.cores()?;
             stand.trim_logs()?;
-            tell(&format!("{subject}, round {round} of {}, {name}: {}", plan.runs, shown(&sample, others)));
+            tell(&format!("{subject}, round {round} of {rounds}, {name}: {}", shown(&sample, others)));
             outcome.turns += 1;
             outcome.disturbed += usize::from(others > DISTURBING);
             samples.push(sample);
@@ -158,8 +162,11 @@ fn judge(subject: Subject, samples: &[(String, Vec<Sample>)], rows: &mut [Row], 
     };
     for (more, less, wanted) in subject.limits() {
         let (Some(ours), Some(theirs)) = (of(*more), of(*less)) else { continue };
-        let pairs = ours.iter().zip(theirs).filter_map(|(ours, theirs)| Some(cpu(ours)? / cpu(theirs)?));
-        let Some(ratios) = Summary::of(&pairs.collect::<Vec<_>>()) else { continue };
+        let ratio = |(ours, theirs): (&Sample, &Sample)| Some(cpu(ours)? / cpu(theirs)?);
+        let mut pairs: Vec<f64> = ours.iter().zip(theirs).filter_map(ratio).collect();
+        let Some(ratios) = Summary::of(&pairs) else { continue };
+        pairs.sort_unstable_by(f64::total_cmp);
+        let quarter = |which| pairs.get(pairs.len() * which / 4).copied().unwrap_or(ratios.median);
         let verdict = Verdict {
             against: less.name(),
             wanted: *wanted,
@@ -167,13 +174,14 @@ fn judge(subject: Subject, samples: &[(String, Vec<Sample>)], rows: &mut [Row], 
             pass: ratios.median <= *wanted,
         };
         tell(&format!(
-            "{subject}: {} takes {:.3} ({:.3}..{:.3}) of the CPU of {}, at most {wanted}: {}",
+            "{subject}: {} takes {:.3} of the CPU of {}, at most {wanted}: {} ({} pairs, half of them {:.3}..{:.3})",
             more.name(),
             ratios.median,
-            ratios.min,
-            ratios.max,
             less.name(),
             if verdict.pass { "pass" } else { "fail" },
+            pairs.len(),
+            quarter(1),
+            quarter(3),
         ));
         let is_its = |row: &&mut Row| row.system == more.name() && row.metric == Metric::CpuPer1k.name();
         if let Some(row) = rows.iter_mut().find(is_its) {
@@ -219,7 +227,7 @@ fn settle(stand: &Stand, subject: Subject, told: Told) -> Result<()> {
             thread::sleep(PAUSE);
             if (count()? > before) == (told != Told::Nothing) {
                 // What was told before is on its way yet.
-                thread::sleep(Duration::from_secs(1));
+                thread::sleep(PAUSE);
                 return Ok(());
             }
         }
@@ -228,6 +236,9 @@ fn settle(stand: &Stand, subject: Subject, told: Told) -> Result<()> {
         }
     }
 }
+
+/// Seconds of a turn.
+const TURN: u64 = 1;
 
 /// Where spans go.
 const COLLECTOR: &str = "

@@ -39,13 +39,13 @@ fn a_traceparent_is_read_in_one_way_or_not_at_all() {
         ("00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None),
         ("", None),
     ] {
-        let read = Incoming::read(&headers(&[("traceparent", text)]), W3C);
+        let read = Received::read(&headers(&[("traceparent", text)]), W3C).incoming;
         assert_eq!(read.decided, decided, "{text}");
         let expected = decided.map(|_| Parent { trace: TRACE, span: SPAN });
         assert_eq!(read.parent, expected, "{text}");
     }
     let twice = headers(&[("traceparent", good), ("traceparent", good)]);
-    assert_eq!(Incoming::read(&twice, W3C).parent, None);
+    assert_eq!(Received::read(&twice, W3C).incoming.parent, None);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn b3_is_read_as_one_header_and_as_several() {
         (vec![("x-b3-traceid", "a3ce929d0e0e4736".to_owned())], None, None, false),
     ] {
         let all: Vec<_> = given.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let read = Incoming::read(&headers(&all), B3_FIRST);
+        let read = Received::read(&headers(&all), B3_FIRST).incoming;
         assert_eq!((read.parent, read.decided, read.debug), (parent, decided, debug), "{given:?}");
     }
 }
@@ -87,8 +87,8 @@ fn of_two_traces_the_collectors_own_form_is_believed() {
         ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ("b3", "a3ce929d0e0e4736-00f067aa0ba902b7-0"),
     ]);
-    assert_eq!(Incoming::read(&both, W3C).decided, Some(true));
-    assert_eq!(Incoming::read(&both, B3_FIRST).decided, Some(false));
+    assert_eq!(Received::read(&both, W3C).incoming.decided, Some(true));
+    assert_eq!(Received::read(&both, B3_FIRST).incoming.decided, Some(false));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn what_goes_on_is_in_the_wanted_forms_and_in_those_that_came() {
         ("tracestate", "a=b"),
         ("x-b3-parentspanid", "1"),
     ]);
-    let read = Incoming::read(&came, W3C);
+    let read = Received::read(&came, W3C).incoming;
     read.pass_on(&mut came, &Own { at: Parent { trace: 5, span: 7 }, ..own }, W3C);
     assert_eq!(
         shown(&came),
@@ -128,7 +128,7 @@ fn a_tracestate_stays_with_its_trace_only() {
         [("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00", true), ("00-nonsense", false)]
     {
         let mut all = headers(&[("traceparent", traceparent), ("tracestate", "a=b")]);
-        Incoming::read(&all, W3C).pass_on(&mut all, &own, W3C);
+        Received::read(&all, W3C).incoming.pass_on(&mut all, &own, W3C);
         assert_eq!(all.contains_key("tracestate"), kept);
         assert_eq!(all["traceparent"], "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000007-00");
     }
@@ -138,6 +138,6 @@ fn a_tracestate_stays_with_its_trace_only() {
 fn of_a_trace_that_nobody_is_told_of_only_that_is_said_in_b3() {
     let own = Own { at: Parent { trace: TRACE, span: 7 }, parent: None, sampled: false };
     let mut all = headers(&[("x-b3-traceid", "nonsense")]);
-    Incoming::read(&all, B3_FIRST).pass_on(&mut all, &own, B3_FIRST);
+    Received::read(&all, B3_FIRST).incoming.pass_on(&mut all, &own, B3_FIRST);
     assert_eq!(shown(&all), ["x-b3-sampled: 0"]);
 }
