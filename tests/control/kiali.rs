@@ -76,6 +76,12 @@ fn what_kiali_looks_for_in_a_cluster_is_in_the_manifests() {
     assert_eq!(service["metadata"]["labels"]["app"], "istiod");
     let ports = service["spec"]["ports"].as_array().expect("ports");
     assert!(ports.iter().any(|it| it["name"] == "http-monitoring" && it["port"] == 15014), "{ports:?}");
+    let nodes = manifests("manifests/mesh-node.yaml");
+    let pods = &of(&nodes, "DaemonSet", "mesh-node")["spec"]["template"];
+    assert_eq!(
+        pods["metadata"]["labels"]["app"], "ztunnel",
+        "how what they tell of connections is told from the rest"
+    );
     let config = manifests("manifests/config.yaml");
     let mesh = of(&config, "ConfigMap", "istio");
     assert!(mesh["data"]["mesh"].is_string() && mesh["data"]["meshNetworks"].is_string(), "{mesh:#}");

@@ -24,8 +24,8 @@ impl Bed {
         let cluster = Cluster::own();
         let meshctl = Meshctl::of(&cluster, None);
         let bed = Self { cluster, meshctl };
-        bed.put(("istio-system", "node-a"), "n1", ("app", "mesh-node"), &["mesh-node"]);
-        bed.put(("istio-system", "node-b"), "n2", ("app", "mesh-node"), &["mesh-node"]);
+        bed.put(("istio-system", "node-a"), "n1", ("app", "ztunnel"), &["mesh-node"]);
+        bed.put(("istio-system", "node-b"), "n2", ("app", "ztunnel"), &["mesh-node"]);
         bed.put(("istio-system", "control-a"), "n1", ("app", "istiod"), &["discovery"]);
         bed.put(("istio-system", "control-b"), "n2", ("app", "istiod"), &["discovery"]);
         let gateway = ("gateway.networking.k8s.io/gateway-name", "way");

@@ -66,7 +66,7 @@ impl Cluster {
 
     fn nodes(&self, name: &str) -> Result<Vec<v1::Pod>> {
         let on = if name.is_empty() { String::new() } else { format!("spec.nodeName={name}") };
-        self.pods(&self.namespace, &ListParams::default().labels("app=mesh-node").fields(&on))
+        self.pods(&self.namespace, &ListParams::default().labels("app=ztunnel").fields(&on))
     }
 
     /// Those that are ready.

@@ -72,7 +72,7 @@ async fn find(args: &Args, client: &Client) -> Result<(String, Vec<Pod>)> {
         Wanted::Labels(labels) => list(ListParams::default().labels(labels)).await?,
         Wanted::Node(node) => {
             let on_node = format!("spec.nodeName={node}");
-            list(ListParams::default().labels("app=mesh-node").fields(&on_node)).await?
+            list(ListParams::default().labels("app=ztunnel").fields(&on_node)).await?
         }
     };
     Ok((namespace.to_owned(), found))
