@@ -52,6 +52,8 @@ pub struct Counters {
     pub sizes: [Histogram; ResourceType::ALL.len()],
     /// Responses that could not be made.
     pub internal_errors: AtomicU64,
+    /// Keys that gateways of their namespace were not told, as no Gateway that names them selects these.
+    pub keys_withheld: AtomicU64,
     /// What came from the sources.
     pub events: Events,
     /// Objects that the webhook has let in.
@@ -82,6 +84,7 @@ impl Default for Counters {
             push_times: ResourceType::ALL.map(|_| Histogram::of_pushes()),
             sizes: ResourceType::ALL.map(|_| Histogram::of_sizes()),
             internal_errors: AtomicU64::default(),
+            keys_withheld: AtomicU64::default(),
             events: Events::default(),
             reviews_passed: AtomicU64::default(),
             reviews_failed: AtomicU64::default(),
