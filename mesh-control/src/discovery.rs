@@ -21,7 +21,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::authn::Authenticator;
 use crate::gate::Gate;
 use crate::histogram::Histogram;
-use crate::hub::{Client, Hub, Registration};
+use crate::hub::{Client, Hub, Registration, Stranger};
 use crate::intake::Intake;
 use crate::machines::{Attending, Machines};
 use crate::peer::{Connection, Proven};
@@ -248,8 +248,15 @@ impl Stream {
     }
 
     fn admit(&mut self, node: Option<&Node>) -> Result<(Session, Registration), Status> {
+        let id: Arc<str> =
+            node.map(|node| node.id.chars().take(MAX_ID).collect::<String>()).unwrap_or_default().into();
         let skew = protocol::skew(node.and_then(|node| metadata(node, protocol::FIELD)));
-        let skew = skew.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        let skew = skew.map_err(|error| {
+            let (identity, reason, since) =
+                (self.proven.describe(), error.to_string().into(), SystemTime::now());
+            self.hub.turned_away(Arc::clone(&id), Stranger { identity, reason, since });
+            Status::failed_precondition(error.to_string())
+        })?;
         let claimed = node.and_then(|node| metadata(node, "NODE_NAME"));
         let proven = self.proven.node(&self.rules);
         let node_name = match (&self.proven, proven, claimed) {
@@ -265,9 +272,8 @@ impl Stream {
             Some(gateway) => self.gateway(gateway)?,
             None => View::of(node_name.clone()),
         };
-        let id: String = node.map(|node| node.id.chars().take(MAX_ID).collect()).unwrap_or_default();
         let client = Client {
-            id: id.into(),
+            id,
             node: node_name,
             identity: self.proven.describe(),
             address: self.connection.as_ref().map(|connection| connection.address),

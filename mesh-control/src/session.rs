@@ -142,8 +142,8 @@ impl Session {
             subscription.told = shelf.sequence();
         }
         if !has.is_empty() {
-            let withheld = store.iter().filter(|entry| self.view.withholds(&entry.record)).count();
-            self.withheld += u64::try_from(withheld).unwrap_or(u64::MAX);
+            let withheld = store.iter().map(|entry| u64::from(self.view.withholds(&entry.record)));
+            self.withheld += withheld.sum::<u64>();
             subscription.resume(has, shelf.sequence(), store, &self.view);
         }
         Ok(())
@@ -175,7 +175,7 @@ impl Session {
         Ok(None)
     }
 
-    /// How many keys of its namespace it was not told since this was asked last, as no Gateway that names them selects it.
+    /// How many keys of its namespace it was not told since this was asked last.
     pub fn take_withheld(&mut self) -> u64 {
         std::mem::take(&mut self.withheld)
     }
