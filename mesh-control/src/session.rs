@@ -142,8 +142,7 @@ impl Session {
             subscription.told = shelf.sequence();
         }
         if !has.is_empty() {
-            let withheld = store.iter().map(|entry| u64::from(self.view.withholds(&entry.record)));
-            self.withheld += withheld.sum::<u64>();
+            self.withheld += store.iter().map(|it| u64::from(self.view.withholds(&it.record))).sum::<u64>();
             subscription.resume(has, shelf.sequence(), store, &self.view);
         }
         Ok(())

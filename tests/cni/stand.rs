@@ -226,14 +226,14 @@ impl Stand {
     }
 
     /// The cgroups of a container.
-    fn groups(&self, Sandbox { pod, container, .. }: &Sandbox) -> Result<Vec<PathBuf>> {
+    fn groups(&self, Sandbox { pod, container, .. }: &Sandbox) -> Vec<PathBuf> {
         let (uid, under) = (&pod.uid, pod.uid.replace('-', "_"));
         let filled = |text: &str| text.replace("UID", uid).replace("UNDER", &under).replace("CID", container);
         let mut groups = vec![self.cgroup.join(filled(self.layout.pod))];
         if let Some(path) = self.layout.v1 {
             groups.push(self.v1().join(&self.name).join(filled(path)));
         }
-        Ok(groups)
+        groups
     }
 
     /// Where the stand has a hierarchy of v1 of its own: one without controllers, which any kernel has to give, whatever else is
@@ -327,7 +327,7 @@ impl Stand {
 
     /// A program of ours in a sandbox.
     pub(crate) fn exec(&self, sandbox: &Sandbox, program: &str) -> Result<Command> {
-        self.inside(&self.groups(sandbox)?, &sandbox.netns, &self.bins.join(program))
+        self.inside(&self.groups(sandbox), &sandbox.netns, &self.bins.join(program))
     }
 
     /// A program in these groups and that network. As with runtimes it is in its groups while it is still in the network of the

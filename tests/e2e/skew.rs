@@ -38,8 +38,7 @@ fn status(node: &NodeHandle<'_>) -> Result<String> {
 fn edit(bed: &Bed, number: u32, nodes: &[&str]) -> Result<()> {
     bed.apply(&churn(number))?;
     let has = |node: &&str| churned(bed, node).is_ok_and(|has| has == Some(number));
-    let heard =
-        bed.wait("an edit on the nodes", Duration::from_secs(20), |_| nodes.iter().all(|node| has(node)));
+    let heard = bed.wait("an edit on the nodes", Duration::from_secs(20), |_| nodes.iter().all(&has));
     heard.with_context(|| format!("edit {number} on {nodes:?}"))
 }
 

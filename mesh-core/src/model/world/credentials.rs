@@ -121,7 +121,7 @@ impl World {
             _ => Default::default(),
         };
         if key.kind == "Gateway" {
-            self.note_selector(key, selector.clone());
+            self.note_selector(key, selector.as_ref());
         }
         let known = &mut self.credentials;
         let old = if names.is_empty() {
@@ -149,13 +149,13 @@ impl World {
         }
     }
 
-    fn note_selector(&mut self, key: &ObjectKey, selector: Option<Arc<BTreeMap<String, String>>>) {
+    fn note_selector(&mut self, key: &ObjectKey, selector: Option<&Arc<BTreeMap<String, String>>>) {
         let known = &mut self.credentials.selectors;
-        let old = match &selector {
+        let old = match selector {
             Some(selector) => known.insert(key.clone(), Arc::clone(selector)),
             None => known.remove(key),
         };
-        if old != selector {
+        if old.as_ref() != selector {
             self.commit_readers_of_rules();
         }
     }
