@@ -227,7 +227,7 @@ fn machines_outside_of_kubernetes() {
             Some("ns/nodes.mesh/sa/n2"),
             "node_identity",
         ),
-        ("no node's name", svid("ns/nodes.mesh/sa/UPPER"), CART, "not_a_node"),
+        ("no node's name", svid("ns/nodes.mesh/sa/UPPER"), CART, "nobody"),
         ("a machine joins", join_as("ns/edge/sa/kiosk"), None, "ns/edge/sa/kiosk"),
         ("a machine joins, another", join_as("ns/edge/sa/kiosk"), CART, "not_a_node"),
         ("a machine joins as a node", join_as("ns/nodes.mesh/sa/n1"), None, "node_identity"),
