@@ -6,6 +6,8 @@
 //! 2. but a node may have the identities of the workloads that run on it now. A node is a pod of a trusted node account
 //!    whose token is bound to a node, or a machine outside of Kubernetes that has joined under a node's name.
 //! 3. Only identities of our own trust domain are signed.
+//! 4. A certificate renews itself only while the mesh has somebody of its identity: what is nobody's any more ends with the
+//!    certificate that there is.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -70,6 +72,9 @@ pub struct NodeNameError;
 pub trait Placement {
     /// Whether a workload with this identity runs on this node now, or is about to.
     fn runs_on(&self, node: &NodeName, id: &SpiffeId) -> bool;
+
+    /// Whether there is, or may come, a workload with this identity.
+    fn is_somebody(&self, id: &SpiffeId) -> bool;
 }
 
 /// What is asked for.
@@ -160,6 +165,12 @@ pub enum Refusal {
         /// What was asked for.
         id: SpiffeId,
     },
+    /// A certificate of an identity that nobody in the mesh has any more.
+    #[error("no workload and no WorkloadGroup has the identity {id}, so that its certificate is not renewed")]
+    Nobody {
+        /// What was asked with.
+        id: SpiffeId,
+    },
     /// The identity of a node; only that node may have it.
     #[error("{id} is the identity of a node, which nobody else may have")]
     NodeIdentity {
@@ -181,6 +192,7 @@ impl Refusal {
             Self::NotANode { .. } => "not_a_node",
             Self::NodeUnknown { .. } => "node_unknown",
             Self::NotOnNode { .. } => "not_on_node",
+            Self::Nobody { .. } => "nobody",
             Self::NodeIdentity { .. } => "node_identity",
             Self::Lifetime(_) => "bad_lifetime",
         }
@@ -332,6 +344,10 @@ fn decide(
         return Err(Refusal::Lifetime(ttl));
     }
     let proven = prove(caller, rules)?;
+    let renews = matches!((caller, &proven.role), (Caller::Svid(_), Role::Workload));
+    if renews && !placement.is_somebody(&proven.id) {
+        return Err(Refusal::Nobody { id: proven.id });
+    }
     let Some(wanted) = request.impersonated.as_ref().filter(|id| **id != proven.id) else {
         return Ok(proven.id);
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use mesh_ca::authorize::{NodeName, Placement, Request as Wanted, Rules};
+use mesh_ca::authorize::{Caller, NodeName, Placement, Request as Wanted, Rules, node_of};
 use mesh_ca::{Ca, Csr, IssueError, Signed, audit, issue};
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Record, RecordKey};
@@ -19,6 +19,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::allotment::{Allotment, Exhausted};
 use crate::authn::Authenticator;
 use crate::hub::Hub;
+use crate::machines::Machines;
 use crate::peer::{Connection, Proven, Security};
 
 /// Issues certificates.
@@ -28,15 +29,20 @@ pub struct Certificates {
     hub: Arc<Hub>,
     authenticator: Arc<Authenticator>,
     rules: Arc<Rules>,
+    machines: Arc<Machines>,
     allotment: Arc<Allotment>,
 }
 
 impl Certificates {
-    /// Issues under `ca` what `rules` allow; where workloads run is what `hub` says, and how often somebody may ask what
-    /// its `certificates` say.
-    pub fn new(ca: Arc<Ca>, hub: Arc<Hub>, authenticator: Arc<Authenticator>, rules: Arc<Rules>) -> Self {
+    /// Issues under `ca` what `rules` allow; where workloads run is what `hub` says, whether there are any what `machines`
+    /// knows, and how often somebody may ask what the `certificates` of `hub` say.
+    pub fn new(
+        (ca, hub): (Arc<Ca>, Arc<Hub>),
+        (authenticator, rules): (Arc<Authenticator>, Arc<Rules>),
+        machines: Arc<Machines>,
+    ) -> Self {
         let allotment = Arc::clone(&hub.certificates);
-        Self { ca, hub, authenticator, rules, allotment }
+        Self { ca, hub, authenticator, rules, machines, allotment }
     }
 
     async fn create(
@@ -62,8 +68,14 @@ impl Certificates {
         });
         let caller = proven.inspect_err(|status| turned_away(&request, status))?;
         self.allotment.charge(peer, &caller.to_string()).map_err(exhausted)?;
+        if matches!(&*caller, Caller::Svid(id) if node_of(id).is_none()) && !self.hub.is_ready() {
+            // Whether there is anybody of that identity is not known yet.
+            let status = Status::unavailable("not everything that exists was read yet");
+            turned_away(&request, &status);
+            return Err(status);
+        }
         let authority = self.ca.authority();
-        let placement = Pods(&self.hub);
+        let placement = Known { hub: &self.hub, machines: &self.machines };
         let signed = issue(&authority, &caller, wanted, (&self.rules, &placement), SystemTime::now());
         let signed = signed.map_err(|error| match &error {
             IssueError::Refused(_) => Status::permission_denied(error.to_string()),
@@ -89,18 +101,25 @@ impl IstioCertificateService for Certificates {
     }
 }
 
-/// The pods that are told to nodes.
-struct Pods<'a>(&'a Hub);
+/// The pods that are told to nodes, and machines.
+struct Known<'a> {
+    hub: &'a Hub,
+    machines: &'a Machines,
+}
 
-impl Placement for Pods<'_> {
+impl Placement for Known<'_> {
     fn runs_on(&self, node: &NodeName, id: &SpiffeId) -> bool {
-        let shelf = self.0.shelf();
+        let shelf = self.hub.shelf();
         let workloads = shelf.store(ResourceType::Address);
         shelf.pods_of(Some(node.as_str())).any(|uid| {
             let name = names::name(&RecordKey::Workload(Arc::clone(uid)));
             let entry = workloads.get(&name);
             matches!(entry.map(|entry| &entry.record), Some(Record::Workload(one)) if one.identity == *id)
         })
+    }
+
+    fn is_somebody(&self, id: &SpiffeId) -> bool {
+        self.machines.is_somebody(id)
     }
 }
 

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_ca::Ca;
 use mesh_core::model::{Record, Service};
 use mesh_proto::names::ResourceType;
+use mesh_proto::protocol;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -25,7 +26,7 @@ use tokio::time::{sleep, timeout};
 
 use self::guard::{Doorkeeper, Refused};
 use crate::dashboard::{Dashboard, sync_status};
-use crate::hub::{Client, Hub};
+use crate::hub::{Client, Hub, Stranger};
 use crate::listen::{Place, Places};
 use crate::metrics::{self, short};
 use crate::{process, tasks};
@@ -149,7 +150,11 @@ impl Debug {
             told
         };
         let clients: Vec<_> = clients.iter().map(told).collect();
-        json!({ "sequence": sequence, "controlPlane": process::host_name(), "subscribers": clients })
+        let refused: Vec<_> = self.hub.strangers().iter().map(stranger).collect();
+        json!({
+            "sequence": sequence, "controlPlane": process::host_name(), "protocol": protocol::own(),
+            "subscribers": clients, "refused": refused,
+        })
     }
 
     /// How far everybody is, in the form of Istio's control plane.
@@ -221,6 +226,15 @@ const MADE_FROM: [(&str, &[ResourceType]); 4] = [
 ];
 
 /// The name of a proxy whose id is `SORT~ADDRESS~NAME~DOMAIN`, as Istio's are: a pod's and its namespace.
+/// Who was sent away, and why.
+fn stranger((id, stranger): (&Arc<str>, &Stranger)) -> Value {
+    let ago = SystemTime::now().duration_since(stranger.since).unwrap_or_default().as_secs();
+    json!({
+        "id": &**id, "name": name_of(id).unwrap_or(id), "identity": &*stranger.identity,
+        "reason": &*stranger.reason, "lastSeenSeconds": ago,
+    })
+}
+
 fn name_of(id: &str) -> Option<&str> {
     id.split('~').nth(2)
 }

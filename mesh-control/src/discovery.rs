@@ -21,7 +21,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::authn::Authenticator;
 use crate::gate::Gate;
 use crate::histogram::Histogram;
-use crate::hub::{Client, Hub, Registration};
+use crate::hub::{Client, Hub, Registration, Stranger};
 use crate::intake::Intake;
 use crate::machines::{Attending, Machines};
 use crate::peer::{Connection, Proven};
@@ -188,11 +188,24 @@ impl Stream {
             self.hub.counters.internal_errors.fetch_add(1, Ordering::Relaxed);
             Status::aborted(refusal.to_string())
         })?;
+        self.note_withheld(session.take_withheld());
         if let Some(response) = &next {
             let bytes = response.resources.iter().map(bytes::Bytes::len).sum();
             self.hub.counters.responded(&response.type_url, bytes, begun.elapsed());
         }
         Ok(next)
+    }
+
+    fn note_withheld(&self, keys: u64) {
+        if keys == 0 {
+            return;
+        }
+        self.hub.counters.keys_withheld.fetch_add(keys, Ordering::Relaxed);
+        if let Some(muted) = self.complaints.pass() {
+            let reason = "no Gateway that names them selects its pod";
+            let (peer, stage) = (self.proven.describe(), "keys");
+            tracing::warn!(%peer, stage, reason, keys, muted, "Keys of its namespace are not told to a gateway.");
+        }
     }
 
     /// Reads what the subscriber says at first: who it is, what it wants and what it has. `None` if it says nothing.
@@ -235,8 +248,15 @@ impl Stream {
     }
 
     fn admit(&mut self, node: Option<&Node>) -> Result<(Session, Registration), Status> {
+        let id: Arc<str> =
+            node.map(|node| node.id.chars().take(MAX_ID).collect::<String>()).unwrap_or_default().into();
         let skew = protocol::skew(node.and_then(|node| metadata(node, protocol::FIELD)));
-        let skew = skew.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        let skew = skew.map_err(|error| {
+            let (identity, reason, since) =
+                (self.proven.describe(), error.to_string().into(), SystemTime::now());
+            self.hub.turned_away(Arc::clone(&id), Stranger { identity, reason, since });
+            Status::failed_precondition(error.to_string())
+        })?;
         let claimed = node.and_then(|node| metadata(node, "NODE_NAME"));
         let proven = self.proven.node(&self.rules);
         let node_name = match (&self.proven, proven, claimed) {
@@ -252,9 +272,8 @@ impl Stream {
             Some(gateway) => self.gateway(gateway)?,
             None => View::of(node_name.clone()),
         };
-        let id: String = node.map(|node| node.id.chars().take(MAX_ID).collect()).unwrap_or_default();
         let client = Client {
-            id: id.into(),
+            id,
             node: node_name,
             identity: self.proven.describe(),
             address: self.connection.as_ref().map(|connection| connection.address),
@@ -310,11 +329,11 @@ impl Stream {
     }
 
     /// What a gateway of this name, `NAMESPACE/NAME`, may know. Keys of its namespace are told to who has proven to be
-    /// of that namespace; who need not prove anything is told none.
+    /// one of the pods that are to have them; who need not prove anything is told none.
     fn gateway(&self, name: &str) -> Result<View, Status> {
-        let namespace = name.split_once('/').map_or(name, |(namespace, _)| namespace);
-        match (&self.proven, self.proven.namespace(&self.rules)) {
-            (_, Some(proven)) if *proven == *namespace => Ok(View::of_gateway(proven)),
+        let (namespace, called) = name.split_once('/').unwrap_or((name, ""));
+        match (&self.proven, self.proven.asker(&self.rules, called)) {
+            (_, Some(asker)) if *asker.namespace == *namespace => Ok(View::of_gateway(asker)),
             (Proven::Nobody, _) => Ok(View::default()),
             _ => {
                 let namespace: String = namespace.chars().take(MAX_ID).collect();

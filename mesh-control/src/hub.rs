@@ -27,6 +27,8 @@ pub struct Hub {
     ready: watch::Sender<bool>,
     clients: Mutex<BTreeMap<u64, Client>>,
     next_client: AtomicU64,
+    /// Those that were sent away because of what they speak, by what they call themselves, until they come back.
+    strangers: Mutex<BTreeMap<Arc<str>, Stranger>>,
     /// Subscribers that may say at the same time what they have.
     pub(crate) greetings: Turns,
     /// How much of the certificate service is left, whichever port it is asked on.
@@ -52,6 +54,8 @@ pub struct Counters {
     pub sizes: [Histogram; ResourceType::ALL.len()],
     /// Responses that could not be made.
     pub internal_errors: AtomicU64,
+    /// Keys that gateways of their namespace were not told, as no Gateway that names them selects these.
+    pub keys_withheld: AtomicU64,
     /// What came from the sources.
     pub events: Events,
     /// Objects that the webhook has let in.
@@ -82,6 +86,7 @@ impl Default for Counters {
             push_times: ResourceType::ALL.map(|_| Histogram::of_pushes()),
             sizes: ResourceType::ALL.map(|_| Histogram::of_sizes()),
             internal_errors: AtomicU64::default(),
+            keys_withheld: AtomicU64::default(),
             events: Events::default(),
             reviews_passed: AtomicU64::default(),
             reviews_failed: AtomicU64::default(),
@@ -135,6 +140,17 @@ pub struct Client {
     pub types: Vec<(ResourceType, Progress, Option<Arc<str>>)>,
 }
 
+/// Somebody whose version of the protocol is too far from ours.
+#[derive(Debug, Clone)]
+pub struct Stranger {
+    /// How it has proven who it is.
+    pub identity: Arc<str>,
+    /// What it was told.
+    pub reason: Arc<str>,
+    /// When it was here last.
+    pub since: SystemTime,
+}
+
 /// Takes a subscriber off the list when it goes.
 #[derive(Debug)]
 pub struct Registration {
@@ -150,6 +166,7 @@ impl Default for Hub {
             ready: watch::Sender::new(false),
             clients: Mutex::default(),
             next_client: AtomicU64::new(0),
+            strangers: Mutex::default(),
             greetings: Turns::default(),
             certificates: Arc::default(),
             counters: Counters::default(),
@@ -213,8 +230,24 @@ impl Hub {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// Those that were sent away lately because of what they speak, by what they call themselves.
+    pub fn strangers(&self) -> BTreeMap<Arc<str>, Stranger> {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        strangers.retain(|_, it| it.since.elapsed().is_ok_and(|age| age < MEMORY));
+        strangers.clone()
+    }
+
+    /// Notes that somebody was sent away because of what it speaks.
+    pub fn turned_away(&self, id: Arc<str>, stranger: Stranger) {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.len() < MAX_STRANGERS || strangers.contains_key(&id) {
+            strangers.insert(id, stranger);
+        }
+    }
+
     /// Puts a subscriber on the list.
     pub fn register(self: &Arc<Self>, client: Client) -> Registration {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner).remove(&client.id);
         let number = self.next_client.fetch_add(1, Ordering::Relaxed);
         self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(number, client);
         self.counters.streams.fetch_add(1, Ordering::Relaxed);
@@ -239,3 +272,8 @@ impl Drop for Registration {
         self.hub.clients.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
     }
 }
+
+/// For so long one that was sent away is remembered; it comes again every few seconds.
+const MEMORY: Duration = Duration::from_secs(120);
+/// Of how many that is remembered: as many as a mesh has nodes.
+const MAX_STRANGERS: usize = 5_000;

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use mesh_core::id::{SpiffeId, TrustDomain};
 use mesh_core::machine::{self, Attendance, Claim, Refusal, Registry};
-use mesh_core::model::RecordKey;
+use mesh_core::model::{Record, RecordKey};
 use mesh_core::resource::{Object, ObjectKey, Origin, ServedKind, Spec, WorkloadGroupSpec, from_json};
+use mesh_proto::names::ResourceType;
 use mesh_source::Change;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
@@ -31,6 +32,8 @@ pub struct Machines {
     grace: Duration,
     started: Instant,
     registry: Mutex<Registry>,
+    /// Who has been a machine since this process started.
+    identities: Mutex<BTreeSet<SpiffeId>>,
     /// A machine has come, gone, or said how it is.
     moved: Notify,
     compiled: mpsc::Sender<Change>,
@@ -88,6 +91,7 @@ impl Machines {
             grace: options.machine_grace,
             started: Instant::now(),
             registry: Mutex::default(),
+            identities: Mutex::default(),
             moved: Notify::new(),
             compiled,
             written,
@@ -110,6 +114,7 @@ impl Machines {
         }
         registry.connected(&claim);
         drop(registry);
+        self.note(caller);
         tracing::info!(machine = claim.entry_name(), group = %claim, identity = %caller, "A machine has registered.");
         self.moved.notify_one();
         Ok(Attending { machines: Arc::clone(self), caller: caller.clone(), claim })
@@ -144,7 +149,41 @@ impl Machines {
         let is_it = *caller.trust_domain() == self.domain
             && caller.namespace() == namespace
             && caller.service_account() == account;
+        if is_it {
+            self.note(caller);
+        }
         is_it.then_some(()).ok_or_else(not_it)
+    }
+
+    fn note(&self, caller: &SpiffeId) {
+        self.identities.lock().unwrap_or_else(PoisonError::into_inner).insert(caller.clone());
+    }
+
+    /// Whether a certificate of `id` may renew itself: there is a workload of this identity, or a WorkloadGroup whose machines
+    /// have it. A directory need not say what a gateway's pod is, so with one this is asked about machines alone: about
+    /// identities that have been a machine's since this process started. Looks at everything there is.
+    pub fn is_somebody(&self, id: &SpiffeId) -> bool {
+        let has_account = |object: &Object| {
+            let template = match &object.spec {
+                Spec::WorkloadGroup(group) => &group.template,
+                Spec::WorkloadEntry(entry) => entry,
+                _ => return false,
+            };
+            *object.meta.namespace == *id.namespace() && machine::account_of(template) == id.service_account()
+        };
+        if *id.trust_domain() == self.domain && !self.findings.catalog.objects(has_account).is_empty() {
+            self.note(id);
+            return true;
+        }
+        let was_machine = self.identities.lock().unwrap_or_else(PoisonError::into_inner).contains(id);
+        let is_asked = self.written.is_some() || was_machine;
+        !is_asked
+            || self
+                .hub
+                .shelf()
+                .store(ResourceType::Address)
+                .iter()
+                .any(|entry| matches!(&entry.record, Record::Workload(workload) if workload.identity == *id))
     }
 
     /// Keeps the `WorkloadEntries` as the machines are, for ever, as soon as it is known what there is.

@@ -114,7 +114,7 @@ fn of_type(kind: ResourceType) -> String {
 /// What has only ever grown.
 fn totals(hub: &Hub, text: &mut String) {
     let counters = &hub.counters;
-    let totals: [(&str, &str, &AtomicU64); 10] = [
+    let totals: [(&str, &str, &AtomicU64); 11] = [
         ("mesh_control_streams_total", "Discovery streams that were opened.", &counters.streams),
         (
             "mesh_control_streams_refused_total",
@@ -126,6 +126,11 @@ fn totals(hub: &Hub, text: &mut String) {
             "pilot_total_xds_internal_errors",
             "Discovery responses that could not be made.",
             &counters.internal_errors,
+        ),
+        (
+            "mesh_control_keys_withheld_total",
+            "Keys not told to gateways of their namespace that no Gateway naming them selects.",
+            &counters.keys_withheld,
         ),
         ("galley_validation_passed", "Objects that the webhook let in.", &counters.reviews_passed),
         ("galley_validation_failed", "Objects that the webhook refused.", &counters.reviews_failed),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mesh_ca::authorize::{Binding, Caller, Rules, node_of};
 use mesh_core::id::SpiffeId;
+use mesh_core::model::{Asker, AskerProof};
 use tonic::transport::server::Connected;
 
 /// What is known of a connection before anything is asked on it.
@@ -79,6 +80,17 @@ impl Proven {
             Caller::Svid(id) | Caller::JoinToken(Binding::Identity(id)) => Some(id.clone()),
             Caller::JoinToken(Binding::Node(_)) => None,
         }
+    }
+
+    /// Who the caller is where keys are told to gateways: its pod if its token is bound to one, else its account, of which it
+    /// may be whatever is `called` so. `None` if it has proven nothing, or is a node's proxy.
+    pub fn asker(&self, rules: &Rules, called: &str) -> Option<Asker> {
+        let Self::Caller(caller) = self else { return None };
+        if let Caller::ServiceAccountToken { pod: Some(pod), .. } = &**caller {
+            let proof = AskerProof::Pod { name: pod.name.as_str().into(), uid: pod.uid.as_str().into() };
+            return Some(Asker { namespace: self.namespace(rules)?, proof });
+        }
+        Some(Asker::of_account(&self.identity(rules)?, called))
     }
 
     /// For logs and lists.

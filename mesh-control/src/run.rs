@@ -200,13 +200,13 @@ impl Services {
     fn serve(&self, connections: mpsc::Receiver<io::Result<Stream>>, name: &'static str) {
         let Self { hub, ca, authenticator, rules, traffic, relay, machines } = self.clone();
         let told = (Arc::clone(&authenticator), Arc::clone(&rules));
-        let discovery = Discovery::new(Arc::clone(&hub), told, machines);
+        let discovery = Discovery::new(Arc::clone(&hub), told, Arc::clone(&machines));
         let discovery =
             AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(MAX_REQUEST);
         let told = (Arc::clone(&hub), Arc::clone(&authenticator), Arc::clone(&rules));
         let topology = Topology::new(traffic, told.0, told.1, told.2, relay);
         let topology = TopologyServer::new(topology).max_decoding_message_size(MAX_REPORT);
-        let certificates = Certificates::new(ca, hub, authenticator, rules);
+        let certificates = Certificates::new((ca, hub), (authenticator, rules), machines);
         let certificates =
             IstioCertificateServiceServer::new(certificates).max_decoding_message_size(MAX_CSR);
         let router = listen::server().add_service(Metered(discovery));

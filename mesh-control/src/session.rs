@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mesh_core::model::{Reach, Record};
+use mesh_core::model::{Asker, Reach, Record};
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mesh_proto::names::{self, ResourceType};
 
@@ -23,6 +23,8 @@ pub struct Session {
     view: View,
     subscriptions: BTreeMap<ResourceType, Subscription>,
     nonce: u64,
+    /// Keys of its namespace that it was not told, and that nobody has been told of yet.
+    withheld: u64,
 }
 
 /// What a subscriber may know.
@@ -32,8 +34,8 @@ pub struct View {
     node: Option<Arc<str>>,
     /// What the pods of that node see; what is not known yet is everything.
     reach: Option<Arc<Reach>>,
-    /// The namespace that it is a gateway of, as it has proven.
-    gateway: Option<Arc<str>>,
+    /// Whose keys it is told, if it is a gateway and has proven who.
+    gateway: Option<Arc<Asker>>,
 }
 
 /// Why a request ends its stream.
@@ -100,7 +102,7 @@ struct Flight {
 impl Session {
     /// Has asked for nothing yet.
     pub fn new(view: View) -> Self {
-        Self { view, subscriptions: BTreeMap::new(), nonce: 0 }
+        Self { view, subscriptions: BTreeMap::new(), nonce: 0, withheld: 0 }
     }
 
     /// Takes in a request. Requests of types that are not known are passed over, as xDS asks.
@@ -140,6 +142,7 @@ impl Session {
             subscription.told = shelf.sequence();
         }
         if !has.is_empty() {
+            self.withheld += store.iter().map(|it| u64::from(self.view.withholds(&it.record))).sum::<u64>();
             subscription.resume(has, shelf.sequence(), store, &self.view);
         }
         Ok(())
@@ -169,6 +172,11 @@ impl Session {
             }
         }
         Ok(None)
+    }
+
+    /// How many keys of its namespace it was not told since this was asked last.
+    pub fn take_withheld(&mut self) -> u64 {
+        std::mem::take(&mut self.withheld)
     }
 
     /// Whether it has answered everything that it was told.
@@ -243,6 +251,7 @@ impl Session {
                 break;
             }
             told = sequence;
+            self.withheld += u64::from(self.view.withholds(&entry.record));
             let named = subscription.names.contains(&entry.name) && self.view.may_ask_for(&entry.record);
             if named || (subscription.wildcard && self.view.includes(&entry.record)) {
                 batch.tell(&entry.name, entry.bytes.clone());
@@ -322,9 +331,9 @@ impl View {
         Self { node, ..Self::default() }
     }
 
-    /// The view of a gateway of `namespace`, which has to be proven: it is told of certificates with their keys.
-    pub fn of_gateway(namespace: Arc<str>) -> Self {
-        Self { gateway: Some(namespace), ..Self::default() }
+    /// The view of a gateway, which has proven who it is: it is told of the certificates with their keys that it is to have.
+    pub fn of_gateway(asker: Asker) -> Self {
+        Self { gateway: Some(Arc::new(asker)), ..Self::default() }
     }
 
     /// Whether a subscriber with this view is told of `record`.
@@ -354,9 +363,17 @@ impl View {
     fn may_ask_for(&self, record: &Record) -> bool {
         match record {
             Record::LocalPod(pod) => self.node.as_ref() == Some(&pod.node),
-            Record::Credential(credential) => self.gateway.as_ref() == Some(&credential.name.namespace),
+            Record::Credential(credential) => {
+                self.gateway.as_ref().is_some_and(|asker| credential.is_for(asker))
+            }
             _ => true,
         }
+    }
+
+    /// Whether it is a key that a gateway of its namespace might have, and this one is not to.
+    fn withholds(&self, record: &Record) -> bool {
+        let (Some(asker), Record::Credential(one)) = (&self.gateway, record) else { return false };
+        asker.namespace == one.name.namespace && !one.is_for(asker)
     }
 }
 

@@ -222,6 +222,7 @@ fn audience_differs(old: &Record, new: &Record) -> bool {
     match (old, new) {
         (Record::LocalPod(old), Record::LocalPod(new)) => old.node != new.node,
         (Record::Service(old), Record::Service(new)) => old.exported != new.exported,
+        (Record::Credential(old), Record::Credential(new)) => old.readers != new.readers,
         (Record::Policy(old), Record::Policy(new)) => old.scope != new.scope,
         (Record::Config(old), Record::Config(new)) => !old.has_audience_of(new),
         (Record::Workload(old), Record::Workload(new)) => {

@@ -17,7 +17,7 @@ use serde::{Serialize, Serializer};
 pub use self::alias::{Lead, MAX_ALIASES};
 pub use self::compile::{Compiled, compile};
 pub use self::config::Config;
-pub use self::credential::{Credential, CredentialName, CredentialScope};
+pub use self::credential::{Asker, AskerProof, Credential, CredentialName, CredentialScope, Reader};
 pub use self::mirror::Mirror;
 pub use self::reach::{Exported, Reach};
 pub use self::record::{MeshSettings, Record, RecordKey, TrustBundle};

@@ -253,7 +253,7 @@ impl Toolchain {
             .env("CARGO", &cargo)
             .env("RUSTC", compiler.bin.join("rustc"))
             .env(linker_variable(target), &linker.path)
-            .env("CARGO_ENCODED_RUSTFLAGS", rustflags(verb, target));
+            .env("CARGO_ENCODED_RUSTFLAGS", rustflags(verb, target, &self.places(root)));
         if !compiler.nightly {
             command.env("RUSTC_BOOTSTRAP", "1");
         }
@@ -261,6 +261,16 @@ impl Toolchain {
             command.args(["--", "-Dwarnings"]);
         }
         command
+    }
+}
+
+impl Toolchain {
+    /// Directories whose names would be in the object's BTF, and what is there instead: the same source comes to the same object,
+    /// wherever it is built.
+    fn places(&self, root: &Path) -> Vec<(PathBuf, &'static str)> {
+        let sysroot = self.compiler.bin.parent().map(|prefix| (prefix.to_owned(), "/rust"));
+        let cargo = cargo_home().map(|home| (home, "/cargo"));
+        sysroot.into_iter().chain(cargo).chain([(root.to_owned(), "/mesh")]).collect()
     }
 }
 
@@ -283,20 +293,25 @@ pub(crate) fn is_for_host_builds(name: &str) -> bool {
 /// The first program of that name in `PATH` or in cargo's own directory of installed programs.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let cargo_home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
-        .map(|home| home.join("bin"));
-    env::split_paths(&path).chain(cargo_home).map(|dir| dir.join(name)).find(|file| file.is_file())
+    let cargo = cargo_home().map(|home| home.join("bin"));
+    env::split_paths(&path).chain(cargo).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
-fn rustflags(verb: Verb, target: &Target) -> String {
+/// Where cargo keeps what it has fetched.
+pub(crate) fn cargo_home() -> Option<PathBuf> {
+    let own = env::var_os("CARGO_HOME").map(PathBuf::from);
+    own.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")))
+}
+
+fn rustflags(verb: Verb, target: &Target, places: &[(PathBuf, &str)]) -> String {
+    let remap = |(from, to): &(PathBuf, &str)| format!("--remap-path-prefix={}={to}", from.display());
+    let mut flags: Vec<String> = places.iter().map(remap).collect();
     // Debug information is where bpf-linker takes the BTF from.
-    let mut flags = vec![
+    flags.extend([
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         format!("--cfg=bpf_target_arch=\"{}\"", target.arch),
-    ];
+    ]);
     if verb == (Verb::Build { strict: true }) {
         flags.push("-Dwarnings".to_owned());
     }

@@ -415,7 +415,7 @@ fn credential(from: mesh::Credential) -> Result<Credential, Invalid> {
         ocsp_staple: material(ocsp_staple),
     };
     let name = CredentialName { namespace: namespace.into(), name: name.into() };
-    Ok(Credential { name: Arc::new(name), secret: Arc::new(secret) })
+    Ok(Credential { name: Arc::new(name), secret: Arc::new(secret), readers: Arc::default() })
 }
 
 fn config(from: &mesh::Config) -> Result<Config, Invalid> {

@@ -1,5 +1,7 @@
 //! The version of what proxies and control planes say to each other, so that one can be upgraded after the other.
 
+use std::sync::LazyLock;
+
 /// The version that this program speaks. It is raised by one, once between two minor versions of the mesh, with a change that a
 /// program of the version before would get wrong; what can be left unread needs none. Programs understand the version before
 /// theirs and are understood by it.
@@ -8,7 +10,17 @@ pub const VERSION: u32 = 1;
 /// The field of a subscriber's metadata in which it says its version.
 pub const FIELD: &str = "MESH_PROTOCOL";
 
-/// How a peer's version stands to [`VERSION`], where the two understand each other.
+/// The version that this process speaks: [`VERSION`], or what the environment variable `MESH_PROTOCOL` says, so that two versions next
+/// to each other can be tried before there are two.
+pub fn own() -> u32 {
+    static OWN: LazyLock<u32> = LazyLock::new(|| {
+        let said = std::env::var(FIELD).ok();
+        said.and_then(|text| text.parse().ok()).unwrap_or(VERSION)
+    });
+    *OWN
+}
+
+/// How a peer's version stands to one's own, where the two understand each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skew {
     /// Another implementation, which speaks what Istio's control plane and its proxies speak.
@@ -24,22 +36,28 @@ pub enum Skew {
 /// The two do not understand each other.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "you speak version {said} of the mesh's protocol, and this is version {VERSION}, which understands its neighbours alone: upgrade \
+    "you speak version {said} of the mesh's protocol, and this is version {own}, which understands its neighbours alone: upgrade \
      one minor version at a time, the control plane first"
 )]
 pub struct TooFar {
     said: String,
+    own: u32,
 }
 
-/// How what a peer says of itself stands to [`VERSION`].
+/// How what a peer says of itself stands to what this process speaks.
 ///
 /// # Errors
 /// If the versions are more than one apart, or it is none.
 pub fn skew(said: Option<&str>) -> Result<Skew, TooFar> {
+    skew_to(own(), said)
+}
+
+fn skew_to(own: u32, said: Option<&str>) -> Result<Skew, TooFar> {
     let Some(said) = said else { return Ok(Skew::Unsaid) };
-    let too_far = || TooFar { said: said.chars().filter(|it| !it.is_control()).take(MAX_SAID).collect() };
+    let too_far =
+        || TooFar { said: said.chars().filter(|it| !it.is_control()).take(MAX_SAID).collect(), own };
     let version: u32 = said.parse().map_err(|_| too_far())?;
-    match i64::from(version) - i64::from(VERSION) {
+    match i64::from(version) - i64::from(own) {
         -1 => Ok(Skew::Older),
         0 => Ok(Skew::Same),
         1 => Ok(Skew::Newer),

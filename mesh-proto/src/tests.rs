@@ -194,7 +194,8 @@ fn credentials_travel_whole_and_only_so_large() {
     };
     let name = Arc::new(CredentialName { namespace: "edge".into(), name: "shop".into() });
     let record = |secret: Secret| {
-        Record::Credential(Arc::new(Credential { name: Arc::clone(&name), secret: Arc::new(secret) }))
+        let (name, secret) = (Arc::clone(&name), Arc::new(secret));
+        Record::Credential(Arc::new(Credential { name, secret, readers: Arc::default() }))
     };
     let mut decoder = Decoder::new("");
     let sent = record(secret(3000));
@@ -206,7 +207,8 @@ fn credentials_travel_whole_and_only_so_large() {
     assert_eq!(large.unwrap_err().field, "credential");
     for of_others in ["web/shop", "clients/edge/443"] {
         let name = Arc::new(CredentialName { namespace: "edge".into(), name: of_others.into() });
-        let sent = Record::Credential(Arc::new(Credential { name, secret: Arc::new(secret(1)) }));
+        let secret = Arc::new(secret(1));
+        let sent = Record::Credential(Arc::new(Credential { name, secret, readers: Arc::default() }));
         let there = decoder.payload(ResourceType::Credential, &encode::payload(&sent)).unwrap();
         assert_eq!(there, sent);
         assert_eq!(names::key(ResourceType::Credential, &names::name(&sent.key())), Some(sent.key()));

@@ -9,12 +9,14 @@ pub(crate) mod objects;
 mod operator;
 mod request;
 mod rollout;
+mod schema;
 mod set;
 mod template;
 mod values;
 
 pub(crate) use self::objects::{Object, Stage};
 pub(crate) use self::request::{Plan, Request, defaults};
+pub(crate) use self::schema::schema;
 
 /// The namespace of the mesh's own objects. The programs and Istio's tools know it by this name.
 pub(crate) const NAMESPACE: &str = "istio-system";

@@ -98,6 +98,9 @@ impl Stand {
             networks: Mutex::default(),
             layout,
         };
+        if layout.v1.is_some() {
+            stand.mount_v1()?;
+        }
         stand.make_network(&stand.name.clone())?;
         run(Command::new("ip").args(["-n", &stand.name, "link", "set", "lo", "up"]))?;
         stand.write_conflist()?;
@@ -134,7 +137,7 @@ impl Stand {
         let log = OpenOptions::new().create(true).append(true).open(self.path("log"))?;
         let program = self.bins.join("mesh-node");
         let text = |name: &str| self.path(name).display().to_string();
-        let mut command = inside(&[self.cgroup.join(self.layout.agent)], &self.name, &program)?;
+        let mut command = self.inside(&[self.cgroup.join(self.layout.agent)], &self.name, &program)?;
         command.args(["node", "--node", "node-1", "--express-path", "disabled", "--cni-wait", "6s"]);
         let plugin = [
             ("--cni-conf-dir", text("conf")),
@@ -223,19 +226,28 @@ impl Stand {
     }
 
     /// The cgroups of a container.
-    fn groups(&self, Sandbox { pod, container, .. }: &Sandbox) -> Result<Vec<PathBuf>> {
+    fn groups(&self, Sandbox { pod, container, .. }: &Sandbox) -> Vec<PathBuf> {
         let (uid, under) = (&pod.uid, pod.uid.replace('-', "_"));
         let filled = |text: &str| text.replace("UID", uid).replace("UNDER", &under).replace("CID", container);
         let mut groups = vec![self.cgroup.join(filled(self.layout.pod))];
         if let Some(path) = self.layout.v1 {
-            groups.push(self.v1()?.join(filled(path)));
+            groups.push(self.v1().join(&self.name).join(filled(path)));
         }
-        Ok(groups)
+        groups
     }
 
-    /// The stand's own place in a hierarchy of v1.
-    fn v1(&self) -> Result<PathBuf> {
-        Ok(hierarchy_of_v1()?.context("a hierarchy of cgroup v1")?.join(&self.name))
+    /// Where the stand has a hierarchy of v1 of its own: one without controllers, which any kernel has to give, whatever else is
+    /// mounted on this machine.
+    fn v1(&self) -> PathBuf {
+        self.path("v1")
+    }
+
+    fn mount_v1(&self) -> Result<()> {
+        fs::create_dir(self.v1())?;
+        let mut mount = Command::new("mount");
+        run(mount.args(["-t", "cgroup", "-o", V1, "none"]).arg(self.v1())).context(
+            "a hierarchy of cgroup v1 cannot be mounted (is cgroup_no_v1 on the kernel's command line?)",
+        )
     }
 
     /// A group below the stand's own.
@@ -315,7 +327,21 @@ impl Stand {
 
     /// A program of ours in a sandbox.
     pub(crate) fn exec(&self, sandbox: &Sandbox, program: &str) -> Result<Command> {
-        inside(&self.groups(sandbox)?, &sandbox.netns, &self.bins.join(program))
+        self.inside(&self.groups(sandbox), &sandbox.netns, &self.bins.join(program))
+    }
+
+    /// A program in these groups and that network. As with runtimes it is in its groups while it is still in the network of the
+    /// node, which is not that of this machine here.
+    fn inside(&self, groups: &[PathBuf], netns: &str, program: &Path) -> Result<Command> {
+        ensure!(program.is_file(), "there is no {}", program.display());
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).args(["--", "bash", "-c", ENTER, netns]);
+        for group in groups {
+            fs::create_dir_all(group)?;
+            command.arg(group.join("cgroup.procs"));
+        }
+        command.arg("--").arg(program);
+        Ok(command)
     }
 
     /// A server in a sandbox.
@@ -398,22 +424,10 @@ impl Drop for Stand {
         }
         remove_groups(&self.cgroup);
         if self.layout.v1.is_some() {
-            let _ = self.v1().map(|group| remove_groups(&group));
+            remove_groups(&self.v1().join(&self.name));
+            let _ = run(Command::new("umount").arg(self.v1()));
         }
     }
-}
-
-/// A program in these groups and that network.
-fn inside(groups: &[PathBuf], netns: &str, program: &Path) -> Result<Command> {
-    ensure!(program.is_file(), "there is no {}", program.display());
-    let mut command = Command::new("bash");
-    command.args(["-c", ENTER, netns]);
-    for group in groups {
-        fs::create_dir_all(group)?;
-        command.arg(group.join("cgroup.procs"));
-    }
-    command.arg("--").arg(program);
-    Ok(command)
 }
 
 fn remove_groups(group: &Path) {
@@ -440,18 +454,10 @@ fn cgroup2() -> Result<String> {
     mesh_core::cgroup::cgroup2_mount(&mounts).context("no cgroup v2 is mounted")
 }
 
-/// A hierarchy of cgroup v1, where this machine has one.
-pub(crate) fn hierarchy_of_v1() -> Result<Option<PathBuf>> {
-    let mounts = fs::read_to_string("/proc/mounts")?;
-    let point = |line: &str| {
-        let fields: Vec<&str> = line.split(' ').collect();
-        (fields.get(2) == Some(&"cgroup") && line.contains("pids")).then(|| PathBuf::from(fields[1]))
-    };
-    Ok(mounts.lines().find_map(point))
-}
-
 /// Enters the groups that come before `--`, then the network, then becomes the program behind it.
 const ENTER: &str = r#"while [ "$1" != -- ]; do echo $$ > "$1" || exit 1; shift; done; shift; exec nsenter --net="/run/netns/$0" -- "$@""#;
+/// Stands of one machine share it, each below its own name.
+const V1: &str = "none,name=mesh-suite";
 const NAMESPACES: &str = "{apiVersion: v1, kind: Namespace, metadata: {name: mesh, labels: {istio.io/dataplane-mode: ambient}}}
 ---
 {apiVersion: v1, kind: Namespace, metadata: {name: outside}}

@@ -11,8 +11,9 @@ use mesh_proto::ca::istio_certificate_service_client::IstioCertificateServiceCli
 use mesh_proto::ca::{IstioCertificateRequest, IstioCertificateResponse};
 use prost_types::{Struct, Value, value::Kind};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls::client::WantsClientCert;
 use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::net::{TcpSocket, TcpStream};
@@ -47,6 +48,12 @@ pub(crate) struct Wish<'a> {
 }
 
 impl Svid {
+    /// Proves who it is on connections.
+    pub(crate) fn show(&self, builder: ConfigBuilder<ClientConfig, WantsClientCert>) -> ClientConfig {
+        let key = PrivatePkcs8KeyDer::from(self.key.clone()).into();
+        builder.with_client_auth_cert(self.chain.clone(), key).expect("a certificate and its key")
+    }
+
     /// The leaf's URI names, begin and end.
     pub(crate) fn leaf(&self) -> Result<(Vec<String>, SystemTime)> {
         let leaf = self.chain.first().context("an empty chain")?;
@@ -111,10 +118,7 @@ pub(crate) fn client(roots: &[u8], svid: Option<&Svid>) -> Result<Arc<ClientConf
         .with_root_certificates(store);
     let mut config = match svid {
         None => builder.with_no_client_auth(),
-        Some(svid) => {
-            let key = PrivatePkcs8KeyDer::from(svid.key.clone()).into();
-            builder.with_client_auth_cert(svid.chain.clone(), key)?
-        }
+        Some(svid) => svid.show(builder),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))

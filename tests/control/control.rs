@@ -37,7 +37,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 use crate::api::Cluster;
-use crate::caller;
+use crate::caller::{self, Svid, Wish};
 
 /// A process that is killed when it is dropped.
 pub(crate) struct Control {
@@ -215,23 +215,34 @@ impl Control {
         let mut request = Request::new(IstioCertificateRequest { csr, validity_duration: 600, metadata });
         let token = format!("Bearer {token}").parse().expect("a header");
         request.metadata_mut().insert("authorization", token);
-        let answer =
-            IstioCertificateServiceClient::new(self.secure_channel().await).create_certificate(request).await;
+        let answer = IstioCertificateServiceClient::new(self.secure_channel(None).await)
+            .create_certificate(request)
+            .await;
         answer.map(tonic::Response::into_inner)
+    }
+
+    /// Asks for a certificate with a token, or with the one before it.
+    pub(crate) async fn certify(&self, svid: Option<&Svid>, token: Option<&str>) -> Result<Svid, Status> {
+        caller::certify(self.secure_channel(svid).await, &Wish { token, ..Wish::default() }).await
     }
 
     /// Follows all services and workloads.
     pub(crate) async fn subscribe(&self) -> Subscriber {
         let node = Node { id: "test".to_owned(), ..Node::default() };
-        Subscriber::begin(self.channel().await, node, None).await
+        Subscriber::begin(self.channel().await, ResourceType::Address, node, None).await
     }
 
     /// The same as a machine that says this of itself, with a token.
     pub(crate) async fn attend(&self, said: &[(&str, &str)], token: &str) -> Subscriber {
+        self.follow(ResourceType::Address, said, token).await
+    }
+
+    /// Follows one type as somebody who says this of itself, with a token.
+    pub(crate) async fn follow(&self, kind: ResourceType, said: &[(&str, &str)], token: &str) -> Subscriber {
         let value = |text: &str| ProtoValue { kind: Some(Kind::StringValue(text.to_owned())) };
         let fields = said.iter().map(|(name, text)| ((*name).to_owned(), value(text))).collect();
         let node = Node { id: "machine".to_owned(), metadata: Some(Struct { fields }), ..Node::default() };
-        Subscriber::begin(self.secure_channel().await, node, Some(token)).await
+        Subscriber::begin(self.secure_channel(None).await, kind, node, Some(token)).await
     }
 
     /// Tells it what a proxy tells.
@@ -246,15 +257,18 @@ impl Control {
     }
 
     /// Certificates are given over TLS only. Whether the server is who it says is not what these tests are about.
-    async fn secure_channel(&self) -> Channel {
+    async fn secure_channel(&self, svid: Option<&Svid>) -> Channel {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let anybody = Arc::new(Anybody(Arc::clone(&provider)));
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")
             .dangerous()
-            .with_custom_certificate_verifier(anybody)
-            .with_no_client_auth();
+            .with_custom_certificate_verifier(anybody);
+        let mut config = match svid {
+            None => builder.with_no_client_auth(),
+            Some(svid) => svid.show(builder),
+        };
         config.alpn_protocols = vec![b"h2".to_vec()];
         let (to, config) = (self.grpc, Arc::new(config));
         let connector = tower::service_fn(move |_| {
@@ -285,9 +299,9 @@ impl Drop for Control {
 }
 
 impl Subscriber {
-    async fn begin(channel: Channel, node: Node, token: Option<&str>) -> Self {
+    async fn begin(channel: Channel, kind: ResourceType, node: Node, token: Option<&str>) -> Self {
         let (requests, receiver) = mpsc::channel(16);
-        let kind = ResourceType::Address.url().to_owned();
+        let kind = kind.url().to_owned();
         let first = DeltaDiscoveryRequest { node: Some(node), type_url: kind, ..Default::default() };
         requests.send(first).await.expect("room");
         let mut call = Request::new(ReceiverStream::new(receiver));

@@ -128,6 +128,35 @@ async fn what_a_control_plane_has_left_goes_with_the_next() {
     next.terminate().await;
 }
 
+/// A certificate renews itself for as long as there is a group, or a workload, of its identity.
+#[tokio::test]
+async fn a_machine_whose_group_is_gone_renews_nothing() {
+    let cluster = Cluster::mesh().await;
+    let shop = shop(&cluster, &Value::Null).await;
+    let control = Control::ready(&cluster).await;
+    let token = token(&cluster, &shop, "db").await;
+    let first = control.certify(None, Some(&token)).await.expect("a certificate");
+    let second = control.certify(Some(&first), None).await.expect("a new one");
+    cluster.remove("WorkloadGroup", &shop, "db").await;
+    let renewal = async || control.certify(Some(&second), None).await.err();
+    soon("the end of renewals", async || renewal().await.is_some()).await;
+    let refused = renewal().await.expect("it is over");
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("no workload and no WorkloadGroup has the identity"), "{refused}");
+    assert!(control.log().contains("nobody"), "the audit log says so");
+    // The next control plane knows it as well.
+    let next = Control::ready(&cluster).await;
+    assert!(next.certify(Some(&second), None).await.is_err());
+    cluster
+        .put(&json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "WorkloadEntry",
+            "metadata": {"name": "till", "namespace": shop},
+            "spec": {"address": "10.9.8.9", "serviceAccount": "db"},
+        }))
+        .await;
+    soon("renewals", async || renewal().await.is_none()).await;
+}
+
 /// What `meshctl` writes is what a machine joins with.
 #[tokio::test]
 async fn what_meshctl_writes_lets_a_machine_in() {

@@ -12,6 +12,7 @@ mod describe;
 mod discovery;
 mod evil;
 mod flood;
+mod gateway_keys;
 mod hook;
 mod hostile;
 mod kiali;

@@ -259,7 +259,7 @@ fn path(kind: &str, namespace: &str, name: &str) -> String {
     };
     let version = match kind {
         "AuthorizationPolicy" | "PeerAuthentication" => "/apis/security.istio.io/v1",
-        "VirtualService" | "WorkloadEntry" | "WorkloadGroup" => "/apis/networking.istio.io/v1",
+        "Gateway" | "VirtualService" | "WorkloadEntry" | "WorkloadGroup" => "/apis/networking.istio.io/v1",
         "GatewayClass" => "/apis/gateway.networking.k8s.io/v1",
         "Lease" => "/apis/coordination.k8s.io/v1",
         "ClusterRole" | "ClusterRoleBinding" | "Role" | "RoleBinding" => "/apis/rbac.authorization.k8s.io/v1",

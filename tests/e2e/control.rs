@@ -67,7 +67,7 @@ fn wall(bed: &Bed, verb: &str) -> Result<()> {
 }
 
 /// A policy that says the same every time but for its number; it comes after the connection is allowed anyway.
-fn churn(number: u32) -> String {
+pub(crate) fn churn(number: u32) -> String {
     format!(
         "{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: churn, namespace: mesh}}, \
          spec: {{action: DENY, rules: [{{to: [{{operation: {{ports: [\"{}\"]}}}}]}}]}}}}",
@@ -89,7 +89,7 @@ fn rules(number: u32) -> String {
 }
 
 /// The number of the policy that a node has in force.
-fn churned(bed: &Bed, node: &str) -> Result<Option<u32>> {
+pub(crate) fn churned(bed: &Bed, node: &str) -> Result<Option<u32>> {
     let dump = bed.node(node)?.admin("/config_dump")?;
     let dump: serde_json::Value = serde_json::from_str(&dump)?;
     let policies = dump["policies"].as_array().context("policies")?;
@@ -100,7 +100,7 @@ fn churned(bed: &Bed, node: &str) -> Result<Option<u32>> {
 }
 
 /// Connects until told to stop; how often it worked, and how it failed.
-fn traffic(from: &PodHandle, to: &str, stop: &AtomicBool) -> (usize, Vec<String>) {
+pub(crate) fn traffic(from: &PodHandle, to: &str, stop: &AtomicBool) -> (usize, Vec<String>) {
     let (mut served, mut failures) = (0, Vec::new());
     while !stop.load(Ordering::Relaxed) {
         match dial(from, &[to]) {

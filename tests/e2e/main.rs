@@ -25,6 +25,7 @@ mod reach;
 mod routing;
 mod scrape;
 mod services;
+mod skew;
 mod stock;
 mod tokens;
 mod torture;

@@ -22,7 +22,7 @@ impl Plane {
         let directory = tempfile::tempdir()?;
         let (config, address) = (directory.path().join("config"), own_address());
         std::fs::create_dir(&config)?;
-        for (name, text) in files {
+        for (name, text) in files.iter().chain(&[("pod.yaml", POD)]) {
             std::fs::write(config.join(name), text)?;
         }
         let log = std::fs::File::create(directory.path().join("log"))?;
@@ -62,6 +62,15 @@ impl Plane {
         std::fs::rename(fresh, self.directory.path().join("config").join(name)).context("the configuration")
     }
 
+    /// What a metric of the control plane says.
+    fn metric(&self, name: &str) -> Result<u64> {
+        let monitoring = SocketAddr::from((self.address, 15014));
+        let answer = fetch(monitoring, &Request::get("/metrics"), Duration::from_secs(5))?;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.trim().parse().ok()).with_context(|| format!("{name} is not in {text}"))
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
@@ -75,6 +84,9 @@ impl Drop for Plane {
 }
 
 const HOST: &str = "a.shop.test";
+/// The pod of the gateway, as far as the control plane can know of it.
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: { name: istio-ingressgateway, namespace: istio-system, labels: { istio: ingressgateway } }\n\
+     spec: { containers: [{ name: istio-proxy, image: mesh }] }\n";
 const SOON: Duration = Duration::from_secs(5);
 
 #[test]
@@ -147,6 +159,39 @@ fn others_are_told_nothing() -> Result<()> {
         let refused = || gateway.log().contains("not a gateway of istio-system");
         wait(SOON, refused).with_context(|| gateway.log())?;
         ensure!(!gateway.is_ready(), "it knows nothing");
+    }
+    Ok(())
+}
+
+/// Whoever has another account of the namespace, and whoever is a pod that no Gateway selects, serves nothing, and somebody hears of
+/// it. It is told as soon as it is selected.
+#[test]
+fn keys_are_for_the_gateway_that_names_them_alone() -> Result<()> {
+    let pki = Pki::new("ours");
+    let servers = https("a", HOST, "mode: SIMPLE, credentialName: shop");
+    let secret = pki.leaf(HOST).secret("shop", None);
+    let plane = Plane::start(&[("gateway.yaml", &manifest(&servers)), ("secret.yaml", &secret)])?;
+    let other = plane.source(&["--identity", "spiffe://cluster.local/ns/istio-system/sa/other"])?;
+    let ours = plane.source(&["--identity", "spiffe://cluster.local/ns/istio-system/sa/default"])?;
+    plane.write("pod.yaml", &POD.replace("istio: ingressgateway", "app: shop"))?;
+    for (source, is_meant) in [(&other, false), (&ours, true)] {
+        // It says of itself what would get it the key.
+        let gateway = Gateway::under(source)?;
+        gateway.put("ca.crt", &pki.pem())?;
+        let ca = gateway.file("ca.crt").display().to_string();
+        let ask = || gateway.curl(HOST, HTTPS, &["--cacert", &ca]);
+        let said = || plane.log().matches("Keys of its namespace are not told to a gateway").count();
+        wait(SOON, || said() > 0).with_context(|| plane.log())?;
+        ensure!(ask().is_ok_and(|answer| answer.exit != 0), "{}", gateway.log());
+        ensure!(plane.metric("mesh_control_keys_withheld_total")? > 0, "nobody counts it");
+        plane.write("pod.yaml", POD)?;
+        if is_meant {
+            wait(SOON, || ask().is_ok_and(|answer| answer.status == 404)).with_context(|| gateway.log())?;
+        } else {
+            std::thread::sleep(Duration::from_secs(2));
+            ensure!(ask().is_ok_and(|answer| answer.exit != 0), "{}", gateway.log());
+            plane.write("pod.yaml", &POD.replace("istio: ingressgateway", "app: shop"))?;
+        }
     }
     Ok(())
 }

@@ -5,22 +5,29 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Deserialize as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::manifests::{generated, program};
+use super::manifests::{generated, meshctl, program};
 use super::schemas::{MINORS, Published};
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/mesh");
 
 fn helm(words: &[&str]) -> String {
+    let (is_well, said) = try_helm(words);
+    assert!(is_well, "helm {words:?}: {said}");
+    said
+}
+
+/// What Helm prints if it is content, else what it complains about.
+fn try_helm(words: &[&str]) -> (bool, String) {
     let target = program("meshctl").ancestors().nth(2).expect("a target directory").to_owned();
     let helm: PathBuf = target.join("helm/helm");
     assert!(helm.is_file(), "there is no {} (`cargo xtask setup` fetches it)", helm.display());
     let home = tempfile::tempdir().expect("a directory");
     let output = Command::new(helm).args(words).env("HOME", home.path()).output().expect("it starts");
     let [said, complained] = [output.stdout, output.stderr].map(|it| String::from_utf8(it).expect("text"));
-    assert!(output.status.success(), "helm {words:?}: {said}{complained}");
-    said
+    let is_well = output.status.success();
+    (is_well, if is_well { said } else { said + &complained })
 }
 
 /// The objects of a profile as Helm makes them.
@@ -69,6 +76,16 @@ fn helm_makes_what_meshctl_makes() {
             "--set",
             "gateways.istio-egressgateway.budget=false",
         ],
+        // One of a name of its own has what is not said of it from the defaults, and they may be other ones.
+        &["--set", "gateways.shop.service.type=NodePort", "--set", "gateways.shop.autoscale.max=7"],
+        &[
+            "--set",
+            "gatewayDefaults.replicas=2",
+            "--set",
+            "gateways.shop.autoscale.enabled=false",
+            "--set",
+            "gateways.shop.labels.istio=edge",
+        ],
     ];
     for profile in ["default", "demo", "minimal", "ambient", "empty"] {
         for more in options {
@@ -82,6 +99,41 @@ fn helm_makes_what_meshctl_makes() {
                 assert_eq!(object, &ours[name], "{profile} {more:?}: {name}");
             }
         }
+    }
+}
+
+#[test]
+fn a_gateway_of_another_name_needs_nothing_to_be_said_of_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let values = directory.path().join("values.yaml");
+    std::fs::write(&values, "gateways: {shop: {}}").expect("written");
+    let objects = rendered("minimal", &["--values", values.to_str().expect("text")]);
+    let service = objects.iter().find(|it| it["kind"] == "Service" && it["metadata"]["name"] == "shop");
+    let spec = &service.expect("its Service")["spec"];
+    assert_eq!(
+        (&spec["type"], &spec["selector"]),
+        (&"LoadBalancer".into(), &json!({"app": "shop", "istio": "shop"}))
+    );
+}
+
+/// What `meshctl` refuses Helm refuses as well, each by its name.
+#[test]
+fn helm_refuses_what_it_does_not_know() {
+    for (value, field, path) in [
+        ("node.replicas=2", "replicas", "node.replicas"),
+        ("controll.replicas=2", "controll", "controll"),
+        ("gateways.shop.service.kind=NodePort", "kind", "gateways.shop.service.kind"),
+        ("gateways.istio-ingressgateway.service.type=Any", "type", "gateways.istio-ingressgateway"),
+        ("gatewayDefaults.budget=maybe", "budget", "gatewayDefaults"),
+        ("control.replicas=-1", "replicas", "control"),
+    ] {
+        let (is_well, said) = try_helm(&["template", "mesh", CHART, "--set", value]);
+        let names =
+            |said: &str| said.contains("values don't meet the specifications") && said.contains(field);
+        assert!(!is_well && names(&said), "{value}: {said}");
+        let output = meshctl(&["manifest", "generate", "--set", value]);
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(!output.status.success() && said.contains(path), "{value}: {said}");
     }
 }
 

@@ -8,6 +8,9 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// Megabytes of the image of programs for debugging, compressed in a hurry: some more than the 61 that they had when this was written.
+const MOST_FOR_DEBUGGING: u32 = 75;
+
 /// The image of the programs under test, which are larger than those that are released.
 fn built(directory: &Path) -> String {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -59,6 +62,9 @@ fn the_image_is_a_layout_that_says_what_it_is_and_runs() {
     let [said, again] = [built(&first), built(&second)];
     let named = said.split_whitespace().find(|word| word.starts_with("sha256:")).expect("a digest");
     assert!(again.contains(named), "two runs differ: {said}{again}");
+    // What is released has to be 40 MB at most, which `cargo xtask image` holds itself to: these programs are half as large again.
+    let megabytes = said.rsplit_once('(').and_then(|(_, size)| size.split(' ').next()?.parse::<u32>().ok());
+    assert!(megabytes.is_some_and(|size| (10..=MOST_FOR_DEBUGGING).contains(&size)), "{said}");
 
     let layout = directory.path().join("layout");
     unpack(&first.join("mesh.tar"), &layout);
@@ -101,6 +107,21 @@ fn the_image_is_a_layout_that_says_what_it_is_and_runs() {
     for unwanted in ["xtask", "mesh-tests", "proptest", "jsonschema", "tonic-prost-build"] {
         assert!(!packages.iter().any(|it| it["name"] == unwanted), "{unwanted}");
     }
+}
+
+/// The kernel programs, which are the same in every profile, name no directory of the machine that they were built on.
+#[test]
+fn kernel_programs_do_not_say_where_they_were_built() {
+    let node = super::manifests::program("mesh-node");
+    let directory = tempfile::tempdir().expect("a directory");
+    // Beside its debug information, which stays outside of the image, a node has paths of its own crates in panics.
+    let stripped = directory.path().join("mesh-node");
+    ends_well(Command::new("objcopy").arg("--strip-all").args([&node, &stripped]));
+    let content = fs::read(&stripped).expect("a program");
+    let has = |name: &str| content.windows(name.len()).any(|window| window == name.as_bytes());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    assert!(has("/mesh/mesh-ebpf/src/connect.rs"), "it has the kernel programs, with their sources' names");
+    assert!(!has(&format!("{}/mesh-ebpf/", root.display())), "kernel programs name {}", root.display());
 }
 
 /// What a program prints that sees nothing but the image.

@@ -72,7 +72,7 @@ fn a_mesh_is_installed_in_order_changed_and_removed() {
     assert_eq!(webhook["webhooks"][0]["clientConfig"]["caBundle"], "Q0E=");
 
     let said = succeeds(&cluster, &["uninstall", "-y"]);
-    assert!(said.contains("✔ 2 nodes cleaned"), "{said}");
+    assert!(said.contains("✔ 2 nodes cleaned") && !said.contains("Gateways of users"), "{said}");
     assert_eq!(cluster.parts(), ["Namespace istio-system"]);
     assert_eq!(cluster.server.list("CustomResourceDefinition").len(), 17);
     assert!(cluster.server.read("ConfigMap", "istio-system", "users").is_some());
@@ -80,6 +80,51 @@ fn a_mesh_is_installed_in_order_changed_and_removed() {
     succeeds(&cluster, &["uninstall", "--purge", "-y"]);
     assert!(cluster.server.list("CustomResourceDefinition").is_empty());
     assert!(cluster.server.read("Namespace", "", "istio-system").is_none());
+}
+
+/// What the control plane has written into namespaces goes with it, unless somebody else has a part in it; what it has made for Gateways
+/// of users stays with these, and is named.
+#[test]
+fn what_the_control_plane_has_made_goes_or_is_named() {
+    let cluster = Cluster::alive();
+    succeeds(&cluster, &["install", "-y"]);
+    let by = |manager: &str| json!([{"manager": manager, "operation": "Apply", "apiVersion": "v1"}]);
+    let roots = |namespace: &str, managers: serde_json::Value| {
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "data": {"root-cert.pem": "PEM"},
+            "metadata": {"name": "istio-ca-root-cert", "namespace": namespace, "managedFields": managers},
+        })
+    };
+    let both = [by("mesh-control"), by("users")].map(|it| it[0].clone());
+    cluster.server.put(&roots("istio-system", by("mesh-control")));
+    cluster.server.put(&roots("shop", by("mesh-control")));
+    cluster.server.put(&roots("shared", json!(both)));
+    cluster.server.put(&roots("istios", by("pilot-discovery")));
+    for (namespace, gateway, manager) in
+        [("shop", "waypoint", "mesh-control"), ("istios", "other", "pilot-discovery")]
+    {
+        let labels = json!({
+            "gateway.istio.io/managed": "istio.io-mesh-controller", "gateway.networking.k8s.io/gateway-name": gateway,
+        });
+        cluster.server.put(&json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": gateway, "namespace": namespace, "labels": labels, "managedFields": by(manager)},
+            "spec": {"selector": {"matchLabels": {"app": gateway}}, "template": {}},
+        }));
+    }
+    let said = succeeds(&cluster, &["uninstall", "-y"]);
+    assert!(said.contains("  the root certificates in namespaces (2)\n"), "{said}");
+    let command = "  kubectl -n shop delete gateways.gateway.networking.k8s.io waypoint\n";
+    assert!(said.contains("Gateways of users stay") && said.ends_with(command), "{said}");
+    assert!(!said.contains("delete gateways.gateway.networking.k8s.io other"), "{said}");
+    let left = ["istio-system", "shop", "shared", "istios"]
+        .map(|namespace| cluster.server.read("ConfigMap", namespace, "istio-ca-root-cert").is_some());
+    assert_eq!(left, [false, false, true, true]);
+    // What Helm leaves is removed by the same command.
+    cluster.server.put(&roots("shop", by("mesh-control")));
+    let said = succeeds(&cluster, &["uninstall", "-y"]);
+    assert!(said.contains("the root certificates in namespaces (1)"), "{said}");
+    assert!(cluster.server.read("ConfigMap", "shop", "istio-ca-root-cert").is_none());
 }
 
 #[test]

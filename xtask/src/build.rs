@@ -1,12 +1,18 @@
 //! `cargo xtask build`: the eBPF object and all binaries.
 
-use std::process::{Command, ExitCode};
+use std::{
+    env,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use anyhow::Result;
 
 use crate::{
     setup::{self, Part},
-    shell, workspace,
+    shell,
+    toolchain::cargo_home,
+    workspace,
 };
 
 /// Build the eBPF object and all binaries into target/debug or target/release.
@@ -55,10 +61,10 @@ pub(crate) fn command(profile: Profile) -> Command {
     cargo
 }
 
-/// The command that builds what users run, without the programs of tests.
+/// The command that builds what users run, without the programs of tests, from what Cargo.lock says and nothing else.
 pub(crate) fn programs(profile: Profile) -> Command {
-    let mut cargo = shell::cargo();
-    cargo.current_dir(workspace::root()).args(["build", "--bins"]);
+    let mut cargo = anywhere();
+    cargo.args(["build", "--bins", "--locked"]);
     cargo.args(["--package", "mesh-control", "--package", "mesh-node", "--package", "meshctl"]);
     if profile == Profile::Release {
         cargo.arg("--release");
@@ -68,13 +74,41 @@ pub(crate) fn programs(profile: Profile) -> Command {
 
 /// The command that builds the CNI plugin anew, linked to nothing: agents copy it to the node, whose libraries may be others.
 pub(crate) fn plugin(profile: Profile) -> Command {
-    let mut cargo = shell::cargo();
-    cargo.current_dir(workspace::root()).args(["rustc", "--package", "mesh-node", "--bin", PLUGIN]);
+    let mut cargo = anywhere();
+    cargo.args(["rustc", "--locked", "--package", "mesh-node", "--bin", PLUGIN]);
     if profile == Profile::Release {
         cargo.arg("--release");
     }
     cargo.args(["--", "-C", "target-feature=+crt-static"]);
     cargo
+}
+
+/// A cargo that puts no name of a directory of this machine into what it builds: the same source comes to the same programs,
+/// wherever it is. What a user has set for all builds holds as well.
+fn anywhere() -> Command {
+    let mut cargo = shell::cargo();
+    cargo.current_dir(workspace::root());
+    let set = |name: &str| env::var(name).unwrap_or_default();
+    let mut rust: Vec<String> = set("RUSTFLAGS").split_whitespace().map(str::to_owned).collect();
+    let mut c = set("CFLAGS");
+    for (from, to) in places() {
+        rust.push(format!("--remap-path-prefix={}={to}", from.display()));
+        // Compilers of C are told in one line, in which a blank ends a name.
+        if !from.display().to_string().contains(' ') {
+            c = format!("{c} -ffile-prefix-map={}={to}", from.display());
+        }
+    }
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", rust.join("\x1f")).env("CFLAGS", c.trim_start());
+    // Whatever asks for the time is told the same one.
+    cargo.env("SOURCE_DATE_EPOCH", "0");
+    cargo
+}
+
+/// Directories of this machine that compilers hear of, and what is said in their place. Of several that fit the last one holds.
+pub(crate) fn places() -> Vec<(PathBuf, &'static str)> {
+    let cargo = cargo_home().map(|home| (home, "/cargo"));
+    let target = env::var_os("CARGO_TARGET_DIR").map(|target| (PathBuf::from(target), "/mesh/target"));
+    cargo.into_iter().chain([(workspace::root(), "/mesh")]).chain(target).collect()
 }
 
 /// The CNI plugin.

@@ -91,6 +91,9 @@ fn fill(
         let kept = symbols.join(format!("{name}.debug"));
         shell::must(Command::new("objcopy").arg("--only-keep-debug").args([&from, &kept]))?;
         shell::must(Command::new("objcopy").arg("--strip-all").args([&from, &to]))?;
+        if profile == Profile::Release {
+            names_no_place(&to)?;
+        }
         let linked = linked(&from)?;
         if name == build::PLUGIN && profile == Profile::Release && !linked.is_empty() {
             bail!("{} needs libraries, which nodes may not have (leave out --no-build)", from.display());
@@ -119,6 +122,28 @@ fn fill(
         sbom::write(workspace, (&version(workspace)?, &PROGRAMS), &libraries)?,
     )?;
     Ok(())
+}
+
+/// Refuses a program that names a directory of this machine: another machine would build another one from the same source.
+fn names_no_place(program: &Path) -> Result<()> {
+    let content = fs::read(program).with_context(|| format!("{} cannot be read", program.display()))?;
+    for (place, _) in build::places() {
+        let name = place.display().to_string() + "/";
+        if let Some(found) = named_in(&content, &name) {
+            bail!(
+                "{} names {found}: the image is not reproducible (leave out --no-build)",
+                program.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The rest of what begins with `name` in a program.
+fn named_in(content: &[u8], name: &str) -> Option<String> {
+    let at = content.windows(name.len()).position(|window| window == name.as_bytes())?;
+    let rest = content.get(at..)?.iter().take(SHOWN).take_while(|byte| byte.is_ascii_graphic());
+    Some(rest.map(|byte| char::from(*byte)).collect())
 }
 
 /// The libraries that a program is linked to, as the loader finds them here, and the loader itself.
@@ -154,6 +179,8 @@ const PROGRAMS: [&str; 4] = [build::PLUGIN, "mesh-control", "mesh-node", "meshct
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Compressed, all of it.
 const MOST_MEGABYTES: u64 = 40;
+/// Characters of a place, in a complaint.
+const SHOWN: usize = 120;
 
 #[cfg(test)]
 mod tests {
@@ -165,5 +192,12 @@ mod tests {
         assert_eq!(of("\tlibc.so.6 => /lib/libc.so.6 (0x00007f)").as_deref(), Some("/lib/libc.so.6"));
         assert_eq!(of("\t/lib64/ld-linux-x86-64.so.2 (0x1)").as_deref(), Some("/lib64/ld-linux-x86-64.so.2"));
         assert_eq!((of("\tlinux-vdso.so.1 (0x1)"), of("\tstatically linked")), (None, None));
+    }
+
+    #[test]
+    fn a_place_of_this_machine_is_found_in_a_program() {
+        let program = b"\x7fELF\0/home/me/.cargo/registry/a.rs\0more";
+        assert_eq!(named_in(program, "/home/me/.cargo/").as_deref(), Some("/home/me/.cargo/registry/a.rs"));
+        assert_eq!(named_in(program, "/src/mesh/"), None);
     }
 }

@@ -34,6 +34,10 @@ fn lines_of(f: impl FnOnce()) -> Vec<String> {
 struct Everywhere;
 
 impl Placement for Everywhere {
+    fn is_somebody(&self, _: &SpiffeId) -> bool {
+        true
+    }
+
     fn runs_on(&self, _: &NodeName, id: &SpiffeId) -> bool {
         id.service_account() != "nowhere"
     }

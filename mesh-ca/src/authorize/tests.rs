@@ -10,6 +10,10 @@ impl Placement for Placed {
     fn runs_on(&self, node: &NodeName, id: &SpiffeId) -> bool {
         self.0.iter().any(|(at, what)| *at == node.as_str() && what == id)
     }
+
+    fn is_somebody(&self, id: &SpiffeId) -> bool {
+        self.0.iter().any(|(_, what)| what == id)
+    }
 }
 
 fn spiffe(text: &str) -> SpiffeId {
@@ -30,6 +34,7 @@ fn placed() -> Placed {
         ("n2", "ns/shop/sa/web"),
         ("n2", "ns/shop/sa/waypoint"),
         ("vm-host", "ns/edge/sa/kiosk"),
+        ("n2", "ns/istio-ingress/sa/gateway"),
         // Somebody has managed to place what nobody may have.
         ("n1", "ns/nodes.mesh/sa/n2"),
         ("n1", "spiffe://evil.local/ns/shop/sa/cart"),
@@ -178,6 +183,9 @@ fn certificates_are_renewed_by_themselves() {
         ),
         ("a waypoint, its workloads", svid("ns/shop/sa/waypoint"), PAY, "not_a_node"),
         ("a gateway renews", svid("ns/istio-ingress/sa/gateway"), None, "ns/istio-ingress/sa/gateway"),
+        ("a machine whose group is gone", svid("ns/edge/sa/gone"), None, "nobody"),
+        ("a machine whose group is gone, a pod", svid("ns/edge/sa/gone"), CART, "nobody"),
+        ("a machine that joins again", join_as("ns/edge/sa/gone"), None, "ns/edge/sa/gone"),
         ("a gateway, a pod", svid("ns/istio-ingress/sa/gateway"), CART, "not_a_node"),
         (
             "a pod, a node's account",
@@ -219,7 +227,7 @@ fn machines_outside_of_kubernetes() {
             Some("ns/nodes.mesh/sa/n2"),
             "node_identity",
         ),
-        ("no node's name", svid("ns/nodes.mesh/sa/UPPER"), CART, "not_a_node"),
+        ("no node's name", svid("ns/nodes.mesh/sa/UPPER"), CART, "nobody"),
         ("a machine joins", join_as("ns/edge/sa/kiosk"), None, "ns/edge/sa/kiosk"),
         ("a machine joins, another", join_as("ns/edge/sa/kiosk"), CART, "not_a_node"),
         ("a machine joins as a node", join_as("ns/nodes.mesh/sa/n1"), None, "node_identity"),

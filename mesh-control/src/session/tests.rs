@@ -1,6 +1,8 @@
 //! Subscribers that are new, slow, late, or ask for little.
 
-use mesh_core::model::{Credential, CredentialName, LocalPod, MeshSettings, RecordKey, Service};
+use mesh_core::model::{
+    Asker, AskerProof, Credential, CredentialName, LocalPod, MeshSettings, Reader, RecordKey, Service,
+};
 use mesh_core::resource::{Material, Secret};
 use mesh_proto::discovery::Status;
 
@@ -198,22 +200,36 @@ fn names_and_addresses_on_demand() {
     assert_eq!(all(&mut session, &shelf), ["+ns/bb.ns"], "it is followed from now on, and the other is not");
 }
 
-fn credential(namespace: &str, key: &str) -> Record {
+fn credential(namespace: &str, key: &str, readers: &[&str]) -> Record {
     let secret = Secret { key: Some(Material::new(key.as_bytes())), ..Secret::default() };
     let name = CredentialName { namespace: namespace.into(), name: "shop".into() };
-    Record::Credential(Arc::new(Credential { name: Arc::new(name), secret: Arc::new(secret) }))
+    let reader = |name: &&str| Reader {
+        name: (*name).into(),
+        uid: Some(format!("uid-{name}").into()),
+        service_account: "default".into(),
+        workload: (*name).into(),
+        gateway: None,
+    };
+    let readers = readers.iter().map(reader).collect();
+    Record::Credential(Arc::new(Credential { name: Arc::new(name), secret: Arc::new(secret), readers }))
+}
+
+fn asker(namespace: &str, pod: &str) -> Asker {
+    let proof = AskerProof::Pod { name: pod.into(), uid: format!("uid-{pod}").into() };
+    Asker { namespace: namespace.into(), proof }
 }
 
 #[test]
-fn keys_are_told_to_gateways_of_their_namespace_and_to_nobody_else() {
+fn keys_are_told_to_the_gateways_that_are_to_have_them_and_to_nobody_else() {
     for (view, expected) in [
         (View::default(), &[][..]),
         (View::of(Some("n1".into())), &[]),
-        (View::of_gateway("shop".into()), &[]),
-        (View::of_gateway("edge".into()), &["+edge/shop"]),
+        (View::of_gateway(asker("shop", "gw")), &[]),
+        (View::of_gateway(asker("edge", "app")), &[]),
+        (View::of_gateway(asker("edge", "gw")), &["+edge/shop"]),
     ] {
         let mut shelf = Shelf::default();
-        put(&mut shelf, vec![credential("edge", "one"), credential("other", "two")]);
+        put(&mut shelf, vec![credential("edge", "one", &["gw"]), credential("other", "two", &["gw"])]);
         let mut session = Session::new(view.clone());
         session.request(ask(ResourceType::Credential), &shelf).unwrap();
         assert_eq!(all(&mut session, &shelf), expected, "{view:?}");
@@ -227,7 +243,7 @@ fn keys_are_told_to_gateways_of_their_namespace_and_to_nobody_else() {
             (told, refused.len()),
             (expected.iter().map(ToString::to_string).collect(), 3 - expected.len())
         );
-        put(&mut shelf, vec![credential("edge", "three"), credential("other", "four")]);
+        put(&mut shelf, vec![credential("edge", "three", &["gw"]), credential("other", "four", &["gw"])]);
         assert_eq!(all(&mut session, &shelf), expected, "{view:?}");
         // And who says that it has one hears nothing of whether that is the newest.
         let mut session = Session::new(view.clone());
@@ -238,6 +254,33 @@ fn keys_are_told_to_gateways_of_their_namespace_and_to_nobody_else() {
         let told = all(&mut session, &shelf);
         assert_eq!(told.iter().filter(|name| name.starts_with('+')).count(), expected.len(), "{view:?}");
     }
+}
+
+#[test]
+fn keys_come_and_go_with_who_is_to_have_them() {
+    let mut shelf = Shelf::default();
+    put(&mut shelf, vec![credential("edge", "one", &["gw"]), credential("other", "one", &[])]);
+    let mut session = Session::new(View::of_gateway(asker("edge", "new")));
+    session.request(ask(ResourceType::Credential), &shelf).unwrap();
+    assert_eq!(all(&mut session, &shelf), Vec::<String>::new());
+    assert_eq!(
+        (session.take_withheld(), session.take_withheld()),
+        (1, 0),
+        "other namespaces' are not counted"
+    );
+    put(&mut shelf, vec![credential("edge", "one", &["gw", "new"])]);
+    assert_eq!(all(&mut session, &shelf), ["+edge/shop"]);
+    assert_eq!(session.take_withheld(), 0);
+    put(&mut shelf, vec![credential("edge", "one", &["gw"])]);
+    assert_eq!(all(&mut session, &shelf), ["-edge/shop"]);
+    assert_eq!(session.take_withheld(), 1);
+    // One that comes back has to give up what it is not to have any more.
+    let mut session = Session::new(View::of_gateway(asker("edge", "new")));
+    let has = [("edge/shop".to_owned(), "0".to_owned())].into();
+    let request = DeltaDiscoveryRequest { initial_resource_versions: has, ..ask(ResourceType::Credential) };
+    session.request(request, &shelf).unwrap();
+    assert_eq!(all(&mut session, &shelf), ["-edge/shop"]);
+    assert_eq!(session.take_withheld(), 1);
 }
 
 #[test]

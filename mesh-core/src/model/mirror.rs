@@ -94,8 +94,12 @@ impl Mirror {
             }
             Record::Config(config) => self.put_config(config),
             Record::Credential(credential) => {
-                self.snapshot.credentials.insert_mut(Arc::clone(&credential.name), credential);
-                self.snapshot.credential_generation += 1;
+                // One may come again because others are told of it now.
+                let old = self.snapshot.credentials.get(&credential.name);
+                if old.is_none_or(|old| old.secret != credential.secret) {
+                    self.snapshot.credentials.insert_mut(Arc::clone(&credential.name), credential);
+                    self.snapshot.credential_generation += 1;
+                }
             }
             Record::Mesh(settings) => {
                 self.set_mesh(&settings);

@@ -52,6 +52,7 @@ mod nodes;
 mod pods;
 mod policies;
 mod reach;
+mod readers;
 mod report;
 mod selector;
 mod services;
@@ -305,6 +306,7 @@ impl World {
         if std::mem::take(&mut self.dirty.mesh) {
             self.commit_mesh();
         }
+        self.commit_readers();
         self.commit_waypoints();
         let scopes = std::mem::take(&mut self.dirty.peers);
         let all = scopes.contains(EVERYWHERE);

@@ -133,7 +133,7 @@ impl Subscriber {
                 (id, vec![(names::GATEWAY, text(&gateway.to_string())), ("NAMESPACE", text(namespace))])
             }
         };
-        let version = (protocol::FIELD, text(&protocol::VERSION.to_string()));
+        let version = (protocol::FIELD, text(&protocol::own().to_string()));
         let fields =
             fields.into_iter().chain([version]).map(|(key, value)| (key.to_owned(), value)).collect();
         Node { id, cluster: String::new(), metadata: Some(Struct { fields }) }

@@ -47,7 +47,8 @@ pub(crate) struct UpgradeArgs {
 /// Remove the mesh from a cluster.
 ///
 /// Every node is left as it was: pods there are outside of the mesh then, and their connections end. What users have
-/// configured stays, and so does the certificate authority, for another installation.
+/// configured stays, and so does the certificate authority, for another installation. Deployments that were made for
+/// Gateways of users stay with these; each is named, with the command that removes both.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example: meshctl uninstall
@@ -153,18 +154,24 @@ async fn uninstall(args: &UninstallArgs) -> Result<ExitCode> {
     }
     let mut parts = cluster.parts().await?;
     not_helms(&parts)?;
+    let roots = cluster.roots().await?;
     let purged = if args.purge { purged() } else { Vec::new() };
-    if parts.is_empty() && !args.purge {
+    if parts.is_empty() && roots.is_empty() && !args.purge {
         emit("There is nothing to uninstall.\n")?;
         return Ok(ExitCode::SUCCESS);
     }
     let lines = lines("  ", parts.iter());
+    let certificates = match roots.len() {
+        0 => String::new(),
+        how_many => format!("  the root certificates in namespaces ({how_many})\n"),
+    };
     let purge = if args.purge {
         "  everything that users have configured for the mesh, its certificate authority, and namespace istio-system\n"
     } else {
         ""
     };
-    let question = format!("This will remove from the cluster at {}:\n{lines}{purge}", cluster.address);
+    let question =
+        format!("This will remove from the cluster at {}:\n{lines}{certificates}{purge}", cluster.address);
     if !args.place.confirms(&question)? {
         return Ok(ExitCode::FAILURE);
     }
@@ -179,24 +186,51 @@ async fn uninstall(args: &UninstallArgs) -> Result<ExitCode> {
             cluster.delete(part).await?;
         }
     }
-    if !classes.is_empty() {
-        // The control plane makes them anew for as long as one of its pods is there.
-        let control = Object::of("apps/v1", "Deployment", NAMESPACE, "istiod");
-        if !cluster.wait_for_nobody(&control, args.place.timeout).await? {
-            note(
-                "not all pods of the control plane have ended in time; one may make its GatewayClasses again",
-            );
-        }
-        for class in &classes {
-            cluster.delete(class).await?;
-        }
-    }
+    remove_controls(&cluster, &classes, args.place.timeout).await?;
     unmark(&cluster).await?;
     for object in purged {
         cluster.delete(&object).await?;
     }
     emit("✔ Uninstallation complete\n")?;
+    emit(&left(&cluster.made_for_users().await?))?;
     Ok(code)
+}
+
+/// Removes what the control plane has made by itself, and makes anew for as long as one of its pods is there.
+async fn remove_controls(cluster: &Cluster, classes: &[Object], patience: Duration) -> Result<()> {
+    let control = Object::of("apps/v1", "Deployment", NAMESPACE, "istiod");
+    let is_there = !classes.is_empty() || !cluster.roots().await?.is_empty();
+    if is_there && !cluster.wait_for_nobody(&control, patience).await? {
+        note(
+            "not all pods of the control plane have ended in time; one may make its GatewayClasses and the ConfigMaps \
+             of root certificates again",
+        );
+    }
+    for object in classes.iter().chain(&cluster.roots().await?) {
+        cluster.delete(object).await?;
+    }
+    Ok(())
+}
+
+/// What is left running for Gateways of users, and how to remove it.
+fn left(deployments: &[Object]) -> String {
+    if deployments.is_empty() {
+        return String::new();
+    }
+    let mut text = "Gateways of users stay, and what was made for them. It goes on with what it knows, and nobody tells it \
+                    anything new. To remove a Gateway and all that was made for it:\n"
+        .to_owned();
+    for Object { namespace, name, value, .. } in deployments {
+        let gateway = value["metadata"]["labels"]["gateway.networking.k8s.io/gateway-name"].as_str();
+        let line = match gateway {
+            Some(gateway) => {
+                format!("  kubectl -n {namespace} delete gateways.gateway.networking.k8s.io {gateway}\n")
+            }
+            None => format!("  kubectl -n {namespace} delete deployment {name}\n"),
+        };
+        text.push_str(&line);
+    }
+    text
 }
 
 async fn unmark(cluster: &Cluster) -> Result<()> {

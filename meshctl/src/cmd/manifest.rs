@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
 
-use crate::install::{Plan, Request, chart, defaults};
+use crate::install::{Plan, Request, chart, defaults, schema};
 use crate::{emit, note};
 
 /// Print what `meshctl install` would apply.
@@ -28,6 +28,9 @@ Example: meshctl manifest generate --set profile=demo
          meshctl manifest generate -f operator.yaml
          meshctl manifest generate --output-dir out")]
     Generate(Generate),
+    /// Print the schema of the chart's values, for `cargo xtask manifests`.
+    #[command(hide = true, after_help = "Example: meshctl manifest schema")]
+    Schema,
 }
 
 #[derive(Debug, clap::Args)]
@@ -74,7 +77,10 @@ enum ProfileCommand {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let Command::Generate(Generate { wish, output_dir }) = &args.command;
+    let Command::Generate(Generate { wish, output_dir }) = &args.command else {
+        emit(&format!("{}\n", serde_json::to_string_pretty(&schema()?)?))?;
+        return Ok(ExitCode::SUCCESS);
+    };
     let plan = wish.plan()?;
     match output_dir {
         Some(directory) => write(&plan, directory)?,

@@ -16,7 +16,8 @@ use crate::table::{align, one_line};
 /// Asks the control plane who subscribes to it. The columns are those of `istioctl`; STATUS is that of the type that is furthest
 /// behind, and -o wide has one column for each type: SYNCED, STALE (something newer is on its way), NOT SENT, or - for a type
 /// that the proxy does not ask for. LAST REJECTION is what a proxy said when it last refused something, until it has accepted
-/// a newer version of that.
+/// a newer version of that. Proxies that the control plane has sent away, because they speak a version of the mesh's protocol that it
+/// does not, are named below, with the reason; they go on with what they were told before.
 #[derive(Debug, clap::Args)]
 #[command(visible_aliases = ["ps", "status"], after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -83,11 +84,13 @@ fn signed(mut answer: Value) -> Value {
 fn together(answers: Vec<Value>) -> Value {
     let mut answers = answers.into_iter();
     let mut first = answers.next().unwrap_or_default();
-    let more =
-        answers.filter_map(|mut answer| Some(answer.get_mut("subscribers")?.as_array_mut()?.split_off(0)));
-    let more: Vec<Value> = more.flatten().collect();
-    if let Some(subscribers) = first.get_mut("subscribers").and_then(Value::as_array_mut) {
-        subscribers.extend(more);
+    for mut answer in answers {
+        for list in ["subscribers", "refused"] {
+            let more = answer.get_mut(list).and_then(Value::as_array_mut).map(std::mem::take);
+            if let Some(all) = first.get_mut(list).and_then(Value::as_array_mut) {
+                all.extend(more.into_iter().flatten());
+            }
+        }
     }
     first
 }
@@ -96,6 +99,16 @@ fn together(answers: Vec<Value>) -> Value {
 #[derive(Debug, Deserialize)]
 struct Status {
     subscribers: Vec<Proxy>,
+    /// An older control plane does not say.
+    #[serde(default)]
+    refused: Vec<Refused>,
+}
+
+/// One that was sent away.
+#[derive(Debug, Deserialize)]
+struct Refused {
+    name: String,
+    reason: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,8 +135,11 @@ struct Type {
 }
 
 fn table(status: &Status, wide: bool) -> String {
+    let refused = status.refused.iter().fold(String::new(), |text, it| {
+        text + &format!("REFUSED {}: {}\n", one_line(&it.name), one_line(&it.reason))
+    });
     if status.subscribers.is_empty() {
-        return "No proxy is connected to the control plane.\n".to_owned();
+        return format!("No proxy is connected to the control plane.\n{refused}");
     }
     let types = types(status);
     let mut head: Vec<String> = HEAD.map(str::to_owned).to_vec();
@@ -136,7 +152,7 @@ fn table(status: &Status, wide: bool) -> String {
     let mut rows: Vec<Vec<String>> = status.subscribers.iter().map(|proxy| proxy.row(wide, &types)).collect();
     rows.sort();
     rows.insert(0, head);
-    align(&rows)
+    align(&rows) + &refused
 }
 
 /// The usual types first, then whatever a newer control plane has.

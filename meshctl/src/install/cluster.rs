@@ -71,6 +71,35 @@ impl Cluster {
         self.parts_of(("apps/v1", "DaemonSet", true)).await
     }
 
+    /// The ConfigMaps with root certificates that the control plane has written into namespaces, as far as nobody else has
+    /// written into them.
+    pub(crate) async fn roots(&self) -> Result<Vec<Object>> {
+        let model = Object::of("v1", "ConfigMap", "", "");
+        let params = ListParams::default().fields(&format!("metadata.name={ROOTS}"));
+        let list = self.list(&model, &params).await?;
+        Ok(list.into_iter().filter(|it| it.name == ROOTS && is_controls(it)).collect())
+    }
+
+    /// The Deployments that the control plane has made for Gateways of users.
+    pub(crate) async fn made_for_users(&self) -> Result<Vec<Object>> {
+        let model = Object::of("apps/v1", "Deployment", "", "");
+        let list = self.list(&model, &ListParams::default().labels(MANAGED)).await?;
+        let is_made = |it: &Object| managers(it).any(|manager| manager == CONTROL);
+        Ok(list.into_iter().filter(is_made).collect())
+    }
+
+    /// What there is of the model's kind, in all namespaces.
+    async fn list(&self, model: &Object, params: &ListParams) -> Result<Vec<Object>> {
+        let list = self.api(model).list(params).await;
+        let list = list.with_context(|| format!("listing {}", model.plural()))?;
+        let object = |found: DynamicObject| {
+            let name = found.metadata.name.clone().unwrap_or_default();
+            let namespace = found.metadata.namespace.clone().unwrap_or_default();
+            Ok(Object { name, namespace, value: serde_json::to_value(found)?, ..model.clone() })
+        };
+        list.into_iter().map(object).collect()
+    }
+
     async fn parts_of(&self, (api_version, kind, is_namespaced): (&str, &str, bool)) -> Result<Vec<Object>> {
         let model = Object::of(api_version, kind, if is_namespaced { NAMESPACE } else { "" }, "");
         let params = ListParams::default().labels("app.kubernetes.io/part-of=mesh");
@@ -196,8 +225,18 @@ impl Cluster {
 
 /// Whether this program has made an object, and Helm has not.
 pub(crate) fn is_ours(object: &Object) -> bool {
-    let managers = object.value["metadata"]["managedFields"].as_array();
-    managers.into_iter().flatten().any(|it| it["manager"] == MANAGER)
+    managers(object).any(|manager| manager == MANAGER)
+}
+
+/// Whether the control plane has made an object, and nobody else has written anything of it.
+fn is_controls(object: &Object) -> bool {
+    managers(object).next().is_some() && managers(object).all(|manager| manager == CONTROL)
+}
+
+/// Who has written fields of an object.
+fn managers(object: &Object) -> impl Iterator<Item = &str> {
+    let entries = object.value["metadata"]["managedFields"].as_array();
+    entries.into_iter().flatten().filter_map(|entry| entry["manager"].as_str())
 }
 
 /// The release of Helm that an object belongs to.
@@ -274,6 +313,12 @@ const KINDS: [(&str, &str, bool); 13] = [
 ];
 /// As whom fields are owned.
 const MANAGER: &str = "meshctl";
+/// As whom the control plane owns them.
+const CONTROL: &str = "mesh-control";
+/// The ConfigMap of root certificates, in every namespace.
+const ROOTS: &str = "istio-ca-root-cert";
+/// The label of Deployments that are made for Gateways.
+const MANAGED: &str = "gateway.istio.io/managed";
 const CLEANUP: &str = "mesh-node-cleanup";
 /// What says that a pod is captured.
 const MARK: &str = "ambient.istio.io/redirection";

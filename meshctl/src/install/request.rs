@@ -96,14 +96,15 @@ fn complete(said: &Value) -> Result<Value> {
         other => bail!("profile: {other} is no name"),
     };
     let mut values = defaults(profile)?;
-    let model = values["gateways"]["istio-ingressgateway"].clone();
-    for (name, gateway) in said["gateways"].as_object().into_iter().flatten() {
+    let mut model = values["gatewayDefaults"].clone();
+    if let Some(said) = said.get("gatewayDefaults") {
+        merge(&mut model, said);
+    }
+    for name in said["gateways"].as_object().into_iter().flatten().map(|(name, _)| name) {
         if values["gateways"].get(name).is_none() {
-            // One with a name of its own is like the one that everybody knows, but for its labels.
+            // As the chart's template has it, so that all that is known of one can be checked.
             values["gateways"][name] = model.clone();
-            values["gateways"][name]["enabled"] = json!(true);
-            let labels = gateway["labels"].is_null().then(|| json!({"app": name, "istio": name}));
-            values["gateways"][name]["labels"] = labels.unwrap_or_else(|| json!({}));
+            merge(&mut values["gateways"][name]["labels"], &json!({"app": name, "istio": name}));
         }
     }
     merge(&mut values, said);

@@ -1,8 +1,8 @@
 //! The part of Go's templates that the chart is written in. What is outside of it is refused, and so is what Go would
 //! print in a way of its own: a chart that is rendered here comes to the same with Helm.
 //!
-//! There are `if`, `else`, `with` and `range`, variables of a range, pipelines, and the functions `not`, `nindent`,
-//! `print`, `quote` and `toYaml`. A field that does not exist is an error, where Helm would print nothing.
+//! There are `if`, `else`, `with` and `range`, variables, pipelines, and the functions `deepCopy`, `dict`, `mustMergeOverwrite`,
+//! `not`, `nindent`, `print`, `quote` and `toYaml`. A field that does not exist is an error, where Helm would print nothing.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use self::parse::{Base, Command, Node, Operand, Pipeline};
+use super::values::merge;
 
 mod parse;
 
@@ -30,19 +31,33 @@ struct Scope<'v> {
 
 impl Scope<'_> {
     fn render(&self, nodes: &[Node], out: &mut String) -> Result<()> {
+        let mut scope = self.inner(self.dot);
         for node in nodes {
             match node {
-                Node::Text(text) => out.push_str(text),
-                Node::Print(pipeline) => out.push_str(&printed(&self.value(pipeline)?)?),
-                Node::If { condition, then, otherwise } => {
-                    let branch = if is_true(&self.value(condition)?) { then } else { otherwise };
-                    self.render(branch, out)?;
+                Node::Let { name, value } => {
+                    let value = scope.value(value)?;
+                    scope.variables.push((name.clone(), value));
                 }
-                Node::With { value, body } => self.with(&self.value(value)?, body, out)?,
-                Node::Range { variables, over, body } => {
-                    self.range(variables, &self.value(over)?, body, out)?;
-                }
+                node => scope.node(node, out)?,
             }
+        }
+        Ok(())
+    }
+
+    fn node(&self, node: &Node, out: &mut String) -> Result<()> {
+        match node {
+            Node::Text(text) => out.push_str(text),
+            Node::Print(pipeline) => out.push_str(&printed(&self.value(pipeline)?)?),
+            Node::If { condition, then, otherwise } => {
+                let branch = if is_true(&self.value(condition)?) { then } else { otherwise };
+                self.render(branch, out)?;
+            }
+            Node::With { value, body } => self.with(&self.value(value)?, body, out)?,
+            Node::Range { variables, over, body } => {
+                self.range(variables, &self.value(over)?, body, out)?;
+            }
+            // For those after it alone.
+            Node::Let { .. } => {}
         }
         Ok(())
     }
@@ -135,6 +150,20 @@ fn call(function: &str, arguments: &[Value]) -> Result<Value> {
                 width.as_u64().and_then(|it| usize::try_from(it).ok()).context("nindent takes a number")?;
             let indent = " ".repeat(width);
             format!("\n{indent}{}", text.replace('\n', &format!("\n{indent}"))).into()
+        }
+        // Values are never changed here, so that a copy is as good as what it is of.
+        ("deepCopy", [value]) => value.clone(),
+        ("dict", pairs) if pairs.len().is_multiple_of(2) => {
+            let pair = |pair: &[Value]| match pair {
+                [Value::String(key), value] => Ok((key.clone(), value.clone())),
+                _ => bail!("dict takes names and values"),
+            };
+            Value::Object(pairs.chunks(2).map(pair).collect::<Result<_>>()?)
+        }
+        ("mustMergeOverwrite", [first, others @ ..]) => {
+            let mut merged = first.clone();
+            others.iter().for_each(|other| merge(&mut merged, other));
+            merged
         }
         ("print", values) => {
             // Go puts blanks between what is no text.

@@ -21,6 +21,7 @@ pub(super) struct Values {
     mesh_config: serde_json::Map<String, Value>,
     control: Control,
     node: Node,
+    gateway_defaults: Gateway,
     gateways: BTreeMap<String, Gateway>,
 }
 
@@ -221,6 +222,7 @@ fn read_parts(said: &Value) -> Result<Values> {
     part("image", Image::deserialize(&said["image"]).map(drop))?;
     part("control", Control::deserialize(&said["control"]).map(drop))?;
     part("node", Node::deserialize(&said["node"]).map(drop))?;
+    part("gatewayDefaults", Gateway::deserialize(&said["gatewayDefaults"]).map(drop))?;
     for (name, gateway) in said["gateways"].as_object().into_iter().flatten() {
         part(&format!("gateways.{name}"), Gateway::deserialize(gateway).map(drop))?;
     }

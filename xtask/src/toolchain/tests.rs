@@ -80,7 +80,9 @@ fn only_a_compiler_that_is_not_nightly_is_told_to_allow_unstable_flags() {
         assert_eq!(env("RUSTC_BOOTSTRAP").as_deref(), bootstrap);
         assert_eq!(env("RUSTC"), Some(format!("/opt/{origin}/rustc")));
         assert_eq!(env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER").as_deref(), Some("/opt/bpf-linker"));
-        assert!(env("CARGO_ENCODED_RUSTFLAGS").unwrap().ends_with("\x1f--cfg=bpf_target_arch=\"x86_64\""));
+        let flags = env("CARGO_ENCODED_RUSTFLAGS").unwrap();
+        assert!(flags.ends_with("\x1f--cfg=bpf_target_arch=\"x86_64\""));
+        assert!(flags.contains("--remap-path-prefix=/tree=/mesh\x1f"), "{flags}");
     }
 }
 

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::readers::Choice;
 use super::selector::selects;
 use super::{Name, World, forget};
-use crate::model::{Credential, CredentialName, CredentialScope, Record, RecordKey};
+use crate::model::{CredentialName, CredentialScope};
 use crate::resource::networking::gateway::ServerTls;
 use crate::resource::{DestinationRuleSpec, GatewaySpec, Object, ObjectKey, Secret, Spec};
 
@@ -18,22 +19,46 @@ pub(super) struct Credentials {
     by_name: HashMap<Arc<str>, BTreeSet<Name>>,
     /// The Gateways and `DestinationRules` that have names for Secrets.
     named: HashMap<ObjectKey, Naming>,
-    /// How many of these name them.
-    used: BTreeMap<Arc<str>, usize>,
+    /// Which of these name them.
+    used: BTreeMap<Arc<str>, BTreeSet<ObjectKey>>,
+    /// Whom Gateways select, those that name no Secret as well.
+    selectors: HashMap<ObjectKey, Arc<BTreeMap<String, String>>>,
+    /// What is told, by namespace.
+    pub(super) told: HashMap<Arc<str>, BTreeSet<Arc<CredentialName>>>,
 }
 
-/// What a Gateway says about Secrets.
+/// What a Gateway or a rule says about Secrets.
 #[derive(Debug, Default)]
 struct Naming {
     names: BTreeSet<Arc<str>>,
-    /// Of the pods that need them.
-    selector: BTreeMap<String, String>,
+    /// Of the pods that need them; none for a rule that is for all.
+    selector: Option<Arc<BTreeMap<String, String>>>,
 }
 
 impl Credentials {
     /// The Secret of this name.
     pub(super) fn secret(&self, name: &Name) -> Option<&Arc<Secret>> {
         self.secrets.get(name)
+    }
+
+    /// Whom those that name a Secret are about.
+    pub(super) fn choices(&self, name: &str) -> impl Iterator<Item = Choice> {
+        let namings = self.used.get(name).into_iter().flatten().filter_map(|key| self.named.get(key));
+        namings.map(|naming| match &naming.selector {
+            Some(selector) => Choice::Selected(Arc::clone(selector)),
+            None => Choice::AnyGateway,
+        })
+    }
+
+    /// What rules name that are for all gateways.
+    pub(super) fn for_any_gateway(&self) -> BTreeSet<&Arc<str>> {
+        let rules = self.named.values().filter(|naming| naming.selector.is_none());
+        rules.flat_map(|naming| &naming.names).collect()
+    }
+
+    /// Whom Gateways select.
+    pub(super) fn selectors(&self) -> impl Iterator<Item = Arc<BTreeMap<String, String>>> {
+        self.selectors.values().cloned()
     }
 }
 
@@ -42,8 +67,12 @@ impl World {
     /// namespace. For a source that reads no others.
     pub fn wanted_secrets(&self) -> BTreeSet<ObjectKey> {
         let mut wanted = BTreeSet::new();
-        for Naming { names, selector } in self.credentials.named.values().filter(|it| !it.selector.is_empty())
-        {
+        // Whoever reads by name alone cannot tell in which namespaces there are gateways that a rule is for.
+        let gateways = self.credentials.named.iter().filter(|(key, _)| key.kind == "Gateway");
+        for Naming { names, selector } in gateways.map(|(_, naming)| naming) {
+            let Some(selector) = selector.as_deref().filter(|selector| !selector.is_empty()) else {
+                continue;
+            };
             let candidates = self.pods_by_label.candidates(None, selector);
             let selected = candidates
                 .filter(|name| self.pods.get(*name).is_some_and(|pod| selects(selector, &pod.labels)))
@@ -81,11 +110,19 @@ impl World {
     /// Takes note of the Secrets that a Gateway or a DestinationRule names.
     pub(super) fn note_credentials(&mut self, key: &ObjectKey, object: Option<&Object>) {
         let (names, selector) = match object.map(|object| &object.spec) {
-            Some(Spec::Gateway(gateway)) => (names_of_gateway(gateway), gateway.selector.clone()),
-            // Whoever reads by name alone cannot tell in which namespaces there are gateways that a rule is for.
-            Some(Spec::DestinationRule(rule)) => (names_of_rule(rule), BTreeMap::new()),
+            Some(Spec::Gateway(gateway)) => {
+                (names_of_gateway(gateway), Some(Arc::new(gateway.selector.clone())))
+            }
+            Some(Spec::DestinationRule(rule)) => {
+                let selected = rule.workload_selector.as_ref();
+                let labels = selected.map(|selector| &selector.match_labels).filter(|all| !all.is_empty());
+                (names_of_rule(rule), labels.map(|labels| Arc::new(labels.clone())))
+            }
             _ => Default::default(),
         };
+        if key.kind == "Gateway" {
+            self.note_selector(key, selector.as_ref());
+        }
         let known = &mut self.credentials;
         let old = if names.is_empty() {
             known.named.remove(key)
@@ -93,21 +130,33 @@ impl World {
             known.named.insert(key.clone(), Naming { names: names.clone(), selector })
         };
         let old = old.unwrap_or_default().names;
-        for name in names.difference(&old) {
-            *known.used.entry(Arc::clone(name)).or_default() += 1;
+        for name in &names {
+            known.used.entry(Arc::clone(name)).or_default().insert(key.clone());
         }
         for name in old.difference(&names) {
-            if let Some(count) = known.used.get_mut(name) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some(users) = known.used.get_mut(name) {
+                users.remove(key);
+                if users.is_empty() {
                     known.used.remove(name);
                 }
             }
         }
-        for name in names.symmetric_difference(&old) {
+        // Of those that it goes on to name, others may be the readers.
+        for name in names.union(&old) {
             for secret in self.credentials.by_name.get(name).cloned().unwrap_or_default() {
                 self.commit_credential(&secret);
             }
+        }
+    }
+
+    fn note_selector(&mut self, key: &ObjectKey, selector: Option<&Arc<BTreeMap<String, String>>>) {
+        let known = &mut self.credentials.selectors;
+        let old = match selector {
+            Some(selector) => known.insert(key.clone(), Arc::clone(selector)),
+            None => known.remove(key),
+        };
+        if old.as_ref() != selector {
+            self.commit_readers_of_rules();
         }
     }
 
@@ -117,10 +166,8 @@ impl World {
         let key = Arc::new(key);
         let is_used = self.credentials.used.contains_key(own) || self.is_wanted_by_gateway(&key);
         let is_told = is_used && self.options.credentials.includes(namespace);
-        let secret = self.credentials.secrets.get(name).filter(|_| is_told);
-        let credential =
-            secret.map(|secret| Credential { name: Arc::clone(&key), secret: Arc::clone(secret) });
-        self.emit(RecordKey::Credential(key), credential.map(|one| Record::Credential(Arc::new(one))));
+        let secret = self.credentials.secrets.get(name).filter(|_| is_told).cloned();
+        self.tell_credential(&key, secret);
     }
 }
 

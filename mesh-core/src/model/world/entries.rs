@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use self::workloads::Place;
 use super::claims::Claims;
-use super::selector::{LabelIndex, SelectorIndex};
+use super::selector::{LabelIndex, SelectorIndex, selects};
 use super::{Name, Report, World};
 
 use ipnet::IpNet;
 
 use crate::allocate::{Allocator, Ranges};
 use crate::cluster::TrafficDistribution;
-use crate::machine::HEALTH_CHECKED;
+use crate::machine::{HEALTH_CHECKED, account_of};
 use crate::model::{
     Entry, Exported, Families, Membership, Record, RecordKey, Service, ServiceKey, ServicePort,
 };
@@ -154,6 +154,11 @@ impl ServiceEntry {
 }
 
 impl WorkloadEntry {
+    /// Its service account.
+    pub(super) fn account(&self) -> &str {
+        account_of(&self.spec)
+    }
+
     pub(super) fn of(object: &Object, spec: &WorkloadEntrySpec) -> Self {
         let labels = object.meta.labels.iter().chain(&spec.labels);
         let labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -236,6 +241,17 @@ impl World {
         let name = Name { namespace: namespace.into(), name: name.into() };
         let labels = &self.entries.workloads.get(&name)?.labels;
         Some((name, labels))
+    }
+
+    /// The `WorkloadEntries` of a namespace that a selector, which is not empty, selects.
+    pub(super) fn machines_with<'a>(
+        &'a self,
+        namespace: &str,
+        selector: &'a BTreeMap<String, String>,
+    ) -> impl Iterator<Item = (&'a Name, &'a WorkloadEntry)> {
+        let names = self.entries.by_label.candidates(Some(namespace), selector);
+        let entries = names.filter_map(|name| Some((name, self.entries.workloads.get(name)?)));
+        entries.filter(|(_, entry)| selects(selector, &entry.labels))
     }
 
     /// The nodes that serve `WorkloadEntries` of a namespace, or of all.

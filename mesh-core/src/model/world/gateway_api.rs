@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 
 use super::{Name, World};
 use crate::gateway_api::{Gateway, Owner, Resources, authorities_in};
-use crate::model::{Config, Credential, CredentialName, Record, RecordKey};
-use crate::resource::gateway_api::{ListenerNamespacesFrom, RouteNamespacesFrom, SecretRef, TlsMode};
+use crate::model::{Config, CredentialName, Record, RecordKey};
+use crate::resource::gateway_api::{
+    GatewaySpec, ListenerNamespacesFrom, RouteNamespacesFrom, SecretRef, TlsMode,
+};
 use crate::resource::{LabelSelector, Material, Object, ObjectKey, Operator, Requirement, Secret, Spec};
 
 /// What is kept of it.
@@ -22,12 +24,36 @@ pub(super) struct GatewayApi {
     objects: BTreeMap<ObjectKey, Object>,
     /// The Secrets that Gateways may use: which they mean, by what they are told as.
     wanted: BTreeMap<Arc<CredentialName>, Name>,
+    /// The Gateways that may use them, and the authorities, of the namespace that the name says.
+    users: BTreeMap<Arc<CredentialName>, BTreeSet<Arc<str>>>,
     /// The ConfigMaps and Secrets with the authorities of clients, by what all of a port are told as.
     authorities: BTreeMap<Arc<CredentialName>, Vec<ObjectKey>>,
     /// What ConfigMaps have of these.
     maps: BTreeMap<Name, Arc<str>>,
     /// ConfigMaps that Gateways name as their parameters: whether they exist is told in statuses.
     parameters: BTreeSet<ObjectKey>,
+}
+
+impl GatewayApi {
+    /// The Gateways that use what is told by this name.
+    pub(super) fn users(&self, name: &CredentialName) -> impl Iterator<Item = &Arc<str>> {
+        self.users.get(name).into_iter().flatten()
+    }
+
+    /// The names of the Gateways of a namespace.
+    pub(super) fn names_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<str>> {
+        let gateways = self.objects.keys().filter(|key| key.kind == "KubernetesGateway");
+        gateways.filter(move |key| *key.namespace == *namespace).map(|key| &key.name)
+    }
+
+    /// What a Gateway says.
+    pub(super) fn spec(&self, (namespace, name): (&Arc<str>, &Arc<str>)) -> Option<&GatewaySpec> {
+        let (namespace, name) = (Arc::clone(namespace), Arc::clone(name));
+        match &self.objects.get(&ObjectKey { kind: "KubernetesGateway", namespace, name })?.spec {
+            Spec::KubernetesGateway(spec) => Some(spec),
+            _ => None,
+        }
+    }
 }
 
 impl World {
@@ -42,6 +68,9 @@ impl World {
             None => self.put_config(key, object),
         }
         self.settle_credentials();
+        if key.kind == "KubernetesGateway" {
+            self.commit_readers_of_rules();
+        }
     }
 
     /// Tells Gateways again that select namespaces by labels.
@@ -95,11 +124,9 @@ impl World {
         let objects = objects.filter(|_| self.options.credentials.includes(&alias.namespace));
         let text = |key: &ObjectKey| self.authorities_of(key);
         let all = objects.and_then(|objects| objects.iter().map(text).collect::<Option<Vec<_>>>());
-        let record = all.map(|all| {
-            let secret = Secret { ca: Some(Material::new(&all.join(&b'\n'))), ..Secret::default() };
-            Record::Credential(Arc::new(Credential { name: Arc::clone(alias), secret: Arc::new(secret) }))
-        });
-        self.emit(RecordKey::Credential(Arc::clone(alias)), record);
+        let secret = all
+            .map(|all| Arc::new(Secret { ca: Some(Material::new(&all.join(&b'\n'))), ..Secret::default() }));
+        self.tell_credential(alias, secret);
     }
 
     /// The authorities in a ConfigMap or a Secret, PEM.
@@ -169,6 +196,7 @@ impl World {
         let namespaces = self.namespaces.iter().map(|(name, facts)| (&**name, &facts.labels));
         let resources = Resources::of(self.gateway_api.objects.values()).with_namespaces(namespaces);
         let (mut wanted, mut authorities) = (BTreeMap::new(), BTreeMap::new());
+        let mut users: BTreeMap<_, BTreeSet<Arc<str>>> = BTreeMap::new();
         let mut parameters = BTreeSet::new();
         for object in self.gateway_api.objects.values() {
             let Spec::KubernetesGateway(spec) = &object.spec else { continue };
@@ -177,19 +205,26 @@ impl World {
             let mut want = |owner: Owner<'_>, secret: &SecretRef| {
                 let Ok(known) = resources.credential(owner, namespace, secret) else { return };
                 let of = secret.namespace.as_deref().unwrap_or(owner.name.0);
-                let alias = CredentialName { namespace: Arc::clone(namespace), name: known.into() };
-                wanted.insert(Arc::new(alias), Name { namespace: of.into(), name: Arc::from(&*secret.name) });
+                let alias = Arc::new(CredentialName { namespace: Arc::clone(namespace), name: known.into() });
+                users.entry(Arc::clone(&alias)).or_default().insert(Arc::clone(name));
+                wanted.insert(alias, Name { namespace: of.into(), name: Arc::from(&*secret.name) });
             };
             if let Some(secret) = gateway.client_certificate() {
                 want(gateway.owner(), secret);
             }
+            let mut clients = Vec::new();
             for listener in resources.listeners(&gateway) {
                 if let Some(Ok(it)) = resources.authorities((namespace, name), spec, listener.spec.port) {
                     let alias = CredentialName { namespace: Arc::clone(namespace), name: it.name.into() };
-                    authorities.insert(Arc::new(alias), it.objects);
+                    let alias = Arc::new(alias);
+                    clients.push(Arc::clone(&alias));
+                    authorities.insert(alias, it.objects);
                 }
                 let tls = listener.spec.tls.iter().filter(|tls| tls.mode == TlsMode::Terminate);
                 tls.flat_map(|tls| &tls.certificate_refs).for_each(|secret| want(listener.owner, secret));
+            }
+            for alias in clients {
+                users.entry(alias).or_default().insert(Arc::clone(name));
             }
             parameters.extend(spec.infrastructure.parameters_ref.as_ref().map(|it| ObjectKey {
                 kind: "ConfigMap",
@@ -198,6 +233,7 @@ impl World {
             }));
         }
         self.gateway_api.parameters = parameters;
+        self.gateway_api.users = users;
         let before = std::mem::replace(&mut self.gateway_api.authorities, authorities);
         let changed: BTreeSet<_> =
             before.keys().chain(self.gateway_api.authorities.keys()).cloned().collect();
@@ -215,11 +251,8 @@ impl World {
         }
         let meant = self.gateway_api.wanted.get(alias);
         let meant = meant.filter(|_| self.options.credentials.includes(&alias.namespace));
-        let credential = meant.and_then(|name| {
-            let secret = Arc::clone(self.credentials.secret(name)?);
-            Some(Record::Credential(Arc::new(Credential { name: Arc::clone(alias), secret })))
-        });
-        self.emit(RecordKey::Credential(Arc::clone(alias)), credential);
+        let secret = meant.and_then(|name| self.credentials.secret(name).cloned());
+        self.tell_credential(alias, secret);
     }
 }
 

@@ -49,6 +49,21 @@ pub(super) struct PodFacts {
 }
 
 impl PodFacts {
+    /// As the API server or a file says; of a pod that a kubelet has from a file, as that says.
+    pub(super) fn uid(&self) -> Option<&Arc<str>> {
+        self.pod_uid.as_ref()
+    }
+
+    /// Its service account.
+    pub(super) fn account(&self) -> &Arc<str> {
+        &self.account
+    }
+
+    /// The name of what runs it.
+    pub(super) fn owner(&self) -> &Arc<str> {
+        &self.owner.0
+    }
+
     /// `None` for a pod that has ended: its address may long belong to another.
     pub(super) fn of(
         object: &Object,

@@ -14,6 +14,8 @@ pub(super) enum Node {
     If { condition: Pipeline, then: Vec<Node>, otherwise: Vec<Node> },
     /// With a value as the dot, if it is there.
     With { value: Pipeline, body: Vec<Node> },
+    /// A variable, from here to the end of what it stands in.
+    Let { name: String, value: Pipeline },
     /// For each item.
     Range { variables: Vec<String>, over: Pipeline, body: Vec<Node> },
 }
@@ -139,6 +141,10 @@ impl Parser {
                 let names = names.split(',').filter(|it| !it.trim().is_empty());
                 let variables = names.map(name).collect::<Result<_>>()?;
                 Ok(Node::Range { variables, over: pipeline(over)?, body: self.until_end()? })
+            }
+            variable if rest.starts_with(":= ") => {
+                let name = variable.strip_prefix('$').context("a variable begins with $")?.to_owned();
+                Ok(Node::Let { name, value: pipeline(rest.trim_start_matches(":= "))? })
             }
             "define" | "template" | "block" | "break" | "continue" => bail!("{word} is not known here"),
             _ => pipeline(action).map(Node::Print),
