@@ -24,6 +24,7 @@ mod reason;
 mod request;
 mod series;
 mod table;
+mod thread;
 mod time;
 mod told;
 mod verdicts;
