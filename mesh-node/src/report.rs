@@ -11,6 +11,7 @@
 
 mod access;
 mod age;
+mod carried;
 mod conn;
 mod edges;
 mod entries;
@@ -41,6 +42,7 @@ use prometheus_client::collector::Collector;
 use tokio::time::Instant;
 
 pub use access::AccessLogFormat;
+pub use carried::Passage;
 pub use conn::{ConnReport, ConnView, Counters};
 pub use entries::Post;
 pub use event::{Event, Family};

@@ -23,7 +23,7 @@ use super::exchange::Stage;
 use super::logs::{self, Journal};
 use super::message::RequestHead;
 use super::site::{Chosen, Clients, Facts, Site};
-use crate::report::{Event, Post, Reporter};
+use crate::report::{ConnReport, Event, Post, Reporter, Told};
 use crate::run::tasks;
 
 /// Of one client on one data thread.
@@ -236,6 +236,14 @@ pub fn post(engine: &Rc<Engine>) -> Post {
         Post::new(sender)
     };
     engine.outbox().post.get_or_init(open).clone()
+}
+
+/// States what a Telemetry says is told about a connection of the client, and the way to services that are told.
+pub fn tell(engine: &Rc<Engine>, report: &ConnReport, told: Arc<Told>) {
+    if told.tells_of_connections() {
+        report.post(post(engine));
+    }
+    report.tell(Some(told));
 }
 
 /// Takes the entries of connections in, until nobody can send any more.

@@ -1,8 +1,7 @@
 //! What services of access logs are told about requests and connections: entries, written at once and delivered later.
 
-use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use mesh_core::log_service::{LogService, Takes};
 use mesh_core::telemetry::{Attributes, ToService};
@@ -12,9 +11,9 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::request::attributes::View;
-use super::request::{AccessFormat, RequestFacts, RequestHeaderFacts};
+use super::request::{AccessFormat, RequestFacts};
 use super::told::{ANSWER, name_unknown};
-use super::{AccessLogFormat, ConnInfo, Direction, Failure, Flag, Flags, Perspective, Told};
+use super::{AccessLogFormat, Perspective, Told};
 
 /// The way for the entry of a connection to wherever entries are delivered from.
 #[derive(Clone, Debug)]
@@ -38,16 +37,6 @@ pub(super) struct Ledger {
     to: ToService,
     body: Option<AccessFormat>,
     attributes: Vec<(String, AccessFormat)>,
-}
-
-/// What was carried by a connection that is over.
-pub(super) struct Carried<'a> {
-    pub(super) info: &'a ConnInfo,
-    /// Bytes the local pod has sent, and those it has received.
-    pub(super) bytes: (u64, u64),
-    pub(super) since: std::time::SystemTime,
-    pub(super) duration: Duration,
-    pub(super) failure: Option<&'a Failure>,
 }
 
 impl Ledger {
@@ -117,107 +106,21 @@ impl Told {
         })
     }
 
-    /// What services are told of a connection that is over.
+    /// What services are told of a connection that is over, of which filters see what `about` does.
     pub(super) fn entries_of_connection<'a>(
         &'a self,
+        facts: &'a RequestFacts<'_>,
         about: &'a dyn Attributes,
-        carried: &'a Carried<'a>,
     ) -> impl Iterator<Item = (&'a Arc<LogService>, Vec<u8>)> {
         let ledgers = self.ledgers.iter().filter(|it| it.to.service.takes_connections() && it.wants(about));
-        ledgers.map(move |it| {
+        ledgers.map(|it| {
             let service = &it.to.service;
-            let entry = carried.as_facts(|facts| match &service.takes {
+            let entry = match &service.takes {
                 Takes::Records { .. } => it.record(facts, None),
                 _ => tcp_entry(&common(facts), facts.bytes_received, facts.bytes_sent),
-            });
+            };
             (service, entry)
         })
-    }
-}
-
-impl Carried<'_> {
-    /// In the words of a request, of which a connection has only some: bytes are those that the client sent and was sent.
-    fn as_facts<T>(&self, then: impl FnOnce(&RequestFacts<'_>) -> T) -> T {
-        let info = self.info;
-        let is_inbound = info.direction == Direction::Inbound;
-        let (received, sent) = if is_inbound { (self.bytes.1, self.bytes.0) } else { self.bytes };
-        let cluster = cluster(info);
-        let reason = self.failure.map_or("", |it| it.reason.as_str());
-        then(&RequestFacts {
-            reporter: match info.direction {
-                Direction::Inbound => Perspective::Destination,
-                Direction::Outbound => Perspective::Source,
-                Direction::Through => Perspective::Waypoint,
-            },
-            start: self.since,
-            duration: self.duration,
-            source: info.source.workload.as_ref(),
-            source_identity: info.source.identity.as_ref(),
-            client_identity: info.source.identity.as_ref(),
-            destination: info.destination.workload.as_ref(),
-            destination_identity: info.destination.identity.as_ref(),
-            service: info.service.as_ref(),
-            pseudo_service: info.pseudo_service,
-            encrypted: info.encrypted,
-            grpc: false,
-            protocol: "",
-            method: "",
-            path: "",
-            authority: "",
-            code: 0,
-            grpc_status: None,
-            flags: flags(self.failure.map_or(Flag::None, |it| it.flag)),
-            details: "",
-            termination_details: self.failure.map_or("", |it| it.flag.label()),
-            upstream_failure: reason,
-            bytes_received: received,
-            bytes_sent: sent,
-            request_messages: 0,
-            response_messages: 0,
-            until_answer: None,
-            attempts: 0,
-            upstream_service_time: None,
-            headers: RequestHeaderFacts::NONE,
-            upstream_host: Some(info.destination.addr),
-            upstream_cluster: &cluster,
-            upstream_local: None,
-            downstream_local: is_inbound.then_some(info.destination.addr),
-            downstream_remote: info.source.addr,
-            downstream_direct: info.source.addr,
-            sni: "",
-            route_name: "",
-            trace: None,
-            told: None,
-        })
-    }
-}
-
-/// As Envoy calls where a connection goes; which port of a service was asked for is known only of services that have one.
-fn cluster(info: &ConnInfo) -> Cow<'static, str> {
-    let port = info.destination.addr.port();
-    match (&info.service, info.pseudo_service) {
-        _ if info.direction == Direction::Inbound => format!("inbound|{port}||").into(),
-        (Some(service), _) => {
-            let only = service.ports.first().filter(|_| service.ports.len() == 1);
-            format!("outbound|{}||{}", only.map_or(port, |it| it.number), service.hostname).into()
-        }
-        (None, Some(pseudo)) => pseudo.name().into(),
-        (None, None) => "".into(),
-    }
-}
-
-/// The nearest of Envoy's flags.
-const fn flags(flag: Flag) -> Flags {
-    match flag {
-        Flag::None | Flag::Deny => Flags::NONE,
-        Flag::Connect | Flag::TlsFailure | Flag::H2Failure | Flag::IdentityError => Flags::UF,
-        Flag::NoRoute => Flags::NR,
-        Flag::NoUpstream => Flags::UH,
-        Flag::NoCluster => Flags::NC,
-        Flag::Overflow => Flags::UO,
-        Flag::RateLimited => Flags::RL,
-        Flag::Terminated => Flags::UC,
-        Flag::Drained => Flags::LR,
     }
 }
 

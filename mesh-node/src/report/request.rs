@@ -179,6 +179,11 @@ impl Reporter {
         if self.requests.record(facts) {
             self.count(Event::LabelOverflow);
         }
+        self.log(facts);
+    }
+
+    /// Writes a line of the access log, if there is to be one.
+    pub(super) fn log(&self, facts: &RequestFacts<'_>) {
         if facts.told.is_none_or(|told| told.logs(facts)) {
             self.access.request(facts);
         }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mesh_core::policy::{Denied, DeniedBy, Notes, PolicyName};
+use mesh_core::policy::{Denied, DeniedBy, Notes};
 use mesh_core::topology::{PolicyId, PolicyKind, Verdicts as Told};
 use prometheus_client::encoding::DescriptorEncoder;
 use serde::Serialize;
@@ -143,6 +143,8 @@ const MAX_RECENT: usize = 100;
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::policy::PolicyName;
+
     use super::*;
 
     fn name(text: &str) -> Arc<PolicyName> {

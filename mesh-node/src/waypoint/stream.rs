@@ -21,8 +21,8 @@ use crate::l7::authorize::refusal;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
 use crate::l7::site::{DialError, Dialled, Facts};
-use crate::l7::{limit, sniff, stream};
-use crate::report::{ConnInfo, ConnReport, Direction, Event, Party, Stage};
+use crate::l7::{limit, outbox, sniff, stream};
+use crate::report::{ConnInfo, ConnReport, Direction, Event, Party, Passage, Stage, Told};
 use crate::tunnel::Incoming;
 
 /// A connection, and where it goes.
@@ -122,8 +122,9 @@ impl Call {
             let (engine, drain) = (Rc::clone(&waypoint.engine), waypoint.thread.drain.clone());
             return connection(engine, connected, drain).await;
         }
-        let report = self.report();
         let name = begins.name();
+        let told = waypoint.rules.told(&waypoint.engine, Some(service));
+        let report = self.report(name, told);
         if self.is_denied(Some(service), name, &report) {
             return;
         }
@@ -150,7 +151,7 @@ impl Call {
             }
             Err(denied) => {
                 self.waypoint.thread.reporter.denied(&denied, refusal(&self.facts, &denied));
-                report.fail(Stage::Policy, denied);
+                report.denied(&denied, &denied);
                 true
             }
         }
@@ -169,7 +170,7 @@ impl Call {
             snapshots.borrow_and_update();
             if let Err(denied) = self.decide(service, name) {
                 self.waypoint.thread.reporter.count(Event::DeniedLater);
-                return report.fail(Stage::Policy, format_args!("cut after a policy change: {denied}"));
+                return report.denied(&denied, format_args!("cut after a policy change: {denied}"));
             }
             if snapshots.changed().await.is_err() {
                 pending::<()>().await;
@@ -179,7 +180,7 @@ impl Call {
 
     /// Rules are about services; what is sent to a workload by its address is carried there.
     async fn reach_workload(self, io: Io, workload: Arc<Workload>, addr: SocketAddr) {
-        let report = self.report();
+        let report = self.report(None, self.waypoint.rules.told(&self.waypoint.engine, None));
         if self.is_denied(None, None, &report) {
             return;
         }
@@ -204,6 +205,7 @@ impl Call {
             }
         };
         report.set_encrypted(encrypted);
+        report.set_upstream_local(far.local());
         report.opened();
         let counters = report.counters();
         let cut = async {
@@ -218,9 +220,9 @@ impl Call {
         }
     }
 
-    fn report(&self) -> ConnReport {
+    fn report(&self, server_name: Option<&str>, told: Arc<Told>) -> ConnReport {
         let Facts { peer, source, identity, .. } = &self.facts;
-        self.waypoint.thread.reporter.begin(ConnInfo {
+        let report = self.waypoint.thread.reporter.begin(ConnInfo {
             direction: Direction::Through,
             source: Party { addr: *peer, identity: identity.clone(), workload: source.clone() },
             destination: Party::unknown(self.wanted),
@@ -229,7 +231,10 @@ impl Call {
             pseudo_service: None,
             encrypted: false,
             datagrams: false,
-        })
+        });
+        report.passes(Passage::new(self.wanted, server_name.map(Arc::from)));
+        outbox::tell(&self.waypoint.engine, &report, told);
+        report
     }
 }
 

@@ -107,7 +107,7 @@ fn bytes_are_carried_and_decided_about() -> Result<()> {
     let denied = counted(&bed, "mesh_connections_denied_total", &[("reason", "policy")])?;
     ensure!(denied > 0, "the waypoint counts what it denies");
     let log = bed.pod("shop/way-pod")?.log();
-    ensure!(log.contains("response_flags=\"DENY\"") && log.contains("shop/stop"), "{log}");
+    ensure!(log.contains("rbac_access_denied_matched_policy[ns[shop]-policy[stop]-rule[0]]"), "{log}");
     Ok(())
 }
 

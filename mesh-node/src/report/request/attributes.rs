@@ -69,7 +69,7 @@ impl View<'_, '_> {
 
     fn response(&self, name: &str) -> Option<Value<'_>> {
         match name {
-            "code" => number(self.0.code.into()),
+            "code" => number(self.0.code.into()).filter(|_| self.0.code != 0),
             "code_details" => text(self.0.details),
             "grpc_status" => number(self.0.grpc_status?.into()),
             "flags" => Some(Value::Text(self.0.flags.to_string().into())),
