@@ -44,14 +44,14 @@ use tokio::time::Instant;
 pub use access::AccessLogFormat;
 pub use carried::Passage;
 pub use conn::{ConnReport, ConnView, Counters};
-pub use entries::Post;
+pub use entries::{Mail, Post};
 pub use event::{Event, Family};
 pub use health::{Checked, CheckedEndpoint};
 pub use metrics::{CertificateFigure, NodeFigures, classic_text};
 pub use protocol::{Operation, Speaking};
 pub use reason::{Failure, Flag, Stage};
 pub use request::{
-    AccessFormat, Flags, FormatError, HeaderLookup, Perspective, RequestFacts, RequestHeaderFacts,
+    AccessFormat, Flags, FormatError, HeaderLookup, Perspective, RequestFacts, RequestHeaderFacts, TlsFacts,
 };
 pub use time::Rfc3339;
 pub use told::{Telemetry, Told};

@@ -122,7 +122,8 @@ fn report(engine: &Rc<Engine>, facts: &Facts) -> ConnReport {
         encrypted: false,
         datagrams: false,
     });
-    report.passes(Passage::new(facts.local, facts.sni.clone()));
+    let tls = site::Tls { agreed: facts.agreed, leaf: facts.leaf.clone(), own: None };
+    report.passes(Passage::new(facts.local, facts.sni.clone()).secured(tls));
     outbox::tell(engine, &report, engine.told());
     report
 }
@@ -212,6 +213,7 @@ fn facts(facts: &Facts) -> site::Facts {
         identity: facts.client.as_ref().and_then(|client| client.identity.clone()),
         certificate: facts.client.as_deref().map(forwarded),
         forwarded_for: std::cell::OnceCell::new(),
+        tls: site::Tls { agreed: facts.agreed, leaf: facts.leaf.clone(), own: None },
     }
 }
 

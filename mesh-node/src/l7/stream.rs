@@ -148,7 +148,7 @@ async fn reach(
                     report.set_hbone_addr((member.endpoint.addr.ip(), TUNNEL_PORT).into());
                 }
                 report.set_encrypted(dialled.encrypted);
-                report.set_upstream_local(dialled.io.local());
+                report.reached((dialled.io.local(), dialled.io.agreed()));
                 cluster.record(member.endpoint.id, Outcome::Connected, Instant::now());
                 return Ok(Reached { dialled, member });
             }

@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::request::{Perspective, RequestFacts, RequestHeaderFacts};
+use super::request::{Perspective, RequestFacts, TlsFacts};
 use super::{ConnInfo, Direction, Failure, Flag, Flags, Stage, Told};
+use crate::l7::site::Tls;
+use crate::tls::Agreed;
 
 /// What a gateway or a waypoint knows of a connection that it carries, beside what every proxy does. One that has this is
 /// logged as requests are, which is what Istio's gateways and waypoints do; nodes log as Istio's node proxy does.
@@ -16,16 +18,25 @@ pub struct Passage {
     sni: Option<Arc<str>>,
     cluster: Option<Arc<str>>,
     upstream: Option<SocketAddr>,
-    upstream_local: Option<SocketAddr>,
+    /// The proxy's own address towards the endpoint, and what was agreed on in TLS.
+    link: (Option<SocketAddr>, Agreed),
+    /// What there is to tell of the client's TLS.
+    tls: Tls,
     /// Which policy has refused it, as Envoy states it.
     refused_by: String,
 }
 
 impl Passage {
     /// Of a connection to the address `local`, whose client has asked for the server `sni` in TLS.
-    pub const fn new(local: SocketAddr, sni: Option<Arc<str>>) -> Self {
-        let refused_by = String::new();
-        Self { local, sni, cluster: None, upstream: None, upstream_local: None, refused_by }
+    pub fn new(local: SocketAddr, sni: Option<Arc<str>>) -> Self {
+        let (link, tls, refused_by) = (Default::default(), Tls::default(), String::new());
+        Self { local, sni, cluster: None, upstream: None, link, tls, refused_by }
+    }
+
+    /// The same with what there is to tell of the client's TLS.
+    #[must_use]
+    pub fn secured(self, tls: Tls) -> Self {
+        Self { tls, ..self }
     }
 
     /// The cluster that it goes to.
@@ -38,9 +49,9 @@ impl Passage {
         self.upstream = Some(addr);
     }
 
-    /// The proxy's own address towards the endpoint.
-    pub(super) const fn set_upstream_local(&mut self, addr: Option<SocketAddr>) {
-        self.upstream_local = addr;
+    /// What there is to tell of the connection to the endpoint.
+    pub(super) const fn set_link(&mut self, link: (Option<SocketAddr>, Agreed)) {
+        self.link = link;
     }
 
     /// Which policy has refused it.
@@ -70,6 +81,13 @@ impl Carried<'_> {
         let cluster = self.cluster();
         let flag = self.failure.map_or(Flag::None, |it| it.flag);
         let local = is_inbound.then_some(info.destination.addr);
+        let link = self.passage.map(|it| it.link).unwrap_or_default();
+        let tls = self.passage.map(|it| &it.tls);
+        let sender = match info.direction {
+            Direction::Outbound => info.source.workload.as_ref().map(|it| &it.identity),
+            Direction::Inbound => None,
+            Direction::Through => tls.and_then(|it| it.own.as_ref()),
+        };
         then(&RequestFacts {
             reporter: match info.direction {
                 Direction::Inbound => Perspective::Destination,
@@ -86,13 +104,6 @@ impl Carried<'_> {
             service: info.service.as_ref(),
             pseudo_service: info.pseudo_service,
             encrypted: info.encrypted,
-            grpc: false,
-            protocol: "",
-            method: "",
-            path: "",
-            authority: "",
-            code: 0,
-            grpc_status: None,
             flags: self.flags(),
             details: if self.passage.is_some() && flag == Flag::NoRoute { NO_ROUTE } else { "" },
             termination_details: match self.passage {
@@ -102,22 +113,21 @@ impl Carried<'_> {
             upstream_failure: self.failure.map_or("", |it| it.reason.as_str()),
             bytes_received: received,
             bytes_sent: sent,
-            request_messages: 0,
-            response_messages: 0,
-            until_answer: None,
-            attempts: 0,
-            upstream_service_time: None,
-            headers: RequestHeaderFacts::NONE,
             upstream_host: self.passage.map_or(Some(info.destination.addr), |it| it.upstream),
             upstream_cluster: &cluster,
-            upstream_local: self.passage.and_then(|it| it.upstream_local),
+            upstream_local: link.0,
             downstream_local: self.passage.map_or(local, |it| Some(it.local)),
-            downstream_remote: info.source.addr,
-            downstream_direct: info.source.addr,
             sni: self.passage.and_then(|it| it.sni.as_deref()).unwrap_or_default(),
-            route_name: "",
-            trace: None,
             told: self.told,
+            tls: TlsFacts {
+                mutual: self.passage.map_or(info.encrypted, |it| it.tls.leaf.is_some()),
+                downstream: tls.map(|it| it.agreed).unwrap_or_default(),
+                upstream: link.1,
+                leaf: tls.and_then(|it| it.leaf.as_ref()),
+                own: tls.and_then(|it| it.own.as_ref()),
+                sender: sender.filter(|_| info.encrypted),
+            },
+            ..RequestFacts::nothing(info.source.addr)
         })
     }
 

@@ -18,6 +18,8 @@ use super::protocol::Speaking;
 use super::request::attributes::View;
 use super::series::{Series, Uncounted};
 use super::table::Slot;
+use crate::tls::Agreed;
+
 use super::{ConnInfo, Direction, Event, Failure, Flag, Party, Post, PseudoService, Reporter, Stage, Told};
 
 /// Bytes of application data a connection has carried, from the *local pod's* side, as the access log shows them.
@@ -121,9 +123,9 @@ impl ConnReport {
         self.live.with_passage(|it| it.set_cluster(Arc::clone(name)));
     }
 
-    /// States that a connection to the endpoint stands, and what the proxy's own address is there.
-    pub fn set_upstream_local(&self, local: Option<SocketAddr>) {
-        self.live.with_passage(|it| it.set_upstream_local(local));
+    /// States that a connection to the endpoint stands: the proxy's own address there, and what was agreed on in TLS.
+    pub fn reached(&self, link: (Option<SocketAddr>, Agreed)) {
+        self.live.with_passage(|it| it.set_link(link));
     }
 
     /// States who the source is, once known.

@@ -17,17 +17,32 @@ use super::{AccessLogFormat, Perspective, Told};
 
 /// The way for the entry of a connection to wherever entries are delivered from.
 #[derive(Clone, Debug)]
-pub struct Post(mpsc::Sender<(Arc<LogService>, Vec<u8>)>);
+pub struct Post {
+    client: Arc<str>,
+    sender: mpsc::Sender<Mail>,
+}
+
+/// An entry on its way.
+#[derive(Debug)]
+pub struct Mail {
+    /// Who tells it: the uid of a pod, or what stands for a gateway.
+    pub client: Arc<str>,
+    /// Who is told.
+    pub service: Arc<LogService>,
+    /// The entry.
+    pub entry: Vec<u8>,
+}
 
 impl Post {
-    /// To whoever holds the other end.
-    pub fn new(sender: mpsc::Sender<(Arc<LogService>, Vec<u8>)>) -> Self {
-        Self(sender)
+    /// Of this client, to whoever holds the other end.
+    pub fn new(client: &Arc<str>, sender: mpsc::Sender<Mail>) -> Self {
+        Self { client: Arc::clone(client), sender }
     }
 
     /// Sends an entry off, unless there is no room; says which.
     pub(super) fn send(&self, service: &Arc<LogService>, entry: Vec<u8>) -> bool {
-        self.0.try_send((Arc::clone(service), entry)).is_ok()
+        let (client, service) = (Arc::clone(&self.client), Arc::clone(service));
+        self.sender.try_send(Mail { client, service, entry }).is_ok()
     }
 }
 
@@ -125,9 +140,12 @@ impl Told {
 }
 
 fn common<'a>(facts: &RequestFacts<'a>) -> Common<'a> {
-    // What the client was shown is the server's at the server, and at a waypoint the waypoint's own, which is not known here.
-    let own = facts.destination_identity.filter(|_| facts.reporter == Perspective::Destination);
-    let peer = facts.client_identity.filter(|_| facts.encrypted && facts.reporter != Perspective::Source);
+    // At a server's node the client was shown the server's.
+    let of_server = facts.destination_identity.filter(|_| facts.reporter == Perspective::Destination);
+    let own = facts.tls.own.or(of_server);
+    // On a client's node nobody has shown anything: the pod is known.
+    let has_shown = facts.tls.leaf.is_some() || facts.reporter != Perspective::Source;
+    let peer = facts.client_identity.filter(|_| facts.tls.mutual && has_shown);
     Common {
         start: facts.start.duration_since(UNIX_EPOCH).unwrap_or_default(),
         duration: facts.duration,
@@ -149,13 +167,15 @@ fn common<'a>(facts: &RequestFacts<'a>) -> Common<'a> {
 fn request<'a>(facts: &RequestFacts<'a>, headers: &[String], secure: bool) -> Request<'a> {
     let text =
         |value: Option<&[u8]>| cut(&String::from_utf8_lossy(value.unwrap_or_default()), MAX_VALUE).to_owned();
+    let sent = |name, asked: &str| text((facts.headers.request)(name).or(Some(asked.as_bytes())));
     let known = |name: &String| Some((name.clone(), text(Some((facts.headers.request)(name)?))));
     Request {
         protocol: facts.protocol,
         method: facts.method,
         scheme: if secure { "https" } else { "http" },
-        authority: facts.authority,
-        path: cut(facts.path, MAX_VALUE),
+        authority: sent(":authority", facts.authority),
+        path: sent(":path", facts.path),
+        original_path: text((facts.headers.request)("x-envoy-original-path")),
         user_agent: text(facts.headers.user_agent),
         referer: text((facts.headers.request)("referer")),
         forwarded_for: text(facts.headers.x_forwarded_for),

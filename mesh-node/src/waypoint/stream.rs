@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use mesh_core::http::xfcc;
+use mesh_core::id::SpiffeId;
 use mesh_core::model::{Declared, Endpoint, Service, ServicePort, Snapshot, Target, Workload};
 use mesh_core::policy::{Denied, Notes, Seen};
 use mesh_core::route::StreamView;
@@ -20,7 +21,7 @@ use crate::l4::{inbound::client_of, relay};
 use crate::l7::authorize::refusal;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
-use crate::l7::site::{DialError, Dialled, Facts};
+use crate::l7::site::{DialError, Dialled, Facts, Tls};
 use crate::l7::{limit, outbox, sniff, stream};
 use crate::report::{ConnInfo, ConnReport, Direction, Event, Party, Passage, Stage, Told};
 use crate::tunnel::Incoming;
@@ -49,7 +50,8 @@ pub(super) async fn serve(waypoint: Rc<Waypoint>, mut incoming: Incoming, tunnel
     let client = client_of(&incoming, tunnel_peer);
     let mut facts = facts(&snapshot, (client, wanted), &incoming);
     let own = identity_of(&waypoint.thread.own.borrow(), &snapshot);
-    facts.certificate = own.map(|own| xfcc::caller(&own, &incoming.peer.id).into());
+    facts.certificate = own.as_ref().map(|own| xfcc::caller(own, &incoming.peer.id).into());
+    facts.tls = tls(&incoming, own);
     let _held = match limit::at_door(&waypoint.engine, &facts) {
         Ok(held) => held,
         Err(over) => {
@@ -92,6 +94,10 @@ fn facts(snapshot: &Snapshot, (client, wanted): (SocketAddr, SocketAddr), incomi
     let id = incoming.peer.id.clone();
     let source = snapshot.workload_by_ip(client.ip()).filter(|workload| workload.identity == id).cloned();
     Facts { source, identity: Some(id), ..Facts::stranger(client, Some(wanted)) }
+}
+
+fn tls(incoming: &Incoming, own: Option<SpiffeId>) -> Tls {
+    Tls { agreed: incoming.peer.agreed, leaf: incoming.peer.proof.leaf(), own }
 }
 
 impl Call {
@@ -205,7 +211,7 @@ impl Call {
             }
         };
         report.set_encrypted(encrypted);
-        report.set_upstream_local(far.local());
+        report.reached((far.local(), far.agreed()));
         report.opened();
         let counters = report.counters();
         let cut = async {
@@ -232,7 +238,8 @@ impl Call {
             encrypted: false,
             datagrams: false,
         });
-        report.passes(Passage::new(self.wanted, server_name.map(Arc::from)));
+        let passage = Passage::new(self.wanted, server_name.map(Arc::from));
+        report.passes(passage.secured(self.facts.tls.clone()));
         outbox::tell(&self.waypoint.engine, &report, told);
         report
     }
