@@ -143,7 +143,7 @@ impl Scrape {
             let (these, others) =
                 rest.split_at(rest.iter().take_while(|event| event.family() == family).count());
             let samples = these.iter().map(|event| {
-                let labels = Some(("reason", event.reason())).filter(|(_, reason)| !reason.is_empty());
+                let labels = Some((family.label(), event.reason())).filter(|(_, reason)| !reason.is_empty());
                 (labels.into_iter().collect(), self.reporter.counted(*event))
             });
             counters(encoder, family.name, family.help, samples)?;

@@ -79,7 +79,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let (relief, on_duty) = drain::channel();
 
     let (seeds, threads, mail) = prepare_threads(&options, &redirect, &snapshots);
-    let manager = Manager::start(redirect.clone(), seeds)?;
+    let manager = Manager::start(redirect.clone(), seeds, &reporter)?;
     let (demand, demands) = mpsc::channel(DEMANDS);
     let (lookup, lookups) = Lookup::new();
     let watchdog = Watchdog::start(&reporter).context("starting the watchdog")?;
@@ -95,6 +95,7 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         identities: identities.clone(),
         findings: told.clone(),
         wanted: Box::new(publish::local_identities),
+        reporter: reporter.clone(),
     };
     source.tell(&place, &reporter, captures(manager.status(), identities.clone()), &on_duty);
     let known = (log, snapshots.subscribe(), told.subscribe(), manager.status());

@@ -9,7 +9,7 @@ use mesh_core::{
 use tokio::sync::watch;
 
 use super::state::Findings;
-use crate::identity::IdentityStore;
+use crate::{identity::IdentityStore, report::Reporter};
 
 /// Puts snapshots into force, wherever they come from.
 pub struct Publisher {
@@ -21,6 +21,8 @@ pub struct Publisher {
     pub findings: watch::Sender<Findings>,
     /// Whose certificates a model asks for.
     pub wanted: Wanted,
+    /// Where it is counted what was heard.
+    pub reporter: Arc<Reporter>,
 }
 
 /// The identities that a process needs certificates of under a model.
