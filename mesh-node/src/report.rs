@@ -17,6 +17,7 @@ mod edges;
 mod entries;
 mod event;
 mod health;
+mod known;
 mod labels;
 mod metrics;
 mod process;

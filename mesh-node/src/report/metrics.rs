@@ -286,6 +286,8 @@ const PLAIN_FAMILIES: [PlainFamily; 3] = [
 
 /// Families that tell how it ended.
 const FLAGGED_FAMILIES: [FlaggedFamily; 2] = [
-    ("istio_tcp_connections_closed", "TCP connections closed", Series::closed),
-    ("istio_tcp_connections_failed", "TCP connections that were never established", Series::failed),
+    ("istio_tcp_connections_closed", "TCP connections closed", |series, flag| series.closed(flag)),
+    ("istio_tcp_connections_failed", "TCP connections that were never established", |series, flag| {
+        series.failed(flag)
+    }),
 ];
