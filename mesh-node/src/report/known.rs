@@ -17,7 +17,7 @@ pub(super) type Owner = (Arc<str>, Arc<str>);
 /// What is counted under one label set.
 pub(super) trait Counts: Default {
     /// What tells series of one edge apart.
-    type Key: Ord + Copy;
+    type Key: Ord + Copy + std::fmt::Debug;
 
     /// What went over the edge of a series.
     fn tally(&self, key: Self::Key) -> Tally;
@@ -45,12 +45,14 @@ pub(super) struct Known<L: ?Sized, C: Counts> {
     /// In the order of their birth, so that output is stable.
     ordered: Vec<Arc<Series<L, C>>>,
     /// What the mesh page knows of what is not counted in the usual series: of their labels it can tell nothing.
-    by_edge: BTreeMap<(Edge, C::Key), Arc<Series<L, C>>>,
+    by_edge: ByEdge<L, C>,
     /// What series that are gone had counted, as long as another one of the edge is there.
     gone: BTreeMap<Edge, Tally>,
     /// How many label sets Telemetries have made for whom.
     shares: HashMap<Owner, usize>,
 }
+
+type ByEdge<L, C> = BTreeMap<(Edge, <C as Counts>::Key), Arc<Series<L, C>>>;
 
 impl<L: ?Sized, C: Counts> Series<L, C> {
     pub(super) fn new(labels: Arc<L>, edge: Option<(Edge, C::Key)>, owner: Option<Owner>) -> Self {
@@ -152,8 +154,10 @@ impl<L: ?Sized + Eq + Hash, C: Counts> Known<L, C> {
         }
         self.shares.retain(|_, share| *share > 0);
         // Nobody else is given these without the lock.
-        let old = self.by_edge.extract_if(.., |_, it| is_unused(it, 1));
-        over.extend(old.filter_map(|(_, it)| Arc::into_inner(it)));
+        let by_edge = std::mem::take(&mut self.by_edge);
+        let (old, kept): (ByEdge<L, C>, _) = by_edge.into_iter().partition(|(_, it)| is_unused(it, 1));
+        self.by_edge = kept;
+        over.extend(old.into_values().filter_map(Arc::into_inner));
         if over.is_empty() {
             return;
         }

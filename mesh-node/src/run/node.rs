@@ -90,13 +90,8 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         (&identities, &demand, &shared),
         (&reporter, &drained, Descriptors::under(files)),
     )?;
-    let publisher = Publisher {
-        snapshots: snapshots.clone(),
-        identities: identities.clone(),
-        findings: told.clone(),
-        wanted: Box::new(publish::local_identities),
-        reporter: reporter.clone(),
-    };
+    let certificates = (identities.clone(), Box::new(publish::local_identities) as publish::Wanted);
+    let publisher = Publisher::new((snapshots.clone(), told.clone()), certificates, &reporter);
     source.tell(&place, &reporter, captures(manager.status(), identities.clone()), &on_duty);
     let known = (log, snapshots.subscribe(), told.subscribe(), manager.status());
     let state = state(&options, &redirect, known, (identities.clone(), watchdog))?;

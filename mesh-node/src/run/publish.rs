@@ -29,6 +29,15 @@ pub struct Publisher {
 pub type Wanted = Box<dyn Fn(&Snapshot) -> BTreeSet<SpiffeId> + Send + Sync>;
 
 impl Publisher {
+    /// One that says what is in force and what there is to say about it, and has certificates follow whom they are `wanted` for.
+    pub fn new(
+        (snapshots, findings): (watch::Sender<Arc<Snapshot>>, watch::Sender<Findings>),
+        (identities, wanted): (Arc<IdentityStore>, Wanted),
+        reporter: &Arc<Reporter>,
+    ) -> Self {
+        Self { snapshots, identities, findings, wanted, reporter: Arc::clone(reporter) }
+    }
+
     /// Puts `snapshot` into force: pods are captured when their certificates are there, and certificates go when their
     /// pods have been let go of.
     pub async fn publish(&self, snapshot: Snapshot) {

@@ -34,13 +34,15 @@ type Shards = BTreeMap<usize, Arc<Shard>>;
 #[repr(align(128))]
 struct Shard(AtomicU64);
 
-/// What a thread remembers: a policy by the address of its name, which stays its own as long as the name is held. Of what there
-/// was no room for it remembers that, too.
+/// What a thread remembers: a policy by the address of its name.
 struct Cache {
     counts: u64,
     thread: ThreadNumber,
-    entries: HashMap<(usize, PolicyKind, Verdict), (Arc<PolicyName>, Option<Arc<Shard>>)>,
+    entries: HashMap<(usize, PolicyKind, Verdict), Remembered>,
 }
+
+/// The address stays the name's own as long as the name is held. Of what there was no room for there is no counter.
+type Remembered = (Arc<PolicyName>, Option<Arc<Shard>>);
 
 impl Default for Counts {
     fn default() -> Self {
