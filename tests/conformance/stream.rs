@@ -430,7 +430,7 @@ impl Case {
     async fn line(&self, own: SocketAddr) -> Result<Value> {
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(5) {
-            if let Some(line) = self.stand.gateway.line_with("downstream_remote_address", &own.to_string()) {
+            if let Some(line) = self.stand.gateway.line_of_stream(&own.to_string()) {
                 return Ok(line);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -104,6 +104,8 @@ fn bytes_are_carried_and_decided_about() -> Result<()> {
     let far = "targetRefs: [{kind: Service, name: far}]";
     bed.apply(&policy("stop", &format!("{far}, action: DENY, {}", from("mesh", "client"))))?;
     eventually(&bed, &client, &to, Dialled::refused)?;
+    // That one may have been cut by the change; this one is refused.
+    ensure!(dial(&client, &[&to])?.refused(), "the policy holds");
     let denied = counted(&bed, "mesh_connections_denied_total", &[("reason", "policy")])?;
     ensure!(denied > 0, "the waypoint counts what it denies");
     let log = bed.pod("shop/way-pod")?.log();
