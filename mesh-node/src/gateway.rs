@@ -149,7 +149,7 @@ async fn serve(
     access_log::start(&reporter, snapshots.subscribe(), options.access_log);
     // Addresses are asked for by nobody yet: an engine sends to what services have.
     let (_demand, demands) = mpsc::channel(DEMANDS);
-    let publisher = Publisher { snapshots, identities, findings: told, wanted: identity.wanted() };
+    let publisher = Publisher::new((snapshots, told), (identities, identity.wanted()), &reporter);
     // Another process of a gateway is a pod of its own: nothing is ever handed over.
     let on_duty = Drain::never();
     source.tell(&place, &reporter, Box::new(Captured::default), &on_duty);

@@ -12,4 +12,4 @@ mod requests;
 mod revoke;
 mod waypoint;
 
-pub use requests::{PodRequests, is_plain};
+pub use requests::{PodRequests, deliver, is_plain};

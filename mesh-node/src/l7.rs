@@ -18,7 +18,7 @@ mod health;
 pub mod io;
 mod kept;
 pub(crate) mod limit;
-mod logs;
+pub(crate) mod logs;
 mod message;
 mod mirror;
 pub(crate) mod originate;

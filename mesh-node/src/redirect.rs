@@ -30,7 +30,7 @@ use aya::{
 };
 
 pub use express::CutFlows;
-pub use flows::Flows;
+pub use flows::{Flows, Reported};
 pub use load::{Programs, TcHook, detach_clsact};
 pub use log::KernelLog;
 pub use machine::Machine;

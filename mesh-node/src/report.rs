@@ -11,11 +11,13 @@
 
 mod access;
 mod age;
+mod carried;
 mod conn;
 mod edges;
 mod entries;
 mod event;
 mod health;
+mod known;
 mod labels;
 mod metrics;
 mod process;
@@ -24,6 +26,7 @@ mod reason;
 mod request;
 mod series;
 mod table;
+mod thread;
 mod time;
 mod told;
 mod verdicts;
@@ -40,15 +43,16 @@ use prometheus_client::collector::Collector;
 use tokio::time::Instant;
 
 pub use access::AccessLogFormat;
+pub use carried::Passage;
 pub use conn::{ConnReport, ConnView, Counters};
-pub use entries::Post;
+pub use entries::{Mail, Post};
 pub use event::{Event, Family};
 pub use health::{Checked, CheckedEndpoint};
 pub use metrics::{CertificateFigure, NodeFigures, classic_text};
 pub use protocol::{Operation, Speaking};
 pub use reason::{Failure, Flag, Stage};
 pub use request::{
-    AccessFormat, Flags, FormatError, HeaderLookup, Perspective, RequestFacts, RequestHeaderFacts,
+    AccessFormat, Flags, FormatError, HeaderLookup, Perspective, RequestFacts, RequestHeaderFacts, TlsFacts,
 };
 pub use time::Rfc3339;
 pub use told::{Telemetry, Told};

@@ -19,10 +19,12 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::identity::Svid;
 
+mod agreed;
 pub(crate) mod config;
 mod error;
 pub(crate) mod files;
 mod io_buffer;
+pub(crate) mod leaf;
 #[cfg(test)]
 pub(crate) mod pki;
 mod proof;
@@ -31,8 +33,10 @@ pub(crate) mod strangers;
 pub(crate) mod testkit;
 mod verify;
 
+pub use agreed::Agreed;
 pub use error::TlsError;
 pub use io_buffer::BufferedTcp;
+pub use leaf::Leaf;
 pub use proof::Proof;
 pub(crate) use proof::Role;
 pub use verify::{PeerError, Trust};
@@ -78,8 +82,10 @@ impl Protocols {
 pub struct Peer {
     /// The one SPIFFE id of the verified certificate.
     pub id: SpiffeId,
-    /// What was agreed on.
+    /// What is spoken.
     pub protocol: Protocol,
+    /// What was agreed on.
+    pub agreed: Agreed,
     /// End of the certificate's validity; nothing new may start on the connection after it.
     pub not_after: SystemTime,
     /// How it has proven that, to be judged again.
@@ -143,7 +149,8 @@ fn finish(
     let chain = session.peer_certificates().unwrap_or_default();
     let leaf = chain.first().ok_or(TlsError::NoClientCertificate)?;
     let proof = Proof::new((svid.trust().clone(), news), chain, role);
-    let peer = verify::peer_of(leaf, (protocol, proof)).map_err(TlsError::Peer)?;
+    let spoken = (protocol, Agreed::of(session));
+    let peer = verify::peer_of(leaf, spoken, proof).map_err(TlsError::Peer)?;
     // A `mesh/1` tunnel writes everything it has at once, and needs no copy for that.
     if protocol == Protocol::Hbone {
         stream.get_mut().0.gather_writes();

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::tls::Agreed;
+
 mod client;
 mod early;
 mod error;
@@ -53,6 +55,11 @@ impl Stream {
     /// Client side: the tunnel's own address, as its other end sees it.
     pub fn local(&self) -> Option<SocketAddr> {
         self.lease.as_ref()?.tunnel().local
+    }
+
+    /// Client side: what was agreed on with the tunnel's other end.
+    pub fn agreed(&self) -> Option<Agreed> {
+        Some(self.lease.as_ref()?.tunnel().agreed)
     }
 
     /// The next bytes that came; none after the peer's FIN. [`Stream::taken`] must be told of them once they are passed on.

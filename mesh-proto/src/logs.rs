@@ -65,10 +65,12 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// `http` or `https`.
     pub scheme: &'a str,
-    /// `Host` or `:authority`.
-    pub authority: &'a str,
-    /// Path and query.
-    pub path: &'a str,
+    /// `Host` or `:authority`, as it was sent on.
+    pub authority: String,
+    /// Path and query, as they were sent on.
+    pub path: String,
+    /// The same as the client sent them, where a rule has made something else of them.
+    pub original_path: String,
     /// `user-agent`.
     pub user_agent: String,
     /// `referer`.
@@ -111,8 +113,9 @@ pub fn http_entry(common: &Common<'_>, request: &Request<'_>) -> Vec<u8> {
         request: Some(als::HttpRequest {
             request_method: place(&METHODS, request.method),
             scheme: request.scheme.to_owned(),
-            authority: request.authority.to_owned(),
-            path: request.path.to_owned(),
+            authority: request.authority.clone(),
+            path: request.path.clone(),
+            original_path: request.original_path.clone(),
             user_agent: request.user_agent.clone(),
             referer: request.referer.clone(),
             forwarded_for: request.forwarded_for.clone(),
@@ -318,8 +321,9 @@ mod tests {
             protocol: "HTTP/2",
             method: "PATCH",
             scheme: "http",
-            authority: "a",
-            path: "/",
+            authority: "a".into(),
+            path: "/new".into(),
+            original_path: "/old".into(),
             user_agent: String::new(),
             referer: String::new(),
             forwarded_for: String::new(),

@@ -262,11 +262,11 @@ impl Gateway {
         parsed.filter(|line| line[field] == value).count()
     }
 
-    /// The first line that has this value in this field.
-    pub(crate) fn line_with(&self, field: &str, value: &str) -> Option<Value> {
+    /// The line about a connection of bytes from this address. Requests may have come from there, too: ports are used again.
+    pub(crate) fn line_of_stream(&self, client: &str) -> Option<Value> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let mut parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        parsed.find(|line| line[field] == value)
+        parsed.rfind(|line| line["downstream_remote_address"] == client && line["protocol"].is_null())
     }
 
     /// Tells it to stop.

@@ -426,6 +426,11 @@ fn scrapes_keep_to_the_format_and_have_what_dashboards_ask() -> Result<()> {
     let build = scrape.select("istio_build", &[("component", "node")]).next().context("istio_build")?;
     ensure!(build.value == "1" && build.labels.get("tag").is_some_and(|tag| !tag.is_empty()), "{build:?}");
     ensure!(scrape.count("workload_manager_active_proxy_count", &[]) == 2, "two pods are captured");
+    ensure!(scrape.count("workload_manager_proxies_started_total", &[]) == 2, "both have begun to be");
+    ensure!(scrape.count("workload_manager_proxies_stopped_total", &[]) == 0, "and neither has ended");
+    let told =
+        scrape.count("istio_xds_message_total", &[("url", "type.googleapis.com/istio.workload.Address")]);
+    ensure!(told > 0, "somebody has told of workloads");
     ensure!(scrape.count("mesh_panics_total", &[]) == 0, "a task has panicked");
     let plain = [
         ("reporter", "destination"),

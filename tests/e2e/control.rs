@@ -14,6 +14,8 @@ use mesh_tests::{
     scenario::{Dialled, at, dial, eventually, manifests, pod, start},
 };
 
+use crate::scrape::counted;
+
 /// How the control plane is away.
 #[derive(Clone, Copy, Debug)]
 enum Outage {
@@ -246,6 +248,8 @@ fn a_node_starts_without_a_control_plane() -> Result<()> {
         ensure!(took < Duration::from_secs(3), "{name} serves {took:?} after its start");
         ensure!(dial(&near, &[&to])?.refused(), "{name}: the policy holds");
         ensure!(!bed.control()?.is_ready(), "there is no control plane");
+        let failed = [("reason", "ConnectionError")];
+        counted(&node, "istio_xds_connection_terminations_total", &failed, |count| count > 0)?;
     }
     bed.control()?.start()?;
     bed.delete("AuthorizationPolicy", "mesh", "only")?;

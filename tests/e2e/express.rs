@@ -1,5 +1,6 @@
 //! The express path: connections between pods of one node that the kernel makes by itself.
 
+mod logs;
 mod shortcut;
 
 use std::time::Duration;

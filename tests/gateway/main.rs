@@ -8,6 +8,7 @@ mod local;
 mod modes;
 mod policies;
 mod rotation;
+mod tls_log;
 mod wire;
 
 use mesh_tests::edge::{pki, process};

@@ -84,3 +84,32 @@ fn policies_hold_for_the_gateways_that_they_are_for() -> Result<()> {
     ensure!(gateway.sum("mesh_policy_verdicts_total", &denied)? > 0, "the metric");
     Ok(())
 }
+
+#[test]
+fn what_a_policy_allows_is_counted_request_by_request_whichever_thread_decides() -> Result<()> {
+    let allow = policy("istio-system", "selector: {matchLabels: {istio: ingressgateway}}, rules: [{}]");
+    let config = manifest(&http(8080)) + ROUTES + &allow;
+    let gateway = Gateway::start(&[("gateway.yaml", &config)])?;
+    let allowed =
+        || gateway.sum("mesh_policy_verdicts_total", &["policy=\"istio-system/p\"", "verdict=\"allowed\""]);
+    wait(Duration::from_secs(5), || {
+        ask(&gateway, ("GET", "/", &[])).is_ok_and(|it| it.status == 200) && allowed().is_ok_and(|it| it > 0)
+    })?;
+    let before = allowed()?;
+    for round in 0..REQUESTS {
+        // Each comes on a connection of its own, to whichever thread takes it. A new configuration has new policies.
+        ensure!(ask(&gateway, ("GET", "/", &[]))?.status == 200);
+        if round == REQUESTS / 2 {
+            gateway.write("gateway.yaml", &config.replace("here", "there"))?;
+            wait(Duration::from_secs(5), || {
+                ask(&gateway, ("GET", "/", &[])).is_ok_and(|it| it.text() == "there")
+            })?;
+        }
+    }
+    let counted = allowed()? - before;
+    let asked = gateway.sum("istio_requests_total", &["response_code=\"200\""])?;
+    ensure!(counted > REQUESTS && counted + before == asked, "{counted} and {before} of {asked}");
+    Ok(())
+}
+
+const REQUESTS: u64 = 60;

@@ -19,7 +19,7 @@ pub(crate) struct Stand {
 }
 
 /// A service of this machine's own.
-fn service(name: &str, port_name: &str, port: u16, target: u16) -> String {
+pub(crate) fn service(name: &str, port_name: &str, port: u16, target: u16) -> String {
     format!(
         "\n---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: shop}}, spec: {{ports: [{{name: {port_name}, port: {port}}}]}}}}\n---\n\
          {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {name}, namespace: shop, labels: {{kubernetes.io/service-name: {name}}}}}, \
@@ -46,7 +46,7 @@ spec:
   - route: [{ destination: { host: web.shop.svc.cluster.local, port: { number: 80 } } }]
 ";
 
-fn mesh(text: &str) -> String {
+pub(crate) fn mesh(text: &str) -> String {
     let text = text.replace('\n', "\n    ");
     format!(
         "\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: istio, namespace: istio-system }}\ndata:\n  mesh: |\n    {text}"

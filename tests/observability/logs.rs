@@ -49,6 +49,25 @@ fn records_reach_opentelemetry_in_the_formats_of_their_providers() -> Result<()>
 }
 
 #[test]
+fn entries_of_requests_have_what_was_sent_on_and_the_path_that_was_asked_for() -> Result<()> {
+    let stand = Stand::start("{accessLogging: [{providers: [{name: als}]}]}")?;
+    let mark = mark();
+    stand.ask(&format!("/old/{mark}"), &[])?;
+    stand.ask(&format!("/as-it-is/{mark}"), &[])?;
+    let about = |it: &Logged| it.says.get("path").is_some_and(|it| it.contains(&mark));
+    let mut entries = stand.collector.wait_logged(2, about)?;
+    entries.sort_by(|one, other| other.says["path"].cmp(&one.says["path"]));
+    let paths =
+        [(format!("/new/{mark}"), format!("/old/{mark}")), (format!("/as-it-is/{mark}"), String::new())];
+    for ((path, asked), (entry, host)) in
+        paths.iter().zip(entries.iter().zip(["other.example", "shop.example"]))
+    {
+        is(entry, &[("path", path), ("original_path", asked), ("authority", host)])?;
+    }
+    Ok(())
+}
+
+#[test]
 fn entries_of_requests_reach_envoys_service_of_access_logs() -> Result<()> {
     let stand = Stand::start(
         "{accessLogging: [{providers: [{name: als}, {name: file}], filter: {expression: \"request.path != '/'\"}}]}",

@@ -7,5 +7,6 @@ mod gateway;
 mod logs;
 mod meshctl;
 mod prometheus;
+mod streams;
 
 use mesh_tests::edge::process;

@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     probe::Health,
+    report::Event,
     run::{
         names::{Answer, Names},
         publish::Publisher,
@@ -135,6 +136,11 @@ impl Discovery {
                 self.link.doubt();
             }
             let was_connected = self.status.load().connected;
+            self.publisher.reporter.count(match ended {
+                Ok(()) => Event::ControlEnded,
+                Err(_) if was_connected => Event::ControlLost,
+                Err(_) => Event::ControlUnreached,
+            });
             let reason = ended
                 .err()
                 .map_or_else(|| "the control plane ended the stream".to_owned(), |error| error.to_string());
@@ -262,6 +268,7 @@ impl Discovery {
         match ResourceType::of_url(&type_url) {
             None => problems.push(format!("the type {type_url} was not asked for")),
             Some(kind) => {
+                self.publisher.reporter.count(Event::message(kind));
                 for bytes in resources {
                     if let Err(problem) = self.put(kind, bytes) {
                         problems.push(problem);

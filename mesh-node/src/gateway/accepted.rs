@@ -21,6 +21,7 @@ use crate::l7::io::Io;
 use crate::report::Reporter;
 use crate::run::drain::Drain;
 use crate::run::watchdog::Watchdog;
+use crate::tls::{Agreed, Leaf};
 
 /// A future on one thread.
 pub type LocalBoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -133,6 +134,10 @@ pub struct Facts {
     pub secure: bool,
     /// The certificate that it has shown.
     pub client: Option<Arc<ClientCertificate>>,
+    /// What was agreed on in TLS, if it was opened here.
+    pub agreed: Agreed,
+    /// That certificate as it came.
+    pub leaf: Option<Leaf>,
 }
 
 /// A version of HTTP, as TLS agrees on one.

@@ -32,13 +32,13 @@ use crate::admit::Descriptors;
 use crate::identity::IdentityStore;
 use crate::l7::authorize::refusal;
 use crate::l7::engine::Engine;
-use crate::l7::limit;
 use crate::l7::serve::{self, Connection, Protocol};
 use crate::l7::shared::Shared;
 use crate::l7::site::{self, Chosen, Client, Clients, Dial, DialError, Dialled, Guard, LocalBoxFuture, Site};
 use crate::l7::stream::{self, Stream};
+use crate::l7::{limit, outbox};
 use crate::report::{
-    ConnInfo, ConnReport, Direction, Event, Flag, Party, Perspective, Stage, Telemetry, Told,
+    ConnInfo, ConnReport, Direction, Event, Flag, Party, Passage, Perspective, Stage, Telemetry, Told,
 };
 use crate::run::drain::Drain;
 use crate::run::lookup::Lookup;
@@ -66,7 +66,10 @@ fn on_thread(thread: &Thread, shared: &Arc<Shared>) -> Serve {
         Box::pin(async move {
             match accepted {
                 Accepted::Http(connection) => serve(engine, policies, connection).await,
-                Accepted::Opaque(connection) => carry(&engine, &policies, connection).await,
+                Accepted::Opaque(connection) => {
+                    let report = report(&engine, &connection.facts);
+                    carry(&engine, &policies, (connection, report)).await;
+                }
                 // There are no doors for these here.
                 Accepted::Tunnel(_) | Accepted::Datagrams(_) => {}
             }
@@ -103,22 +106,33 @@ async fn serve(engine: Rc<Engine>, policies: Rc<EdgePolicies>, mut connection: H
     serve::connection(engine, Connection { io, input: BytesMut::new(), facts, site, protocol }, drain).await;
 }
 
-/// A connection whose bytes are nobody's business.
-async fn carry(engine: &Engine, policies: &EdgePolicies, connection: OpaqueConnection) {
+/// The report of a connection whose bytes are nobody's business.
+fn report(engine: &Rc<Engine>, facts: &Facts) -> ConnReport {
     let report = engine.reporter.begin(ConnInfo {
         direction: Direction::Outbound,
         source: Party {
-            addr: connection.facts.peer,
-            identity: connection.facts.client.as_ref().and_then(|client| client.identity.clone()),
+            addr: facts.peer,
+            identity: facts.client.as_ref().and_then(|client| client.identity.clone()),
             workload: engine.client_workload(),
         },
-        destination: Party::unknown(connection.facts.local),
+        destination: Party::unknown(facts.local),
         hbone_addr: None,
         service: None,
         pseudo_service: None,
         encrypted: false,
         datagrams: false,
     });
+    let tls = site::Tls { agreed: facts.agreed, leaf: facts.leaf.clone(), own: None };
+    report.passes(Passage::new(facts.local, facts.sni.clone()).secured(tls));
+    outbox::tell(engine, &report, engine.told());
+    report
+}
+
+async fn carry(
+    engine: &Engine,
+    policies: &EdgePolicies,
+    (connection, report): (OpaqueConnection, ConnReport),
+) {
     let client = facts(&connection.facts);
     let decide = || {
         let seen = Seen::Bytes { server_name: client.sni.as_deref() };
@@ -128,7 +142,7 @@ async fn carry(engine: &Engine, policies: &EdgePolicies, connection: OpaqueConne
         Ok(notes) => engine.reporter.noted(&notes, &client.peer, &connection.facts.local),
         Err(denied) => {
             engine.reporter.denied(&denied, refusal(&client, &denied));
-            return report.fail(Stage::Policy, denied);
+            return report.denied(&denied, &denied);
         }
     }
     let _held = match limit::at_door(engine, &client) {
@@ -151,7 +165,7 @@ async fn carry(engine: &Engine, policies: &EdgePolicies, connection: OpaqueConne
         () = carry_allowed(engine, connection, &report) => {}
         denied = revoked => {
             engine.reporter.count(Event::DeniedLater);
-            report.fail(Stage::Policy, format_args!("cut after a policy change: {denied}"));
+            report.denied(&denied, format_args!("cut after a policy change: {denied}"));
         }
     }
 }
@@ -199,6 +213,7 @@ fn facts(facts: &Facts) -> site::Facts {
         identity: facts.client.as_ref().and_then(|client| client.identity.clone()),
         certificate: facts.client.as_deref().map(forwarded),
         forwarded_for: std::cell::OnceCell::new(),
+        tls: site::Tls { agreed: facts.agreed, leaf: facts.leaf.clone(), own: None },
     }
 }
 

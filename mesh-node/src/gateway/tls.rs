@@ -31,7 +31,7 @@ use super::accepted::Alpn;
 use super::listener::{Served, Serving};
 use crate::identity::IdentityStore;
 use crate::l7::io::Io;
-use crate::tls::{Proof, Role};
+use crate::tls::{Agreed, Proof, Role};
 
 /// What the beginning of a connection came to.
 pub(super) struct Greeted {
@@ -41,6 +41,8 @@ pub(super) struct Greeted {
     pub(super) sni: Option<Arc<str>>,
     pub(super) alpn: Option<Alpn>,
     pub(super) client: Option<Arc<ClientCertificate>>,
+    /// What was agreed on.
+    pub(super) agreed: Agreed,
     /// The same as it came, to be judged again.
     pub(super) shown: Option<Shown>,
     /// The same, where it has proven an identity in the mesh.
@@ -141,7 +143,8 @@ async fn handshake(
     let tls = served.tls.clone();
     let Some(tls) = tls.filter(|tls| tls.opens()) else {
         let (alpn, client, shown, proof) = (None, None, None, None);
-        return Ok(Greeted { io: tcp.into(), input, sni, alpn, client, shown, proof, served });
+        let (io, agreed) = (tcp.into(), Agreed::default());
+        return Ok(Greeted { io, input, sni, alpn, client, agreed, shown, proof, served });
     };
     let trust = (Arc::clone(identities.trust()), identities.trust().news());
     let config = tls.config(&hello, identities).map_err(|why| (Refused::NoCertificate, why))?;
@@ -150,13 +153,13 @@ async fn handshake(
         .await
         .map_err(|error| refusal(&error))?;
     let (_, session) = stream.get_ref();
-    let alpn = session.alpn_protocol().and_then(Alpn::of);
+    let (alpn, agreed) = (session.alpn_protocol().and_then(Alpn::of), Agreed::of(session));
     let client = session.peer_certificates().and_then(|chain| tls.client(chain)).map(Arc::new);
     let shown = session.peer_certificates().map(Shown::now);
     let chain = session.peer_certificates().filter(|_| tls.proves_identities());
     let proof = chain.map(|chain| Proof::new(trust, chain, Role::Client));
     let io = Io::Tls(Box::new(stream.into()));
-    Ok(Greeted { io, input: BytesMut::new(), sni, alpn, client, shown, proof, served })
+    Ok(Greeted { io, input: BytesMut::new(), sni, alpn, client, agreed, shown, proof, served })
 }
 
 /// The first message of a client, and all bytes that were read for it.

@@ -26,7 +26,7 @@ use crate::l7::io::Io;
 use crate::report::Event;
 use crate::run::tasks;
 use crate::sys::sockopt;
-use crate::tls::Proof;
+use crate::tls::{Agreed, Proof};
 
 /// The state of a data thread.
 struct Worker {
@@ -134,7 +134,15 @@ impl Worker {
         let local = tcp.local_addr().unwrap_or_else(|_| listener.address());
         let Some(peer) = self.client_behind(&listener, &mut tcp, peer).await else { return };
         let serving = listener.current();
-        let facts = Facts { peer, local, sni: None, secure: false, client: None };
+        let facts = Facts {
+            peer,
+            local,
+            sni: None,
+            secure: false,
+            client: None,
+            agreed: Agreed::default(),
+            leaf: None,
+        };
         let mut admission = None;
         let accepted = match serving.protocol() {
             ListenerProtocol::Tls => match self.greet(&listener, tcp, facts).await {
@@ -208,7 +216,7 @@ impl Worker {
             () = self.thread.drain.forced() => return Err(()),
         };
         drop(place);
-        let Greeted { io, input, sni, alpn, client, shown, proof, served } = match greeted {
+        let Greeted { io, input, sni, alpn, client, agreed, shown, proof, served } = match greeted {
             Ok(greeted) => greeted,
             Err((why, detail)) => {
                 self.counters.refuse(why);
@@ -220,7 +228,8 @@ impl Worker {
             }
         };
         let secure = input.is_empty();
-        let facts = Facts { sni, secure, client, ..facts };
+        let leaf = shown.as_ref().and_then(Shown::leaf);
+        let facts = Facts { sni, secure, client, agreed, leaf, ..facts };
         let admission = served.tls.clone().zip(shown).map(|(tls, shown)| Admission {
             listener: Arc::clone(listener),
             server: served.key.clone(),

@@ -10,7 +10,7 @@ use std::{
 use mesh_core::policy::Permit;
 use tokio::net::TcpStream;
 
-use crate::{redirect::LocalPod, run::worker::Worker, sys::sockopt};
+use crate::{l7::site::Tls, redirect::LocalPod, run::worker::Worker, sys::sockopt};
 
 /// Whose connection it is that is taken on to an application.
 #[derive(Clone)]
@@ -19,12 +19,14 @@ pub(super) struct Origin {
     pub(super) client: SocketAddr,
     /// The pod that opened it, if that is one of this node.
     pub(super) pod: Option<Arc<LocalPod>>,
+    /// What there is to tell of its tunnel's TLS.
+    pub(super) tls: Tls,
 }
 
 impl Origin {
     /// One from elsewhere, which has come to the pod through its own network already.
     pub(super) fn elsewhere(client: SocketAddr) -> Self {
-        Self { client, pod: None }
+        Self { client, pod: None, tls: Tls::default() }
     }
 }
 

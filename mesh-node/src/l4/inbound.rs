@@ -21,7 +21,7 @@ use super::{
 use crate::{
     l7::{
         io::Io,
-        site::{DialError, Dialled, Held},
+        site::{DialError, Dialled, Held, Tls},
         sniff,
     },
     redirect::LocalPod,
@@ -139,11 +139,12 @@ pub async fn tunnelled(
         return;
     }
     if let Some(plan) = requests::plan(&worker, &facts) {
+        let tls = Tls { agreed: incoming.peer.agreed, leaf: incoming.peer.proof.leaf(), own: None };
+        let origin = Origin { tls, ..Origin::elsewhere(client) };
         // What it carries can only be looked at once the peer may send it.
         match incoming.accept() {
             Ok(stream) => {
-                let read =
-                    Read { io: stream.into(), origin: Origin::elsewhere(client), report: Some(report) };
+                let read = Read { io: stream.into(), origin, report: Some(report) };
                 return read_first(&worker, &pod, facts, plan, read).await;
             }
             Err(error) => return report.fail(Stage::Connect, error),

@@ -476,7 +476,7 @@ impl Story {
             carries: Carries::Unread,
         };
         self.report.set_encrypted(true);
-        let origin = Origin { client: self.client, pod: Some(Arc::clone(&self.pod)) };
+        let origin = Origin { pod: Some(Arc::clone(&self.pod)), ..Origin::elsewhere(self.client) };
         match inbound::local(&self.worker, pod, facts, origin).await {
             Ok(inbound::Opened { tcp, report, facts }) => {
                 let _ = sockopt::set_linger_zero(&tcp, true);

@@ -25,11 +25,11 @@ use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
 use crate::l7::site::{self, Chosen, Client, Clients, Dial, DialError, Dialled, LocalBoxFuture, Site};
 use crate::l7::{
-    limit, outbox, sniff,
+    limit, logs, outbox, sniff,
     stream::{self, Stream},
 };
 use crate::redirect::LocalPod;
-use crate::report::{ConnReport, Counters, Told};
+use crate::report::{ConnReport, Counters, Event, Mail, Told};
 use crate::run::drain::Drain;
 use crate::run::worker::Worker;
 use crate::tunnel::{ConnectRequest, TunnelKey};
@@ -144,6 +144,14 @@ pub(super) fn tell(worker: &Rc<Worker>, pod: &Arc<LocalPod>, report: &ConnReport
         report.post(outbox::post(&engine(worker, pod)));
     }
     report.tell(told);
+}
+
+/// Has a service of access logs told what the kernel has carried for a pod. One that is gone meanwhile has nobody who could.
+pub fn deliver(worker: &Rc<Worker>, mail: Mail) {
+    match worker.local_pod(&mail.client) {
+        Some(pod) => logs::put(&engine(worker, &pod), &mail.service, mail.entry),
+        None => worker.reporter.count(Event::LogUndelivered),
+    }
 }
 
 /// Whether rules that are compiled for one are good for the other.
@@ -537,7 +545,7 @@ impl PodClient {
             destination: to,
             carries: Carries::Unread,
         };
-        let origin = Origin { client, pod: Some(Arc::clone(&self.pod)) };
+        let origin = Origin { pod: Some(Arc::clone(&self.pod)), ..Origin::elsewhere(client) };
         inbound::held(worker, pod, facts, origin).await
     }
 

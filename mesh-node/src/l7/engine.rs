@@ -22,7 +22,7 @@ use super::outbox::Outbox;
 use super::shared::Shared;
 use super::site::{Client, INBOUND};
 use super::trace::Teller;
-use crate::report::{PseudoService, Reporter, Telemetry, Told};
+use crate::report::{Event, PseudoService, Reporter, Telemetry, Told};
 use crate::run::tasks;
 
 /// See the module. Requests of one client meet one set of pools, circuit breakers and balancers here.
@@ -213,6 +213,7 @@ impl Engine {
         let (Some(name), Some(port)) = (name, cluster.service.ports.get(cluster.port)) else {
             return Vec::new();
         };
+        self.reporter.count(Event::NameLookedUp);
         // Rare, and larger than what requests have to carry.
         let found = Box::pin(self.shared.lookup(&name)).await;
         let snapshot = self.snapshot();

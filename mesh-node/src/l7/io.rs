@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::tls::Agreed;
 use crate::tunnel::{self, StreamError};
 
 /// One connection, whatever it is made of.
@@ -74,6 +75,17 @@ impl Io {
             Self::Prefixed(it) => it.io.local(),
             Self::Tunnel(it) => it.stream.as_ref()?.local(),
             Self::Closed => None,
+        }
+    }
+
+    /// What was agreed on in TLS, if it is TLS; that of the tunnel, where it is a stream of one.
+    pub fn agreed(&self) -> Agreed {
+        match self {
+            Self::Tls(tls) => Agreed::of(tls.get_ref().1),
+            Self::Nested(tls) => Agreed::of(tls.get_ref().1),
+            Self::Prefixed(it) => it.io.agreed(),
+            Self::Tunnel(it) => it.stream.as_ref().and_then(tunnel::Stream::agreed).unwrap_or_default(),
+            Self::Tcp(_) | Self::Closed => Agreed::default(),
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) struct Journal {
 }
 
 /// Has an entry delivered to a service.
-pub(super) fn put(engine: &Rc<Engine>, service: &Arc<LogService>, entry: Vec<u8>) {
+pub fn put(engine: &Rc<Engine>, service: &Arc<LogService>, entry: Vec<u8>) {
     let journal = Journal { service: Arc::clone(service), teller: engine.teller().logs() };
     outbox::put(engine, &journal, entry);
 }

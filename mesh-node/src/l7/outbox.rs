@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use mesh_core::addressee::Addressee;
-use mesh_core::log_service::LogService;
 use mesh_core::route::{ClusterRef, RouteTable};
 use mesh_core::trace::Collector;
 use tokio::sync::{Notify, mpsc};
@@ -23,7 +22,7 @@ use super::exchange::Stage;
 use super::logs::{self, Journal};
 use super::message::RequestHead;
 use super::site::{Chosen, Clients, Facts, Site};
-use crate::report::{Event, Post, Reporter};
+use crate::report::{ConnReport, Event, Mail, Post, Reporter, Told};
 use crate::run::tasks;
 
 /// Of one client on one data thread.
@@ -233,17 +232,22 @@ pub fn post(engine: &Rc<Engine>) -> Post {
         let (sender, mail) = mpsc::channel(MAX_WAITING);
         let reporter = Arc::clone(&engine.reporter);
         tasks::spawn_local("post", collect((Rc::downgrade(engine), reporter), mail));
-        Post::new(sender)
+        Post::new(engine.client.key(), sender)
     };
     engine.outbox().post.get_or_init(open).clone()
 }
 
+/// States what a Telemetry says is told about a connection of the client, and the way to services that are told.
+pub fn tell(engine: &Rc<Engine>, report: &ConnReport, told: Arc<Told>) {
+    if told.tells_of_connections() {
+        report.post(post(engine));
+    }
+    report.tell(Some(told));
+}
+
 /// Takes the entries of connections in, until nobody can send any more.
-async fn collect(
-    (engine, reporter): (Weak<Engine>, Arc<Reporter>),
-    mut mail: mpsc::Receiver<(Arc<LogService>, Vec<u8>)>,
-) {
-    while let Some((service, entry)) = mail.recv().await {
+async fn collect((engine, reporter): (Weak<Engine>, Arc<Reporter>), mut mail: mpsc::Receiver<Mail>) {
+    while let Some(Mail { service, entry, .. }) = mail.recv().await {
         match engine.upgrade() {
             Some(engine) => logs::put(&engine, &service, entry),
             // Nobody is left on whose behalf it could be told.

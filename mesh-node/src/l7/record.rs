@@ -22,9 +22,9 @@ use super::limit::Quota;
 use super::logs;
 use super::message::{Broken, Piece, RequestHead, Version, grpc_status};
 use super::reply::Refusal;
-use super::site::{Facts, Link};
+use super::site::{Clients, Facts, Link};
 use super::trace;
-use crate::report::{Flags, Operation, Perspective, RequestFacts, RequestHeaderFacts, Told};
+use crate::report::{Flags, Operation, Perspective, RequestFacts, RequestHeaderFacts, TlsFacts, Told};
 
 /// What an answer said, as it was sent on.
 #[derive(Debug, Default)]
@@ -329,26 +329,47 @@ impl Record {
     }
 
     /// The request is over.
-    #[expect(clippy::too_many_lines, reason = "a list of facts, each in its place")]
     pub fn finish(self, stage: &Stage<'_>, head: &RequestHead) -> Instant {
         let now = Instant::now();
-        let facts = stage.facts;
         let header = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
-        let destination = self.endpoint.as_ref().and_then(|it| it.workload.as_ref());
         let request = |name: &str| sent(head, name);
         let shown = |of: fn(&Shown) -> &HeaderMap| self.shown.as_deref().map(of);
         let response = |name: &str| shown(|it| &it.headers)?.get(name).map(HeaderValue::as_bytes);
         let trailer = |name: &str| shown(|it| &it.trailers)?.get(name).map(HeaderValue::as_bytes);
+        let headers = RequestHeaderFacts {
+            x_forwarded_for: header("x-forwarded-for"),
+            user_agent: header("user-agent"),
+            request_id: header("x-request-id"),
+            request: &request,
+            response: &response,
+            trailer: &trailer,
+        };
+        let own = stage.engine.client_workload();
+        let facts = self.facts(stage, (head, headers), own.as_ref());
+        let told = RequestFacts { duration: now.saturating_duration_since(self.start), ..facts };
+        self.count_operation(stage, told.reporter);
+        self.tell(stage, head, &told);
+        now
+    }
+
+    /// What is known of it, but how long it took: above all who took part.
+    fn facts<'a>(
+        &'a self,
+        stage: &'a Stage<'_>,
+        (head, headers): (&'a RequestHead, RequestHeaderFacts<'a>),
+        own: Option<&'a Arc<Workload>>,
+    ) -> RequestFacts<'a> {
+        let facts = stage.facts;
         let reporter = stage.engine.client.perspective();
         // A waypoint sends what others have sent.
-        let source = stage.engine.client_workload().filter(|_| reporter != Perspective::Waypoint);
-        self.count_operation(stage, reporter);
-        let told = RequestFacts {
+        let source = own.filter(|_| reporter != Perspective::Waypoint);
+        let source_identity = self.sender(stage, source);
+        let destination = self.endpoint.as_ref().and_then(|it| it.workload.as_ref());
+        let sender = if reporter == Perspective::Waypoint { facts.tls.own.as_ref() } else { source_identity };
+        RequestFacts {
             reporter,
-            start: self.wall,
-            duration: now.saturating_duration_since(self.start),
-            source: facts.source.as_ref().or(source.as_ref()),
-            source_identity: self.sender(stage, source.as_ref()),
+            source: facts.source.as_ref().or(source),
+            source_identity,
             client_identity: facts.identity.as_ref(),
             destination,
             destination_identity: destination.filter(|_| self.link.encrypted).map(|it| &it.identity),
@@ -357,10 +378,31 @@ impl Record {
                 (None, Some(route)) => stage.site.nobody(route),
                 _ => None,
             },
+            downstream_local: facts.local,
+            downstream_remote: client_of(facts, head),
+            downstream_direct: facts.peer,
+            sni: facts.sni.as_deref().unwrap_or_default(),
+            method: head.method.as_str(),
+            headers,
+            tls: TlsFacts {
+                mutual: self.is_mutual(stage),
+                downstream: facts.tls.agreed,
+                upstream: self.link.agreed,
+                leaf: facts.tls.leaf.as_ref(),
+                own: facts.tls.own.as_ref(),
+                sender: sender.filter(|_| self.link.encrypted),
+            },
+            ..self.outcome(facts.peer)
+        }
+    }
+
+    /// What has become of it, whoever took part.
+    fn outcome(&self, peer: SocketAddr) -> RequestFacts<'_> {
+        RequestFacts {
+            start: self.wall,
             encrypted: self.link.encrypted,
             grpc: self.grpc,
             protocol: self.version.name(),
-            method: head.method.as_str(),
             path: self.target.as_str(),
             authority: self.authority.as_ref().map_or("", |it| it.as_str()),
             code: self.status.map_or(0, |status| status.as_u16()),
@@ -376,27 +418,23 @@ impl Record {
             until_answer: self.until_answer,
             attempts: self.attempts,
             upstream_service_time: self.service_time,
-            headers: RequestHeaderFacts {
-                x_forwarded_for: header("x-forwarded-for"),
-                user_agent: header("user-agent"),
-                request_id: header("x-request-id"),
-                request: &request,
-                response: &response,
-                trailer: &trailer,
-            },
             upstream_host: self.endpoint.as_ref().map(|it| it.addr),
             upstream_cluster: self.cluster.as_ref().map_or("", |it| &it.name),
             upstream_local: self.link.local,
-            downstream_local: facts.local,
-            downstream_remote: client_of(facts, head),
-            downstream_direct: facts.peer,
-            sni: facts.sni.as_deref().unwrap_or_default(),
             route_name: self.route.as_ref().map_or("", |it| &it.name),
             trace: self.active.map(trace::Active::trace),
             told: self.told.as_ref(),
-        };
-        self.tell(stage, head, &told);
-        now
+            ..RequestFacts::nothing(peer)
+        }
+    }
+
+    /// Whether the client has proven who it is; where it is a pod of this node, whether the request went on under mutual TLS.
+    fn is_mutual(&self, stage: &Stage<'_>) -> bool {
+        match stage.site.clients() {
+            Clients::Strangers => stage.facts.tls.leaf.is_some(),
+            Clients::Callers => stage.facts.identity.is_some(),
+            Clients::Own => self.link.encrypted,
+        }
     }
 
     /// The proven identity of whoever sends the request on: a gateway does so as itself, whoever its client is.

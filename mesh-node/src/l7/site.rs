@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 use super::engine::Engine;
 use super::io::Io;
 use crate::report::{ConnReport, Flag, Perspective, PseudoService, Telemetry, Told};
+use crate::tls::{Agreed, Leaf};
 use crate::tunnel;
 
 /// A future on one thread.
@@ -170,12 +171,14 @@ pub struct Link {
     pub encrypted: bool,
     /// Our own address.
     pub local: Option<SocketAddr>,
+    /// What was agreed on in TLS, whoever is at the other end.
+    pub agreed: Agreed,
 }
 
 impl Dialled {
     /// What is told of it. Asks the kernel: once is enough.
     pub fn link(&self) -> Link {
-        Link { encrypted: self.encrypted, local: self.io.local() }
+        Link { encrypted: self.encrypted, local: self.io.local(), agreed: self.io.agreed() }
     }
 }
 
@@ -323,6 +326,19 @@ pub struct Facts {
     pub certificate: Option<Arc<str>>,
     /// What `x-forwarded-for` says of it, once somebody has asked.
     pub forwarded_for: OnceCell<HeaderValue>,
+    /// What there is to tell of its TLS.
+    pub tls: Tls,
+}
+
+/// What there is to tell of the TLS of a client's connection, where it was opened here.
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    /// What was agreed on.
+    pub agreed: Agreed,
+    /// The certificate that the client has shown.
+    pub leaf: Option<Leaf>,
+    /// Whom the client was shown, where that is an identity of the mesh.
+    pub own: Option<SpiffeId>,
 }
 
 impl Facts {
@@ -337,6 +353,7 @@ impl Facts {
             identity: None,
             certificate: None,
             forwarded_for: OnceCell::new(),
+            tls: Tls::default(),
         }
     }
 

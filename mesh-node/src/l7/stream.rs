@@ -65,6 +65,7 @@ pub async fn carry(engine: &Engine, stream: Stream, report: &ConnReport, drain: 
         return report.fail_as(Stage::Resolve, Flag::NoCluster, reason);
     };
     report.set_service(Arc::clone(&cluster.service));
+    report.set_cluster(&cluster.name);
     if let Err(over) = limit::to_service(engine, &cluster.service, &facts) {
         return report.fail_as(Stage::Policy, Flag::RateLimited, over);
     }
@@ -147,6 +148,7 @@ async fn reach(
                     report.set_hbone_addr((member.endpoint.addr.ip(), TUNNEL_PORT).into());
                 }
                 report.set_encrypted(dialled.encrypted);
+                report.reached((dialled.io.local(), dialled.io.agreed()));
                 cluster.record(member.endpoint.id, Outcome::Connected, Instant::now());
                 return Ok(Reached { dialled, member });
             }

@@ -14,7 +14,7 @@ use mesh_core::{
     policy::Connection,
     telemetry::Side,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     Overruled,
@@ -23,9 +23,12 @@ use super::{
 };
 use crate::{
     l7::shared::Shared,
-    report::{ConnInfo, ConnReport, Direction, Event, Party, Reporter, Stage},
+    report::{ConnInfo, ConnReport, Direction, Event, Mail, Party, Post, Reporter, Stage},
     sys::{bpf, conntrack},
 };
+
+/// Where flows are reported, and by which configuration: what it says is told, and the way to services that are told.
+pub type Reported = (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>, (Arc<Shared>, mpsc::Sender<Mail>));
 
 /// Reports express flows as if the proxy had carried them.
 pub struct Flows {
@@ -34,6 +37,8 @@ pub struct Flows {
     snapshots: watch::Receiver<Arc<Snapshot>>,
     /// Knows what Telemetries say.
     shared: Arc<Shared>,
+    /// To a data thread, which tells services of access logs in a pod's name.
+    mail: mpsc::Sender<Mail>,
     cut: CutFlows,
     overruled: Overruled,
     /// Those that are open long enough to be shown.
@@ -56,12 +61,12 @@ impl Flows {
     /// A reader of the maps.
     pub fn new(
         maps: ExpressMaps,
-        (reporter, snapshots, shared): (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>, Arc<Shared>),
+        (reporter, snapshots, (shared, mail)): Reported,
         (cut, overruled): (CutFlows, Overruled),
     ) -> Self {
         let (open, gone, forgotten) = (HashMap::new(), HashSet::new(), HashSet::new());
         let orphans = HashMap::new();
-        Self { maps, reporter, snapshots, shared, cut, overruled, open, gone, forgotten, orphans }
+        Self { maps, reporter, snapshots, shared, mail, cut, overruled, open, gone, forgotten, orphans }
     }
 
     /// Reports for ever.
@@ -242,7 +247,13 @@ impl Flows {
                 Direction::Outbound => (&client.workload, Side::Client),
                 _ => (&destination.workload, Side::Server),
             };
-            report.tell(telemetry.of_connection(own.as_deref(), side));
+            let told = telemetry.of_connection(own.as_deref(), side);
+            if let (Some(own), Some(told)) = (own, &told)
+                && told.tells_of_connections()
+            {
+                report.post(Post::new(&own.uid, self.mail.clone()));
+            }
+            report.tell(told);
             report
         };
         Pair { outbound: begin(Direction::Outbound, service), inbound: begin(Direction::Inbound, served) }

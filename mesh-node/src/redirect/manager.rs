@@ -30,6 +30,7 @@ use super::{
 use crate::{
     admin::{PodState, PodStatus},
     dns,
+    report::{Event, Reporter},
     sys::{diag, links, netns::NetNs},
 };
 
@@ -85,6 +86,7 @@ pub struct Manager {
     /// What was said last to be wrong with it.
     complaint: Option<String>,
     status: watch::Sender<Option<Arc<Vec<PodStatus>>>>,
+    reporter: Arc<Reporter>,
 }
 
 struct Captured {
@@ -105,7 +107,11 @@ type ByPodUid = BTreeMap<Arc<str>, Arc<Workload>>;
 
 impl Manager {
     /// Loads the programs, or takes over what a predecessor left, and attaches what serves the whole node.
-    pub fn start(options: Options, threads: Vec<mpsc::Sender<PodSockets>>) -> Result<Self, RedirectError> {
+    pub fn start(
+        options: Options,
+        threads: Vec<mpsc::Sender<PodSockets>>,
+        reporter: &Arc<Reporter>,
+    ) -> Result<Self, RedirectError> {
         let host = NetNs::own()?;
         let mut programs = Programs::load(&options.pins, options.inbound, options.hook)?;
         let mut maps = ControlMaps::open(&options.pins)?;
@@ -138,6 +144,7 @@ impl Manager {
             attached: BTreeSet::new(),
             complaint: None,
             status,
+            reporter: Arc::clone(reporter),
         })
     }
 
@@ -424,6 +431,7 @@ impl Manager {
             took_ms = started.elapsed().as_millis(), "Captured a pod."
         );
         self.captured.insert(pod.uid.clone(), captured);
+        self.reporter.count(Event::ProxyStarted);
         Ok(())
     }
 
@@ -519,6 +527,7 @@ impl Manager {
     fn release(&mut self, uid: &Arc<str>) {
         let Some(captured) = self.captured.remove(uid) else { return };
         self.unhook(&captured.pod.pinned(), Some(&captured));
+        self.reporter.count(Event::ProxyStopped);
         info!(pod = %captured.status.name, namespace = %captured.status.namespace, "Released a pod.");
     }
 

@@ -1,20 +1,25 @@
 //! The report of one connection.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use mesh_core::model::{Named, Service};
+use mesh_core::policy::Denied;
 use mesh_core::resource::telemetry::Metric;
 use mesh_core::telemetry::{Attributes, Families, Value};
 use tokio::time::Instant;
 
 use super::access::Line;
-use super::entries::Carried;
+use super::carried::{Carried, Passage};
 use super::protocol::Speaking;
+use super::request::attributes::View;
 use super::series::{Series, Uncounted};
 use super::table::Slot;
+use crate::tls::Agreed;
+
 use super::{ConnInfo, Direction, Event, Failure, Flag, Party, Post, PseudoService, Reporter, Stage, Told};
 
 /// Bytes of application data a connection has carried, from the *local pod's* side, as the access log shows them.
@@ -108,18 +113,34 @@ impl ConnReport {
         let _ = self.live.post.set(post);
     }
 
+    /// States that a gateway or a waypoint carries the connection, and what it knows of it. Its line has the form of requests'.
+    pub fn passes(&self, passage: Passage) {
+        self.live.lock().passage = Some(Box::new(passage));
+    }
+
+    /// States the cluster that it goes to, where a gateway or a waypoint carries it.
+    pub fn set_cluster(&self, name: &Arc<str>) {
+        self.live.with_passage(|it| it.set_cluster(Arc::clone(name)));
+    }
+
+    /// States that a connection to the endpoint stands: the proxy's own address there, and what was agreed on in TLS.
+    pub fn reached(&self, link: (Option<SocketAddr>, Agreed)) {
+        self.live.with_passage(|it| it.set_link(link));
+    }
+
     /// States who the source is, once known.
     pub fn set_source(&self, source: Party) {
         self.live.lock().info.source = source;
     }
 
-    /// States whom the connection reaches, once known.
+    /// States whom the connection reaches, or tries to, once known.
     pub fn set_destination(&self, destination: Party) {
+        self.live.with_passage(|it| it.set_upstream(destination.addr));
         self.live.lock().info.destination = destination;
     }
 
     /// States where the connection's tunnel ends.
-    pub fn set_hbone_addr(&self, addr: std::net::SocketAddr) {
+    pub fn set_hbone_addr(&self, addr: SocketAddr) {
         self.live.lock().info.hbone_addr = Some(addr);
     }
 
@@ -152,6 +173,12 @@ impl ConnReport {
         }
     }
 
+    /// States that policy has refused the connection, and how that came. The log says which policy, the client does not hear it.
+    pub fn denied(&self, denied: &Denied, reason: impl Display) {
+        self.live.with_passage(|it| it.set_refused_by(denied.by.details()));
+        self.fail(Stage::Policy, reason);
+    }
+
     /// What has been stated about the connection so far.
     pub fn info(&self) -> ConnInfo {
         self.live.lock().info.clone()
@@ -168,8 +195,11 @@ impl Drop for ConnReport {
         }
         live.end(reporter);
         live.post(reporter);
+        let state = live.lock();
+        if state.passage.is_some() {
+            return live.carried(&state).as_facts(|facts| reporter.log(facts));
+        }
         if let Some(format) = reporter.access.format_of_connection(live.told.get()) {
-            let state = live.lock();
             if live.told.get().is_some_and(|told| !told.logs_connection(&*state)) {
                 return;
             }
@@ -284,6 +314,8 @@ const RECEIVED: Figure = Figure {
 struct State {
     info: ConnInfo,
     failure: Option<Failure>,
+    /// If a gateway or a waypoint carries it.
+    passage: Option<Box<Passage>>,
 }
 
 impl Live {
@@ -300,7 +332,7 @@ impl Live {
             mirrored: OnceLock::new(),
             flushed: Counters::default(),
             series: OnceLock::new(),
-            state: Mutex::new(State { info, failure: None }),
+            state: Mutex::new(State { info, failure: None, passage: None }),
             requests: AtomicBool::new(false),
             express: AtomicBool::new(false),
             told: OnceLock::new(),
@@ -350,17 +382,33 @@ impl Live {
     fn post(&self, reporter: &Reporter) {
         let (Some(told), Some(post)) = (self.told.get(), self.post.get()) else { return };
         let state = self.lock();
-        let carried = Carried {
+        self.carried(&state).as_facts(|facts| {
+            let view = View(facts);
+            let about: &dyn Attributes = if state.passage.is_some() { &view } else { &*state };
+            for (service, entry) in told.entries_of_connection(facts, about) {
+                if !post.send(service, entry) {
+                    reporter.count(Event::LogNoRoom);
+                }
+            }
+        });
+    }
+
+    /// What there is to tell once it is over.
+    fn carried<'a>(&'a self, state: &'a State) -> Carried<'a> {
+        Carried {
             info: &state.info,
+            passage: state.passage.as_deref(),
             bytes: (self.sent(), self.received()),
             since: self.since,
             duration: self.started.elapsed(),
             failure: state.failure.as_ref(),
-        };
-        for (service, entry) in told.entries_of_connection(&*state, &carried) {
-            if !post.send(service, entry) {
-                reporter.count(Event::LogNoRoom);
-            }
+            told: self.told.get(),
+        }
+    }
+
+    fn with_passage(&self, state: impl FnOnce(&mut Passage)) {
+        if let Some(passage) = &mut self.lock().passage {
+            state(passage);
         }
     }
 
@@ -422,7 +470,7 @@ impl Live {
 impl Attributes for State {
     fn get(&self, path: &[Box<str>]) -> Option<Value<'_>> {
         let part = |at: usize| path.get(at).map_or("", |part| &**part);
-        let address = |addr: std::net::SocketAddr| Some(Value::Text(addr.to_string().into()));
+        let address = |addr: SocketAddr| Some(Value::Text(addr.to_string().into()));
         match (part(0), part(1)) {
             ("connection", "mtls") => Some(Value::Bool(self.info.encrypted)),
             ("source", "address") => address(self.info.source.addr),

@@ -1,8 +1,7 @@
 //! What services of access logs are told about requests and connections: entries, written at once and delivered later.
 
-use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use mesh_core::log_service::{LogService, Takes};
 use mesh_core::telemetry::{Attributes, ToService};
@@ -12,23 +11,38 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::request::attributes::View;
-use super::request::{AccessFormat, RequestFacts, RequestHeaderFacts};
+use super::request::{AccessFormat, RequestFacts};
 use super::told::{ANSWER, name_unknown};
-use super::{AccessLogFormat, ConnInfo, Direction, Failure, Flag, Flags, Perspective, Told};
+use super::{AccessLogFormat, Perspective, Told};
 
 /// The way for the entry of a connection to wherever entries are delivered from.
 #[derive(Clone, Debug)]
-pub struct Post(mpsc::Sender<(Arc<LogService>, Vec<u8>)>);
+pub struct Post {
+    client: Arc<str>,
+    sender: mpsc::Sender<Mail>,
+}
+
+/// An entry on its way.
+#[derive(Debug)]
+pub struct Mail {
+    /// Who tells it: the uid of a pod, or what stands for a gateway.
+    pub client: Arc<str>,
+    /// Who is told.
+    pub service: Arc<LogService>,
+    /// The entry.
+    pub entry: Vec<u8>,
+}
 
 impl Post {
-    /// To whoever holds the other end.
-    pub fn new(sender: mpsc::Sender<(Arc<LogService>, Vec<u8>)>) -> Self {
-        Self(sender)
+    /// Of this client, to whoever holds the other end.
+    pub fn new(client: &Arc<str>, sender: mpsc::Sender<Mail>) -> Self {
+        Self { client: Arc::clone(client), sender }
     }
 
     /// Sends an entry off, unless there is no room; says which.
     pub(super) fn send(&self, service: &Arc<LogService>, entry: Vec<u8>) -> bool {
-        self.0.try_send((Arc::clone(service), entry)).is_ok()
+        let (client, service) = (Arc::clone(&self.client), Arc::clone(service));
+        self.sender.try_send(Mail { client, service, entry }).is_ok()
     }
 }
 
@@ -38,16 +52,6 @@ pub(super) struct Ledger {
     to: ToService,
     body: Option<AccessFormat>,
     attributes: Vec<(String, AccessFormat)>,
-}
-
-/// What was carried by a connection that is over.
-pub(super) struct Carried<'a> {
-    pub(super) info: &'a ConnInfo,
-    /// Bytes the local pod has sent, and those it has received.
-    pub(super) bytes: (u64, u64),
-    pub(super) since: std::time::SystemTime,
-    pub(super) duration: Duration,
-    pub(super) failure: Option<&'a Failure>,
 }
 
 impl Ledger {
@@ -117,114 +121,31 @@ impl Told {
         })
     }
 
-    /// What services are told of a connection that is over.
+    /// What services are told of a connection that is over, of which filters see what `about` does.
     pub(super) fn entries_of_connection<'a>(
         &'a self,
+        facts: &'a RequestFacts<'_>,
         about: &'a dyn Attributes,
-        carried: &'a Carried<'a>,
     ) -> impl Iterator<Item = (&'a Arc<LogService>, Vec<u8>)> {
         let ledgers = self.ledgers.iter().filter(|it| it.to.service.takes_connections() && it.wants(about));
-        ledgers.map(move |it| {
+        ledgers.map(|it| {
             let service = &it.to.service;
-            let entry = carried.as_facts(|facts| match &service.takes {
+            let entry = match &service.takes {
                 Takes::Records { .. } => it.record(facts, None),
                 _ => tcp_entry(&common(facts), facts.bytes_received, facts.bytes_sent),
-            });
+            };
             (service, entry)
         })
     }
 }
 
-impl Carried<'_> {
-    /// In the words of a request, of which a connection has only some: bytes are those that the client sent and was sent.
-    fn as_facts<T>(&self, then: impl FnOnce(&RequestFacts<'_>) -> T) -> T {
-        let info = self.info;
-        let is_inbound = info.direction == Direction::Inbound;
-        let (received, sent) = if is_inbound { (self.bytes.1, self.bytes.0) } else { self.bytes };
-        let cluster = cluster(info);
-        let reason = self.failure.map_or("", |it| it.reason.as_str());
-        then(&RequestFacts {
-            reporter: match info.direction {
-                Direction::Inbound => Perspective::Destination,
-                Direction::Outbound => Perspective::Source,
-                Direction::Through => Perspective::Waypoint,
-            },
-            start: self.since,
-            duration: self.duration,
-            source: info.source.workload.as_ref(),
-            source_identity: info.source.identity.as_ref(),
-            client_identity: info.source.identity.as_ref(),
-            destination: info.destination.workload.as_ref(),
-            destination_identity: info.destination.identity.as_ref(),
-            service: info.service.as_ref(),
-            pseudo_service: info.pseudo_service,
-            encrypted: info.encrypted,
-            grpc: false,
-            protocol: "",
-            method: "",
-            path: "",
-            authority: "",
-            code: 0,
-            grpc_status: None,
-            flags: flags(self.failure.map_or(Flag::None, |it| it.flag)),
-            details: "",
-            termination_details: self.failure.map_or("", |it| it.flag.label()),
-            upstream_failure: reason,
-            bytes_received: received,
-            bytes_sent: sent,
-            request_messages: 0,
-            response_messages: 0,
-            until_answer: None,
-            attempts: 0,
-            upstream_service_time: None,
-            headers: RequestHeaderFacts::NONE,
-            upstream_host: Some(info.destination.addr),
-            upstream_cluster: &cluster,
-            upstream_local: None,
-            downstream_local: is_inbound.then_some(info.destination.addr),
-            downstream_remote: info.source.addr,
-            downstream_direct: info.source.addr,
-            sni: "",
-            route_name: "",
-            trace: None,
-            told: None,
-        })
-    }
-}
-
-/// As Envoy calls where a connection goes; which port of a service was asked for is known only of services that have one.
-fn cluster(info: &ConnInfo) -> Cow<'static, str> {
-    let port = info.destination.addr.port();
-    match (&info.service, info.pseudo_service) {
-        _ if info.direction == Direction::Inbound => format!("inbound|{port}||").into(),
-        (Some(service), _) => {
-            let only = service.ports.first().filter(|_| service.ports.len() == 1);
-            format!("outbound|{}||{}", only.map_or(port, |it| it.number), service.hostname).into()
-        }
-        (None, Some(pseudo)) => pseudo.name().into(),
-        (None, None) => "".into(),
-    }
-}
-
-/// The nearest of Envoy's flags.
-const fn flags(flag: Flag) -> Flags {
-    match flag {
-        Flag::None | Flag::Deny => Flags::NONE,
-        Flag::Connect | Flag::TlsFailure | Flag::H2Failure | Flag::IdentityError => Flags::UF,
-        Flag::NoRoute => Flags::NR,
-        Flag::NoUpstream => Flags::UH,
-        Flag::NoCluster => Flags::NC,
-        Flag::Overflow => Flags::UO,
-        Flag::RateLimited => Flags::RL,
-        Flag::Terminated => Flags::UC,
-        Flag::Drained => Flags::LR,
-    }
-}
-
 fn common<'a>(facts: &RequestFacts<'a>) -> Common<'a> {
-    // What the client was shown is the server's at the server, and at a waypoint the waypoint's own, which is not known here.
-    let own = facts.destination_identity.filter(|_| facts.reporter == Perspective::Destination);
-    let peer = facts.client_identity.filter(|_| facts.encrypted && facts.reporter != Perspective::Source);
+    // At a server's node the client was shown the server's.
+    let of_server = facts.destination_identity.filter(|_| facts.reporter == Perspective::Destination);
+    let own = facts.tls.own.or(of_server);
+    // On a client's node nobody has shown anything: the pod is known.
+    let has_shown = facts.tls.leaf.is_some() || facts.reporter != Perspective::Source;
+    let peer = facts.client_identity.filter(|_| facts.tls.mutual && has_shown);
     Common {
         start: facts.start.duration_since(UNIX_EPOCH).unwrap_or_default(),
         duration: facts.duration,
@@ -246,13 +167,15 @@ fn common<'a>(facts: &RequestFacts<'a>) -> Common<'a> {
 fn request<'a>(facts: &RequestFacts<'a>, headers: &[String], secure: bool) -> Request<'a> {
     let text =
         |value: Option<&[u8]>| cut(&String::from_utf8_lossy(value.unwrap_or_default()), MAX_VALUE).to_owned();
+    let sent = |name, asked: &str| text((facts.headers.request)(name).or(Some(asked.as_bytes())));
     let known = |name: &String| Some((name.clone(), text(Some((facts.headers.request)(name)?))));
     Request {
         protocol: facts.protocol,
         method: facts.method,
         scheme: if secure { "https" } else { "http" },
-        authority: facts.authority,
-        path: cut(facts.path, MAX_VALUE),
+        authority: sent(":authority", facts.authority),
+        path: sent(":path", facts.path),
+        original_path: text((facts.headers.request)("x-envoy-original-path")),
         user_agent: text(facts.headers.user_agent),
         referer: text((facts.headers.request)("referer")),
         forwarded_for: text(facts.headers.x_forwarded_for),

@@ -4,6 +4,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mesh_proto::names::ResourceType;
+
 use crate::tls::Protocol;
 
 /// Something worth a counter.
@@ -105,13 +107,39 @@ pub enum Event {
     LogNoRoom,
     /// An entry of an access log whose service could not be reached, or did not take it.
     LogUndelivered,
+    /// A message of the control plane about roots.
+    ToldTrust,
+    /// A message of the control plane about the mesh's settings.
+    ToldMesh,
+    /// A message of the control plane about policies.
+    ToldAuthorization,
+    /// A message of the control plane about certificates of gateways.
+    ToldCredential,
+    /// A message of the control plane about rules.
+    ToldConfig,
+    /// A message of the control plane about pods of this node.
+    ToldLocalPod,
+    /// A message of the control plane about workloads and services.
+    ToldAddress,
+    /// An attempt to connect to the control plane that has failed.
+    ControlUnreached,
+    /// A connection to the control plane that has broken.
+    ControlLost,
+    /// A connection that the control plane has ended.
+    ControlEnded,
+    /// Something for whose sake a name was looked up.
+    NameLookedUp,
+    /// A pod whose traffic was captured.
+    ProxyStarted,
+    /// A pod that was let go of.
+    ProxyStopped,
     /// A task that panicked; must stay 0.
     Panic,
 }
 
 impl Event {
     /// Every event; an event's place in it is its discriminant.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 62] = [
         Self::HandshakeTls,
         Self::HandshakeIdentity,
         Self::HandshakeDeadline,
@@ -160,6 +188,19 @@ impl Event {
         Self::LogSent,
         Self::LogNoRoom,
         Self::LogUndelivered,
+        Self::ToldTrust,
+        Self::ToldMesh,
+        Self::ToldAuthorization,
+        Self::ToldCredential,
+        Self::ToldConfig,
+        Self::ToldLocalPod,
+        Self::ToldAddress,
+        Self::ControlUnreached,
+        Self::ControlLost,
+        Self::ControlEnded,
+        Self::NameLookedUp,
+        Self::ProxyStarted,
+        Self::ProxyStopped,
         Self::Panic,
     ];
 
@@ -207,11 +248,22 @@ impl Event {
             Self::SpanNoRoom | Self::SpanUndelivered => &SPANS_DROPPED,
             Self::LogSent => &LOGS_SENT,
             Self::LogNoRoom | Self::LogUndelivered => &LOGS_DROPPED,
+            Self::ToldTrust
+            | Self::ToldMesh
+            | Self::ToldAuthorization
+            | Self::ToldCredential
+            | Self::ToldConfig
+            | Self::ToldLocalPod
+            | Self::ToldAddress => &MESSAGES,
+            Self::ControlUnreached | Self::ControlLost | Self::ControlEnded => &CONTROL,
+            Self::NameLookedUp => &NAMES,
+            Self::ProxyStarted => &STARTED,
+            Self::ProxyStopped => &STOPPED,
             Self::Panic => &PANICS,
         }
     }
 
-    /// The value of the label `reason`; empty for an event that has its family to itself.
+    /// The value of its family's label; empty for an event that has its family to itself.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::HandshakeTls => "tls",
@@ -247,7 +299,20 @@ impl Event {
             Self::AdminHost => "host",
             Self::ShedConnections | Self::AdminConnections => "connections",
             Self::SpanUndelivered | Self::LogUndelivered => "delivery",
-            Self::TokenRefused
+            Self::ToldTrust => ResourceType::Trust.url(),
+            Self::ToldMesh => ResourceType::Mesh.url(),
+            Self::ToldAuthorization => ResourceType::Authorization.url(),
+            Self::ToldCredential => ResourceType::Credential.url(),
+            Self::ToldConfig => ResourceType::Config.url(),
+            Self::ToldLocalPod => ResourceType::LocalPod.url(),
+            Self::ToldAddress => ResourceType::Address.url(),
+            Self::ControlUnreached => "ConnectionError",
+            Self::ControlLost => "Error",
+            Self::ControlEnded => "Complete",
+            Self::NameLookedUp
+            | Self::ProxyStarted
+            | Self::ProxyStopped
+            | Self::TokenRefused
             | Self::NoWaypoint
             | Self::TunnelHbone
             | Self::TunnelMesh
@@ -264,6 +329,19 @@ impl Event {
         match protocol {
             Protocol::Hbone => Self::TunnelHbone,
             Protocol::Mesh => Self::TunnelMesh,
+        }
+    }
+
+    /// The event that counts a message of the control plane.
+    pub const fn message(about: ResourceType) -> Self {
+        match about {
+            ResourceType::Trust => Self::ToldTrust,
+            ResourceType::Mesh => Self::ToldMesh,
+            ResourceType::Authorization => Self::ToldAuthorization,
+            ResourceType::Credential => Self::ToldCredential,
+            ResourceType::Config => Self::ToldConfig,
+            ResourceType::LocalPod => Self::ToldLocalPod,
+            ResourceType::Address => Self::ToldAddress,
         }
     }
 
@@ -287,6 +365,13 @@ pub struct Family {
     pub name: &'static str,
     /// One line for people, without a full stop.
     pub help: &'static str,
+}
+
+impl Family {
+    /// The label that tells its events apart.
+    pub fn label(&self) -> &'static str {
+        if *self == MESSAGES { "url" } else { "reason" }
+    }
 }
 
 /// One counter per event. Any thread may count.
@@ -372,6 +457,21 @@ static OVERFLOW: Family = Family {
     name: "mesh_label_sets_overflow",
     help: "Connections and requests counted under unknown labels because there are too many label sets",
 };
+/// These five have the names and labels that Istio's node proxy has for them.
+static MESSAGES: Family =
+    Family { name: "istio_xds_message", help: "Messages of the control plane, by what they are about" };
+static CONTROL: Family = Family {
+    name: "istio_xds_connection_terminations",
+    help: "Connections to the control plane that have ended or not come about",
+};
+static NAMES: Family = Family {
+    name: "istio_on_demand_dns",
+    help: "Connections and requests for whose sake a name was looked up",
+};
+static STARTED: Family =
+    Family { name: "workload_manager_proxies_started", help: "Pods whose traffic was captured" };
+static STOPPED: Family =
+    Family { name: "workload_manager_proxies_stopped", help: "Pods that were let go of" };
 static PANICS: Family = Family { name: "mesh_panics", help: "Tasks that panicked" };
 
 #[cfg(test)]

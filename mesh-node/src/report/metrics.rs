@@ -143,7 +143,7 @@ impl Scrape {
             let (these, others) =
                 rest.split_at(rest.iter().take_while(|event| event.family() == family).count());
             let samples = these.iter().map(|event| {
-                let labels = Some(("reason", event.reason())).filter(|(_, reason)| !reason.is_empty());
+                let labels = Some((family.label(), event.reason())).filter(|(_, reason)| !reason.is_empty());
                 (labels.into_iter().collect(), self.reporter.counted(*event))
             });
             counters(encoder, family.name, family.help, samples)?;
@@ -286,6 +286,8 @@ const PLAIN_FAMILIES: [PlainFamily; 3] = [
 
 /// Families that tell how it ended.
 const FLAGGED_FAMILIES: [FlaggedFamily; 2] = [
-    ("istio_tcp_connections_closed", "TCP connections closed", Series::closed),
-    ("istio_tcp_connections_failed", "TCP connections that were never established", Series::failed),
+    ("istio_tcp_connections_closed", "TCP connections closed", |series, flag| series.closed(flag)),
+    ("istio_tcp_connections_failed", "TCP connections that were never established", |series, flag| {
+        series.failed(flag)
+    }),
 ];

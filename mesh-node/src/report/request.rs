@@ -30,6 +30,7 @@ pub(super) use series::RequestMap;
 pub(super) use shape::MAX_VALUE;
 
 use super::{Event, PseudoService, Reporter, Told};
+use crate::tls::{Agreed, Leaf};
 
 /// Who reports a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -139,6 +140,26 @@ pub struct RequestFacts<'a> {
     pub trace: Option<u128>,
     /// What Telemetries say is told about it.
     pub told: Option<&'a Arc<Told>>,
+    /// What there is to tell of TLS.
+    pub tls: TlsFacts<'a>,
+}
+
+/// What there is to tell of TLS at both ends.
+#[derive(Clone, Copy, Default)]
+pub struct TlsFacts<'a> {
+    /// Whether the client has proven who it is. On the client's node, which takes connections in plainly, whether they go on
+    /// under mutual TLS.
+    pub mutual: bool,
+    /// What was agreed on with the client.
+    pub downstream: Agreed,
+    /// What was agreed on with the server.
+    pub upstream: Agreed,
+    /// The client's certificate.
+    pub leaf: Option<&'a Leaf>,
+    /// The identity that was shown to the client.
+    pub own: Option<&'a SpiffeId>,
+    /// The identity that was shown to the server.
+    pub sender: Option<&'a SpiffeId>,
 }
 
 /// Headers that the log shows, as they were sent.
@@ -161,6 +182,55 @@ pub struct RequestHeaderFacts<'a> {
 /// Finds a header's first value by its name in lower case.
 pub type HeaderLookup<'a> = &'a dyn Fn(&str) -> Option<&'a [u8]>;
 
+impl RequestFacts<'_> {
+    /// Of something from this address, of which nothing else is known.
+    pub fn nothing(peer: SocketAddr) -> Self {
+        Self {
+            reporter: Perspective::Source,
+            start: SystemTime::UNIX_EPOCH,
+            duration: Duration::ZERO,
+            source: None,
+            source_identity: None,
+            client_identity: None,
+            destination: None,
+            destination_identity: None,
+            service: None,
+            pseudo_service: None,
+            encrypted: false,
+            grpc: false,
+            protocol: "",
+            method: "",
+            path: "",
+            authority: "",
+            code: 0,
+            grpc_status: None,
+            flags: Flags::NONE,
+            details: "",
+            termination_details: "",
+            upstream_failure: "",
+            bytes_received: 0,
+            bytes_sent: 0,
+            request_messages: 0,
+            response_messages: 0,
+            until_answer: None,
+            attempts: 0,
+            upstream_service_time: None,
+            headers: RequestHeaderFacts::NONE,
+            upstream_host: None,
+            upstream_cluster: "",
+            upstream_local: None,
+            downstream_local: None,
+            downstream_remote: peer,
+            downstream_direct: peer,
+            sni: "",
+            route_name: "",
+            trace: None,
+            told: None,
+            tls: TlsFacts::default(),
+        }
+    }
+}
+
 impl RequestHeaderFacts<'_> {
     /// No header is known.
     pub const NONE: Self = Self {
@@ -179,6 +249,11 @@ impl Reporter {
         if self.requests.record(facts) {
             self.count(Event::LabelOverflow);
         }
+        self.log(facts);
+    }
+
+    /// Writes a line of the access log, if there is to be one.
+    pub(super) fn log(&self, facts: &RequestFacts<'_>) {
         if facts.told.is_none_or(|told| told.logs(facts)) {
             self.access.request(facts);
         }

@@ -5,40 +5,37 @@
 //! the first time. From then on a connection touches atomics only.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, Weak};
 
 use mesh_core::id::SpiffeId;
 use mesh_core::topology::{Edge, Tally};
 use tokio::time::Instant;
 
-use super::age::{self, Age, may_have, patience};
 use super::edges;
+use super::known::{self, Counts, Known, Owner, locked};
 use super::labels::{Changes, Labels};
 use super::{ConnInfo, Direction, Flag, PseudoService};
 
-/// All counters of one label set. Bytes are counted from the server's side; see [`super::Counters`].
-#[derive(Debug)]
-pub(super) struct Series {
-    pub(super) labels: Arc<Labels>,
-    /// Between whom; of what there was no room for nobody knows.
-    pub(super) edge: Option<Edge>,
+/// All counters of one label set.
+pub(super) type Series = known::Series<Labels, Counted>;
+
+/// Bytes are counted from the server's side; see [`super::Counters`].
+#[derive(Debug, Default)]
+pub(super) struct Counted {
     pub(super) opened: AtomicU64,
     pub(super) sent: AtomicU64,
     pub(super) received: AtomicU64,
     /// What the mesh page tells of the edge, and these metrics do not have: a Telemetry has it under other labels, or not at all.
     pub(super) uncounted: Uncounted,
-    owner: Option<Owner>,
-    age: Age,
     /// By [`Flag::index`].
     closed: [AtomicU64; Flag::ALL.len()],
     /// By [`Flag::index`].
     failed: [AtomicU64; Flag::ALL.len()],
 }
 
-/// See [`Series::uncounted`].
+/// See [`Counted::uncounted`].
 #[derive(Debug, Default)]
 pub(super) struct Uncounted {
     pub(super) opened: AtomicU64,
@@ -46,25 +43,7 @@ pub(super) struct Uncounted {
     pub(super) received: AtomicU64,
 }
 
-/// The namespace and the workload whose Telemetry changes labels.
-type Owner = (Arc<str>, Arc<str>);
-
-impl Series {
-    fn new(labels: Arc<Labels>, edge: Option<Edge>, owner: Option<Owner>) -> Self {
-        Self {
-            labels,
-            edge,
-            uncounted: Uncounted::default(),
-            owner,
-            age: Age::default(),
-            opened: AtomicU64::new(0),
-            sent: AtomicU64::new(0),
-            received: AtomicU64::new(0),
-            closed: Default::default(),
-            failed: Default::default(),
-        }
-    }
-
+impl Counted {
     /// The closed connections of a flag.
     pub(super) fn closed(&self, flag: Flag) -> &AtomicU64 {
         self.closed.get(flag.index()).expect("as many counters as flags")
@@ -74,9 +53,13 @@ impl Series {
     pub(super) fn failed(&self, flag: Flag) -> &AtomicU64 {
         self.failed.get(flag.index()).expect("as many counters as flags")
     }
+}
+
+impl Counts for Counted {
+    type Key = ();
 
     /// All of it, as it stands now.
-    pub(super) fn tally(&self) -> Tally {
+    fn tally(&self, (): ()) -> Tally {
         let sum = |one: &AtomicU64, other: &AtomicU64| {
             one.load(Ordering::Relaxed).wrapping_add(other.load(Ordering::Relaxed))
         };
@@ -89,9 +72,8 @@ impl Series {
         }
     }
 
-    /// Moves with everything that is counted.
     fn activity(&self) -> u64 {
-        let tally = self.tally();
+        let tally = self.tally(());
         let closed = self.closed.iter().map(|count| count.load(Ordering::Relaxed));
         [tally.sent, tally.received, tally.opened]
             .into_iter()
@@ -109,20 +91,7 @@ pub(super) struct SeriesMap {
     /// Moves when cached entries should be looked up anew, so that they do not keep old configuration alive.
     epoch: AtomicU64,
     overflow: [Arc<Series>; Direction::ALL.len()],
-    known: Mutex<Known>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    by_labels: HashMap<Arc<Labels>, Arc<Series>>,
-    /// In the order of their birth, so that output is stable.
-    ordered: Vec<Arc<Series>>,
-    /// Of connections for whose labels there was no room.
-    by_edge: BTreeMap<Edge, Arc<Series>>,
-    /// What series that are gone had counted, as long as another one of the edge is there.
-    gone: BTreeMap<Edge, Tally>,
-    /// How many label sets Telemetries have made for whom.
-    shares: HashMap<Owner, usize>,
+    known: Mutex<Known<Labels, Counted>>,
 }
 
 impl SeriesMap {
@@ -172,36 +141,23 @@ impl SeriesMap {
     /// What the mesh page tells of a connection for whose labels there is no room; beyond the cap that of all of them.
     pub(super) fn of_edge(&self, info: &ConnInfo) -> Arc<Series> {
         let edge = edges::of_connection(info);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let edge = if known.by_edge.contains_key(&edge) || known.by_edge.len() < self.cap {
-            edge
-        } else {
-            Edge { source: None, destination: None, service: None, ..edge }
-        };
-        let labels = || Arc::clone(&self.overflow_of(info.direction).labels);
-        let made = || Arc::new(Series::new(labels(), Some(edge.clone()), None));
-        Arc::clone(known.by_edge.entry(edge.clone()).or_insert_with(made))
+        let labels = Arc::clone(&self.overflow_of(info.direction).labels);
+        locked(&self.known).of_edge((edge, ()), (labels, self.cap))
     }
 
     /// What was carried, by edge.
     pub(super) fn tallies(&self) -> Vec<(Edge, Tally)> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = known.ordered.iter().chain(known.by_edge.values());
-        let all = all.filter_map(|series| Some((series.edge.clone()?, series.tally())));
-        all.chain(known.gone.iter().map(|(edge, tally)| (edge.clone(), tally.clone()))).collect()
+        known::tallies(&self.known)
     }
 
     /// Forgets what was not counted for long. What a connection holds that is open stays. To be called once an epoch.
     pub(super) fn forget_idle(&self, now: Instant) {
-        let known = &mut *self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.ordered.iter().chain(known.by_edge.values()).for_each(|it| it.age.grow(it.activity(), now));
-        let patience = patience(known.ordered.len().max(known.by_edge.len()), self.cap);
-        known.forget(patience, now);
+        locked(&self.known).forget_idle(self.cap, now);
     }
 
     /// Every series, oldest first, overflow last.
     pub(super) fn all(&self) -> Vec<Arc<Series>> {
-        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner).ordered.clone();
+        let mut all = locked(&self.known).ordered();
         all.extend(self.overflow.iter().cloned());
         all
     }
@@ -210,24 +166,14 @@ impl SeriesMap {
     fn intern(&self, info: &ConnInfo, changes: Changes) -> Option<Arc<Series>> {
         let is_usual = changes.is_empty();
         let labels = Labels::of(info, changes);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(series) = known.by_labels.get(&labels) {
+        let mut known = locked(&self.known);
+        if let Some(series) = known.get(&labels) {
             return Some(series.clone());
         }
         let owner = if is_usual { None } else { owner(info) };
-        if !known.has_room(owner.as_ref(), self.cap) {
-            return None;
-        }
-        if let Some(owner) = &owner {
-            *known.shares.entry(owner.clone()).or_default() += 1;
-        }
-        let labels = Arc::new(labels);
         // Of changed labels only some metrics are made, and what a label set has in common need not be an edge.
-        let edge = is_usual.then(|| edges::of_connection(info));
-        let series = Arc::new(Series::new(labels.clone(), edge, owner));
-        known.by_labels.insert(labels, series.clone());
-        known.ordered.push(series.clone());
-        Some(series)
+        let edge = is_usual.then(|| (edges::of_connection(info), ()));
+        known.add(Series::new(Arc::new(labels), edge, owner), self.cap)
     }
 
     fn overflow_of(&self, direction: Direction) -> &Arc<Series> {
@@ -237,48 +183,6 @@ impl SeriesMap {
             Direction::Outbound => outbound,
             Direction::Through => through,
         }
-    }
-}
-
-impl Known {
-    /// Whether there is room for one more label set.
-    fn has_room(&self, owner: Option<&Owner>, cap: usize) -> bool {
-        let free = cap.saturating_sub(self.ordered.len());
-        let share = owner.and_then(|owner| self.shares.get(owner)).copied().unwrap_or_default();
-        free > 0 && (owner.is_none() || may_have(share, free))
-    }
-
-    /// Of a series that is gone nobody may have a hold: what was counted in it later would be lost.
-    fn forget(&mut self, patience: Duration, now: Instant) {
-        let is_unused =
-            |it: &Arc<Series>, holds| it.age.is_beyond(patience, now) && Arc::strong_count(it) == holds;
-        // Here and by its labels.
-        let old: Vec<_> = self.ordered.extract_if(.., |it| is_unused(it, 2)).collect();
-        let mut over = Vec::new();
-        for series in old {
-            self.by_labels.remove(&series.labels);
-            match Arc::try_unwrap(series) {
-                Ok(series) => over.push(series),
-                Err(series) => {
-                    self.by_labels.insert(Arc::clone(&series.labels), Arc::clone(&series));
-                    self.ordered.push(series);
-                }
-            }
-        }
-        for owner in over.iter().filter_map(|it| it.owner.as_ref()) {
-            self.shares.entry(owner.clone()).and_modify(|share| *share = share.saturating_sub(1));
-        }
-        self.shares.retain(|_, share| *share > 0);
-        // Nobody else is given these without the lock.
-        let by_edge = std::mem::take(&mut self.by_edge);
-        let (old, kept) = by_edge.into_iter().partition(|(_, it)| is_unused(it, 1));
-        self.by_edge = kept;
-        let old: BTreeMap<_, _> = old;
-        over.extend(old.into_values().filter_map(Arc::into_inner));
-        let living: Vec<_> =
-            self.ordered.iter().chain(self.by_edge.values()).filter_map(|it| it.edge.clone()).collect();
-        let gone = over.iter().filter_map(|it| Some((it.edge.clone()?, it.tally())));
-        age::keep(&mut self.gone, gone, living.into_iter());
     }
 }
 

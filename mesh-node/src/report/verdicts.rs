@@ -1,10 +1,12 @@
 //! What policies have said: counted by policy, and the last refusals in full for whoever looks at the node.
 
+mod counts;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mesh_core::policy::{Denied, DeniedBy, Notes, PolicyName};
+use mesh_core::policy::{Denied, DeniedBy, Notes};
 use mesh_core::topology::{PolicyId, PolicyKind, Verdicts as Told};
 use prometheus_client::encoding::DescriptorEncoder;
 use serde::Serialize;
@@ -12,9 +14,10 @@ use serde::Serialize;
 use super::Reporter;
 use super::event::Event;
 use super::metrics::counters;
+use counts::Counts;
 
 /// What a policy has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Verdict {
     /// One of its rules has allowed something.
     Allowed,
@@ -48,11 +51,9 @@ pub struct Refusal {
     pub reason: String,
 }
 
-type Key = (Arc<PolicyName>, PolicyKind, Verdict);
-
 #[derive(Debug, Default)]
 pub(super) struct Verdicts {
-    by_policy: Mutex<BTreeMap<Key, u64>>,
+    by_policy: Counts,
     recent: Mutex<VecDeque<Refusal>>,
 }
 
@@ -65,7 +66,7 @@ impl Reporter {
             DeniedBy::NoAllowMatched { .. } => (PolicyKind::AuthorizationPolicy, Verdict::Unmatched),
             _ => (PolicyKind::AuthorizationPolicy, Verdict::Denied),
         };
-        denied.by.policies().iter().for_each(|policy| self.verdicts.count(policy, kind, verdict));
+        denied.by.policies().iter().for_each(|policy| self.verdicts.by_policy.add(policy, kind, verdict));
         let mut recent = self.verdicts.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() >= MAX_RECENT {
             recent.pop_front();
@@ -75,7 +76,8 @@ impl Reporter {
 
     /// Counts what is to be noted of something that was allowed, and says it in the log.
     pub fn noted(&self, notes: &Notes, client: &dyn fmt::Display, to: &dyn fmt::Display) {
-        let count = |policy, verdict| self.verdicts.count(policy, PolicyKind::AuthorizationPolicy, verdict);
+        let count =
+            |policy, verdict| self.verdicts.by_policy.add(policy, PolicyKind::AuthorizationPolicy, verdict);
         if let Some(policy) = &notes.allowed_by {
             count(policy, Verdict::Allowed);
         }
@@ -91,11 +93,10 @@ impl Reporter {
 
     /// What policies have come to since the start, those that are told apart.
     pub fn policies(&self) -> BTreeMap<PolicyId, Told> {
-        let all = self.verdicts.by_policy.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told: BTreeMap<PolicyId, Told> = BTreeMap::new();
-        for ((policy, kind, verdict), count) in all.iter() {
+        for ((policy, kind, verdict), count) in self.verdicts.by_policy.sums() {
             let (namespace, name) = (Arc::clone(&policy.namespace), Arc::clone(&policy.name));
-            let sum = told.entry(PolicyId { kind: *kind, namespace, name }).or_default();
+            let sum = told.entry(PolicyId { kind, namespace, name }).or_default();
             match verdict {
                 Verdict::Allowed => sum.allowed += count,
                 Verdict::Denied | Verdict::Unmatched => sum.denied += count,
@@ -125,21 +126,9 @@ impl Verdict {
 }
 
 impl Verdicts {
-    fn count(&self, policy: &Arc<PolicyName>, kind: PolicyKind, verdict: Verdict) {
-        let mut all = self.by_policy.lock().unwrap_or_else(PoisonError::into_inner);
-        // Policies come and go; those beyond are in the totals.
-        if let Some(count) = all.get_mut(&(Arc::clone(policy), kind, verdict)) {
-            *count += 1;
-        } else if all.len() < MAX_POLICIES {
-            all.insert((Arc::clone(policy), kind, verdict), 1);
-        }
-    }
-
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut sums: BTreeMap<(String, &str), u64> = BTreeMap::new();
-        for ((policy, _, verdict), count) in
-            self.by_policy.lock().unwrap_or_else(PoisonError::into_inner).iter()
-        {
+        for ((policy, _, verdict), count) in self.by_policy.sums() {
             *sums.entry((policy.to_string(), verdict.name())).or_default() += count;
         }
         let samples = sums.iter().map(|((policy, verdict), count)| {
@@ -151,11 +140,11 @@ impl Verdicts {
 
 /// Refusals that are kept.
 const MAX_RECENT: usize = 100;
-/// Policies that are told apart in metrics, by verdict.
-const MAX_POLICIES: usize = 1_000;
 
 #[cfg(test)]
 mod tests {
+    use mesh_core::policy::PolicyName;
+
     use super::*;
 
     fn name(text: &str) -> Arc<PolicyName> {
@@ -207,10 +196,10 @@ mod tests {
     #[test]
     fn policies_that_are_told_apart_are_bounded() {
         let reporter = reporter();
-        for number in 0..MAX_POLICIES + 100 {
+        for number in 0..counts::MAX_KEYS + 100 {
             refuse(&reporter, DeniedBy::Policy { policy: name(&number.to_string()), rule: 0 });
         }
-        assert_eq!(reporter.policies().len(), MAX_POLICIES);
+        assert_eq!(reporter.policies().len(), counts::MAX_KEYS);
     }
 
     #[derive(Debug)]

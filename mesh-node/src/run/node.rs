@@ -33,7 +33,7 @@ use crate::{
         maps::{ControlMaps, ExpressMaps, FlowMaps},
         pins::Pins,
     },
-    report::{ReportOptions, Reporter},
+    report::{Mail, ReportOptions, Reporter},
     run::{
         access_log,
         drain::{self, Drain, DrainSwitch},
@@ -78,8 +78,8 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     let (switch, drained) = drain::channel();
     let (relief, on_duty) = drain::channel();
 
-    let (seeds, threads) = prepare_threads(&options, &redirect, &snapshots);
-    let manager = Manager::start(redirect.clone(), seeds)?;
+    let (seeds, threads, mail) = prepare_threads(&options, &redirect, &snapshots);
+    let manager = Manager::start(redirect.clone(), seeds, &reporter)?;
     let (demand, demands) = mpsc::channel(DEMANDS);
     let (lookup, lookups) = Lookup::new();
     let watchdog = Watchdog::start(&reporter).context("starting the watchdog")?;
@@ -90,18 +90,15 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
         (&identities, &demand, &shared),
         (&reporter, &drained, Descriptors::under(files)),
     )?;
-    let publisher = Publisher {
-        snapshots: snapshots.clone(),
-        identities: identities.clone(),
-        findings: told.clone(),
-        wanted: Box::new(publish::local_identities),
-    };
+    let certificates = (identities.clone(), Box::new(publish::local_identities) as publish::Wanted);
+    let publisher = Publisher::new((snapshots.clone(), told.clone()), certificates, &reporter);
     source.tell(&place, &reporter, captures(manager.status(), identities.clone()), &on_duty);
     let known = (log, snapshots.subscribe(), told.subscribe(), manager.status());
     let state = state(&options, &redirect, known, (identities.clone(), watchdog))?;
     announce(&state, &reporter, &on_duty).await?;
 
-    follow_flows(&manager, &redirect, (reporter.clone(), snapshots.subscribe(), shared), &on_duty)?;
+    let reported = (reporter.clone(), snapshots.subscribe(), (shared, mail));
+    follow_flows(&manager, &redirect, reported, &on_duty)?;
     start_cni(&options, &redirect, snapshots.subscribe(), &on_duty)?;
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
     tasks::spawn_local("rotation", on_duty.clone().during(identities.run_rotation()));
@@ -299,7 +296,7 @@ fn capture(mut manager: Manager, snapshots: watch::Receiver<Arc<Snapshot>>, on_d
 fn follow_flows(
     manager: &Manager,
     options: &redirect::Options,
-    reported: (Arc<Reporter>, watch::Receiver<Arc<Snapshot>>, Arc<Shared>),
+    reported: redirect::Reported,
     on_duty: &Drain,
 ) -> anyhow::Result<()> {
     if options.express {
@@ -360,9 +357,11 @@ fn start_cni(
 struct Waiting {
     pods: mpsc::Receiver<redirect::PodSockets>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    mail: Option<mpsc::Receiver<Mail>>,
 }
 
-type Threads = (Vec<mpsc::Sender<redirect::PodSockets>>, Vec<Waiting>);
+/// What goes to the threads: pods to each, and what is to be told of what the kernel carries to one.
+type Threads = (Vec<mpsc::Sender<redirect::PodSockets>>, Vec<Waiting>, mpsc::Sender<Mail>);
 
 fn prepare_threads(
     options: &NodeOptions,
@@ -372,12 +371,14 @@ fn prepare_threads(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let count = options.threads.unwrap_or(cores).max(1);
     info!(threads = count, pins = %redirect.pins.map("").display(), "Data threads.");
-    (0..count)
-        .map(|_| {
-            let (sender, pods) = mpsc::channel(PENDING_PODS);
-            (sender, Waiting { pods, snapshots: snapshots.subscribe() })
-        })
-        .unzip()
+    let (mail, mailbox) = mpsc::channel(PENDING_MAIL);
+    let mut mailbox = Some(mailbox);
+    let start = |_| {
+        let (sender, pods) = mpsc::channel(PENDING_PODS);
+        (sender, Waiting { pods, snapshots: snapshots.subscribe(), mail: mailbox.take() })
+    };
+    let (senders, waiting) = (0..count).map(start).unzip();
+    (senders, waiting, mail)
 }
 
 fn start_threads(
@@ -398,6 +399,7 @@ fn start_threads(
             reporter: reporter.clone(),
             flows: FlowMaps::open(pins)?,
             pods: waiting.pods,
+            mail: waiting.mail,
             demand: demand.clone(),
             drain: drain.clone(),
             descriptors,
@@ -466,6 +468,8 @@ impl Stops {
 pub(super) const MEETING: &str = "agent.sock";
 /// Addresses that wait to be asked for.
 pub(crate) const DEMANDS: usize = 256;
+/// Entries of access logs about what the kernel carries that wait for the data thread that delivers them.
+const PENDING_MAIL: usize = 1_024;
 /// Pods whose listeners wait for a data thread to take them over.
 const PENDING_PODS: usize = 64;
 /// How long others may take to let go of what only one process may have.

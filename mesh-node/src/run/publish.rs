@@ -9,7 +9,7 @@ use mesh_core::{
 use tokio::sync::watch;
 
 use super::state::Findings;
-use crate::identity::IdentityStore;
+use crate::{identity::IdentityStore, report::Reporter};
 
 /// Puts snapshots into force, wherever they come from.
 pub struct Publisher {
@@ -21,12 +21,23 @@ pub struct Publisher {
     pub findings: watch::Sender<Findings>,
     /// Whose certificates a model asks for.
     pub wanted: Wanted,
+    /// Where it is counted what was heard.
+    pub reporter: Arc<Reporter>,
 }
 
 /// The identities that a process needs certificates of under a model.
 pub type Wanted = Box<dyn Fn(&Snapshot) -> BTreeSet<SpiffeId> + Send + Sync>;
 
 impl Publisher {
+    /// One that says what is in force and what there is to say about it, and has certificates follow whom they are `wanted` for.
+    pub fn new(
+        (snapshots, findings): (watch::Sender<Arc<Snapshot>>, watch::Sender<Findings>),
+        (identities, wanted): (Arc<IdentityStore>, Wanted),
+        reporter: &Arc<Reporter>,
+    ) -> Self {
+        Self { snapshots, identities, findings, wanted, reporter: Arc::clone(reporter) }
+    }
+
     /// Puts `snapshot` into force: pods are captured when their certificates are there, and certificates go when their
     /// pods have been let go of.
     pub async fn publish(&self, snapshot: Snapshot) {

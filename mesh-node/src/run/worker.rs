@@ -4,6 +4,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    future::pending,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
@@ -29,7 +30,7 @@ use crate::{
     l4::{self, PodRequests},
     l7::shared::Shared,
     redirect::{self, LocalPod, PodSockets, maps::FlowMaps},
-    report::{Event, Reporter},
+    report::{Event, Mail, Reporter},
     run::{drain::Drain, tasks, watchdog::Watchdog},
     sys::diag,
     tls::{Peer, PeerError, TlsError},
@@ -52,6 +53,8 @@ pub struct Seed {
     pub flows: FlowMaps,
     /// Pods to serve, as they are captured.
     pub pods: mpsc::Receiver<PodSockets>,
+    /// What services of access logs are to be told of connections that the kernel carries, if that is this thread's to do.
+    pub mail: Option<mpsc::Receiver<Mail>>,
     /// Where to ask for addresses that nobody has that is known.
     pub demand: mpsc::Sender<IpAddr>,
     /// When to stop.
@@ -101,7 +104,7 @@ pub fn run(seed: Seed) -> io::Result<()> {
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
         seed.watchdog.watch_this(&format!("data-{}", seed.index));
-        let mut pods = seed.pods;
+        let (mut pods, mut mail) = (seed.pods, seed.mail);
         let drain = seed.drain.clone();
         let worker = Rc::new(Worker {
             pool: Pool::new(tunnel::PoolOptions::default(), drain.clone()),
@@ -128,6 +131,7 @@ pub fn run(seed: Seed) -> io::Result<()> {
                     Some(sockets) => worker.serve_pod(sockets),
                     None => break,
                 },
+                Some(mail) = next(&mut mail) => l4::deliver(&worker, mail),
                 () = drain.graceful() => break,
             }
         }
@@ -142,6 +146,14 @@ pub fn run(seed: Seed) -> io::Result<()> {
         let _ = tokio::time::timeout(LAST_MOMENT, worker.idle()).await;
     });
     Ok(())
+}
+
+/// The next entry; none once nobody sends any.
+async fn next(mail: &mut Option<mpsc::Receiver<Mail>>) -> Option<Mail> {
+    match mail {
+        Some(mail) => mail.recv().await,
+        None => pending().await,
+    }
 }
 
 impl Worker {

@@ -8,6 +8,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 use webpki::KeyUsage;
 
+use super::leaf::Leaf;
 use super::verify::{PeerError, Trust};
 
 /// The certificates of a peer, when it has shown them, and whom they were judged by.
@@ -16,7 +17,7 @@ pub struct Proof {
     trust: Arc<Trust>,
     /// What has changed about `trust` since before the handshake.
     news: watch::Receiver<()>,
-    chain: Vec<CertificateDer<'static>>,
+    chain: Arc<[CertificateDer<'static>]>,
     role: Role,
     at: UnixTime,
 }
@@ -47,6 +48,11 @@ impl Proof {
     ) -> Self {
         let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
         Self { trust, news, chain, role, at: UnixTime::now() }
+    }
+
+    /// The certificate that has proven it.
+    pub fn leaf(&self) -> Option<Leaf> {
+        Leaf::of(&self.chain)
     }
 
     /// Resolves when what was proven would not be accepted any more, and says why.

@@ -22,7 +22,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::config::provider;
 use super::proof::{Proof, Role};
-use super::{Peer, Protocol};
+use super::{Agreed, Peer, Protocol};
 
 /// What peers are checked against: roots, revocations and accepted trust domains.
 ///
@@ -196,10 +196,11 @@ impl PeerError {
 /// The identity and the end of validity of a leaf whose chain was verified.
 pub(super) fn peer_of(
     leaf: &CertificateDer<'_>,
-    (protocol, proof): (Protocol, Proof),
+    (protocol, agreed): (Protocol, Agreed),
+    proof: Proof,
 ) -> Result<Peer, PeerError> {
     let id = chain::identity(leaf)?;
-    Ok(Peer { id, protocol, not_after: not_after(leaf)?, proof })
+    Ok(Peer { id, protocol, agreed, not_after: not_after(leaf)?, proof })
 }
 
 /// When a certificate ends.

@@ -15,7 +15,7 @@ use super::pool::ConnectRequest;
 use super::{Early, OpenError, Stage, Stream, hbone, mux};
 use crate::identity::Svid;
 use crate::run::drain::Drain;
-use crate::tls::{Peer, Proof, Protocol, TlsStream};
+use crate::tls::{Agreed, Peer, Proof, Protocol, TlsStream};
 
 /// See the module. Shared by the pool, the driver and every lease.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(super) struct Tunnel {
     proof: Proof,
     /// Our address.
     pub(super) local: Option<SocketAddr>,
+    /// What was agreed on with the peer.
+    pub(super) agreed: Agreed,
     streams: Cell<usize>,
     /// Whether it is known how many streams the peer takes.
     pub(super) settled: Cell<bool>,
@@ -92,6 +94,7 @@ impl Tunnel {
             peer_not_after: peer.not_after,
             proof: peer.proof.clone(),
             local,
+            agreed: peer.agreed,
             streams: Cell::new(0),
             settled: Cell::new(false),
             idle_since: Cell::new(Instant::now()),

@@ -69,6 +69,12 @@ impl Rules {
         (&self.name.0, &self.name.1)
     }
 
+    /// What is told about what goes to `service`, or to workloads by their addresses.
+    pub(super) fn told(&self, engine: &Engine, service: Option<&Service>) -> Arc<Told> {
+        let all = engine.telemetry();
+        all.told(all.rules().of_waypoint(self.name(), service), Side::Server)
+    }
+
     /// Whose tokens are accepted of what goes to `service`, if it is there.
     fn providers(&self, engine: &Engine, service: Option<&Service>) -> Providers {
         let authentication = engine.authentication();
@@ -262,8 +268,7 @@ impl Site for WaypointSite {
             return Some(Arc::clone(told));
         }
         let service = snapshot.service(&self.key).map(|it| &**it);
-        let all = engine.telemetry();
-        let told = all.told(all.rules().of_waypoint(self.waypoint.rules.name(), service), Side::Server);
+        let told = self.waypoint.rules.told(engine, service);
         *known = Some((generation, Arc::clone(&told)));
         Some(told)
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use mesh_core::http::xfcc;
+use mesh_core::id::SpiffeId;
 use mesh_core::model::{Declared, Endpoint, Service, ServicePort, Snapshot, Target, Workload};
 use mesh_core::policy::{Denied, Notes, Seen};
 use mesh_core::route::StreamView;
@@ -20,9 +21,9 @@ use crate::l4::{inbound::client_of, relay};
 use crate::l7::authorize::refusal;
 use crate::l7::io::Io;
 use crate::l7::serve::{Connection, connection};
-use crate::l7::site::{DialError, Dialled, Facts};
-use crate::l7::{limit, sniff, stream};
-use crate::report::{ConnInfo, ConnReport, Direction, Event, Party, Stage};
+use crate::l7::site::{DialError, Dialled, Facts, Tls};
+use crate::l7::{limit, outbox, sniff, stream};
+use crate::report::{ConnInfo, ConnReport, Direction, Event, Party, Passage, Stage, Told};
 use crate::tunnel::Incoming;
 
 /// A connection, and where it goes.
@@ -49,7 +50,8 @@ pub(super) async fn serve(waypoint: Rc<Waypoint>, mut incoming: Incoming, tunnel
     let client = client_of(&incoming, tunnel_peer);
     let mut facts = facts(&snapshot, (client, wanted), &incoming);
     let own = identity_of(&waypoint.thread.own.borrow(), &snapshot);
-    facts.certificate = own.map(|own| xfcc::caller(&own, &incoming.peer.id).into());
+    facts.certificate = own.as_ref().map(|own| xfcc::caller(own, &incoming.peer.id).into());
+    facts.tls = tls(&incoming, own);
     let _held = match limit::at_door(&waypoint.engine, &facts) {
         Ok(held) => held,
         Err(over) => {
@@ -94,6 +96,10 @@ fn facts(snapshot: &Snapshot, (client, wanted): (SocketAddr, SocketAddr), incomi
     Facts { source, identity: Some(id), ..Facts::stranger(client, Some(wanted)) }
 }
 
+fn tls(incoming: &Incoming, own: Option<SpiffeId>) -> Tls {
+    Tls { agreed: incoming.peer.agreed, leaf: incoming.peer.proof.leaf(), own }
+}
+
 impl Call {
     async fn reach_service(self, mut io: Io, (service, port): (&Arc<Service>, usize)) {
         let mut input = BytesMut::new();
@@ -122,8 +128,9 @@ impl Call {
             let (engine, drain) = (Rc::clone(&waypoint.engine), waypoint.thread.drain.clone());
             return connection(engine, connected, drain).await;
         }
-        let report = self.report();
         let name = begins.name();
+        let told = waypoint.rules.told(&waypoint.engine, Some(service));
+        let report = self.report(name, told);
         if self.is_denied(Some(service), name, &report) {
             return;
         }
@@ -150,7 +157,7 @@ impl Call {
             }
             Err(denied) => {
                 self.waypoint.thread.reporter.denied(&denied, refusal(&self.facts, &denied));
-                report.fail(Stage::Policy, denied);
+                report.denied(&denied, &denied);
                 true
             }
         }
@@ -169,7 +176,7 @@ impl Call {
             snapshots.borrow_and_update();
             if let Err(denied) = self.decide(service, name) {
                 self.waypoint.thread.reporter.count(Event::DeniedLater);
-                return report.fail(Stage::Policy, format_args!("cut after a policy change: {denied}"));
+                return report.denied(&denied, format_args!("cut after a policy change: {denied}"));
             }
             if snapshots.changed().await.is_err() {
                 pending::<()>().await;
@@ -179,7 +186,7 @@ impl Call {
 
     /// Rules are about services; what is sent to a workload by its address is carried there.
     async fn reach_workload(self, io: Io, workload: Arc<Workload>, addr: SocketAddr) {
-        let report = self.report();
+        let report = self.report(None, self.waypoint.rules.told(&self.waypoint.engine, None));
         if self.is_denied(None, None, &report) {
             return;
         }
@@ -204,6 +211,7 @@ impl Call {
             }
         };
         report.set_encrypted(encrypted);
+        report.reached((far.local(), far.agreed()));
         report.opened();
         let counters = report.counters();
         let cut = async {
@@ -218,9 +226,9 @@ impl Call {
         }
     }
 
-    fn report(&self) -> ConnReport {
+    fn report(&self, server_name: Option<&str>, told: Arc<Told>) -> ConnReport {
         let Facts { peer, source, identity, .. } = &self.facts;
-        self.waypoint.thread.reporter.begin(ConnInfo {
+        let report = self.waypoint.thread.reporter.begin(ConnInfo {
             direction: Direction::Through,
             source: Party { addr: *peer, identity: identity.clone(), workload: source.clone() },
             destination: Party::unknown(self.wanted),
@@ -229,7 +237,11 @@ impl Call {
             pseudo_service: None,
             encrypted: false,
             datagrams: false,
-        })
+        });
+        let passage = Passage::new(self.wanted, server_name.map(Arc::from));
+        report.passes(passage.secured(self.facts.tls.clone()));
+        outbox::tell(&self.waypoint.engine, &report, told);
+        report
     }
 }
 

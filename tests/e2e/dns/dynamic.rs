@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::scrape::counted;
 
 const ENTRY: &str = "{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: any, namespace: mesh}, \
      spec: {hosts: ['*.out.test'], resolution: DYNAMIC_DNS, location: MESH_EXTERNAL, \
@@ -59,6 +60,7 @@ fn names_are_looked_up_for_whoever_asks_for_them() -> Result<()> {
     bed.wait("where the name leads", Duration::from_secs(20), |_| {
         get(&client, "http", "far.out.test", 7100).is_ok_and(|it| it == "200")
     })?;
+    counted(&bed.node("node-1")?, "istio_on_demand_dns_total", &[], |count| count > 0)?;
     for host in ["six.out.test", "FAR.out.test", "both.out.test"] {
         let status = get(&client, "http", host, 7100)?;
         ensure!(status == "200", "{host}: {status}");

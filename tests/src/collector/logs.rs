@@ -217,6 +217,8 @@ struct HttpRequest {
     user_agent: String,
     #[prost(string, tag = "9")]
     id: String,
+    #[prost(string, tag = "10")]
+    original_path: String,
     #[prost(map = "string, string", tag = "13")]
     headers: HashMap<String, String>,
 }
@@ -280,6 +282,7 @@ impl HttpEntry {
             ("scheme", request.scheme),
             ("authority", request.authority),
             ("path", request.path),
+            ("original_path", request.original_path),
             ("user_agent", request.user_agent),
             ("id", request.id),
             ("headers", format!("{:?}", BTreeMap::from_iter(request.headers))),

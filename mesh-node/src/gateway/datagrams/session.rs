@@ -20,9 +20,9 @@ use super::Port;
 use crate::admit::Descriptors;
 use crate::gateway::listener::Serving;
 use crate::l7::engine::Engine;
-use crate::l7::limit;
 use crate::l7::site::Facts;
-use crate::report::{ConnInfo, ConnReport, Counters, Direction, Event, Flag, Party, Stage};
+use crate::l7::{limit, outbox};
+use crate::report::{ConnInfo, ConnReport, Counters, Direction, Event, Flag, Party, Passage, Stage};
 use crate::run::tasks;
 use crate::sys::{datagram, sockopt};
 
@@ -72,17 +72,21 @@ pub(super) struct Failed {
 }
 
 /// The report of a client's session at a listener with this port.
-pub(super) fn report(engine: &Engine, key: SessionKey, port: u16) -> ConnReport {
-    engine.reporter.begin(ConnInfo {
+pub(super) fn report(engine: &Rc<Engine>, key: SessionKey, port: u16) -> ConnReport {
+    let local = SocketAddr::new(key.local, port);
+    let report = engine.reporter.begin(ConnInfo {
         direction: Direction::Outbound,
         source: Party { addr: key.client, identity: None, workload: engine.client_workload() },
-        destination: Party::unknown(SocketAddr::new(key.local, port)),
+        destination: Party::unknown(local),
         hbone_addr: None,
         service: None,
         pseudo_service: None,
         encrypted: false,
         datagrams: true,
-    })
+    });
+    report.passes(Passage::new(local, None));
+    outbox::tell(engine, &report, engine.told());
+    report
 }
 
 impl Port {
@@ -105,6 +109,8 @@ impl Port {
             return Err(Failed { flag: Flag::NoCluster, ..Failed::at(Stage::Resolve, reason) });
         };
         report.set_service(Arc::clone(service));
+        let number = service.udp_ports.get(at).map_or(port, |port| port.number);
+        report.set_cluster(&format!("outbound|{number}||{}", service.hostname).into());
         limit::to_service(engine, service, &facts).map_err(|over| limited(over.to_string()))?;
         let endpoints = service.udp_ports.get(at).map(|port| port.endpoints_for(key.client.is_ipv4()));
         let (load, failed) = (self.load.borrow(), self.failed.borrow());

@@ -15,17 +15,15 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::KeyUsage;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::server::hex;
 use crate::gateway::certificates::Materials;
+use crate::tls::leaf::{Leaf, hex, rfc2253};
 use crate::tls::strangers::{algorithms, is_named, names, refused, verify_chain};
 
 /// The certificate that a client has shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
-    /// The certificate itself.
-    pub der: CertificateDer<'static>,
     /// SHA-256 of it.
     pub sha256: [u8; 32],
     /// Its subject as RFC 2253 writes it.
@@ -46,7 +44,6 @@ impl ClientCertificate {
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(digest(&SHA256, leaf).as_ref());
         let mut read = Self {
-            der: leaf.clone().into_owned(),
             sha256,
             subject: String::new(),
             uris: Vec::new(),
@@ -79,7 +76,7 @@ impl fmt::Debug for ClientCertificate {
 /// What a client has shown in its handshake, and when: enough to decide again.
 #[derive(Debug, Clone)]
 pub(in crate::gateway) struct Shown {
-    chain: Vec<CertificateDer<'static>>,
+    chain: Arc<[CertificateDer<'static>]>,
     at: UnixTime,
 }
 
@@ -88,6 +85,11 @@ impl Shown {
     pub(super) fn now(chain: &[CertificateDer<'_>]) -> Self {
         let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
         Self { chain, at: UnixTime::now() }
+    }
+
+    /// The client's own certificate, for whoever asks later what it says.
+    pub(in crate::gateway) fn leaf(&self) -> Option<Leaf> {
+        Leaf::of(&self.chain)
     }
 }
 
@@ -242,51 +244,6 @@ fn subject_of(root: &CertificateDer<'_>) -> Option<DistinguishedName> {
     let (_, certificate) = X509Certificate::from_der(root).ok()?;
     Some(DistinguishedName::from(certificate.subject().as_raw().to_vec()))
 }
-
-/// A name with its most specific part first, `CN=a,O=b`.
-fn rfc2253(name: &X509Name<'_>) -> String {
-    let part = |(oid, value): (String, String)| {
-        let short = ATTRIBUTES.iter().find(|(known, _)| *known == oid).map(|(_, short)| *short);
-        format!("{}={}", short.unwrap_or(&oid), escaped(&value))
-    };
-    let parts = name.iter_rdn().map(|rdn| {
-        let attributes = rdn.iter().map(|attribute| {
-            let value = attribute.as_str().unwrap_or_default().to_owned();
-            part((attribute.attr_type().to_id_string(), value))
-        });
-        attributes.collect::<Vec<_>>().join("+")
-    });
-    let mut parts: Vec<_> = parts.collect();
-    parts.reverse();
-    parts.join(",")
-}
-
-fn escaped(value: &str) -> String {
-    let last = value.len().saturating_sub(1);
-    let mut out = String::with_capacity(value.len());
-    for (at, c) in value.char_indices() {
-        let at_an_end = (at == 0 && (c == ' ' || c == '#')) || (at == last && c == ' ');
-        if at_an_end || matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';') {
-            out.push('\\');
-        }
-        out.push(c);
-    }
-    out
-}
-
-/// The attributes that RFC 2253 has short names for, and the one that everybody else has.
-const ATTRIBUTES: [(&str, &str); 10] = [
-    ("2.5.4.3", "CN"),
-    ("2.5.4.6", "C"),
-    ("2.5.4.7", "L"),
-    ("2.5.4.8", "ST"),
-    ("2.5.4.9", "STREET"),
-    ("2.5.4.10", "O"),
-    ("2.5.4.11", "OU"),
-    ("0.9.2342.19200300.100.1.25", "DC"),
-    ("0.9.2342.19200300.100.1.1", "UID"),
-    ("1.2.840.113549.1.9.1", "emailAddress"),
-];
 
 #[cfg(test)]
 mod tests;

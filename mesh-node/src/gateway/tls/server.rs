@@ -21,6 +21,7 @@ use super::settings::Settings;
 use super::{ALPN_H2, ALPN_HTTP11, fitting};
 use crate::gateway::certificates::{Materials, Pair};
 use crate::identity::{IdentityStore, Svid};
+use crate::tls::leaf::hex;
 use crate::tls::strangers;
 
 /// How a server does TLS.
@@ -254,10 +255,6 @@ impl Certificate {
 
 fn protocols() -> Vec<Vec<u8>> {
     vec![ALPN_H2.to_vec(), ALPN_HTTP11.to_vec()]
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
 fn digest_of(materials: &Materials) -> Digest {

@@ -450,7 +450,7 @@ async fn certificates_are_replaced_when_their_files_are() {
     assert!(bed.sees(Client::default()).await.is_ok());
     let shown = certificate(&bed);
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &second.chain()[0]);
-    assert_eq!(shown.certificates()[0].fingerprint, server::hex(digest.as_ref()));
+    assert_eq!(shown.certificates()[0].fingerprint, crate::tls::leaf::hex(digest.as_ref()));
 }
 
 #[tokio::test]

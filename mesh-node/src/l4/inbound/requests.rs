@@ -162,10 +162,12 @@ pub(super) async fn serve(
     let own = snapshot.workload_by_uid(&facts.uid);
     let certificate =
         own.zip(facts.peer.as_ref()).map(|(own, peer)| xfcc::caller(&own.identity, peer).into());
+    let shown = own.filter(|_| facts.peer.is_some()).map(|it| it.identity.clone());
     let about = site::Facts {
         source: source.cloned(),
         identity: facts.peer.clone(),
         certificate,
+        tls: site::Tls { own: shown, ..origin.tls.clone() },
         ..site::Facts::stranger(origin.client, Some(facts.destination))
     };
     let permits = Rc::<Permits>::default();

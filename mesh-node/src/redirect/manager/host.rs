@@ -24,6 +24,7 @@ use crate::{
         machine::Unit,
         pins::{PinnedPod, UNIT},
     },
+    report::Event,
     sys::{diag, netns::NetNs},
 };
 
@@ -111,6 +112,7 @@ impl Manager {
                 self.maps.remove_listeners(*ip)?;
             }
             old.release.send_replace(true);
+            self.reporter.count(Event::ProxyStopped);
         }
         let (ports, release) = self.listen(&pod).await?;
         let dns = !workload.dns_bypass;
@@ -128,6 +130,7 @@ impl Manager {
                 release,
             },
         );
+        self.reporter.count(Event::ProxyStarted);
         info!(
             workload = %workload.name, namespace = %workload.namespace, identity = %workload.identity,
             "Serving processes of this machine."

@@ -69,7 +69,7 @@ impl View<'_, '_> {
 
     fn response(&self, name: &str) -> Option<Value<'_>> {
         match name {
-            "code" => number(self.0.code.into()),
+            "code" => number(self.0.code.into()).filter(|_| self.0.code != 0),
             "code_details" => text(self.0.details),
             "grpc_status" => number(self.0.grpc_status?.into()),
             "flags" => Some(Value::Text(self.0.flags.to_string().into())),
@@ -81,10 +81,11 @@ impl View<'_, '_> {
 
     fn connection(&self, name: &str) -> Option<Value<'_>> {
         match name {
-            "mtls" => Some(Value::Bool(self.0.encrypted)),
+            "mtls" => Some(Value::Bool(self.0.tls.mutual)),
+            "tls_version" => text(self.0.tls.downstream.version()?),
             "requested_server_name" => text(self.0.sni),
             "uri_san_peer_certificate" => text(self.0.client_identity?.uri()),
-            "uri_san_local_certificate" => text(self.0.destination_identity?.uri()),
+            "uri_san_local_certificate" => text(self.0.tls.own?.uri()),
             "termination_details" => text(self.0.termination_details),
             _ => None,
         }

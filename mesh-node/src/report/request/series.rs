@@ -6,23 +6,21 @@
 //! it is a load and a store. A scrape adds the shards up.
 
 mod cache;
-mod idle;
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use mesh_core::resource::telemetry::Metric;
 use mesh_core::telemetry::Families;
-
 use mesh_core::topology::{Edge, Latency, Tally};
+use tokio::time::Instant;
 
 use super::labels;
 use super::shape::Shape;
 use super::{Perspective, RequestFacts};
-use crate::report::age::Age;
 use crate::report::edges::{self, Outcome};
+use crate::report::known::{self, Counts, Known, Owner, locked};
 
 /// Every series there is, at most [`RequestMap::cap`] of them and one more per perspective for what came later.
 #[derive(Debug)]
@@ -33,20 +31,7 @@ pub(in crate::report) struct RequestMap {
     /// Moves when cached entries should be looked up anew, so that they do not keep old configuration alive.
     epoch: AtomicU64,
     overflow: [Arc<Series>; 3],
-    known: Mutex<Known>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    by_labels: HashMap<Arc<str>, Arc<Series>>,
-    /// In the order of their birth, so that output is stable.
-    ordered: Vec<Arc<Series>>,
-    /// What the mesh page knows of requests that are not counted in the usual series: of their labels it can tell nothing.
-    by_edge: BTreeMap<(Edge, Outcome), Arc<Series>>,
-    /// What series that are gone had counted, as long as another one of the edge is there.
-    gone: BTreeMap<Edge, Tally>,
-    /// How many label sets Telemetries have made for whom.
-    shares: HashMap<Owner, usize>,
+    known: Mutex<Known<str, Shards>>,
 }
 
 /// A request, and what of it is counted.
@@ -66,22 +51,12 @@ enum Kind<'a> {
 /// The counters of a thread by its number, and whether they hold what is counted as usual.
 type Owned = ((usize, bool), Arc<Shard>);
 
-/// The namespace and the workload whose Telemetry changes labels.
-type Owner = (Arc<str>, Arc<str>);
+/// The counters of one label set. Labels are as between the braces of a sample, with a comma at the end.
+pub(super) type Series = known::Series<str, Shards>;
 
-/// The counters of one label set.
-#[derive(Debug)]
-pub(super) struct Series {
-    /// As between the braces of a sample, with a comma at the end.
-    pub(super) labels: Arc<str>,
-    /// Between whom, and what became of it, of requests that are counted as usual; of what there was no room for nobody knows.
-    edge: OnceLock<(Edge, Outcome)>,
-    /// Whose Telemetry has made it, if one has.
-    owner: Option<Owner>,
-    /// By the number of the thread that writes them, and whether it writes what is counted as usual.
-    shards: Mutex<Vec<Owned>>,
-    age: Age,
-}
+/// By the number of the thread that writes them, and whether it writes what is counted as usual.
+#[derive(Debug, Default)]
+pub(super) struct Shards(Mutex<Vec<Owned>>);
 
 /// What one thread has counted of one label set. Has cache lines of its own.
 #[derive(Debug, Default)]
@@ -179,7 +154,7 @@ impl RequestMap {
 
     /// Every series that has counted something, oldest first, overflow last.
     pub(super) fn totals(&self) -> Vec<(Arc<str>, Totals)> {
-        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner).ordered.clone();
+        let mut all = locked(&self.known).ordered();
         all.extend(self.overflow.iter().cloned());
         let totals = all.into_iter().map(|series| (series.labels.clone(), series.totals()));
         totals.filter(|(_, totals)| *totals != Totals::default()).collect()
@@ -187,37 +162,36 @@ impl RequestMap {
 
     /// The edge of every series, and what it has carried.
     pub(in crate::report) fn tallies(&self) -> Vec<(Edge, Tally)> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone: Vec<_> = known.gone.iter().map(|(edge, tally)| (edge.clone(), tally.clone())).collect();
-        let all: Vec<_> = known.ordered.iter().chain(known.by_edge.values()).cloned().collect();
-        drop(known);
-        let all = all.iter().filter_map(|series| series.tally());
-        all.chain(gone).collect()
+        known::tallies(&self.known)
+    }
+
+    /// Forgets what was not counted for long. To be called once an epoch: threads forget what they have cached with each, at their
+    /// next request, so a series that was idle for several epochs is in no cache of a thread that goes on counting.
+    pub(in crate::report) fn forget_idle(&self, now: Instant) {
+        locked(&self.known).forget_idle(self.cap, now);
     }
 
     /// Finds or makes the series of a request's labels, or the one for unknown ones beyond the cap.
     fn intern(&self, (facts, kind): Counted<'_, '_>) -> (Arc<Series>, bool) {
         let edge = || (edges::of_request(facts), edges::outcome(facts));
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = locked(&self.known);
         if matches!(kind, Kind::Edge) {
-            return (known.of_edge(edge(), self.cap), false);
+            let (edge, outcome) = edge();
+            return (known.of_edge((edge, outcome), ("".into(), self.cap)), false);
         }
         let labels = labels::render(facts, kind.shape());
         let edge = matches!(kind, Kind::Usual).then(edge);
-        if let Some(series) = known.by_labels.get(&*labels) {
+        if let Some(series) = known.get(&labels) {
             if let Some(edge) = edge {
                 series.edge.get_or_init(|| edge);
             }
             return (series.clone(), false);
         }
         let owner = kind.shape().and_then(|_| owner(facts));
-        if !known.has_room(owner.as_ref(), self.cap) {
-            return (self.overflow_of(facts.reporter).clone(), true);
+        match known.add(Series::new(labels.into(), edge, owner), self.cap) {
+            Some(series) => (series, false),
+            None => (self.overflow_of(facts.reporter).clone(), true),
         }
-        let labels: Arc<str> = labels.into();
-        let series = Arc::new(Series::new(labels.clone(), edge, owner));
-        known.add(labels, &series);
-        (series, false)
     }
 
     fn overflow_of(&self, reporter: Perspective) -> &Arc<Series> {
@@ -248,21 +222,10 @@ fn owner(facts: &RequestFacts<'_>) -> Option<Owner> {
     workload.map(|it| (Arc::clone(&it.namespace), Arc::clone(&it.workload_name)))
 }
 
-impl Series {
-    fn new(labels: Arc<str>, edge: Option<(Edge, Outcome)>, owner: Option<Owner>) -> Self {
-        let edge = edge.map_or_else(OnceLock::new, OnceLock::from);
-        Self { labels, edge, owner, shards: Mutex::default(), age: Age::default() }
-    }
-
-    /// What went over its edge.
-    fn tally(&self) -> Option<(Edge, Tally)> {
-        let (edge, outcome) = self.edge.get()?;
-        Some((edge.clone(), self.sum(|usual| usual).tally(*outcome)))
-    }
-
+impl Shards {
     /// The counters of the thread that has this number now.
     fn shard(&self, thread: (usize, bool)) -> Arc<Shard> {
-        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, shard)) = shards.iter().find(|(owner, _)| *owner == thread) {
             return shard.clone();
         }
@@ -278,7 +241,7 @@ impl Series {
     /// Of those counters that hold what is counted as usual, or of those that do not.
     fn sum(&self, wanted: impl Fn(bool) -> bool) -> Totals {
         let mut totals = Totals::default();
-        let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let shards = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, shard) in shards.iter().filter(|((_, usual), _)| wanted(*usual)) {
             totals.requests += shard.requests.load(Ordering::Relaxed);
             let exemplar = *shard.exemplar.lock().unwrap_or_else(PoisonError::into_inner);
@@ -293,7 +256,26 @@ impl Series {
     }
 }
 
+impl Counts for Shards {
+    type Key = Outcome;
+
+    fn tally(&self, outcome: Outcome) -> Tally {
+        self.sum(|usual| usual).tally(outcome)
+    }
+
+    fn activity(&self) -> u64 {
+        self.totals().activity()
+    }
+}
+
 impl Totals {
+    /// Moves with everything that is counted.
+    fn activity(&self) -> u64 {
+        [self.duration.count(), self.received.count(), self.sent.count(), self.request_messages]
+            .into_iter()
+            .fold(self.requests.wrapping_add(self.response_messages), u64::wrapping_add)
+    }
+
     fn tally(&self, outcome: Outcome) -> Tally {
         let requests = self.duration.count();
         let of = |wanted| if outcome == wanted { requests } else { 0 };

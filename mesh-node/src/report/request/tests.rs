@@ -73,6 +73,7 @@ impl World {
             route_name: "default",
             trace: None,
             told: None,
+            tls: TlsFacts { mutual: true, ..TlsFacts::default() },
         }
     }
 }

@@ -90,12 +90,3 @@ fn what_is_known_of_a_client() {
     let garbage = ClientCertificate::read(&CertificateDer::from(vec![1, 2, 3]), false);
     assert!(garbage.subject.is_empty() && !garbage.verified);
 }
-
-#[test]
-fn texts_are_written_so_that_they_can_be_read_again() {
-    for (text, expected) in
-        [("a", "a"), (" a ", "\\ a\\ "), ("#a", "\\#a"), ("a\\\"+;<>", "a\\\\\\\"\\+\\;\\<\\>"), ("", "")]
-    {
-        assert_eq!(escaped(text), expected);
-    }
-}

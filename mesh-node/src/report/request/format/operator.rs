@@ -8,7 +8,9 @@ use mesh_core::id::SpiffeId;
 
 use super::date;
 
-use crate::report::request::{Flags, RequestFacts};
+use crate::report::request::{Flags, RequestFacts, TlsFacts};
+use crate::tls::leaf::Part;
+use crate::tls::{Agreed, Leaf};
 
 /// Something that a line can say about a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,14 +37,25 @@ pub(super) enum Operator {
     StartTimeAs(Box<str>),
     /// Nobody here can tell.
     Unknown(Box<str>),
-    Address(Endpoint, Part),
+    Address(Endpoint, AddressPart),
     Cluster,
     ServerName,
     RouteName,
     GrpcStatus,
     GrpcStatusNumber,
+    /// URIs of the client's certificate, or what it has proven.
     SourceIdentity,
     DestinationIdentity,
+    /// What the client was shown.
+    OwnIdentity,
+    /// What the server was shown.
+    SenderIdentity,
+    TlsVersion(Side),
+    Cipher(Side),
+    /// Of the client's certificate.
+    Certificate(Part),
+    /// When the client's certificate begins or ends to be good, in a format of its own or as times are.
+    Validity(Bound, Option<Box<str>>),
     /// The first of up to two headers that is there, cut to a number of bytes.
     Header {
         header: Header,
@@ -66,10 +79,24 @@ pub(super) enum Endpoint {
 
 /// What of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum AddressPart {
     Whole,
     Ip,
     Port,
+}
+
+/// Towards whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+/// An end of a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    Start,
+    End,
 }
 
 /// A header, or what HTTP/2 makes one.
@@ -147,7 +174,18 @@ impl Operator {
             Self::RouteName => Value::text(facts.route_name),
             Self::GrpcStatus => grpc_status(facts),
             Self::GrpcStatusNumber => number(facts.grpc_status),
-            Self::SourceIdentity => identity(facts.client_identity),
+            Self::SourceIdentity => match facts.tls.leaf.and_then(|leaf| leaf.says(Part::Uris)) {
+                Some(uris) => Value::Owned(uris),
+                None => identity(facts.client_identity),
+            },
+            Self::OwnIdentity => identity(facts.tls.own),
+            Self::SenderIdentity => identity(facts.tls.sender),
+            Self::TlsVersion(side) => Value::known(facts.tls.of(*side).version()),
+            Self::Cipher(side) => Value::known(facts.tls.of(*side).cipher()),
+            Self::Certificate(part) => {
+                facts.tls.leaf.and_then(|leaf| leaf.says(*part)).map_or(Value::Absent, Value::Owned)
+            }
+            Self::Validity(bound, format) => validity(facts, *bound, format.as_deref()),
             Self::DestinationIdentity => identity(facts.destination_identity),
             Self::Header { header, or, query, most } => {
                 let value = match (header.value(facts), or) {
@@ -193,6 +231,10 @@ impl<'a> Value<'a> {
         if text.is_empty() { Self::Absent } else { Self::Word(text) }
     }
 
+    fn known(text: Option<&'a str>) -> Self {
+        text.map_or(Self::Absent, Self::text)
+    }
+
     fn header(header: Option<&'a [u8]>) -> Self {
         header.map_or(Self::Absent, Self::Bytes)
     }
@@ -216,7 +258,7 @@ impl<'a> Value<'a> {
     }
 }
 
-fn address<'a>(facts: &RequestFacts<'a>, endpoint: Endpoint, part: Part) -> Value<'a> {
+fn address<'a>(facts: &RequestFacts<'a>, endpoint: Endpoint, part: AddressPart) -> Value<'a> {
     let address = match endpoint {
         Endpoint::UpstreamHost => facts.upstream_host,
         Endpoint::UpstreamLocal => facts.upstream_local,
@@ -226,10 +268,25 @@ fn address<'a>(facts: &RequestFacts<'a>, endpoint: Endpoint, part: Part) -> Valu
     };
     match (address, part) {
         (None, _) => Value::Absent,
-        (Some(address), Part::Whole) => Value::Address(address),
-        (Some(address), Part::Ip) => Value::Ip(address.ip()),
-        (Some(address), Part::Port) => Value::Number(address.port().into()),
+        (Some(address), AddressPart::Whole) => Value::Address(address),
+        (Some(address), AddressPart::Ip) => Value::Ip(address.ip()),
+        (Some(address), AddressPart::Port) => Value::Number(address.port().into()),
     }
+}
+
+impl TlsFacts<'_> {
+    const fn of(&self, side: Side) -> Agreed {
+        match side {
+            Side::Client => self.downstream,
+            Side::Server => self.upstream,
+        }
+    }
+}
+
+fn validity<'a>(facts: &RequestFacts<'a>, bound: Bound, format: Option<&str>) -> Value<'a> {
+    let Some((start, end)) = facts.tls.leaf.and_then(Leaf::validity) else { return Value::Absent };
+    let time = if bound == Bound::Start { start } else { end };
+    format.map_or(Value::Time(time), |format| Value::Owned(date::formatted(format, time)))
 }
 
 fn identity(identity: Option<&SpiffeId>) -> Value<'_> {

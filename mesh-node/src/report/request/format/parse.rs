@@ -2,8 +2,9 @@
 
 use serde_json::Value as Json;
 
-use super::operator::{Endpoint, Header, Operator, Part};
+use super::operator::{AddressPart, Bound, Endpoint, Header, Operator, Side};
 use super::{AccessFormat, FormatError, Piece, Style};
+use crate::tls::leaf::Part;
 
 /// A format of text.
 pub(super) fn text(format: &str) -> Result<AccessFormat, FormatError> {
@@ -183,27 +184,55 @@ fn plain(name: &str) -> Option<Operator> {
         "GRPC_STATUS_NUMBER" => Operator::GrpcStatusNumber,
         "DOWNSTREAM_PEER_URI_SAN" => Operator::SourceIdentity,
         "UPSTREAM_PEER_URI_SAN" => Operator::DestinationIdentity,
-        _ => return address(name),
+        "UPSTREAM_LOCAL_URI_SAN" => Operator::SenderIdentity,
+        "DOWNSTREAM_LOCAL_URI_SAN" => Operator::OwnIdentity,
+        "DOWNSTREAM_TLS_VERSION" => Operator::TlsVersion(Side::Client),
+        "DOWNSTREAM_TLS_CIPHER" => Operator::Cipher(Side::Client),
+        "UPSTREAM_TLS_VERSION" => Operator::TlsVersion(Side::Server),
+        "UPSTREAM_TLS_CIPHER" => Operator::Cipher(Side::Server),
+        _ => return validity(name, None).or_else(|| certificate(name)).or_else(|| address(name)),
     })
+}
+
+/// What the client's certificate says.
+fn certificate(name: &str) -> Option<Operator> {
+    Some(Operator::Certificate(match name {
+        "DOWNSTREAM_PEER_DNS_SAN" => Part::Dns,
+        "DOWNSTREAM_PEER_SUBJECT" => Part::Subject,
+        "DOWNSTREAM_PEER_ISSUER" => Part::Issuer,
+        "DOWNSTREAM_PEER_SERIAL" => Part::Serial,
+        "DOWNSTREAM_PEER_FINGERPRINT_256" => Part::Sha256,
+        _ => return None,
+    }))
+}
+
+/// When the client's certificate is good.
+fn validity(name: &str, format: Option<&str>) -> Option<Operator> {
+    let bound = match name {
+        "DOWNSTREAM_PEER_CERT_V_START" => Bound::Start,
+        "DOWNSTREAM_PEER_CERT_V_END" => Bound::End,
+        _ => return None,
+    };
+    Some(Operator::Validity(bound, format.map(Box::from)))
 }
 
 fn address(name: &str) -> Option<Operator> {
     let (endpoint, part) = match name {
-        "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => (Endpoint::UpstreamHost, Part::Whole),
-        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => (Endpoint::UpstreamHost, Part::Ip),
-        "UPSTREAM_REMOTE_PORT" => (Endpoint::UpstreamHost, Part::Port),
-        "UPSTREAM_LOCAL_ADDRESS" => (Endpoint::UpstreamLocal, Part::Whole),
-        "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => (Endpoint::UpstreamLocal, Part::Ip),
-        "UPSTREAM_LOCAL_PORT" => (Endpoint::UpstreamLocal, Part::Port),
-        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => (Endpoint::DownstreamDirect, Part::Whole),
-        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => (Endpoint::DownstreamDirect, Part::Ip),
-        "DOWNSTREAM_DIRECT_REMOTE_PORT" => (Endpoint::DownstreamDirect, Part::Port),
-        "DOWNSTREAM_LOCAL_ADDRESS" => (Endpoint::DownstreamLocal, Part::Whole),
-        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => (Endpoint::DownstreamLocal, Part::Ip),
-        "DOWNSTREAM_LOCAL_PORT" => (Endpoint::DownstreamLocal, Part::Port),
-        "DOWNSTREAM_REMOTE_ADDRESS" => (Endpoint::DownstreamRemote, Part::Whole),
-        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => (Endpoint::DownstreamRemote, Part::Ip),
-        "DOWNSTREAM_REMOTE_PORT" => (Endpoint::DownstreamRemote, Part::Port),
+        "UPSTREAM_HOST" | "UPSTREAM_REMOTE_ADDRESS" => (Endpoint::UpstreamHost, AddressPart::Whole),
+        "UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => (Endpoint::UpstreamHost, AddressPart::Ip),
+        "UPSTREAM_REMOTE_PORT" => (Endpoint::UpstreamHost, AddressPart::Port),
+        "UPSTREAM_LOCAL_ADDRESS" => (Endpoint::UpstreamLocal, AddressPart::Whole),
+        "UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => (Endpoint::UpstreamLocal, AddressPart::Ip),
+        "UPSTREAM_LOCAL_PORT" => (Endpoint::UpstreamLocal, AddressPart::Port),
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => (Endpoint::DownstreamDirect, AddressPart::Whole),
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => (Endpoint::DownstreamDirect, AddressPart::Ip),
+        "DOWNSTREAM_DIRECT_REMOTE_PORT" => (Endpoint::DownstreamDirect, AddressPart::Port),
+        "DOWNSTREAM_LOCAL_ADDRESS" => (Endpoint::DownstreamLocal, AddressPart::Whole),
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => (Endpoint::DownstreamLocal, AddressPart::Ip),
+        "DOWNSTREAM_LOCAL_PORT" => (Endpoint::DownstreamLocal, AddressPart::Port),
+        "DOWNSTREAM_REMOTE_ADDRESS" => (Endpoint::DownstreamRemote, AddressPart::Whole),
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => (Endpoint::DownstreamRemote, AddressPart::Ip),
+        "DOWNSTREAM_REMOTE_PORT" => (Endpoint::DownstreamRemote, AddressPart::Port),
         _ => return None,
     };
     Some(Operator::Address(endpoint, part))
@@ -215,7 +244,7 @@ fn with_argument(name: &str, argument: &str) -> Option<Operator> {
         ("START_TIME", format) => Operator::StartTimeAs(format.into()),
         ("GRPC_STATUS", "CAMEL_STRING") => Operator::GrpcStatus,
         ("GRPC_STATUS", "NUMBER") => Operator::GrpcStatusNumber,
-        _ => return None,
+        (name, format) => return validity(name, Some(format)),
     })
 }
 

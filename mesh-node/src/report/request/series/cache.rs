@@ -4,7 +4,7 @@
 //! compares addresses, a few small values and the texts of identities, and allocates nothing.
 
 use std::cell::RefCell;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use mesh_core::id::SpiffeId;
 use mesh_core::model::{Service, Workload};
@@ -12,6 +12,7 @@ use mesh_core::model::{Service, Workload};
 use super::{Counted, Kind, Shard};
 use crate::report::request::Perspective;
 use crate::report::request::labels::{GrpcStatus, Outcome};
+use crate::report::thread::ThreadNumber;
 use crate::report::{PseudoService, Told};
 
 /// Uses this thread's cache, which is emptied first if it is another map's or of an earlier epoch. A thread that is
@@ -85,7 +86,7 @@ impl Cache {
         let hash = hash(counted, small);
         let set = usize::try_from(hash >> (u64::BITS - SET_BITS)).unwrap_or_default() * WAYS;
         let place = self.find(set, hash, |entry| entry.is(counted, small)).unwrap_or_else(|| {
-            let (shard, overflow) = make(self.thread.0);
+            let (shard, overflow) = make(self.thread.get());
             self.insert(set, hash, Entry::new(counted, small, (shard, overflow)))
         });
         self.entries.get(place).and_then(Option::as_ref).expect("the place was just found or filled")
@@ -207,33 +208,6 @@ fn address<T>(object: Option<&Arc<T>>) -> usize {
 /// Every identity has a text, so the empty one means that there is none.
 fn text(identity: Option<&SpiffeId>) -> &str {
     identity.map_or("", SpiffeId::uri)
-}
-
-/// A number that no other living thread has. Numbers of threads that have ended are given out again, so that those who
-/// come later go on with their counters.
-struct ThreadNumber(usize);
-
-struct Numbers {
-    free: Vec<usize>,
-    next: usize,
-}
-
-static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers { free: Vec::new(), next: 0 });
-
-impl ThreadNumber {
-    fn take() -> Self {
-        let mut numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
-        Self(numbers.free.pop().unwrap_or_else(|| {
-            numbers.next += 1;
-            numbers.next - 1
-        }))
-    }
-}
-
-impl Drop for ThreadNumber {
-    fn drop(&mut self) {
-        NUMBERS.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.0);
-    }
 }
 
 thread_local! {
