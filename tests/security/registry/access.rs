@@ -218,6 +218,8 @@ pub(super) const ROWS: &[Advisory] = &[
         shown: &[
             super::gateway("wire::others_are_told_nothing"),
             super::gateway("wire::keys_come_over_the_wire_to_who_has_proven_to_be_a_gateway_there"),
+            super::gateway("wire::keys_are_for_the_gateway_that_names_them_alone"),
+            control("gateway_keys::a_pod_has_the_keys_of_gateways_that_select_it"),
         ],
     },
     Advisory {
