@@ -193,7 +193,7 @@ impl<'h> Found<'h> {
                 b"x-request-id" => _ = found.request_id.get_or_insert(value),
                 b"x-envoy-force-trace" => found.forced = true,
                 [b'x', b'-', b'b', ..] | [b't', b'r', b'a', ..] | [b'b', b'3'] => {
-                    found.add(name.as_str(), value)
+                    found.add(name.as_str(), value);
                 }
                 _ => {}
             }
