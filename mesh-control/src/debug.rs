@@ -225,7 +225,6 @@ const MADE_FROM: [(&str, &[ResourceType]); 4] = [
     ("route", &[ResourceType::Config]),
 ];
 
-/// The name of a proxy whose id is `SORT~ADDRESS~NAME~DOMAIN`, as Istio's are: a pod's and its namespace.
 /// Who was sent away, and why.
 fn stranger((id, stranger): (&Arc<str>, &Stranger)) -> Value {
     let ago = SystemTime::now().duration_since(stranger.since).unwrap_or_default().as_secs();
@@ -235,6 +234,7 @@ fn stranger((id, stranger): (&Arc<str>, &Stranger)) -> Value {
     })
 }
 
+/// The name of a proxy whose id is `SORT~ADDRESS~NAME~DOMAIN`, as Istio's are: a pod's and its namespace.
 fn name_of(id: &str) -> Option<&str> {
     id.split('~').nth(2)
 }

@@ -151,6 +151,12 @@ pub struct Stranger {
     pub since: SystemTime,
 }
 
+impl Stranger {
+    fn is_recent(&self) -> bool {
+        self.since.elapsed().is_ok_and(|age| age < MEMORY)
+    }
+}
+
 /// Takes a subscriber off the list when it goes.
 #[derive(Debug)]
 pub struct Registration {
@@ -233,13 +239,17 @@ impl Hub {
     /// Those that were sent away lately because of what they speak, by what they call themselves.
     pub fn strangers(&self) -> BTreeMap<Arc<str>, Stranger> {
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        strangers.retain(|_, it| it.since.elapsed().is_ok_and(|age| age < MEMORY));
+        strangers.retain(|_, it| it.is_recent());
         strangers.clone()
     }
 
     /// Notes that somebody was sent away because of what it speaks.
     pub fn turned_away(&self, id: Arc<str>, stranger: Stranger) {
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.len() >= MAX_STRANGERS {
+            // Nobody may ever have asked for them, and those of today are to find room.
+            strangers.retain(|_, it| it.is_recent());
+        }
         if strangers.len() < MAX_STRANGERS || strangers.contains_key(&id) {
             strangers.insert(id, stranger);
         }

@@ -135,8 +135,11 @@ impl ConnReport {
 
     /// States whom the connection reaches, or tries to, once known.
     pub fn set_destination(&self, destination: Party) {
-        self.live.with_passage(|it| it.set_upstream(destination.addr));
-        self.live.lock().info.destination = destination;
+        let mut state = self.live.lock();
+        if let Some(passage) = &mut state.passage {
+            passage.set_upstream(destination.addr);
+        }
+        state.info.destination = destination;
     }
 
     /// States where the connection's tunnel ends.
