@@ -186,7 +186,7 @@ async fn uninstall(args: &UninstallArgs) -> Result<ExitCode> {
             cluster.delete(part).await?;
         }
     }
-    remove_controls(&cluster, &classes, args.place.timeout).await?;
+    remove_controls(&cluster, &classes, !roots.is_empty(), args.place.timeout).await?;
     unmark(&cluster).await?;
     for object in purged {
         cluster.delete(&object).await?;
@@ -197,10 +197,14 @@ async fn uninstall(args: &UninstallArgs) -> Result<ExitCode> {
 }
 
 /// Removes what the control plane has made by itself, and makes anew for as long as one of its pods is there.
-async fn remove_controls(cluster: &Cluster, classes: &[Object], patience: Duration) -> Result<()> {
+async fn remove_controls(
+    cluster: &Cluster,
+    classes: &[Object],
+    has_roots: bool,
+    patience: Duration,
+) -> Result<()> {
     let control = Object::of("apps/v1", "Deployment", NAMESPACE, "istiod");
-    let is_there = !classes.is_empty() || !cluster.roots().await?.is_empty();
-    if is_there && !cluster.wait_for_nobody(&control, patience).await? {
+    if (!classes.is_empty() || has_roots) && !cluster.wait_for_nobody(&control, patience).await? {
         note(
             "not all pods of the control plane have ended in time; one may make its GatewayClasses and the ConfigMaps \
              of root certificates again",
