@@ -17,6 +17,7 @@ use std::ptr;
 use std::thread;
 
 pub(crate) mod bpf;
+pub(crate) mod clock;
 pub(crate) mod epoll;
 pub(crate) mod halt;
 pub(crate) mod ring;

@@ -57,7 +57,8 @@ fn requests(rate: Metric, seen: Requests, used: Option<f64>) -> Result<Sample> {
     Ok(sample)
 }
 
-fn words(stand: &Stand, system: System, traffic: Traffic, seconds: u64) -> Result<Vec<String>> {
+/// The words of the program that makes the load.
+pub(super) fn words(stand: &Stand, system: System, traffic: Traffic, seconds: u64) -> Result<Vec<String>> {
     let (port, count) = match traffic.load {
         Load::Bulk => (Port::Bulk, 1),
         Load::Http | Load::Connect => (Port::Http, 1),

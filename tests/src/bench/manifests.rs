@@ -70,7 +70,7 @@ pub(super) fn nginx_conf(files: &Path) -> String {
     format!(
         "user root;\nworker_processes 1;\nerror_log stderr;\nevents {{ worker_connections 8192; }}\n\
          http {{\n  access_log off;\n  keepalive_requests 1000000000;\n{temporary}  server {{\n    \
-         listen {port} backlog=4096;\n    location / {{ default_type text/plain; return 200 \"{body}\"; }}\n  }}\n}}\n",
+         listen {port} backlog=4096;\n    location = {STATUS} {{ stub_status; }}\n    location / {{ default_type text/plain; return 200 \"{body}\"; }}\n  }}\n}}\n",
         port = Port::Http.number(),
         body = "x".repeat(1000),
     )
@@ -99,6 +99,9 @@ fn pod(system: System, (name, node): (&str, &str), containers: &[(&str, &[String
          containers: [{containers}]}}}}\n---\n"
     )
 }
+
+/// Where a server says how many requests it has answered.
+pub(super) const STATUS: &str = "/status";
 
 /// The servers on the client's node.
 pub(super) const NEAR: [&str; SERVERS] = ["near", "near-2", "near-3"];

@@ -167,6 +167,11 @@ impl Stand {
         Ok(&self.actors(system)?.client)
     }
 
+    /// The first server there.
+    pub(super) fn first_server(&self, system: System, place: Place) -> Result<&PodHandle> {
+        self.actors(system)?.servers(place).first().context("there is no server")
+    }
+
     /// Where a client calls to reach the first `count` servers.
     pub(super) fn servers(
         &self,
