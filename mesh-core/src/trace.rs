@@ -6,8 +6,8 @@
 pub use self::collector::{Collector, Speaks, Unsupported};
 pub use self::context::{Forms, Incoming, Own, Parent, Received};
 pub use self::sample::{Wish, is_traced, mark, random_id};
-pub use self::span::{Facts, Istio, Kind, Span, cut, is_error, tags};
-pub use self::zipkin::zipkin_json;
+pub use self::span::{Facts, Istio, Kind, Span, Tag, cut, is_error, tags};
+pub use self::zipkin::{zipkin_list, zipkin_span};
 
 mod collector;
 mod context;

@@ -5,35 +5,31 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::context::Own;
 
-/// What is told of a request that is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Span {
+/// A tag, and what it says.
+pub type Tag<'a> = (&'a str, Cow<'a, str>);
+
+/// What is told of a request that is over. It lives only until it is written down in the words of whoever takes it: few requests are
+/// traced, and what is kept of one in many pieces costs all the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span<'a> {
     /// Its numbers.
     pub own: Own,
     /// Which end of the request tells it.
     pub kind: Kind,
     /// What was asked for.
-    pub name: String,
+    pub name: &'a str,
     /// Who tells it.
-    pub service: String,
+    pub service: &'a str,
     /// Its address.
     pub address: Option<IpAddr>,
     /// Microseconds since the Unix epoch.
     pub start: u64,
     /// Microseconds.
     pub duration: u64,
-    /// In order; a later one of the same name takes the place of an earlier one.
-    pub tags: Vec<(Cow<'static, str>, String)>,
+    /// No two of one name.
+    pub tags: &'a [Tag<'a>],
     /// Whether it failed.
     pub failed: bool,
-}
-
-impl Span {
-    /// Bytes of its texts.
-    pub fn text_bytes(&self) -> usize {
-        let tags = self.tags.iter().map(|(name, value)| name.len() + value.len());
-        self.name.len() + self.service.len() + tags.sum::<usize>()
-    }
 }
 
 /// Which end of a request tells it.
@@ -105,42 +101,42 @@ pub fn is_error(code: u16, grpc_status: Option<u32>) -> bool {
 }
 
 /// The tags of a span.
-pub fn tags(facts: &Facts<'_>) -> Vec<(Cow<'static, str>, String)> {
+pub fn tags<'a>(facts: &Facts<'a>) -> Vec<Tag<'a>> {
     let mut tags = Vec::with_capacity(TYPICAL);
-    let mut tag = |name: &'static str, value: String| tags.push((Cow::Borrowed(name), value));
-    let lossy = |bytes: Option<&[u8]>| bytes.map(|it| String::from_utf8_lossy(it).into_owned());
-    let known = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-    tag("component", "proxy".to_owned());
-    tag("node_id", facts.node.to_owned());
-    tag("http.url", format!("{}://{}{}", facts.scheme, facts.authority, cut(facts.path, facts.most)));
-    tag("http.method", facts.method.to_owned());
-    tag("http.protocol", facts.protocol.to_owned());
-    tag("http.status_code", facts.code.to_string());
-    tag("user_agent", lossy(facts.user_agent).unwrap_or_else(|| known("")));
-    if let Some(id) = lossy(facts.request_id) {
-        tag("guid:x-request-id", id);
+    let mut tag = |name: &'static str, value: Cow<'a, str>| tags.push((name, value));
+    let known = |text: &'a str| Cow::Borrowed(if text.is_empty() { "-" } else { text });
+    let number = |number: u64| Cow::Owned(number.to_string());
+    tag("component", "proxy".into());
+    tag("node_id", facts.node.into());
+    tag("http.url", format!("{}://{}{}", facts.scheme, facts.authority, cut(facts.path, facts.most)).into());
+    tag("http.method", facts.method.into());
+    tag("http.protocol", facts.protocol.into());
+    tag("http.status_code", number(facts.code.into()));
+    tag("user_agent", facts.user_agent.map_or(known(""), String::from_utf8_lossy));
+    if let Some(id) = facts.request_id {
+        tag("guid:x-request-id", String::from_utf8_lossy(id));
     }
-    tag("request_size", facts.received.to_string());
-    tag("response_size", facts.sent.to_string());
+    tag("request_size", number(facts.received));
+    tag("response_size", number(facts.sent));
     tag("response_flags", known(facts.flags));
     tag("upstream_cluster", known(facts.cluster));
     tag("upstream_cluster.name", known(facts.cluster));
     tag("downstream_cluster", known(""));
-    tag("peer.address", facts.peer.ip().to_canonical().to_string());
+    tag("peer.address", facts.peer.ip().to_canonical().to_string().into());
     if let Some(status) = facts.grpc_status {
-        tag("grpc.status_code", status.to_string());
-        tag("grpc.path", cut(facts.path, facts.most).to_owned());
-        tag("grpc.authority", facts.authority.to_owned());
+        tag("grpc.status_code", number(status.into()));
+        tag("grpc.path", cut(facts.path, facts.most).into());
+        tag("grpc.authority", facts.authority.into());
     }
     if let Some(istio) = facts.istio {
-        tag("istio.canonical_service", istio.service.to_owned());
-        tag("istio.canonical_revision", istio.revision.to_owned());
-        tag("istio.mesh_id", istio.mesh.to_owned());
-        tag("istio.namespace", istio.namespace.to_owned());
-        tag("istio.cluster_id", istio.cluster.to_owned());
+        tag("istio.canonical_service", istio.service.into());
+        tag("istio.canonical_revision", istio.revision.into());
+        tag("istio.mesh_id", istio.mesh.into());
+        tag("istio.namespace", istio.namespace.into());
+        tag("istio.cluster_id", istio.cluster.into());
     }
     if is_error(facts.code, facts.grpc_status) {
-        tag("error", "true".to_owned());
+        tag("error", "true".into());
     }
     tags
 }

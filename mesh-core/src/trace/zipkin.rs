@@ -1,25 +1,25 @@
 //! Spans as Zipkin reads them: its format 2, in JSON.
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::{Kind, Span};
+use super::{Kind, Span, Tag};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Row<'a> {
-    trace_id: String,
-    id: String,
+    trace_id: Digits,
+    id: Digits,
     #[serde(skip_serializing_if = "Option::is_none")]
-    parent_id: Option<String>,
+    parent_id: Option<Digits>,
     kind: &'static str,
     name: &'a str,
     timestamp: u64,
     duration: u64,
     local_endpoint: Endpoint<'a>,
-    tags: BTreeMap<&'a str, &'a str>,
+    tags: Tags<'a>,
 }
 
 #[derive(Serialize)]
@@ -27,46 +27,89 @@ struct Row<'a> {
 struct Endpoint<'a> {
     service_name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ipv4: Option<String>,
+    ipv4: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ipv6: Option<String>,
+    ipv6: Option<IpAddr>,
 }
 
-/// The body of a `POST` of spans. Trace ids have 64 bits if they are to be `short`.
-pub fn zipkin_json(spans: &[Span], short: bool) -> Vec<u8> {
-    let rows: Vec<_> = spans.iter().map(|span| Row::of(span, short)).collect();
-    serde_json::to_vec(&rows).expect("texts and numbers are JSON")
+/// A number in hexadecimal: so many digits.
+struct Digits(u128, usize);
+
+/// No two of one name.
+struct Tags<'a>(&'a [Tag<'a>]);
+
+/// A span by itself. Trace ids have 64 bits if they are to be `short`.
+pub fn zipkin_span(span: &Span<'_>, short: bool) -> Vec<u8> {
+    let mut text = Vec::with_capacity(TYPICAL);
+    serde_json::to_writer(&mut text, &Row::of(span, short)).expect("texts and numbers are JSON");
+    text
+}
+
+/// The body of a `POST` of such spans.
+pub fn zipkin_list<'s>(spans: impl Iterator<Item = &'s [u8]>) -> Vec<u8> {
+    let mut body = vec![b'['];
+    for span in spans {
+        if body.len() > 1 {
+            body.push(b',');
+        }
+        body.extend_from_slice(span);
+    }
+    body.push(b']');
+    body
 }
 
 impl<'a> Row<'a> {
-    fn of(span: &'a Span, short: bool) -> Self {
+    fn of(span: &Span<'a>, short: bool) -> Self {
         let (v4, v6) = match span.address.map(|ip| ip.to_canonical()) {
-            Some(IpAddr::V4(ip)) => (Some(ip.to_string()), None),
-            Some(IpAddr::V6(ip)) => (None, Some(ip.to_string())),
-            None => (None, None),
+            Some(ip @ IpAddr::V4(_)) => (Some(ip), None),
+            ip => (None, ip),
         };
         let trace = span.own.at.trace;
         Self {
-            trace_id: if short {
-                format!("{:016x}", trace & u128::from(u64::MAX))
-            } else {
-                format!("{trace:032x}")
-            },
-            id: format!("{:016x}", span.own.at.span),
-            parent_id: span.own.parent.map(|parent| format!("{parent:016x}")),
+            trace_id: if short { Digits::of_64(trace) } else { Digits(trace, 32) },
+            id: Digits::of_64(span.own.at.span.into()),
+            parent_id: span.own.parent.map(|parent| Digits::of_64(parent.into())),
             kind: match span.kind {
                 Kind::Client => "CLIENT",
                 Kind::Server => "SERVER",
             },
-            name: &span.name,
+            name: span.name,
             timestamp: span.start,
             // Zipkin takes 0 for nothing.
             duration: span.duration.max(1),
-            local_endpoint: Endpoint { service_name: &span.service, ipv4: v4, ipv6: v6 },
-            tags: span.tags.iter().map(|(name, value)| (&**name, value.as_str())).collect(),
+            local_endpoint: Endpoint { service_name: span.service, ipv4: v4, ipv6: v6 },
+            tags: Tags(span.tags),
         }
     }
 }
+
+impl Digits {
+    /// The lower half of a number.
+    fn of_64(number: u128) -> Self {
+        Self(number & u128::from(u64::MAX), 16)
+    }
+}
+
+impl fmt::Display for Digits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:0width$x}", self.0, width = self.1)
+    }
+}
+
+impl Serialize for Digits {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl Serialize for Tags<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// Bytes of a span, as most are.
+const TYPICAL: usize = 1_024;
 
 #[cfg(test)]
 mod tests {
@@ -79,18 +122,21 @@ mod tests {
         let span = Span {
             own,
             kind: Kind::Server,
-            name: "reviews:9080/*".to_owned(),
-            service: "reviews.default".to_owned(),
+            name: "reviews:9080/*",
+            service: "reviews.default",
             address: Some("10.0.0.1".parse().unwrap()),
             start: 5,
             duration: 0,
-            tags: vec![("a".into(), "1".to_owned()), ("a".into(), "\"2\"".to_owned())],
+            tags: &[("b", "1".into()), ("a", "\"2\"".into())],
             failed: false,
         };
-        let text = |short| String::from_utf8(zipkin_json(std::slice::from_ref(&span), short)).unwrap();
+        let text = |short| {
+            let spans = [zipkin_span(&span, short), b"{}".to_vec()];
+            String::from_utf8(zipkin_list(spans.iter().map(Vec::as_slice))).unwrap()
+        };
         assert_eq!(
             text(false),
-            r#"[{"traceId":"00000000000000010000000000000002","id":"0000000000000003","parentId":"0000000000000004","kind":"SERVER","name":"reviews:9080/*","timestamp":5,"duration":1,"localEndpoint":{"serviceName":"reviews.default","ipv4":"10.0.0.1"},"tags":{"a":"\"2\""}}]"#
+            r#"[{"traceId":"00000000000000010000000000000002","id":"0000000000000003","parentId":"0000000000000004","kind":"SERVER","name":"reviews:9080/*","timestamp":5,"duration":1,"localEndpoint":{"serviceName":"reviews.default","ipv4":"10.0.0.1"},"tags":{"b":"1","a":"\"2\""}},{}]"#
         );
         assert!(text(true).contains(r#""traceId":"0000000000000002""#));
     }

@@ -285,7 +285,7 @@ impl Site for Delivery {
 const B3: HeaderName = HeaderName::from_static("b3");
 /// Things of one delivery.
 const BATCH: usize = 128;
-/// Things that wait for one recipient, some 2 KB each; more are dropped.
+/// Things that wait for one recipient, 1 KB each or so; more are dropped.
 const MAX_WAITING: usize = 1_024;
 /// Bytes of these.
 const MAX_WAITING_BYTES: usize = 4 << 20;

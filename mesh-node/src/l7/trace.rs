@@ -24,6 +24,8 @@ use super::outbox;
 use super::site::Client;
 use crate::report::{Perspective, RequestFacts, Told};
 
+use self::delivery::Written;
+
 mod delivery;
 
 /// A request that is traced: it has a span.
@@ -45,7 +47,7 @@ impl Active {
 /// On whose behalf spans and access logs are told: the same for all requests of an engine.
 #[derive(Debug, Default)]
 pub(super) struct Teller {
-    service: String,
+    service: Arc<str>,
     node: String,
     address: Option<IpAddr>,
     workload: Option<Arc<Workload>>,
@@ -138,24 +140,25 @@ pub(super) fn tell(
     let mut all = tags(&wanted);
     for (name, tag) in &tracing.tags {
         if let Some(value) = teller.tag((name, tag), (told, facts), head) {
-            all.retain(|(known, _)| known != name);
-            all.push((Cow::Owned(name.clone()), cut(&value, collector.most).to_owned()));
+            all.retain(|(known, _)| *known != name.as_str());
+            all.push((name, Cow::Owned(cut(&value, collector.most).to_owned())));
         }
     }
     let start = facts.start.duration_since(UNIX_EPOCH).unwrap_or_default();
     let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let called = name(facts);
     let span = Span {
         own: active.0,
         kind: if facts.reporter == Perspective::Source { Kind::Client } else { Kind::Server },
-        name: name(facts),
-        service: teller.service.clone(),
+        name: &called,
+        service: &teller.service,
         address: teller.address,
         start: micros(start),
         duration: micros(facts.duration),
-        tags: all,
+        tags: &all,
         failed: is_error(facts.code, facts.grpc_status),
     };
-    outbox::put(stage.engine, collector, span);
+    outbox::put(stage.engine, collector, Written::new(&span, &teller.service, &collector.speaks));
 }
 
 /// What was asked for, as Istio names it: the service, its port, and the paths of the rule, which are all.
@@ -219,7 +222,7 @@ impl Teller {
         let cluster = format!("{canonical}.{namespace}");
         Self {
             logs: Arc::new(LogTeller { node: node.clone(), cluster, region, zone }),
-            service,
+            service: service.into(),
             node,
             address,
             mesh: proxy

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use mesh_core::addressee::Addressee;
 use mesh_core::route::ClusterRef;
-use mesh_core::trace::{Collector, Span, Speaks, zipkin_json};
+use mesh_core::trace::{Collector, Span, Speaks, zipkin_list, zipkin_span};
 
 use super::super::call::{Answer, Call, grpc_head};
 use super::super::h1::{Authority, Target};
@@ -14,8 +14,25 @@ use super::super::message::{RequestHead, Version};
 use super::super::outbox::{Counted, Lanes, MAX_ANSWER, Outbox, Recipient};
 use crate::report::Event;
 
+/// A span in the words of its collector.
+pub(in crate::l7) struct Written {
+    service: Arc<str>,
+    text: Vec<u8>,
+}
+
+impl Written {
+    /// Writes one of a service down.
+    pub(super) fn new(span: &Span<'_>, service: &Arc<str>, speaks: &Speaks) -> Self {
+        let text = match speaks {
+            Speaks::Zipkin { short, .. } => zipkin_span(span, *short),
+            Speaks::OtlpGrpc | Speaks::OtlpHttp { .. } => mesh_proto::spans::encode(span),
+        };
+        Self { service: Arc::clone(service), text }
+    }
+}
+
 impl Recipient for Arc<Collector> {
-    type Item = Span;
+    type Item = Written;
     const COUNTED: Counted =
         Counted { sent: Event::SpanSent, no_room: Event::SpanNoRoom, undelivered: Event::SpanUndelivered };
     const TASK: &'static str = "spans";
@@ -28,20 +45,22 @@ impl Recipient for Arc<Collector> {
         &self.to
     }
 
-    fn size(span: &Span) -> usize {
-        // Numbers, times, and the names of fields.
-        SPAN_AT_LEAST + span.text_bytes()
+    fn size(span: &Written) -> usize {
+        FRAME + span.text.len()
     }
 
-    fn question(&self, spans: &[Span], to: &ClusterRef) -> Result<(Call, RequestHead), String> {
-        let export = || mesh_proto::spans::export(spans, &[], env!("CARGO_PKG_VERSION"));
+    fn question(&self, spans: &[Written], to: &ClusterRef) -> Result<(Call, RequestHead), String> {
+        let all = || spans.iter().map(|span| (&*span.service, &*span.text));
+        let export = || mesh_proto::spans::export(all(), env!("CARGO_PKG_VERSION"));
         let (body, kind, path) = match &self.speaks {
             Speaks::OtlpGrpc => {
                 let call = Call::of_message(&export(), MAX_ANSWER)?;
                 let head = grpc_head(to, METHOD, call.framing())?;
                 return Ok((call, head));
             }
-            Speaks::Zipkin { path, short } => (zipkin_json(spans, *short), "application/json", path),
+            Speaks::Zipkin { path, .. } => {
+                (zipkin_list(all().map(|(_, text)| text)), "application/json", path)
+            }
             Speaks::OtlpHttp { path } => (export(), "application/x-protobuf", path),
         };
         let call = Call::new(Bytes::from(body), MAX_ANSWER);
@@ -58,8 +77,8 @@ impl Recipient for Arc<Collector> {
     }
 }
 
-/// Bytes of a span without its texts, with room for what frames these.
-const SPAN_AT_LEAST: usize = 1024;
+/// Bytes that frame a span in a delivery, and what it takes to keep it.
+const FRAME: usize = 64;
 
 fn http_head(
     to: &ClusterRef,
