@@ -83,3 +83,27 @@ fn the_log_says_of_tls_what_is_asked_for() -> Result<()> {
     ensure!(older[2].starts_with("ECDHE-ECDSA-") && older[3] == "TLSv1.3" && older[7] == "abcd", "{older:?}");
     Ok(())
 }
+
+#[test]
+fn a_handshake_for_a_name_that_nobody_serves_has_a_line_of_its_own() -> Result<()> {
+    let gateway = Gateway::start(&[])?;
+    let Leaf { certificate, key } = Pki::new("ours").leaf("b.shop.test");
+    gateway.put("b.crt", &certificate)?;
+    gateway.put("b.key", &key)?;
+    let tls = "mode: SIMPLE, serverCertificate: '{dir}/b.crt', privateKey: '{dir}/b.key'";
+    let mesh = "{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: 'accessLogFile: /dev/stdout'}}";
+    let served = manifest(&https("b", "b.shop.test", tls));
+    gateway.write("gateway.yaml", &format!("{served}\n---\n{mesh}\n"))?;
+    let status = |host| gateway.curl(host, HTTPS, &["--insecure"]).map_or(0, |it| it.status);
+    wait(Duration::from_secs(5), || status("b.shop.test") == 404).with_context(|| gateway.log())?;
+    ensure!(status("nobody.shop.test") == 0, "nobody serves it");
+    let find = || gateway.access_log().lines().rfind(|it| it.contains("nobody")).map(str::to_owned);
+    wait(Duration::from_secs(5), || find().is_some()).with_context(|| gateway.access_log())?;
+    let line = find().context("a line")?;
+    ensure!(line.contains("] \"- - -\" 0 NR filter_chain_not_found - \"nobody serves "), "{line}");
+    ensure!(
+        line.contains(&format!(" {} ", gateway.at(HTTPS))) && line.ends_with(" nobody.shop.test -"),
+        "{line}"
+    );
+    Ok(())
+}

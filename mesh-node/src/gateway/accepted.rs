@@ -63,6 +63,8 @@ pub enum Accepted {
     Opaque(OpaqueConnection),
     /// A tunnel, of which nothing has been read.
     Tunnel(TunnelConnection),
+    /// One that is over: nobody serves the name that it asked for, and why not. It is told about like any other.
+    Unserved(Facts, String),
     /// All that comes to a listener of datagrams, until it is closed.
     Datagrams(DatagramDoor),
 }

@@ -70,6 +70,10 @@ fn on_thread(thread: &Thread, shared: &Arc<Shared>) -> Serve {
                     let report = report(&engine, &connection.facts);
                     carry(&engine, &policies, (connection, report)).await;
                 }
+                // Envoy has a line for it too: the connection found no filter chain.
+                Accepted::Unserved(facts, reason) => {
+                    report(&engine, &facts).fail_as(Stage::Resolve, Flag::NoRoute, reason);
+                }
                 // There are no doors for these here.
                 Accepted::Tunnel(_) | Accepted::Datagrams(_) => {}
             }

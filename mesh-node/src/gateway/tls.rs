@@ -107,7 +107,19 @@ impl Refused {
     }
 }
 
-type Refusal = (Refused, String);
+/// Why there was no handshake, or no connection for it.
+pub(super) struct Refusal {
+    pub(super) why: Refused,
+    pub(super) detail: String,
+    /// The name that nobody serves, if it was one.
+    pub(super) asked: Option<Arc<str>>,
+}
+
+impl From<(Refused, String)> for Refusal {
+    fn from((why, detail): (Refused, String)) -> Self {
+        Self { why, detail, asked: None }
+    }
+}
 
 /// Reads who is asked for and makes the handshake, if it is for us to make. Takes at most [`HANDSHAKE_DEADLINE`].
 pub(super) async fn greet(
@@ -118,7 +130,7 @@ pub(super) async fn greet(
     let handshake = handshake(tcp, serving, identities);
     match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
         Ok(greeted) => greeted,
-        Err(_) => Err((Refused::Deadline, "the handshake took too long".to_owned())),
+        Err(_) => Err((Refused::Deadline, "the handshake took too long".to_owned()).into()),
     }
 }
 
@@ -131,14 +143,12 @@ async fn handshake(
     let hello = accepted.client_hello();
     let sni: Option<Arc<str>> = hello.server_name().map(|name| name.to_ascii_lowercase().into());
     let asked = || sni.as_deref().map_or("no name".to_owned(), |name| format!("{name:?}"));
-    let served = serving
-        .select(sni.as_deref())
-        .ok_or_else(|| (Refused::ServerName, format!("nobody serves {}", asked())))?
-        .clone();
+    let unserved = |detail: String| Refusal { why: Refused::ServerName, detail, asked: sni.clone() };
+    let served = serving.select(sni.as_deref());
+    let served = served.ok_or_else(|| unserved(format!("nobody serves {}", asked())))?.clone();
     let of_mesh = || hello.alpn().is_some_and(|mut offered| offered.any(is_of_mesh));
     if served.goes_by_name() && !of_mesh() {
-        let reason = format!("what asks for {} is no TLS of the mesh", asked());
-        return Err((Refused::ServerName, reason));
+        return Err(unserved(format!("what asks for {} is no TLS of the mesh", asked())));
     }
     let tls = served.tls.clone();
     let Some(tls) = tls.filter(|tls| tls.opens()) else {
@@ -169,12 +179,12 @@ async fn read_hello(tcp: &mut TcpStream) -> Result<(rustls::server::Accepted, By
     loop {
         let before = input.len();
         if before > MAX_HELLO {
-            return Err((Refused::NotTls, "the first message does not end".to_owned()));
+            return Err((Refused::NotTls, "the first message does not end".to_owned()).into());
         }
         input.reserve(HELLO / 4);
         let read = tcp.read_buf(&mut input).await.map_err(|error| lost(&error))?;
         if read == 0 {
-            return Err((Refused::Lost, "the client went away".to_owned()));
+            return Err((Refused::Lost, "the client went away".to_owned()).into());
         }
         let mut news = input.get(before..).unwrap_or_default();
         while !news.is_empty() {
@@ -189,7 +199,7 @@ async fn read_hello(tcp: &mut TcpStream) -> Result<(rustls::server::Accepted, By
                     // Whoever does not speak TLS need not hear it.
                     let _ = tcp.write_all(&bytes).await;
                 }
-                return Err((classify(&error), error.to_string()));
+                return Err((classify(&error), error.to_string()).into());
             }
         }
     }
@@ -226,11 +236,11 @@ fn fitting<'c>(
 
 fn refusal(error: &io::Error) -> Refusal {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    inner.map_or_else(|| lost(error), |tls| (classify(tls), tls.to_string()))
+    inner.map_or_else(|| lost(error), |tls| (classify(tls), tls.to_string()).into())
 }
 
 fn lost(error: &io::Error) -> Refusal {
-    (Refused::Lost, error.to_string())
+    (Refused::Lost, error.to_string()).into()
 }
 
 fn classify(error: &rustls::Error) -> Refused {

@@ -20,7 +20,7 @@ use super::figures::Counters;
 use super::listener::{Listener, Served, ServerKey};
 use super::proxy;
 use super::sockets::{Bound, Socket};
-use super::tls::{self, Greeted, Refused, Shown, Tls};
+use super::tls::{self, Greeted, Refusal, Refused, Shown, Tls};
 use crate::admit::{self, Cap, LogGate};
 use crate::l7::io::Io;
 use crate::report::Event;
@@ -212,19 +212,20 @@ impl Worker {
         let (peer, serving) = (facts.peer, listener.current());
         let greeted = tokio::select! {
             greeted = tls::greet(tcp, &serving, &self.thread.identities) => greeted,
-            () = place.lost() => Err((Refused::Overload, "too many handshakes".to_owned())),
+            () = place.lost() => Err((Refused::Overload, "too many handshakes".to_owned()).into()),
             () = self.thread.drain.forced() => return Err(()),
         };
         drop(place);
         let Greeted { io, input, sni, alpn, client, agreed, shown, proof, served } = match greeted {
             Ok(greeted) => greeted,
-            Err((why, detail)) => {
+            Err(Refusal { why, detail, asked }) => {
                 self.counters.refuse(why);
                 if let Some(muted) = self.refusals.pass() {
                     let reason = why.reason();
                     tracing::info!(%peer, listener = %listener.address(), reason, detail, muted, "Refused a handshake.");
                 }
-                return Err(());
+                let unserved = || Accepted::Unserved(Facts { sni: asked, ..facts }, detail);
+                return (why == Refused::ServerName).then(|| (unserved(), None)).ok_or(());
             }
         };
         let secure = input.is_empty();

@@ -70,7 +70,7 @@ impl Bed {
         let dial = client.dial(&self.pki, listener.local_addr().unwrap());
         let accept = async {
             let (tcp, _) = listener.accept().await.unwrap();
-            let greeted = greet(tcp, &self.serving, &nobody()).await.map_err(|(why, _)| why);
+            let greeted = greet(tcp, &self.serving, &nobody()).await.map_err(|refusal| refusal.why);
             if let Ok(Greeted { io: Io::Tls(_), .. }) = &greeted {
                 // The client reads until this is closed, to hear an alert that comes late.
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -394,7 +394,7 @@ async fn a_first_message_may_come_in_any_pieces() {
             tcp.write_all(second).await.unwrap();
         };
         let (read, ()) = tokio::join!(read_hello(&mut accepted), send);
-        let (accepted, input) = read.map_err(|(why, _)| why).unwrap();
+        let (accepted, input) = read.map_err(|refusal| refusal.why).unwrap();
         assert_eq!(accepted.client_hello().server_name(), Some("a.example"));
         assert_eq!(input, hello, "{at}");
     }
@@ -408,7 +408,7 @@ async fn what_is_no_tls_is_refused_at_once() {
         let mut tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         tcp.write_all(garbage).await.unwrap();
-        let refused = greet(accepted, &bed.serving, &nobody()).await.err().map(|(why, _)| why);
+        let refused = greet(accepted, &bed.serving, &nobody()).await.err().map(|refusal| refusal.why);
         assert!(matches!(refused, Some(Refused::NotTls | Refused::Protocol)), "{refused:?}");
     }
 }
@@ -418,7 +418,7 @@ async fn who_says_nothing_is_let_go() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let _silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (accepted, _) = listener.accept().await.unwrap();
-    let refused = greet(accepted, &Bed::empty().serving, &nobody()).await.err().map(|(why, _)| why);
+    let refused = greet(accepted, &Bed::empty().serving, &nobody()).await.err().map(|refusal| refusal.why);
     assert_eq!(refused, Some(Refused::Deadline));
 }
 
@@ -506,7 +506,7 @@ async fn clients_of_the_mesh_meet_its_identity() {
         };
         let accept = async {
             let (tcp, _) = listener.accept().await.unwrap();
-            greet(tcp, &bed.serving, &identities).await.map_err(|(why, _)| why)
+            greet(tcp, &bed.serving, &identities).await.map_err(|refusal| refusal.why)
         };
         let (dialled, greeted) = tokio::join!(dial, accept);
         assert_eq!((dialled.is_ok(), greeted.is_ok()), (works, works), "{dialled:?}");
