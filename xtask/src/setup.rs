@@ -157,7 +157,7 @@ impl Apt {
 
 fn install(names: &[String]) -> Result<()> {
     must(apt_get()?.args(["install", "-y", "--no-install-recommends"]).args(names))?;
-    for service in ["nginx", "haproxy", "redis-server"] {
+    for service in ["nginx", "haproxy", "redis-server", "containerd"] {
         if names.iter().any(|name| name.starts_with(service)) && Path::new("/run/systemd/system").is_dir() {
             say(format_args!(
                 "turning off {service}, which its package has started: only the program is wanted"

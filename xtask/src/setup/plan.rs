@@ -283,9 +283,10 @@ pub(super) const LLVM_VERSIONS: [u32; 3] = [21, 22, 23];
 /// Program, its package on Debian and Ubuntu, and what it is for.
 type Tool = (&'static str, &'static str, &'static str);
 
-const TOOLS: [Tool; 18] = [
+const TOOLS: [Tool; 20] = [
     (CNI_BRIDGE, "containernetworking-plugins", "behind which our CNI plugin stands in tests"),
     ("bpftool", "bpftool", "with which tests look at maps and links"),
+    ("containerd", "containerd", "which takes our image in tests"),
     ("curl", "curl", "the client of the test bed"),
     ("dig", "bind9-dnsutils", "with which tests ask for names"),
     ("dnsmasq", "dnsmasq-base", "the server of names in tests"),
@@ -301,6 +302,7 @@ const TOOLS: [Tool; 18] = [
     (PYMONGO, "python3-pymongo", "a client of MongoDB in tests"),
     ("redis-cli", "redis-tools", "a client of Redis in tests"),
     ("redis-server", "redis-server", "a server of Redis in tests"),
+    ("runc", "runc", "by which containerd runs it"),
     ("wrk", "wrk", "the load of the benches"),
 ];
 
@@ -337,13 +339,14 @@ pub(super) const SCHEMAS: &str = "1.37.0";
 pub(super) const HELM: &str = "3.17.3.post1";
 
 /// All programs that decisions depend on.
-pub(super) const PROGRAMS: [&str; 26] = [
+pub(super) const PROGRAMS: [&str; 28] = [
     CNI_BRIDGE,
     "bpftool",
     "c++",
     "cargo-deny",
     "chromedriver",
     "chromium",
+    "containerd",
     "curl",
     "dig",
     "dnsmasq",
@@ -362,6 +365,7 @@ pub(super) const PROGRAMS: [&str; 26] = [
     PYMONGO,
     "redis-cli",
     "redis-server",
+    "runc",
     "taskset",
     "wrk",
 ];
