@@ -125,7 +125,7 @@ impl<'b> Machine<'b> {
 
     fn eventually(&self, group: &str, to: &str, wanted: fn(&Dialled) -> bool) -> Result<Dialled> {
         let mut last = Dialled::default();
-        let reached = self.bed.wait("the wanted outcome of a connection", Duration::from_secs(8), |_| {
+        let reached = self.bed.wait("the wanted outcome of a connection", Duration::from_secs(20), |_| {
             last = self.dial(group, to).unwrap_or_default();
             wanted(&last)
         });
@@ -206,14 +206,14 @@ fn a_machine_registers_itself_and_goes_when_it_has_gone() -> Result<()> {
     control.kill9()?;
     control.start()?;
     bed.wait("the control plane", Duration::from_secs(20), |_| control.is_ready())?;
-    bed.wait("the machine, registered anew", Duration::from_secs(10), |bed| registered(bed) == Some(true))?;
+    bed.wait("the machine, registered anew", Duration::from_secs(20), |bed| registered(bed) == Some(true))?;
     eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
     std::thread::sleep(Duration::from_secs(4));
     ensure!(registered(&bed) == Some(true), "it is connected, whatever the grace period is");
 
     machine.agent.kill();
     ensure!(registered(&bed) == Some(true), "it may come back");
-    bed.wait("the end of the WorkloadEntry", Duration::from_secs(10), |bed| registered(bed).is_none())?;
+    bed.wait("the end of the WorkloadEntry", Duration::from_secs(20), |bed| registered(bed).is_none())?;
     eventually(&bed, &client, "10.200.0.9:80", Dialled::refused)?;
     Ok(())
 }
@@ -266,10 +266,10 @@ fn a_machine_that_fails_its_probe_is_not_sent_to() -> Result<()> {
     let machine = Machine::start(&bed, "vm", &["--workload-group", "mesh/vms"])?;
     let _server = machine.node.spawn_in("unit", &["netprobe", "serve", "--port", "7000"])?;
     let client = bed.pod("mesh/client")?;
-    bed.wait("the machine, not well", Duration::from_secs(10), |bed| registered(bed) == Some(false))?;
+    bed.wait("the machine, not well", Duration::from_secs(20), |bed| registered(bed) == Some(false))?;
     eventually(&bed, &client, "10.200.0.9:80", Dialled::refused)?;
     let mut well = machine.node.spawn_in("unit", &["httpbin", "--port", "7070"])?;
-    bed.wait("the machine, well", Duration::from_secs(10), |bed| registered(bed) == Some(true))?;
+    bed.wait("the machine, well", Duration::from_secs(20), |bed| registered(bed) == Some(true))?;
     eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
     well.kill();
     bed.wait("the machine, not well again", Duration::from_secs(10), |bed| registered(bed) == Some(false))?;

@@ -15,8 +15,11 @@ use super::{
 
 /// Runs the load for some seconds and measures.
 pub(super) fn run(stand: &Stand, system: System, traffic: Traffic, seconds: u64) -> Result<Sample> {
-    let words = words(stand, system, traffic, seconds)?;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let load = words(stand, system, traffic, seconds)?;
+    // A load that hangs is an outcome, not a reason to hang as well.
+    let patience = (seconds + 20).to_string();
+    let mut words = vec!["timeout", "--kill-after=5", &patience];
+    words.extend(load.iter().map(String::as_str));
     let client = stand.client(system)?;
     let pids = stand.proxies(system)?;
     let before = process::cpu_seconds(&pids)?;
@@ -81,9 +84,7 @@ pub(super) fn words(stand: &Stand, system: System, traffic: Traffic, seconds: u6
             format!("netprobe load --connections {concurrency} --seconds {seconds} {servers}")
         }
     };
-    // A load that hangs is an outcome, not a reason to hang as well.
-    let words = format!("timeout --kill-after=5 {} {load}", seconds + 20);
-    let mut words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+    let mut words: Vec<String> = load.split(' ').map(str::to_owned).collect();
     if traffic.place == Place::Service && traffic.load == Load::Http {
         // Rules for a service are found by its name.
         words.extend(["--header".to_owned(), format!("Host: {}", manifests::service_host(system))]);
