@@ -1,13 +1,12 @@
 //! The image in a runtime of nodes: containerd takes it in, by the name that manifests have, and runs what is in it.
 
-use std::env;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use mesh_tests::image;
 use tempfile::TempDir;
 
 /// A containerd of the test's own, of which nothing is left when it ends.
@@ -74,20 +73,12 @@ impl Drop for Containerd {
     }
 }
 
-/// Writes the image of the programs under test, as `cargo xtask image` does of those that are released.
-fn build(directory: &Path) -> Result<PathBuf> {
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    cargo.args(["run", "--quiet", "--package", "xtask", "--", "image", "--debug", "--no-build", "--output"]);
-    let output = cargo.arg(directory).stdin(Stdio::null()).output()?;
-    ensure!(output.status.success(), "{cargo:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(directory.join("mesh.tar"))
-}
-
 #[test]
 fn containerd_takes_the_image_and_runs_its_programs() -> Result<()> {
     let containerd = Containerd::start()?;
-    let image = build(&containerd.directory.path().join("image"))?.display().to_string();
+    let directory = containerd.directory.path().join("image");
+    image::build(&directory)?;
+    let image = directory.join("mesh.tar").display().to_string();
     containerd.ctr(&["images", "import", "--snapshotter", SNAPSHOTTER, &image])?;
     let name = concat!("docker.io/library/mesh:", env!("CARGO_PKG_VERSION"));
     let known = containerd.ctr(&["images", "list", "--quiet"])?;

@@ -5,25 +5,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use mesh_tests::image;
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// Megabytes of the image of programs for debugging, compressed in a hurry: some more than the 61 that they had when this was written.
 const MOST_FOR_DEBUGGING: u32 = 75;
-
-/// The image of the programs under test, which are larger than those that are released.
-fn built(directory: &Path) -> String {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|it| it.starts_with("CARGO_PKG_") || it.starts_with("CARGO_MANIFEST_")) {
-            cargo.env_remove(name);
-        }
-    }
-    cargo.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    cargo.args(["run", "--quiet", "--package", "xtask", "--", "image", "--debug", "--no-build", "--output"]);
-    let output = ends_well(cargo.arg(directory));
-    String::from_utf8(output.stdout).expect("text")
-}
 
 fn ends_well(command: &mut Command) -> Output {
     let output = command.stdin(Stdio::null()).output().expect("it starts");
@@ -59,7 +46,7 @@ fn blob(layout: &Path, descriptor: &Value) -> std::path::PathBuf {
 fn the_image_is_a_layout_that_says_what_it_is_and_runs() {
     let directory: TempDir = tempfile::tempdir().expect("a directory");
     let [first, second] = ["first", "second"].map(|name| directory.path().join(name));
-    let [said, again] = [built(&first), built(&second)];
+    let [said, again] = [&first, &second].map(|to| image::build(to).expect("an image"));
     let named = said.split_whitespace().find(|word| word.starts_with("sha256:")).expect("a digest");
     assert!(again.contains(named), "two runs differ: {said}{again}");
     // What is released has to be 40 MB at most, which `cargo xtask image` holds itself to: these programs are half as large again.

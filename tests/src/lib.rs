@@ -18,6 +18,7 @@ pub mod grpc;
 pub mod halt;
 pub mod http;
 pub mod httpbin;
+pub mod image;
 pub mod istiod;
 pub mod jwt;
 pub mod mongo;
