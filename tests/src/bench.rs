@@ -34,6 +34,7 @@ mod case;
 mod chart;
 pub mod client;
 pub mod control;
+mod even;
 mod figures;
 pub mod grpc;
 mod l7;
@@ -151,6 +152,7 @@ pub fn run(plan: &Plan, tell: &mut dyn FnMut(&str)) -> Result<Outcome> {
     if !traffic.is_empty() {
         check_tools(&traffic)?;
     }
+    let _even = even::Even::begin();
     let mut outcome = Outcome::default();
     // Before there are pods, which have something to do even when nobody calls.
     for case in &plan.cases {

@@ -4,6 +4,7 @@
 //! failed suite with its reason. Suites that need root are built as the user and only run as root.
 
 mod count;
+mod even;
 mod privilege;
 mod security;
 mod stream;
@@ -258,6 +259,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let suites = if args.suites.is_empty() { Suite::ALL.to_vec() } else { args.suites.clone() };
     let workspace = Workspace::load(Depth::Ours)?;
     let mut reports = Vec::new();
+    let _even = if suites.iter().any(|suite| suite.needs_root()) { even::Even::begin() } else { None };
     for suite in suites {
         let started = Instant::now();
         let mut tally = Tally::default();

@@ -2,8 +2,9 @@
 //! traced as well.
 //!
 //! What is looked for is smaller than what differs between two loads that are alike: which thread serves which connection, and what else the
-//! machine does. So one load goes on, over the same connections, and what is told about it changes every few seconds; each turn is compared
-//! with the one next to it.
+//! machine does at the time. So there are two meshes that are alike, each with a load that goes on over the same connections. One tells more
+//! while the other tells less, at the same time; then they change places. What is the machine's is the same for both, and what is a mesh's own
+//! is there in both turns: only what telling costs stays.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,7 @@ use super::{
     shown,
     stand::{NODES, Port, Stand, System},
 };
+use crate::bed::Process;
 
 /// At which layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,41 +126,30 @@ pub(super) fn run(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), out
 
 fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &mut Outcome) -> Result<()> {
     tell("Starting the pods.");
-    let stand = start(subject, plan)?;
-    // How a connection is read is decided when it begins.
-    stand.bed(subject.system()).apply(&subject.telemetry(Told::Usual))?;
-    thread::sleep(LATE);
+    let twins = [Twin::start(subject, plan)?, Twin::start(subject, plan)?];
     let mut samples = BTreeMap::<Told, Vec<Sample>>::new();
-    let mut ratios: Vec<(Comparison, Vec<f64>)> =
-        subject.limits().iter().map(|it| (*it, Vec::new())).collect();
+    let mut compared = Vec::new();
     let rounds = plan.runs * usize::try_from(plan.seconds)?;
-    for (Comparison { more, less, .. }, ratios) in &mut ratios {
-        let words = load::words(&stand, subject.system(), subject.traffic(), FOR_EVER)?;
-        let words: Vec<_> = words.iter().map(String::as_str).collect();
-        let mut load = stand.client(subject.system())?.spawn(&words)?;
-        for round in 1..=rounds {
-            // What comes later in a round is not to have the better or the worse of it.
-            let told = if round % 2 == 0 { [*less, *more] } else { [*more, *less] };
-            let mut ratio = 1.0;
-            for told in told {
-                let watch = Disturbance::watch(stand.cgroups())?;
-                let sample = turn(&stand, subject, told)?;
-                let others = watch.cores()?;
-                let cpu = cpu(&sample).context("no processor time was measured")?;
-                ratio *= if told == *more { cpu } else { cpu.recip() };
+    for comparison in subject.limits() {
+        let [first, second] = &twins;
+        let loads = [first.load(subject)?, second.load(subject)?];
+        let mut ratios = Vec::new();
+        for number in 1..=rounds {
+            let mut hear = |told: Told, sample: Sample, others| {
                 let shown = shown(&sample, others);
-                tell(&format!("{subject}, round {round} of {rounds}, {}: {shown}", told.name()));
-                outcome.turns += 1;
-                outcome.disturbed += usize::from(others > DISTURBING);
+                tell(&format!("{subject}, round {number} of {rounds}, {}: {shown}", told.name()));
                 samples.entry(told).or_default().push(sample);
-            }
-            ratios.push(ratio);
+            };
+            ratios.push(round(&twins, subject, *comparison, outcome, &mut hear)?);
         }
-        load.kill();
+        compared.push((*comparison, ratios));
+        for mut load in loads {
+            load.kill();
+        }
     }
     let samples: Vec<_> = samples.into_iter().map(|(told, all)| (told.name().to_owned(), all)).collect();
     let mut rows = rows(&subject.to_string(), &samples);
-    for (comparison, ratios) in ratios {
+    for (comparison, ratios) in compared {
         judge(subject, comparison, ratios, &mut rows, tell);
     }
     outcome.rows.extend(rows);
@@ -166,31 +157,102 @@ fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &
     Ok(())
 }
 
-fn start(subject: Subject, plan: &Plan) -> Result<Stand> {
-    let system = subject.system();
-    let stand = Stand::start(&[system, System::Direct], None, &plan.node_args)?;
-    let bed = stand.bed(system);
-    bed.apply(&(manifests::service(system) + COLLECTOR))?;
-    bed.wait_ready(Duration::from_secs(30), |_| ())?;
-    Ok(stand)
+/// Two turns, in which the twins change places: how much more CPU it takes to tell more.
+fn round(
+    twins: &[Twin; 2],
+    subject: Subject,
+    Comparison { more, less, .. }: Comparison,
+    outcome: &mut Outcome,
+    hear: &mut dyn FnMut(Told, Sample, f64),
+) -> Result<f64> {
+    let mut product = 1.0;
+    for told in [[more, less], [less, more]] {
+        let (pair, others) = turn(twins, subject, told)?;
+        outcome.turns += 1;
+        outcome.disturbed += usize::from(others > DISTURBING);
+        for (told, sample) in told.into_iter().zip(pair) {
+            let cpu = cpu(&sample).context("no processor time was measured")?;
+            product *= if told == more { cpu } else { cpu.recip() };
+            hear(told, sample, others);
+        }
+    }
+    // Of both twins.
+    Ok(product.sqrt())
 }
 
-/// Some seconds of a load that goes on.
-fn turn(stand: &Stand, subject: Subject, told: Told) -> Result<Sample> {
-    let system = subject.system();
-    stand.bed(system).apply(&subject.telemetry(told))?;
-    settle(stand, subject, told)?;
-    let (pids, spans) = (stand.proxies(system)?, count(stand, subject, SPANS)?);
-    let before = (process::cpu_seconds(&pids)?, served(stand, subject)?, Instant::now());
+/// One of two meshes that are alike.
+#[derive(Debug)]
+struct Twin {
+    stand: Stand,
+}
+
+/// What a twin has used and served at some time.
+#[derive(Debug)]
+struct Reading {
+    pids: Vec<u32>,
+    cpu: f64,
+    served: f64,
+    spans: f64,
+    at: Instant,
+}
+
+impl Twin {
+    fn start(subject: Subject, plan: &Plan) -> Result<Self> {
+        let system = subject.system();
+        let stand = Stand::start(&[system, System::Direct], None, &plan.node_args)?;
+        let bed = stand.bed(system);
+        bed.apply(&(manifests::service(system) + COLLECTOR))?;
+        bed.wait_ready(Duration::from_secs(30), |_| ())?;
+        // How a connection is read is decided when it begins.
+        bed.apply(&subject.telemetry(Told::Usual))?;
+        thread::sleep(LATE);
+        Ok(Self { stand })
+    }
+
+    /// A load without an end, which is half of the case's.
+    fn load(&self, subject: Subject) -> Result<Process> {
+        let traffic = subject.traffic();
+        let half = Traffic { concurrency: traffic.concurrency / 2, ..traffic };
+        let words = load::words(&self.stand, subject.system(), half, FOR_EVER)?;
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        Ok(self.stand.client(subject.system())?.spawn(&words)?)
+    }
+
+    fn read(&self, subject: Subject) -> Result<Reading> {
+        let pids = self.stand.proxies(subject.system())?;
+        let spans = count(&self.stand, subject, SPANS)?;
+        let served = served(&self.stand, subject)?;
+        Ok(Reading { cpu: process::cpu_seconds(&pids)?, pids, served, spans, at: Instant::now() })
+    }
+
+    /// What a turn has cost, from its beginning until now.
+    fn sample(&self, subject: Subject, told: Told, before: &Reading) -> Result<Sample> {
+        let now = self.read(subject)?;
+        let (cpu, served) = (now.cpu - before.cpu, now.served - before.served);
+        let seconds = (now.at - before.at).as_secs_f64();
+        ensure!(served > 0.0, "the load has ended");
+        ensure!(now.pids == before.pids, "a proxy has died");
+        ensure!(told != Told::Traces || now.spans > before.spans, "no spans were taken");
+        self.stand.trim_logs()?;
+        let rate = if subject == Subject::Requests { Metric::Rps } else { Metric::Cps };
+        Ok(vec![(rate, served / seconds), (Metric::CpuPer1k, cpu / (served / 1e3))])
+    }
+}
+
+/// Some seconds of loads that go on, and how many processors others were busy with.
+fn turn(twins: &[Twin; 2], subject: Subject, told: [Told; 2]) -> Result<([Sample; 2], f64)> {
+    for (twin, told) in twins.iter().zip(told) {
+        twin.stand.bed(subject.system()).apply(&subject.telemetry(told))?;
+    }
+    for (twin, told) in twins.iter().zip(told) {
+        settle(&twin.stand, subject, told)?;
+    }
+    let watch = Disturbance::watch(twins.iter().flat_map(|twin| twin.stand.cgroups()).collect())?;
+    let [first, second] = twins;
+    let before = (first.read(subject)?, second.read(subject)?);
     thread::sleep(TURN);
-    let (cpu, count_now) = (process::cpu_seconds(&pids)? - before.0, served(stand, subject)? - before.1);
-    let seconds = before.2.elapsed().as_secs_f64();
-    ensure!(count_now > 0.0, "the load has ended");
-    ensure!(stand.proxies(system)? == pids, "a proxy has died");
-    ensure!(told != Told::Traces || count(stand, subject, SPANS)? > spans, "no spans were taken");
-    stand.trim_logs()?;
-    let rate = if subject == Subject::Requests { Metric::Rps } else { Metric::Cps };
-    Ok(vec![(rate, count_now / seconds), (Metric::CpuPer1k, cpu / (count_now / 1e3))])
+    let samples = [first.sample(subject, told[0], &before.0)?, second.sample(subject, told[1], &before.1)?];
+    Ok((samples, watch.cores()?))
 }
 
 fn cpu(sample: &Sample) -> Option<f64> {
