@@ -16,6 +16,8 @@ use mesh_tests::{
 
 use crate::forge::{Ca, Client, End, Then, connect, leaf};
 
+mod systemd;
+
 /// The third node of a bed as a machine: without pods, with a node of the mesh for some of its own processes.
 struct Machine<'b> {
     bed: &'b Bed,

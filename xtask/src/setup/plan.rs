@@ -283,7 +283,7 @@ pub(super) const LLVM_VERSIONS: [u32; 3] = [21, 22, 23];
 /// Program, its package on Debian and Ubuntu, and what it is for.
 type Tool = (&'static str, &'static str, &'static str);
 
-const TOOLS: [Tool; 20] = [
+const TOOLS: [Tool; 21] = [
     (CNI_BRIDGE, "containernetworking-plugins", "behind which our CNI plugin stands in tests"),
     ("bpftool", "bpftool", "with which tests look at maps and links"),
     ("containerd", "containerd", "which takes our image in tests"),
@@ -303,6 +303,7 @@ const TOOLS: [Tool; 20] = [
     ("redis-cli", "redis-tools", "a client of Redis in tests"),
     ("redis-server", "redis-server", "a server of Redis in tests"),
     ("runc", "runc", "by which containerd runs it"),
+    ("systemctl", "systemd", "the first process of a machine in tests"),
     ("wrk", "wrk", "the load of the benches"),
 ];
 
@@ -339,7 +340,7 @@ pub(super) const SCHEMAS: &str = "1.37.0";
 pub(super) const HELM: &str = "3.17.3.post1";
 
 /// All programs that decisions depend on.
-pub(super) const PROGRAMS: [&str; 28] = [
+pub(super) const PROGRAMS: [&str; 29] = [
     CNI_BRIDGE,
     "bpftool",
     "c++",
@@ -366,6 +367,7 @@ pub(super) const PROGRAMS: [&str; 28] = [
     "redis-cli",
     "redis-server",
     "runc",
+    "systemctl",
     "taskset",
     "wrk",
 ];
