@@ -86,10 +86,10 @@ const SERVER: &str = "[Service]\nExecStart=/usr/local/bin/netprobe serve --port 
                       [Install]\nWantedBy=multi-user.target\n";
 
 impl<'b> Booted<'b> {
-    /// Lays the machine out, without starting it. Its `/root/db-1` has what the guide says is brought there.
+    /// Lays the machine out, without starting it. Its `/srv/db-1` has what the guide says is brought there.
     fn lay_out(bed: &'b Bed) -> Result<Self> {
         let (node, dir) = (bed.node("node-3")?, bed.layout().memory().join("booted"));
-        let (units, brought) = (dir.join("units"), dir.join("upper/root/db-1"));
+        let (units, brought) = (dir.join("units"), dir.join("upper/srv/db-1"));
         let programs = dir.join("upper/usr/local/bin");
         for made in [&dir.join("root"), &dir.join("work"), &units, &brought, &programs] {
             fs::create_dir_all(made)?;
@@ -136,10 +136,10 @@ impl<'b> Booted<'b> {
         children.trim().parse().with_context(|| format!("systemd does not run: {children:?}"))
     }
 
-    /// Runs a script on the machine, as root in `/root/db-1`.
+    /// Runs a script on the machine, as root in `/srv/db-1`.
     fn run(&self, script: &str) -> Result<Output> {
         let first = self.first()?.to_string();
-        let script = format!("cd /root/db-1\n{script}");
+        let script = format!("cd /srv/db-1\n{script}");
         let words = ["nsenter", "-t", &first, "-m", "-p", "-C", "-u", "-i", "-r", "-w", "sh", "-ec", &script];
         Ok(self.node.exec(&words)?)
     }
@@ -259,7 +259,7 @@ fn a_machine_with_systemd_joins_and_leaves_by_the_guide() -> Result<()> {
     let bed = bed()?;
     bed.apply(&(STRICT.to_owned() + &allow("far", "vm") + &group("")))?;
     let mut machine = Booted::lay_out(&bed)?;
-    configure(&bed, &machine.dir.join("upper/root/db-1"))?;
+    configure(&bed, &machine.dir.join("upper/srv/db-1"))?;
     machine.boot()?;
     machine.wait_for(&bed, "systemctl is-active multi-user.target")?;
     machine.must("systemctl enable --now postgresql")?;
@@ -284,7 +284,7 @@ fn a_machine_with_systemd_joins_and_leaves_by_the_guide() -> Result<()> {
     ensure!(machine.dial(SLICE, &at(&far))?.refused(), "nobody is there who could carry it");
     ensure!(dial(&stranger, &[&own, "--timeout", "1500"])?.refused(), "in plain text");
     machine.must(
-        "mv /etc/mesh/istio-token /root && systemctl start mesh-node && mv /root/istio-token /etc/mesh",
+        "mv /etc/mesh/istio-token /srv && systemctl start mesh-node && mv /srv/istio-token /etc/mesh",
     )?;
     machine.eventually(&bed, &at(&far), Dialled::served)?;
 
