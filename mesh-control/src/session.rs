@@ -4,17 +4,17 @@
 //! took to ask; nothing that it rejected is sent again until it changes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use mesh_core::model::{Asker, Reach, Record};
 use mesh_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use mesh_proto::names::{self, ResourceType};
 
+use self::batch::Batch;
 use self::complaint::Complaint;
 use crate::shelf::{Entry, Shelf, Store};
 
+mod batch;
 mod complaint;
 
 /// One subscriber.
@@ -226,7 +226,7 @@ impl Session {
         let subscription = self.subscriptions.get_mut(&kind).filter(|one| one.may_send())?;
         let mut batch = Batch::default();
         if !goes_last(kind) {
-            batch.removed = std::mem::take(&mut subscription.removals);
+            batch.removed = subscription.take_removals(shelf.store(kind), &self.view);
         }
         let store = shelf.store(kind);
         while let Some(name) = subscription.backlog.front().filter(|_| !batch.is_full()).cloned() {
@@ -252,8 +252,7 @@ impl Session {
             }
             told = sequence;
             self.withheld += u64::from(self.view.withholds(&entry.record));
-            let named = subscription.names.contains(&entry.name) && self.view.may_ask_for(&entry.record);
-            if named || (subscription.wildcard && self.view.includes(&entry.record)) {
+            if subscription.hears_of(entry, &self.view) {
                 batch.tell(&entry.name, entry.bytes.clone());
             }
         }
@@ -281,9 +280,7 @@ impl Session {
         let Some(gone) = store.gone_after(subscription.withdrawn) else { return Err(Refusal::TooFarBehind) };
         let mut removed = Vec::new();
         if goes_last(kind) {
-            let back = |name: &String| store.get(name).is_some_and(|entry| self.view.includes(&entry.record));
-            removed = std::mem::take(&mut subscription.removals);
-            removed.retain(|name| !back(name));
+            removed = subscription.take_removals(store, &self.view);
         }
         let mut withdrawn = subscription.withdrawn;
         for (sequence, name, record) in gone.take_while(|(sequence, ..)| *sequence <= subscription.told) {
@@ -514,6 +511,20 @@ impl Subscription {
         self.wildcard || self.names.contains(name)
     }
 
+    /// Whether it is told when this changes.
+    fn hears_of(&self, entry: &Entry, view: &View) -> bool {
+        let named = self.names.contains(&entry.name) && view.may_ask_for(&entry.record);
+        named || self.wildcard && view.includes(&entry.record)
+    }
+
+    /// What is to be taken back. What has come again since it was missed is told, and a response that took it back as well would
+    /// leave the subscriber without it.
+    fn take_removals(&mut self, store: &Store, view: &View) -> Vec<String> {
+        let mut removed = std::mem::take(&mut self.removals);
+        removed.retain(|name| !store.get(name).is_some_and(|entry| self.hears_of(entry, view)));
+        removed
+    }
+
     fn may_send(&self) -> bool {
         self.in_flight.len() < MAX_IN_FLIGHT
     }
@@ -530,55 +541,6 @@ fn goes_last(kind: ResourceType) -> bool {
     kind == ResourceType::Authorization
 }
 
-/// What goes into one response.
-#[derive(Debug, Default)]
-struct Batch {
-    resources: Vec<Bytes>,
-    /// Their names.
-    names: Vec<Arc<str>>,
-    bytes: usize,
-    removed: Vec<String>,
-    /// More of the same follows.
-    partial: bool,
-}
-
-impl Batch {
-    fn is_full(&self) -> bool {
-        self.bytes >= MAX_BATCH
-    }
-
-    fn is_empty(&self) -> bool {
-        self.resources.is_empty() && self.removed.is_empty()
-    }
-
-    fn tell(&mut self, name: &Arc<str>, bytes: Bytes) {
-        self.bytes += bytes.len();
-        self.resources.push(bytes);
-        self.names.push(Arc::clone(name));
-    }
-
-    /// Answers a request by name, or by address (`network/ip`), and returns its name in that case. That there is
-    /// nothing is an answer as well.
-    fn answer(&mut self, name: &str, shelf: &Shelf, kind: ResourceType, view: &View) -> Option<Arc<str>> {
-        let store = shelf.store(kind);
-        // Whoever asks for something by name or address is told, whether it is in view or not.
-        let visible = |entry: &&Entry| view.may_ask_for(&entry.record);
-        if let Some(entry) = store.get(name).filter(visible) {
-            self.tell(&entry.name, entry.bytes.clone());
-            return None;
-        }
-        let address = name.split_once('/').and_then(|(_, text)| text.parse::<IpAddr>().ok());
-        let key = address.filter(|_| kind == ResourceType::Address).and_then(|ip| shelf.at(ip));
-        let other = key.map(names::name);
-        let Some(entry) = other.as_ref().and_then(|other| store.get(other)).filter(visible) else {
-            self.removed.push(name.to_owned());
-            return None;
-        };
-        self.tell(&entry.name, mesh_proto::encode::with_alias(&entry.bytes, name));
-        other
-    }
-}
-
 /// In place of a name: all of them.
 const WILDCARD: &str = "*";
 /// Names that a subscriber may ask for one by one.
@@ -587,9 +549,6 @@ const MAX_NAMES: usize = 20_000;
 const MAX_ASKED: usize = 2 * MAX_NAMES;
 /// Bytes of a name; a uid has a namespace and a name of 253 bytes each.
 const MAX_NAME: usize = 1024;
-/// Bytes of resources after which a response is sent. A response is in memory several times on its way to the wire, for
-/// every subscriber that is told everything at the same time, which are all when a control plane starts.
-const MAX_BATCH: usize = 128 << 10;
 /// Names taken back in one response.
 const MAX_REMOVED: usize = 10_000;
 /// Responses of one type that may wait for their answer. Whoever is slower than that is told of the newest state when

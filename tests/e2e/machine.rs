@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mesh_tests::{
-    bed::{Bed, NodeHandle, Process},
+    bed::{Bed, NodeHandle, PodHandle, Process},
     http::{Request, fetch},
     scenario::{Dialled, at, dial, eventually, manifests, start},
 };
@@ -136,6 +136,13 @@ impl<'b> Machine<'b> {
         Ok(last)
     }
 
+    /// Waits for the outcome of connections to the machine's service.
+    fn reached(&self, client: &PodHandle, when: &str, wanted: fn(&Dialled) -> bool) -> Result<()> {
+        let seen = eventually(self.bed, client, "10.200.0.9:80", wanted);
+        seen.with_context(|| format!("{when}: {:?}; {}", self.state(), self.agent.errors()))?;
+        Ok(())
+    }
+
     fn ip(&self) -> String {
         self.node.ips()[0].to_string()
     }
@@ -194,29 +201,29 @@ fn a_machine_registers_itself_and_goes_when_it_has_gone() -> Result<()> {
     let mut machine = Machine::start(&bed, "vm", &["--workload-group", "mesh/vms"])?;
     let _server = machine.node.spawn_in("unit", &["netprobe", "serve", "--port", "7000"])?;
     let client = bed.pod("mesh/client")?;
-    eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
+    machine.reached(&client, "once it has registered", Dialled::served)?;
     machine.eventually("unit", &at(&bed.pod("mesh/far")?), Dialled::served)?;
     ensure!(registered(&bed) == Some(true));
 
     // Made by the group, it changes with it.
     bed.apply(&group("").replace("app: vm", "app: other"))?;
-    eventually(&bed, &client, "10.200.0.9:80", Dialled::refused)?;
+    machine.reached(&client, "in a group that its service does not select", Dialled::refused)?;
     bed.apply(&group(""))?;
-    eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
+    machine.reached(&client, "in its group again", Dialled::served)?;
 
     let control = bed.control()?;
     control.kill9()?;
     control.start()?;
     bed.wait("the control plane", Duration::from_secs(20), |_| control.is_ready())?;
     bed.wait("the machine, registered anew", Duration::from_secs(20), |bed| registered(bed) == Some(true))?;
-    eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
+    machine.reached(&client, "after a restart of the control plane", Dialled::served)?;
     std::thread::sleep(Duration::from_secs(4));
     ensure!(registered(&bed) == Some(true), "it is connected, whatever the grace period is");
 
     machine.agent.kill();
     ensure!(registered(&bed) == Some(true), "it may come back");
     bed.wait("the end of the WorkloadEntry", Duration::from_secs(20), |bed| registered(bed).is_none())?;
-    eventually(&bed, &client, "10.200.0.9:80", Dialled::refused)?;
+    machine.reached(&client, "when it has gone", Dialled::refused)?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Subscribers that are new, slow, late, or ask for little.
 
+use bytes::Bytes;
 use mesh_core::model::{
     Asker, AskerProof, Credential, CredentialName, LocalPod, MeshSettings, Reader, RecordKey, Service,
 };
@@ -143,6 +144,22 @@ fn whoever_comes_back_is_told_the_difference() {
         DeltaDiscoveryRequest { initial_resource_versions: versions(&shelf), ..ask(ResourceType::Address) };
     again.request(request, &shelf).unwrap();
     assert_eq!(all(&mut again, &shelf), Vec::<String>::new(), "nothing differs");
+}
+
+/// As `WorkloadEntries` of machines do when a control plane has started: between the request and its answer.
+#[test]
+fn what_comes_again_before_it_was_taken_back_is_told_and_stays() {
+    let mut shelf = Shelf::default();
+    put(&mut shelf, vec![service("a", 1), service("bb", 1)]);
+    let has = versions(&shelf);
+    drop_service(&mut shelf, "a");
+    let mut session = Session::new(View::default());
+    let request = DeltaDiscoveryRequest { initial_resource_versions: has, ..ask(ResourceType::Address) };
+    session.request(request, &shelf).unwrap();
+    put(&mut shelf, vec![service("a", 1)]);
+    assert_eq!(all(&mut session, &shelf), ["+ns/a.ns"]);
+    drop_service(&mut shelf, "a");
+    assert_eq!(all(&mut session, &shelf), ["-ns/a.ns"]);
 }
 
 #[test]
@@ -341,7 +358,7 @@ fn large_meshes_come_in_parts() {
     let mut total = 0;
     while let Some(response) = session.next(&shelf).unwrap() {
         let bytes: usize = response.resources.iter().map(Bytes::len).sum();
-        assert!(bytes <= MAX_BATCH + 1024, "{bytes}");
+        assert!(bytes <= batch::MAX_BATCH + 1024, "{bytes}");
         (parts, total) = (parts + 1, total + response.resources.len());
         session.request(answer(&response, None), &shelf).unwrap();
     }
