@@ -5,7 +5,6 @@ use std::{
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::Output,
-    thread,
     time::Duration,
 };
 
@@ -20,6 +19,7 @@ use super::{STRICT, allow, bed, group, join_token, registered, state};
 /// The third node of a bed, started anew as a machine of its own: same kernel and network, but its own root file system (ours, with
 /// what it writes kept apart), processes, mounts and control groups.
 struct Booted<'b> {
+    bed: &'b Bed,
     node: NodeHandle<'b>,
     dir: PathBuf,
     init: Option<Process>,
@@ -103,7 +103,7 @@ impl<'b> Booted<'b> {
         for file in ["mesh-node.service", "mesh.slice", "enrol.conf"] {
             fs::copy(guide_dir().join(file), brought.join(file)).with_context(|| file.to_owned())?;
         }
-        Ok(Self { node, dir, init: None })
+        Ok(Self { bed, node, dir, init: None })
     }
 
     fn boot(&mut self) -> Result<()> {
@@ -118,15 +118,12 @@ impl<'b> Booted<'b> {
     fn pull_the_plug(&mut self) -> Result<()> {
         let first = self.first()?;
         drop(self.init.take());
-        let gone = || !Path::new(&format!("/proc/{first}")).exists();
-        for _ in 0..100 {
-            if gone() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
-        ensure!(gone(), "systemd is still there");
-        remove_below(&self.node.cgroup().join(GROUP))
+        self.bed.wait("the end of systemd", Duration::from_secs(10), |_| {
+            !Path::new(&format!("/proc/{first}")).exists()
+        })?;
+        self.node.remove_group(GROUP);
+        ensure!(!self.node.cgroup().join(GROUP).exists(), "a control group of the machine is still there");
+        Ok(())
     }
 
     /// The process that the machine calls 1.
@@ -147,8 +144,7 @@ impl<'b> Booted<'b> {
     /// The same; it has to succeed.
     fn must(&self, script: &str) -> Result<String> {
         let output = self.run(script)?;
-        let log = || self.log();
-        ensure!(output.status.success(), "{script}\n{output:?}\n{}", log());
+        ensure!(output.status.success(), "{script}\n{output:?}\n{}", self.log());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -158,8 +154,8 @@ impl<'b> Booted<'b> {
         said.map(|it| String::from_utf8_lossy(&it.stdout).into_owned()).unwrap_or_default()
     }
 
-    fn wait_for(&self, bed: &Bed, script: &str) -> Result<()> {
-        let reached = bed.wait(script, Duration::from_secs(30), |_| {
+    fn wait_for(&self, script: &str) -> Result<()> {
+        let reached = self.bed.wait(script, Duration::from_secs(30), |_| {
             self.run(script).is_ok_and(|output| output.status.success())
         });
         reached.with_context(|| self.log())?;
@@ -190,9 +186,9 @@ impl<'b> Booted<'b> {
         serde_json::from_str(&text).with_context(|| format!("netprobe printed {text:?}"))
     }
 
-    fn eventually(&self, bed: &Bed, to: &str, wanted: fn(&Dialled) -> bool) -> Result<()> {
+    fn eventually(&self, to: &str, wanted: fn(&Dialled) -> bool) -> Result<()> {
         let mut last = String::new();
-        let reached = bed.wait("the wanted outcome of a unit", Duration::from_secs(20), |_| {
+        let reached = self.bed.wait("the wanted outcome of a unit", Duration::from_secs(20), |_| {
             let dialled = self.dial(SLICE, to);
             let is_wanted = dialled.as_ref().is_ok_and(wanted);
             last = dialled.map_or_else(|error| format!("{error:#}"), |it| format!("{it:?}"));
@@ -223,18 +219,6 @@ fn copy_program(node: &NodeHandle<'_>, name: &str, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the control groups inside of one.
-fn remove_below(group: &Path) -> Result<()> {
-    for entry in fs::read_dir(group)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_below(&entry.path())?;
-            fs::remove_dir(entry.path()).with_context(|| entry.path().display().to_string())?;
-        }
-    }
-    Ok(())
-}
-
 /// Writes what the machine is to be brought, by the guide's command for a mesh without Kubernetes.
 fn configure(bed: &Bed, into: &Path) -> Result<()> {
     let files = bed.layout().state.join("group");
@@ -261,7 +245,7 @@ fn a_machine_with_systemd_joins_and_leaves_by_the_guide() -> Result<()> {
     let mut machine = Booted::lay_out(&bed)?;
     configure(&bed, &machine.dir.join("upper/srv/db-1"))?;
     machine.boot()?;
-    machine.wait_for(&bed, "systemctl is-active multi-user.target")?;
+    machine.wait_for("systemctl is-active multi-user.target")?;
     machine.must("systemctl enable --now postgresql")?;
     let (client, stranger, far) =
         (bed.pod("mesh/client")?, bed.pod("outside/stranger")?, bed.pod("mesh/far")?);
@@ -274,7 +258,7 @@ fn a_machine_with_systemd_joins_and_leaves_by_the_guide() -> Result<()> {
     bed.wait("the machine's registration", Duration::from_secs(20), |bed| registered(bed) == Some(true))?;
     eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
     eventually(&bed, &stranger, &own, Dialled::refused)?;
-    machine.eventually(&bed, &at(&far), Dialled::served)?;
+    machine.eventually(&at(&far), Dialled::served)?;
     ensure!(machine.dial("system.slice", &at(&far))?.refused(), "a unit that is not enrolled");
     let seen = machine.must(&commands("Looking at it")?)?;
     ensure!(seen.contains("Active: active (running)") && seen.contains("sa/vm"), "{seen}");
@@ -286,15 +270,15 @@ fn a_machine_with_systemd_joins_and_leaves_by_the_guide() -> Result<()> {
     machine.must(
         "mv /etc/mesh/istio-token /srv && systemctl start mesh-node && mv /srv/istio-token /etc/mesh",
     )?;
-    machine.eventually(&bed, &at(&far), Dialled::served)?;
+    machine.eventually(&at(&far), Dialled::served)?;
 
     // All comes back by itself.
     machine.pull_the_plug()?;
     machine.boot()?;
-    machine.wait_for(&bed, "systemctl is-active mesh-node && systemctl is-active postgresql")?;
+    machine.wait_for("systemctl is-active mesh-node && systemctl is-active postgresql")?;
     machine.ensure_enrolled("postgresql")?;
     eventually(&bed, &client, "10.200.0.9:80", Dialled::served)?;
-    machine.eventually(&bed, &at(&far), Dialled::served)?;
+    machine.eventually(&at(&far), Dialled::served)?;
     ensure!(dial(&stranger, &[&own, "--timeout", "1500"])?.refused(), "in plain text");
 
     machine.must(&commands("Taking it out")?)?;

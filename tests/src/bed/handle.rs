@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::agent::{Agent, fetch_inside, wait_until};
 use super::capture::Capture;
+use super::cgroup;
 use super::controller::BedNode;
 use super::error::{BedError, Doing, Result};
 use super::layout::{Layout, netns_path};
@@ -229,6 +230,11 @@ impl<'a> NodeHandle<'a> {
     /// As [`Self::spawn`], in a control group of its own below the node's.
     pub fn spawn_in(&self, group: &str, words: &[&str]) -> Result<Process> {
         Process::start(self.command_in(group, words)?)
+    }
+
+    /// Removes a control group below the node's with all below it. What still has processes stays.
+    pub fn remove_group(&self, group: &str) {
+        cgroup::remove(&self.cgroup.join(group));
     }
 
     fn command(&self, words: &[&str]) -> Result<Command> {

@@ -116,7 +116,7 @@ impl Told {
     }
 }
 
-/// Measures, on a bed of its own.
+/// Measures, on two beds of its own.
 pub(super) fn run(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &mut Outcome) {
     if let Err(reason) = measure(subject, plan, tell, outcome) {
         let (case, system) = (subject.to_string(), subject.system().to_string());
@@ -132,7 +132,7 @@ fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &
     let rounds = plan.runs * usize::try_from(plan.seconds)?;
     for comparison in subject.limits() {
         let [first, second] = &twins;
-        let loads = [first.load(subject)?, second.load(subject)?];
+        let _loads = [first.load(subject)?, second.load(subject)?];
         let mut ratios = Vec::new();
         for number in 1..=rounds {
             let mut hear = |told: Told, sample: Sample, others| {
@@ -143,9 +143,6 @@ fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &
             ratios.push(round(&twins, subject, *comparison, outcome, &mut hear)?);
         }
         compared.push((*comparison, ratios));
-        for mut load in loads {
-            load.kill();
-        }
     }
     let samples: Vec<_> = samples.into_iter().map(|(told, all)| (told.name().to_owned(), all)).collect();
     let mut rows = rows(&subject.to_string(), &samples);
