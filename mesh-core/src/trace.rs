@@ -4,8 +4,8 @@
 //! Invariant: what comes in headers is only read in one way; what is no trace starts none and is replaced.
 
 pub use self::collector::{Collector, Speaks, Unsupported};
-pub use self::context::{Forms, Incoming, Own, Parent, Received};
-pub use self::sample::{Wish, is_traced, mark, random_id};
+pub use self::context::{Forms, Incoming, Own, Parent, Received, TraceWord};
+pub use self::sample::{Wish, drawn_by, is_traced, mark, random_id};
 pub use self::span::{Facts, Istio, Kind, Span, Tag, cut, is_error, tags};
 pub use self::zipkin::{zipkin_list, zipkin_span};
 

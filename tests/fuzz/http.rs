@@ -137,6 +137,7 @@ fn headers(input: &[u8]) -> Result<u64> {
             framing: *framing,
             keep_alive: true,
             upgrade: upgrade.as_ref(),
+            untraced: false,
         };
         if encode_request(&parts, &mut written).is_err() {
             ways.push_str("not written");

@@ -19,6 +19,21 @@ pub struct Incoming {
     pub(super) rest: bool,
 }
 
+/// What a request says of the trace that it is part of. Nearly every one says at most that it is not traced, and every one is asked: what
+/// is known without another look at its headers is kept beside them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TraceWord {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Its headers may say something: nobody has read them with that in mind.
+    Any,
+    /// That it is not traced, and nothing else: `x-b3-sampled: 0` is among its headers.
+    Untraced,
+    /// The same, but its headers do not have it: it is written behind them when they go on.
+    Unwritten,
+}
+
 /// A span by its numbers, neither of which is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parent {
@@ -37,6 +52,13 @@ pub struct Forms {
     pub b3: bool,
     /// B3's, one header.
     pub single: bool,
+}
+
+impl Forms {
+    /// Whether it is B3's several headers and nothing else: who does not know of a trace is not told of it, but for that it is not traced.
+    pub fn is_several(self) -> bool {
+        self == Self { b3: true, ..Self::default() }
+    }
 }
 
 /// What goes on: our own span as the parent of the next.
@@ -62,6 +84,11 @@ pub struct Received<'h> {
 }
 
 impl<'h> Received<'h> {
+    /// What a request says that is known to say no more than its id.
+    pub fn nothing(request_id: Option<&'h [u8]>) -> Self {
+        Self { incoming: Incoming::default(), forced: false, request_id }
+    }
+
     /// Reads it off the headers of a request. Where its trace has several forms, `first` says whose word counts: W3C's, or B3's.
     pub fn read(headers: &'h HeaderMap, first: Forms) -> Self {
         // Every request is asked, and most have nothing to say: one look at the headers has to do.

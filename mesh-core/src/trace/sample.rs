@@ -27,8 +27,13 @@ pub fn is_traced(wish: &Wish<'_>) -> bool {
     if wish.forced || id.is_some_and(is_marked) {
         return true;
     }
-    let drawn = id.and_then(number).map_or(wish.draw % MILLION, |number| u64::from(number % STEPS) * STEP);
+    let drawn = id.and_then(number).map_or(wish.draw, drawn_by) % MILLION;
     drawn < u64::from(wish.sampling.parts_per_million())
+}
+
+/// What a request id that begins with this number draws.
+pub fn drawn_by(number: u32) -> u64 {
+    u64::from(number % STEPS) * STEP
 }
 
 /// Marks a request id as that of a request that is traced. Ids of other forms stay as they are.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use mesh_core::route::{Action, ClusterRef, Route};
+use mesh_core::trace::TraceWord;
 
 use super::exchange::{Ended, Stage};
 use super::forward;
@@ -138,6 +139,7 @@ pub(super) fn grpc_head(
         upgrade: None,
         expects_continue: false,
         claims: None,
+        trace: TraceWord::Nothing,
     })
 }
 

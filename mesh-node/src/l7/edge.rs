@@ -55,8 +55,8 @@ impl Trust {
 /// Makes a request one that rules can be asked about: what a stranger says about itself is taken away, and what others
 /// rely on is there.
 ///
-/// Returns whether its id was made here; `Err` says what is wrong with its path.
-pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<bool, PathError> {
+/// Returns the number that its id begins with, if it was made here; `Err` says what is wrong with its path.
+pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<Option<u32>, PathError> {
     let Trust { proxies, certificates, normalization } = stage.engine.trust();
     normalize_path(head, normalization)?;
     let scheme = HeaderValue::from_static(if head.secure { "https" } else { "http" });
@@ -89,11 +89,12 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<bool, PathEr
             headers.insert(X_FORWARDED_PROTO, scheme);
         }
     }
-    let is_new = !headers.contains_key(&X_REQUEST_ID);
-    if is_new {
-        headers.insert(X_REQUEST_ID, request_id(stage));
+    if headers.contains_key(&X_REQUEST_ID) {
+        return Ok(None);
     }
-    Ok(is_new)
+    let (id, first) = request_id(stage);
+    headers.insert(X_REQUEST_ID, id);
+    Ok(Some(first))
 }
 
 /// The same where pods are called or call. `x-forwarded-for` and what else proxies outside of the mesh have written is left to the
@@ -215,8 +216,8 @@ fn is_internal(ip: std::net::IpAddr) -> bool {
     }
 }
 
-/// A UUID of version 4 that nobody has to be unable to guess.
-fn request_id(stage: &Stage<'_>) -> HeaderValue {
+/// A UUID of version 4 that nobody has to be unable to guess, and the number that it begins with.
+fn request_id(stage: &Stage<'_>) -> (HeaderValue, u32) {
     let (high, low) = (stage.engine.random(), stage.engine.random());
     let bits = (u128::from(high) << 64) | u128::from(low);
     let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
@@ -228,7 +229,8 @@ fn request_id(stage: &Stage<'_>) -> HeaderValue {
             *byte = HEX.get(digit).copied().unwrap_or(b'0');
         }
     }
-    HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes are a header's value")
+    let id = HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes are a header's value");
+    (id, u32::try_from(high >> 32).unwrap_or_default())
 }
 
 /// Proxies that a request may have passed. [`xff::MAX_BYTES`] would be reached later, and forgets what came before.

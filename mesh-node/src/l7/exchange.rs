@@ -92,7 +92,7 @@ async fn run<D: Downstream>(
     let received = edge::receive(stage, head).map_err(|wrong| {
         Ended::Refused(Refusal::BadRequest(StatusCode::BAD_REQUEST), wrong.as_str().to_owned())
     });
-    let active = received.as_ref().ok().and_then(|is_new| trace::begin(stage, head, &told, *is_new));
+    let active = received.as_ref().ok().and_then(|made| trace::begin(stage, head, &told, *made));
     record.told(told, active, stage.engine.reporter.reads_answers());
     received?;
     if stage.site.is_edge() && edge::is_looping(head) {

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use mesh_core::external::{Asked, Authorizer, ByHttp, Denial, Verdict};
+use mesh_core::trace::TraceWord;
 
 use super::ahead::Ahead;
 use super::call::{Call, grpc_head};
@@ -170,6 +171,7 @@ fn http_head(
         upgrade: None,
         expects_continue: false,
         claims: None,
+        trace: TraceWord::Nothing,
     })
 }
 

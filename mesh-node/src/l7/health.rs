@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use mesh_core::cluster::{TlsOrigination, TlsPolicy, Trust, Upstream as Wanted};
 use mesh_core::health::{Ask, Change, Check, Cover, Question, Serving, question, serving};
 use mesh_core::model::{Declared, Endpoint};
+use mesh_core::trace::TraceWord;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cluster::Cluster;
@@ -191,6 +192,7 @@ impl Probe<'_> {
             upgrade: None,
             expects_continue: false,
             claims: None,
+            trace: TraceWord::Nothing,
         })
     }
 

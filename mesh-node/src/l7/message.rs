@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use mesh_core::authn::Claims;
+use mesh_core::trace::TraceWord;
 
 use super::h1::{self, Authority, Framing, Refused, Target, Upgrade};
 
@@ -34,6 +35,8 @@ pub struct RequestHead {
     pub expects_continue: bool,
     /// What its token says, if it has one that was accepted.
     pub claims: Option<Arc<Claims>>,
+    /// What it says of the trace that it is part of.
+    pub trace: TraceWord,
 }
 
 /// What a client speaks.
@@ -127,6 +130,7 @@ impl RequestHead {
             upgrade: None,
             expects_continue: false,
             claims: None,
+            trace: TraceWord::Nothing,
         }
     }
 

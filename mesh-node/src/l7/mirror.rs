@@ -61,6 +61,7 @@ fn begin(stage: &Stage<'_>, mirror: &Mirror, head: &RequestHead) -> Option<mpsc:
         upgrade: None,
         expects_continue: false,
         claims: None,
+        trace: head.trace,
     };
     let (sender, receiver) = if head.framing.has_body() {
         let (sender, receiver) = mpsc::channel(QUEUE);

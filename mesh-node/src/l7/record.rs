@@ -14,6 +14,7 @@ use mesh_core::limit::Standing;
 use mesh_core::model::{Endpoint, Workload};
 use mesh_core::policy::Denied;
 use mesh_core::route::MatchInfo;
+use mesh_core::trace::TraceWord;
 
 use super::cluster::Cluster;
 use super::exchange::Stage;
@@ -466,6 +467,7 @@ fn sent<'h>(head: &'h RequestHead, name: &str) -> Option<&'h [u8]> {
         ":authority" => Some(head.authority.as_ref()?.as_str().as_bytes()),
         ":method" => Some(head.method.as_str().as_bytes()),
         ":scheme" => Some(if head.secure { b"https" } else { b"http" }),
+        "x-b3-sampled" if head.trace == TraceWord::Unwritten => Some(b"0"),
         name => head.headers.get(name).map(HeaderValue::as_bytes),
     }
 }

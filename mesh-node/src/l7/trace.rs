@@ -1,9 +1,7 @@
 //! The trace that a request is part of: read when it comes, carried on with our own span in it, told when it is over.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use http::{HeaderName, HeaderValue};
 use mesh_core::model::{Snapshot, Workload};
@@ -12,8 +10,7 @@ use mesh_core::resource::mesh_config::proxy::TracingServiceName;
 use mesh_core::resource::telemetry::CustomTag;
 use mesh_core::telemetry::Tracing;
 use mesh_core::trace::{
-    Facts, Incoming, Istio, Kind, Own, Parent, Received, Span, Wish, cut, is_error, is_traced, mark,
-    random_id, tags,
+    Incoming, Istio, Own, Parent, Received, TraceWord, Wish, drawn_by, is_traced, mark, random_id,
 };
 use mesh_proto::logs::Teller as LogTeller;
 
@@ -24,9 +21,10 @@ use super::outbox;
 use super::site::Client;
 use crate::report::{Perspective, RequestFacts, Told};
 
-use self::delivery::Written;
+use self::noted::Noted;
 
 mod delivery;
+mod noted;
 
 /// A request that is traced: it has a span.
 #[derive(Debug, Clone, Copy)]
@@ -62,23 +60,41 @@ pub(super) struct Teller {
     logs: Arc<LogTeller>,
 }
 
-/// Reads the trace of a request, decides whether it is traced, and has the request carry it on. `is_new` says that its id was
-/// made here, so that it may say whether it is traced.
-pub(super) fn begin(stage: &Stage<'_>, head: &mut RequestHead, told: &Told, is_new: bool) -> Option<Active> {
+/// Reads the trace of a request, decides whether it is traced, and has the request carry it on. `made` is the number that its id
+/// begins with if it was made here, so that it may say whether it is traced.
+pub(super) fn begin(
+    stage: &Stage<'_>,
+    head: &mut RequestHead,
+    told: &Told,
+    made: Option<u32>,
+) -> Option<Active> {
     let tracing = told.effective.tracing.as_ref()?;
     // Who tells nobody has no place in the trace: it goes on as it came.
     tracing.collector.as_ref()?;
-    let received = Received::read(&head.headers, tracing.forms);
+    let received = match head.trace {
+        // It stays as it is.
+        TraceWord::Untraced | TraceWord::Unwritten => return None,
+        TraceWord::Any => Received::read(&head.headers, tracing.forms),
+        TraceWord::Nothing => {
+            let id = if made.is_none() { head.headers.get(X_REQUEST_ID) } else { None };
+            Received::nothing(id.map(HeaderValue::as_bytes))
+        }
+    };
     let incoming = received.incoming;
     if incoming.decided == Some(false) {
         return None;
     }
     let forced = received.forced && !stage.site.is_edge();
-    let request_id = received.request_id.filter(|_| tracing.by_id);
-    let (sampling, draw) = (tracing.sampling, stage.engine.random());
+    let made = made.filter(|_| tracing.by_id);
+    let request_id = received.request_id.filter(|_| tracing.by_id && made.is_none());
+    let (sampling, draw) = (tracing.sampling, made.map_or_else(|| stage.engine.random(), drawn_by));
     let sampled = is_traced(&Wish { incoming: &incoming, forced, request_id, sampling, draw });
-    if sampled && tracing.by_id && is_new {
+    if sampled && made.is_some() {
         note_in_id(head);
+    }
+    if !sampled && tracing.forms.is_several() && head.trace == TraceWord::Nothing {
+        head.trace = if tracing.passes_on { TraceWord::Unwritten } else { TraceWord::Nothing };
+        return None;
     }
     let own = span(stage.engine, &incoming, (tracing, sampled));
     if tracing.passes_on {
@@ -107,68 +123,22 @@ fn note_in_id(head: &mut RequestHead) {
     }
 }
 
-/// Tells the span of a request that is over.
+/// Has the span of a request that is over told.
 pub(super) fn tell(
     stage: &Stage<'_>,
     active: Active,
-    (told, facts): (&Told, &RequestFacts<'_>),
+    (told, facts): (&Arc<Told>, &RequestFacts<'_>),
     head: &RequestHead,
 ) {
     let Some(tracing) = &told.effective.tracing else { return };
     let Some(collector) = &tracing.collector else { return };
     let teller = stage.engine.teller();
-    let flags = facts.flags.to_string();
-    let wanted = Facts {
-        node: &teller.node,
-        scheme: if head.secure { "https" } else { "http" },
-        method: facts.method,
-        authority: facts.authority,
-        path: facts.path,
-        protocol: facts.protocol,
-        user_agent: facts.headers.user_agent,
-        request_id: facts.headers.request_id,
-        received: facts.bytes_received,
-        sent: facts.bytes_sent,
-        code: facts.code,
-        grpc_status: facts.grpc_status,
-        flags: &flags,
-        cluster: facts.upstream_cluster,
-        peer: facts.downstream_remote,
-        istio: tracing.istio_tags.then(|| teller.istio()),
-        most: tracing.most,
-    };
-    let mut all = tags(&wanted);
-    for (name, tag) in &tracing.tags {
-        if let Some(value) = teller.tag((name, tag), (told, facts), head) {
-            all.retain(|(known, _)| *known != name.as_str());
-            all.push((name, Cow::Owned(cut(&value, collector.most).to_owned())));
-        }
-    }
-    let start = facts.start.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    let called = name(facts);
-    let span = Span {
-        own: active.0,
-        kind: if facts.reporter == Perspective::Source { Kind::Client } else { Kind::Server },
-        name: &called,
-        service: &teller.service,
-        address: teller.address,
-        start: micros(start),
-        duration: micros(facts.duration),
-        tags: &all,
-        failed: is_error(facts.code, facts.grpc_status),
-    };
-    outbox::put(stage.engine, collector, Written::new(&span, &teller.service, &collector.speaks));
-}
-
-/// What was asked for, as Istio names it: the service, its port, and the paths of the rule, which are all.
-fn name(facts: &RequestFacts<'_>) -> String {
-    let port = facts.upstream_cluster.split('|').nth(1).unwrap_or_default();
-    match facts.service {
-        Some(service) => format!("{}:{port}/*", service.hostname),
-        None if facts.reporter == Perspective::Source => format!("egress {}", facts.authority),
-        None => format!("ingress {}", facts.authority),
-    }
+    let own = tracing
+        .tags
+        .iter()
+        .filter_map(|(name, tag)| Some((name.clone(), teller.tag((name, tag), (told, facts), head)?)));
+    let own = (head.secure, own.collect());
+    outbox::put(stage.engine, collector, Noted::new(active.0, (teller, told), facts, own));
 }
 
 impl Teller {

@@ -159,7 +159,7 @@ impl H1Downstream {
 
     fn begin(&mut self, mut head: h1::RequestHead) -> Result<RequestHead, Broken> {
         head.strip_hop_by_hop()?;
-        let h1::RequestHead { method, target, authority, version, headers, framing, .. } = head;
+        let h1::RequestHead { method, target, authority, version, headers, framing, trace, .. } = head;
         let first = if framing.has_body() { self.timeouts.body } else { self.timeouts.answer };
         self.deadline.set(Some(first));
         self.progress = 0;
@@ -185,6 +185,7 @@ impl H1Downstream {
             upgrade: head.upgrade,
             expects_continue: head.expect_continue,
             claims: None,
+            trace,
         })
     }
 

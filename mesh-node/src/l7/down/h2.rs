@@ -10,6 +10,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version as HttpVersion,
     header,
 };
+use mesh_core::trace::TraceWord;
 
 use crate::l7::deadline::Deadline;
 use crate::l7::h1::{Authority, Framing, Limits, Reason, Target, Upgrade, content_length, judge_underscores};
@@ -117,6 +118,7 @@ fn head(
         version: Version::Http2,
         expects_continue: false,
         claims: None,
+        trace: TraceWord::Any,
         headers,
         framing,
         upgrade,

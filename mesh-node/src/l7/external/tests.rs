@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use mesh_core::trace::TraceWord;
 
 use super::*;
 use crate::l7::message::Version;
@@ -50,6 +51,7 @@ async fn outcome(text: &str, headers: &[(&'static str, &'static str)], body: &'s
         upgrade: None,
         expects_continue: false,
         claims: None,
+        trace: TraceWord::Nothing,
     };
     let mut record = Record::begin(&stage, &head);
     let mut client = Ahead::new(&mut caller);

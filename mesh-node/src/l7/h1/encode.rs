@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 
 use super::body::{BodyEncoder, EncodeError};
 use super::fields::content_length;
+use super::names::X_B3_SAMPLED;
 use super::response::{is_bodiless, never_has_length};
 use super::target::{Authority, Target};
 use super::{Framing, Upgrade, Version};
@@ -32,6 +33,8 @@ pub struct RequestParts<'a> {
     pub keep_alive: bool,
     /// The protocol to switch to.
     pub upgrade: Option<&'a Upgrade>,
+    /// Whether it says that it is not traced ([`TraceWord::Unwritten`](mesh_core::trace::TraceWord::Unwritten)).
+    pub untraced: bool,
 }
 
 /// A response to write.
@@ -67,7 +70,11 @@ pub fn encode_request(parts: &RequestParts<'_>, out: &mut BytesMut) -> Result<Bo
         out.extend_from_slice(authority.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
-    put_fields(parts.headers, out, |name| *name != header::HOST && !is_ours(name));
+    let says_so = |name: &HeaderName| parts.untraced && *name == X_B3_SAMPLED;
+    put_fields(parts.headers, out, |name| *name != header::HOST && !is_ours(name) && !says_so(name));
+    if parts.untraced {
+        out.extend_from_slice(b"x-b3-sampled: 0\r\n");
+    }
     let te = parts.headers.contains_key(header::TE);
     put_connection(parts.upgrade, !parts.keep_alive, false, te, out);
     let body = match parts.framing {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use mesh_core::trace::TraceWord;
 
 use super::hop::{self, Connection};
 use super::names;
@@ -17,6 +18,8 @@ pub(super) struct Fields {
     pub(super) connection: Connection,
     /// Whether any field is there that must not be sent on.
     pub(super) hop_by_hop: bool,
+    /// What they say of a trace. Requests only.
+    pub(super) trace: TraceWord,
     expects: Expects,
     upgrades: usize,
     underscores: bool,
@@ -55,6 +58,7 @@ impl Fields {
             chunked: false,
             connection: Connection::default(),
             hop_by_hop: false,
+            trace: TraceWord::Nothing,
             expects: Expects::Nothing,
             upgrades: 0,
             underscores: false,
@@ -113,6 +117,11 @@ impl Fields {
         let raw = head.slice_ref(field.value);
         if message == Message::Request {
             self.underscores |= field.name.contains('_');
+            if names::may_be_of_trace(field.name) {
+                let is_first = self.trace == TraceWord::Nothing;
+                let is_no = is_first && name == names::X_B3_SAMPLED && *raw == *b"0";
+                self.trace = if is_no { TraceWord::Untraced } else { TraceWord::Any };
+            }
             if name == header::HOST {
                 return if self.host.replace(raw).is_none() { Ok(()) } else { Err(Reason::HostRepeated) };
             }

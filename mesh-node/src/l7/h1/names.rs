@@ -32,6 +32,17 @@ fn known(text: &str) -> Option<HeaderName> {
     })
 }
 
+/// Whether a field may be one of those that [`Received::read`](mesh_core::trace::Received::read) looks at. It may be another one.
+pub(super) fn may_be_of_trace(name: &str) -> bool {
+    match name.as_bytes() {
+        [b'x' | b'X', b'-', b'b' | b'B', ..] | [b't' | b'T', _, _, b'c' | b'C', ..] | [b'b' | b'B', b'3'] => {
+            true
+        }
+        name => name.len() == FORCE_TRACE.len() && name.eq_ignore_ascii_case(FORCE_TRACE),
+    }
+}
+
+const FORCE_TRACE: &[u8] = b"x-envoy-force-trace";
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -40,7 +51,7 @@ const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attem
 const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const X_ENVOY_EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-const X_B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+pub(super) const X_B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
 const X_B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
 const X_B3_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
 const X_B3_PARENT_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");

@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, Method, header};
+use mesh_core::trace::TraceWord;
 
 use super::fields::{Fields, Message};
 use super::scan::{self, Bounds};
@@ -35,6 +36,8 @@ pub struct RequestHead {
     /// Whether any hop-by-hop field is there. Otherwise [`strip_hop_by_hop`](super::strip_hop_by_hop) has nothing to
     /// do.
     pub hop_by_hop: bool,
+    /// What the headers say of a trace.
+    pub trace: TraceWord,
 }
 
 impl RequestHead {
@@ -122,6 +125,7 @@ fn assemble(
         expect_continue,
         upgrade,
         hop_by_hop: fields.hop_by_hop,
+        trace: fields.trace,
         headers: fields.headers,
     })
 }

@@ -6,33 +6,17 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use mesh_core::addressee::Addressee;
 use mesh_core::route::ClusterRef;
-use mesh_core::trace::{Collector, Span, Speaks, zipkin_list, zipkin_span};
+use mesh_core::trace::{Collector, Speaks, TraceWord, zipkin_list};
 
 use super::super::call::{Answer, Call, grpc_head};
 use super::super::h1::{Authority, Target};
 use super::super::message::{RequestHead, Version};
 use super::super::outbox::{Counted, Lanes, MAX_ANSWER, Outbox, Recipient};
+use super::noted::Noted;
 use crate::report::Event;
 
-/// A span in the words of its collector.
-pub(in crate::l7) struct Written {
-    service: Arc<str>,
-    text: Vec<u8>,
-}
-
-impl Written {
-    /// Writes one of a service down.
-    pub(super) fn new(span: &Span<'_>, service: &Arc<str>, speaks: &Speaks) -> Self {
-        let text = match speaks {
-            Speaks::Zipkin { short, .. } => zipkin_span(span, *short),
-            Speaks::OtlpGrpc | Speaks::OtlpHttp { .. } => mesh_proto::spans::encode(span),
-        };
-        Self { service: Arc::clone(service), text }
-    }
-}
-
 impl Recipient for Arc<Collector> {
-    type Item = Written;
+    type Item = Noted;
     const COUNTED: Counted =
         Counted { sent: Event::SpanSent, no_room: Event::SpanNoRoom, undelivered: Event::SpanUndelivered };
     const TASK: &'static str = "spans";
@@ -45,12 +29,13 @@ impl Recipient for Arc<Collector> {
         &self.to
     }
 
-    fn size(span: &Written) -> usize {
-        FRAME + span.text.len()
+    fn size(span: &Noted) -> usize {
+        span.size()
     }
 
-    fn question(&self, spans: &[Written], to: &ClusterRef) -> Result<(Call, RequestHead), String> {
-        let all = || spans.iter().map(|span| (&*span.service, &*span.text));
+    fn question(&self, spans: &[Noted], to: &ClusterRef) -> Result<(Call, RequestHead), String> {
+        let written: Vec<_> = spans.iter().map(|span| (span.service(), span.write(self))).collect();
+        let all = || written.iter().map(|(service, text)| (*service, &**text));
         let export = || mesh_proto::spans::export(all(), env!("CARGO_PKG_VERSION"));
         let (body, kind, path) = match &self.speaks {
             Speaks::OtlpGrpc => {
@@ -77,9 +62,6 @@ impl Recipient for Arc<Collector> {
     }
 }
 
-/// Bytes that frame a span in a delivery, and what it takes to keep it.
-const FRAME: usize = 64;
-
 fn http_head(
     to: &ClusterRef,
     (kind, path): (&'static str, &str),
@@ -100,6 +82,7 @@ fn http_head(
         upgrade: None,
         expects_continue: false,
         claims: None,
+        trace: TraceWord::Nothing,
     })
 }
 

@@ -5,7 +5,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use http::{HeaderMap, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use mesh_core::trace::TraceWord;
 
 use crate::l7::h1::{Framing, Reason, Refused, Side};
 use crate::l7::message::{Broken, Piece, RequestHead, ResponseHead};
@@ -54,6 +55,9 @@ fn request(head: &RequestHead) -> Result<Request<()>, Broken> {
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = uri.map_err(|_| Refused { side: Side::Client, reason: Reason::Target })?;
     *request.headers_mut() = head.headers.clone();
+    if head.trace == TraceWord::Unwritten {
+        request.headers_mut().insert(X_B3_SAMPLED, HeaderValue::from_static("0"));
+    }
     if let Some(upgrade) = &head.upgrade {
         *request.method_mut() = Method::CONNECT;
         let protocol = upgrade.protocol().to_str().unwrap_or_default();
@@ -129,3 +133,5 @@ impl Drop for H2Upstream {
         }
     }
 }
+
+const X_B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");

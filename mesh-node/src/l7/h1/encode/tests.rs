@@ -45,12 +45,31 @@ fn a_request_is_written_anew() {
         framing: Framing::Length(3),
         keep_alive: true,
         upgrade: None,
+        untraced: false,
     };
     let mut body = encode_request(&parts, &mut out).unwrap();
     body.data(b"abc", &mut out).unwrap();
     body.finish(None, &mut out).unwrap();
     let expected = "POST /a?b HTTP/1.1\r\nhost: svc:80\r\naccept: x\r\ncontent-length: 3\r\n\r\nabc";
     assert_eq!(out, expected);
+}
+
+#[test]
+fn a_request_says_that_it_is_not_traced_whatever_its_headers_say() {
+    let (target, headers, mut out) =
+        (target("/"), headers(&[("x-b3-sampled", "1"), ("a", "b")]), BytesMut::new());
+    let parts = RequestParts {
+        method: &Method::GET,
+        target: &target,
+        authority: None,
+        headers: &headers,
+        framing: Framing::None,
+        keep_alive: true,
+        upgrade: None,
+        untraced: true,
+    };
+    encode_request(&parts, &mut out).unwrap();
+    assert_eq!(out, "GET / HTTP/1.1\r\nhost: \r\na: b\r\nx-b3-sampled: 0\r\n\r\n");
 }
 
 #[test]
@@ -64,6 +83,7 @@ fn connection_says_all_in_one_field() {
         framing: Framing::None,
         keep_alive: false,
         upgrade: Some(&upgrade),
+        untraced: false,
     };
     let mut out = BytesMut::new();
     encode_request(&parts, &mut out).unwrap();

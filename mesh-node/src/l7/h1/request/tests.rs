@@ -307,3 +307,24 @@ fn a_head_of_the_default_size_is_taken() {
     assert_eq!(buf.len(), super::super::MAX_HEAD_BYTES);
     assert!(parse_request(&mut buf, &Limits::default(), &mut HeaderMap::new()).unwrap().is_some());
 }
+
+#[test]
+fn what_a_head_says_of_a_trace_is_known_from_its_names() {
+    use mesh_core::trace::TraceWord::{Any, Nothing, Untraced};
+    for (fields, expected) in [
+        ("x-request-id: 1\r\ntransfer-x: 1\r\nx-envoy-attempt-count: 1\r\n", Nothing),
+        ("x-b3-sampled: 0\r\nb: 3\r\n", Untraced),
+        ("X-B3-Sampled: 0\r\n", Untraced),
+        ("x-b3-sampled: 00\r\n", Any),
+        ("x-b3-sampled: 0\r\nx-b3-sampled: 0\r\n", Any),
+        ("x-b3-flags: 1\r\nx-b3-sampled: 0\r\n", Any),
+        ("x-b3-sampled: 0\r\nTraceParent: 1\r\n", Any),
+        ("B3: 1\r\n", Any),
+        ("tracestate: a=b\r\n", Any),
+        ("X-Envoy-Force-Trace: 1\r\n", Any),
+    ] {
+        let mut text = BytesMut::from(format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n").as_bytes());
+        let head = parse_request(&mut text, &Limits::default(), &mut HeaderMap::new()).unwrap().unwrap();
+        assert_eq!(head.trace, expected, "{fields:?}");
+    }
+}

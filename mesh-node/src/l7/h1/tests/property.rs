@@ -111,7 +111,7 @@ proptest! {
         let framing = framing(&pieces, chunked);
         let parts = RequestParts {
             method: &Method::POST, target: &target, authority: Some(&authority), headers: &headers, framing,
-            keep_alive, upgrade: None,
+            keep_alive, upgrade: None, untraced: false,
         };
         let mut out = BytesMut::new();
         let encoder = encode_request(&parts, &mut out).unwrap();
@@ -187,7 +187,7 @@ proptest! {
         }
         let parts = RequestParts {
             method: &head.method, target: &head.target, authority: head.authority.as_ref(), headers: &head.headers,
-            framing: head.framing, keep_alive: true, upgrade: head.upgrade.as_ref(),
+            framing: head.framing, keep_alive: true, upgrade: head.upgrade.as_ref(), untraced: false,
         };
         let mut out = BytesMut::new();
         encode_request(&parts, &mut out).unwrap();
