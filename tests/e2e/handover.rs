@@ -13,7 +13,7 @@ use mesh_tests::scenario::{at, dial, manifests, start};
 
 use crate::express::disabled;
 
-/// Starts what runs on a node a second time, in a cgroup of its own; with other values for `options`, where it has those.
+/// Starts what runs on a node a second time, in a cgroup of its own; with these `options` in place of its own.
 fn another(node: &NodeHandle<'_>, options: &[(&str, &str)]) -> Result<Process> {
     let pid = node.pid()?.context("it does not run")?;
     let line = fs::read(format!("/proc/{pid}/cmdline"))?;
@@ -21,8 +21,9 @@ fn another(node: &NodeHandle<'_>, options: &[(&str, &str)]) -> Result<Process> {
         line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     let mut words: Vec<&str> = words.iter().map(String::as_str).filter(|word| !word.is_empty()).collect();
     for (option, value) in options {
-        if let Some(at) = words.iter().position(|word| word == option) {
-            words[at + 1] = value;
+        match words.iter().position(|word| word == option) {
+            Some(at) => words[at + 1] = value,
+            None => words.extend([*option, *value]),
         }
     }
     Ok(node.spawn(&words)?)
@@ -128,8 +129,7 @@ fn a_successor_that_dies_at_once_is_no_loss() -> Result<()> {
     let mut held = client.spawn(&["netprobe", "hold", &to_far, "--count", "1"])?;
     ensure!(held.line(Duration::from_secs(5))? == "holding 1");
     let before = node.pid()?;
-    let nowhere = "/nowhere/at/all";
-    let new = another(&node, &[("--config", nowhere), ("--control-ca", nowhere)])?;
+    let new = another(&node, &[("--cgroup", NOWHERE)])?;
     let took_over = || Ok(new.errors().contains("Taking over from the process before this one"));
     eventually("it takes over", took_over)?;
     eventually("the old process notices", || Ok(node.log()?.contains("has not begun to serve")))?;
@@ -140,6 +140,35 @@ fn a_successor_that_dies_at_once_is_no_loss() -> Result<()> {
     eventually("the node serves again", || Ok(node.pid()?.is_some_and(|pid| Some(pid) != before)))?;
     node.wait_ready(Duration::from_secs(10))?;
     eventually("connections", || Ok(dial(&client, &[&at(&near)])?.served()))
+}
+
+/// What a new process can find out about itself it does before anybody steps aside for it: nothing is lost, nothing waits.
+#[test]
+fn a_successor_that_cannot_begin_changes_nothing() -> Result<()> {
+    let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
+    let (client, node) = (bed.pod("mesh/client")?, bed.node("node-1")?);
+    let to_far = at(&bed.pod("mesh/far")?);
+    let before = node.pid()?;
+    let is_over = AtomicBool::new(false);
+    let said = thread::scope(|scope| -> Result<String> {
+        let stream = scope.spawn(|| connect_until(&is_over, &client, &to_far));
+        let new = another(&node, &[("--control-ca", NOWHERE)])?;
+        let ended = eventually("it gives up", || Ok(new.errors().contains("mesh-node: ")));
+        let said = new.errors();
+        ended.with_context(|| said.clone())?;
+        ensure!(!new.wait(Duration::from_secs(5))?.0.success(), "{said}");
+        // Whoever had stepped aside would be about to end by now.
+        thread::sleep(Duration::from_secs(1));
+        is_over.store(true, Ordering::Relaxed);
+        let (count, wrong) = stream.join().expect("a thread")?;
+        ensure!(wrong.is_empty(), "{} of {count} failed: {wrong:?}", wrong.len());
+        Ok(said)
+    })?;
+    ensure!(said.contains("the process before this one serves on") && said.contains(NOWHERE), "{said}");
+    ensure!(node.pid()? == before, "the old process has ended");
+    let log = node.log()?;
+    ensure!(!log.contains("Another process takes over"), "{log}");
+    Ok(())
 }
 
 /// A process that was replaced is not lost with its successor: it ends, and whoever looks after it starts it anew.
@@ -197,3 +226,5 @@ fn a_process_of_another_version_is_replaced() -> Result<()> {
     }
     Ok(())
 }
+
+const NOWHERE: &str = "/nowhere/at/all";

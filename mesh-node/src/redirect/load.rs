@@ -65,6 +65,20 @@ impl Programs {
         Ok(programs)
     }
 
+    /// Has the kernel judge every program, without attaching or pinning anything.
+    ///
+    /// # Errors
+    /// What the kernel refuses, or this process may not do.
+    pub fn rehearse() -> Result<(), RedirectError> {
+        let mut loader = EbpfLoader::new();
+        for name in LARGE_MAPS {
+            loader.map_max_entries(name, FEW);
+        }
+        let mut ebpf =
+            loader.load(OBJECT).map_err(|source| RedirectError::Load { source: Box::new(source) })?;
+        load_programs(&mut ebpf)
+    }
+
     /// The object, for the log reader.
     pub fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.ebpf
@@ -199,19 +213,7 @@ impl Programs {
     }
 
     fn load_all(&mut self) -> Result<(), RedirectError> {
-        for (_, name) in SOCKET_HOOKS {
-            program::<CgroupSockAddr>(&mut self.ebpf, name)?.load()?;
-        }
-        program::<SockOps>(&mut self.ebpf, "mesh_sockops")?.load()?;
-        for name in ["mesh_lookup", "mesh_lookup_host"] {
-            program::<SkLookup>(&mut self.ebpf, name)?.load()?;
-        }
-        for name in ["mesh_unit_in", "mesh_unit_out"] {
-            program::<CgroupSkb>(&mut self.ebpf, name)?.load()?;
-        }
-        for name in ["mesh_guard_out", "mesh_guard_in", "mesh_steer_in", "mesh_shortcut"] {
-            program::<SchedClassifier>(&mut self.ebpf, name)?.load()?;
-        }
+        load_programs(&mut self.ebpf)?;
         for (name, program) in self.ebpf.programs_mut() {
             let path = self.pins.program(name);
             let _ = fs::remove_file(&path);
@@ -232,6 +234,23 @@ pub fn detach_clsact(ns: &NetNs) -> std::io::Result<()> {
         }
         Ok(())
     })?
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), RedirectError> {
+    for (_, name) in SOCKET_HOOKS {
+        program::<CgroupSockAddr>(ebpf, name)?.load()?;
+    }
+    program::<SockOps>(ebpf, "mesh_sockops")?.load()?;
+    for name in ["mesh_lookup", "mesh_lookup_host"] {
+        program::<SkLookup>(ebpf, name)?.load()?;
+    }
+    for name in ["mesh_unit_in", "mesh_unit_out"] {
+        program::<CgroupSkb>(ebpf, name)?.load()?;
+    }
+    for name in ["mesh_guard_out", "mesh_guard_in", "mesh_steer_in", "mesh_shortcut"] {
+        program::<SchedClassifier>(ebpf, name)?.load()?;
+    }
+    Ok(())
 }
 
 fn open_group(path: &Path) -> Result<File, RedirectError> {
@@ -331,6 +350,22 @@ const PINNED_MAPS: [&str; 20] = [
     maps::SHORTCUTS,
     maps::STATS,
 ];
+/// Those that have memory for all of their entries from the beginning.
+const LARGE_MAPS: [&str; 11] = [
+    maps::PODS,
+    maps::ORIGINAL_DST,
+    maps::RESOLVERS,
+    maps::REAL_PEERS,
+    maps::PROBE_PORTS,
+    maps::HOST_PORTS,
+    maps::NODE_FLOWS,
+    maps::VERDICTS,
+    maps::BACKENDS,
+    maps::EXPRESS_FLOWS,
+    maps::SHORTCUTS,
+];
+/// Entries of maps that nobody uses.
+const FEW: u32 = 64;
 const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);
 /// Lowest number runs first.
 const CLSACT_PRIORITY: u16 = 1;

@@ -41,16 +41,26 @@ pub struct Door {
 pub struct Successor(BufReader<UnixStream>);
 
 impl Predecessor {
-    /// Has whoever serves the kernel objects in `pins` step aside; `None` if nobody does.
+    /// Has whoever serves the kernel objects in `pins` step aside, once `rehearse` has found nothing that this process would fail
+    /// at; `None` if nobody serves them.
     ///
     /// # Errors
-    /// If somebody does, and does not step aside however long it is asked to: two would undo each other's work.
-    pub async fn relieve(socket: &Path, pins: &Path) -> io::Result<Option<Self>> {
+    /// What `rehearse` has found, and nobody has stepped aside then. If somebody does not, however long it is asked to: two would undo
+    /// each other's work.
+    pub async fn relieve(
+        socket: &Path,
+        pins: &Path,
+        rehearse: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Option<Self>> {
         let end = Instant::now() + BEGIN;
+        let mut rehearse = Some(rehearse);
         let mut said = false;
         loop {
             // Nobody listens, or nobody has for long.
             let Ok(stream) = UnixStream::connect(socket).await else { return Ok(None) };
+            if let Some(rehearse) = rehearse.take() {
+                rehearse().context("the process before this one serves on")?;
+            }
             let asked = timeout(ASIDE, ask(BufReader::new(stream), pins)).await;
             let reason = match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(Answer::Aside(stream)) => {
@@ -62,9 +72,7 @@ impl Predecessor {
                 Err(error) => error.to_string(),
             };
             if Instant::now() > end {
-                return Err(io::Error::other(format!(
-                    "the process before this one does not step aside: {reason}"
-                )));
+                anyhow::bail!("the process before this one does not step aside: {reason}");
             }
             if !said {
                 warn!(reason, "The process before this one does not step aside yet; waiting for it.");
@@ -199,7 +207,7 @@ mod tests {
     }
 
     async fn relieve(socket: &Path, pins: &str) -> Option<Predecessor> {
-        Predecessor::relieve(socket, Path::new(pins)).await.unwrap()
+        Predecessor::relieve(socket, Path::new(pins), || Ok(())).await.unwrap()
     }
 
     #[tokio::test]
@@ -214,6 +222,25 @@ mod tests {
         };
         let old = async { drop(door.successor(always).await.introduce().await.unwrap()) };
         tokio::join!(new, old);
+    }
+
+    #[tokio::test]
+    async fn nobody_steps_aside_for_one_that_cannot_begin() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("agent.sock");
+        let door = Door::open(&socket, "/pins".into()).unwrap();
+        let fails = || anyhow::bail!("no roots");
+        let new = async {
+            let refused = Predecessor::relieve(&socket, Path::new("/pins"), fails).await;
+            assert_eq!(
+                format!("{:#}", refused.unwrap_err()),
+                "the process before this one serves on: no roots"
+            );
+        };
+        tokio::select! {
+            () = new => {}
+            _ = door.successor(always) => panic!("it has stepped aside"),
+        }
     }
 
     #[tokio::test]
@@ -258,7 +285,8 @@ mod tests {
         let new = async { drop(relieve(&socket, "/pins").await.unwrap()) };
         tokio::join!(new, async { drop(door.successor(ready).await.introduce().await) });
         assert_eq!(asked.get(), 4);
-        let refused = async { Predecessor::relieve(&socket, Path::new("/pins")).await.unwrap_err() };
+        let refused =
+            async { Predecessor::relieve(&socket, Path::new("/pins"), || Ok(())).await.unwrap_err() };
         let error = tokio::select! {
             error = refused => error,
             _ = door.successor(|| false) => unreachable!("it is not ready"),

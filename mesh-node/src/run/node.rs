@@ -68,7 +68,11 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     // It may wait for long.
     let place = Place::of_node(&options).await?;
     // Before anything that only one may have is opened.
-    let predecessor = Predecessor::relieve(&meeting, &redirect.pins.root()).await?;
+    let rehearse = || {
+        place.check()?;
+        redirect::Programs::rehearse().context("rehearsing with the kernel")
+    };
+    let predecessor = Predecessor::relieve(&meeting, &redirect.pins.root(), rehearse).await?;
     redirect.beside = predecessor.is_some();
     let door = Door::open(&meeting, redirect.pins.root())?;
     let reporter = Reporter::new(ReportOptions::logging(options.access_log), Box::new(io::stdout()))?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context;
-use mesh_ca::{Ca, FileVault, Limits};
+use mesh_ca::{Bundle, Ca, FileVault, Limits};
 use mesh_core::{
     id::TrustDomain,
     model::{CompileOptions, CredentialScope},
@@ -256,6 +256,30 @@ impl Source {
 }
 
 impl Place {
+    /// Whether what it names is there, without opening anything that only one process may have.
+    ///
+    /// # Errors
+    /// If a file or directory cannot be read, or is not what it should be.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if let Some(path) = &self.config {
+            std::fs::read_dir(path)
+                .with_context(|| format!("opening the configuration {}", path.display()))?;
+            return Ok(());
+        }
+        let trust = Arc::new(Trust::new(self.roots()?));
+        if let Some(url) = &self.control {
+            Endpoint::parse(url, self.control_ca.clone(), trust).context("--control")?;
+        }
+        Ok(())
+    }
+
+    /// What the control plane is checked against, and peers as well until something is told.
+    fn roots(&self) -> anyhow::Result<Bundle> {
+        let path = self.control_ca.as_ref();
+        let path = path.context("--control-ca is needed: without roots nobody can be recognised")?;
+        Ok(connect::read_roots(path)?)
+    }
+
     /// How its certificates are issued.
     pub fn identities(&self) -> identity::Options {
         let domain = self.trust_domain.clone();
@@ -271,12 +295,7 @@ impl Control {
     fn open(place: &Place, url: &str) -> anyhow::Result<Self> {
         let (journal, remembered) = Journal::open(&place.state)
             .with_context(|| format!("opening the state in {}", place.state.display()))?;
-        // Until something is told, peers are checked against the roots that the control plane is checked against.
-        let bundle = match &place.control_ca {
-            Some(path) => connect::read_roots(path)?,
-            None => anyhow::bail!("--control-ca is needed: without roots nobody can be recognised"),
-        };
-        let trust = Arc::new(Trust::new(bundle));
+        let trust = Arc::new(Trust::new(place.roots()?));
         let endpoint = Endpoint::parse(url, place.control_ca.clone(), trust.clone()).context("--control")?;
         let own = place.subscriber.identity(&place.trust_domain).map_err(anyhow::Error::msg)?;
         let exchanges = place.subscriber.exchanges_tokens();
