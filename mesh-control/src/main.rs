@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use mesh_control::config::{CaCommand, Command, JoinCommand, Task};
 use mesh_control::run;
+use mesh_proto::protocol;
 
 fn main() -> ExitCode {
     let command = Command::parse();
     let outcome = match command.task {
-        None => run::serve(command.options),
+        None => protocol::check().map_err(Into::into).and_then(|()| run::serve(command.options)),
         Some(Task::Ca(CaCommand::Rotate(options))) => run::rotate(&options),
         Some(Task::Join { keep, command }) => match command {
             JoinCommand::Create(terms) => run::create_token(&keep, &terms),

@@ -11,13 +11,36 @@ pub const VERSION: u32 = 1;
 pub const FIELD: &str = "MESH_PROTOCOL";
 
 /// The version that this process speaks: [`VERSION`], or what the environment variable `MESH_PROTOCOL` says, so that two versions next
-/// to each other can be tried before there are two.
+/// to each other can be tried before there are two. Whoever starts a process has it [`check`] that first.
 pub fn own() -> u32 {
-    static OWN: LazyLock<u32> = LazyLock::new(|| {
-        let said = std::env::var(FIELD).ok();
-        said.and_then(|text| text.parse().ok()).unwrap_or(VERSION)
-    });
+    static OWN: LazyLock<u32> = LazyLock::new(|| version(from_environment()).unwrap_or(VERSION));
     *OWN
+}
+
+/// Whether the environment says a version, or nothing of it.
+///
+/// # Errors
+/// If it says what is no version.
+pub fn check() -> Result<(), NoVersion> {
+    version(from_environment()).map(drop)
+}
+
+/// What the environment says is no version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{FIELD}={said:?} in the environment is no version of the mesh's protocol, which is a whole number: unset it, it is only for tests \
+     of two versions next to each other"
+)]
+pub struct NoVersion {
+    said: String,
+}
+
+fn from_environment() -> Option<String> {
+    std::env::var_os(FIELD).map(|said| said.to_string_lossy().into_owned())
+}
+
+fn version(said: Option<String>) -> Result<u32, NoVersion> {
+    said.map_or(Ok(VERSION), |said| said.parse().map_err(|_| NoVersion { said }))
 }
 
 /// How a peer's version stands to one's own, where the two understand each other.
@@ -70,6 +93,15 @@ const MAX_SAID: usize = 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_environment_says_is_a_number_or_refused() {
+        assert_eq!([version(None), version(Some("7".to_owned()))], [Ok(VERSION), Ok(7)]);
+        for wrong in ["", "v2", "-1", "2 "] {
+            let refused = version(Some(wrong.to_owned())).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("MESH_PROTOCOL={wrong:?} in the environment")), "{refused}");
+        }
+    }
 
     #[test]
     fn neighbours_understand_each_other() {

@@ -120,22 +120,39 @@ fn printed<T: DeserializeOwned>(one: &One, found: &Value, text: impl Fn(&T) -> S
     }
 }
 
-/// The workload of a pod, which begins with its name.
+/// The workload of a pod, with whose name the pod's begins.
 fn find_workload(one: &One, namespace: &str, pod: &str) -> Result<Value> {
     let all = one.ask(&format!("/api/v1/workloads?namespace={namespace}"))?;
     let names = all.get("workloads").unwrap_or(&all).as_array().into_iter().flatten();
     let names = names.filter_map(|row| row.get("name").and_then(Value::as_str));
-    for name in names.filter(|name| pod.starts_with(name)) {
+    let mut longer = Vec::new();
+    for name in names.filter(|name| pod.starts_with(name) || name.starts_with(pod)) {
         let workload = one.ask(&format!("/api/v1/workloads/{namespace}/{name}"))?;
         let instances = workload.get("instances").and_then(Value::as_array).into_iter().flatten();
-        if instances.filter_map(|it| it.get("name")).any(|it| it == pod) {
+        let instances: Vec<&str> =
+            instances.filter_map(|it| it.get("name").and_then(Value::as_str)).collect();
+        if instances.contains(&pod) {
             return Ok(workload);
         }
+        longer.extend(instances.into_iter().filter(|name| name.starts_with(pod)).map(str::to_owned));
     }
-    bail!(
-        "the control plane knows no pod {pod:?} in namespace {namespace:?}: is it running, and does it have an address?"
-    )
+    bail!("the control plane knows no pod {pod:?} in namespace {namespace:?}: {}", meant(longer))
 }
+
+/// What whoever asked for a pod that is not known may have meant, by the names that are longer.
+fn meant(mut longer: Vec<String>) -> String {
+    if longer.is_empty() {
+        return "is it running, and does it have an address?".to_owned();
+    }
+    longer.sort();
+    let more = longer.len().saturating_sub(SHOWN);
+    longer.truncate(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("write all of its name; there are {}{more}", longer.join(", "))
+}
+
+/// Pods that are named to whoever has asked for one that is not known.
+const SHOWN: usize = 5;
 
 /// `/api/v1/workloads/NAMESPACE/NAME`, as far as it is shown.
 #[derive(Debug, Deserialize)]
@@ -390,6 +407,14 @@ mod tests {
         for bad in ["", "a/", "/b", "a/b?c", "a b", "a\r\nb", "a/b/c"] {
             assert!(name(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_beginning_of_a_name_leads_to_those_that_are_longer() {
+        let names = |count: usize| (0..count).rev().map(|it| format!("a-{it}")).collect();
+        assert_eq!(meant(names(0)), "is it running, and does it have an address?");
+        assert_eq!(meant(names(2)), "write all of its name; there are a-0, a-1");
+        assert_eq!(meant(names(7)), "write all of its name; there are a-0, a-1, a-2, a-3, a-4 and 2 more");
     }
 
     #[test]
