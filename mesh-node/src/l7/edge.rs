@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use mesh_core::http::path::{EscapedSlashes, Normalization, PathError, normalize};
 use mesh_core::http::xfcc;
@@ -85,16 +86,16 @@ pub fn receive(stage: &Stage<'_>, head: &mut RequestHead) -> Result<Option<u32>,
         }
     } else {
         receive_within(stage.facts, clients, headers);
-        if !headers.contains_key(X_FORWARDED_PROTO) {
-            headers.insert(X_FORWARDED_PROTO, scheme);
+        headers.entry(X_FORWARDED_PROTO).or_insert(scheme);
+    }
+    Ok(match headers.entry(X_REQUEST_ID) {
+        Entry::Occupied(_) => None,
+        Entry::Vacant(place) => {
+            let (id, first) = request_id(stage);
+            place.insert(id);
+            Some(first)
         }
-    }
-    if headers.contains_key(&X_REQUEST_ID) {
-        return Ok(None);
-    }
-    let (id, first) = request_id(stage);
-    headers.insert(X_REQUEST_ID, id);
-    Ok(Some(first))
+    })
 }
 
 /// The same where pods are called or call. `x-forwarded-for` and what else proxies outside of the mesh have written is left to the

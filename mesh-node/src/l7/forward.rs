@@ -22,7 +22,7 @@ use super::exchange::{CorsGrant, Ended, Stage, deadline, is_idempotent, pause};
 use super::h1::{Authority, Framing};
 use super::kept::{Kept, Replay};
 use super::limit;
-use super::message::{Broken, Piece, RequestHead, ResponseHead, grpc_status};
+use super::message::{Broken, GRPC_STATUS, Piece, RequestHead, ResponseHead, grpc_status};
 use super::mirror;
 use super::record::Record;
 use super::reply::Refusal;
@@ -469,7 +469,7 @@ impl<D: Downstream> Journey<'_, '_, D> {
     /// Whether the rule wants another answer than this, and when.
     fn again(&mut self, answer: &ResponseHead, tries: u32) -> Option<Duration> {
         let status = answer.status.as_u16();
-        if status < 400 && !answer.headers.contains_key("grpc-status") && self.retriable.is_empty() {
+        if status < 400 && !answer.headers.contains_key(GRPC_STATUS) && self.retriable.is_empty() {
             return None;
         }
         let grpc_status = grpc_status(&answer.headers);

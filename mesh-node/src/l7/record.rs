@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use mesh_core::dynamodb;
 use mesh_core::http::messages::Messages;
 use mesh_core::id::SpiffeId;
@@ -332,15 +332,15 @@ impl Record {
     /// The request is over.
     pub fn finish(self, stage: &Stage<'_>, head: &RequestHead) -> Instant {
         let now = Instant::now();
-        let header = |name: &str| head.headers.get(name).map(HeaderValue::as_bytes);
+        let header_of = |name: HeaderName| head.headers.get(name).map(HeaderValue::as_bytes);
         let request = |name: &str| sent(head, name);
         let shown = |of: fn(&Shown) -> &HeaderMap| self.shown.as_deref().map(of);
         let response = |name: &str| shown(|it| &it.headers)?.get(name).map(HeaderValue::as_bytes);
         let trailer = |name: &str| shown(|it| &it.trailers)?.get(name).map(HeaderValue::as_bytes);
         let headers = RequestHeaderFacts {
-            x_forwarded_for: header("x-forwarded-for"),
-            user_agent: header("user-agent"),
-            request_id: header("x-request-id"),
+            x_forwarded_for: header_of(X_FORWARDED_FOR),
+            user_agent: header_of(header::USER_AGENT),
+            request_id: header_of(X_REQUEST_ID),
             request: &request,
             response: &response,
             trailer: &trailer,
@@ -487,6 +487,8 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 /// What a request to a service of Amazon asks for.
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 /// What it calls what went wrong.
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");

@@ -22,7 +22,7 @@ pub fn retriable_headers(head: &mut RequestHead, policy: Option<&RetryPolicy>) -
 
 /// How long a request may take: as the rule says, and not longer than a gRPC client wants to wait.
 pub fn time_of(route: &Route, head: &RequestHead) -> Option<Duration> {
-    let asked = head.headers.get("grpc-timeout").filter(|_| head.is_grpc());
+    let asked = head.is_grpc().then(|| head.headers.get("grpc-timeout")).flatten();
     let asked = asked.and_then(|value| grpc_timeout(value.as_bytes()));
     match (route.timeout, asked) {
         (Some(rule), Some(asked)) => Some(rule.min(asked)),

@@ -151,6 +151,10 @@ impl Fields {
             }
             header::CONNECTION => {
                 self.connection.add(value)?;
+                if hop::names_nothing(value) {
+                    // Nearly every head has such a one: what it says is noted, and nothing has to be taken out for it.
+                    return Ok(false);
+                }
                 self.hop_by_hop = true;
             }
             header::UPGRADE => {

@@ -66,6 +66,11 @@ pub(super) fn is_relied_on(name: &str) -> bool {
     RELIED_ON.contains(&name) || RELIED_ON_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// Whether a Connection field names no field that its message could have: `keep-alive` belongs to a connection whoever names it.
+pub(super) fn names_nothing(value: &[u8]) -> bool {
+    value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
+}
+
 /// Whether this is one of the fields that belong to a connection by themselves.
 pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
