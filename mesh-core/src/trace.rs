@@ -7,7 +7,7 @@ pub use self::collector::{Collector, Speaks, Unsupported};
 pub use self::context::{Forms, Incoming, Own, Parent, Received, TraceWord};
 pub use self::sample::{Wish, drawn_by, is_traced, mark, random_id};
 pub use self::span::{Facts, Istio, Kind, Span, Tag, cut, is_error, tags};
-pub use self::zipkin::{zipkin_list, zipkin_span};
+pub use self::zipkin::ZipkinList;
 
 mod collector;
 mod context;

@@ -38,24 +38,35 @@ struct Digits(u128, usize);
 /// No two of one name.
 struct Tags<'a>(&'a [Tag<'a>]);
 
-/// A span by itself. Trace ids have 64 bits if they are to be `short`.
-pub fn zipkin_span(span: &Span<'_>, short: bool) -> Vec<u8> {
-    let mut text = Vec::with_capacity(TYPICAL);
-    serde_json::to_writer(&mut text, &Row::of(span, short)).expect("texts and numbers are JSON");
-    text
+/// The body of a `POST` of spans, written one behind the other.
+#[derive(Debug)]
+pub struct ZipkinList {
+    body: Vec<u8>,
+    short: bool,
 }
 
-/// The body of a `POST` of such spans.
-pub fn zipkin_list<'s>(spans: impl Iterator<Item = &'s [u8]>) -> Vec<u8> {
-    let mut body = vec![b'['];
-    for span in spans {
-        if body.len() > 1 {
-            body.push(b',');
-        }
-        body.extend_from_slice(span);
+impl ZipkinList {
+    /// For about so many spans. Trace ids have 64 bits if they are to be `short`.
+    pub fn new(count: usize, short: bool) -> Self {
+        let mut body = Vec::with_capacity(count * TYPICAL);
+        body.push(b'[');
+        Self { body, short }
     }
-    body.push(b']');
-    body
+
+    /// Adds a span.
+    pub fn add(&mut self, span: &Span<'_>) {
+        if self.body.len() > 1 {
+            self.body.push(b',');
+        }
+        serde_json::to_writer(&mut self.body, &Row::of(span, self.short))
+            .expect("texts and numbers are JSON");
+    }
+
+    /// All of them.
+    pub fn end(mut self) -> Vec<u8> {
+        self.body.push(b']');
+        self.body
+    }
 }
 
 impl<'a> Row<'a> {
@@ -131,12 +142,14 @@ mod tests {
             failed: false,
         };
         let text = |short| {
-            let spans = [zipkin_span(&span, short), b"{}".to_vec()];
-            String::from_utf8(zipkin_list(spans.iter().map(Vec::as_slice))).unwrap()
+            let mut list = ZipkinList::new(2, short);
+            list.add(&span);
+            list.add(&Span { tags: &[], ..span });
+            String::from_utf8(list.end()).unwrap()
         };
         assert_eq!(
             text(false),
-            r#"[{"traceId":"00000000000000010000000000000002","id":"0000000000000003","parentId":"0000000000000004","kind":"SERVER","name":"reviews:9080/*","timestamp":5,"duration":1,"localEndpoint":{"serviceName":"reviews.default","ipv4":"10.0.0.1"},"tags":{"b":"1","a":"\"2\""}},{}]"#
+            r#"[{"traceId":"00000000000000010000000000000002","id":"0000000000000003","parentId":"0000000000000004","kind":"SERVER","name":"reviews:9080/*","timestamp":5,"duration":1,"localEndpoint":{"serviceName":"reviews.default","ipv4":"10.0.0.1"},"tags":{"b":"1","a":"\"2\""}},{"traceId":"00000000000000010000000000000002","id":"0000000000000003","parentId":"0000000000000004","kind":"SERVER","name":"reviews:9080/*","timestamp":5,"duration":1,"localEndpoint":{"serviceName":"reviews.default","ipv4":"10.0.0.1"},"tags":{}}]"#
         );
         assert!(text(true).contains(r#""traceId":"0000000000000002""#));
     }

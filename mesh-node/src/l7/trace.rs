@@ -10,7 +10,7 @@ use mesh_core::resource::mesh_config::proxy::TracingServiceName;
 use mesh_core::resource::telemetry::CustomTag;
 use mesh_core::telemetry::Tracing;
 use mesh_core::trace::{
-    Incoming, Istio, Own, Parent, Received, TraceWord, Wish, drawn_by, is_traced, mark, random_id,
+    Incoming, Istio, Own, Parent, Received, TraceWord, Wish, cut, drawn_by, is_traced, mark, random_id,
 };
 use mesh_proto::logs::Teller as LogTeller;
 
@@ -133,10 +133,10 @@ pub(super) fn tell(
     let Some(tracing) = &told.effective.tracing else { return };
     let Some(collector) = &tracing.collector else { return };
     let teller = stage.engine.teller();
-    let own = tracing
-        .tags
-        .iter()
-        .filter_map(|(name, tag)| Some((name.clone(), teller.tag((name, tag), (told, facts), head)?)));
+    let own = tracing.tags.iter().filter_map(|(name, tag)| {
+        let value = teller.tag((name, tag), (told, facts), head)?;
+        Some((name.clone(), cut(&value, collector.most).to_owned()))
+    });
     let own = (head.secure, own.collect());
     outbox::put(stage.engine, collector, Noted::new(active.0, (teller, told), facts, own));
 }

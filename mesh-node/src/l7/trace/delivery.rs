@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use mesh_core::addressee::Addressee;
 use mesh_core::route::ClusterRef;
-use mesh_core::trace::{Collector, Speaks, TraceWord, zipkin_list};
+use mesh_core::trace::{Collector, Speaks, TraceWord, ZipkinList};
+use mesh_proto::spans as otlp;
 
 use super::super::call::{Answer, Call, grpc_head};
 use super::super::h1::{Authority, Target};
@@ -34,19 +35,14 @@ impl Recipient for Arc<Collector> {
     }
 
     fn question(&self, spans: &[Noted], to: &ClusterRef) -> Result<(Call, RequestHead), String> {
-        let written: Vec<_> = spans.iter().map(|span| (span.service(), span.write(self))).collect();
-        let all = || written.iter().map(|(service, text)| (*service, &**text));
-        let export = || mesh_proto::spans::export(all(), env!("CARGO_PKG_VERSION"));
         let (body, kind, path) = match &self.speaks {
             Speaks::OtlpGrpc => {
-                let call = Call::of_message(&export(), MAX_ANSWER)?;
+                let call = Call::of_message(&export(spans), MAX_ANSWER)?;
                 let head = grpc_head(to, METHOD, call.framing())?;
                 return Ok((call, head));
             }
-            Speaks::Zipkin { path, .. } => {
-                (zipkin_list(all().map(|(_, text)| text)), "application/json", path)
-            }
-            Speaks::OtlpHttp { path } => (export(), "application/x-protobuf", path),
+            Speaks::Zipkin { path, short } => (zipkin(spans, *short), "application/json", path),
+            Speaks::OtlpHttp { path } => (export(spans), "application/x-protobuf", path),
         };
         let call = Call::new(Bytes::from(body), MAX_ANSWER);
         let head = http_head(to, (kind, path), &call)?;
@@ -60,6 +56,17 @@ impl Recipient for Arc<Collector> {
             _ => Err(format!("status {}", answer.status.as_u16())),
         }
     }
+}
+
+fn zipkin(spans: &[Noted], short: bool) -> Vec<u8> {
+    let mut list = ZipkinList::new(spans.len(), short);
+    spans.iter().for_each(|span| span.tell(|span| list.add(span)));
+    list.end()
+}
+
+fn export(spans: &[Noted]) -> Vec<u8> {
+    let written: Vec<_> = spans.iter().map(|span| (span.service(), span.tell(otlp::encode))).collect();
+    otlp::export(written.iter().map(|(service, text)| (*service, &**text)), env!("CARGO_PKG_VERSION"))
 }
 
 fn http_head(

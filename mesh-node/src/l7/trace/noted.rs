@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mesh_core::trace::{Collector, Facts, Kind, Own, Span, Speaks, Tag, cut, is_error, tags, zipkin_span};
+use mesh_core::trace::{Facts, Kind, Own, Span, Tag, cut, is_error, tags};
 
 use super::Teller;
 use crate::report::{Flags, Perspective, RequestFacts, Told};
@@ -92,8 +92,8 @@ impl Noted {
         &self.teller.service
     }
 
-    /// The span, in the words of its collector.
-    pub(super) fn write(&self, collector: &Collector) -> Vec<u8> {
+    /// Has the span written by whoever knows the words of its collector.
+    pub(super) fn tell<T>(&self, write: impl FnOnce(&Span<'_>) -> T) -> T {
         let flags = self.flags.to_string();
         let mut all = self.told.effective.tracing.as_ref().map_or_else(Vec::new, |tracing| {
             let istio = tracing.istio_tags.then(|| self.teller.istio());
@@ -101,14 +101,10 @@ impl Noted {
         });
         for (name, value) in &self.tags {
             all.retain(|(known, _)| known != name);
-            all.push((name, Cow::Borrowed(cut(value, collector.most))));
+            all.push((name, Cow::Borrowed(value)));
         }
         let name = self.name();
-        let span = self.span(&name, &all);
-        match &collector.speaks {
-            Speaks::Zipkin { short, .. } => zipkin_span(&span, *short),
-            Speaks::OtlpGrpc | Speaks::OtlpHttp { .. } => mesh_proto::spans::encode(&span),
-        }
+        write(&self.span(&name, &all))
     }
 
     fn span<'a>(&'a self, name: &'a str, tags: &'a [Tag<'a>]) -> Span<'a> {
