@@ -26,6 +26,7 @@ mod reason;
 mod request;
 mod series;
 mod table;
+mod text;
 mod thread;
 mod time;
 mod told;

@@ -117,7 +117,7 @@ impl Incoming {
                 (false, _) => '0',
             };
             let parent = parent.map(|parent| format!("-{parent:016x}")).unwrap_or_default();
-            set(headers, B3, format!("{}-{span:016x}-{state}{parent}", short(trace)));
+            set(headers, B3, format!("{}-{span:016x}-{state}{parent}", short(trace)).as_bytes());
         }
         if wanted.b3 && !self.forms.single || self.forms.b3 {
             self.pass_on_several(headers, own);
@@ -134,10 +134,12 @@ impl Incoming {
             }
             return;
         }
-        set(headers, TRACE_ID, short(trace));
-        set(headers, SPAN_ID, format!("{span:016x}"));
+        let digits = hex::<32>(trace);
+        let (_, short) = digits.split_at(digits.len() / 2);
+        set(headers, TRACE_ID, if trace >> 64 == 0 { short } else { &digits });
+        set(headers, SPAN_ID, &hex::<16>(span.into()));
         match parent {
-            Some(parent) => set(headers, PARENT_ID, format!("{parent:016x}")),
+            Some(parent) => set(headers, PARENT_ID, &hex::<16>(parent.into())),
             None if self.rest => _ = headers.remove(PARENT_ID),
             None => {}
         }
@@ -149,8 +151,15 @@ fn short(trace: u128) -> String {
     if trace >> 64 == 0 { format!("{trace:016x}") } else { format!("{trace:032x}") }
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, value: String) {
-    headers.insert(name, HeaderValue::try_from(value).expect("digits and dashes are a header's value"));
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
+    headers.insert(name, HeaderValue::from_bytes(value).expect("digits and dashes are a header's value"));
+}
+
+/// The last digits of a number.
+fn hex<const DIGITS: usize>(number: u128) -> [u8; DIGITS] {
+    let mut text = [b'0'; DIGITS];
+    write_hex(text.iter_mut(), number);
+    text
 }
 
 /// W3C's header, without an allocation for its text: those who ask for this form want it of every request.

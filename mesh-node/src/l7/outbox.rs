@@ -182,7 +182,7 @@ impl<T> Waiting<T> {
 
     /// The things of the next delivery.
     fn take(&mut self) -> Vec<T> {
-        let (mut items, mut bytes) = (Vec::new(), 0);
+        let (mut items, mut bytes) = (Vec::with_capacity(self.things.len().min(BATCH)), 0);
         while let Some((size, _)) = self.things.front() {
             if items.len() >= BATCH || bytes + size > BATCH_BYTES {
                 break;

@@ -1,8 +1,7 @@
 //! The access log: one line for each connection or request, written when it is over.
 //!
-//! Data threads only hand finished lines over: those of connections through a bounded queue, those of requests, of which
-//! there are many more, through a ring that each thread has for itself. A thread of its own takes them out and writes many
-//! at a time; if it cannot keep up, for instance because nobody reads the pipe, lines are dropped and counted.
+//! Data threads only hand finished lines over, each through a ring that it has for itself. A thread of its own takes them out
+//! and writes many at a time; if it cannot keep up, for instance because nobody reads the pipe, lines are dropped and counted.
 //!
 //! Invariant: a line handed over before [`AccessLog::flush`] is called, or before the log is dropped, is written before the
 //! flush returns or the writer ends.
@@ -24,6 +23,7 @@ pub(super) use line::{Line, escape, is_plain};
 
 use super::Told;
 use super::request::{AccessFormat, RequestFacts};
+use lane::Lane;
 use ring::Ring;
 use writer::{Message, Writer};
 
@@ -69,7 +69,7 @@ pub(super) struct AccessLog {
 struct Shared {
     /// Tells the lanes of the threads which log they lead to.
     id: u64,
-    /// Of all threads that have logged a request and still run.
+    /// Of all threads that have logged something and still run.
     rings: Mutex<Vec<Arc<Ring>>>,
     /// Whether the writer wants to be called when there is a line in a ring.
     asleep: AtomicBool,
@@ -112,7 +112,16 @@ impl AccessLog {
             (None, Some(format)) => AccessFormat::standard(format),
             (None, None) => return,
         };
-        if lane::log(&self.shared, |lane| format.write(&mut lane.line, &mut lane.clock, facts)) {
+        self.hand_over(|lane| format.write(&mut lane.line, &mut lane.clock, facts));
+    }
+
+    /// Logs a connection; never waits.
+    pub(super) fn connection(&self, line: &Line<'_>, format: AccessLogFormat) {
+        self.hand_over(|lane| line.write(&mut lane.line, &mut lane.clock, format));
+    }
+
+    fn hand_over(&self, write: impl FnOnce(&mut Lane)) {
+        if lane::log(&self.shared, write) {
             // A full queue calls the writer just as well.
             let _ = self.queue.try_send(Message::Wake);
         }
@@ -154,13 +163,6 @@ impl AccessLog {
         self.format.store(format as u8, Ordering::Relaxed);
     }
 
-    /// Queues a line that ends in a newline; never waits.
-    pub(super) fn write(&self, line: String) {
-        if self.queue.try_send(Message::Line(line)).is_err() {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     /// Lines lost so far.
     pub(super) fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
@@ -184,8 +186,8 @@ impl AccessLog {
     }
 }
 
-/// Lines of connections that may wait for the writer: some 4 MB.
-const QUEUE: usize = 8_192;
+/// Calls that may wait for the writer.
+const QUEUE: usize = 16;
 /// How long the first line of a batch waits for company, and a flush for room.
 const PAUSE: Duration = Duration::from_millis(5);
 

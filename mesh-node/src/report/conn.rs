@@ -214,7 +214,7 @@ impl Drop for ConnReport {
                 duration: live.started.elapsed(),
                 failure: state.failure.as_ref(),
             };
-            reporter.access.write(line.format(format));
+            reporter.access.connection(&line, format);
         }
     }
 }

@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn all_names() {
         let all = names(&[]).unwrap();
-        assert_eq!(all.len(), 42);
+        assert_eq!(all.len(), 44);
         for name in [
             "same-node/bulk/8",
             "cross-node/connect-3/8",
@@ -172,7 +172,9 @@ mod tests {
             "l7/names/32",
             "policy/decision/100x10",
             "policy/token/known",
+            "telemetry/l7/rate",
             "telemetry/l7/32",
+            "telemetry/l4/rate",
         ] {
             assert!(all.contains(&name.to_owned()), "{name}");
         }

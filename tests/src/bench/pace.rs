@@ -25,8 +25,10 @@ pub struct Pace {
     pub path: String,
     /// Requests in a second, all connections together.
     pub rate: f64,
-    /// Kept connections.
+    /// How many connections at a time.
     pub connections: u32,
+    /// Whether each request has a connection of its own, which the server ends. They are kept otherwise.
+    pub anew: bool,
     /// For how long.
     pub duration: Duration,
 }
@@ -52,7 +54,12 @@ fn ask(pace: &Pace, number: u32, start: Instant) -> Tally {
         let was_free = due.checked_duration_since(Instant::now()).map(thread::sleep).is_some();
         let since = if was_free { Instant::now() } else { due };
         match once(&mut connection, pace) {
-            Ok(()) => tally.times.push(since.elapsed()),
+            Ok(()) => {
+                tally.times.push(since.elapsed());
+                if pace.anew {
+                    connection = None;
+                }
+            }
             Err(error) => {
                 connection = None;
                 tally.fail(&format!("{}: {error}", pace.server));
@@ -68,9 +75,15 @@ fn once(connection: &mut Option<BufReader<TcpStream>>, pace: &Pace) -> io::Resul
         Some(reader) => reader,
         None => connection.insert(connect(pace.server)?),
     };
-    let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n\r\n", pace.path, pace.host);
+    let end = if pace.anew { "Connection: close\r\n" } else { "" };
+    let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n{end}\r\n", pace.path, pace.host);
     reader.get_mut().write_all(request.as_bytes())?;
-    answer(reader)
+    answer(reader)?;
+    // Whoever ends a connection first has its port taken for a while.
+    if pace.anew && reader.read(&mut [0])? > 0 {
+        return Err(wrong("more than an answer"));
+    }
+    Ok(())
 }
 
 fn connect(server: SocketAddr) -> io::Result<BufReader<TcpStream>> {
@@ -173,7 +186,7 @@ mod tests {
 
     fn pace(server: SocketAddr, rate: f64, connections: u32) -> Pace {
         let (host, path) = ("a.example".to_owned(), "/".to_owned());
-        Pace { server, host, path, rate, connections, duration: Duration::from_millis(500) }
+        Pace { server, host, path, rate, connections, anew: false, duration: Duration::from_millis(500) }
     }
 
     #[test]
@@ -182,6 +195,33 @@ mod tests {
         let report = run(&pace(server, 200.0, 4));
         assert_eq!((report.requests, report.errors), (100, 0), "{report:?}");
         assert!(report.seconds >= 0.45, "{report:?}");
+    }
+
+    #[test]
+    fn each_request_may_have_a_connection_of_its_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap();
+        let accepted = thread::spawn(move || {
+            listener.set_nonblocking(true).unwrap();
+            let until = Instant::now() + Duration::from_secs(1);
+            let mut accepted = 0;
+            while Instant::now() < until {
+                let Ok((mut stream, _)) = listener.accept() else {
+                    thread::sleep(Duration::from_millis(1));
+                    continue;
+                };
+                accepted += 1;
+                stream.set_nonblocking(false).unwrap();
+                let mut asked = [0; 256];
+                let length = stream.read(&mut asked).unwrap();
+                assert!(asked.get(..length).unwrap().ends_with(b"\r\nConnection: close\r\n\r\n"));
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+            }
+            accepted
+        });
+        let report = run(&Pace { anew: true, ..pace(server, 100.0, 2) });
+        assert_eq!((report.requests, report.errors), (50, 0), "{report:?}");
+        assert_eq!(accepted.join().unwrap(), 50);
     }
 
     #[test]

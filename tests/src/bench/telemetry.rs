@@ -6,6 +6,10 @@
 //! while the other tells less, at the same time; then they change places. What is the machine's is the same for both, and what is a mesh's own
 //! is there in both turns: only what telling costs stays. What a process is by itself, where its memory lies for instance, makes it answer
 //! to telling more in its own way, by about one percent: so there are several pairs of meshes, one after the other.
+//!
+//! Requests come at a constant rate, or as fast as they are answered. In the second case whoever does more is not only slower: the scheduler
+//! lets it run as often as before, so that each time it finds fewer requests to do together, and a request takes more of what is done once
+//! for all of them. What one costs by itself shows at a constant rate; how much the other case adds is shown, not judged.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,13 +29,26 @@ use super::{
 };
 use crate::bed::Process;
 
-/// At which layer.
+/// What is told about, and how it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Subject {
+pub struct Subject {
+    layer: Layer,
+    pace: Pace,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layer {
     /// Requests, read at both nodes.
     Requests,
     /// Connections, one for each request.
     Connections,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    Constant,
+    /// As fast as they are answered.
+    Saturating,
 }
 
 /// What is told in a turn.
@@ -47,35 +64,37 @@ enum Told {
 struct Comparison {
     more: Told,
     less: Told,
-    wanted: f64,
+    /// At most, if it is judged.
+    wanted: Option<f64>,
 }
 
 impl Subject {
     pub(super) fn all() -> Vec<Self> {
-        vec![Self::Requests, Self::Connections]
-    }
-
-    fn traffic(self) -> Traffic {
-        match self {
-            Self::Requests => Traffic { place: Place::Service, load: Load::Http, concurrency: 32 },
-            Self::Connections => Traffic { place: Place::CrossNode, load: Load::Connect, concurrency: 8 },
-        }
+        let layers = [Layer::Requests, Layer::Connections];
+        let paces = [Pace::Constant, Pace::Saturating];
+        layers.iter().flat_map(|layer| paces.map(|pace| Self { layer: *layer, pace })).collect()
     }
 
     /// What telling more may cost at most, in CPU of a request or connection, beside telling less.
-    fn limits(self) -> &'static [Comparison] {
-        const USUAL: Comparison = Comparison { more: Told::Usual, less: Told::Nothing, wanted: 1.10 };
-        const TRACES: Comparison = Comparison { more: Told::Traces, less: Told::Usual, wanted: 1.01 };
-        match self {
-            Self::Requests => &[USUAL, TRACES],
-            Self::Connections => &[Comparison { wanted: 1.03, ..USUAL }],
+    fn limits(self) -> Vec<Comparison> {
+        let usual = |wanted| Comparison { more: Told::Usual, less: Told::Nothing, wanted };
+        let traces = |wanted| Comparison { more: Told::Traces, less: Told::Usual, wanted };
+        match (self.layer, self.pace) {
+            (Layer::Requests, Pace::Constant) => vec![usual(Some(1.10)), traces(Some(1.01))],
+            (Layer::Requests, Pace::Saturating) => vec![usual(None), traces(None)],
+            (Layer::Connections, Pace::Constant) => vec![usual(Some(1.03))],
+            (Layer::Connections, Pace::Saturating) => vec![usual(None)],
         }
     }
 
+    fn traffic(self) -> Traffic {
+        self.layer.traffic()
+    }
+
     fn system(self) -> System {
-        match self {
-            Self::Requests => System::MeshL7,
-            Self::Connections => System::Mesh,
+        match self.layer {
+            Layer::Requests => System::MeshL7,
+            Layer::Connections => System::Mesh,
         }
     }
 
@@ -88,7 +107,7 @@ impl Subject {
             Told::Usual => "tracing: [{disableSpanReporting: true}]",
             Told::Traces => "tracing: [{randomSamplingPercentage: 1, providers: [{name: bench}]}]",
         };
-        let reads = if self == Self::Requests { "enabled" } else { "disabled" };
+        let reads = if self.layer == Layer::Requests { "enabled" } else { "disabled" };
         format!(
             "{{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {{name: bench, namespace: {}, \
              annotations: {{mesh.internal/l7-telemetry: {reads}}}}}, spec: {{{spec}}}}}\n---\n",
@@ -97,12 +116,48 @@ impl Subject {
     }
 }
 
+impl Layer {
+    fn traffic(self) -> Traffic {
+        match self {
+            Self::Requests => Traffic { place: Place::Service, load: Load::Http, concurrency: 32 },
+            Self::Connections => Traffic { place: Place::CrossNode, load: Load::Connect, concurrency: 8 },
+        }
+    }
+
+    /// How many come in a second to each of the twins at a constant rate: what both can answer without being busy all the time.
+    const fn rate(self) -> f64 {
+        match self {
+            Self::Requests => 6_000.0,
+            Self::Connections => 1_500.0,
+        }
+    }
+
+    const fn metric(self) -> Metric {
+        match self {
+            Self::Requests => Metric::Rps,
+            Self::Connections => Metric::Cps,
+        }
+    }
+
+    /// What a proxy counts them by, if they are told.
+    const fn counter(self) -> &'static str {
+        match self {
+            Self::Requests => "istio_requests_total{",
+            Self::Connections => "istio_tcp_connections_opened_total{",
+        }
+    }
+}
+
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Requests => "telemetry/l7/32",
-            Self::Connections => "telemetry/l4/8",
-        })
+        f.write_str(match self.layer {
+            Layer::Requests => "telemetry/l7/",
+            Layer::Connections => "telemetry/l4/",
+        })?;
+        match self.pace {
+            Pace::Constant => f.write_str("rate"),
+            Pace::Saturating => write!(f, "{}", self.traffic().concurrency),
+        }
     }
 }
 
@@ -127,7 +182,8 @@ pub(super) fn run(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), out
 
 fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &mut Outcome) -> Result<()> {
     let mut samples = BTreeMap::<Told, Vec<Sample>>::new();
-    let mut compared: Vec<_> = subject.limits().iter().map(|comparison| (*comparison, Vec::new())).collect();
+    let mut compared: Vec<_> =
+        subject.limits().into_iter().map(|comparison| (comparison, Vec::new())).collect();
     for run in 1..=plan.runs {
         tell("Starting the pods.");
         let twins = [Twin::start(subject, plan)?, Twin::start(subject, plan)?];
@@ -210,13 +266,32 @@ impl Twin {
         Ok(twin)
     }
 
-    /// A load without an end, which is half of the case's.
+    /// A load without an end over half of the case's connections.
     fn load(&self) -> Result<Process> {
         let traffic = self.subject.traffic();
         let half = Traffic { concurrency: traffic.concurrency / 2, ..traffic };
-        let words = load::words(&self.stand, self.subject.system(), half, FOR_EVER)?;
+        let words = match self.subject.pace {
+            Pace::Constant => self.pace(half)?,
+            Pace::Saturating => load::words(&self.stand, self.subject.system(), half, FOR_EVER)?,
+        };
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         Ok(self.stand.client(self.subject.system())?.spawn(&words)?)
+    }
+
+    /// The words of the program that asks at a constant rate.
+    fn pace(&self, traffic: Traffic) -> Result<Vec<String>> {
+        let system = self.subject.system();
+        let servers = self.stand.servers(system, traffic.place, (Port::Http, 1))?;
+        let server = servers.first().context("there is no server")?;
+        let (host, rate) = (manifests::service_host(system), self.subject.layer.rate());
+        let mut words = format!(
+            "netprobe pace {server} --host {host} --rate {rate} --connections {} --seconds {FOR_EVER}",
+            traffic.concurrency
+        );
+        if self.subject.layer == Layer::Connections {
+            words.push_str(" --connect-anew");
+        }
+        Ok(words.split(' ').map(str::to_owned).collect())
     }
 
     fn read(&self) -> Result<Reading> {
@@ -231,11 +306,16 @@ impl Twin {
         let (cpu, served) = (now.cpu - before.cpu, now.served - before.served);
         let seconds = (now.at - before.at).as_secs_f64();
         ensure!(served > 0.0, "the load has ended");
+        let (rate, asked) = (served / seconds, self.subject.layer.rate());
+        let is_kept = self.subject.pace == Pace::Saturating || rate > KEPT * asked;
+        ensure!(
+            is_kept,
+            "{asked} a second were asked and {rate:.0} answered: others need the machine, or it is too small"
+        );
         ensure!(now.pids == before.pids, "a proxy has died");
         ensure!(told != Told::Traces || now.spans > before.spans, "no spans were taken");
         self.stand.trim_logs()?;
-        let rate = if self.subject == Subject::Requests { Metric::Rps } else { Metric::Cps };
-        Ok(vec![(rate, served / seconds), (Metric::CpuPer1k, cpu / (served / 1e3))])
+        Ok(vec![(self.subject.layer.metric(), rate), (Metric::CpuPer1k, cpu / (served / 1e3))])
     }
 
     /// Has the proxies tell so much.
@@ -245,10 +325,7 @@ impl Twin {
 
     /// Waits until the proxies tell what they should, which shows in what they count.
     fn settle(&self, told: Told) -> Result<()> {
-        let metric = match self.subject {
-            Subject::Requests => "istio_requests_total{",
-            Subject::Connections => "istio_tcp_connections_opened_total{",
-        };
+        let metric = self.subject.layer.counter();
         let until = Instant::now() + Duration::from_secs(20);
         loop {
             // Within it, what was told before is delivered as well.
@@ -316,14 +393,17 @@ fn judge(
     tell: &mut dyn FnMut(&str),
 ) {
     let Some(Summary { median, min, max }) = Summary::of(ratios) else { return };
-    let verdict = Verdict { against: less.name(), wanted, is: median, pass: median <= wanted };
+    let judged = wanted.map_or(String::new(), |wanted| {
+        format!(", at most {wanted}: {}", if median <= wanted { "pass" } else { "fail" })
+    });
     tell(&format!(
-        "{subject}: {} takes {median:.3} of the CPU of {}, at most {wanted}: {} ({} pairs, {min:.3} to {max:.3})",
+        "{subject}: {} takes {median:.3} of the CPU of {}{judged} ({} pairs, {min:.3} to {max:.3})",
         more.name(),
         less.name(),
-        if verdict.pass { "pass" } else { "fail" },
         ratios.len(),
     ));
+    let Some(wanted) = wanted else { return };
+    let verdict = Verdict { against: less.name(), wanted, is: median, pass: median <= wanted };
     let is_its = |row: &&mut Row| row.system == more.name() && row.metric == Metric::CpuPer1k.name();
     if let Some(row) = rows.iter_mut().find(is_its) {
         row.must = Some(verdict);
@@ -332,6 +412,9 @@ fn judge(
 
 /// How long a turn is.
 const TURN: Duration = Duration::from_secs(3);
+
+/// How much of the rate has to be there.
+const KEPT: f64 = 0.98;
 
 /// Spans and entries for services wait for company for a second.
 const LATE: Duration = Duration::from_millis(1_200);

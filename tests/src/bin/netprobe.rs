@@ -150,7 +150,7 @@ enum Verb {
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
     },
-    /// Ask a web server at a constant rate over kept connections, and print the outcome as JSON.
+    /// Ask a web server at a constant rate, and print the outcome as JSON.
     ///
     /// Example: netprobe pace 127.0.0.1:8080 --host a.example --rate 20000 --connections 32 --seconds 3
     Pace {
@@ -165,6 +165,9 @@ enum Verb {
         /// Requests a second, all connections together.
         #[arg(long, value_parser = positive)]
         rate: f64,
+        /// A connection for each request, instead of kept ones.
+        #[arg(long)]
+        connect_anew: bool,
         /// How many connections.
         #[arg(long, default_value_t = 1)]
         connections: u32,
@@ -322,9 +325,9 @@ fn main() -> anyhow::Result<()> {
             let report = client::run(&Plan { servers, connections, duration });
             show(&report)
         }
-        Verb::Pace { server, host, path, rate, connections, seconds } => {
+        Verb::Pace { server, host, path, rate, connect_anew: anew, connections, seconds } => {
             let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
-            let report = pace::run(&Pace { server, host, path, rate, connections, duration });
+            let report = pace::run(&Pace { server, host, path, rate, connections, anew, duration });
             show(&report)
         }
         Verb::Names { server, name, window, seconds } => {

@@ -1,4 +1,4 @@
-//! What a thread needs to log requests: a ring to the writer, and room to write a line in.
+//! What a thread needs to log: a ring to the writer, and room to write a line in.
 
 use std::cell::RefCell;
 use std::sync::atomic::Ordering;

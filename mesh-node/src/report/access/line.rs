@@ -3,11 +3,12 @@
 //! Names and reasons may hold what a user or a peer has chosen: strings are escaped, so that a line stays one line, and
 //! capped, so that it stays short.
 
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use super::AccessLogFormat;
-use crate::report::{ConnInfo, Failure, Party, Rfc3339};
+use crate::report::request::Clock;
+use crate::report::{ConnInfo, Failure, Party, text};
 
 /// Everything a line says.
 pub(in crate::report) struct Line<'a> {
@@ -23,25 +24,27 @@ pub(in crate::report) struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// The line with its newline.
-    pub(in crate::report) fn format(&self, format: AccessLogFormat) -> String {
-        let mut out = String::with_capacity(TYPICAL);
+    /// Appends the line with its newline.
+    pub(in crate::report) fn write(&self, out: &mut Vec<u8>, clock: &mut Clock, format: AccessLogFormat) {
         let level = if self.failure.is_some() { "error" } else { "info" };
-        let time = Rfc3339(self.time);
-        if format == AccessLogFormat::Json {
-            plain(
-                &mut out,
-                format_args!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"scope\":\"access\","),
-            );
-            plain(&mut out, format_args!("\"message\":\"connection complete\""));
-            self.fields(&mut Fields { out: &mut out, json: true });
-            out.push_str("}\n");
+        let json = format == AccessLogFormat::Json;
+        let [before, after, message, end] = if json {
+            [
+                "{\"time\":\"",
+                "\",\"level\":\"",
+                "\",\"scope\":\"access\",\"message\":\"connection complete\"",
+                "}\n",
+            ]
         } else {
-            plain(&mut out, format_args!("{time}\t{level}\taccess\tconnection complete\t"));
-            self.fields(&mut Fields { out: &mut out, json: false });
-            out.push('\n');
+            ["", "\t", "\taccess\tconnection complete\t", "\n"]
+        };
+        out.extend_from_slice(before.as_bytes());
+        clock.write_micros(out, self.time);
+        for text in [after, level, message] {
+            out.extend_from_slice(text.as_bytes());
         }
-        out
+        self.fields(&mut Fields { out, json });
+        out.extend_from_slice(end.as_bytes());
     }
 
     fn fields(&self, fields: &mut Fields<'_>) {
@@ -87,50 +90,54 @@ fn party(fields: &mut Fields<'_>, party: &Party, [name, namespace, identity]: [&
 
 /// Writes `key=value` or `,"key":value`.
 struct Fields<'a> {
-    out: &'a mut String,
+    out: &'a mut Vec<u8>,
     json: bool,
 }
 
 impl Fields<'_> {
     fn key(&mut self, key: &str) {
-        let (before, after) = match (self.json, self.out.ends_with('\t')) {
+        let (before, after) = match (self.json, self.out.ends_with(b"\t")) {
             (true, _) => (",\"", "\":"),
             (false, true) => ("", "="),
             (false, false) => (" ", "="),
         };
-        self.out.extend([before, key, after]);
+        for text in [before, key, after] {
+            self.out.extend_from_slice(text.as_bytes());
+        }
     }
 
     fn string(&mut self, key: &str, value: &str) {
         self.key(key);
-        self.out.push('"');
-        escape(self.out, value, MAX_FIELD);
-        self.out.push('"');
+        self.out.push(b'"');
+        if value.len() <= MAX_FIELD && is_plain(value.as_bytes()) {
+            self.out.extend_from_slice(value.as_bytes());
+        } else {
+            let mut text = String::new();
+            escape(&mut text, value, MAX_FIELD);
+            self.out.extend_from_slice(text.as_bytes());
+        }
+        self.out.push(b'"');
     }
 
     fn address(&mut self, key: &str, value: std::net::SocketAddr) {
         self.key(key);
-        if self.json {
-            plain(self.out, format_args!("\"{value}\""));
-        } else {
-            plain(self.out, value);
-        }
+        let quote: &[u8] = if self.json { b"\"" } else { b"" };
+        self.out.extend_from_slice(quote);
+        text::address(self.out, value);
+        self.out.extend_from_slice(quote);
     }
 
     fn number(&mut self, key: &str, value: u64) {
         self.key(key);
-        plain(self.out, value);
+        text::number(self.out, value);
     }
 
     fn milliseconds(&mut self, key: &str, value: Duration) {
         self.key(key);
-        plain(self.out, format_args!("\"{}ms\"", value.as_millis()));
+        self.out.push(b'"');
+        text::number(self.out, u64::try_from(value.as_millis()).unwrap_or(u64::MAX));
+        self.out.extend_from_slice(b"ms\"");
     }
-}
-
-/// Appends what needs no escaping.
-fn plain(out: &mut String, value: impl Display) {
-    write!(out, "{value}").expect("a String takes all");
 }
 
 /// Appends a string as the inside of a JSON string, at most `most` bytes of it. Escaped are, besides what JSON asks for,
@@ -148,7 +155,7 @@ pub(in crate::report) fn escape(out: &mut String, value: &str, most: usize) {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if is_hidden(c) => plain(out, format_args!("\\u{:04x}", u32::from(c))),
+            c if is_hidden(c) => write!(out, "\\u{:04x}", u32::from(c)).expect("a String takes all"),
             c => out.push(c),
         }
         if out.len() - start > most - MORE.len() {
@@ -172,8 +179,6 @@ fn is_hidden(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
-/// Bytes of a line with all fields and names of usual length.
-const TYPICAL: usize = 768;
 /// Most bytes of a string, escapes included, quotes not.
 const MAX_FIELD: usize = 256;
 /// Ends a string that was too long.

@@ -10,9 +10,7 @@ use super::{PAUSE, Shared};
 
 /// What the writer is sent.
 pub(super) enum Message {
-    /// A line of a connection.
-    Line(String),
-    /// There are lines of requests.
+    /// There are lines.
     Wake,
     /// Answered when everything before it has been written.
     Flush(SyncSender<()>),
@@ -32,7 +30,7 @@ pub(super) struct Writer {
 /// How long the writer waits for messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pace {
-    /// Requests come in: looks at the rings every [`GATHER`].
+    /// Lines come in: looks at the rings every [`GATHER`].
     Busy,
     /// None has come since the last look. A thread may not have seen yet that the writer wants to be called: looks once
     /// more after [`IDLE`].
@@ -96,13 +94,6 @@ impl Writer {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Line(line) => {
-                self.batch.extend_from_slice(line.as_bytes());
-                self.held += 1;
-                if self.batch.len() >= BATCH {
-                    self.write_out();
-                }
-            }
             Message::Wake => {}
             Message::Flush(done) => {
                 self.collect();
@@ -149,7 +140,7 @@ impl Writer {
 
 /// Bytes after which a batch is written without waiting for more.
 const BATCH: usize = 64 * 1024;
-/// How long lines of requests may gather while more come in.
+/// How long lines may gather while more come in.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long it may take until a thread sees that the writer wants to be called; far more than it does.
 const IDLE: Duration = Duration::from_millis(500);

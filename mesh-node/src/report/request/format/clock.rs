@@ -1,9 +1,9 @@
-//! Times of requests as text: RFC 3339, UTC, milliseconds.
+//! Times of requests and connections as text: RFC 3339, UTC.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::write::padded;
 use crate::report::Rfc3339;
+use crate::report::text::padded;
 
 /// Writes times, and remembers the second it wrote last: of many requests in one second only the first pays for
 /// calendar arithmetic.
@@ -21,8 +21,22 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// Appends a time; anything before 1970 as 1970.
+    /// Appends a time with milliseconds; anything before 1970 as 1970.
     pub(super) fn write(&mut self, out: &mut Vec<u8>, time: SystemTime) {
+        let millis = self.write_second(out, time).subsec_millis();
+        padded(out, millis.into(), 3);
+        out.push(b'Z');
+    }
+
+    /// The same with microseconds.
+    pub(in crate::report) fn write_micros(&mut self, out: &mut Vec<u8>, time: SystemTime) {
+        let micros = self.write_second(out, time).subsec_micros();
+        padded(out, micros.into(), 6);
+        out.push(b'Z');
+    }
+
+    /// All but the part of a second; says how long it is since 1970.
+    fn write_second(&mut self, out: &mut Vec<u8>, time: SystemTime) -> Duration {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         if self.second != since.as_secs() {
             self.second = since.as_secs();
@@ -30,15 +44,13 @@ impl Clock {
             self.text.truncate(self.text.find('.').map_or(self.text.len(), |dot| dot + 1));
         }
         out.extend_from_slice(self.text.as_bytes());
-        padded(out, since.subsec_millis().into(), 3);
-        out.push(b'Z');
+        since
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn times_have_milliseconds_whatever_came_before() {
@@ -56,6 +68,9 @@ mod tests {
             assert_eq!(String::from_utf8(out).unwrap(), text);
         }
         let mut out = Vec::new();
+        clock.write_micros(&mut out, UNIX_EPOCH + Duration::from_micros(1_795_251_600_000_042));
+        assert_eq!(out, b"2026-11-21T09:00:00.000042Z");
+        out.clear();
         clock.write(&mut out, UNIX_EPOCH - Duration::from_secs(5));
         assert_eq!(out, b"1970-01-01T00:00:00.000Z");
     }

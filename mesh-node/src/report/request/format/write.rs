@@ -1,13 +1,13 @@
 //! Values as bytes of a line, by hand: the machinery of `std::fmt` would be most of a line's cost.
 
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
 
 use super::Style;
 use super::clock::Clock;
 use super::operator::Value;
 use crate::report::access::{escape, is_plain};
 use crate::report::request::Flags;
+use crate::report::text::{self, number};
 
 /// Appends a value.
 pub(super) fn value(out: &mut Vec<u8>, clock: &mut Clock, value: &Value<'_>, style: Style) {
@@ -23,32 +23,13 @@ pub(super) fn value(out: &mut Vec<u8>, clock: &mut Clock, value: &Value<'_>, sty
         Value::Bytes(bytes) => escaped(out, bytes),
         Value::Word(text) => word(out, text),
         Value::Flags(flags) => self::flags(out, *flags),
-        Value::Address(address) => self::address(out, *address),
-        Value::Ip(ip) => self::ip(out, *ip),
+        Value::Address(address) => text::address(out, *address),
+        Value::Ip(ip) => text::ip(out, *ip),
         Value::Owned(text) => escaped(out, text.as_bytes()),
     }
     if is_quoted {
         out.push(b'"');
     }
-}
-
-/// Appends a number with at least `digits` digits, leading zeros if need be.
-pub(super) fn padded(out: &mut Vec<u8>, mut value: u64, digits: usize) {
-    let mut buffer = [b'0'; MOST_DIGITS];
-    let mut start = MOST_DIGITS;
-    for digit in buffer.iter_mut().rev() {
-        if value == 0 && MOST_DIGITS - start >= digits {
-            break;
-        }
-        *digit = b'0' + u8::try_from(value % 10).unwrap_or_default();
-        value /= 10;
-        start -= 1;
-    }
-    out.extend_from_slice(buffer.get(start..).unwrap_or_default());
-}
-
-fn number(out: &mut Vec<u8>, value: u64) {
-    padded(out, value, 1);
 }
 
 /// Something a peer may have sent: as the inside of a JSON string, capped; what is not UTF-8 is replaced.
@@ -77,32 +58,5 @@ fn flags(out: &mut Vec<u8>, flags: Flags) {
     }
 }
 
-fn address(out: &mut Vec<u8>, address: SocketAddr) {
-    match address {
-        SocketAddr::V4(address) => {
-            ip(out, IpAddr::V4(*address.ip()));
-            out.push(b':');
-            number(out, address.port().into());
-        }
-        SocketAddr::V6(address) => write!(out, "{address}").expect("a Vec takes all"),
-    }
-}
-
-fn ip(out: &mut Vec<u8>, ip: IpAddr) {
-    match ip {
-        IpAddr::V4(ip) => {
-            for (place, octet) in ip.octets().into_iter().enumerate() {
-                if place > 0 {
-                    out.push(b'.');
-                }
-                number(out, octet.into());
-            }
-        }
-        IpAddr::V6(ip) => write!(out, "{ip}").expect("a Vec takes all"),
-    }
-}
-
-/// Digits of the largest number.
-const MOST_DIGITS: usize = 20;
 /// Most bytes of a value, escapes included: paths are long more often than other names are.
 const MAX_VALUE: usize = 2_048;

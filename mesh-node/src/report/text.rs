@@ -1,0 +1,81 @@
+//! Numbers and addresses as bytes of a line, by hand: the machinery of `std::fmt` would be most of a line's cost.
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+/// Appends a number with at least `digits` digits, leading zeros if need be.
+pub(super) fn padded(out: &mut Vec<u8>, mut value: u64, digits: usize) {
+    let mut buffer = [b'0'; MOST_DIGITS];
+    let mut start = MOST_DIGITS;
+    for digit in buffer.iter_mut().rev() {
+        if value == 0 && MOST_DIGITS - start >= digits {
+            break;
+        }
+        *digit = b'0' + u8::try_from(value % 10).unwrap_or_default();
+        value /= 10;
+        start -= 1;
+    }
+    out.extend_from_slice(buffer.get(start..).unwrap_or_default());
+}
+
+/// Appends a number.
+pub(super) fn number(out: &mut Vec<u8>, value: u64) {
+    padded(out, value, 1);
+}
+
+/// Appends an address with its port.
+pub(super) fn address(out: &mut Vec<u8>, address: SocketAddr) {
+    match address {
+        SocketAddr::V4(address) => {
+            ip(out, IpAddr::V4(*address.ip()));
+            out.push(b':');
+            number(out, address.port().into());
+        }
+        SocketAddr::V6(address) => write!(out, "{address}").expect("a Vec takes all"),
+    }
+}
+
+/// Appends an address.
+pub(super) fn ip(out: &mut Vec<u8>, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(ip) => {
+            for (place, octet) in ip.octets().into_iter().enumerate() {
+                if place > 0 {
+                    out.push(b'.');
+                }
+                number(out, octet.into());
+            }
+        }
+        IpAddr::V6(ip) => write!(out, "{ip}").expect("a Vec takes all"),
+    }
+}
+
+/// Digits of the largest number.
+const MOST_DIGITS: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_what_the_standard_library_writes() {
+        let mut out = Vec::new();
+        for address in ["0.0.0.0:0", "255.9.10.100:65535", "[::1]:80", "[fd00::a:1]:15008"] {
+            let parsed: SocketAddr = address.parse().unwrap();
+            out.clear();
+            super::address(&mut out, parsed);
+            assert_eq!(out, address.as_bytes());
+            out.clear();
+            ip(&mut out, parsed.ip());
+            assert_eq!(out, parsed.ip().to_string().as_bytes());
+        }
+        for value in [0, 7, 10, 1_234_567, u64::MAX] {
+            out.clear();
+            number(&mut out, value);
+            assert_eq!(out, value.to_string().as_bytes());
+            out.clear();
+            padded(&mut out, value, 6);
+            assert_eq!(out, format!("{value:06}").as_bytes());
+        }
+    }
+}
