@@ -172,9 +172,9 @@ mod tests {
             "l7/names/32",
             "policy/decision/100x10",
             "policy/token/known",
-            "telemetry/l7/rate",
+            "telemetry/l7/bursts",
             "telemetry/l7/32",
-            "telemetry/l4/rate",
+            "telemetry/l4/bursts",
         ] {
             assert!(all.contains(&name.to_owned()), "{name}");
         }

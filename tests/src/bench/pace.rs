@@ -29,6 +29,8 @@ pub struct Pace {
     pub connections: u32,
     /// Whether each request has a connection of its own, which the server ends. They are kept otherwise.
     pub anew: bool,
+    /// Whether all connections are asked at the same time. Requests come evenly otherwise.
+    pub bursts: bool,
     /// For how long.
     pub duration: Duration,
 }
@@ -36,33 +38,37 @@ pub struct Pace {
 /// Asks until the time is over.
 pub fn run(pace: &Pace) -> Report {
     let start = Instant::now();
+    // Requests come evenly, each connection having its turn; or one over each connection at the same time.
+    let (threads, each) = if pace.bursts { (1, pace.connections) } else { (pace.connections, 1) };
     let tallies: Vec<Tally> = thread::scope(|scope| {
-        let ask = |number| move || ask(pace, number, start);
-        let threads: Vec<_> = (0..pace.connections).map(|number| scope.spawn(ask(number))).collect();
+        let ask = |number| move || ask(pace, (number, each), start);
+        let threads: Vec<_> = (0..threads).map(|number| scope.spawn(ask(number))).collect();
         threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
     });
     report(tallies, start.elapsed())
 }
 
-fn ask(pace: &Pace, number: u32, start: Instant) -> Tally {
+fn ask(pace: &Pace, (number, connections): (u32, u32), start: Instant) -> Tally {
     let mut tally = Tally::default();
-    // Connections take turns, so that requests do not come in bursts.
     let turn = Duration::from_secs_f64(1.0 / pace.rate);
     let mut due = start + turn * number;
-    let mut connection = None;
+    let mut connections: Vec<_> = (0..connections).map(|_| None).collect();
     while due < start + pace.duration {
         let was_free = due.checked_duration_since(Instant::now()).map(thread::sleep).is_some();
         let since = if was_free { Instant::now() } else { due };
-        match once(&mut connection, pace) {
-            Ok(()) => {
-                tally.times.push(since.elapsed());
-                if pace.anew {
-                    connection = None;
+        let sent: Vec<_> = connections.iter_mut().map(|connection| send(connection, pace)).collect();
+        for (connection, sent) in connections.iter_mut().zip(sent) {
+            match sent.and_then(|()| receive(connection, pace)) {
+                Ok(()) => {
+                    tally.times.push(since.elapsed());
+                    if pace.anew {
+                        *connection = None;
+                    }
                 }
-            }
-            Err(error) => {
-                connection = None;
-                tally.fail(&format!("{}: {error}", pace.server));
+                Err(error) => {
+                    *connection = None;
+                    tally.fail(&format!("{}: {error}", pace.server));
+                }
             }
         }
         due += turn * pace.connections;
@@ -70,14 +76,18 @@ fn ask(pace: &Pace, number: u32, start: Instant) -> Tally {
     tally
 }
 
-fn once(connection: &mut Option<BufReader<TcpStream>>, pace: &Pace) -> io::Result<()> {
+fn send(connection: &mut Option<BufReader<TcpStream>>, pace: &Pace) -> io::Result<()> {
     let reader = match connection {
         Some(reader) => reader,
         None => connection.insert(connect(pace.server)?),
     };
     let end = if pace.anew { "Connection: close\r\n" } else { "" };
     let request = format!("GET {} HTTP/1.1\r\nHost: {}\r\n{end}\r\n", pace.path, pace.host);
-    reader.get_mut().write_all(request.as_bytes())?;
+    reader.get_mut().write_all(request.as_bytes())
+}
+
+fn receive(connection: &mut Option<BufReader<TcpStream>>, pace: &Pace) -> io::Result<()> {
+    let reader = connection.as_mut().ok_or(io::ErrorKind::NotConnected)?;
     answer(reader)?;
     // Whoever ends a connection first has its port taken for a while.
     if pace.anew && reader.read(&mut [0])? > 0 {
@@ -186,7 +196,8 @@ mod tests {
 
     fn pace(server: SocketAddr, rate: f64, connections: u32) -> Pace {
         let (host, path) = ("a.example".to_owned(), "/".to_owned());
-        Pace { server, host, path, rate, connections, anew: false, duration: Duration::from_millis(500) }
+        let duration = Duration::from_millis(500);
+        Pace { server, host, path, rate, connections, anew: false, bursts: false, duration }
     }
 
     #[test]
@@ -195,6 +206,35 @@ mod tests {
         let report = run(&pace(server, 200.0, 4));
         assert_eq!((report.requests, report.errors), (100, 0), "{report:?}");
         assert!(report.seconds >= 0.45, "{report:?}");
+    }
+
+    /// Whether there is another request, once it has been read.
+    fn has_asked(reader: &mut BufReader<TcpStream>) -> bool {
+        let lines = reader.lines().map(Result::unwrap);
+        lines.take_while(|line| !line.is_empty()).count() > 0
+    }
+
+    #[test]
+    fn a_burst_asks_over_all_connections_before_any_answers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap();
+        let rounds = thread::spawn(move || {
+            let mut readers: Vec<_> =
+                listener.incoming().take(3).map(|it| BufReader::new(it.unwrap())).collect();
+            for round in 0.. {
+                // Nobody is answered before all have asked.
+                if !readers.iter_mut().all(has_asked) {
+                    return round;
+                }
+                for reader in &mut readers {
+                    reader.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+                }
+            }
+            0
+        });
+        let report = run(&Pace { bursts: true, ..pace(server, 60.0, 3) });
+        assert_eq!((report.requests, report.errors), (30, 0), "{report:?}");
+        assert_eq!(rounds.join().unwrap(), 10);
     }
 
     #[test]

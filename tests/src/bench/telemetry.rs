@@ -7,8 +7,8 @@
 //! is there in both turns: only what telling costs stays. What a process is by itself, where its memory lies for instance, makes it answer
 //! to telling more in its own way, by about one percent: so there are several pairs of meshes, one after the other.
 //!
-//! Requests come at a constant rate, or as fast as they are answered. A request takes about three times as much CPU in the first case, since few
-//! are done at one wake-up, so that the same cost is a smaller part of it: the limits hold for both.
+//! Requests come in bursts, one over each connection, at a constant rate; or as fast as they are answered. In the second case the twins contend for
+//! the processors: who takes more for a request does fewer of them, finds fewer at a wake-up, and so takes more again. The limits hold for both.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -45,7 +45,8 @@ enum Layer {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pace {
-    Constant,
+    /// At a constant rate, one over each connection at a time.
+    Bursts,
     /// As fast as they are answered.
     Saturating,
 }
@@ -69,7 +70,7 @@ struct Comparison {
 impl Subject {
     pub(super) fn all() -> Vec<Self> {
         let layers = [Layer::Requests, Layer::Connections];
-        let paces = [Pace::Constant, Pace::Saturating];
+        let paces = [Pace::Bursts, Pace::Saturating];
         layers.iter().flat_map(|layer| paces.map(|pace| Self { layer: *layer, pace })).collect()
     }
 
@@ -120,11 +121,12 @@ impl Layer {
         }
     }
 
-    /// How many come in a second to each of the twins at a constant rate: what both can answer without being busy all the time.
+    /// How many come in a second to each of the twins in bursts: what both can answer without being busy all the time. Bursts are no whole
+    /// number of the kernel's ticks apart, by which it tells how busy the machine is.
     const fn rate(self) -> f64 {
         match self {
-            Self::Requests => 6_000.0,
-            Self::Connections => 1_500.0,
+            Self::Requests => 7_900.0,
+            Self::Connections => 1_490.0,
         }
     }
 
@@ -151,7 +153,7 @@ impl fmt::Display for Subject {
             Layer::Connections => "telemetry/l4/",
         })?;
         match self.pace {
-            Pace::Constant => f.write_str("rate"),
+            Pace::Bursts => f.write_str("bursts"),
             Pace::Saturating => write!(f, "{}", self.traffic().concurrency),
         }
     }
@@ -266,21 +268,21 @@ impl Twin {
         let traffic = self.subject.traffic();
         let half = Traffic { concurrency: traffic.concurrency / 2, ..traffic };
         let words = match self.subject.pace {
-            Pace::Constant => self.pace(half)?,
+            Pace::Bursts => self.bursts(half)?,
             Pace::Saturating => load::words(&self.stand, self.subject.system(), half, FOR_EVER)?,
         };
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         Ok(self.stand.client(self.subject.system())?.spawn(&words)?)
     }
 
-    /// The words of the program that asks at a constant rate.
-    fn pace(&self, traffic: Traffic) -> Result<Vec<String>> {
+    /// The words of the program that asks in bursts.
+    fn bursts(&self, traffic: Traffic) -> Result<Vec<String>> {
         let system = self.subject.system();
         let servers = self.stand.servers(system, traffic.place, (Port::Http, 1))?;
         let server = servers.first().context("there is no server")?;
         let (host, rate) = (manifests::service_host(system), self.subject.layer.rate());
         let mut words = format!(
-            "netprobe pace {server} --host {host} --rate {rate} --connections {} --seconds {FOR_EVER}",
+            "netprobe pace {server} --bursts --host {host} --rate {rate} --connections {} --seconds {FOR_EVER}",
             traffic.concurrency
         );
         if self.subject.layer == Layer::Connections {

@@ -168,6 +168,9 @@ enum Verb {
         /// A connection for each request, instead of kept ones.
         #[arg(long)]
         connect_anew: bool,
+        /// Ask over all connections at the same time, rather than evenly.
+        #[arg(long)]
+        bursts: bool,
         /// How many connections.
         #[arg(long, default_value_t = 1)]
         connections: u32,
@@ -325,9 +328,9 @@ fn main() -> anyhow::Result<()> {
             let report = client::run(&Plan { servers, connections, duration });
             show(&report)
         }
-        Verb::Pace { server, host, path, rate, connect_anew: anew, connections, seconds } => {
+        Verb::Pace { server, host, path, rate, connect_anew: anew, bursts, connections, seconds } => {
             let duration = Duration::try_from_secs_f64(seconds).context("--seconds")?;
-            let report = pace::run(&Pace { server, host, path, rate, connections, anew, duration });
+            let report = pace::run(&Pace { server, host, path, rate, connections, anew, bursts, duration });
             show(&report)
         }
         Verb::Names { server, name, window, seconds } => {
