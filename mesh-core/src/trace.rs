@@ -6,11 +6,14 @@
 pub use self::collector::{Collector, Speaks, Unsupported};
 pub use self::context::{Forms, Incoming, Own, Parent, Received, TraceWord};
 pub use self::sample::{Wish, drawn_by, is_traced, mark, random_id};
-pub use self::span::{Facts, Istio, Kind, Span, Tag, cut, is_error, tags};
+pub use self::span::{Facts, Istio, Kind, Span, cut, is_error};
+pub use self::tags::Tags;
 pub use self::zipkin::ZipkinList;
 
 mod collector;
 mod context;
+mod hex;
 mod sample;
 mod span;
+mod tags;
 mod zipkin;

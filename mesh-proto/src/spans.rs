@@ -60,7 +60,7 @@ const NANOS: u64 = 1_000;
 
 #[cfg(test)]
 mod tests {
-    use mesh_core::trace::{Own, Parent};
+    use mesh_core::trace::{Own, Parent, Tags};
 
     use super::*;
 
@@ -68,7 +68,8 @@ mod tests {
     fn spans_are_kept_apart_by_service() {
         let own = Own { at: Parent { trace: 2, span: 3 }, parent: None, sampled: true };
         let span = |service: &'static str, failed| {
-            let tags = [("a", "1".into())];
+            let mut tags = Tags::default();
+            tags.set("a", "1");
             let (kind, name, address) = (Kind::Client, "n", None);
             let span = Span { own, kind, name, service, address, start: 5, duration: 2, tags: &tags, failed };
             (service, encode(&span))

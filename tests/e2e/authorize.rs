@@ -76,6 +76,16 @@ const TABLE: &[Row<'_>] = &[
             (&["/get", "-H", "x-role: user, admin"], 403),
         ],
     ),
+    // A header that the proxies keep apart from the others.
+    (
+        "action: DENY, rules: [{when: [{key: \"request.headers[x-b3-sampled]\", values: [\"0\"]}]}]",
+        &[
+            (&["/get"], 200),
+            (&["/get", "-H", "x-b3-sampled: 1"], 200),
+            (&["/get", "-H", "X-B3-Sampled: 0"], 403),
+            (&["/get", "-H", "x-b3-sampled: 0", "--http2-prior-knowledge"], 403),
+        ],
+    ),
     (
         "rules: [{to: [{operation: {hosts: [shop.example]}}]}]",
         &[

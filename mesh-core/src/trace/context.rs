@@ -2,6 +2,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::hex;
+
 /// The trace that a request says it is part of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Incoming {
@@ -28,10 +30,18 @@ pub enum TraceWord {
     Nothing,
     /// Its headers may say something: nobody has read them with that in mind.
     Any,
-    /// That it is not traced, and nothing else: `x-b3-sampled: 0` is among its headers.
+    /// That it is not traced, and nothing else. It came with `x-b3-sampled: 0`, which is kept out of the map of its headers and written behind
+    /// them when they go on; before rules are asked about headers it is put among them.
     Untraced,
-    /// The same, but its headers do not have it: it is written behind them when they go on.
+    /// The same, but that was decided here: no rule of ours sees it, and it is written behind the headers as well.
     Unwritten,
+}
+
+impl TraceWord {
+    /// Whether `x-b3-sampled: 0` is to be written behind the headers.
+    pub fn is_behind(self) -> bool {
+        matches!(self, Self::Untraced | Self::Unwritten)
+    }
 }
 
 /// A span by its numbers, neither of which is 0.
@@ -134,12 +144,12 @@ impl Incoming {
             }
             return;
         }
-        let digits = hex::<32>(trace);
+        let digits = hex::of_128(trace);
         let (_, short) = digits.split_at(digits.len() / 2);
         set(headers, TRACE_ID, if trace >> 64 == 0 { short } else { &digits });
-        set(headers, SPAN_ID, &hex::<16>(span.into()));
+        set(headers, SPAN_ID, &hex::of_64(span));
         match parent {
-            Some(parent) => set(headers, PARENT_ID, &hex::<16>(parent.into())),
+            Some(parent) => set(headers, PARENT_ID, &hex::of_64(parent)),
             None if self.rest => _ = headers.remove(PARENT_ID),
             None => {}
         }
@@ -155,28 +165,18 @@ fn set(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) {
     headers.insert(name, HeaderValue::from_bytes(value).expect("digits and dashes are a header's value"));
 }
 
-/// The last digits of a number.
-fn hex<const DIGITS: usize>(number: u128) -> [u8; DIGITS] {
-    let mut text = [b'0'; DIGITS];
-    write_hex(text.iter_mut(), number);
-    text
-}
-
 /// W3C's header, without an allocation for its text: those who ask for this form want it of every request.
 fn traceparent(trace: u128, span: u64, sampled: bool) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    write_hex(text.iter_mut().skip(3).take(32), trace);
-    write_hex(text.iter_mut().skip(36).take(16), u128::from(span));
-    write_hex(text.iter_mut().skip(53), u128::from(sampled));
-    HeaderValue::from_bytes(&text).expect("digits and dashes are a header's value")
-}
-
-fn write_hex<'t>(places: impl DoubleEndedIterator<Item = &'t mut u8>, mut number: u128) {
-    for place in places.rev() {
-        let digit = u8::try_from(number & 0xf).unwrap_or_default();
-        *place = if digit < 10 { b'0' + digit } else { b'a' - 10 + digit };
-        number >>= 4;
+    for (place, digits) in [(3..35, &hex::of_128(trace)[..]), (36..52, &hex::of_64(span))] {
+        if let Some(place) = text.get_mut(place) {
+            place.copy_from_slice(digits);
+        }
     }
+    if let Some(last) = text.last_mut() {
+        *last += u8::from(sampled);
+    }
+    HeaderValue::from_bytes(&text).expect("digits and dashes are a header's value")
 }
 
 /// A header that counts only if it is there once.
@@ -345,11 +345,7 @@ fn id(text: &str) -> Option<u128> {
 
 /// Exactly so many hexadecimal digits; W3C's are in lower case.
 fn digits(text: &str, count: usize, upper: bool) -> Option<u128> {
-    let is_digit = |byte: u8| {
-        byte.is_ascii_digit() || matches!(byte, b'a'..=b'f') || upper && matches!(byte, b'A'..=b'F')
-    };
-    let legal = text.len() == count && text.bytes().all(is_digit);
-    legal.then(|| u128::from_str_radix(text, 16).ok()).flatten()
+    if text.len() == count { hex::read(text.as_bytes(), upper) } else { None }
 }
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

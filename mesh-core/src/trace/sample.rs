@@ -1,6 +1,7 @@
 //! Which requests are traced, of those about which nobody has decided yet.
 
 use super::context::Incoming;
+use super::hex;
 use crate::resource::value::Percent;
 
 /// What there is to decide with.
@@ -58,8 +59,7 @@ fn is_marked(id: &[u8]) -> bool {
 
 /// The first 32 bits of a UUID.
 fn number(id: &[u8]) -> Option<u32> {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16);
-    id.get(..8)?.iter().try_fold(0, |number: u32, byte| Some(number << 4 | digit(byte)?))
+    u32::try_from(hex::read(id.get(..8)?, true)?).ok()
 }
 
 /// Every request is asked: what a decision does not need is not looked at.

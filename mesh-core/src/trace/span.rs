@@ -1,12 +1,9 @@
 //! A span: what is told of one request by one proxy, with the tags of Envoy and Istio.
 
-use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use super::context::Own;
-
-/// A tag, and what it says.
-pub type Tag<'a> = (&'a str, Cow<'a, str>);
+use super::tags::Tags;
 
 /// What is told of a request that is over. It lives only until it is written down in the words of whoever takes it: few requests are
 /// traced, and what is kept of one in many pieces costs all the others.
@@ -26,8 +23,8 @@ pub struct Span<'a> {
     pub start: u64,
     /// Microseconds.
     pub duration: u64,
-    /// No two of one name.
-    pub tags: &'a [Tag<'a>],
+    /// What is said of it.
+    pub tags: &'a Tags,
     /// Whether it failed.
     pub failed: bool,
 }
@@ -100,47 +97,6 @@ pub fn is_error(code: u16, grpc_status: Option<u32>) -> bool {
     code == 0 || code >= 500 || grpc_status.is_some_and(|status| matches!(status, 2 | 4 | 8 | 12..=15))
 }
 
-/// The tags of a span.
-pub fn tags<'a>(facts: &Facts<'a>) -> Vec<Tag<'a>> {
-    let mut tags = Vec::with_capacity(TYPICAL);
-    let mut tag = |name: &'static str, value: Cow<'a, str>| tags.push((name, value));
-    let known = |text: &'a str| Cow::Borrowed(if text.is_empty() { "-" } else { text });
-    let number = |number: u64| Cow::Owned(number.to_string());
-    tag("component", "proxy".into());
-    tag("node_id", facts.node.into());
-    tag("http.url", format!("{}://{}{}", facts.scheme, facts.authority, cut(facts.path, facts.most)).into());
-    tag("http.method", facts.method.into());
-    tag("http.protocol", facts.protocol.into());
-    tag("http.status_code", number(facts.code.into()));
-    tag("user_agent", facts.user_agent.map_or(known(""), String::from_utf8_lossy));
-    if let Some(id) = facts.request_id {
-        tag("guid:x-request-id", String::from_utf8_lossy(id));
-    }
-    tag("request_size", number(facts.received));
-    tag("response_size", number(facts.sent));
-    tag("response_flags", known(facts.flags));
-    tag("upstream_cluster", known(facts.cluster));
-    tag("upstream_cluster.name", known(facts.cluster));
-    tag("downstream_cluster", known(""));
-    tag("peer.address", facts.peer.ip().to_canonical().to_string().into());
-    if let Some(status) = facts.grpc_status {
-        tag("grpc.status_code", number(status.into()));
-        tag("grpc.path", cut(facts.path, facts.most).into());
-        tag("grpc.authority", facts.authority.into());
-    }
-    if let Some(istio) = facts.istio {
-        tag("istio.canonical_service", istio.service.into());
-        tag("istio.canonical_revision", istio.revision.into());
-        tag("istio.mesh_id", istio.mesh.into());
-        tag("istio.namespace", istio.namespace.into());
-        tag("istio.cluster_id", istio.cluster.into());
-    }
-    if is_error(facts.code, facts.grpc_status) {
-        tag("error", "true".into());
-    }
-    tags
-}
-
 /// At most so many bytes of a text, whole characters.
 pub fn cut(text: &str, most: usize) -> &str {
     let mut end = most.min(text.len());
@@ -149,6 +105,3 @@ pub fn cut(text: &str, most: usize) -> &str {
     }
     text.get(..end).unwrap_or_default()
 }
-
-/// Tags of a span.
-const TYPICAL: usize = 24;

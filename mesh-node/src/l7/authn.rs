@@ -44,6 +44,7 @@ pub(super) fn request(
     if providers.is_empty() {
         return Ok(None);
     }
+    head.complete();
     let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
     let shown = Box::new(Shown {
         method: head.method.clone(),

@@ -53,7 +53,10 @@ pub(super) async fn request<D: Downstream>(
     let mut asked = match stage.site.guard() {
         Guard::None => return Ok(None),
         Guard::Later => return Ok(Some(Remembered { shown, ..Remembered::of(stage, head, None) })),
-        Guard::Now => Remembered { shown, ..Remembered::of(stage, head, Some(head.headers.clone())) },
+        Guard::Now => {
+            head.complete();
+            Remembered { shown, ..Remembered::of(stage, head, Some(head.headers.clone())) }
+        }
     };
     loop {
         match asked.decide(stage) {

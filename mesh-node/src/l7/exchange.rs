@@ -26,7 +26,7 @@ use super::session;
 use super::site::{Chosen, Facts, Site};
 use super::trace;
 use super::transfer::Downstream;
-use crate::report::{Event, Flags};
+use crate::report::{Event, Flags, Perspective};
 
 /// What a request is served with.
 pub struct Stage<'a> {
@@ -95,6 +95,10 @@ async fn run<D: Downstream>(
     let active = received.as_ref().ok().and_then(|made| trace::begin(stage, head, &told, *made));
     record.told(told, active, stage.engine.reporter.reads_answers());
     received?;
+    if stage.engine.client.perspective() != Perspective::Destination {
+        // Rules ask about headers in many places. Where requests are taken in few have any, and those complete them.
+        head.complete();
+    }
     if stage.site.is_edge() && edge::is_looping(head) {
         let reason = "more proxies have passed it on than there can be, by its x-forwarded-for";
         return Err(Ended::Refused(Refusal::Loop, reason.to_owned()));

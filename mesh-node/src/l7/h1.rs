@@ -31,6 +31,7 @@ pub use hop::strip_hop_by_hop;
 pub use limits::{
     Limits, MAX_FIELDS, MAX_HEAD_BYTES, MAX_LINE_BYTES, MAX_TRAILER_BYTES, MAX_TRAILERS, Underscores,
 };
+pub(super) use names::X_B3_SAMPLED;
 pub use refused::{Reason, Refused, Side};
 pub use request::{RequestHead, parse_request};
 pub use response::{ResponseHead, ResponseKind, parse_response};

@@ -107,6 +107,7 @@ async fn admit(
     (head, matched): (&mut RequestHead, &MatchInfo),
     record: &mut Record,
 ) -> Result<(), Ended> {
+    head.complete();
     let call = call(stage, head, matched);
     decide(limit::request(policies, &call, record.start()), record)?;
     let questions = global::questions(limit::globals(policies), &call);

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use mesh_core::authn::Claims;
 use mesh_core::trace::TraceWord;
 
-use super::h1::{self, Authority, Framing, Refused, Target, Upgrade};
+use super::h1::{self, Authority, Framing, Refused, Target, Upgrade, X_B3_SAMPLED};
 
 /// The head of a request.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct RequestHead {
     pub client: Option<IpAddr>,
     /// What the client speaks.
     pub version: Version,
-    /// All but `Host` and what belongs to one connection. A `Content-Length` is equal to the framing.
+    /// All but `Host`, what belongs to one connection, and what [`TraceWord::is_behind`]. A `Content-Length` is equal to the framing.
     pub headers: HeaderMap,
     /// What comes after the head; never [`Framing::Close`].
     pub framing: Framing,
@@ -131,6 +131,14 @@ impl RequestHead {
             expects_continue: false,
             claims: None,
             trace: TraceWord::Nothing,
+        }
+    }
+
+    /// Puts all that came among the headers, for those who ask about them by names that are not known here.
+    pub fn complete(&mut self) {
+        if self.trace == TraceWord::Untraced {
+            self.trace = TraceWord::Any;
+            self.headers.append(X_B3_SAMPLED, HeaderValue::from_static("0"));
         }
     }
 

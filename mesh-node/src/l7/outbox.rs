@@ -31,6 +31,8 @@ pub struct Outbox {
     pub(super) spans: Lanes<Arc<Collector>>,
     pub(super) entries: Lanes<Journal>,
     post: OnceCell<Post>,
+    /// Who sends what is told here, once it was asked for.
+    sender: RefCell<Weak<Engine>>,
 }
 
 /// Somebody who is told things.
@@ -75,7 +77,7 @@ impl<R: Recipient> Default for Lanes<R> {
     }
 }
 
-/// What waits for one recipient. Lives as long as something does.
+/// What waits for one recipient. Lives as long as something does, and one pause more.
 struct Lane<R: Recipient> {
     recipient: R,
     waiting: RefCell<Waiting<R::Item>>,
@@ -127,6 +129,7 @@ async fn attend<R: Recipient>(engine: Rc<Engine>, lane: Rc<Lane<R>>) {
     let mut failures = 0;
     loop {
         let _ = tokio::time::timeout(PAUSE, lane.full.notified()).await;
+        let was_empty = lane.waiting.borrow().things.is_empty();
         // What comes while a delivery is under way waits for company as well.
         let mut is_due = true;
         while is_due && let Some(items) = lane.take() {
@@ -149,7 +152,8 @@ async fn attend<R: Recipient>(engine: Rc<Engine>, lane: Rc<Lane<R>>) {
             }
             is_due = lane.waiting.borrow().is_enough();
         }
-        if lane.waiting.borrow().things.is_empty() {
+        // A lane that something came by lately is not taken down, since more is to be expected.
+        if was_empty && lane.waiting.borrow().things.is_empty() {
             R::lanes(engine.outbox()).0.borrow_mut().retain(|known| !Rc::ptr_eq(known, &lane));
             return;
         }
@@ -258,7 +262,13 @@ async fn collect((engine, reporter): (Weak<Engine>, Arc<Reporter>), mut mail: mp
 
 /// The engine by which `engine` tells things: who only takes in for an application sends as that would.
 fn sender(engine: &Rc<Engine>) -> Rc<Engine> {
-    engine.client.outbound().unwrap_or_else(|| Rc::clone(engine))
+    let known = &engine.outbox().sender;
+    if let Some(sender) = known.borrow().upgrade() {
+        return sender;
+    }
+    let sender = engine.client.outbound().unwrap_or_else(|| Rc::clone(engine));
+    known.replace(Rc::downgrade(&sender));
+    sender
 }
 
 /// The listener that deliveries come by.

@@ -14,7 +14,6 @@ use mesh_core::limit::Standing;
 use mesh_core::model::{Endpoint, Workload};
 use mesh_core::policy::Denied;
 use mesh_core::route::MatchInfo;
-use mesh_core::trace::TraceWord;
 
 use super::cluster::Cluster;
 use super::exchange::Stage;
@@ -461,13 +460,13 @@ impl Record {
 }
 
 /// A header of a request as it was sent on, with what HTTP/2 has among them.
-fn sent<'h>(head: &'h RequestHead, name: &str) -> Option<&'h [u8]> {
+pub(super) fn sent<'h>(head: &'h RequestHead, name: &str) -> Option<&'h [u8]> {
     match name {
         ":path" => Some(head.target.as_bytes()),
         ":authority" => Some(head.authority.as_ref()?.as_str().as_bytes()),
         ":method" => Some(head.method.as_str().as_bytes()),
         ":scheme" => Some(if head.secure { b"https" } else { b"http" }),
-        "x-b3-sampled" if head.trace == TraceWord::Unwritten => Some(b"0"),
+        "x-b3-sampled" if head.trace.is_behind() => Some(b"0"),
         name => head.headers.get(name).map(HeaderValue::as_bytes),
     }
 }

@@ -1,5 +1,6 @@
 //! The trace that a request is part of: read when it comes, carried on with our own span in it, told when it is over.
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use super::engine::Engine;
 use super::exchange::Stage;
 use super::message::RequestHead;
 use super::outbox;
+use super::record::sent;
 use super::site::Client;
 use crate::report::{Perspective, RequestFacts, Told};
 
@@ -58,6 +60,8 @@ pub(super) struct Teller {
     own: Option<Arc<GatewayOwn>>,
     /// Who tells, in the words of access logs.
     logs: Arc<LogTeller>,
+    /// Room for texts of spans. They are kept for a second each: new memory for every one would be scattered among that of requests.
+    room: RefCell<Vec<String>>,
 }
 
 /// Reads the trace of a request, decides whether it is traced, and has the request carry it on. `made` is the number that its id
@@ -115,11 +119,11 @@ fn span(engine: &Engine, incoming: &Incoming, (tracing, sampled): (&Tracing, boo
 }
 
 fn note_in_id(head: &mut RequestHead) {
-    let Some(id) = head.headers.get(X_REQUEST_ID) else { return };
-    let mut id = id.as_bytes().to_vec();
-    mark(&mut id);
-    if let Ok(id) = HeaderValue::from_bytes(&id) {
-        head.headers.insert(X_REQUEST_ID, id);
+    let Some(id) = head.headers.get_mut(X_REQUEST_ID) else { return };
+    let Ok(mut text) = <[u8; UUID]>::try_from(id.as_bytes()) else { return };
+    mark(&mut text);
+    if let Ok(marked) = HeaderValue::from_bytes(&text) {
+        *id = marked;
     }
 }
 
@@ -204,6 +208,21 @@ impl Teller {
             reads_environment: client.reads_files(),
             own: client.own(),
             workload,
+            room: RefCell::default(),
+        }
+    }
+
+    /// Room for the texts of a span, with nothing in it.
+    fn text(&self) -> String {
+        self.room.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps the room of a span that was told.
+    fn take_back(&self, mut text: String) {
+        let mut room = self.room.borrow_mut();
+        if room.len() < MAX_ROOM && text.capacity() <= MAX_TEXT {
+            text.clear();
+            room.push(text);
         }
     }
 
@@ -232,7 +251,7 @@ impl Teller {
                 self.variable(name).or_else(|| or(default_value))
             }
             CustomTag::Header { name, default_value } => {
-                let value = head.headers.get(name).map(HeaderValue::as_bytes);
+                let value = sent(head, name.as_str());
                 value.map(|it| String::from_utf8_lossy(it).into_owned()).or_else(|| or(default_value))
             }
             CustomTag::Formatter(_) => told.formatted(name, facts),
@@ -262,5 +281,11 @@ impl Teller {
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Characters of an id that is made here.
+const UUID: usize = 36;
+/// Spans of a delivery or two.
+const MAX_ROOM: usize = 256;
+/// Bytes of a span's texts for which room is kept.
+const MAX_TEXT: usize = 2_048;
 /// Where nobody says what the cluster is called: Istio's.
 const CLUSTER: &str = "Kubernetes";

@@ -33,7 +33,7 @@ pub struct RequestParts<'a> {
     pub keep_alive: bool,
     /// The protocol to switch to.
     pub upgrade: Option<&'a Upgrade>,
-    /// Whether it says that it is not traced ([`TraceWord::Unwritten`](mesh_core::trace::TraceWord::Unwritten)).
+    /// Whether it says that it is not traced ([`TraceWord::is_behind`](mesh_core::trace::TraceWord::is_behind)).
     pub untraced: bool,
 }
 
@@ -70,7 +70,9 @@ pub fn encode_request(parts: &RequestParts<'_>, out: &mut BytesMut) -> Result<Bo
         out.extend_from_slice(authority.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
-    let says_so = |name: &HeaderName| parts.untraced && *name == X_B3_SAMPLED;
+    // Every field is asked: names of another length need no more.
+    let is_as_long = |name: &HeaderName| name.as_str().len() == X_B3_SAMPLED.as_str().len();
+    let says_so = |name: &HeaderName| parts.untraced && is_as_long(name) && *name == X_B3_SAMPLED;
     put_fields(parts.headers, out, |name| *name != header::HOST && !is_ours(name) && !says_so(name));
     if parts.untraced {
         out.extend_from_slice(b"x-b3-sampled: 0\r\n");

@@ -66,6 +66,10 @@ impl Fields {
         for field in parsed {
             fields.add(head, field, message)?;
         }
+        if fields.hop_by_hop || fields.underscores {
+            // Connection may say that it goes no further, and a field may look like it to an application.
+            fields.put_back()?;
+        }
         Ok(fields)
     }
 
@@ -113,14 +117,18 @@ impl Fields {
     }
 
     fn add(&mut self, head: &Bytes, field: &httparse::Header<'_>, message: Message) -> Result<(), Reason> {
+        if message == Message::Request && self.trace == TraceWord::Nothing && names::says_untraced(field) {
+            // Nearly every request of the mesh says so, and a place in the map costs more than all else that there is to it.
+            self.trace = TraceWord::Untraced;
+            return Ok(());
+        }
         let name = names::of(field.name).ok_or(Reason::FieldName)?;
         let raw = head.slice_ref(field.value);
         if message == Message::Request {
             self.underscores |= field.name.contains('_');
             if names::may_be_of_trace(field.name) {
-                let is_first = self.trace == TraceWord::Nothing;
-                let is_no = is_first && name == names::X_B3_SAMPLED && *raw == *b"0";
-                self.trace = if is_no { TraceWord::Untraced } else { TraceWord::Any };
+                self.put_back()?;
+                self.trace = TraceWord::Any;
             }
             if name == header::HOST {
                 return if self.host.replace(raw).is_none() { Ok(()) } else { Err(Reason::HostRepeated) };
@@ -129,6 +137,16 @@ impl Fields {
         let keep = self.note(&name, &raw)?;
         if keep {
             let value = HeaderValue::from_maybe_shared(raw).map_err(|_| Reason::FieldValue)?;
+            self.headers.try_append(name, value).map_err(|_| Reason::TooManyFields)?;
+        }
+        Ok(())
+    }
+
+    /// Puts what says that a request is not traced where the other fields are.
+    fn put_back(&mut self) -> Result<(), Reason> {
+        if self.trace == TraceWord::Untraced {
+            self.trace = TraceWord::Any;
+            let (name, value) = (names::X_B3_SAMPLED, HeaderValue::from_static("0"));
             self.headers.try_append(name, value).map_err(|_| Reason::TooManyFields)?;
         }
         Ok(())

@@ -21,7 +21,7 @@ fn known(text: &str) -> Option<HeaderName> {
         "x-envoy-original-path" => X_ENVOY_ORIGINAL_PATH,
         "x-envoy-expected-rq-timeout-ms" => X_ENVOY_EXPECTED_TIMEOUT,
         "x-envoy-upstream-service-time" => X_ENVOY_UPSTREAM_SERVICE_TIME,
-        "x-b3-sampled" => X_B3_SAMPLED,
+        SAMPLED => X_B3_SAMPLED,
         "x-b3-traceid" => X_B3_TRACE_ID,
         "x-b3-spanid" => X_B3_SPAN_ID,
         "x-b3-parentspanid" => X_B3_PARENT_ID,
@@ -30,6 +30,11 @@ fn known(text: &str) -> Option<HeaderName> {
         "b3" => B3,
         _ => return None,
     })
+}
+
+/// Whether a field is `x-b3-sampled: 0`.
+pub(super) fn says_untraced(field: &httparse::Header<'_>) -> bool {
+    field.value == b"0" && field.name.eq_ignore_ascii_case(SAMPLED)
 }
 
 /// Whether a field may be one of those that [`Received::read`](mesh_core::trace::Received::read) looks at. It may be another one.
@@ -51,7 +56,9 @@ const X_ENVOY_ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attem
 const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 const X_ENVOY_EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 const X_ENVOY_UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
-pub(super) const X_B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+/// Says with `0` that a request is not traced.
+pub(in crate::l7) const X_B3_SAMPLED: HeaderName = HeaderName::from_static(SAMPLED);
+const SAMPLED: &str = "x-b3-sampled";
 const X_B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
 const X_B3_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
 const X_B3_PARENT_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");

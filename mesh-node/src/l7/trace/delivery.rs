@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, header};
 use mesh_core::addressee::Addressee;
 use mesh_core::route::ClusterRef;
-use mesh_core::trace::{Collector, Speaks, TraceWord, ZipkinList};
+use mesh_core::trace::{Collector, Speaks, Tags, TraceWord, ZipkinList};
 use mesh_proto::spans as otlp;
 
 use super::super::call::{Answer, Call, grpc_head};
@@ -60,12 +60,15 @@ impl Recipient for Arc<Collector> {
 
 fn zipkin(spans: &[Noted], short: bool) -> Vec<u8> {
     let mut list = ZipkinList::new(spans.len(), short);
-    spans.iter().for_each(|span| span.tell(|span| list.add(span)));
+    let mut room = Tags::default();
+    spans.iter().for_each(|span| span.tell(&mut room, |span| list.add(span)));
     list.end()
 }
 
 fn export(spans: &[Noted]) -> Vec<u8> {
-    let written: Vec<_> = spans.iter().map(|span| (span.service(), span.tell(otlp::encode))).collect();
+    let mut room = Tags::default();
+    let written = spans.iter().map(|span| (span.service(), span.tell(&mut room, otlp::encode)));
+    let written: Vec<_> = written.collect();
     otlp::export(written.iter().map(|(service, text)| (*service, &**text)), env!("CARGO_PKG_VERSION"))
 }
 

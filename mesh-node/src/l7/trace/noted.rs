@@ -3,13 +3,12 @@
 //! Few requests are traced. Whatever is done for one of a hundred finds nothing in the processor's caches, and takes ten times as long as
 //! in a row with others of its kind: as little as possible is done at once, and spans are written together when they are delivered.
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mesh_core::trace::{Facts, Kind, Own, Span, Tag, cut, is_error, tags};
+use mesh_core::trace::{Facts, Kind, Own, Span, Tags, cut, is_error};
 
 use super::Teller;
 use crate::report::{Flags, Perspective, RequestFacts, Told};
@@ -64,7 +63,6 @@ impl Noted {
     ) -> Self {
         Self {
             own,
-            teller,
             told: Arc::clone(told),
             reporter: facts.reporter,
             start: facts.start,
@@ -76,7 +74,8 @@ impl Noted {
             grpc_status: facts.grpc_status,
             flags: facts.flags,
             peer: facts.downstream_remote,
-            texts: Texts::of(facts, told),
+            texts: Texts::of(facts, told, teller.text()),
+            teller,
             tags,
         }
     }
@@ -92,22 +91,20 @@ impl Noted {
         &self.teller.service
     }
 
-    /// Has the span written by whoever knows the words of its collector.
-    pub(super) fn tell<T>(&self, write: impl FnOnce(&Span<'_>) -> T) -> T {
-        let flags = self.flags.to_string();
-        let mut all = self.told.effective.tracing.as_ref().map_or_else(Vec::new, |tracing| {
+    /// Has the span written by whoever knows the words of its collector. `tags` are whatever there is room in.
+    pub(super) fn tell<T>(&self, tags: &mut Tags, write: impl FnOnce(&Span<'_>) -> T) -> T {
+        tags.clear();
+        if let Some(tracing) = &self.told.effective.tracing {
+            let flags = self.flags.to_string();
             let istio = tracing.istio_tags.then(|| self.teller.istio());
-            tags(&Facts { istio, most: tracing.most, ..self.facts(&flags) })
-        });
-        for (name, value) in &self.tags {
-            all.retain(|(known, _)| known != name);
-            all.push((name, Cow::Borrowed(value)));
+            tags.read(&Facts { istio, most: tracing.most, ..self.facts(&flags) });
         }
+        self.tags.iter().for_each(|(name, value)| tags.set(name, value));
         let name = self.name();
-        write(&self.span(&name, &all))
+        write(&self.span(&name, tags))
     }
 
-    fn span<'a>(&'a self, name: &'a str, tags: &'a [Tag<'a>]) -> Span<'a> {
+    fn span<'a>(&'a self, name: &'a str, tags: &'a Tags) -> Span<'a> {
         let start = self.start.duration_since(UNIX_EPOCH).unwrap_or_default();
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Span {
@@ -158,8 +155,15 @@ impl Noted {
     }
 }
 
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.teller.take_back(std::mem::take(&mut self.texts.all));
+    }
+}
+
 impl Texts {
-    fn of(facts: &RequestFacts<'_>, told: &Told) -> Self {
+    /// Those of a request, written into `room`.
+    fn of(facts: &RequestFacts<'_>, told: &Told, mut room: String) -> Self {
         let most = told.effective.tracing.as_ref().map_or(0, |tracing| tracing.most);
         let agent = facts.headers.user_agent.map(String::from_utf8_lossy);
         let id = facts.headers.request_id.map(String::from_utf8_lossy);
@@ -174,11 +178,8 @@ impl Texts {
             Some(facts.upstream_cluster),
             facts.service.map(|service| &*service.hostname),
         ];
-        let mut texts = Self {
-            all: String::with_capacity(all.iter().flatten().map(|text| text.len()).sum()),
-            ends: [0; TEXTS],
-            lacks: 0,
-        };
+        room.reserve(all.iter().flatten().map(|text| text.len()).sum());
+        let mut texts = Self { all: room, ends: [0; TEXTS], lacks: 0 };
         for (which, (text, end)) in all.into_iter().zip(&mut texts.ends).enumerate() {
             match text {
                 Some(text) => texts.all.push_str(text),
@@ -214,7 +215,7 @@ mod tests {
         let facts =
             RequestFacts { method: "GET", authority: "", path: "/a/long/one", ..RequestFacts::nothing(peer) };
         let told = Told::default();
-        let texts = Texts::of(&facts, &told);
+        let texts = Texts::of(&facts, &told, String::new());
         assert_eq!(texts.get(Text::Method), Some("GET"));
         assert_eq!(texts.get(Text::Authority), Some(""));
         assert_eq!(texts.get(Text::Path), Some(""), "nobody wants paths");

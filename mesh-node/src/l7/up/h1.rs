@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method};
-use mesh_core::trace::TraceWord;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::io::poll_read_buf;
 
@@ -107,7 +106,7 @@ impl H1Connection {
             framing: head.framing,
             keep_alive: true,
             upgrade: head.upgrade.as_ref(),
-            untraced: head.trace == TraceWord::Unwritten,
+            untraced: head.trace.is_behind(),
         };
         let encoder = encode_request(&parts, self.out.tail())?;
         Ok(H1Upstream {

@@ -5,10 +5,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
-use mesh_core::trace::TraceWord;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 
-use crate::l7::h1::{Framing, Reason, Refused, Side};
+use crate::l7::h1::{Framing, Reason, Refused, Side, X_B3_SAMPLED};
 use crate::l7::message::{Broken, Piece, RequestHead, ResponseHead};
 use crate::l7::streams::{Receiving, Sending};
 use crate::l7::transfer::{Body, Sink, Upstream};
@@ -55,7 +54,7 @@ fn request(head: &RequestHead) -> Result<Request<()>, Broken> {
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = uri.map_err(|_| Refused { side: Side::Client, reason: Reason::Target })?;
     *request.headers_mut() = head.headers.clone();
-    if head.trace == TraceWord::Unwritten {
+    if head.trace.is_behind() {
         request.headers_mut().insert(X_B3_SAMPLED, HeaderValue::from_static("0"));
     }
     if let Some(upgrade) = &head.upgrade {
@@ -133,5 +132,3 @@ impl Drop for H2Upstream {
         }
     }
 }
-
-const X_B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");

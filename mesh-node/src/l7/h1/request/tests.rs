@@ -314,6 +314,8 @@ fn what_a_head_says_of_a_trace_is_known_from_its_names() {
     for (fields, expected) in [
         ("x-request-id: 1\r\ntransfer-x: 1\r\nx-envoy-attempt-count: 1\r\n", Nothing),
         ("x-b3-sampled: 0\r\nb: 3\r\n", Untraced),
+        ("x-b3-sampled: 0\r\nconnection: x-b3-sampled\r\n", Any),
+        ("x-b3-sampled: 0\r\nx_b3_sampled: 1\r\n", Any),
         ("X-B3-Sampled: 0\r\n", Untraced),
         ("x-b3-sampled: 00\r\n", Any),
         ("x-b3-sampled: 0\r\nx-b3-sampled: 0\r\n", Any),
@@ -326,5 +328,8 @@ fn what_a_head_says_of_a_trace_is_known_from_its_names() {
         let mut text = BytesMut::from(format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n").as_bytes());
         let head = parse_request(&mut text, &Limits::default(), &mut HeaderMap::new()).unwrap().unwrap();
         assert_eq!(head.trace, expected, "{fields:?}");
+        // Kept apart where it says all there is to say, and in its place otherwise.
+        let is_among = head.headers.get("x-b3-sampled").is_some_and(|it| it == "0");
+        assert_eq!(is_among, expected == Any && fields.contains("x-b3-sampled: 0\r\n"), "{fields:?}");
     }
 }
