@@ -16,5 +16,6 @@ pub mod ready;
 pub(crate) mod source;
 pub mod state;
 pub mod tasks;
+pub(crate) mod turn;
 pub mod watchdog;
 pub mod worker;

@@ -119,20 +119,67 @@ fn what_a_replaced_process_carries_outlasts_the_wish_that_it_stop() -> Result<()
     Ok(())
 }
 
-/// Somebody who takes over and dies at once leaves nobody who follows the configuration: the old process ends, so that whoever
-/// looks after it starts it anew. What it carries has its time before.
+/// Somebody who takes over and dies at once leaves the old process, which serves on until another takes over: no connection finds nobody,
+/// and what the old one carries has its time.
 #[test]
-fn a_successor_that_dies_at_once_is_no_loss() -> Result<()> {
+fn a_successor_that_dies_at_once_changes_nothing() -> Result<()> {
+    let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
+    let (client, near, node) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?, bed.node("node-1")?);
+    let (far, to_near, to_far) = (bed.pod("mesh/far")?, at(&near), at(&bed.pod("mesh/far")?));
+    let mut held = client.spawn(&["netprobe", "hold", &to_far, "--count", "1"])?;
+    ensure!(held.line(Duration::from_secs(5))? == "holding 1");
+    let before = node.pid()?;
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| -> Result<()> {
+        let streams = [(&client, &to_near), (&client, &to_far), (&far, &to_near)]
+            .map(|(from, to)| scope.spawn(|| connect_until(&is_over, from, to)));
+        let replaced = fail_and_replace(&node);
+        is_over.store(true, Ordering::Relaxed);
+        for stream in streams {
+            let (count, wrong) = stream.join().expect("a thread")?;
+            ensure!(wrong.is_empty(), "{} of {count} failed: {wrong:?}", wrong.len());
+            ensure!(count > 20, "only {count} connections were made");
+        }
+        drop(replaced?);
+        Ok(())
+    })?;
+    let ended = held.line(Duration::from_millis(100));
+    ensure!(ended.is_err(), "its connection ended: {ended:?}");
+    ensure!(node.pid()? == before, "it has ended before its connections");
+    Ok(())
+}
+
+/// Two processes after each other fail to take over, and then one does.
+fn fail_and_replace(node: &NodeHandle<'_>) -> Result<Process> {
+    for time in 1..=2 {
+        let new = another(node, &[("--cgroup", NOWHERE)])?;
+        eventually("the old process notices", || {
+            Ok(node.log()?.matches("serving on as things were").count() == time)
+        })
+        .with_context(|| new.errors())?;
+        ensure!(new.errors().contains("Taking over from the process before this one"), "{}", new.errors());
+        // Connections are made meanwhile.
+        thread::sleep(Duration::from_millis(500));
+    }
+    let new = another(node, &[])?;
+    eventually("the old process is replaced", || Ok(node.log()?.contains("Draining")))
+        .with_context(|| new.errors())?;
+    Ok(new)
+}
+
+/// Where nobody takes over after one that has failed to, nobody follows the configuration: the old process ends, so that whoever looks
+/// after it starts it anew. What it carries has its time before.
+#[test]
+fn a_successor_that_dies_is_not_waited_for_for_ever() -> Result<()> {
     let bed = start(disabled(Bed::builder().nodes(2).manifests(manifests())))?;
     let (client, near, node) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?, bed.node("node-1")?);
     let to_far = at(&bed.pod("mesh/far")?);
     let mut held = client.spawn(&["netprobe", "hold", &to_far, "--count", "1"])?;
     ensure!(held.line(Duration::from_secs(5))? == "holding 1");
     let before = node.pid()?;
-    let new = another(&node, &[("--cgroup", NOWHERE)])?;
-    let took_over = || Ok(new.errors().contains("Taking over from the process before this one"));
-    eventually("it takes over", took_over)?;
-    eventually("the old process notices", || Ok(node.log()?.contains("has not begun to serve")))?;
+    let _new = another(&node, &[("--cgroup", NOWHERE)])?;
+    eventually("the old process waits", || Ok(node.log()?.contains("serving on as things were")))?;
+    eventually("the old process gives up", || Ok(node.log()?.contains("has not begun to serve")))?;
     let ended = held.line(Duration::from_secs(2));
     ensure!(ended.is_err(), "its connection ended: {ended:?}");
     ensure!(node.pid()? == before, "it has ended before its connections");

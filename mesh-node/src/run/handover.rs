@@ -119,6 +119,11 @@ impl Door {
         Ok(Self { listener, pins })
     }
 
+    /// The kernel objects that it is about.
+    pub fn pins(&self) -> &Path {
+        &self.pins
+    }
+
     /// The next one that comes and may, once this process is `ready` to be followed by another.
     pub async fn successor(&self, ready: impl Fn() -> bool) -> Successor {
         loop {

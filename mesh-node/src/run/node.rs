@@ -36,9 +36,9 @@ use crate::{
     report::{Mail, ReportOptions, Reporter},
     run::{
         access_log,
-        drain::{self, Drain, DrainSwitch},
+        drain::{self, Drain},
         figures::Figures,
-        handover::{Door, Predecessor, Successor},
+        handover::{Door, Predecessor},
         lookup::Lookup,
         notify,
         publish::{self, Publisher},
@@ -46,6 +46,7 @@ use crate::{
         source::{Place, RUN, Source},
         state::{Findings, NodeState},
         tasks,
+        turn::{Turn, until_stopped},
         watchdog::Watchdog,
         worker,
     },
@@ -107,15 +108,15 @@ async fn serve(options: NodeOptions, log: LogControl) -> anyhow::Result<()> {
     tasks::spawn_local("sweep", reporter.clone().run_sweeps());
     tasks::spawn_local("rotation", on_duty.clone().during(identities.run_rotation()));
     access_log::start(&reporter, snapshots.subscribe(), options.access_log);
-    if let Some(predecessor) = predecessor {
-        tasks::spawn_local("predecessor", dismiss(predecessor, manager.status()));
-    }
+    tasks::spawn_local("predecessor", dismiss(predecessor, manager.status()));
     let looked = manager.status();
     capture(manager, snapshots.subscribe(), &on_duty);
     source.follow(&place, publisher, (demands, lookups), (None, on_duty));
     tasks::settle();
     let mut stops = Stops::listen()?;
-    let end = serve_until((door, looked), relief, &mut stops).await;
+    let turn =
+        Turn { meeting, door, looked, reclaim: Box::new(move || state.reclaim(redirect.agent_cgroup)) };
+    let end = turn.serve_until(relief, &mut stops).await;
     let outcome = until_stopped(end, (switch, drained), (options.drain, &mut stops)).await;
     // What it says is what data threads decide by, until they have ended.
     drop(snapshots);
@@ -197,95 +198,16 @@ fn meeting_point(options: &NodeOptions) -> PathBuf {
     directory.join(MEETING)
 }
 
-/// Lets the process before this one go when every pod that it may have served has its listeners here. What cannot be captured
+/// Lets the process before this one, if there is one, go when every pod that it may have served has its listeners here. What cannot be captured
 /// for long was not served before either.
-async fn dismiss(predecessor: Predecessor, mut pods: watch::Receiver<Pods>) {
+async fn dismiss(predecessor: Option<Predecessor>, mut pods: watch::Receiver<Pods>) {
+    let Some(predecessor) = predecessor else { return };
     // Gone only with the whole process.
     let _ = pods.wait_for(Option::is_some).await;
     let all_captured = pods
         .wait_for(|pods| pods.iter().flat_map(|pods| pods.iter()).all(|pod| pod.state.reason().is_none()));
     let _ = timeout(ALL_CAPTURED, all_captured).await;
     predecessor.dismiss().await;
-}
-
-/// How the time of a process as the one that serves the node has ended.
-#[derive(Debug)]
-enum End {
-    /// It was told to stop.
-    Stopped,
-    /// Another has taken over.
-    Replaced(Successor),
-    /// Another was to take over and has not: nobody follows the configuration now.
-    Forsaken(io::Error),
-}
-
-/// Waits for the wish to stop, or for a successor that serves. Nobody takes over before this process has `looked` at its pods.
-async fn serve_until(
-    (door, looked): (Door, watch::Receiver<Pods>),
-    relief: DrainSwitch,
-    stops: &mut Stops,
-) -> End {
-    let successor = tokio::select! {
-        () = stops.next() => return End::Stopped,
-        successor = door.successor(|| looked.borrow().is_some()) => successor,
-    };
-    info!("Another process takes over; serving on until it has begun.");
-    if !relief.graceful(ASIDE).await {
-        warn!("Not everything was let go of in time.");
-    }
-    tokio::select! {
-        () = stops.next() => End::Stopped,
-        introduced = successor.introduce() => introduced.map_or_else(End::Forsaken, End::Replaced),
-    }
-}
-
-/// Gives connections `grace` to end by themselves. The wish to stop after the one that has begun this ends what is left.
-///
-/// # Errors
-/// If nobody has wished that it end: a fresh start is needed.
-async fn until_stopped(
-    end: End,
-    (switch, drained): (DrainSwitch, Drain),
-    (grace, stops): (Duration, &mut Stops),
-) -> anyhow::Result<()> {
-    // Of a process that was replaced nobody has wished that it stop: whoever started it does so once its successor is ready.
-    let mut is_wished = matches!(end, End::Stopped);
-    match &end {
-        End::Stopped => {}
-        // What has connected before the kernel programs knew of the new listeners is still in the queues.
-        End::Replaced(_) => tokio::time::sleep(LAST_ARRIVALS).await,
-        End::Forsaken(error) => warn!(%error, "The process that was to take over has not begun to serve."),
-    }
-    info!(grace_s = grace.as_secs(), "Draining; what is captured stays captured.");
-    drop(drained);
-    let mut running = std::pin::pin!(switch.run(grace));
-    loop {
-        tokio::select! {
-            () = &mut running => break,
-            () = stops.next() => {
-                if is_wished {
-                    return Ok(());
-                }
-                is_wished = true;
-            }
-        }
-    }
-    match end {
-        End::Replaced(successor) if !is_wished => until_needed(successor, stops).await,
-        End::Forsaken(error) if !is_wished => Err(error).context("nobody has taken over"),
-        _ => Ok(()),
-    }
-}
-
-/// Waits to be stopped. Whoever started this process would start it again, and that one would take over: so it ends only when
-/// its successor has ended, or when nobody has stopped this one for so long that it must be the one that is wanted.
-async fn until_needed(mut successor: Successor, stops: &mut Stops) -> anyhow::Result<()> {
-    info!("Nothing is left to do; waiting to be stopped.");
-    tokio::select! {
-        () = stops.next() => Ok(()),
-        () = successor.gone() => anyhow::bail!("the process that has taken over has ended"),
-        () = tokio::time::sleep(FORGOTTEN) => anyhow::bail!("nobody has stopped this process after it was replaced"),
-    }
 }
 
 /// Keeps the kernel's part in step, and hears what it has to say.
@@ -476,13 +398,7 @@ pub(crate) const DEMANDS: usize = 256;
 const PENDING_MAIL: usize = 1_024;
 /// Pods whose listeners wait for a data thread to take them over.
 const PENDING_PODS: usize = 64;
-/// How long others may take to let go of what only one process may have.
-const ASIDE: Duration = Duration::from_secs(2);
-/// How long a process that was replaced waits to be stopped.
-const FORGOTTEN: Duration = Duration::from_secs(300);
 /// How long a process before this one is kept for pods that cannot be captured at once.
 const ALL_CAPTURED: Duration = Duration::from_secs(30);
-/// How long a process that was replaced still accepts.
-const LAST_ARRIVALS: Duration = Duration::from_millis(500);
 /// How long the process waits at its end for its last access-log lines.
 pub(crate) const LAST_LINES: Duration = Duration::from_secs(1);

@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use mesh_common::{LOG_DEBUG, LOG_INFO, LOG_OFF};
+use anyhow::Context as _;
+use mesh_common::{LOG_DEBUG, LOG_INFO, LOG_OFF, NodeConfig};
 use mesh_core::model::Snapshot;
 use tokio::sync::watch;
 
@@ -49,6 +50,19 @@ pub struct NodeState {
     pub maps: Mutex<ControlMaps>,
     /// Where all of the node's is pinned.
     pub pins: Pins,
+}
+
+impl NodeState {
+    /// Has the kernel's programs know the process in the cgroup `agent` as the one that serves, after another was to and has ended.
+    ///
+    /// # Errors
+    /// If the map cannot be written.
+    pub fn reclaim(&self, agent: u64) -> anyhow::Result<()> {
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let node = maps.node().context("reading what holds for the node")?;
+        maps.set_node(NodeConfig { agent_cgroups: [agent, 0], ..node })
+            .context("writing what holds for the node")
+    }
 }
 
 impl AdminState for NodeState {
