@@ -37,6 +37,7 @@ pub mod control;
 mod even;
 mod figures;
 pub mod grpc;
+mod halves;
 mod l7;
 mod load;
 mod manifests;

@@ -16,6 +16,7 @@ use std::process::Command;
 use std::ptr;
 use std::thread;
 
+pub(crate) mod affinity;
 pub(crate) mod bpf;
 pub(crate) mod clock;
 pub(crate) mod epoll;

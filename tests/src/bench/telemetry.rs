@@ -4,11 +4,11 @@
 //! What is looked for is smaller than what differs between two loads that are alike: which thread serves which connection, and what else the
 //! machine does at the time. So there are two meshes that are alike, each with a load that goes on over the same connections. One tells more
 //! while the other tells less, at the same time; then they change places. What is the machine's is the same for both, and what is a mesh's own
-//! is there in both turns: only what telling costs stays. What a process is by itself, where its memory lies for instance, makes it answer
-//! to telling more in its own way, by about one percent: so there are several pairs of meshes, one after the other.
+//! is there in both turns: only what telling costs stays. Each has half of the processors for itself, and they exchange these all the time: on
+//! processors that they share, they contend, and whoever takes a little more for a request is made to take more still, or less. There are several
+//! pairs of meshes, one after the other, because a process may have its own way of answering to telling more.
 //!
-//! Requests come in bursts, one over each connection, at a constant rate; or as fast as they are answered. In the second case the twins contend for
-//! the processors: who takes more for a request does fewer of them, finds fewer at a wake-up, and so takes more again. The limits hold for both.
+//! Requests come in bursts, one over each connection, at a constant rate; or as fast as they are answered. The limits hold for both.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +21,7 @@ use super::{
     DISTURBING, Failure, Outcome, PAUSE, Plan,
     case::{Load, Place, Traffic},
     figures::{Metric, Row, Sample, Summary, Verdict, rows},
+    halves::Halves,
     load, manifests,
     process::{self, Disturbance},
     shown,
@@ -181,12 +182,14 @@ pub(super) fn run(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), out
 fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &mut Outcome) -> Result<()> {
     let mut samples = BTreeMap::<Told, Vec<Sample>>::new();
     let mut compared: Vec<_> = subject.limits().iter().map(|comparison| (*comparison, Vec::new())).collect();
+    let halves = Halves::of_machine()?;
     for run in 1..=plan.runs {
         tell("Starting the pods.");
-        let twins = [Twin::start(subject, plan)?, Twin::start(subject, plan)?];
+        let start = || Twin::start(subject, plan);
+        let twins = [halves.within(0, start)?, halves.within(1, start)?];
         for (comparison, ratios) in &mut compared {
             let [first, second] = &twins;
-            let _loads = [first.load()?, second.load()?];
+            let _loads = [halves.within(0, || first.load())?, halves.within(1, || second.load())?];
             let mut of_run = Vec::new();
             for number in 1..=plan.seconds {
                 let place =
@@ -195,7 +198,7 @@ fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &
                     tell(&format!("{place}, {}: {}", told.name(), shown(&sample, others)));
                     samples.entry(told).or_default().push(sample);
                 };
-                of_run.push(round(&twins, *comparison, outcome, &mut hear)?);
+                of_run.push(round((&twins, &halves), *comparison, outcome, &mut hear)?);
             }
             ratios.extend(Summary::of(&of_run).map(|summary| summary.median));
         }
@@ -212,14 +215,14 @@ fn measure(subject: Subject, plan: &Plan, tell: &mut dyn FnMut(&str), outcome: &
 
 /// Two turns, in which the twins change places: how much more CPU it takes to tell more.
 fn round(
-    twins: &[Twin; 2],
+    (twins, halves): (&[Twin; 2], &Halves),
     Comparison { more, less, .. }: Comparison,
     outcome: &mut Outcome,
     hear: &mut dyn FnMut(Told, Sample, f64),
 ) -> Result<f64> {
     let mut product = 1.0;
     for told in [[more, less], [less, more]] {
-        let (pair, others) = turn(twins, told)?;
+        let (pair, others) = turn((twins, halves), told)?;
         outcome.turns += 1;
         outcome.disturbed += usize::from(others > DISTURBING);
         for (told, sample) in told.into_iter().zip(pair) {
@@ -362,7 +365,7 @@ impl Twin {
 }
 
 /// Some seconds of loads that go on, and how many processors others were busy with.
-fn turn(twins: &[Twin; 2], told: [Told; 2]) -> Result<([Sample; 2], f64)> {
+fn turn((twins, halves): (&[Twin; 2], &Halves), told: [Told; 2]) -> Result<([Sample; 2], f64)> {
     for (twin, told) in twins.iter().zip(told) {
         twin.apply(told)?;
     }
@@ -372,7 +375,7 @@ fn turn(twins: &[Twin; 2], told: [Told; 2]) -> Result<([Sample; 2], f64)> {
     let watch = Disturbance::watch(twins.iter().flat_map(|twin| twin.stand.cgroups()).collect())?;
     let [first, second] = twins;
     let before = (first.read()?, second.read()?);
-    thread::sleep(TURN);
+    halves.exchange([&first.stand.cgroups(), &second.stand.cgroups()], TURN)?;
     let samples = [first.sample(told[0], &before.0)?, second.sample(told[1], &before.1)?];
     Ok((samples, watch.cores()?))
 }
