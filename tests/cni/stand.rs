@@ -150,6 +150,7 @@ impl Stand {
             ("--state", text("state")),
             ("--cgroup", self.cgroup.display().to_string()),
             ("--pin-root", self.pins().display().to_string()),
+            ("--svid-cache", text("cache")),
         ];
         for (option, value) in usual.into_iter().chain(plugin) {
             command.args([option, &value]);
@@ -392,6 +393,8 @@ impl Stand {
         command.args(["cleanup", "--node", "node-1"]);
         for (option, path) in [
             ("--pin-root", self.pins()),
+            // Stands of tests beside this one call their node the same.
+            ("--svid-cache", self.path("cache")),
             ("--cgroup", self.cgroup.clone()),
             ("--cni-conf-dir", self.path("conf")),
             ("--cni-bin-dir", self.path("bin")),
