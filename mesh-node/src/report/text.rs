@@ -1,7 +1,7 @@
 //! Numbers and addresses as bytes of a line, by hand: the machinery of `std::fmt` would be most of a line's cost.
 
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Appends a number with at least `digits` digits, leading zeros if need be.
 pub(super) fn padded(out: &mut Vec<u8>, mut value: u64, digits: usize) {
@@ -27,9 +27,11 @@ pub(super) fn number(out: &mut Vec<u8>, value: u64) {
 pub(super) fn address(out: &mut Vec<u8>, address: SocketAddr) {
     match address {
         SocketAddr::V4(address) => {
-            ip(out, IpAddr::V4(*address.ip()));
-            out.push(b':');
-            number(out, address.port().into());
+            let mut text = Short::default();
+            text.number(address.port().into());
+            text.put(b':');
+            text.ip(*address.ip());
+            text.append_to(out);
         }
         SocketAddr::V6(address) => write!(out, "{address}").expect("a Vec takes all"),
     }
@@ -39,19 +41,62 @@ pub(super) fn address(out: &mut Vec<u8>, address: SocketAddr) {
 pub(super) fn ip(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
-            for (place, octet) in ip.octets().into_iter().enumerate() {
-                if place > 0 {
-                    out.push(b'.');
-                }
-                number(out, octet.into());
-            }
+            let mut text = Short::default();
+            text.ip(ip);
+            text.append_to(out);
         }
         IpAddr::V6(ip) => write!(out, "{ip}").expect("a Vec takes all"),
     }
 }
 
+/// A text that is written from its end to its beginning, as digits are found, and appended at once.
+struct Short {
+    bytes: [u8; MOST_BYTES],
+    start: usize,
+}
+
+impl Default for Short {
+    fn default() -> Self {
+        Self { bytes: [0; MOST_BYTES], start: MOST_BYTES }
+    }
+}
+
+impl Short {
+    fn put(&mut self, byte: u8) {
+        self.start = self.start.saturating_sub(1);
+        if let Some(place) = self.bytes.get_mut(self.start) {
+            *place = byte;
+        }
+    }
+
+    fn number(&mut self, mut value: u32) {
+        loop {
+            self.put(b'0' + u8::try_from(value % 10).unwrap_or_default());
+            value /= 10;
+            if value == 0 {
+                return;
+            }
+        }
+    }
+
+    fn ip(&mut self, ip: Ipv4Addr) {
+        for (place, octet) in ip.octets().into_iter().rev().enumerate() {
+            if place > 0 {
+                self.put(b'.');
+            }
+            self.number(octet.into());
+        }
+    }
+
+    fn append_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.bytes.get(self.start..).unwrap_or_default());
+    }
+}
+
 /// Digits of the largest number.
 const MOST_DIGITS: usize = 20;
+/// Bytes of the longest address of IPv4 with a port.
+const MOST_BYTES: usize = 21;
 
 #[cfg(test)]
 mod tests {

@@ -23,6 +23,21 @@ pub(in crate::report) struct Line<'a> {
     pub(in crate::report) failure: Option<&'a Failure>,
 }
 
+/// What stands before a value, in one piece.
+struct Key {
+    text: &'static str,
+    json: &'static str,
+}
+
+macro_rules! key {
+    ($name:literal) => {
+        &Key { text: concat!(" ", $name, "="), json: concat!(",\"", $name, "\":") }
+    };
+}
+
+/// The first of all, which is a column's beginning.
+const SOURCE: Key = Key { text: "\tsrc.addr=", ..*key!("src.addr") };
+
 impl Line<'_> {
     /// Appends the line with its newline.
     pub(in crate::report) fn write(&self, out: &mut Vec<u8>, clock: &mut Clock, format: AccessLogFormat) {
@@ -36,7 +51,7 @@ impl Line<'_> {
                 "}\n",
             ]
         } else {
-            ["", "\t", "\taccess\tconnection complete\t", "\n"]
+            ["", "\t", "\taccess\tconnection complete", "\n"]
         };
         out.extend_from_slice(before.as_bytes());
         clock.write_micros(out, self.time);
@@ -49,36 +64,36 @@ impl Line<'_> {
 
     fn fields(&self, fields: &mut Fields<'_>) {
         let info = self.info;
-        fields.address("src.addr", info.source.addr);
-        party(fields, &info.source, ["src.workload", "src.namespace", "src.identity"]);
+        fields.address(&SOURCE, info.source.addr);
+        party(fields, &info.source, [key!("src.workload"), key!("src.namespace"), key!("src.identity")]);
         // The line looks from outside of the tunnel: its end first, then the address inside of it.
-        fields.address("dst.addr", info.hbone_addr.unwrap_or(info.destination.addr));
+        fields.address(key!("dst.addr"), info.hbone_addr.unwrap_or(info.destination.addr));
         if info.hbone_addr.is_some() {
-            fields.address("dst.hbone_addr", info.destination.addr);
+            fields.address(key!("dst.hbone_addr"), info.destination.addr);
         }
         match (&info.service, info.pseudo_service) {
-            (Some(service), _) => fields.string("dst.service", &service.hostname),
-            (None, Some(pseudo)) => fields.string("dst.service", pseudo.name()),
+            (Some(service), _) => fields.string(key!("dst.service"), &service.hostname),
+            (None, Some(pseudo)) => fields.string(key!("dst.service"), pseudo.name()),
             (None, None) => {}
         }
-        party(fields, &info.destination, ["dst.workload", "dst.namespace", "dst.identity"]);
-        fields.string("direction", info.direction.name());
+        party(fields, &info.destination, [key!("dst.workload"), key!("dst.namespace"), key!("dst.identity")]);
+        fields.string(key!("direction"), info.direction.name());
         if info.datagrams {
-            fields.string("protocol", "udp");
+            fields.string(key!("protocol"), "udp");
         }
-        fields.number("bytes_sent", self.sent);
-        fields.number("bytes_recv", self.received);
-        fields.milliseconds("duration", self.duration);
+        fields.number(key!("bytes_sent"), self.sent);
+        fields.number(key!("bytes_recv"), self.received);
+        fields.milliseconds(key!("duration"), self.duration);
         if let Some(failure) = self.failure {
-            fields.string("stage", failure.stage.token());
-            fields.string("response_flags", failure.flag.label());
-            fields.string("error", &failure.reason);
+            fields.string(key!("stage"), failure.stage.token());
+            fields.string(key!("response_flags"), failure.flag.label());
+            fields.string(key!("error"), &failure.reason);
         }
     }
 }
 
 /// Pod name, namespace and proven identity of an end.
-fn party(fields: &mut Fields<'_>, party: &Party, [name, namespace, identity]: [&str; 3]) {
+fn party(fields: &mut Fields<'_>, party: &Party, [name, namespace, identity]: [&Key; 3]) {
     if let Some(workload) = party.workload.as_deref() {
         fields.string(name, &workload.name);
         fields.string(namespace, &workload.namespace);
@@ -95,18 +110,12 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    fn key(&mut self, key: &str) {
-        let (before, after) = match (self.json, self.out.ends_with(b"\t")) {
-            (true, _) => (",\"", "\":"),
-            (false, true) => ("", "="),
-            (false, false) => (" ", "="),
-        };
-        for text in [before, key, after] {
-            self.out.extend_from_slice(text.as_bytes());
-        }
+    fn key(&mut self, key: &Key) {
+        let text = if self.json { key.json } else { key.text };
+        self.out.extend_from_slice(text.as_bytes());
     }
 
-    fn string(&mut self, key: &str, value: &str) {
+    fn string(&mut self, key: &Key, value: &str) {
         self.key(key);
         self.out.push(b'"');
         if value.len() <= MAX_FIELD && is_plain(value.as_bytes()) {
@@ -119,7 +128,7 @@ impl Fields<'_> {
         self.out.push(b'"');
     }
 
-    fn address(&mut self, key: &str, value: std::net::SocketAddr) {
+    fn address(&mut self, key: &Key, value: std::net::SocketAddr) {
         self.key(key);
         let quote: &[u8] = if self.json { b"\"" } else { b"" };
         self.out.extend_from_slice(quote);
@@ -127,12 +136,12 @@ impl Fields<'_> {
         self.out.extend_from_slice(quote);
     }
 
-    fn number(&mut self, key: &str, value: u64) {
+    fn number(&mut self, key: &Key, value: u64) {
         self.key(key);
         text::number(self.out, value);
     }
 
-    fn milliseconds(&mut self, key: &str, value: Duration) {
+    fn milliseconds(&mut self, key: &Key, value: Duration) {
         self.key(key);
         self.out.push(b'"');
         text::number(self.out, u64::try_from(value.as_millis()).unwrap_or(u64::MAX));

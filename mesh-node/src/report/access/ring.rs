@@ -127,8 +127,10 @@ fn store(words: &[AtomicU64], bytes: &[u8]) {
 
 fn load(words: &[AtomicU64], len: usize, out: &mut Vec<u8>) {
     let before = out.len();
-    for word in words.iter().take(len.div_ceil(WORD)) {
-        out.extend_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+    out.resize(before + len.next_multiple_of(WORD), 0);
+    let (room, _) = out.get_mut(before..).unwrap_or_default().as_chunks_mut::<WORD>();
+    for (bytes, word) in room.iter_mut().zip(words) {
+        *bytes = word.load(Ordering::Relaxed).to_le_bytes();
     }
     out.truncate(before + len);
 }
