@@ -42,6 +42,23 @@ fn connect_until(is_over: &AtomicBool, client: &PodHandle, to: &str) -> Result<(
     Ok((count, wrong))
 }
 
+/// Does something while connections are made on some ways, one after the other on each: many are, and none fails.
+fn while_connecting<T>(ways: &[(&PodHandle, &str)], act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let connect = |(from, to): &(&'_ PodHandle, &'_ str)| connect_until(&is_over, from, to);
+        let streams: Vec<_> = ways.iter().map(|way| scope.spawn(move || connect(way))).collect();
+        let done = act();
+        is_over.store(true, Ordering::Relaxed);
+        for stream in streams {
+            let (count, wrong) = stream.join().expect("a thread")?;
+            ensure!(wrong.is_empty(), "{} of {count} failed: {wrong:?}", wrong.len());
+            ensure!(count > 20, "only {count} connections were made");
+        }
+        done
+    })
+}
+
 fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(40);
     while !holds()? {
@@ -59,19 +76,8 @@ fn a_node_is_replaced_and_no_connection_finds_nobody() -> Result<()> {
     let (client, near, far) = (bed.pod("mesh/client")?, bed.pod("mesh/near")?, bed.pod("mesh/far")?);
     let (to_near, to_far) = (at(&near), at(&far));
     let node = bed.node("node-1")?;
-    let is_over = AtomicBool::new(false);
-    let new = thread::scope(|scope| -> Result<Process> {
-        let streams = [(&client, &to_near), (&client, &to_far), (&far, &to_near)]
-            .map(|(from, to)| scope.spawn(|| connect_until(&is_over, from, to)));
-        let replaced = replace(&node);
-        is_over.store(true, Ordering::Relaxed);
-        for stream in streams {
-            let (count, wrong) = stream.join().expect("a thread")?;
-            ensure!(wrong.is_empty(), "{} of {count} failed: {wrong:?}", wrong.len());
-            ensure!(count > 20, "only {count} connections were made");
-        }
-        replaced
-    })?;
+    let ways = [(&client, &*to_near), (&client, &*to_far), (&far, &*to_near)];
+    let new = while_connecting(&ways, || replace(&node))?;
     // The two had the objects of one node, and the new one has them alone now.
     bed.apply(
         "{apiVersion: v1, kind: Namespace, metadata: {name: mesh, labels: {istio.io/dataplane-mode: none}}}",
@@ -129,20 +135,8 @@ fn a_successor_that_dies_at_once_changes_nothing() -> Result<()> {
     let mut held = client.spawn(&["netprobe", "hold", &to_far, "--count", "1"])?;
     ensure!(held.line(Duration::from_secs(5))? == "holding 1");
     let before = node.pid()?;
-    let is_over = AtomicBool::new(false);
-    thread::scope(|scope| -> Result<()> {
-        let streams = [(&client, &to_near), (&client, &to_far), (&far, &to_near)]
-            .map(|(from, to)| scope.spawn(|| connect_until(&is_over, from, to)));
-        let replaced = fail_and_replace(&node);
-        is_over.store(true, Ordering::Relaxed);
-        for stream in streams {
-            let (count, wrong) = stream.join().expect("a thread")?;
-            ensure!(wrong.is_empty(), "{} of {count} failed: {wrong:?}", wrong.len());
-            ensure!(count > 20, "only {count} connections were made");
-        }
-        drop(replaced?);
-        Ok(())
-    })?;
+    let ways = [(&client, &*to_near), (&client, &*to_far), (&far, &*to_near)];
+    drop(while_connecting(&ways, || fail_and_replace(&node))?);
     let ended = held.line(Duration::from_millis(100));
     ensure!(ended.is_err(), "its connection ended: {ended:?}");
     ensure!(node.pid()? == before, "it has ended before its connections");

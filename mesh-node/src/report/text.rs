@@ -4,18 +4,10 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Appends a number with at least `digits` digits, leading zeros if need be.
-pub(super) fn padded(out: &mut Vec<u8>, mut value: u64, digits: usize) {
-    let mut buffer = [b'0'; MOST_DIGITS];
-    let mut start = MOST_DIGITS;
-    for digit in buffer.iter_mut().rev() {
-        if value == 0 && MOST_DIGITS - start >= digits {
-            break;
-        }
-        *digit = b'0' + u8::try_from(value % 10).unwrap_or_default();
-        value /= 10;
-        start -= 1;
-    }
-    out.extend_from_slice(buffer.get(start..).unwrap_or_default());
+pub(super) fn padded(out: &mut Vec<u8>, value: u64, digits: usize) {
+    let mut text = Short::default();
+    text.number(value, digits);
+    text.append_to(out);
 }
 
 /// Appends a number.
@@ -28,7 +20,7 @@ pub(super) fn address(out: &mut Vec<u8>, address: SocketAddr) {
     match address {
         SocketAddr::V4(address) => {
             let mut text = Short::default();
-            text.number(address.port().into());
+            text.number(address.port().into(), 1);
             text.put(b':');
             text.ip(*address.ip());
             text.append_to(out);
@@ -69,13 +61,11 @@ impl Short {
         }
     }
 
-    fn number(&mut self, mut value: u32) {
-        loop {
+    fn number(&mut self, mut value: u64, digits: usize) {
+        let end = self.start;
+        while value > 0 || end - self.start < digits {
             self.put(b'0' + u8::try_from(value % 10).unwrap_or_default());
             value /= 10;
-            if value == 0 {
-                return;
-            }
         }
     }
 
@@ -84,7 +74,7 @@ impl Short {
             if place > 0 {
                 self.put(b'.');
             }
-            self.number(octet.into());
+            self.number(octet.into(), 1);
         }
     }
 
@@ -93,9 +83,7 @@ impl Short {
     }
 }
 
-/// Digits of the largest number.
-const MOST_DIGITS: usize = 20;
-/// Bytes of the longest address of IPv4 with a port.
+/// Bytes of the longest address of IPv4 with a port; the largest number has one less.
 const MOST_BYTES: usize = 21;
 
 #[cfg(test)]
