@@ -5,7 +5,7 @@
 
 pub use self::collector::{Collector, Speaks, Unsupported};
 pub use self::context::{Forms, Incoming, Own, Parent, Received, TraceWord};
-pub use self::sample::{Wish, drawn_by, is_traced, mark, random_id};
+pub use self::sample::{Wish, drawn_by, is_drawn, is_traced, mark, random_id};
 pub use self::span::{Facts, Istio, Kind, Span, cut, is_error};
 pub use self::tags::Tags;
 pub use self::zipkin::ZipkinList;

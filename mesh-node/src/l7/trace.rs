@@ -11,7 +11,8 @@ use mesh_core::resource::mesh_config::proxy::TracingServiceName;
 use mesh_core::resource::telemetry::CustomTag;
 use mesh_core::telemetry::Tracing;
 use mesh_core::trace::{
-    Incoming, Istio, Own, Parent, Received, TraceWord, Wish, cut, drawn_by, is_traced, mark, random_id,
+    Incoming, Istio, Own, Parent, Received, TraceWord, Wish, cut, drawn_by, is_drawn, is_traced, mark,
+    random_id,
 };
 use mesh_proto::logs::Teller as LogTeller;
 
@@ -72,39 +73,53 @@ pub(super) fn begin(
     told: &Told,
     made: Option<u32>,
 ) -> Option<Active> {
+    if head.trace.is_behind() {
+        // It stays as it is. Nearly every request that another proxy has sent says so: nothing else is looked at.
+        return None;
+    }
     let tracing = told.effective.tracing.as_ref()?;
     // Who tells nobody has no place in the trace: it goes on as it came.
     tracing.collector.as_ref()?;
-    let received = match head.trace {
-        // It stays as it is.
-        TraceWord::Untraced | TraceWord::Unwritten => return None,
-        TraceWord::Any => Received::read(&head.headers, tracing.forms),
-        TraceWord::Nothing => {
-            let id = if made.is_none() { head.headers.get(X_REQUEST_ID) } else { None };
-            Received::nothing(id.map(HeaderValue::as_bytes))
-        }
+    let by_own_id = made.filter(|_| tracing.by_id);
+    let says_nothing = head.trace == TraceWord::Nothing;
+    let is_left = |number| !is_drawn(drawn_by(number), tracing.sampling);
+    if says_nothing && tracing.forms.is_several() && by_own_id.is_some_and(is_left) {
+        // Nearly every request that comes from an application.
+        return leave(head, tracing);
+    }
+    let received = if says_nothing {
+        let id = if made.is_none() { head.headers.get(X_REQUEST_ID) } else { None };
+        Received::nothing(id.map(HeaderValue::as_bytes))
+    } else {
+        Received::read(&head.headers, tracing.forms)
     };
     let incoming = received.incoming;
     if incoming.decided == Some(false) {
         return None;
     }
     let forced = received.forced && !stage.site.is_edge();
-    let made = made.filter(|_| tracing.by_id);
     let request_id = received.request_id.filter(|_| tracing.by_id && made.is_none());
-    let (sampling, draw) = (tracing.sampling, made.map_or_else(|| stage.engine.random(), drawn_by));
+    let (sampling, draw) = (tracing.sampling, by_own_id.map_or_else(|| stage.engine.random(), drawn_by));
     let sampled = is_traced(&Wish { incoming: &incoming, forced, request_id, sampling, draw });
-    if sampled && made.is_some() {
+    if sampled && by_own_id.is_some() {
         note_in_id(head);
     }
-    if !sampled && tracing.forms.is_several() && head.trace == TraceWord::Nothing {
-        head.trace = if tracing.passes_on { TraceWord::Unwritten } else { TraceWord::Nothing };
-        return None;
+    if !sampled && tracing.forms.is_several() && says_nothing {
+        return leave(head, tracing);
     }
     let own = span(stage.engine, &incoming, (tracing, sampled));
     if tracing.passes_on {
         incoming.pass_on(&mut head.headers, &own, tracing.forms);
     }
     sampled.then_some(Active(own))
+}
+
+/// Has a request that says nothing say that it is not traced.
+fn leave(head: &mut RequestHead, tracing: &Tracing) -> Option<Active> {
+    if tracing.passes_on {
+        head.trace = TraceWord::Unwritten;
+    }
+    None
 }
 
 fn span(engine: &Engine, incoming: &Incoming, (tracing, sampled): (&Tracing, bool)) -> Own {

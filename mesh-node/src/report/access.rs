@@ -6,6 +6,7 @@
 //! Invariant: a line handed over before [`AccessLog::flush`] is called, or before the log is dropped, is written before the
 //! flush returns or the writer ends.
 
+mod ends;
 mod lane;
 mod line;
 mod ring;
@@ -117,7 +118,7 @@ impl AccessLog {
 
     /// Logs a connection; never waits.
     pub(super) fn connection(&self, line: &Line<'_>, format: AccessLogFormat) {
-        self.hand_over(|lane| line.write(&mut lane.line, &mut lane.clock, format));
+        self.hand_over(|lane| line.write(&mut lane.line, (&mut lane.clock, &mut lane.ends), format));
     }
 
     fn hand_over(&self, write: impl FnOnce(&mut Lane)) {

@@ -259,7 +259,8 @@ impl CacheKey {
     }
 }
 
-fn address<T>(object: Option<&Arc<T>>) -> usize {
+/// Where an object is, or 0.
+pub(super) fn address<T>(object: Option<&Arc<T>>) -> usize {
     object.map_or(0, |object| Arc::as_ptr(object).addr())
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::Shared;
+use super::ends::Ends;
 use super::ring::{Pushed, Ring};
 use crate::report::request::Clock;
 
@@ -15,13 +16,14 @@ pub(super) struct Lane {
     ring: Arc<Ring>,
     pub(super) line: Vec<u8>,
     pub(super) clock: Clock,
+    pub(super) ends: Ends,
 }
 
 impl Lane {
     fn open(shared: &Shared) -> Self {
         let ring = Arc::new(Ring::new(WORDS));
         shared.rings.lock().unwrap_or_else(PoisonError::into_inner).push(ring.clone());
-        Self { log: shared.id, ring, line: Vec::new(), clock: Clock::default() }
+        Self { log: shared.id, ring, line: Vec::new(), clock: Clock::default(), ends: Ends::default() }
     }
 }
 

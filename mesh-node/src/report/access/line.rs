@@ -7,6 +7,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use super::AccessLogFormat;
+use super::ends::Ends;
 use crate::report::request::Clock;
 use crate::report::{ConnInfo, Failure, Party, text};
 
@@ -39,8 +40,13 @@ macro_rules! key {
 const SOURCE: Key = Key { text: "\tsrc.addr=", ..*key!("src.addr") };
 
 impl Line<'_> {
-    /// Appends the line with its newline.
-    pub(in crate::report) fn write(&self, out: &mut Vec<u8>, clock: &mut Clock, format: AccessLogFormat) {
+    /// Appends the line with its newline. `clock` and `ends` are what the thread has kept of other lines.
+    pub(in crate::report) fn write(
+        &self,
+        out: &mut Vec<u8>,
+        (clock, ends): (&mut Clock, &mut Ends),
+        format: AccessLogFormat,
+    ) {
         let level = if self.failure.is_some() { "error" } else { "info" };
         let json = format == AccessLogFormat::Json;
         let [before, after, message, end] = if json {
@@ -58,29 +64,21 @@ impl Line<'_> {
         for text in [after, level, message] {
             out.extend_from_slice(text.as_bytes());
         }
-        self.fields(&mut Fields { out, json });
+        self.fields(&mut Fields { out, json }, ends);
         out.extend_from_slice(end.as_bytes());
     }
 
-    fn fields(&self, fields: &mut Fields<'_>) {
+    fn fields(&self, fields: &mut Fields<'_>, ends: &mut Ends) {
         let info = self.info;
+        let (source, destination) = ends.texts(info, fields.json);
         fields.address(&SOURCE, info.source.addr);
-        party(fields, &info.source, [key!("src.workload"), key!("src.namespace"), key!("src.identity")]);
+        fields.out.extend_from_slice(source);
         // The line looks from outside of the tunnel: its end first, then the address inside of it.
         fields.address(key!("dst.addr"), info.hbone_addr.unwrap_or(info.destination.addr));
         if info.hbone_addr.is_some() {
             fields.address(key!("dst.hbone_addr"), info.destination.addr);
         }
-        match (&info.service, info.pseudo_service) {
-            (Some(service), _) => fields.string(key!("dst.service"), &service.hostname),
-            (None, Some(pseudo)) => fields.string(key!("dst.service"), pseudo.name()),
-            (None, None) => {}
-        }
-        party(fields, &info.destination, [key!("dst.workload"), key!("dst.namespace"), key!("dst.identity")]);
-        fields.string(key!("direction"), info.direction.name());
-        if info.datagrams {
-            fields.string(key!("protocol"), "udp");
-        }
+        fields.out.extend_from_slice(destination);
         fields.number(key!("bytes_sent"), self.sent);
         fields.number(key!("bytes_recv"), self.received);
         fields.milliseconds(key!("duration"), self.duration);
@@ -89,6 +87,25 @@ impl Line<'_> {
             fields.string(key!("response_flags"), failure.flag.label());
             fields.string(key!("error"), &failure.reason);
         }
+    }
+}
+
+/// What stands behind the address of the source.
+pub(super) fn about_source(fields: &mut Fields<'_>, info: &ConnInfo) {
+    party(fields, &info.source, [key!("src.workload"), key!("src.namespace"), key!("src.identity")]);
+}
+
+/// What stands between the addresses of the destination and what was carried.
+pub(super) fn about_destination(fields: &mut Fields<'_>, info: &ConnInfo) {
+    match (&info.service, info.pseudo_service) {
+        (Some(service), _) => fields.string(key!("dst.service"), &service.hostname),
+        (None, Some(pseudo)) => fields.string(key!("dst.service"), pseudo.name()),
+        (None, None) => {}
+    }
+    party(fields, &info.destination, [key!("dst.workload"), key!("dst.namespace"), key!("dst.identity")]);
+    fields.string(key!("direction"), info.direction.name());
+    if info.datagrams {
+        fields.string(key!("protocol"), "udp");
     }
 }
 
@@ -104,9 +121,9 @@ fn party(fields: &mut Fields<'_>, party: &Party, [name, namespace, identity]: [&
 }
 
 /// Writes `key=value` or `,"key":value`.
-struct Fields<'a> {
-    out: &'a mut Vec<u8>,
-    json: bool,
+pub(super) struct Fields<'a> {
+    pub(super) out: &'a mut Vec<u8>,
+    pub(super) json: bool,
 }
 
 impl Fields<'_> {

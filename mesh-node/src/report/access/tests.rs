@@ -1,3 +1,4 @@
+use super::ends::Ends;
 use super::*;
 use crate::report::request::Clock;
 use crate::report::tests::{Sink, info};
@@ -9,7 +10,7 @@ fn line(info: &ConnInfo, failure: Option<&Failure>, format: AccessLogFormat) -> 
     let time = SystemTime::UNIX_EPOCH + Duration::from_micros(1_735_689_599_000_042);
     let line = Line { time, info, sent: 84, received: 358, duration: Duration::from_micros(15_900), failure };
     let mut out = Vec::new();
-    line.write(&mut out, &mut Clock::default(), format);
+    line.write(&mut out, (&mut Clock::default(), &mut Ends::default()), format);
     String::from_utf8(out).unwrap()
 }
 
