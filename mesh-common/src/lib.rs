@@ -20,7 +20,10 @@ pub use flow::{
 pub use pod::{NodeConfig, Pod, Shortcut};
 pub use stats::Stat;
 
-/// Version of everything in this crate. Changes whenever a map's key, value or meaning changes.
+/// Version of everything in this crate, and of what the suite `ebpf` has recorded of the maps.
+///
+/// Agents that replace each other share the maps of a version, so that no connection ends. A map whose key, value, size or meaning has to
+/// change gets a new name, and is filled from the one before by the agent, before programs read it; the version changes only where that cannot be.
 pub const ABI: &str = "v4";
 
 /// Port of the outbound listener in each enrolled pod, where nothing else in the pod holds it.

@@ -1,5 +1,7 @@
 //! The kernel programs on a real kernel: what an application sees of capture, in every shape a connection can have.
 
+mod maps;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
